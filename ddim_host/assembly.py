@@ -1,0 +1,177 @@
+"""From what the user asked for to the parts of one experiment, checked and ready to run."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ddim_host import validation
+from ddim_host.config import PART_KINDS, Config, PartConfig, Request
+from ddim_host.defaults import default_model_parameters, default_settings
+from ddim_host.diffusion import NoiseSchedule, ddim_steps
+from ddim_host.errors import UserError
+from ddim_host.parameters import Parameter, PartChoice, resolve
+from ddim_host.plugins import installed_frameworks, load_plugins
+from ddim_host.registry import Kind, Part
+from ddim_host.settings import SETTINGS
+from ddim_host.unet import UNet, UNetSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ddim_host.contracts import TimestepSampler
+    from ddim_host.data import DataSource, TrainTest
+    from ddim_host.diffusion import DDIMStep
+    from ddim_host.parameters import Value
+    from ddim_host.waist import Loss, Model
+
+__all__ = ["Experiment", "assemble"]
+
+_DEFAULT_PARTS = {
+    Kind.DATA: "digits",
+    Kind.MODEL: "unet",
+    Kind.NOISE_SCHEDULE: "linear",
+    Kind.TIMESTEP_SAMPLER: "uniform",
+    Kind.LOSS: "mse",
+    Kind.LOSS_WEIGHTING: "none",
+    Kind.TIMESTEP_SUBSET: "linear",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """One experiment, assembled; nothing was downloaded and no network built yet.
+
+    Attributes:
+        config: All of it as data.
+        parts: The parts by kind.
+        source: The data set.
+        schedule: The noise schedule.
+        sampler: The timestep sampler, with the state of a new run.
+        loss: One number per image.
+        weighting: float64 `(T,)`, the loss weighting.
+        subset: int64 `(S,)`, the timesteps that sampling visits.
+        unet: The network's description.
+    """
+
+    config: Config
+    parts: dict[Kind, Part]
+    source: DataSource
+    schedule: NoiseSchedule
+    sampler: TimestepSampler
+    loss: Loss
+    weighting: NDArray[np.float64]
+    subset: NDArray[np.int64]
+    unet: UNet
+
+    def load_images(self) -> TrainTest:
+        """Read the data set, downloading or decoding it where that has not happened yet."""
+        return validation.checked_images(self.parts[Kind.DATA], self.source)
+
+    def sampling_steps(self) -> tuple[DDIMStep, ...]:
+        """The steps from noise to image."""
+        return ddim_steps(self.schedule, self.subset, self.config.eta)
+
+    def build_model(self) -> Model:
+        """Build the network in the framework, with weights not yet defined.
+
+        Raises:
+            UserError: The framework cannot be imported, or lacks what was asked for.
+        """
+        part = self.parts[Kind.MODEL]
+        own = {parameter.name for parameter in part.parameters()}
+        parameters = {k: v for k, v in self.config.model.parameters.items() if k in own}
+        try:
+            model: Model = part.make(self.unet.spec, self.config.device, self.config.precision, **parameters)
+        except ImportError as error:
+            raise UserError(
+                f"the framework {self.config.plugin.name!r} cannot be imported",
+                why=str(error),
+                fix=f"pip install {part.distribution}",
+            ) from error
+        return model
+
+
+def assemble(request: Request) -> Experiment:
+    """Load the plugins and put an experiment together.
+
+    Raises:
+        UserError: Anything that the user asked for is unknown, ill-typed, not allowed or not to be had.
+    """
+    if request.plugin is None:
+        frameworks = installed_frameworks()
+        raise UserError(
+            "no framework was chosen",
+            why=f"installed: {', '.join(frameworks) or 'none'}",
+            fix=f"add --plugin {frameworks[0]}" if frameworks else "pip install ddim-torch, or ddim-jittor",
+        )
+    plugins = load_plugins(request.plugin)
+    framework = next(p for p in plugins.installed if (p.kind, p.name) == ("framework", request.plugin))
+    choices: dict[Kind, PartChoice] = {
+        kind: request.parts.get(kind, PartChoice(_DEFAULT_PARTS[kind], None, {})) for kind in PART_KINDS
+    }
+    parts = {kind: plugins.registry.find(kind, choice) for kind, choice in choices.items()}
+
+    def resolved(kind: Kind, known: tuple[Parameter, ...] | None = None) -> dict[str, Value]:
+        part = parts[kind]
+        return resolve(part.label, part.parameters() if known is None else known, choices[kind].arguments)
+
+    parameters: dict[Kind, dict[str, Value]] = {
+        kind: resolved(kind) for kind in PART_KINDS if kind is not Kind.MODEL
+    }
+    source = validation.checked_source(parts[Kind.DATA], parameters[Kind.DATA])
+    size, _, channels = source.image_shape
+    parameters[Kind.MODEL] = resolved(Kind.MODEL, _model_parameters(parts[Kind.MODEL], size))
+    values: dict[str, Any] = _settings(request, source)
+    values["plugin"] = PartConfig(framework.name, framework.distribution, framework.version)
+    for kind, part in parts.items():
+        values[kind.option] = PartConfig(part.name, part.distribution, part.version, parameters[kind])
+    config = Config(**values)
+    schedule = NoiseSchedule(
+        validation.checked_betas(
+            parts[Kind.NOISE_SCHEDULE], parameters[Kind.NOISE_SCHEDULE], config.num_train_timesteps
+        )
+    )
+    own = {parameter.name for parameter in parts[Kind.MODEL].parameters()}
+    spec_parameters: dict[str, Any] = {k: v for k, v in config.model.parameters.items() if k not in own}
+    spec = UNetSpec(size, channels, config.num_train_timesteps, **spec_parameters)
+    return Experiment(
+        config=config,
+        parts=parts,
+        source=source,
+        schedule=schedule,
+        sampler=validation.CheckedSampler(
+            parts[Kind.TIMESTEP_SAMPLER], parameters[Kind.TIMESTEP_SAMPLER], schedule
+        ),
+        loss=validation.checked_loss(parts[Kind.LOSS], parameters[Kind.LOSS]),
+        weighting=validation.checked_weighting(
+            parts[Kind.LOSS_WEIGHTING], parameters[Kind.LOSS_WEIGHTING], schedule
+        ),
+        subset=validation.checked_subset(
+            parts[Kind.TIMESTEP_SUBSET], parameters[Kind.TIMESTEP_SUBSET], schedule, config.steps
+        ),
+        unet=UNet.from_spec(spec),
+    )
+
+
+def _model_parameters(part: Part, image_size: int) -> tuple[Parameter, ...]:
+    """The U-Net's own parameters, with defaults that follow the image size, then the factory's."""
+    defaults = default_model_parameters(image_size)
+    types = typing.get_type_hints(UNetSpec)
+    spec = tuple(Parameter(name, types[name], default) for name, default in defaults.items())
+    return spec + part.parameters()
+
+
+def _settings(request: Request, source: DataSource) -> dict[str, Any]:
+    """Every setting: what was asked for, or what follows from the data set, or the table's default."""
+    by_data = default_settings(source.image_shape[0])
+    values: dict[str, Any] = {}
+    for setting in SETTINGS.values():
+        default = by_data.get(setting.name, setting.default)
+        values[setting.name] = request.settings.get(setting.name, default)
+    values["epochs"] = request.epochs
+    if request.epochs is not None:
+        values["train_steps"] = None
+    return values

@@ -1,0 +1,22 @@
+"""What a check of the machine found: a line of `ddim-host doctor`."""
+
+from dataclasses import dataclass
+
+__all__ = ["Check"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a framework needs from the machine, and whether it is there.
+
+    Attributes:
+        name: What was looked for, in a few words.
+        ok: Whether it is there and fit for use.
+        detail: What was found, or what is wrong with it.
+        fix: What mends it, a command where there is one; empty where nothing needs mending.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""

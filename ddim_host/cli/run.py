@@ -1,0 +1,114 @@
+"""`ddim-host run`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from typing import TYPE_CHECKING
+
+from ddim_host.assembly import Experiment, assemble
+from ddim_host.cli.options import requested
+from ddim_host.config import PART_KINDS, Config, PartConfig, Request, read_request
+from ddim_host.errors import UserError
+from ddim_host.execution import run_experiment
+from ddim_host.parameters import format_choice
+from ddim_host.runs import RunDirectory, next_run_path
+from ddim_host.training import Diverged
+from ddim_host.unet import parameters
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["run"]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the experiment that the options describe.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: See `assembly.assemble` and `execution.run_experiment`.
+    """
+    request = requested(options)
+    if options.resume:
+        experiment, directory = _resumed(options, request)
+    else:
+        experiment = assemble(request)
+        config = experiment.config
+        directory = RunDirectory(options.out or next_run_path(config.plugin.name, config.data.name))
+    print(describe(experiment))
+    if options.dry_run:
+        return 0
+    if not options.resume:
+        directory.require_free()
+    try:
+        picture, samples = run_experiment(experiment, directory, resume=options.resume)
+    except Diverged:
+        print(
+            "ddim-host: error: the loss is no longer a finite number; training stopped\n"
+            f"  fix: use a smaller --lr; the last whole checkpoint is in {directory.checkpoints_path}",
+            file=sys.stderr,
+        )
+        return 1
+    last = directory.read_metrics()[-1]
+    print(f"trained {last.step} steps: train loss {last.train_loss:.5f}, test loss {last.test_loss:.5f}")
+    print(
+        f"sampled {len(samples.images)} images in {samples.seconds:.2f} s "
+        f"(first network call: {samples.warmup_seconds:.2f} s, not included)"
+    )
+    print(f"wrote {picture}")
+    return 0
+
+
+def describe(experiment: Experiment) -> str:
+    """What was assembled, part by part, with who provides it."""
+    config = experiment.config
+    rows = [("plugin", _part(config.plugin), config.plugin)]
+    for kind in PART_KINDS:
+        part = config.part(kind)
+        rows.append((kind.words, _part(part), part))
+    width = max(len(text) for _, text, _ in rows)
+    lines = [f"{name:<17} {text:<{width}}  {part.distribution} {part.version}" for name, text, part in rows]
+    size = sum(math.prod(parameter.shape) for parameter in parameters(experiment.unet))
+    length = f"{config.train_steps} steps" if config.epochs is None else f"{config.epochs} epochs"
+    timesteps = ", ".join(str(t) for t in experiment.subset)
+    lines += [
+        f"{'images':<17} {experiment.source.description}",
+        f"{'network':<17} {size:,} parameters, {config.device}, {config.precision}",
+        f"{'training':<17} {length} of {config.batch_size} images, lr {config.lr:g}, "
+        f"EMA {config.ema_decay:g}, seed {config.seed}",
+        f"{'sampling':<17} {config.num_images} images in {config.steps} steps, eta {config.eta:g}, "
+        f"t = {timesteps}",
+    ]
+    return "\n".join(lines)
+
+
+def _part(part: PartConfig) -> str:
+    return format_choice(part.name, part.parameters)
+
+
+def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment, RunDirectory]:
+    """The experiment of an existing run; options may repeat its settings, but not change them."""
+    if options.out is None:
+        raise UserError("--resume needs to know which run", fix="add --out DIR")
+    directory = RunDirectory(options.out)
+    if not directory.config_path.exists():
+        raise UserError(f"there is no run in {directory.path}", fix="leave out --resume to begin one")
+    stored = read_request(directory.config_path)
+    experiment = assemble(stored)
+    changed = _differences(experiment.config, assemble(request.over(stored)).config)
+    if changed:
+        raise UserError(
+            f"a resumed run keeps its settings, but these differ: {', '.join(changed)}",
+            why=f"they are stored in {directory.config_path}",
+            fix="leave these options out, or begin another run with another --out",
+        )
+    return experiment, directory
+
+
+def _differences(one: Config, other: Config) -> list[str]:
+    names = [field.name for field in dataclasses.fields(Config)]
+    return [name for name in names if getattr(one, name) != getattr(other, name)]

@@ -1,0 +1,223 @@
+"""What a run is, completely: what was asked for, and what that came to."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import tomli_w
+
+from ddim_host.errors import UserError
+from ddim_host.parameters import PartChoice, Value, parse_choice, suggestion
+from ddim_host.registry import Kind
+from ddim_host.settings import SETTINGS, read_setting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ddim_host.waist import Device, Precision
+
+__all__ = ["PART_KINDS", "Config", "PartConfig", "Request", "read_request", "write_config"]
+
+PART_KINDS = (
+    Kind.DATA,
+    Kind.MODEL,
+    Kind.NOISE_SCHEDULE,
+    Kind.TIMESTEP_SAMPLER,
+    Kind.LOSS,
+    Kind.LOSS_WEIGHTING,
+    Kind.TIMESTEP_SUBSET,
+)
+"""The parts of a run, in the order in which people read them."""
+
+_PROVENANCE = "provenance"
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """One part of a run, resolved.
+
+    Attributes:
+        name: Its name.
+        distribution: Who provides it.
+        version: That distribution's version.
+        parameters: All its parameters, defaults included.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    parameters: dict[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run, resolved: the framework, the parts and every setting (see `ddim_host.settings`).
+
+    Its length is either `train_steps` or `epochs`; the other is None.
+    """
+
+    plugin: PartConfig
+    data: PartConfig
+    model: PartConfig
+    noise_schedule: PartConfig
+    timestep_sampler: PartConfig
+    loss: PartConfig
+    loss_weighting: PartConfig
+    timestep_subset: PartConfig
+    num_train_timesteps: int
+    steps: int
+    eta: float
+    clip: bool
+    num_images: int
+    train_steps: int | None
+    epochs: int | None
+    batch_size: int
+    lr: float
+    lr_warmup_steps: int
+    ema_decay: float
+    max_grad_norm: float
+    test_images: int
+    seed: int
+    device: Device
+    precision: Precision
+
+    def length(self, num_train_images: int) -> int:
+        """The length of the training in optimizer steps."""
+        if self.epochs is None:
+            return cast("int", self.train_steps)
+        return math.ceil(self.epochs * num_train_images / self.batch_size)
+
+    def part(self, kind: Kind) -> PartConfig:
+        """The part of one kind."""
+        return cast("PartConfig", getattr(self, kind.option))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, as far as they said.
+
+    Attributes:
+        plugin: The framework, or None.
+        parts: Parts by kind.
+        settings: Values by name, converted and checked.
+        epochs: Length of the training in passes over the training images, in place of `train_steps`.
+    """
+
+    plugin: str | None = None
+    parts: Mapping[Kind, PartChoice] = field(default_factory=dict)
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    epochs: int | None = None
+
+    def over(self, base: Request) -> Request:
+        """This request, completed from another one."""
+        settings = {**base.settings, **self.settings}
+        epochs = self.epochs
+        if epochs is not None:
+            settings.pop("train_steps", None)
+        elif "train_steps" not in self.settings:
+            epochs = base.epochs
+        return Request(self.plugin or base.plugin, {**base.parts, **self.parts}, settings, epochs)
+
+
+def read_request(path: Path) -> Request:
+    """Read a TOML file: the `config.toml` of a run, or one written by hand with any part of it.
+
+    A part is a string as on the command line, or a table with `name`, `distribution` and `parameters`.
+
+    Raises:
+        UserError: The file cannot be read, is not TOML, or says something that is not known.
+    """
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}", why=str(error.strerror or error)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the configuration {path} is not valid TOML", why=str(error)) from None
+    document.pop(_PROVENANCE, None)
+    kinds = {kind.option: kind for kind in PART_KINDS}
+    plugin: str | None = None
+    epochs: int | None = None
+    parts: dict[Kind, PartChoice] = {}
+    settings: dict[str, Value] = {}
+    for key, given in document.items():
+        if key == "plugin":
+            plugin = _read_part(given, f"plugin in {path}").name
+        elif key == "epochs":
+            epochs = read_epochs(given, origin=f"epochs in {path}")
+        elif key in kinds:
+            parts[kinds[key]] = _read_part(given, f"{key} in {path}")
+        elif key in SETTINGS:
+            settings[key] = read_setting(key, given, origin=f"{key} in {path}")
+        else:
+            known = ["plugin", "epochs", *kinds, *SETTINGS]
+            raise UserError(
+                f"{path} has an unknown setting {key!r}{suggestion(key, known)}",
+                why=f"known: {', '.join(known)}",
+            )
+    if epochs is not None and "train_steps" in settings:
+        raise UserError(f"{path} gives both epochs and train_steps", fix="remove one of them")
+    return Request(plugin, parts, settings, epochs)
+
+
+def read_epochs(given: object, *, origin: str) -> int:
+    """A number of epochs.
+
+    Raises:
+        UserError: It is not an integer from 1 up.
+    """
+    try:
+        epochs = int(given) if isinstance(given, int | str) else 0
+    except ValueError:
+        epochs = 0
+    if epochs < 1:
+        raise UserError(f"{origin} cannot be {given!r}", why="it takes: integer, at least 1")
+    return epochs
+
+
+def write_config(config: Config, provenance: Mapping[str, str]) -> str:
+    """The text of `config.toml`; `read_request` takes it back."""
+    document: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, PartConfig):
+            parameters = {name: _toml(given) for name, given in value.parameters.items()}
+            tables[item.name] = {**dataclasses.asdict(value), "parameters": parameters}
+        elif value is not None:
+            document[item.name] = value
+    return tomli_w.dumps({**document, **tables, _PROVENANCE: dict(provenance)})
+
+
+def _toml(value: Value) -> object:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _read_part(given: object, origin: str) -> PartChoice:
+    if isinstance(given, str):
+        return parse_choice(given)
+    if isinstance(given, dict):
+        name = given.get("name")
+        distribution = given.get("distribution")
+        parameters = given.get("parameters", {})
+        unknown = given.keys() - {"name", "distribution", "version", "parameters"}
+        if (
+            isinstance(name, str)
+            and isinstance(distribution, str | None)
+            and isinstance(parameters, dict)
+            and not unknown
+        ):
+            return PartChoice(name, distribution, parameters)
+    raise UserError(
+        f"cannot read {origin}",
+        why="a part is a string as on the command line, or a table with name, distribution and parameters",
+    )

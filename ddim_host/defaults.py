@@ -1,0 +1,59 @@
+"""Settings that follow the data set: a small U-Net for small images, the DDPM recipe from 32 pixels up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddim_host.parameters import Value
+
+__all__ = ["default_model_parameters", "default_settings"]
+
+_SMALL = 16
+"""Up to this size in pixels the small network does."""
+
+
+def default_settings(image_size: int) -> dict[str, Value]:
+    """Length of the training, batch size, learning rate and EMA for images of `image_size` pixels.
+
+    From 32 pixels up these are DDPM's for CIFAR-10 (arXiv 2006.11239, appendix B).
+    """
+    if image_size <= _SMALL:
+        return {
+            "train_steps": 1200,
+            "batch_size": 128,
+            "lr": 1e-3,
+            "lr_warmup_steps": 100,
+            "ema_decay": 0.995,
+        }
+    return {
+        "train_steps": 800_000,
+        "batch_size": 128,
+        "lr": 2e-4,
+        "lr_warmup_steps": 5000,
+        "ema_decay": 0.9999,
+    }
+
+
+def default_model_parameters(image_size: int) -> dict[str, Value]:
+    """The U-Net for images of `image_size` pixels; for 32 it is DDPM's, with 35,746,307 parameters in RGB.
+
+    The image is halved as often as its size allows, three times at most (once up to 16 pixels); attention is
+    at the largest of the smaller levels that has at most 16 x 16 pixels.
+    """
+    small = image_size <= _SMALL
+    halvings = 0
+    while halvings < (1 if small else 3) and image_size % 2 ** (halvings + 1) == 0:
+        halvings += 1
+    sizes = [image_size >> level for level in range(1, halvings + 1)]
+    attention = tuple(size for size in sizes if size <= 16)[:1]
+    return {
+        "base_channels": 32 if small else 128,
+        "channel_multipliers": (1, *[2] * halvings),
+        "num_res_blocks": 2,
+        "attention_resolutions": attention,
+        "attention_head_dim": None,
+        # With as many groups as channels the norm of one channel would cancel the time embedding.
+        "num_groups": 8 if small else 32,
+        "dropout": 0.0 if small else 0.1,
+    }

@@ -1,0 +1,72 @@
+"""One reverse step of DDIM, written once over the operators that NumPy and every framework share."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ddim_host.diffusion.trajectory import DDIMStep
+
+__all__ = ["ddim_step", "predict_x_start"]
+
+# An array of NumPy, PyTorch, Jittor, ...: anything with + - * and division by a Python float. `Any`, because
+# no type checker knows that three unrelated array classes share these operators.
+Tensor = TypeVar("Tensor", bound=Any)
+
+
+def predict_x_start(x_t: Tensor, noise: Tensor, alpha_cumprod: float) -> Tensor:
+    """The clean image that x_t and its noise imply (arXiv 2010.02502, equation 9).
+
+    Args:
+        x_t: `(B, ...)`.
+        noise: Predicted epsilon, of the same shape.
+        alpha_cumprod: abar_t in (0, 1).
+
+    Returns:
+        Predicted x_start, of the same shape.
+    """
+    x_start: Tensor = (x_t - math.sqrt(1.0 - alpha_cumprod) * noise) / math.sqrt(alpha_cumprod)
+    return x_start
+
+
+def ddim_step(
+    x_t: Tensor,
+    predicted_noise: Tensor,
+    step: DDIMStep,
+    *,
+    fresh_noise: Tensor | None = None,
+    clip: Callable[[Tensor, float, float], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """From x_t to x_(t_prev) (arXiv 2010.02502, equation 12).
+
+    With `clip` the predicted x_start is limited to [-1, 1] and epsilon recomputed from it, so that the two
+    still add up to x_t.
+
+    Args:
+        x_t: `(B, ...)`.
+        predicted_noise: The network's epsilon at `step.t`, of the same shape.
+        step: Where the step goes, and its coefficients.
+        fresh_noise: Standard normal, of the same shape; needed where `step.sigma` > 0.
+        clip: `clip(tensor, low, high)` of the framework; None leaves x_start as predicted.
+
+    Returns:
+        `(x_prev, x_start)`, both of the shape of `x_t`; x_start after clipping.
+
+    Raises:
+        ValueError: `step.sigma` > 0 and no `fresh_noise` was given.
+    """
+    x_start = predict_x_start(x_t, predicted_noise, step.alpha_cumprod)
+    if clip is not None:
+        x_start = clip(x_start, -1.0, 1.0)
+        predicted_noise = (x_t - math.sqrt(step.alpha_cumprod) * x_start) / math.sqrt(
+            1.0 - step.alpha_cumprod
+        )
+    x_prev = x_start * math.sqrt(step.alpha_cumprod_prev) + predicted_noise * step.direction
+    if step.sigma > 0.0:
+        if fresh_noise is None:
+            raise ValueError("this step adds noise (sigma > 0), but none was given")
+        x_prev = x_prev + fresh_noise * step.sigma
+    return x_prev, x_start

@@ -1,0 +1,82 @@
+"""The noise schedule's tables and the forward process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["NoiseSchedule"]
+
+
+class NoiseSchedule:
+    """What follows from the betas: q(x_t | x_start) = N(sqrt(abar_t) x_start, (1 - abar_t) I).
+
+    In the notation of DDPM (arXiv 2006.11239, equation 4) abar_t is the product of 1 - beta_s for s <= t.
+    Timesteps count from 0 to T - 1; timestep -1 stands for the clean image, where abar is exactly 1.
+
+    Args:
+        betas: `(T,)`, each strictly between 0 and 1.
+
+    Attributes:
+        betas: float64 `(T,)`, read-only, as are the tables below.
+        alphas_cumprod: abar, float64 `(T,)`, strictly decreasing.
+        sqrt_alphas_cumprod: float64 `(T,)`, the share of the image in x_t.
+        sqrt_one_minus_alphas_cumprod: float64 `(T,)`, the standard deviation of the noise in x_t.
+
+    Raises:
+        ValueError: The betas are not a non-empty vector of finite numbers in (0, 1).
+    """
+
+    def __init__(self, betas: ArrayLike) -> None:
+        values = np.array(betas, dtype=np.float64)
+        if values.ndim != 1 or values.size == 0:
+            raise ValueError(f"betas must be a non-empty vector, not of shape {values.shape}")
+        if not np.all((values > 0.0) & (values < 1.0)):
+            raise ValueError("every beta must lie strictly between 0 and 1")
+        self.betas = _read_only(values)
+        self.alphas_cumprod = _read_only(np.cumprod(1.0 - values))
+        self.sqrt_alphas_cumprod = _read_only(np.sqrt(self.alphas_cumprod))
+        self.sqrt_one_minus_alphas_cumprod = _read_only(np.sqrt(1.0 - self.alphas_cumprod))
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T, the number of timesteps."""
+        return int(self.betas.size)
+
+    def alpha_cumprod_at(self, t: int) -> float:
+        """Abar at one timestep in [-1, T); 1 at -1.
+
+        Raises:
+            IndexError: `t` is outside [-1, T).
+        """
+        if not -1 <= t < self.num_train_timesteps:
+            raise IndexError(f"timestep {t} is outside [-1, {self.num_train_timesteps})")
+        return 1.0 if t == -1 else float(self.alphas_cumprod[t])
+
+    def add_noise(
+        self, x_start: NDArray[np.float32], noise: NDArray[np.float32], t: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """x_t = sqrt(abar_t) x_start + sqrt(1 - abar_t) noise (arXiv 2006.11239, equation 4).
+
+        Args:
+            x_start: float32 `(B, ...)`.
+            noise: float32, of the same shape, standard normal.
+            t: int64 `(B,)` in [0, T).
+
+        Returns:
+            float32, of the same shape.
+        """
+        shape = (-1,) + (1,) * (x_start.ndim - 1)
+        image_share = self.sqrt_alphas_cumprod[t].astype(np.float32).reshape(shape)
+        noise_share = self.sqrt_one_minus_alphas_cumprod[t].astype(np.float32).reshape(shape)
+        return image_share * x_start + noise_share * noise
+
+
+def _read_only(table: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(table, dtype=np.float64)
+    values.flags.writeable = False
+    return values

@@ -1,0 +1,88 @@
+"""The steps of one DDIM sampling run, explicit: which timestep follows which, and every coefficient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ddim_host.diffusion.schedule import NoiseSchedule
+
+__all__ = ["DDIMStep", "ddim_steps", "trajectory"]
+
+
+@dataclass(frozen=True)
+class DDIMStep:
+    """One reverse step from x_t to x_(t_prev), as Python floats (float64).
+
+    Attributes:
+        t: The timestep that the network is called with.
+        t_prev: The timestep that the step arrives at; -1 is the clean image.
+        alpha_cumprod: abar_t.
+        alpha_cumprod_prev: abar_(t_prev); exactly 1 at -1.
+        sigma: Standard deviation of the noise added in this step.
+    """
+
+    t: int
+    t_prev: int
+    alpha_cumprod: float
+    alpha_cumprod_prev: float
+    sigma: float
+
+    @property
+    def direction(self) -> float:
+        """The factor of epsilon: sqrt(1 - abar_prev - sigma^2) (arXiv 2010.02502, equation 12)."""
+        # The difference is never negative for eta in [0, 1], but may round to just below zero.
+        return math.sqrt(max(0.0, 1.0 - self.alpha_cumprod_prev - self.sigma**2))
+
+
+def trajectory(subset: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Pairs `(t, t_prev)` from the noisiest timestep down, ending in `(t_0, -1)`.
+
+    Neighbours are read from the subset itself; a stride would be wrong for every uneven subset.
+
+    Args:
+        subset: Strictly increasing timesteps `t_0 < t_1 < ...`.
+
+    Example:
+        >>> trajectory([0, 10, 30])
+        ((30, 10), (10, 0), (0, -1))
+    """
+    ascending = [int(t) for t in subset]
+    return tuple(zip(ascending[::-1], [*ascending[-2::-1], -1], strict=True))
+
+
+def ddim_steps(schedule: NoiseSchedule, subset: Iterable[int], eta: float) -> tuple[DDIMStep, ...]:
+    """The steps of the generalised DDIM sampler (arXiv 2010.02502, equations 12 and 16).
+
+    `sigma = eta sqrt((1 - abar_prev) / (1 - abar_t)) sqrt(1 - abar_t / abar_prev)`: eta 0 is deterministic
+    DDIM, eta 1 with every timestep is the DDPM posterior.
+
+    Args:
+        schedule: The noise schedule that the network was trained with.
+        subset: Strictly increasing timesteps in [0, T).
+        eta: In [0, 1]; already slightly above 1 the square root in `direction` can become imaginary.
+
+    Returns:
+        One step per timestep, in the order of sampling (noisiest first).
+
+    Raises:
+        ValueError: `eta` is outside [0, 1].
+        IndexError: A timestep is outside [0, T).
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta must lie in [0, 1], not {eta}")
+    steps = []
+    for t, t_prev in trajectory(subset):
+        alpha_cumprod = schedule.alpha_cumprod_at(t)
+        alpha_cumprod_prev = schedule.alpha_cumprod_at(t_prev)
+        sigma = (
+            eta
+            * math.sqrt((1.0 - alpha_cumprod_prev) / (1.0 - alpha_cumprod))
+            * math.sqrt(1.0 - alpha_cumprod / alpha_cumprod_prev)
+        )
+        steps.append(DDIMStep(t, t_prev, alpha_cumprod, alpha_cumprod_prev, sigma))
+    return tuple(steps)

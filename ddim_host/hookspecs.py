@@ -1,0 +1,68 @@
+"""Every extension point, on one screen.
+
+A plugin writes `from ddim_host import hookimpl` and implements any of these functions. Each returns
+`{name: part}`; `ddim_host.contracts` says what a part of each kind is.
+"""
+
+# mypy: disable-error-code="empty-body"
+# A hook specification is a signature and a docstring; pluggy never calls it.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ddim_host import contracts
+
+__all__ = ["PROJECT", "hookimpl", "hookspec"]
+
+PROJECT = "ddim_host"
+
+_Hook = TypeVar("_Hook", bound="Callable[..., object]")
+
+hookspec: Callable[[_Hook], _Hook] = pluggy.HookspecMarker(PROJECT)
+hookimpl: Callable[[_Hook], _Hook] = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def ddim_model_factories() -> Mapping[str, contracts.ModelFactory]:
+    """Networks: `(spec, device, precision) -> Model`. Given by framework plugins."""
+
+
+@hookspec
+def ddim_noise_schedules() -> Mapping[str, contracts.NoiseScheduleFactory]:
+    """Noise schedules: `(num_train_timesteps) -> betas`, float64 `(T,)`, each in (0, 1)."""
+
+
+@hookspec
+def ddim_timestep_samplers() -> Mapping[str, contracts.TimestepSamplerFactory]:
+    """Timestep samplers, for training: `(schedule) -> TimestepSampler`."""
+
+
+@hookspec
+def ddim_losses() -> Mapping[str, contracts.Loss]:
+    """Losses: `(prediction, target) -> (B,)`, unreduced, in the operators that all frameworks share."""
+
+
+@hookspec
+def ddim_loss_weightings() -> Mapping[str, contracts.LossWeighting]:
+    """Loss weightings: `(schedule) -> ` float64 `(T,)`, a factor per timestep."""
+
+
+@hookspec
+def ddim_timestep_subsets() -> Mapping[str, contracts.TimestepSubset]:
+    """Timestep subsets, for sampling: `(schedule, num_inference_steps) -> ` S increasing timesteps."""
+
+
+@hookspec
+def ddim_datasets() -> Mapping[str, contracts.DatasetFactory]:
+    """Data sets: `() -> DataSource`, uint8 images split into train and test."""
+
+
+@hookspec
+def ddim_feature_extractors() -> Mapping[str, contracts.FeatureExtractorFactory]:
+    """Feature extractors, for evaluation: `() -> (images -> ` float32 `(N, D))`."""

@@ -1,0 +1,194 @@
+"""CIFAR-10 from its official binary archive."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import stat
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ddim_host.data import DataSource, Images, TrainTest
+from ddim_host.errors import UserError
+from ddim_host.files import printable
+from ddim_host.parts.datasets.archives import tar_files, too_many_bytes
+from ddim_host.parts.datasets.cache import cache_folder, new_train_test, open_train_test
+from ddim_host.parts.datasets.download import download
+
+__all__ = ["cifar10"]
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+MAX_ARCHIVE_BYTES = 256 << 20
+"""The official archive has 170 million bytes."""
+
+SHAPE = (32, 32, 3)
+RECORD_BYTES = 1 + 32 * 32 * 3
+NUM_LABELS = 10
+TRAIN_MEMBERS = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+TEST_MEMBER = "test_batch.bin"
+MEMBERS = (*TRAIN_MEMBERS, TEST_MEMBER)
+MAX_MEMBER_BYTES = 64 << 20
+"""The official files have 31 million bytes each; all six are in memory while they are converted."""
+
+FORMAT_VERSION = 1
+_FIX = (
+    f"get cifar-10-binary.tar.gz (the binary version) from {URL} on any machine, "
+    "and pass --data cifar10:path=FILE"
+)
+
+
+def cifar10(*, path: Path | None = None, flip: bool = True) -> DataSource:
+    """CIFAR-10: 50,000 training and 10,000 test images of 32 x 32 RGB pixels.
+
+    The decoded images, and the archive where it was downloaded, are kept in the cache; see
+    `cache.cache_folder`.
+
+    Args:
+        path: A local copy of `cifar-10-binary.tar.gz`, or the folder that it unpacks to (or the one around
+            that). Any number of images in its format will do. Without it, the archive is downloaded.
+        flip: Mirror images left to right at random in training.
+
+    Returns:
+        A source of uint8 images `(N, 32, 32, 3)`, memory-mapped; the official files `data_batch_1` to
+        `data_batch_5` train, `test_batch` tests.
+
+    Raises:
+        UserError: There is nothing at `path`.
+    """
+    if path is not None:
+        with contextlib.suppress(RuntimeError):  # a home folder that nobody knows
+            path = path.expanduser()
+        _check_exists(path)
+    origin = "the official archive" if path is None else printable(path)
+    return DataSource(
+        image_shape=SHAPE,
+        random_flip=flip,
+        description=f"CIFAR-10, 32 x 32 RGB, from {origin}: data_batch_1 to 5 train, test_batch tests",
+        load=functools.partial(_load, path),
+    )
+
+
+def _load(path: Path | None) -> TrainTest:
+    if path is None:
+        return _load_official()
+    if path.is_dir():
+        members = _read_folder(path)
+        return _cached(_digest(members), members, path)
+    digest = _digest_file(path)
+    found = open_train_test(_key(digest), SHAPE)
+    return _cached(digest, _read_archive(path), path) if found is None else found
+
+
+def _load_official() -> TrainTest:
+    found = open_train_test(_key(MD5), SHAPE)
+    if found is not None:
+        return found
+    archive = cache_folder() / "cifar-10-binary.tar.gz"
+    if not archive.is_file() or _digest_file(archive) != MD5:
+        download(URL, archive, md5=MD5, max_bytes=MAX_ARCHIVE_BYTES, fix=_FIX)
+    return _cached(MD5, _read_archive(archive), archive)
+
+
+def _cached(digest: str, members: dict[str, bytes], path: Path) -> TrainTest:
+    """Opens the images of `members` in the cache, after writing them there if need be."""
+    key = _key(digest)
+    found = open_train_test(key, SHAPE)
+    if found is None:
+        train = [_records(members[name], name, path) for name in TRAIN_MEMBERS]
+        test = _records(members[TEST_MEMBER], TEST_MEMBER, path)
+        with new_train_test(key, sum(map(len, train)), len(test), SHAPE) as (train_images, test_images):
+            row = 0
+            for batch in train:
+                train_images.write(row, batch)
+                row += len(batch)
+            test_images.write(0, test)
+        found = open_train_test(key, SHAPE)
+    if found is None:
+        raise UserError("the decoded images vanished from the cache", fix="run it again")
+    return found
+
+
+def _key(digest: str) -> str:
+    return f"cifar10-v{FORMAT_VERSION}-{digest}"
+
+
+def _records(data: bytes, name: str, path: Path) -> Images:
+    """Views records of a label and three colour planes as images `(N, 32, 32, 3)`, after checking them."""
+    if not data or len(data) % RECORD_BYTES:
+        why = f"{name} has {len(data)} bytes, not a positive multiple of {RECORD_BYTES}"
+        raise _wrong(path, why)
+    records = np.frombuffer(data, dtype=np.uint8).reshape(-1, RECORD_BYTES)
+    labels = records[:, 0]
+    if (labels >= NUM_LABELS).any():
+        first = int(np.argmax(labels >= NUM_LABELS))
+        raise _wrong(path, f"record {first} of {name} has the label {labels[first]}, not one of 0 to 9")
+    return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def _read_archive(path: Path) -> dict[str, bytes]:
+    members: dict[str, bytes] = {}
+    for label, data in tar_files(path, lambda label: PurePosixPath(label).name in MEMBERS, MAX_MEMBER_BYTES):
+        name = PurePosixPath(label).name
+        if name in members:
+            raise _wrong(path, f"it holds {name} twice")
+        members[name] = data
+    return _complete(members, path)
+
+
+def _read_folder(path: Path) -> dict[str, bytes]:
+    inner = path / "cifar-10-batches-bin"
+    folder = inner if inner.is_dir() else path
+    members = {}
+    for name in MEMBERS:
+        file = folder / name
+        try:
+            status = file.stat()
+            if stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+                if status.st_size > MAX_MEMBER_BYTES:
+                    raise too_many_bytes(folder, name, MAX_MEMBER_BYTES)
+                members[name] = file.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _wrong(path, printable(error)) from error
+    return _complete(members, path)
+
+
+def _complete(members: dict[str, bytes], path: Path) -> dict[str, bytes]:
+    missing = [name for name in MEMBERS if name not in members]
+    if missing:
+        raise _wrong(path, f"there is no {', '.join(missing)} in it")
+    return members
+
+
+def _digest(members: dict[str, bytes]) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    for name in MEMBERS:
+        digest.update(f"{name} {len(members[name])}\n".encode())
+        digest.update(members[name])
+    return digest.hexdigest()
+
+
+def _digest_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _wrong(path, "it is neither a folder nor a file")
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise _wrong(path, printable(error)) from error
+
+
+def _check_exists(path: Path) -> None:
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
+        raise _wrong(path, printable(error)) from error
+
+
+def _wrong(path: Path, why: str) -> UserError:
+    return UserError(f"cannot read CIFAR-10 from {printable(path)}", why=why, fix=_FIX)

@@ -1,0 +1,140 @@
+"""From the bytes of an image file to RGB pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from ddim_host.errors import UserError
+from ddim_host.files import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+__all__ = ["MAX_PIXELS", "decode_image", "read_size"]
+
+MAX_PIXELS = 64_000_000
+"""Images with more pixels are refused by their header: a file of kilobytes may claim gigabytes."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_size(data: bytes, name: str) -> tuple[int, int]:
+    """Reads the width and height of an image from its header.
+
+    Args:
+        data: The bytes of the file.
+        name: What errors call it.
+
+    Returns:
+        Width and height in pixels, as stored.
+
+    Raises:
+        UserError: It is no image, or has more than `MAX_PIXELS`.
+    """
+    with _opened(data, name) as image:
+        return image.size
+
+
+def decode_image(data: bytes, name: str, *, resize_to: int | None = None) -> NDArray[np.uint8]:
+    """Decodes an image file to RGB.
+
+    Grey becomes R = G = B, 16 bits become 8, what is transparent lies on white, CMYK is converted without
+    colour profiles, and the orientation that a camera noted is applied. Of an animation, it is the first
+    picture.
+
+    Args:
+        data: The bytes of a PNG, JPEG, BMP, GIF or WebP file.
+        name: What errors call it.
+        resize_to: Cut the largest square from the middle and resize it to this width and height.
+
+    Returns:
+        uint8 `(H, W, 3)`.
+
+    Raises:
+        UserError: It is no image, damaged, cut short, or has more than `MAX_PIXELS`.
+    """
+    with _opened(data, name) as image:
+        if resize_to is not None:
+            # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster for photos;
+            # three times the final size leaves the rest to a better filter. Other formats ignore it.
+            image.draft(None, (3 * resize_to, 3 * resize_to))
+        upright = _turn_upright(image)
+        rgb = _to_rgb(upright)
+        if resize_to is not None and rgb.size != (resize_to, resize_to):
+            rgb = _crop_and_resize(rgb, resize_to)
+        return np.asarray(rgb, dtype=np.uint8)
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """Opens an image by its header; whatever Pillow raises in the block becomes a `UserError`."""
+    if not data:
+        raise _unreadable(name, "the file is empty")
+    try:
+        # Pillow warns of large images, which are refused below, and of oddities that it copes with.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                yield image
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise _unreadable(name, "it is not a PNG, JPEG, BMP, GIF or WebP image") from error
+    except Image.DecompressionBombError as error:
+        raise _unreadable(name, f"it has more than {MAX_PIXELS // 1_000_000} million pixels") from error
+    except Exception as error:  # damaged bytes make Pillow raise nearly every kind of error there is
+        raise _unreadable(name, printable(error) or type(error).__name__) from error
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged notes of the camera say nothing about the pixels
+        return image
+    transpose = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
+    return image if transpose is None else image.transpose(transpose)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey, which Pillow's own conversion would cut off at 255.
+        grey = np.asarray(image.convert("I")).clip(0, 65535)
+        return Image.fromarray(np.rint(grey / 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _crop_and_resize(image: Image.Image, side: int) -> Image.Image:
+    square = min(image.size)
+    left, top = (image.width - square) // 2, (image.height - square) // 2
+    return image.resize(
+        (side, side),
+        Image.Resampling.LANCZOS,
+        box=(left, top, left + square, top + square),
+        reducing_gap=3.0,
+    )
+
+
+def _unreadable(name: str, why: str) -> UserError:
+    return UserError(f"cannot decode {printable(name)}", why=why, fix="mend or remove this file")

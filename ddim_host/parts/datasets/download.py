@@ -1,0 +1,81 @@
+"""Downloading one file, whole, bounded and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import urllib.request
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from ddim_host.errors import UserError
+from ddim_host.files import printable, replacing
+from ddim_host.parts.datasets.cache import cache_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["download"]
+
+CHUNK_BYTES = 1 << 16
+TIMEOUT_SECONDS = 30.0
+
+
+def download(url: str, path: Path, *, md5: str, max_bytes: int, fix: str) -> None:
+    """Downloads a file with a progress bar on stderr; nothing is left behind unless it is the right file.
+
+    Args:
+        url: Where it is.
+        path: Where it goes; its folder is made.
+        md5: The MD5 sum that it must have, in hexadecimal.
+        max_bytes: No more is read than this.
+        fix: What the user may do where it cannot be had.
+
+    Raises:
+        UserError: The server cannot be reached, breaks off, or sends another or a larger file; or the
+            folder cannot be written.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    with cache_errors():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            for chunk in _chunks(url, max_bytes, fix):
+                digest.update(chunk)
+                file.write(chunk)
+            if digest.hexdigest() != md5:
+                raise _failed(url, f"its MD5 sum is {digest.hexdigest()} and not {md5}", fix)
+
+
+def _chunks(url: str, max_bytes: int, fix: str) -> Iterator[bytes]:
+    """Yields the bytes of `url`; whatever the network does becomes a `UserError`."""
+    try:
+        # Only the callers' constant https address comes here; file: and ftp: would work as well.
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            length = response.headers.get("Content-Length", "")
+            total = int(length) if length.isdecimal() else None
+            if total is not None and total > max_bytes:
+                raise _too_large(url, max_bytes, fix)
+            received = 0
+            name = url.rpartition("/")[2]
+            with tqdm(total=total, desc=f"downloading {name}", unit="B", unit_scale=True) as bar:
+                while chunk := response.read(CHUNK_BYTES):
+                    received += len(chunk)
+                    if received > max_bytes:
+                        raise _too_large(url, max_bytes, fix)
+                    bar.update(len(chunk))
+                    yield chunk
+            # http.client ends quietly where the connection does.
+            if total is not None and received != total:
+                raise _failed(url, f"the connection broke off after {received} of {total} bytes", fix)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _failed(url, printable(error), fix) from error
+
+
+def _too_large(url: str, max_bytes: int, fix: str) -> UserError:
+    return _failed(url, f"the server sends more than {max_bytes} bytes: it is another file", fix)
+
+
+def _failed(url: str, why: str, fix: str) -> UserError:
+    return UserError(f"cannot download {url}", why=why, fix=fix)

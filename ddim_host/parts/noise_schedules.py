@@ -1,0 +1,76 @@
+"""Noise schedules: how much noise each timestep adds."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ddim_host.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["cosine", "linear"]
+
+# Beyond this the last alphas_cumprod would be zero, and x_start could not be recovered from x_t.
+_MAX_BETA = 0.999
+
+
+def linear(
+    num_train_timesteps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> NDArray[np.float64]:
+    """Betas on a straight line (DDPM, arXiv 2006.11239, section 4), scaled by 1000 / T.
+
+    The published ends belong to T = 1000; the scale makes other T reach the same amount of noise.
+
+    Args:
+        num_train_timesteps: T.
+        beta_start: First beta at T = 1000, in (0, 1).
+        beta_end: Last beta at T = 1000, in (0, 1), not below `beta_start`.
+
+    Returns:
+        float64 `(T,)`.
+
+    Raises:
+        UserError: A beta would leave (0, 1): T <= 20 with the default ends.
+    """
+    if not 0.0 < beta_start <= beta_end < 1.0:
+        raise UserError(
+            "the ends of the linear noise schedule are out of order",
+            why=f"0 < beta_start <= beta_end < 1 must hold; given are {beta_start} and {beta_end}",
+        )
+    scale = 1000.0 / num_train_timesteps
+    if scale * beta_end >= 1.0:
+        raise UserError(
+            f"the linear noise schedule is too steep for {num_train_timesteps} timesteps",
+            why=f"its last beta, {beta_end:g} x 1000 / {num_train_timesteps} = {scale * beta_end:g}, "
+            "must stay below 1",
+            fix=f"use more than {math.floor(1000.0 * beta_end)} timesteps, or a smaller beta_end",
+        )
+    return np.linspace(scale * beta_start, scale * beta_end, num_train_timesteps, dtype=np.float64)
+
+
+def cosine(num_train_timesteps: int, *, s: float = 0.008) -> NDArray[np.float64]:
+    """abar_t follows a squared cosine (improved DDPM, arXiv 2102.09672, equation 17).
+
+    `abar(u) = cos^2(pi/2 (u + s) / (1 + s))` at `u = t / T`, and beta_t = 1 - abar(t + 1) / abar(t), limited
+    to 0.999 as in the paper.
+
+    Args:
+        num_train_timesteps: T.
+        s: Offset that keeps the first betas from vanishing, >= 0.
+
+    Returns:
+        float64 `(T,)`.
+
+    Raises:
+        UserError: `s` is negative.
+    """
+    if s < 0.0:
+        raise UserError("the offset s of the cosine noise schedule must not be negative", why=f"given is {s}")
+    u = np.arange(num_train_timesteps + 1, dtype=np.float64) / num_train_timesteps
+    alphas_cumprod = np.cos(0.5 * np.pi * (u + s) / (1.0 + s)) ** 2
+    betas: NDArray[np.float64] = np.minimum(1.0 - alphas_cumprod[1:] / alphas_cumprod[:-1], _MAX_BETA)
+    return betas

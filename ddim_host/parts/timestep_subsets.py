@@ -1,0 +1,97 @@
+"""Timestep subsets: which S of the T timesteps sampling visits.
+
+Each returns exactly S strictly increasing timesteps, for every 1 <= S <= T.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ddim_host.diffusion import strictly_increasing
+from ddim_host.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ddim_host.diffusion import NoiseSchedule
+
+__all__ = ["cosine", "leading", "linear", "quad"]
+
+
+def linear(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int64]:
+    """Evenly spaced from 0 to T - 1, both ends included; a single step is T - 1.
+
+    Args:
+        schedule: The noise schedule of the run.
+        num_inference_steps: S.
+
+    Returns:
+        int64 `(S,)`.
+    """
+    return _from_fractions(schedule, _unit_interval(num_inference_steps))
+
+
+def quad(schedule: NoiseSchedule, num_inference_steps: int, *, span: float = 0.8) -> NDArray[np.int64]:
+    """Quadratically spaced, dense at low noise (DDIM, arXiv 2010.02502, section D.2).
+
+    Positions are `linspace(0, sqrt(span T), S)^2`: the paper's CIFAR-10 runs use span 0.8, so sampling starts
+    at t = 0.8 T. (A position past T - 1 becomes T - 1.)
+
+    Args:
+        schedule: The noise schedule of the run.
+        num_inference_steps: S.
+        span: How far up the time axis the subset reaches, in (0, 1].
+
+    Returns:
+        int64 `(S,)`.
+
+    Raises:
+        UserError: `span` is outside (0, 1].
+    """
+    if not 0.0 < span <= 1.0:
+        raise UserError("the span of the quad timestep subset must lie in (0, 1]", why=f"given is {span}")
+    timesteps = schedule.num_train_timesteps
+    positions = _unit_interval(num_inference_steps) ** 2 * (span * timesteps)
+    return strictly_increasing(np.minimum(positions, timesteps - 1), timesteps)
+
+
+def cosine(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int64]:
+    """Dense at both ends: (1 - cos(pi u)) / 2 of the way up, for u evenly spaced in [0, 1].
+
+    Args:
+        schedule: The noise schedule of the run.
+        num_inference_steps: S.
+
+    Returns:
+        int64 `(S,)`.
+    """
+    return _from_fractions(schedule, 0.5 - 0.5 * np.cos(np.pi * _unit_interval(num_inference_steps)))
+
+
+def leading(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int64]:
+    """Multiples of T // S, from 0: the "leading" spacing of improved-diffusion and diffusers.
+
+    It never reaches T - 1, so the sampler starts from pure noise at a timestep that expects a little image
+    (arXiv 2305.08891, section 3.3); it is here to compare with those tools.
+
+    Args:
+        schedule: The noise schedule of the run.
+        num_inference_steps: S.
+
+    Returns:
+        int64 `(S,)`.
+    """
+    stride = schedule.num_train_timesteps // num_inference_steps
+    return np.arange(num_inference_steps, dtype=np.int64) * stride
+
+
+def _unit_interval(size: int) -> NDArray[np.float64]:
+    """`size` evenly spaced numbers that end in 1: a single step has to start from the noisiest timestep."""
+    return np.linspace(0.0, 1.0, size) if size > 1 else np.ones(1)
+
+
+def _from_fractions(schedule: NoiseSchedule, fractions: NDArray[np.float64]) -> NDArray[np.int64]:
+    timesteps = schedule.num_train_timesteps
+    return strictly_increasing(fractions * (timesteps - 1), timesteps)

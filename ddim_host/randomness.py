@@ -1,0 +1,98 @@
+"""All randomness of an experiment: a pure function of (seed, stream, step, index).
+
+Philox is counter-based: its output is a function of a 128-bit key and a 256-bit counter. Seed and stream are
+the key; step and index are the upper words of the counter, whose lower word counts within one draw. So the
+noise of image 7 in epoch 3 is the same whatever was drawn before it, by whom, and in batches of what size.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+__all__ = ["MAX_SEED", "Stream", "dropout_seed", "generator", "normal_images"]
+
+MAX_SEED = 2**63 - 1
+
+
+class Stream(IntEnum):
+    """What randomness is for. The numbers are part of every result: never change or reuse one."""
+
+    INITIAL_WEIGHTS = 1
+    """step 0; index: position of the parameter."""
+    IMAGE_ORDER = 2
+    """step: epoch."""
+    FLIP = 3
+    """step: epoch."""
+    TIMESTEPS = 4
+    """step: training step."""
+    TRAINING_NOISE = 5
+    """step: epoch; index: image."""
+    DROPOUT = 6
+    """step: training step."""
+    TEST_TIMESTEPS = 7
+    """step 0."""
+    TEST_NOISE = 8
+    """step 0; index: image."""
+    SAMPLE_START = 9
+    """x_T. step 0; index: sample."""
+    SAMPLE_NOISE = 10
+    """The noise that eta > 0 adds. step: timestep; index: sample."""
+
+
+def generator(seed: int, stream: Stream, *, step: int = 0, index: int = 0) -> np.random.Generator:
+    """A generator at the beginning of one draw.
+
+    Args:
+        seed: In [0, 2^63).
+        stream: What the randomness is for.
+        step: Not negative; see `Stream` for its meaning.
+        index: Not negative; see `Stream` for its meaning.
+    """
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, step, index, 0]))
+
+
+def normal_images(
+    seed: int,
+    stream: Stream,
+    *,
+    steps: Iterable[int],
+    indices: Iterable[int],
+    shape: tuple[int, ...],
+) -> NDArray[np.float32]:
+    """Standard normal noise, each image from a draw of its own.
+
+    Args:
+        seed: In [0, 2^63).
+        stream: What the noise is for.
+        steps: One step per image.
+        indices: One index per image.
+        shape: Shape of one image.
+
+    Returns:
+        float32 `(N, *shape)`.
+    """
+    draws = list(zip(steps, indices, strict=True))
+    noise = np.empty((len(draws), *shape), dtype=np.float32)
+    bits = np.random.Philox(key=[seed, stream])
+    rng = np.random.Generator(bits)
+    state = bits.state
+    # Resetting one generator is several times faster than making one per image; all else in the state
+    # (the buffer of unused output) is that of a fresh generator.
+    for position, (step, index) in enumerate(draws):
+        state["state"]["counter"][:] = (0, step, index, 0)
+        bits.state = state
+        rng.standard_normal(out=noise[position], dtype=np.float32)
+    return noise
+
+
+def dropout_seed(seed: int, step: int) -> int:
+    """The seed of a framework's dropout at one training step; in [0, 2^63), unrelated for nearby steps."""
+    return int(generator(seed, Stream.DROPOUT, step=step).integers(0, 2**63))

@@ -1,0 +1,29 @@
+"""Flat records of numbers, back from the text of a JSON or CSV file."""
+
+from __future__ import annotations
+
+import typing
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["read_record"]
+
+_Record = TypeVar("_Record")
+
+
+def read_record(record: type[_Record], values: Mapping[str, typing.Any]) -> _Record:
+    """Make a dataclass whose fields are all int or float.
+
+    Args:
+        record: The dataclass.
+        values: Numbers or their text, by field name; other names are ignored.
+
+    Raises:
+        KeyError: A field is missing.
+        TypeError: A value is neither a number nor text.
+        ValueError: A text is not a number of the field's type.
+    """
+    types = typing.get_type_hints(record)
+    return record(**{name: kind(values[name]) for name, kind in types.items()})

@@ -1,0 +1,162 @@
+"""The run directory: what is in it, and how it comes to be there.
+
+config.toml      everything resolved, and what it ran on
+metrics.csv      a row per epoch
+checkpoints/     see `ddim_host.checkpoints`
+samples/         grids, each with a JSON file of how it was made and the time it took
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddim_host.checkpoints import checkpoint_folders
+from ddim_host.errors import UserError
+from ddim_host.files import write_bytes, write_text
+from ddim_host.records import read_record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["EpochMetrics", "RunDirectory", "next_run_path"]
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """A row of `metrics.csv`.
+
+    Attributes:
+        epoch: Epochs complete at the end of the row; the last row of a run may end within one.
+        step: Optimizer steps taken by then.
+        train_loss: Mean loss over the images trained on since the last row, raw weights, not weighted.
+        test_loss: Mean loss over the test images, raw weights, fixed timesteps and noise.
+        seconds: Time of the training steps since the last row, steady state, without tests and checkpoints.
+        images_per_second: Training images per second in that time.
+        warmup_seconds: Time of steps that also compiled or warmed up, not in `seconds`.
+        peak_memory_bytes: Most memory used so far.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    test_loss: float
+    seconds: float
+    images_per_second: float
+    warmup_seconds: float
+    peak_memory_bytes: int
+
+
+class RunDirectory:
+    """The folder of one run.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def config_path(self) -> Path:
+        """`config.toml`."""
+        return self.path / "config.toml"
+
+    @property
+    def metrics_path(self) -> Path:
+        """`metrics.csv`."""
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """`checkpoints/`."""
+        return self.path / "checkpoints"
+
+    def require_free(self) -> None:
+        """Make sure that nothing would be overwritten.
+
+        Raises:
+            UserError: The path is a file, or a folder that is not empty.
+        """
+        if self.config_path.exists():
+            raise UserError(
+                f"{self.path} already holds a run",
+                fix=f"continue it with --resume --out {self.path}, or choose another --out",
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"{self.path} exists and is not an empty folder", fix="choose another --out")
+
+    def create(self, config: str) -> None:
+        """Make the folder and write the configuration.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.config_path, config)
+        except OSError as error:
+            raise UserError(
+                f"cannot write the run directory {self.path}",
+                why=str(error.strerror or error),
+                fix="choose another place with --out",
+            ) from None
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint."""
+        folders = checkpoint_folders(self.checkpoints_path)
+        return folders[-1] if folders else None
+
+    def read_metrics(self) -> list[EpochMetrics]:
+        """The rows written so far; none where there is no file.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        try:
+            text = self.metrics_path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {self.metrics_path}", why=str(error)) from None
+        try:
+            return [
+                read_record(EpochMetrics, record) for record in csv.DictReader(io.StringIO(text), strict=True)
+            ]
+        except (csv.Error, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.metrics_path} is damaged", why=f"{type(error).__name__}: {error}"
+            ) from None
+
+    def write_metrics(self, rows: list[EpochMetrics]) -> None:
+        """Write all rows, replacing the file."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow([field.name for field in fields(EpochMetrics)])
+        writer.writerows(astuple(row) for row in rows)
+        write_text(self.metrics_path, buffer.getvalue())
+
+    def write_samples(self, name: str, png: bytes, protocol: Mapping[str, Any]) -> Path:
+        """Write a grid and beside it how it was made.
+
+        Returns:
+            Path of the picture.
+        """
+        folder = self.path / "samples"
+        folder.mkdir(exist_ok=True)
+        write_text(folder / f"{name}.json", json.dumps(dict(protocol), indent=2) + "\n")
+        picture = folder / f"{name}.png"
+        write_bytes(picture, png)
+        return picture
+
+
+def next_run_path(framework: str, data: str) -> Path:
+    """The first of `runs/FRAMEWORK-DATA-1`, `-2`, ... that does not exist."""
+    number = 1
+    while (path := Path("runs") / f"{framework}-{data}-{number}").exists():
+        number += 1
+    return path

@@ -1,0 +1,224 @@
+"""The training loop, for any framework: steps, metrics, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ddim_host.batches import TestBatches, TrainingBatches
+from ddim_host.checkpoints import Progress, save_checkpoint
+from ddim_host.progress import progress_bar
+from ddim_host.runs import EpochMetrics
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from ddim_host.assembly import Experiment
+    from ddim_host.data import TrainTest
+    from ddim_host.runs import RunDirectory
+    from ddim_host.waist import Batch, Model, Tensor
+
+__all__ = ["Diverged", "Trainer", "ema_decay_at", "learning_rate_at"]
+
+_CHECKPOINT_SECONDS = 300.0
+_REPORT_SECONDS = 0.5
+# How many steps may be on their way on the device before their losses are fetched: bounds the memory.
+_MOST_PENDING = 64
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+def learning_rate_at(step: int, *, lr: float, warmup_steps: int) -> float:
+    """The learning rate of a step, counted from 0: rises in a straight line, then stays."""
+    return lr * min(1.0, (step + 1) / warmup_steps) if warmup_steps else lr
+
+
+def ema_decay_at(step: int, *, ema_decay: float) -> float:
+    """The EMA decay after a step, counted from 0: `min(ema_decay, (1 + n) / (10 + n))`.
+
+    Without the warm-up a short run's average would consist of its random first weights. (The rule is that of
+    TensorFlow's `ExponentialMovingAverage` with `num_updates`.)
+    """
+    return min(ema_decay, (1.0 + step) / (10.0 + step))
+
+
+class Trainer:
+    """Trains one model to the end of its run.
+
+    Args:
+        experiment: The assembled experiment.
+        model: The network with its first weights, or those of a checkpoint.
+        images: The data set.
+        run: Where metrics and checkpoints go.
+        progress: Where the run stands.
+        metrics: The rows up to there.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: Model,
+        images: TrainTest,
+        run: RunDirectory,
+        progress: Progress,
+        metrics: list[EpochMetrics],
+    ) -> None:
+        config = experiment.config
+        self._experiment = experiment
+        self._config = config
+        self._model = model
+        self._run = run
+        self._progress = progress
+        self._metrics = metrics
+        self._train = TrainingBatches(
+            images.train,
+            experiment.schedule,
+            experiment.sampler,
+            experiment.weighting,
+            batch_size=config.batch_size,
+            random_flip=experiment.source.random_flip,
+            seed=config.seed,
+        )
+        self._test = TestBatches(images.test, experiment.schedule, config.batch_size, config.test_images)
+        self._total_steps = config.length(len(images.train))
+        self._pending: list[Tensor] = []
+        self._checkpointed = self._reported = time.monotonic()
+
+    def train(self) -> None:
+        """Take the remaining steps; the run directory then holds all metrics and a checkpoint of the end.
+
+        Raises:
+            Diverged: A loss is not finite. The last checkpoint stays.
+        """
+        progress = self._progress
+        with progress_bar("first step", self._total_steps, unit="step", done=progress.step) as bar:
+            if progress.step < self._total_steps:
+                self._first_step()
+                bar.set_description("training", refresh=False)
+                bar.update()
+                bar.unpause()
+                self._end_row_where_due()
+            while progress.step < self._total_steps:
+                self._steady_steps(bar)
+                self._end_row_where_due()
+                if self._checkpoint_is_due():
+                    self.save()
+        self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint of the current state."""
+        self._fetch_losses()
+        state = self._experiment.sampler.state_dict()
+        save_checkpoint(self._run.checkpoints_path, self._model, state, self._progress)
+        self._checkpointed = time.monotonic()
+
+    def _first_step(self) -> None:
+        """Take one step on a clock of its own: it compiles, allocates and fills caches."""
+        started = time.perf_counter()
+        self._step()
+        self._model.synchronize()
+        self._progress.warmup_seconds += time.perf_counter() - started
+
+    def _steady_steps(self, bar: tqdm[Any]) -> None:
+        """Take steps until a row of metrics ends or a checkpoint is due."""
+        progress = self._progress
+        first = progress.step
+        row_end = min(self._total_steps, self._train.first_step_after(self._train.epochs_done(first) + 1))
+        started = time.perf_counter()
+        while progress.step < row_end and not self._checkpoint_is_due():
+            self._step()
+            self._report(bar)
+        self._model.synchronize()
+        progress.seconds += time.perf_counter() - started
+        progress.steady_images += (progress.step - first) * self._config.batch_size
+
+    def _step(self) -> None:
+        config, step = self._config, self._progress.step
+        batch = self._train.batch(step)
+        losses = self._model.train_step(
+            batch,
+            self._experiment.loss,
+            lr=learning_rate_at(step, lr=config.lr, warmup_steps=config.lr_warmup_steps),
+            ema_decay=ema_decay_at(step, ema_decay=config.ema_decay),
+            max_grad_norm=config.max_grad_norm,
+        )
+        self._progress.step += 1
+        self._pending.append(losses)
+        if self._experiment.sampler.needs_losses:
+            self._update_sampler(batch, losses)
+        if len(self._pending) >= _MOST_PENDING:
+            self._fetch_losses()
+
+    def _update_sampler(self, batch: Batch, losses: Tensor) -> None:
+        factors = self._experiment.weighting[batch.t].astype(np.float32)
+        self._experiment.sampler.update(batch.t, self._model.to_host(losses) * factors)
+
+    def _fetch_losses(self) -> float:
+        """Bring the losses of the last steps to the host.
+
+        Returns:
+            The mean loss of the newest step; NaN where there is none.
+
+        Raises:
+            Diverged: One is not finite.
+        """
+        mean = math.nan
+        for losses in self._pending:
+            values = self._model.to_host(losses)
+            mean = float(values.mean(dtype=np.float64))
+            if not math.isfinite(mean):
+                raise Diverged
+            self._progress.loss_sum += float(values.sum(dtype=np.float64))
+            self._progress.loss_count += len(values)
+        self._pending.clear()
+        return mean
+
+    def _report(self, bar: tqdm[Any]) -> None:
+        """Show a loss, seldom enough not to hold up the device."""
+        if time.monotonic() - self._reported > _REPORT_SECONDS:
+            shown = {"loss": f"{self._fetch_losses():.4g}"}
+            if self._metrics:
+                shown["test"] = f"{self._metrics[-1].test_loss:.4g}"
+            bar.set_postfix(shown, refresh=False)
+            self._reported = time.monotonic()
+        bar.update()
+
+    def _end_row_where_due(self) -> None:
+        """Add a row of metrics at the end of an epoch and of the run."""
+        progress = self._progress
+        epoch = self._train.epochs_done(progress.step)
+        last_epoch = self._metrics[-1].epoch if self._metrics else 0
+        if epoch == last_epoch and progress.step < self._total_steps:
+            return
+        self._fetch_losses()
+        self._metrics.append(
+            EpochMetrics(
+                epoch=epoch,
+                step=progress.step,
+                train_loss=progress.loss_sum / progress.loss_count,
+                test_loss=self._test_loss(),
+                seconds=progress.seconds,
+                images_per_second=progress.steady_images / progress.seconds if progress.seconds else math.nan,
+                warmup_seconds=progress.warmup_seconds,
+                peak_memory_bytes=self._model.peak_memory_bytes(),
+            )
+        )
+        self._run.write_metrics(self._metrics)
+        progress.loss_sum, progress.loss_count = 0.0, 0
+        progress.seconds, progress.steady_images, progress.warmup_seconds = 0.0, 0, 0.0
+
+    def _test_loss(self) -> float:
+        total, count = 0.0, 0
+        for batch, size in self._test:
+            losses = self._model.to_host(self._model.evaluate_loss(batch, self._experiment.loss))[:size]
+            total += float(losses.sum(dtype=np.float64))
+            count += size
+        return total / count
+
+    def _checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS

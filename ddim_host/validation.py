@@ -1,0 +1,188 @@
+"""Do parts give what their contract says? Each check names the part and its distribution where not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from ddim_host.contracts import SamplerState, TimestepSampler
+from ddim_host.data import DataSource, TrainTest
+from ddim_host.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from ddim_host.diffusion import NoiseSchedule
+    from ddim_host.parameters import Value
+    from ddim_host.registry import Part
+    from ddim_host.waist import Loss, Tensor
+
+__all__ = [
+    "CheckedSampler",
+    "checked_betas",
+    "checked_images",
+    "checked_loss",
+    "checked_source",
+    "checked_subset",
+    "checked_weighting",
+    "use",
+]
+
+_Result = TypeVar("_Result")
+
+
+def use(part: Part, call: Callable[[], _Result]) -> _Result:
+    """Run code of a part; whatever it raises, except for `UserError`, becomes an error that names the part."""
+    try:
+        return call()
+    except UserError:
+        raise
+    except Exception as error:
+        raise part.broken(f"it raised {type(error).__name__}: {error}") from error
+
+
+def checked_betas(
+    part: Part, parameters: Mapping[str, Value], num_train_timesteps: int
+) -> NDArray[np.float64]:
+    """Betas of a noise schedule: float64 `(T,)`, each in (0, 1)."""
+    betas = use(part, lambda: part.make(num_train_timesteps, **parameters))
+    _require_array(part, betas, np.float64, (num_train_timesteps,))
+    if not np.all((betas > 0.0) & (betas < 1.0)):
+        raise part.broken("its betas are not all strictly between 0 and 1")
+    return np.asarray(betas)
+
+
+def checked_weighting(
+    part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule
+) -> NDArray[np.float64]:
+    """Factors of a loss weighting: float64 `(T,)`, finite and not negative."""
+    weights = use(part, lambda: part.make(schedule, **parameters))
+    _require_array(part, weights, np.float64, (schedule.num_train_timesteps,))
+    if not np.all(np.isfinite(weights)) or np.any(weights < 0.0):
+        raise part.broken("its weights are not all finite and at least 0")
+    return np.asarray(weights)
+
+
+def checked_subset(
+    part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule, num_inference_steps: int
+) -> NDArray[np.int64]:
+    """A timestep subset: int64 `(S,)`, strictly increasing, in [0, T)."""
+    timesteps = schedule.num_train_timesteps
+    if num_inference_steps > timesteps:
+        raise UserError(
+            f"cannot sample in {num_inference_steps} steps",
+            why=f"the noise schedule has {timesteps} timesteps, and each is visited at most once",
+            fix=f"use --steps {timesteps} or less",
+        )
+    subset = use(part, lambda: part.make(schedule, num_inference_steps, **parameters))
+    _require_array(part, subset, np.int64, (num_inference_steps,))
+    if np.any(np.diff(subset) <= 0) or subset[0] < 0 or subset[-1] >= timesteps:
+        raise part.broken(f"its timesteps do not strictly increase within [0, {timesteps})")
+    return np.asarray(subset)
+
+
+def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
+    """A loss with its parameters set, whose result is checked to have the shape `(B,)`."""
+
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        losses = use(part, lambda: part.make(prediction, target, **parameters))
+        shape = getattr(losses, "shape", None)
+        if shape is None or tuple(shape) != (prediction.shape[0],):
+            raise part.broken(
+                f"it must return one number per image, of shape ({prediction.shape[0]},), not of shape {shape}"
+            )
+        return losses
+
+    return loss
+
+
+class CheckedSampler:
+    """A timestep sampler whose timesteps and weights are checked as they are drawn.
+
+    Args:
+        part: The part that makes the sampler.
+        parameters: Its parameters.
+        schedule: The noise schedule of the run.
+    """
+
+    def __init__(self, part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule) -> None:
+        self._part = part
+        self._timesteps: int = schedule.num_train_timesteps
+        self._sampler: TimestepSampler = use(part, lambda: part.make(schedule, **parameters))
+        missing = [
+            name
+            for name in ("needs_losses", "sample", "update", "state_dict", "load_state_dict")
+            if not hasattr(self._sampler, name)
+        ]
+        if missing:
+            raise part.broken(f"it has no {missing[0]}")
+        self.needs_losses = bool(self._sampler.needs_losses)
+
+    def sample(
+        self, batch_size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """See `TimestepSampler.sample`."""
+        drawn = use(self._part, lambda: self._sampler.sample(batch_size, rng))
+        if not isinstance(drawn, tuple) or len(drawn) != 2:
+            raise self._part.broken("sample() must return (t, weights)")
+        t, weights = drawn
+        _require_array(self._part, t, np.int64, (batch_size,))
+        _require_array(self._part, weights, np.float32, (batch_size,))
+        if np.any((t < 0) | (t >= self._timesteps)):
+            raise self._part.broken(f"it drew timesteps outside [0, {self._timesteps})")
+        if not np.all(np.isfinite(weights)) or np.any(weights < 0.0):
+            raise self._part.broken("its weights are not all finite and at least 0")
+        return t, weights
+
+    def update(self, t: NDArray[np.int64], losses: NDArray[np.float32]) -> None:
+        """See `TimestepSampler.update`."""
+        use(self._part, lambda: self._sampler.update(t, losses))
+
+    def state_dict(self) -> SamplerState:
+        """See `TimestepSampler.state_dict`."""
+        state = use(self._part, self._sampler.state_dict)
+        if not isinstance(state, dict):
+            raise self._part.broken("state_dict() must return a dict of float64 arrays")
+        for value in state.values():
+            _require_array(self._part, value, np.float64, None)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """See `TimestepSampler.load_state_dict`."""
+        use(self._part, lambda: self._sampler.load_state_dict(state))
+
+
+def checked_source(part: Part, parameters: Mapping[str, Value]) -> DataSource:
+    """A data set that says the shape of its images: square, grey or RGB."""
+    source = use(part, lambda: part.make(**parameters))
+    if not isinstance(source, DataSource):
+        raise part.broken(f"it returned a {type(source).__name__}, not a DataSource")
+    height, width, channels = source.image_shape
+    if height != width or height < 1 or channels not in (1, 3):
+        raise part.broken(f"its images are {height} x {width} x {channels}, not square with 1 or 3 channels")
+    return source
+
+
+def checked_images(part: Part, source: DataSource) -> TrainTest:
+    """The images of a data set: uint8 `(N, H, W, C)` of the announced shape, at least one of each half."""
+    images = use(part, source.load)
+    if not isinstance(images, TrainTest):
+        raise part.broken(f"load() returned a {type(images).__name__}, not a TrainTest")
+    for name, half in (("train", images.train), ("test", images.test)):
+        if not isinstance(half, np.ndarray) or half.dtype != np.uint8 or half.shape[1:] != source.image_shape:
+            raise part.broken(f"its {name} images are not uint8 of shape (N, {source.image_shape})")
+        if len(half) == 0:
+            raise part.broken(f"it has no {name} images")
+    return images
+
+
+def _require_array(part: Part, value: object, dtype: type[np.generic], shape: tuple[int, ...] | None) -> None:
+    wanted = f"{np.dtype(dtype)} of shape {shape}" if shape is not None else str(np.dtype(dtype))
+    if not isinstance(value, np.ndarray):
+        raise part.broken(f"it gave a {type(value).__name__}, not an array ({wanted})")
+    if value.dtype != dtype or (shape is not None and value.shape != shape):
+        raise part.broken(f"it gave {value.dtype} of shape {value.shape}, not {wanted}")

@@ -1,0 +1,80 @@
+"""The operations of the U-Net in PyTorch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from ddim_host.unet import GROUP_NORM_EPS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from ddim_host.unet import Attention, Conv, GroupNorm, Linear
+
+__all__ = ["TorchLayers"]
+
+
+class TorchLayers:
+    """Applies layers by name to tensors `(B, C, H, W)`; see `ddim_host.unet.Layers`.
+
+    Args:
+        parameters: Parameters by canonical name.
+        dropout: Probability; 0 outside of training.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], dropout: float = 0.0) -> None:
+        self._parameters = parameters
+        self._dropout = dropout
+
+    def conv(self, layer: Conv, x: Tensor) -> Tensor:
+        """See `ddim_host.unet.Layers`, as for the operations below."""
+        weight, bias = self._weight_and_bias(layer.name)
+        if layer.stride == 2:
+            return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
+        return functional.conv2d(x, weight, bias, padding=layer.kernel // 2)
+
+    def linear(self, layer: Linear, x: Tensor) -> Tensor:
+        weight, bias = self._weight_and_bias(layer.name)
+        return functional.linear(x, weight, bias)
+
+    def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
+        weight, bias = self._weight_and_bias(layer.name)
+        normalised = functional.group_norm(x, layer.groups, weight, bias, GROUP_NORM_EPS)
+        return functional.silu(normalised) if silu else normalised
+
+    def silu(self, x: Tensor) -> Tensor:
+        return functional.silu(x)
+
+    def dropout(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self._dropout) if self._dropout > 0.0 else x
+
+    def add_per_channel(self, x: Tensor, shift: Tensor) -> Tensor:
+        return x + shift[:, :, None, None]
+
+    def self_attention(self, layer: Attention, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        tokens = x.flatten(2).transpose(1, 2)
+
+        def heads(projection: Linear) -> Tensor:
+            projected = self.linear(projection, tokens)
+            return projected.reshape(batch, height * width, layer.heads, -1).transpose(1, 2)
+
+        attended = functional.scaled_dot_product_attention(
+            heads(layer.to_q), heads(layer.to_k), heads(layer.to_v)
+        )
+        joined = self.linear(layer.to_out, attended.transpose(1, 2).flatten(2))
+        return joined.transpose(1, 2).reshape(batch, channels, height, width)
+
+    def upsample(self, x: Tensor) -> Tensor:
+        return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+    def concatenate(self, x: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([x, skip], dim=1)
+
+    def _weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]

@@ -1,0 +1,214 @@
+"""The waist in PyTorch: one network, its averaged twin and its optimizer on one device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from ddim_host.errors import UserError
+from ddim_host.provenance import process_peak_memory_bytes, processor_name
+from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
+from ddim_host.waist import TrainingState
+from ddim_torch.layers import TorchLayers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from ddim_host.unet import UNetSpec
+    from ddim_host.waist import Batch, Device, Loss, Precision, Weights, WhichWeights
+
+__all__ = ["TorchModel", "resolve_device", "resolve_precision"]
+
+
+def resolve_device(device: Device) -> torch.device:
+    """The device that was asked for; `auto` is the GPU where there is one.
+
+    Raises:
+        UserError: `cuda` was asked for, and PyTorch sees no GPU.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UserError(
+            "PyTorch cannot use a GPU on this machine",
+            why=f"torch {torch.__version__} finds no CUDA device",
+            fix="use --device cpu, or install a CUDA build of torch and the NVIDIA driver",
+        )
+    return torch.device("cuda" if available and device != "cpu" else "cpu")
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """The arithmetic that was asked for; `auto` is bf16 on a GPU that has it, otherwise fp32.
+
+    Raises:
+        UserError: `bf16` was asked for on a GPU that does not have it.
+    """
+    if device.type == "cpu":
+        return "bf16" if precision == "bf16" else "fp32"
+    supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not supported:
+        raise UserError(
+            f"{torch.cuda.get_device_name(device)} does not have bf16", fix="use --precision fp32"
+        )
+    return "bf16" if supported and precision != "fp32" else "fp32"
+
+
+class TorchModel:
+    """A U-Net in PyTorch; see `ddim_host.waist.Model`.
+
+    Weights are fp32 whatever the precision; bf16 is autocast around the network.
+
+    Args:
+        spec: The network.
+        device: Where it lives.
+        precision: The arithmetic of the network.
+    """
+
+    def __init__(self, spec: UNetSpec, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
+        self.precision = precision
+        self._device = device
+        self._spec = spec
+        self._unet = UNet.from_spec(spec)
+        self._time_table = torch.from_numpy(time_embedding_table(spec)).to(device)
+        # Convolutions run fastest with the channels last, on both kinds of device.
+        self._raw = {
+            parameter.name: _channels_last(torch.zeros(parameter.shape, device=device)).requires_grad_()
+            for parameter in parameters(self._unet)
+        }
+        self._ema: dict[str, Tensor] | None = None
+        self._optimizer: torch.optim.Adam | None = None
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """See `Model`, as for the methods below."""
+        return "cuda" if self._device.type == "cuda" else "cpu"
+
+    @property
+    def device_name(self) -> str:
+        if self._device.type == "cuda":
+            return torch.cuda.get_device_name(self._device)
+        return processor_name()
+
+    def train_step(
+        self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
+    ) -> Tensor:
+        optimizer = self._require_optimizer()
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        torch.manual_seed(batch.dropout_seed)
+        losses = self._losses(batch, loss, TorchLayers(self._raw, self._spec.dropout))
+        weights = torch.from_numpy(batch.weights).to(self._device)
+        optimizer.zero_grad(set_to_none=True)
+        (losses * weights).mean().backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._raw.values(), max_grad_norm)
+        optimizer.step()
+        with torch.no_grad():
+            averages, values = list(self._require_ema().values()), list(self._raw.values())
+            torch._foreach_lerp_(averages, values, 1.0 - ema_decay)
+        return losses.detach()
+
+    @torch.no_grad()
+    def evaluate_loss(self, batch: Batch, loss: Loss) -> Tensor:
+        return self._losses(batch, loss, TorchLayers(self._raw))
+
+    @torch.no_grad()
+    def predict_noise(self, x_t: Tensor, t: int, *, which: WhichWeights) -> Tensor:
+        timesteps = torch.full((x_t.shape[0],), t, dtype=torch.int64, device=self._device)
+        return self._predict(TorchLayers(self._parameters(which)), x_t, timesteps)
+
+    def clip(self, tensor: Tensor, low: float, high: float) -> Tensor:
+        return tensor.clamp(low, high)
+
+    def to_device(self, array: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def to_host(self, tensor: Tensor) -> NDArray[np.float32]:
+        host: NDArray[np.float32] = tensor.detach().cpu().contiguous().numpy()
+        return host
+
+    def synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def peak_memory_bytes(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return process_peak_memory_bytes()
+
+    def weights(self, which: WhichWeights) -> Weights:
+        return _to_arrays(self._parameters(which))
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, NDArray[np.float32]], which: WhichWeights) -> None:
+        for name, parameter in self._parameters(which).items():
+            parameter.copy_(torch.from_numpy(weights[name]))
+
+    def training_state(self) -> TrainingState:
+        optimizer = self._require_optimizer()
+        moments: dict[str, Weights] = {}
+        for moment in ("exp_avg", "exp_avg_sq"):
+            moments[moment] = _to_arrays(
+                {
+                    name: optimizer.state[parameter].get(moment, torch.zeros_like(parameter))
+                    for name, parameter in self._raw.items()
+                }
+            )
+        taken = [int(state["step"]) for state in optimizer.state.values() if state]
+        return TrainingState(taken[0] if taken else 0, moments["exp_avg"], moments["exp_avg_sq"])
+
+    def load_training_state(self, state: TrainingState) -> None:
+        optimizer = self._require_optimizer()
+        for name, parameter in self._raw.items():
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(state.step), device=self._device),
+                "exp_avg": _like(parameter, state.exp_avg[name]),
+                "exp_avg_sq": _like(parameter, state.exp_avg_sq[name]),
+            }
+
+    def _losses(self, batch: Batch, loss: Loss, layers: TorchLayers) -> Tensor:
+        x_t = torch.from_numpy(batch.x_t).to(self._device)
+        t = torch.from_numpy(batch.t).to(self._device)
+        target = torch.from_numpy(batch.target).to(self._device)
+        losses: Tensor = loss(self._predict(layers, x_t, t), target)
+        return losses
+
+    def _predict(self, layers: TorchLayers, x_t: Tensor, t: Tensor) -> Tensor:
+        x_t = x_t.contiguous(memory_format=torch.channels_last)
+        enabled = self.precision == "bf16"
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled):
+            predicted = predict_noise(self._unet, layers, x_t, self._time_table[t])
+        return predicted.float()
+
+    def _parameters(self, which: WhichWeights) -> dict[str, Tensor]:
+        return self._raw if which == "raw" else self._require_ema()
+
+    def _require_ema(self) -> dict[str, Tensor]:
+        """The averaged weights; they begin as a copy of the raw ones."""
+        if self._ema is None:
+            self._ema = {name: parameter.detach().clone() for name, parameter in self._raw.items()}
+        return self._ema
+
+    def _require_optimizer(self) -> torch.optim.Adam:
+        if self._optimizer is None:
+            self._optimizer = torch.optim.Adam(self._raw.values(), betas=(0.9, 0.999), eps=1e-8, fused=True)
+        return self._optimizer
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def _like(parameter: Tensor, array: NDArray[np.float32]) -> Tensor:
+    """An array as a tensor of the same device and memory layout as a parameter."""
+    return torch.empty_like(parameter, requires_grad=False).copy_(torch.from_numpy(array))
+
+
+def _to_arrays(tensors: Mapping[str, Tensor]) -> Weights:
+    return {
+        name: np.ascontiguousarray(tensor.detach().cpu().numpy().copy(order="C"))
+        for name, tensor in tensors.items()
+    }

@@ -1,0 +1,37 @@
+"""The entry point: names the model factory and imports torch only when a network is built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddim_host import hookimpl
+
+if TYPE_CHECKING:
+    from ddim_host.contracts import ModelFactory
+    from ddim_host.unet import UNetSpec
+    from ddim_host.waist import Device, Model, Precision
+
+__all__ = ["unet"]
+
+
+@hookimpl
+def ddim_model_factories() -> dict[str, ModelFactory]:
+    """`unet`: the DDPM U-Net."""
+    return {"unet": unet}
+
+
+def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
+    """Build the DDPM U-Net in PyTorch.
+
+    Args:
+        spec: The network.
+        device: `cuda`, `cpu`, or `auto`: the first where there is a GPU.
+        precision: `fp32`, `bf16`, or `auto`: the latter on a GPU that has it.
+
+    Raises:
+        UserError: The device or the precision is not to be had on this machine.
+    """
+    from ddim_torch.model import TorchModel, resolve_device, resolve_precision  # noqa: PLC0415 - heavy
+
+    resolved = resolve_device(device)
+    return TorchModel(spec, resolved, resolve_precision(precision, resolved))
