@@ -37,7 +37,7 @@ def run_experiment(experiment: Experiment, run: RunDirectory, *, resume: bool) -
 
     Raises:
         UserError: The data, the device or the directory is not to be had, or a checkpoint is damaged.
-        Diverged: The loss is no longer finite.
+        DivergedError: The loss is no longer finite.
     """
     config = experiment.config
     images = experiment.load_images()
@@ -52,7 +52,7 @@ def run_experiment(experiment: Experiment, run: RunDirectory, *, resume: bool) -
     if not resume:
         run.create(write_config(config, provenance(config.plugin.name, model)))
     metrics = _rows_until(run, checkpoint.progress.step) if resume else []
-    Trainer(experiment, model, images, run, checkpoint.progress, metrics).train()
+    Trainer(experiment, model, images, run=run, progress=checkpoint.progress, metrics=metrics).train()
     return _sample(experiment, model, run)
 
 

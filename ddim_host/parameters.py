@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import types
 import typing
@@ -202,7 +203,7 @@ def _types(part: Callable[..., object], wanted: Sequence[inspect.Parameter]) -> 
 
 
 def _supported(annotation: Any) -> bool:
-    if annotation in (bool, int, float, str, Path):
+    if annotation in _CONVERTERS:
         return True
     arguments = typing.get_args(annotation)
     origin = typing.get_origin(annotation)
@@ -232,15 +233,7 @@ def convert(given: object, annotation: Any) -> Value:
         if arguments[0] is int:
             return tuple(_integer(item) for item in items)
         return tuple(_number(item) for item in items)
-    if annotation is bool:
-        return _boolean(given)
-    if annotation is int:
-        return _integer(given)
-    if annotation is float:
-        return _number(given)
-    if not isinstance(given, str | Path) or not str(given):
-        raise ValueError
-    return Path(given).expanduser().absolute() if annotation is Path else str(given)
+    return _CONVERTERS[annotation](given)
 
 
 def _boolean(given: object) -> bool:
@@ -262,9 +255,29 @@ def _number(given: object) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float | str):
         raise ValueError
     number = float(given)
-    if number != number or number in (float("inf"), float("-inf")):
+    if not math.isfinite(number):
         raise ValueError
     return number
+
+
+def _text(given: object) -> str:
+    if not isinstance(given, str) or not given:
+        raise ValueError
+    return given
+
+
+def _path(given: object) -> Path:
+    # Absolute, so that a stored configuration means the same from another folder.
+    return Path(_text(given)).expanduser().absolute()
+
+
+_CONVERTERS: dict[type, Callable[[object], Value]] = {
+    bool: _boolean,
+    int: _integer,
+    float: _number,
+    str: _text,
+    Path: _path,
+}
 
 
 def _format(value: Value) -> str:

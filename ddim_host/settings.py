@@ -54,8 +54,14 @@ SETTINGS: dict[str, Setting] = {
     for setting in (
         _count("num_train_timesteps", 1000, "T, the timesteps of the forward process"),
         _count("steps", 20, "S, the network calls per sampled image"),
-        Setting("eta", float, 0.0, "0: deterministic DDIM; 1: as random as DDPM", lambda x: 0 <= x <= 1, "in [0, 1]"),
-        Setting("clip", bool, True, "limit the predicted x_start to [-1, 1] while sampling", lambda _: True, ""),
+        Setting(
+            "eta", float, 0.0, "0: deterministic DDIM; 1: as random as DDPM",
+            lambda x: 0 <= x <= 1, "in [0, 1]",
+        ),
+        Setting(
+            "clip", bool, True, "limit the predicted x_start to [-1, 1] while sampling",
+            lambda _: True, "",
+        ),
         _count("num_images", 64, "images to sample at the end"),
         _count("train_steps", None, "length of the training in optimizer steps"),
         _count("batch_size", None, "images per training step"),

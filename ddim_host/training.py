@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddim_host.runs import RunDirectory
     from ddim_host.waist import Batch, Model, Tensor
 
-__all__ = ["Diverged", "Trainer", "ema_decay_at", "learning_rate_at"]
+__all__ = ["DivergedError", "Trainer", "ema_decay_at", "learning_rate_at"]
 
 _CHECKPOINT_SECONDS = 300.0
 _REPORT_SECONDS = 0.5
@@ -29,7 +29,7 @@ _REPORT_SECONDS = 0.5
 _MOST_PENDING = 64
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """The loss is no longer a finite number."""
 
 
@@ -64,6 +64,7 @@ class Trainer:
         experiment: Experiment,
         model: Model,
         images: TrainTest,
+        *,
         run: RunDirectory,
         progress: Progress,
         metrics: list[EpochMetrics],
@@ -93,7 +94,7 @@ class Trainer:
         """Take the remaining steps; the run directory then holds all metrics and a checkpoint of the end.
 
         Raises:
-            Diverged: A loss is not finite. The last checkpoint stays.
+            DivergedError: A loss is not finite. The last checkpoint stays.
         """
         progress = self._progress
         with progress_bar("first step", self._total_steps, unit="step", done=progress.step) as bar:
@@ -165,14 +166,14 @@ class Trainer:
             The mean loss of the newest step; NaN where there is none.
 
         Raises:
-            Diverged: One is not finite.
+            DivergedError: One is not finite.
         """
         mean = math.nan
         for losses in self._pending:
             values = self._model.to_host(losses)
             mean = float(values.mean(dtype=np.float64))
             if not math.isfinite(mean):
-                raise Diverged
+                raise DivergedError
             self._progress.loss_sum += float(values.sum(dtype=np.float64))
             self._progress.loss_count += len(values)
         self._pending.clear()

@@ -14,7 +14,7 @@ from ddim_host.errors import UserError
 from ddim_host.execution import run_experiment
 from ddim_host.parameters import format_choice
 from ddim_host.runs import RunDirectory, next_run_path
-from ddim_host.training import Diverged
+from ddim_host.training import DivergedError
 from ddim_host.unet import parameters
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         directory.require_free()
     try:
         picture, samples = run_experiment(experiment, directory, resume=options.resume)
-    except Diverged:
+    except DivergedError:
         print(
             "ddim-host: error: the loss is no longer a finite number; training stopped\n"
             f"  fix: use a smaller --lr; the last whole checkpoint is in {directory.checkpoints_path}",
