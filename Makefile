@@ -1,21 +1,59 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Two commands do all the work on a fresh machine: `make demo` and `make test`.
 
 PYTHON ?= python3.11
-VENV := .venv
-BIN := $(VENV)/bin
 
-# Everything editable, in one go, so that pip sees all constraints at once. PyTorch comes first and pinned:
-# without a pin pip may take a build for GPUs of several gigabytes.
-HOST := -e .
-PARTS := -e plugins/timestep_samplers -e plugins/losses
+# PyTorch comes first and pinned: without a pin, pip may choose a build for GPUs of several gigabytes.
+TORCH := torch==2.13.0
+PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
+HOST_AND_TORCH := -e . -e plugins/timestep_samplers -e plugins/losses -e plugins/ddim_torch
+EVERYTHING := $(HOST_AND_TORCH)
 
-.PHONY: install demo test clean
+# What the tests of a second environment leave out: they need the other framework, or minutes.
+QUICK := -m "not slow"
 
-install: $(VENV)/installed
+.PHONY: install demo test lint test-newest test-lowest clean
 
-$(VENV)/installed: pyproject.toml plugins/*/pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet $(HOST) $(PARTS) -e plugins/ddim_torch --group test --group oracles
+install: .venv/installed
+
+demo: install
+	.venv/bin/ddim-host run --plugin torch
+
+test: lint install test-newest test-lowest
+	.venv/bin/python -m pytest
+
+lint: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+# Both ends of the declared ranges: the newest releases of everything, and the oldest that are allowed.
+test-newest: .venv-newest/installed
+	.venv-newest/bin/python -m pytest $(QUICK)
+
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest $(QUICK)
+
+.venv/installed: $(PROJECTS)
+	$(call venv,.venv)
+	.venv/bin/python -m pip install --quiet $(EVERYTHING) --group test --group oracles
 	touch $@
+
+.venv-newest/installed: $(PROJECTS)
+	$(call venv,.venv-newest)
+	.venv-newest/bin/python -m pip install --quiet $(HOST_AND_TORCH) --group test --group oracles
+	touch $@
+
+.venv-lowest/installed: $(PROJECTS) tests/lowest.txt
+	$(call venv,.venv-lowest)
+	.venv-lowest/bin/python -m pip install --quiet $(HOST_AND_TORCH) --group test -c tests/lowest.txt
+	touch $@
+
+define venv
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(1)/bin/python -m pip install --quiet $(TORCH)
+endef
+
+clean:
+	rm -rf .venv .venv-newest .venv-lowest

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ddim_host.contracts import SamplerState, TimestepSampler
 from ddim_host.data import DataSource, TrainTest
 from ddim_host.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
+    from ddim_host.contracts import SamplerState, TimestepSampler
     from ddim_host.diffusion import NoiseSchedule
     from ddim_host.parameters import Value
     from ddim_host.registry import Part
@@ -36,7 +35,7 @@ _Result = TypeVar("_Result")
 
 
 def use(part: Part, call: Callable[[], _Result]) -> _Result:
-    """Run code of a part; whatever it raises, except for `UserError`, becomes an error that names the part."""
+    """Run code of a part; what it raises becomes an error that names the part (`UserError` stays)."""
     try:
         return call()
     except UserError:
@@ -93,7 +92,7 @@ def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
         shape = getattr(losses, "shape", None)
         if shape is None or tuple(shape) != (prediction.shape[0],):
             raise part.broken(
-                f"it must return one number per image, of shape ({prediction.shape[0]},), not of shape {shape}"
+                f"it must return one number per image, of shape ({prediction.shape[0]},), not {shape}"
             )
         return losses
 

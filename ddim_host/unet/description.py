@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "GROUP_NORM_EPS",
@@ -50,33 +54,32 @@ class UNetSpec:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        problem = self._problem()
+        problem = next(self._problems(), None)
         if problem:
             raise UserError(f"this U-Net cannot be built: {problem}", fix="change the parameters of --model")
 
-    def _problem(self) -> str:
+    def _problems(self) -> Iterator[str]:
         levels = len(self.channel_multipliers)
         if self.base_channels < 4 or self.base_channels % 2:
-            return f"base_channels must be an even number from 4 up, not {self.base_channels}"
+            yield f"base_channels must be an even number from 4 up, not {self.base_channels}"
         if not levels or min(self.channel_multipliers) < 1:
-            return "channel_multipliers must be one or more positive numbers"
+            yield "channel_multipliers must be one or more positive numbers"
         if self.num_res_blocks < 1:
-            return f"num_res_blocks must be at least 1, not {self.num_res_blocks}"
+            yield f"num_res_blocks must be at least 1, not {self.num_res_blocks}"
         if self.image_size < 1 or self.image_size % 2 ** (levels - 1):
-            return (
+            yield (
                 f"{levels} levels halve the image {levels - 1} times, "
                 f"but its size {self.image_size} is not divisible by {2 ** (levels - 1)}"
             )
         if not 0.0 <= self.dropout < 1.0:
-            return f"dropout must lie in [0, 1), not {self.dropout}"
-        for channels in {self.base_channels * m for m in self.channel_multipliers}:
+            yield f"dropout must lie in [0, 1), not {self.dropout}"
+        for channels in sorted({self.base_channels * m for m in (1, *self.channel_multipliers)}):
             if self.num_groups < 1 or channels % self.num_groups:
-                return f"{channels} channels do not divide into num_groups = {self.num_groups} equal groups"
+                yield f"{channels} channels do not divide into num_groups = {self.num_groups} equal groups"
             if self.attention_head_dim is not None and (
                 self.attention_head_dim < 1 or channels % self.attention_head_dim
             ):
-                return f"{channels} channels do not divide into heads of {self.attention_head_dim}"
-        return ""
+                yield f"{channels} channels do not divide into heads of {self.attention_head_dim}"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ Tensor = TypeVar("Tensor", bound=Any)
 
 
 class Layers(Protocol[Tensor]):
-    """The operations that frameworks spell differently, on tensors `(B, C, H, W)`; they hold the parameters."""
+    """What frameworks spell differently: operations on tensors `(B, C, H, W)`, holding the parameters."""
 
     def conv(self, layer: Conv, x: Tensor) -> Tensor:
         """Convolve; see `Conv` for the padding."""

@@ -46,6 +46,8 @@ def _load() -> TrainTest:
     path = _digits_file()
     try:
         text = gzip.decompress(path.read_bytes()).decode("ascii")
+        if not text:  # of which NumPy only warns
+            raise ValueError("it is empty")
         table = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _damaged(path, str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,9 @@ def _chunks(url: str, max_bytes: int, fix: str) -> Iterator[bytes]:
             # http.client ends quietly where the connection does.
             if total is not None and received != total:
                 raise _failed(url, f"the connection broke off after {received} of {total} bytes", fix)
+    except urllib.error.HTTPError as error:  # an answer such as 404, which holds the connection
+        with error:
+            raise _failed(url, printable(error), fix) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _failed(url, printable(error), fix) from error
 

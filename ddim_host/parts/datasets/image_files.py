@@ -55,20 +55,20 @@ def open_image_files(path: Path) -> ImageFiles:
         UserError: There is nothing, or something else, or it may not be read.
     """
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot open {printable(path)}",
             why=printable(error),
             fix="give path= of a folder, zip or tar that exists and may be read",
         ) from error
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(status.st_mode):
         return _Folder(path)
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{printable(path)} is neither a folder nor a file", fix="give a folder, zip or tar")
     if is_zip(path):
-        return _Archive(path, zip_names, zip_files)
-    return _Archive(path, tar_names, tar_files)
+        return _Archive(path, status, zip_names, zip_files)
+    return _Archive(path, status, tar_names, tar_files)
 
 
 def is_image_name(name: str) -> bool:
@@ -107,12 +107,12 @@ class _Archive:
     """The image files in a zip or tar archive."""
 
     path: Path
+    status: os.stat_result
     list_names: Callable[[Path, Callable[[str], bool]], Iterator[str]]
     read_files: Callable[[Path, Callable[[str], bool]], Generator[tuple[str, bytes], None, None]]
 
     def identity(self) -> object:
-        status = self.path.stat()
-        return [str(self.path.absolute()), status.st_size, status.st_mtime_ns]
+        return [str(self.path.absolute()), self.status.st_size, self.status.st_mtime_ns]
 
     def names(self) -> Iterator[str]:
         return self.list_names(self.path, is_image_name)
