@@ -1,0 +1,91 @@
+"""The operations of the U-Net in Jittor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jittor as jt
+
+from ddim_host.unet import GROUP_NORM_EPS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ddim_host.unet import Attention, Conv, GroupNorm, Linear
+
+__all__ = ["JittorLayers"]
+
+
+class JittorLayers:
+    """Applies layers by name to tensors `(B, C, H, W)`; see `ddim_host.unet.Layers`.
+
+    Args:
+        parameters: Parameters by canonical name.
+        dropout: Probability; 0 outside of training.
+    """
+
+    def __init__(self, parameters: Mapping[str, jt.Var], dropout: float = 0.0) -> None:
+        self._parameters = parameters
+        self._dropout = dropout
+
+    def conv(self, layer: Conv, x: jt.Var) -> jt.Var:
+        """See `ddim_host.unet.Layers`, as for the operations below."""
+        weight, bias = self._weight_and_bias(layer.name)
+        if layer.stride == 2:
+            return jt.nn.conv2d(jt.nn.pad(x, [0, 1, 0, 1]), weight, bias, stride=2)
+        return jt.nn.conv2d(x, weight, bias, padding=layer.kernel // 2)
+
+    def linear(self, layer: Linear, x: jt.Var) -> jt.Var:
+        weight, bias = self._weight_and_bias(layer.name)
+        return jt.nn.matmul_transpose(x, weight) + bias
+
+    def group_norm(self, layer: GroupNorm, x: jt.Var, *, silu: bool) -> jt.Var:
+        weight, bias = self._weight_and_bias(layer.name)
+        batch, channels, height, width = x.shape
+        grouped = x.reshape((batch, layer.groups, -1))
+        mean = grouped.mean(2, keepdims=True)
+        centred = grouped - mean
+        variance = (centred * centred).mean(2, keepdims=True)
+        normalised = (centred * jt.rsqrt(variance + GROUP_NORM_EPS)).reshape((batch, channels, height, width))
+        shifted = normalised * weight.reshape((1, channels, 1, 1)) + bias.reshape((1, channels, 1, 1))
+        return self.silu(shifted) if silu else shifted
+
+    def silu(self, x: jt.Var) -> jt.Var:
+        return x * x.sigmoid()
+
+    def dropout(self, x: jt.Var) -> jt.Var:
+        if self._dropout == 0.0:
+            return x
+        kept = (jt.random(x.shape) >= self._dropout).float32()
+        return x * kept * (1.0 / (1.0 - self._dropout))
+
+    def add_per_channel(self, x: jt.Var, shift: jt.Var) -> jt.Var:
+        return x + shift.reshape((*shift.shape, 1, 1))
+
+    def self_attention(self, layer: Attention, x: jt.Var) -> jt.Var:
+        batch, channels, height, width = x.shape
+        pixels, head_dim = height * width, channels // layer.heads
+        tokens = x.reshape((batch, channels, pixels)).transpose(0, 2, 1)
+
+        def heads(projection: Linear) -> jt.Var:
+            split = self.linear(projection, tokens).reshape((batch, pixels, layer.heads, head_dim))
+            return split.transpose(0, 2, 1, 3).reshape((batch * layer.heads, pixels, head_dim))
+
+        scores = jt.nn.bmm_transpose(heads(layer.to_q), heads(layer.to_k)) * head_dim**-0.5
+        attended = jt.nn.bmm(jt.nn.softmax(scores, dim=2), heads(layer.to_v))
+        joined = attended.reshape((batch, layer.heads, pixels, head_dim)).transpose(0, 2, 1, 3)
+        projected = self.linear(layer.to_out, joined.reshape((batch, pixels, channels)))
+        return projected.transpose(0, 2, 1).reshape((batch, channels, height, width))
+
+    def upsample(self, x: jt.Var) -> jt.Var:
+        batch, channels, height, width = x.shape
+        repeated = x.reshape((batch, channels, height, 1, width, 1)).broadcast(
+            (batch, channels, height, 2, width, 2)
+        )
+        return repeated.reshape((batch, channels, 2 * height, 2 * width))
+
+    def concatenate(self, x: jt.Var, skip: jt.Var) -> jt.Var:
+        return jt.concat([x, skip], dim=1)
+
+    def _weight_and_bias(self, name: str) -> tuple[jt.Var, jt.Var]:
+        return self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]

@@ -1,0 +1,168 @@
+"""The waist in Jittor: one network, its averaged twin and its optimizer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import jittor as jt
+import numpy as np
+
+from ddim_host.provenance import process_peak_memory_bytes, processor_name
+from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
+from ddim_host.waist import TrainingState
+from ddim_jittor.layers import JittorLayers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from ddim_host.unet import UNetSpec
+    from ddim_host.waist import Batch, Loss, Weights, WhichWeights
+
+__all__ = ["JittorModel"]
+
+_BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
+
+
+class JittorModel:
+    """A U-Net in Jittor, on the device that Jittor was imported for; see `ddim_host.waist.Model`.
+
+    Jittor is lazy: it collects operations and runs them when a value is asked for. Every step ends by running
+    what was collected, so that what is fused does not depend on who looked at which value, and when.
+
+    Args:
+        spec: The network.
+    """
+
+    precision: Literal["fp32"] = "fp32"
+
+    def __init__(self, spec: UNetSpec) -> None:
+        self._spec = spec
+        self._unet = UNet.from_spec(spec)
+        self._time_table = jt.array(time_embedding_table(spec)).stop_grad()
+        self._raw = {p.name: jt.zeros(p.shape) for p in parameters(self._unet)}
+        self._ema: dict[str, jt.Var] | None = None
+        self._moments: tuple[dict[str, jt.Var], dict[str, jt.Var]] | None = None
+        self._steps = 0
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """See `Model`, as for the methods below."""
+        return "cuda" if jt.flags.use_cuda else "cpu"
+
+    @property
+    def device_name(self) -> str:
+        return "CUDA" if jt.flags.use_cuda else processor_name()
+
+    def train_step(
+        self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
+    ) -> jt.Var:
+        # Below 2^31, where Jittor's seeds end.
+        jt.set_seed(batch.dropout_seed % 2**31)
+        losses = self._losses(batch, loss, JittorLayers(self._raw, self._spec.dropout))
+        names = list(self._raw)
+        gradients = jt.grad((losses * jt.array(batch.weights)).mean(), [self._raw[name] for name in names])
+        # `update` cuts the gradient by itself; under `no_grad` the parameters would stop asking for one.
+        self._update(dict(zip(names, gradients, strict=True)), lr, max_grad_norm)
+        for name, average in self._require_ema().items():
+            average.update(average + (self._raw[name] - average) * (1.0 - ema_decay))
+        jt.sync_all()
+        return losses.stop_grad()
+
+    def evaluate_loss(self, batch: Batch, loss: Loss) -> jt.Var:
+        with jt.no_grad():
+            losses = self._losses(batch, loss, JittorLayers(self._raw))
+        jt.sync_all()
+        return losses
+
+    def predict_noise(self, x_t: jt.Var, t: int, *, which: WhichWeights) -> jt.Var:
+        jt.sync_all()
+        with jt.no_grad():
+            timesteps = jt.array(np.full(x_t.shape[0], t, dtype=np.int32))
+            predicted = self._predict(JittorLayers(self._parameters(which)), x_t, timesteps)
+        jt.sync_all()
+        return predicted
+
+    def clip(self, tensor: jt.Var, low: float, high: float) -> jt.Var:
+        return tensor.clamp(low, high)
+
+    def to_device(self, array: NDArray[np.float32]) -> jt.Var:
+        return jt.array(array).stop_grad()
+
+    def to_host(self, tensor: jt.Var) -> NDArray[np.float32]:
+        host: NDArray[np.float32] = tensor.numpy()
+        return host
+
+    def synchronize(self) -> None:
+        jt.sync_all(True)
+
+    def peak_memory_bytes(self) -> int:
+        return process_peak_memory_bytes()
+
+    def weights(self, which: WhichWeights) -> Weights:
+        return _to_arrays(self._parameters(which))
+
+    def load_weights(self, weights: Mapping[str, NDArray[np.float32]], which: WhichWeights) -> None:
+        for name, parameter in self._parameters(which).items():
+            parameter.update(jt.array(weights[name]))
+        jt.sync_all()
+
+    def training_state(self) -> TrainingState:
+        exp_avg, exp_avg_sq = self._require_moments()
+        return TrainingState(self._steps, _to_arrays(exp_avg), _to_arrays(exp_avg_sq))
+
+    def load_training_state(self, state: TrainingState) -> None:
+        for moment, arrays in zip(self._require_moments(), (state.exp_avg, state.exp_avg_sq), strict=True):
+            for name, variable in moment.items():
+                variable.update(jt.array(arrays[name]))
+        self._steps = state.step
+        jt.sync_all()
+
+    def _update(self, gradients: dict[str, jt.Var], lr: float, max_grad_norm: float) -> None:
+        """Clip, then Adam with epsilon after the bias correction, as in PyTorch."""
+        exp_avg, exp_avg_sq = self._require_moments()
+        self._steps += 1
+        squares = [(gradient * gradient).sum() for gradient in gradients.values()]
+        norm = jt.concat(squares).sum().sqrt()
+        scale = (max_grad_norm / (norm + 1e-6)).minimum(1.0)
+        correction1 = 1.0 - _BETA1**self._steps
+        correction2 = math.sqrt(1.0 - _BETA2**self._steps)
+        for name, parameter in self._raw.items():
+            gradient = gradients[name] * scale
+            mean, square = exp_avg[name], exp_avg_sq[name]
+            mean.update(mean * _BETA1 + gradient * (1.0 - _BETA1))
+            square.update(square * _BETA2 + gradient * gradient * (1.0 - _BETA2))
+            parameter.update(parameter - mean * (lr / correction1) / (square.sqrt() / correction2 + _EPS))
+
+    def _losses(self, batch: Batch, loss: Loss, layers: JittorLayers) -> jt.Var:
+        predicted = self._predict(layers, jt.array(batch.x_t), jt.array(batch.t.astype(np.int32)))
+        return loss(predicted, jt.array(batch.target))
+
+    def _predict(self, layers: JittorLayers, x_t: jt.Var, t: jt.Var) -> jt.Var:
+        return predict_noise(self._unet, layers, x_t, self._time_table[t])
+
+    def _parameters(self, which: WhichWeights) -> dict[str, jt.Var]:
+        return self._raw if which == "raw" else self._require_ema()
+
+    def _require_ema(self) -> dict[str, jt.Var]:
+        """The averaged weights; they begin as a copy of the raw ones."""
+        if self._ema is None:
+            self._ema = {name: parameter.copy().stop_grad() for name, parameter in self._raw.items()}
+            jt.sync_all()
+        return self._ema
+
+    def _require_moments(self) -> tuple[dict[str, jt.Var], dict[str, jt.Var]]:
+        if self._moments is None:
+            first, second = (
+                {name: jt.zeros(parameter.shape).stop_grad() for name, parameter in self._raw.items()}
+                for _ in range(2)
+            )
+            self._moments = first, second
+            jt.sync_all()
+        return self._moments
+
+
+def _to_arrays(variables: Mapping[str, jt.Var]) -> Weights:
+    return {name: np.array(variable.numpy(), dtype=np.float32) for name, variable in variables.items()}

@@ -1,0 +1,42 @@
+"""The entry point: names the model factory and imports Jittor only when a network is built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddim_host import hookimpl
+
+if TYPE_CHECKING:
+    from ddim_host.contracts import ModelFactory
+    from ddim_host.unet import UNetSpec
+    from ddim_host.waist import Device, Model, Precision
+
+__all__ = ["unet"]
+
+
+@hookimpl
+def ddim_model_factories() -> dict[str, ModelFactory]:
+    """`unet`: the DDPM U-Net."""
+    return {"unet": unet}
+
+
+def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
+    """Build the DDPM U-Net in Jittor.
+
+    Args:
+        spec: The network.
+        device: `cuda`, `cpu`, or `auto`: the first where Jittor can use a GPU.
+        precision: `fp32` or `auto`, which is the same here.
+
+    Raises:
+        UserError: Jittor cannot be imported, or the device or the precision is not to be had.
+    """
+    from ddim_host.errors import UserError  # noqa: PLC0415 - see the module's docstring
+    from ddim_jittor.environment import import_jittor  # noqa: PLC0415
+
+    if precision == "bf16":
+        raise UserError("Jittor does not train in bf16", fix="use --precision fp32, or --plugin torch")
+    import_jittor(device)
+    from ddim_jittor.model import JittorModel  # noqa: PLC0415 - imports Jittor
+
+    return JittorModel(spec)
