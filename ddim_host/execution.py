@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["run_experiment"]
 
 
-def run_experiment(experiment: Experiment, run: RunDirectory, *, resume: bool) -> tuple[Path, Samples]:
+def run_experiment(
+    experiment: Experiment, run: RunDirectory, *, start: RunDirectory | None = None
+) -> tuple[Path, Samples]:
     """Train, sample and write everything into the run directory.
 
     Args:
         experiment: What to run.
-        run: Where to write; new, or the run to go on with.
-        resume: Whether to go on from the newest checkpoint.
+        run: Where to write.
+        start: The run whose newest checkpoint to begin from, if it has one: `run` itself to resume it, or
+            another run with the same network, trained in any framework.
 
     Returns:
         Path of the grid, and the samples.
@@ -42,29 +45,31 @@ def run_experiment(experiment: Experiment, run: RunDirectory, *, resume: bool) -
     config = experiment.config
     images = experiment.load_images()
     model = experiment.build_model()
-    latest = run.latest_checkpoint() if resume else None
-    checkpoint = load_checkpoint(latest, parameters(experiment.unet)) if latest else _beginning(experiment)
+    checkpoint, metrics = _beginning(experiment) if start is None else _continued(experiment, start)
     model.load_weights(checkpoint.raw, "raw")
     model.load_weights(checkpoint.ema, "ema")
     if checkpoint.training is not None:
         model.load_training_state(checkpoint.training)
         experiment.sampler.load_state_dict(checkpoint.sampler)
-    if not resume:
+    if start is not run:
         run.create(write_config(config, provenance(config.plugin.name, model)))
-    metrics = _rows_until(run, checkpoint.progress.step) if resume else []
     Trainer(experiment, model, images, run=run, progress=checkpoint.progress, metrics=metrics).train()
     return _sample(experiment, model, run)
 
 
-def _beginning(experiment: Experiment) -> Checkpoint:
+def _beginning(experiment: Experiment) -> tuple[Checkpoint, list[EpochMetrics]]:
     """The state of a run that has not taken a step."""
     weights = initial_weights(experiment.unet, experiment.config.seed)
-    return Checkpoint(raw=weights, ema=weights, training=None, sampler={}, progress=Progress())
+    return Checkpoint(raw=weights, ema=weights, training=None, sampler={}, progress=Progress()), []
 
 
-def _rows_until(run: RunDirectory, step: int) -> list[EpochMetrics]:
-    """The rows of metrics up to a step; those after it are measured again."""
-    return [row for row in run.read_metrics() if row.step <= step]
+def _continued(experiment: Experiment, start: RunDirectory) -> tuple[Checkpoint, list[EpochMetrics]]:
+    """The newest checkpoint of a run, and its metrics up to there; what came after is measured again."""
+    latest = start.latest_checkpoint()
+    if latest is None:
+        return _beginning(experiment)
+    checkpoint = load_checkpoint(latest, parameters(experiment.unet))
+    return checkpoint, [row for row in start.read_metrics() if row.step <= checkpoint.progress.step]
 
 
 def _sample(experiment: Experiment, model: Model, run: RunDirectory) -> tuple[Path, Samples]:

@@ -1,7 +1,7 @@
 """Every extension point, on one screen.
 
 A plugin writes `from ddim_host import hookimpl` and implements any of these functions. Each returns
-`{name: part}`; `ddim_host.contracts` says what a part of each kind is.
+`{name: part}` (the last one apart); `ddim_host.contracts` says what a part of each kind is.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, TypeVar
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ddim_host import contracts
+    from ddim_host.checks import Check
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
 
@@ -66,3 +67,8 @@ def ddim_datasets() -> Mapping[str, contracts.DatasetFactory]:
 @hookspec
 def ddim_feature_extractors() -> Mapping[str, contracts.FeatureExtractorFactory]:
     """Feature extractors, for evaluation: `() -> (images -> ` float32 `(N, D))`."""
+
+
+@hookspec
+def ddim_machine_checks() -> Sequence[Check]:
+    """What a framework plugin needs from this machine, and whether it is there; for `ddim-host doctor`."""

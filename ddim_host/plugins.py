@@ -19,9 +19,11 @@ from ddim_host.parameters import suggestion
 from ddim_host.registry import Kind, Part, Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+
+    from ddim_host.checks import Check
 
 __all__ = ["FRAMEWORK_ROOTS", "Plugin", "Plugins", "installed_frameworks", "load_plugins"]
 
@@ -74,10 +76,12 @@ class Plugins:
     Attributes:
         installed: All plugins, sorted by kind and name.
         registry: The parts of those that were loaded.
+        machine_checks: Looks for what the chosen framework needs from the machine.
     """
 
     installed: tuple[Plugin, ...]
     registry: Registry
+    machine_checks: Callable[[], list[Check]]
 
 
 class _FrameworkGuard(importlib.abc.MetaPathFinder):
@@ -158,7 +162,11 @@ def load_plugins(framework: str | None = None) -> Plugins:
     if framework is not None:
         _require_framework(framework, installed)
     failures = [f"{p.label} is broken: {p.error}" for p in installed if p.kind == "parts" and p.error]
-    return Plugins(installed, Registry(parts, failures))
+
+    def machine_checks() -> list[Check]:
+        return [check for checks in manager.hook.ddim_machine_checks() for check in checks]
+
+    return Plugins(installed, Registry(parts, failures), machine_checks)
 
 
 def _guard(chosen: str | None) -> None:

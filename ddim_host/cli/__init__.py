@@ -48,6 +48,10 @@ def _command(options: argparse.Namespace) -> int:
         from ddim_host.cli.run import run  # noqa: PLC0415 - see the module's docstring
 
         return run(options)
+    if options.command == "doctor":
+        from ddim_host.cli.doctor import doctor  # noqa: PLC0415
+
+        return doctor(options.plugin)
     from ddim_host.cli.plugins import plugins  # noqa: PLC0415
 
     return plugins(as_json=options.json)
@@ -75,4 +79,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     plugins_parser.add_argument("--json", action="store_true", help="as JSON, for other programs")
+    doctor_parser = commands.add_parser(
+        "doctor",
+        help="what works on this machine, and the command that mends what does not",
+        description="Show what works on this machine, and the command that mends what does not.",
+        allow_abbrev=False,
+    )
+    doctor_parser.add_argument("--plugin", metavar="NAME", help="look at this framework only")
     return parser

@@ -48,7 +48,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--out", metavar="DIR", type=Path, help="the run directory (default: runs/PLUGIN-DATA-NUMBER)"
     )
-    files.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    files.add_argument("--resume", action="store_true", help="go on with the run in --out, unchanged")
+    files.add_argument(
+        "--start-from",
+        metavar="RUN",
+        type=Path,
+        help="begin a new run from the newest checkpoint and the settings of another one; any of them may be "
+        "changed, also the framework",
+    )
     files.add_argument("--dry-run", action="store_true", help="show what would be assembled, and stop")
 
 

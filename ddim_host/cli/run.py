@@ -19,6 +19,7 @@ from ddim_host.unet import parameters
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
 __all__ = ["run"]
 
@@ -35,17 +36,19 @@ def run(options: argparse.Namespace) -> int:
     request = requested(options)
     if options.resume:
         experiment, directory = _resumed(options, request)
+        start: RunDirectory | None = directory
     else:
-        experiment = assemble(request)
+        start = _run_at(options.start_from) if options.start_from is not None else None
+        experiment = assemble(request.over(read_request(start.config_path)) if start else request)
         config = experiment.config
         directory = RunDirectory(options.out or next_run_path(config.plugin.name, config.data.name))
     print(describe(experiment))
     if options.dry_run:
         return 0
-    if not options.resume:
+    if start is not directory:
         directory.require_free()
     try:
-        picture, samples = run_experiment(experiment, directory, resume=options.resume)
+        picture, samples = run_experiment(experiment, directory, start=start)
     except DivergedError:
         print(
             "ddim-host: error: the loss is no longer a finite number; training stopped\n"
@@ -94,9 +97,9 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
     """The experiment of an existing run; options may repeat its settings, but not change them."""
     if options.out is None:
         raise UserError("--resume needs to know which run", fix="add --out DIR")
-    directory = RunDirectory(options.out)
-    if not directory.config_path.exists():
-        raise UserError(f"there is no run in {directory.path}", fix="leave out --resume to begin one")
+    if options.start_from is not None:
+        raise UserError("--resume and --start-from exclude each other", fix="give one of them")
+    directory = _run_at(options.out)
     stored = read_request(directory.config_path)
     experiment = assemble(stored)
     changed = _differences(experiment.config, assemble(request.over(stored)).config)
@@ -104,9 +107,16 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
         raise UserError(
             f"a resumed run keeps its settings, but these differ: {', '.join(changed)}",
             why=f"they are stored in {directory.config_path}",
-            fix="leave these options out, or begin another run with another --out",
+            fix=f"leave these options out, or begin another run with --start-from {directory.path}",
         )
     return experiment, directory
+
+
+def _run_at(path: Path) -> RunDirectory:
+    directory = RunDirectory(path)
+    if not directory.config_path.exists():
+        raise UserError(f"there is no run in {path}", why="it holds no config.toml")
+    return directory
 
 
 def _differences(one: Config, other: Config) -> list[str]:

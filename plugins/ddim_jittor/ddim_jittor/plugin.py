@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddim_host import hookimpl
+from ddim_host.checks import Check
 
 if TYPE_CHECKING:
     from ddim_host.contracts import ModelFactory
@@ -40,3 +41,13 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
     from ddim_jittor.model import JittorModel  # noqa: PLC0415 - imports Jittor
 
     return JittorModel(spec)
+
+
+@hookimpl
+def ddim_machine_checks() -> list[Check]:
+    """What importing Jittor needs, looked for without importing it."""
+    from ddim_jittor.machine import checks, cuda_checks  # noqa: PLC0415 - see the module's docstring
+
+    missing = next((check for check in cuda_checks() if not check.ok), None)
+    gpu = "usable" if missing is None else f"none that Jittor can use ({missing.detail}); runs on the CPU"
+    return [*checks("cpu"), Check("GPU", True, gpu)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddim_host import hookimpl
+from ddim_host.checks import Check
 
 if TYPE_CHECKING:
     from ddim_host.contracts import ModelFactory
@@ -35,3 +36,18 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
 
     resolved = resolve_device(device)
     return TorchModel(spec, resolved, resolve_precision(precision, resolved))
+
+
+@hookimpl
+def ddim_machine_checks() -> list[Check]:
+    """Whether torch can be imported, and what it finds."""
+    try:
+        import torch  # noqa: PLC0415 - heavy, and may fail
+    except (ImportError, OSError) as error:
+        return [Check("torch", False, str(error), "pip install --force-reinstall torch")]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; runs on the CPU"
+    return [
+        Check("torch", True, torch.__version__),
+        Check("threads", True, str(torch.get_num_threads())),
+        Check("GPU", True, gpu),
+    ]

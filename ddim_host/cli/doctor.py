@@ -1,0 +1,68 @@
+"""`ddim-host doctor`."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+
+from ddim_host.checks import Check
+from ddim_host.plugins import Plugin, installed_frameworks, load_plugins
+
+__all__ = ["doctor"]
+
+_SECONDS = 120.0
+
+
+def doctor(framework: str | None) -> int:
+    """Print what works and what does not.
+
+    Args:
+        framework: The framework to look at; None looks at the host and at each framework, in a process of its
+            own, because one process holds at most one.
+
+    Returns:
+        The exit code: 0 where everything works.
+    """
+    if framework is not None:
+        plugins = load_plugins(framework)
+        plugin = next(p for p in plugins.installed if (p.kind, p.name) == ("framework", framework))
+        return _show(f"{plugin.name} ({plugin.distribution} {plugin.version})", plugins.machine_checks())
+    code = _show(f"host (ddim-host {version('ddim-host')})", _host_checks(load_plugins().installed))
+    for name in installed_frameworks():
+        sys.stdout.flush()
+        code = max(code, _look_at(name))
+    return code
+
+
+def _host_checks(installed: tuple[Plugin, ...]) -> list[Check]:
+    checks = [
+        Check("Python", True, platform.python_version()),
+        Check("NumPy", True, version("numpy")),
+    ]
+    for plugin in installed:
+        if plugin.kind == "parts":
+            fix = f"pip install --force-reinstall {plugin.distribution}, or uninstall it"
+            checks.append(Check(f"plugin {plugin.label}", not plugin.error, plugin.error or "loaded", fix))
+    return checks
+
+
+def _look_at(framework: str) -> int:
+    print()
+    command = [sys.executable, "-m", "ddim_host", "doctor", "--plugin", framework]
+    try:
+        return min(1, subprocess.run(command, check=False, timeout=_SECONDS).returncode)
+    except subprocess.TimeoutExpired:
+        late = Check(framework, False, f"did not answer within {_SECONDS:g} s", "try again")
+        return _show(framework, [late])
+
+
+def _show(title: str, checks: list[Check]) -> int:
+    print(title)
+    width = max((len(check.name) for check in checks), default=0)
+    for check in checks:
+        print(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name:<{width}}  {check.detail}")
+        if check.fix and not check.ok:
+            print(f"        {'':<{width}}  fix: {check.fix}")
+    return 0 if all(check.ok for check in checks) else 1
