@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         experiment, directory = _resumed(options, request)
         start: RunDirectory | None = directory
     else:
-        start = _run_at(options.start_from) if options.start_from is not None else None
+        start = None if options.start_from is None else _trained_run_at(options.start_from)
         experiment = assemble(request.over(read_request(start.config_path)) if start else request)
         config = experiment.config
         directory = RunDirectory(options.out or next_run_path(config.plugin.name, config.data.name))
@@ -116,6 +116,13 @@ def _run_at(path: Path) -> RunDirectory:
     directory = RunDirectory(path)
     if not directory.config_path.exists():
         raise UserError(f"there is no run in {path}", why="it holds no config.toml")
+    return directory
+
+
+def _trained_run_at(path: Path) -> RunDirectory:
+    directory = _run_at(path)
+    if directory.latest_checkpoint() is None:
+        raise UserError(f"the run in {path} has no checkpoint yet", fix=f"--resume --out {path} begins it")
     return directory
 
 

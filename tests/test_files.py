@@ -1,0 +1,81 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, BinaryIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim_host.files import printable, replacing, write_atomically, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_text_and_bytes_are_written_and_replaced(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "épsilon\n")
+    assert (tmp_path / "a").read_bytes() == "épsilon\n".encode()
+    write_bytes(tmp_path / "a", b"\0\xff")
+    assert (tmp_path / "a").read_bytes() == b"\0\xff"
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_text(path, "old")
+
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half of the n")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nobody_sees_a_half_written_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with replacing(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+
+
+def test_two_writers_of_one_path_both_succeed(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with replacing(path) as first, replacing(path) as second:
+        first.write(b"first")
+        second.write(b"second")
+    assert path.read_bytes() == b"first"  # the inner block, which wrote "second", ended before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_umask_decides_who_may_read(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a", "")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_the_longest_possible_name_can_be_written(tmp_path: Path) -> None:
+    write_text(tmp_path / ("n" * 255), "x")
+    assert (tmp_path / ("n" * 255)).read_text() == "x"
+
+
+@given(st.text())
+def test_printable_text_can_be_printed_on_one_line(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    shown.encode("utf-8")
+
+
+def test_printable_leaves_ordinary_names_alone() -> None:
+    assert printable("Ärger 1/猫.png") == "Ärger 1/猫.png"
+    assert printable(os.fsdecode(b"a\xff\n\x1b[2J")) == r"a\udcff\n\x1b[2J"
