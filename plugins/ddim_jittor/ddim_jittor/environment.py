@@ -28,10 +28,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from ddim_host.errors import UserError
 from ddim_jittor import first_compile
 from ddim_jittor.machine import checks, cuda_checks, find_nvcc, jittor_home, lay_onednn, require
-
-from ddim_host.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import jittor as jt
 
 from ddim_host.unet import GROUP_NORM_EPS
+from ddim_jittor.attention import attention
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,18 +65,12 @@ class JittorLayers:
 
     def self_attention(self, layer: Attention, x: jt.Var) -> jt.Var:
         batch, channels, height, width = x.shape
-        pixels, head_dim = height * width, channels // layer.heads
-        tokens = x.reshape((batch, channels, pixels)).transpose(0, 2, 1)
-
-        def heads(projection: Linear) -> jt.Var:
-            split = self.linear(projection, tokens).reshape((batch, pixels, layer.heads, head_dim))
-            return split.transpose(0, 2, 1, 3).reshape((batch * layer.heads, pixels, head_dim))
-
-        scores = jt.nn.bmm_transpose(heads(layer.to_q), heads(layer.to_k)) * head_dim**-0.5
-        attended = jt.nn.bmm(jt.nn.softmax(scores, dim=2), heads(layer.to_v))
-        joined = attended.reshape((batch, layer.heads, pixels, head_dim)).transpose(0, 2, 1, 3)
-        projected = self.linear(layer.to_out, joined.reshape((batch, pixels, channels)))
-        return projected.transpose(0, 2, 1).reshape((batch, channels, height, width))
+        heads = (batch * layer.heads, channels // layer.heads, height * width)
+        q, k, v = (
+            self._per_pixel(projection, x).reshape(heads)
+            for projection in (layer.to_q, layer.to_k, layer.to_v)
+        )
+        return self._per_pixel(layer.to_out, attention(q, k, v).reshape(x.shape))
 
     def upsample(self, x: jt.Var) -> jt.Var:
         batch, channels, height, width = x.shape
@@ -86,6 +81,11 @@ class JittorLayers:
 
     def concatenate(self, x: jt.Var, skip: jt.Var) -> jt.Var:
         return jt.concat([x, skip], dim=1)
+
+    def _per_pixel(self, layer: Linear, x: jt.Var) -> jt.Var:
+        """A dense layer over the channels of each pixel, as a 1 x 1 convolution: nothing is transposed."""
+        weight, bias = self._weight_and_bias(layer.name)
+        return jt.nn.conv2d(x, weight.reshape((*weight.shape, 1, 1)), bias)
 
     def _weight_and_bias(self, name: str) -> tuple[jt.Var, jt.Var]:
         return self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
