@@ -3,59 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from ddim_host.cache import CACHE_VARIABLE, cache_errors, cache_folder
 from ddim_host.data import Images, TrainTest
 from ddim_host.errors import UserError
 from ddim_host.files import printable, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["ArrayWriter", "cache_errors", "cache_folder", "new_train_test", "open_train_test"]
-
-VARIABLE = "DDIM_HOST_CACHE"
+__all__ = ["ArrayWriter", "new_train_test", "open_train_test"]
 
 # NumPy gives this function no types.
 _write_npy_header: Callable[[BinaryIO, dict[str, object]], None] = np.lib.format.write_array_header_1_0
-
-
-def cache_folder() -> Path:
-    """Where downloads and decoded images are kept; not made yet.
-
-    Returns:
-        `$DDIM_HOST_CACHE`, else `$XDG_CACHE_HOME/ddim-host`, else `~/.cache/ddim-host`.
-
-    Raises:
-        UserError: None of the three is known.
-    """
-    try:
-        if own := os.environ.get(VARIABLE):
-            return Path(own).expanduser().absolute()
-        if shared := os.environ.get("XDG_CACHE_HOME"):
-            return Path(shared).absolute() / "ddim-host"
-        return Path.home() / ".cache" / "ddim-host"
-    except RuntimeError as error:  # no home folder
-        raise _unusable(error) from error
-
-
-@contextlib.contextmanager
-def cache_errors() -> Iterator[None]:
-    """Turns failing to write the cache into a `UserError` that names the variable which moves it.
-
-    What is read from elsewhere in the block has to report its own failures as `UserError`s.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise _unusable(error) from error
 
 
 class ArrayWriter:
@@ -147,19 +114,11 @@ def _open(path: Path, image_shape: tuple[int, int, int]) -> Images | None:
     return array
 
 
-def _unusable(error: Exception) -> UserError:
-    return UserError(
-        "cannot use the cache folder",
-        why=printable(error),
-        fix=f"set {VARIABLE} to a folder that can be written and has room",
-    )
-
-
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
             f"the decoded images do not fit into the cache folder {printable(folder)}",
             why=f"they take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
-            fix=f"set {VARIABLE} to a folder with more room, or ask for smaller images",
+            fix=f"set {CACHE_VARIABLE} to a folder with more room, or ask for smaller images",
         )

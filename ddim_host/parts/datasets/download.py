@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from ddim_host.cache import cache_errors
 from ddim_host.errors import UserError
 from ddim_host.files import printable, replacing
-from ddim_host.parts.datasets.cache import cache_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddim_host.cache import cache_folder
 from ddim_host.checks import Check
 from ddim_host.errors import UserError
-from ddim_host.parts.datasets.cache import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
