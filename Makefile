@@ -6,7 +6,7 @@ PYTHON ?= python3.11
 TORCH := torch==2.13.0
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 HOST_AND_TORCH := -e . -e plugins/timestep_samplers -e plugins/losses -e plugins/ddim_torch
-EVERYTHING := $(HOST_AND_TORCH)
+EVERYTHING := $(HOST_AND_TORCH) -e plugins/ddim_jittor
 
 # What the tests of a second environment leave out: they need the other framework, or minutes.
 QUICK := -m "not slow"

@@ -84,14 +84,16 @@ class Experiment:
         own = {parameter.name for parameter in part.parameters()}
         parameters = {k: v for k, v in self.config.model.parameters.items() if k in own}
         try:
-            model: Model = part.make(self.unet.spec, self.config.device, self.config.precision, **parameters)
+            return validation.checked_model(
+                part,
+                lambda: part.make(self.unet.spec, self.config.device, self.config.precision, **parameters),
+            )
         except ImportError as error:
             raise UserError(
                 f"the framework {self.config.plugin.name!r} cannot be imported",
                 why=str(error),
                 fix=f"pip install {part.distribution}",
             ) from error
-        return model
 
 
 def assemble(request: Request) -> Experiment:

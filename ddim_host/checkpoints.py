@@ -160,10 +160,13 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
 def _read_progress(path: Path) -> Progress:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return read_record(Progress, document)
+        progress = read_record(Progress, document)
+        if min(progress.step, progress.loss_count, progress.steady_images) < 0:
+            raise ValueError("a count is negative")
+        return progress
     except OSError as error:
         raise UserError(f"cannot read {path}", why=str(error.strerror or error)) from None
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is damaged", why=f"{type(error).__name__}: {error}") from None
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 import tomli_w
 
 from ddim_host.errors import UserError
-from ddim_host.parameters import PartChoice, Value, parse_choice, suggestion
+from ddim_host.parameters import PartChoice, Value, convert, parse_choice, suggestion
 from ddim_host.registry import Kind
-from ddim_host.settings import SETTINGS, read_setting
+from ddim_host.settings import MAX_STEPS, SETTINGS, read_setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,7 +137,8 @@ def read_request(path: Path) -> Request:
             document = tomllib.load(file)
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}", why=str(error.strerror or error)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Besides its own error, tomllib lets through those of absurdly long numbers and deep nesting.
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the configuration {path} is not valid TOML", why=str(error)) from None
     document.pop(_PROVENANCE, None)
     kinds = {kind.option: kind for kind in PART_KINDS}
@@ -172,11 +173,13 @@ def read_epochs(given: object, *, origin: str) -> int:
         UserError: It is not an integer from 1 up.
     """
     try:
-        epochs = int(given) if isinstance(given, int | str) else 0
+        epochs = convert(given, int)
     except ValueError:
-        epochs = 0
-    if epochs < 1:
-        raise UserError(f"{origin} cannot be {given!r}", why="it takes: integer, at least 1")
+        epochs = None
+    if not isinstance(epochs, int) or not 1 <= epochs <= MAX_STEPS:
+        raise UserError(
+            f"{origin} cannot be {given!r:.40}", why=f"it takes: integer, from 1 to {MAX_STEPS:,}"
+        )
     return epochs
 
 

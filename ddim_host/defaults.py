@@ -20,7 +20,7 @@ def default_settings(image_size: int) -> dict[str, Value]:
     """
     if image_size <= _SMALL:
         return {
-            "train_steps": 1200,
+            "train_steps": 450,
             "batch_size": 128,
             "lr": 1e-3,
             "lr_warmup_steps": 100,

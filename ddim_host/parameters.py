@@ -227,7 +227,7 @@ def convert(given: object, annotation: Any) -> Value:
             return None
         return convert(given, next(a for a in arguments if a is not types.NoneType))
     if origin is tuple:
-        items = given.split(",") if isinstance(given, str) else given
+        items = (given.split(",") if given else []) if isinstance(given, str) else given
         if not isinstance(items, list | tuple):
             raise ValueError
         if arguments[0] is int:
@@ -254,21 +254,28 @@ def _integer(given: object) -> int:
 def _number(given: object) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float | str):
         raise ValueError
-    number = float(given)
-    if not math.isfinite(number):
+    try:
+        number = float(given)
+    except OverflowError as error:
+        raise ValueError from error
+    if math.isnan(number):
         raise ValueError
     return number
 
 
 def _text(given: object) -> str:
-    if not isinstance(given, str) or not given:
+    if not isinstance(given, str):
         raise ValueError
     return given
 
 
 def _path(given: object) -> Path:
+    text = _text(given)
+    if not text:
+        raise ValueError
+    text.encode("utf-8")  # a ValueError for names in another encoding, which no TOML file could hold
     # Absolute, so that a stored configuration means the same from another folder.
-    return Path(_text(given)).expanduser().absolute()
+    return Path(text).expanduser().absolute()
 
 
 _CONVERTERS: dict[type, Callable[[object], Value]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import importlib.metadata
 import re
@@ -16,7 +17,7 @@ import pluggy
 from ddim_host import hookspecs
 from ddim_host.errors import UserError
 from ddim_host.parameters import suggestion
-from ddim_host.registry import Kind, Part, Registry
+from ddim_host.registry import Kind, Part, Registry, normalised_distribution
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -120,6 +121,9 @@ class _RefusingLoader(importlib.abc.Loader):
             name=spec.name,
         )
 
+    def exec_module(self, module: ModuleType) -> None:
+        """Never reached; the import system asks whether it is there before it calls `create_module`."""
+
 
 def installed_frameworks() -> list[str]:
     """The names that `--plugin` can take, from metadata alone."""
@@ -148,9 +152,11 @@ def load_plugins(framework: str | None = None) -> Plugins:
         if plugin.status == "error" or (plugin.kind == "framework" and plugin.name != framework):
             continue
         try:
-            module = entry_point.load()
-            _register(manager, plugin, module)
-            parts += _parts_of(manager, plugin, module)
+            # What a plugin prints while it is imported must not end up in the output of a command.
+            with contextlib.redirect_stdout(sys.stderr):
+                module = entry_point.load()
+                _register(manager, plugin, module)
+                parts += _parts_of(manager, plugin, module)
         # A plugin may fail in any way, sys.exit() included; only an impatient user may not be held up.
         except KeyboardInterrupt:
             raise
@@ -182,20 +188,29 @@ def _discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
     found = []
     seen = set()
     for distribution in importlib.metadata.distributions():
-        name = _normalised(distribution.metadata["Name"])
+        # Any installed distribution may be damaged, also one that has nothing to do with this project.
+        try:
+            name = normalised_distribution(distribution.metadata["Name"] or "")
+            entry_points = [point for point in distribution.entry_points if point.group in _GROUPS]
+        except Exception as error:
+            plugin = _damaged(distribution, error)
+            found.append((plugin, importlib.metadata.EntryPoint(plugin.name, "", "")))
+            continue
         if not name or name in seen:
             continue  # the same distribution further down the path, hidden by the first
         seen.add(name)
-        for entry_point in distribution.entry_points:
-            kind = _GROUPS.get(entry_point.group)
-            if kind is not None:
-                plugin = Plugin(entry_point.name, name, distribution.version, kind, entry_point.value)
-                found.append((plugin, entry_point))
+        for point in entry_points:
+            plugin = Plugin(point.name, name, distribution.version, _GROUPS[point.group], point.value)
+            found.append((plugin, point))
     return sorted(found, key=lambda pair: (pair[0].kind, pair[0].name, pair[0].distribution))
 
 
-def _normalised(name: str | None) -> str:
-    return re.sub(r"[-_.]+", "-", name or "").lower()
+def _damaged(distribution: importlib.metadata.Distribution, error: Exception) -> Plugin:
+    # No public attribute says where a distribution lies whose name cannot be read.
+    name = getattr(getattr(distribution, "_path", None), "name", "unknown")
+    plugin = Plugin(name, name, "", "parts", "")
+    plugin.fail(f"its metadata cannot be read: {_describe(error)}")
+    return plugin
 
 
 def _mark_name_conflicts(plugins: Iterable[Plugin]) -> None:
@@ -220,7 +235,7 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> Non
     if unknown or not callers:
         manager.unregister(module)
     if unknown:
-        known = [kind.value for kind in Kind]
+        known = [name for name in vars(hookspecs) if name.startswith("ddim_")]
         raise ValueError(f"there is no hook {unknown[0]!r}{suggestion(unknown[0], known)}")
     if not callers:
         raise ValueError("it implements no hook; is @hookimpl missing?")
@@ -231,7 +246,11 @@ def _parts_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
     others = [other for other in manager.get_plugins() if other is not module]
     parts = []
     for kind in Kind:
-        for provided in manager.subset_hook_caller(kind.value, others)():
+        caller = manager.subset_hook_caller(kind.value, others)
+        results = caller()
+        if len(results) < len(caller.get_hookimpls()):
+            raise TypeError(f"{kind.value} returned nothing; is `return` missing?")
+        for provided in results:
             if not isinstance(provided, Mapping):
                 raise TypeError(f"{kind.value} returned a {type(provided).__name__}, not a dict of parts")
             for name, make in provided.items():

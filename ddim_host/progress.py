@@ -15,16 +15,19 @@ __all__ = ["progress_bar"]
 _LOG_INTERVAL = 15.0
 
 
-def progress_bar(description: str, total: int, *, unit: str, done: int = 0) -> tqdm[Any]:
+def progress_bar(
+    description: str, total: int | None, *, unit: str, done: int = 0, scaled: bool = False
+) -> tqdm[Any]:
     """A bar on stderr whose rate and ETA count only what was done since it was made.
 
     Make it after whatever compiles or warms up, so that the ETA is not spoilt by that.
 
     Args:
         description: What is being done.
-        total: How many units in all.
+        total: How many units in all; None where nobody knows.
         unit: The unit: `step`, `image`.
         done: How many units were done before.
+        scaled: Whether to count in thousands and millions, as for bytes.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -32,6 +35,7 @@ def progress_bar(description: str, total: int, *, unit: str, done: int = 0) -> t
         total=total,
         initial=done,
         unit=unit,
+        unit_scale=scaled,
         # The mean over nearly the whole run: tests and checkpoints between the steps belong to the ETA.
         smoothing=0.02,
         file=sys.stderr if terminal else _Lines(sys.stderr),

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddim_host.files import printable
+
 if TYPE_CHECKING:
     from ddim_host.waist import Model
 
@@ -20,7 +22,7 @@ __all__ = ["process_peak_memory_bytes", "processor_name", "provenance"]
 def provenance(framework: str, model: Model) -> dict[str, str]:
     """Versions, hardware and the command, as text by name."""
     facts = {
-        "command": shlex.join(["ddim-host", *sys.argv[1:]]),
+        "command": printable(shlex.join(["ddim-host", *sys.argv[1:]])),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor_name(),

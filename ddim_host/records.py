@@ -26,4 +26,11 @@ def read_record(record: type[_Record], values: Mapping[str, typing.Any]) -> _Rec
         ValueError: A text is not a number of the field's type.
     """
     types = typing.get_type_hints(record)
-    return record(**{name: kind(values[name]) for name, kind in types.items()})
+    return record(**{name: _number(kind, values[name]) for name, kind in types.items()})
+
+
+def _number(kind: type[int] | type[float], value: typing.Any) -> int | float:
+    number = kind(value)
+    if not isinstance(value, str) and number != value:
+        raise ValueError(f"{value!r} is not an {kind.__name__}")
+    return number

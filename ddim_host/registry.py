@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from enum import Enum
@@ -13,7 +14,12 @@ from ddim_host.parameters import Parameter, PartChoice, suggestion, user_paramet
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Kind", "Part", "Registry"]
+__all__ = ["Kind", "Part", "Registry", "normalised_distribution"]
+
+
+def normalised_distribution(name: str) -> str:
+    """The one spelling of a distribution's name: `ddim_losses` and `DDIM.Losses` are `ddim-losses`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 class Kind(Enum):
@@ -98,6 +104,14 @@ class Registry:
             self._parts[part.kind, part.name].append(part)
         self._failures = tuple(failures)
 
+    def conflicts(self) -> list[tuple[Kind, str, list[str]]]:
+        """Names that several distributions give, each with their distributions."""
+        return [
+            (kind, name, [part.distribution for part in parts])
+            for (kind, name), parts in self._parts.items()
+            if len(parts) > 1
+        ]
+
     def names(self, kind: Kind) -> list[str]:
         """The names of one kind, sorted."""
         return sorted(name for part_kind, name in self._parts if part_kind is kind)
@@ -110,12 +124,15 @@ class Registry:
         """
         found = self._parts.get((kind, choice.name), [])
         if choice.distribution is not None:
-            found = [part for part in found if part.distribution == choice.distribution]
+            wanted = normalised_distribution(choice.distribution)
+            found = [part for part in found if part.distribution == wanted]
         if len(found) == 1:
             return found[0]
         option = "--" + kind.option.replace("_", "-")
-        if found:
-            owners = [f"{part.distribution} {part.version}" for part in found]
+        owners = sorted({f"{part.distribution} {part.version}" for part in found})
+        if len(owners) == 1:
+            raise found[0].broken(f"{owners[0]} gives this name twice")
+        if owners:
             raise UserError(
                 f"several distributions give the {kind.words} {choice.name!r}",
                 why=" and ".join(owners),

@@ -76,18 +76,33 @@ class RunDirectory:
         """`checkpoints/`."""
         return self.path / "checkpoints"
 
+    def exists(self) -> bool:
+        """Whether there is a run here.
+
+        Raises:
+            UserError: The path cannot be looked at.
+        """
+        try:
+            return self.config_path.exists()
+        except OSError as error:
+            raise self._unusable(error) from None
+
     def require_free(self) -> None:
         """Make sure that nothing would be overwritten.
 
         Raises:
             UserError: The path is a file, or a folder that is not empty.
         """
-        if self.config_path.exists():
+        if self.exists():
             raise UserError(
                 f"{self.path} already holds a run",
                 fix=f"continue it with --resume --out {self.path}, or choose another --out",
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        try:
+            free = not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+        except OSError as error:
+            raise self._unusable(error) from None
+        if not free:
             raise UserError(f"{self.path} exists and is not an empty folder", fix="choose another --out")
 
     def create(self, config: str) -> None:
@@ -100,11 +115,14 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.config_path, config)
         except OSError as error:
-            raise UserError(
-                f"cannot write the run directory {self.path}",
-                why=str(error.strerror or error),
-                fix="choose another place with --out",
-            ) from None
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot use the run directory {self.path}",
+            why=str(error.strerror or error),
+            fix="choose another place with --out",
+        )
 
     def latest_checkpoint(self) -> Path | None:
         """The newest whole checkpoint."""

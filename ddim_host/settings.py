@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,10 @@ from ddim_host.randomness import MAX_SEED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SETTINGS", "Setting", "read_setting"]
+__all__ = ["MAX_STEPS", "SETTINGS", "Setting", "read_setting"]
+
+MAX_STEPS = 10**12
+"""More steps or epochs than anybody will ever take; a larger number is a slip of the finger."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class Setting:
         return "--" + self.name.replace("_", "-")
 
 
-def _count(name: str, default: int | None, text: str) -> Setting:
-    return Setting(name, int, default, text, lambda n: n >= 1, "at least 1")
+def _count(name: str, default: int | None, text: str, *, most: int = MAX_STEPS) -> Setting:
+    return Setting(name, int, default, text, lambda n: 1 <= n <= most, f"from 1 to {most:,}")
 
 
 def _choice(name: str, default: str, choices: tuple[str, ...], text: str) -> Setting:
@@ -52,8 +56,8 @@ def _choice(name: str, default: str, choices: tuple[str, ...], text: str) -> Set
 SETTINGS: dict[str, Setting] = {
     setting.name: setting
     for setting in (
-        _count("num_train_timesteps", 1000, "T, the timesteps of the forward process"),
-        _count("steps", 20, "S, the network calls per sampled image"),
+        _count("num_train_timesteps", 1000, "T, the timesteps of the forward process", most=100_000),
+        _count("steps", 20, "S, the network calls per sampled image", most=100_000),
         Setting(
             "eta", float, 0.0, "0: deterministic DDIM; 1: as random as DDPM",
             lambda x: 0 <= x <= 1, "in [0, 1]",
@@ -62,9 +66,9 @@ SETTINGS: dict[str, Setting] = {
             "clip", bool, True, "limit the predicted x_start to [-1, 1] while sampling",
             lambda _: True, "",
         ),
-        _count("num_images", 64, "images to sample at the end"),
+        _count("num_images", 64, "images to sample at the end", most=1_000_000),
         _count("train_steps", None, "length of the training in optimizer steps"),
-        _count("batch_size", None, "images per training step"),
+        _count("batch_size", None, "images per training step", most=100_000),
         Setting("lr", float, None, "learning rate of Adam", lambda x: x > 0, "above 0"),
         Setting(
             "lr_warmup_steps", int, None, "steps over which the learning rate rises to its value",
@@ -102,7 +106,8 @@ def read_setting(name: str, given: object, *, origin: str) -> Value:
         value = convert(given, setting.annotation)
     except ValueError:
         value = None
-    if value is None or not setting.accepts(value):
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if value is None or not finite or not setting.accepts(value):
         kind = type_name(setting.annotation)
         requirement = f"{kind}, {setting.rule}" if setting.rule else kind
         raise UserError(f"{origin} cannot be {given!r}", why=f"it takes: {requirement}")

@@ -197,12 +197,15 @@ class Trainer:
         if epoch == last_epoch and progress.step < self._total_steps:
             return
         self._fetch_losses()
+        test_loss = self._test_loss()
+        if not math.isfinite(test_loss):
+            raise DivergedError
         self._metrics.append(
             EpochMetrics(
                 epoch=epoch,
                 step=progress.step,
                 train_loss=progress.loss_sum / progress.loss_count,
-                test_loss=self._test_loss(),
+                test_loss=test_loss,
                 seconds=progress.seconds,
                 images_per_second=progress.steady_images / progress.seconds if progress.seconds else math.nan,
                 warmup_seconds=progress.warmup_seconds,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from ddim_host.data import DataSource, TrainTest
+from ddim_host.diffusion import NoiseSchedule
 from ddim_host.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,16 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ddim_host.contracts import SamplerState, TimestepSampler
-    from ddim_host.diffusion import NoiseSchedule
     from ddim_host.parameters import Value
     from ddim_host.registry import Part
-    from ddim_host.waist import Loss, Tensor
+    from ddim_host.waist import Loss, Model, Tensor
 
 __all__ = [
     "CheckedSampler",
     "checked_betas",
     "checked_images",
     "checked_loss",
+    "checked_model",
     "checked_source",
     "checked_subset",
     "checked_weighting",
@@ -32,6 +33,9 @@ __all__ = [
 ]
 
 _Result = TypeVar("_Result")
+
+# The image's share in x_T, below which fp32 has nothing left of it.
+_SMALLEST_SHARE = 1e-12
 
 
 def use(part: Part, call: Callable[[], _Result]) -> _Result:
@@ -52,6 +56,14 @@ def checked_betas(
     _require_array(part, betas, np.float64, (num_train_timesteps,))
     if not np.all((betas > 0.0) & (betas < 1.0)):
         raise part.broken("its betas are not all strictly between 0 and 1")
+    schedule = NoiseSchedule(betas)
+    if schedule.alphas_cumprod[0] >= 1.0 or schedule.sqrt_alphas_cumprod[-1] < _SMALLEST_SHARE:
+        raise UserError(
+            f"{part.label} with these parameters cannot be sampled from",
+            why=f"alphas_cumprod goes from {schedule.alphas_cumprod[0]:g} to {schedule.alphas_cumprod[-1]:g}; "
+            "x_start can only be told from x_t while it stays below 1 and above 0",
+            fix="choose other betas, or fewer timesteps",
+        )
     return np.asarray(betas)
 
 
@@ -160,10 +172,30 @@ def checked_source(part: Part, parameters: Mapping[str, Value]) -> DataSource:
     source = use(part, lambda: part.make(**parameters))
     if not isinstance(source, DataSource):
         raise part.broken(f"it returned a {type(source).__name__}, not a DataSource")
-    height, width, channels = source.image_shape
+    shape = source.image_shape
+    if not (isinstance(shape, tuple) and len(shape) == 3 and all(isinstance(n, int) for n in shape)):
+        raise part.broken(f"its image_shape is {shape!r}, not (H, W, C)")
+    height, width, channels = shape
     if height != width or height < 1 or channels not in (1, 3):
         raise part.broken(f"its images are {height} x {width} x {channels}, not square with 1 or 3 channels")
     return source
+
+
+def checked_model(part: Part, build: Callable[[], Model]) -> Model:
+    """A network that a factory built.
+
+    Raises:
+        ImportError: The factory's own; the caller knows the framework.
+    """
+    try:
+        model = build()
+    except (UserError, ImportError):
+        raise
+    except Exception as error:
+        raise part.broken(f"it raised {type(error).__name__}: {error}") from error
+    if not hasattr(model, "train_step"):
+        raise part.broken(f"it returned a {type(model).__name__}, not a Model")
+    return model
 
 
 def checked_images(part: Part, source: DataSource) -> TrainTest:

@@ -17,11 +17,16 @@ def plugins(*, as_json: bool) -> int:
     Returns:
         The exit code.
     """
-    installed = load_plugins().installed
+    loaded = load_plugins()
+    installed = loaded.installed
     if as_json:
         print(json.dumps([dataclasses.asdict(plugin) for plugin in installed], indent=2))
     else:
         print("\n\n".join(_description(plugin) for plugin in installed))
+        for kind, name, owners in loaded.registry.conflicts():
+            print(
+                f"\nconflict: {kind.words} {name!r} is given by {' and '.join(owners)}; write DISTRIBUTION/{name}"
+            )
     return 0
 
 

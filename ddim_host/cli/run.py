@@ -12,6 +12,7 @@ from ddim_host.cli.options import requested
 from ddim_host.config import PART_KINDS, Config, PartConfig, Request, read_request
 from ddim_host.errors import UserError
 from ddim_host.execution import run_experiment
+from ddim_host.files import printable
 from ddim_host.parameters import format_choice
 from ddim_host.runs import RunDirectory, next_run_path
 from ddim_host.training import DivergedError
@@ -56,13 +57,13 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    last = directory.read_metrics()[-1]
-    print(f"trained {last.step} steps: train loss {last.train_loss:.5f}, test loss {last.test_loss:.5f}")
+    for last in directory.read_metrics()[-1:]:
+        print(f"trained {last.step} steps: train loss {last.train_loss:.5f}, test loss {last.test_loss:.5f}")
     print(
         f"sampled {len(samples.images)} images in {samples.seconds:.2f} s "
         f"(first network call: {samples.warmup_seconds:.2f} s, not included)"
     )
-    print(f"wrote {picture}")
+    print(f"wrote {printable(picture)}")
     return 0
 
 
@@ -114,7 +115,7 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
 
 def _run_at(path: Path) -> RunDirectory:
     directory = RunDirectory(path)
-    if not directory.config_path.exists():
+    if not directory.exists():
         raise UserError(f"there is no run in {path}", why="it holds no config.toml")
     return directory
 

@@ -8,11 +8,10 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from ddim_host.cache import cache_errors
 from ddim_host.errors import UserError
 from ddim_host.files import printable, replacing
+from ddim_host.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +59,7 @@ def _chunks(url: str, max_bytes: int, fix: str) -> Iterator[bytes]:
                 raise _too_large(url, max_bytes, fix)
             received = 0
             name = url.rpartition("/")[2]
-            with tqdm(total=total, desc=f"downloading {name}", unit="B", unit_scale=True) as bar:
+            with progress_bar(f"downloading {name}", total, unit="B", scaled=True) as bar:
                 while chunk := response.read(CHUNK_BYTES):
                     received += len(chunk)
                     if received > max_bytes:

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - the host reads the types of the options at run time
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from ddim_host.data import DataSource, TrainTest
 from ddim_host.errors import UserError
 from ddim_host.files import printable
 from ddim_host.parts.datasets.cache import new_train_test, open_train_test
 from ddim_host.parts.datasets.decoding import decode_image, read_size
 from ddim_host.parts.datasets.image_files import EXTENSIONS, ImageFiles, open_image_files, split_names
+from ddim_host.progress import progress_bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,7 +149,11 @@ def _load(recipe: _Recipe) -> TrainTest:
 
 
 def _decode_all(files: ImageFiles, recipe: _Recipe, key: str) -> None:
-    names = list(tqdm(files.names(), desc="finding images", unit=" images", leave=False))
+    names = []
+    with progress_bar("finding images", None, unit="image") as bar:
+        for name in files.names():
+            names.append(name)
+            bar.update()
     train, test = split_names(names, recipe.every)
     if not train or not test:
         raise UserError(
@@ -158,7 +161,7 @@ def _decode_all(files: ImageFiles, recipe: _Recipe, key: str) -> None:
             why="at least one is for training and one for testing",
             fix="give path= of a folder, zip or tar with more images",
         )
-    progress = tqdm(total=len(train) + len(test), desc="decoding images", unit=" images")
+    progress = progress_bar("decoding images", len(train) + len(test), unit="image")
     with progress, new_train_test(key, len(train), len(test), recipe.shape) as (train_images, test_images):
         places = {position: (train_images, row) for row, position in enumerate(train)}
         places |= {position: (test_images, row) for row, position in enumerate(test)}

@@ -59,6 +59,7 @@ class JittorModel:
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> jt.Var:
+        ema = self._require_ema()
         # Below 2^31, where Jittor's seeds end.
         jt.set_seed(batch.dropout_seed % 2**31)
         losses = self._losses(batch, loss, JittorLayers(self._raw, self._spec.dropout))
@@ -66,7 +67,7 @@ class JittorModel:
         gradients = jt.grad((losses * jt.array(batch.weights)).mean(), [self._raw[name] for name in names])
         # `update` cuts the gradient by itself; under `no_grad` the parameters would stop asking for one.
         self._update(dict(zip(names, gradients, strict=True)), lr, max_grad_norm)
-        for name, average in self._require_ema().items():
+        for name, average in ema.items():
             average.update(average + (self._raw[name] - average) * (1.0 - ema_decay))
         jt.sync_all()
         return losses.stop_grad()

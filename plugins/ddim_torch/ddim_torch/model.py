@@ -96,7 +96,7 @@ class TorchModel:
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> Tensor:
-        optimizer = self._require_optimizer()
+        optimizer, ema = self._require_optimizer(), self._require_ema()
         for group in optimizer.param_groups:
             group["lr"] = lr
         torch.manual_seed(batch.dropout_seed)
@@ -107,8 +107,7 @@ class TorchModel:
         torch.nn.utils.clip_grad_norm_(self._raw.values(), max_grad_norm)
         optimizer.step()
         with torch.no_grad():
-            averages, values = list(self._require_ema().values()), list(self._raw.values())
-            torch._foreach_lerp_(averages, values, 1.0 - ema_decay)
+            torch._foreach_lerp_(list(ema.values()), list(self._raw.values()), 1.0 - ema_decay)
         return losses.detach()
 
     @torch.no_grad()

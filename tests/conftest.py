@@ -1,0 +1,279 @@
+"""What test files share: the command, in fresh processes and in this one; fake distributions; tiny runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from PIL import Image
+
+from ddim_host.assembly import Experiment
+from ddim_host.cli import main
+from ddim_host.plugins import FRAMEWORK_ROOTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+TIMEOUT_SECONDS = 240.0
+
+# A machine that is busy with something else is no reason to fail.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Command(Protocol):
+    """Runs the real command in a fresh process."""
+
+    def __call__(
+        self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Outcome: ...
+
+
+class PythonCode(Protocol):
+    """Runs Python code in a fresh process."""
+
+    def __call__(
+        self, code: str, *arguments: str | Path, env: Mapping[str, str] | None = None
+    ) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, and the command's output."""
+
+    path: Path
+    outcome: Outcome
+
+    @property
+    def checkpoint(self) -> Path:
+        [folder] = (self.path / "checkpoints").iterdir()
+        return folder
+
+    @property
+    def grid(self) -> Path:
+        [picture] = (self.path / "samples").glob("*.png")
+        return picture
+
+
+class Site:
+    """A folder of installed distributions, as `pip install --target` makes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Puts the folder in front of whatever else is on the path of a fresh process."""
+        path = [str(self.path), os.environ.get("PYTHONPATH", "")]
+        return {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+    def distribution(self, name: str, entry_points: str, version: str = "1.0") -> Path:
+        info = self.path / f"{name}-{version}.dist-info"
+        info.mkdir(parents=True)
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (info / "METADATA").write_text(metadata, encoding="utf-8")
+        (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
+        return info
+
+    def module(self, name: str, source: str) -> None:
+        (self.path / f"{name}.py").write_text(source, encoding="utf-8")
+
+    def package(self, name: str) -> None:
+        """An importable package that nothing is in: the stand-in of a framework."""
+        (self.path / name).mkdir(parents=True)
+        (self.path / name / "__init__.py").touch()
+
+    def plugin(
+        self,
+        distribution: str,
+        source: str,
+        *,
+        entry: str | None = None,
+        group: str = "plugins",
+        version: str = "1.0",
+    ) -> None:
+        """A distribution with one module and one entry point; `hookimpl` is imported for the source."""
+        module = distribution.replace("-", "_")
+        entry_points = f"[ddim_host.{group}]\n{entry or distribution} = {module}\n"
+        self.distribution(distribution, entry_points, version)
+        self.module(module, f"from ddim_host import hookimpl\n{source}\n")
+
+
+def losses(*names: str) -> str:
+    """Source of a plugin that gives losses which are all the mean squared error."""
+    table = ", ".join(f"{name!r}: loss" for name in names)
+    return (
+        "def loss(prediction, target):\n"
+        "    return ((prediction - target) ** 2).reshape((prediction.shape[0], -1)).mean(1)\n"
+        f"@hookimpl\ndef ddim_losses():\n    return {{{table}}}"
+    )
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """For every process: one thread, so that busy cores do not wait for each other; a cache of its own."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "110",
+        "DDIM_HOST_CACHE": str(tmp_path_factory.mktemp("cache")),
+    }
+
+
+@pytest.fixture(scope="session")
+def python(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> PythonCode:
+    def run(code: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Outcome:
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        return _finished(command, tmp_path_factory.mktemp("cwd"), {**environment, **(env or {})})
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ddim_host(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Command:
+    def run(*arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Outcome:
+        command = [sys.executable, "-m", "ddim_host", *map(str, arguments)]
+        folder = tmp_path_factory.mktemp("cwd") if cwd is None else cwd
+        return _finished(command, folder, {**environment, **(env or {})})
+
+    return run
+
+
+def _finished(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Outcome:
+    done = subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, timeout=TIMEOUT_SECONDS, check=False
+    )
+    # Decoded here, because text mode would hide carriage returns.
+    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture
+def no_framework(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes this process look as if it held no framework, and takes the guard away again afterwards."""
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    for root in FRAMEWORK_ROOTS & sys.modules.keys():
+        monkeypatch.delitem(sys.modules, root)
+
+
+@pytest.fixture
+def in_process(
+    no_framework: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Outcome]:
+    """The command without a process of its own, for what ends before a framework is imported."""
+
+    def import_framework(_: object) -> None:
+        raise AssertionError("nothing was found to be wrong")
+
+    monkeypatch.setattr(Experiment, "build_model", import_framework)
+    monkeypatch.setenv("DDIM_HOST_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+    def run(*arguments: str | Path) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert isinstance(caught.value.code, int)
+        return Outcome(caught.value.code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """Fake distributions, seen by this process too."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    yield Site(folder)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """Options of a run that takes a moment."""
+    size = "--model unet:base_channels=8,num_groups=4 --batch-size 8 --test-images 8 --num-images 4 --steps 3"
+    length = "--train-steps 3 --lr-warmup-steps 0"
+    return ["run", "--plugin", "torch", "--device", "cpu", *size.split(), *length.split()]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(ddim_host: Command, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of the real command; not to be changed."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    return Run(path, ddim_host(*tiny, "--out", path))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty pictures of 8 x 8 pixels, of which two are for testing; not to be changed."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{index:02}.png")
+    return folder
+
+
+_SEVERAL_RUNS = """
+import contextlib, io, json, sys, traceback
+from ddim_host.cli import main
+outcomes = {}
+for name, arguments in json.loads(sys.argv[1]).items():
+    out, err, code = io.StringIO(), io.StringIO(), 1
+    sys.argv[1:] = arguments
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        except Exception:
+            traceback.print_exc()
+    outcomes[name] = [code, out.getvalue(), err.getvalue()]
+print(json.dumps(outcomes))
+"""
+
+
+@pytest.fixture(scope="session")
+def several_runs(
+    python: PythonCode, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., dict[str, Run]]:
+    """Runs commands one after the other in one process, because importing torch takes seconds.
+
+    `--out` is added where it is missing.
+    """
+
+    def run(commands: Mapping[str, Sequence[str]], env: Mapping[str, str] | None = None) -> dict[str, Run]:
+        folder = tmp_path_factory.mktemp("runs")
+        paths: dict[str, Path] = {name: folder / name for name in commands}
+        complete = {
+            name: [*command] if "--out" in command else [*command, "--out", str(paths[name])]
+            for name, command in commands.items()
+        }
+        done = python(_SEVERAL_RUNS, json.dumps(complete), env=env)
+        assert done.code == 0, done.err
+        outcomes = json.loads(done.out)
+        return {name: Run(paths[name], Outcome(*outcomes[name])) for name in commands}
+
+    return run

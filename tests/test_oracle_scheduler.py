@@ -1,0 +1,91 @@
+"""The sampler against diffusers' `DDIMScheduler`, step for step where that is right, and where it is not."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps
+from ddim_host.parts.noise_schedules import linear
+from ddim_host.parts.timestep_subsets import leading
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEDULE = NoiseSchedule(linear(1000))
+
+
+def diffusers_scheduler(spacing: str, steps: int, *, clip: bool = False) -> Any:
+    scheduler = DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        clip_sample=clip,
+        set_alpha_to_one=True,
+        steps_offset=0,
+        timestep_spacing=spacing,
+    )
+    # Its own are float32; the formulas are what is compared here (the betas are in test_noise_schedules).
+    ours = torch.from_numpy(SCHEDULE.alphas_cumprod.copy())
+    torch.testing.assert_close(scheduler.alphas_cumprod.double(), ours, rtol=1e-4, atol=0)
+    scheduler.alphas_cumprod = ours
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def normal(seed: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((2, 3, 8, 8)))
+
+
+def network(x_t: Tensor, t: int) -> Tensor:
+    """Anything that depends on both arguments, and predicts noise well enough to stay finite."""
+    return torch.tanh(x_t * 1.3) + 0.1 * math.cos(t)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("steps", [1, 10, 30, 1000])
+def test_every_step_equals_diffusers(steps: int, eta: float, clip: bool) -> None:
+    theirs = diffusers_scheduler("leading", steps, clip=clip)
+    trajectory = ddim_steps(SCHEDULE, leading(SCHEDULE, steps), eta)
+    assert [step.t for step in trajectory] == theirs.timesteps.tolist()
+    x = y = normal(0)
+    clipped = 0
+    for number, step in enumerate(trajectory, start=1):
+        noise = normal(number)
+        y = theirs.step(
+            network(y, step.t), step.t, y, eta=eta, use_clipped_model_output=clip, variance_noise=noise
+        ).prev_sample
+        x, x_start = ddim_step(
+            x, network(x, step.t), step, fresh_noise=noise, clip=torch.clamp if clip else None
+        )
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
+        clipped += int((x_start.abs() == 1).sum())
+    assert (clipped > 0) == clip, "the comparison must have met what it compares"
+
+
+@pytest.mark.parametrize(("spacing", "steps"), [("linspace", 10), ("linspace", 50), ("trailing", 30)])
+def test_neighbours_guessed_from_a_stride_are_wrong(spacing: str, steps: int) -> None:
+    """On the same timesteps ours arrives at x_start, diffusers does not.
+
+    Its step goes from t to t - T // S, but the next step begins at the next timestep of the list, which is
+    another one wherever the spacing is not exactly T // S: the network is then told of more noise than there
+    is. Ours goes from each timestep to the next one. With an epsilon that is right at every t (x_t was made
+    of it and a known x_start) a right sampler at eta 0 gives that x_start back, whatever the subset.
+    """
+    theirs = diffusers_scheduler(spacing, steps)
+    trajectory = ddim_steps(SCHEDULE, theirs.timesteps.tolist()[::-1], eta=0.0)
+    x_start, epsilon = normal(0), normal(1)
+    abar = trajectory[0].alpha_cumprod
+    x = y = math.sqrt(abar) * x_start + math.sqrt(1 - abar) * epsilon
+    for step in trajectory:
+        x, _ = ddim_step(x, epsilon, step)
+        y = theirs.step(epsilon, step.t, y, eta=0.0).prev_sample
+    assert float((x - x_start).abs().max()) < 1e-9
+    assert float((y - x_start).abs().max()) > 0.01

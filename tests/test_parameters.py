@@ -1,0 +1,416 @@
+"""The grammar `name:key=value,...` and how signatures give parameters their types."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Optional
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ddim_host.errors import UserError
+from ddim_host.parameters import (
+    REQUIRED,
+    Parameter,
+    PartChoice,
+    convert,
+    format_choice,
+    parse_choice,
+    resolve,
+    suggestion,
+    type_name,
+    user_parameters,
+)
+from ddim_host.registry import Kind, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from no_such_module import OnlyTypeCheckersKnowIt  # type: ignore[import-not-found]
+
+
+# --- Grammar ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "distribution", "arguments"),
+    [
+        ("mse", "mse", None, {}),
+        ("mse:", "mse", None, {}),
+        (" mse ", "mse", None, {}),
+        ("ddim-losses/mse", "mse", "ddim-losses", {}),
+        ("my-losses/huber:delta=0.1", "huber", "my-losses", {"delta": "0.1"}),
+        ("quad:span=0.5,x=", "quad", None, {"span": "0.5", "x": ""}),
+        ("explicit:t=0,10,20", "explicit", None, {"t": "0,10,20"}),
+        ("explicit:t=0,10,20,order=down", "explicit", None, {"t": "0,10,20", "order": "down"}),
+        ("images:path=C:/a,b,size=8", "images", None, {"path": "C:/a,b", "size": "8"}),
+        ("images:path=/a=b:c/d", "images", None, {"path": "/a=b:c/d"}),
+        ("a: x=1, y=2", "a", None, {"x": "1", "y": "2"}),
+        ("a:x=1,2=3", "a", None, {"x": "1,2=3"}),
+    ],
+)
+def test_parts_are_read(text: str, name: str, distribution: str | None, arguments: dict[str, str]) -> None:
+    assert parse_choice(text) == PartChoice(name, distribution, arguments)
+
+
+@pytest.mark.parametrize("text", ["", " ", ":", ":x=1", "/mse", "ddim-losses/", "ddim-losses/:x=1"])
+def test_a_part_needs_a_name(text: str) -> None:
+    with pytest.raises(UserError, match="does not name a part"):
+        parse_choice(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["huber:0.1", "huber:=0.1", "huber:a b=1", "huber:1x=1", "huber:delta", "huber:,x=1"]
+)
+def test_an_argument_needs_a_name_and_a_value(text: str) -> None:
+    with pytest.raises(UserError, match="cannot read") as caught:
+        parse_choice(text)
+    assert "huber:parameter=value" in caught.value.fix
+
+
+def test_an_argument_is_given_once() -> None:
+    with pytest.raises(UserError, match="'x' is given twice"):
+        parse_choice("a:x=1,y=2,x=3")
+
+
+# --- Round trips --------------------------------------------------------------------------------------------
+
+LOOKS_LIKE_AN_ARGUMENT = re.compile(r",\s*[A-Za-z_]\w*=")
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
+    lambda text: not LOOKS_LIKE_AN_ARGUMENT.search(text)
+)
+paths = texts.filter(lambda text: "\0" not in text).map(lambda text: Path("/", text))
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+TYPES: dict[Any, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
+    int: st.integers(),
+    float: numbers,
+    str: texts,
+    Path: paths,
+    tuple[int, ...]: st.lists(st.integers(), min_size=1).map(tuple),
+    tuple[float, ...]: st.lists(numbers, min_size=1).map(tuple),
+}
+OPTIONAL = {
+    annotation | None: st.none() | values.filter(lambda value: str(value) != "none")
+    for annotation, values in TYPES.items()
+}
+parameters = st.sampled_from([*TYPES.items(), *OPTIONAL.items()]).flatmap(
+    lambda item: st.tuples(st.just(item[0]), item[1])
+)
+identifiers = st.from_regex(r"[A-Za-z_]\w{0,8}", fullmatch=True).filter(str.isidentifier)
+
+
+@given(st.dictionaries(identifiers, parameters, max_size=4))
+def test_what_is_shown_can_be_typed(given_parameters: dict[str, tuple[Any, Any]]) -> None:
+    known = [Parameter(name, annotation, REQUIRED) for name, (annotation, _) in given_parameters.items()]
+    values = {name: value for name, (_, value) in given_parameters.items()}
+    shown = format_choice("part", values)
+    assume(not LOOKS_LIKE_AN_ARGUMENT.search(",".join(map(str, values.values()))))
+    choice = parse_choice(shown)
+    assert (choice.name, choice.distribution) == ("part", None)
+    resolved = resolve("part", known, choice.arguments)
+    assert resolved == values
+    assert [type(value) for value in resolved.values()] == [type(value) for value in values.values()]
+
+
+@pytest.mark.parametrize(
+    "text", ["/data/a:b", "/data/a,b", "/data/a=b", "/data/a, b=c d", "C:/x,1=2", "/ends,"]
+)
+def test_odd_paths_survive(text: str) -> None:
+    known = [Parameter("path", Path, REQUIRED), Parameter("size", int, 1)]
+    choice = parse_choice(f"images:path={text},size=8")
+    if text == "/data/a, b=c d":  # the one thing that needs a TOML file
+        assert set(choice.arguments) == {"path", "b", "size"}
+    else:
+        assert resolve("images", known, choice.arguments) == {"path": Path(text).absolute(), "size": 8}
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        choice = parse_choice(text)
+    except UserError:
+        return
+    assert choice.name
+    assert all(name.isidentifier() for name in choice.arguments)
+
+
+def test_an_empty_list_can_be_typed() -> None:
+    shown = format_choice("unet", {"attention_resolutions": ()})
+    known = [Parameter("attention_resolutions", tuple[int, ...], REQUIRED)]
+    assert resolve("unet", known, parse_choice(shown).arguments) == {"attention_resolutions": ()}
+
+
+# --- Types --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_value", "annotation", "value"),
+    [
+        ("true", bool, True),
+        ("No", bool, False),
+        ("1", bool, True),
+        ("off", bool, False),
+        (True, bool, True),
+        ("12", int, 12),
+        ("-3", int, -3),
+        (12, int, 12),
+        ("0.5", float, 0.5),
+        ("1e-4", float, 1e-4),
+        ("2", float, 2.0),
+        (2, float, 2.0),
+        ("a b", str, "a b"),
+        ("none", str, "none"),
+        ("/a/b", Path, Path("/a/b")),
+        ("none", int | None, None),
+        ("3", int | None, 3),
+        ("0,10", tuple[int, ...], (0, 10)),
+        ([0, 10], tuple[int, ...], (0, 10)),
+        ("0.5,1", tuple[float, ...], (0.5, 1.0)),
+        ("none", tuple[int, ...] | None, None),
+        ("1,2", tuple[int, ...] | None, (1, 2)),
+    ],
+)
+def test_values_are_converted(given_value: object, annotation: Any, value: object) -> None:
+    converted = convert(given_value, annotation)
+    assert (converted, type(converted)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("given_value", "annotation"),
+    [
+        ("maybe", bool),
+        (1, bool),
+        ("", bool),
+        ("1.0", int),
+        (1.0, int),
+        (True, int),
+        ("none", int),
+        ("", int),
+        ("9" * 5000, int),
+        ("nan", float),
+        ("inf", float),
+        ("-1e999", float),
+        (True, float),
+        (float("inf"), float),
+        ("x", float),
+        ("", str),
+        (3, str),
+        ("", Path),
+        (None, Path),
+        ("1,", tuple[int, ...]),
+        ("1;2", tuple[int, ...]),
+        ([1.5], tuple[int, ...]),
+        ([True], tuple[int, ...]),
+        (3, tuple[int, ...]),
+        ("1,nan", tuple[float, ...]),
+        ({"a": 1}, tuple[float, ...]),
+        ("x", int | None),
+    ],
+)
+def test_other_values_are_refused(given_value: object, annotation: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - it has no message; the caller knows more
+        convert(given_value, annotation)
+
+
+def test_an_integer_beyond_all_floats_is_refused() -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - it has no message; the caller knows more
+        convert(10**400, float)
+
+
+def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert convert("a/b", Path) == tmp_path / "a/b"
+    assert convert("~/b", Path) == Path("/home/somebody/b")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (bool, "true or false"),
+        (int, "integer"),
+        (float, "number"),
+        (str, "text"),
+        (Path, "path"),
+        (int | None, "integer or none"),
+        (tuple[int, ...], "list of integers"),
+        (tuple[float, ...] | None, "list of numbers or none"),
+    ],
+)
+def test_types_have_names_that_people_read(annotation: Any, words: str) -> None:
+    assert type_name(annotation) == words
+
+
+# --- What users do wrong ------------------------------------------------------------------------------------
+
+HUBER = (
+    Parameter("delta", float, 0.1),
+    Parameter("size", int | None, None),
+    Parameter("path", Path, REQUIRED),
+)
+LISTED = (
+    "its parameters: delta (number, default 0.1), size (integer or none, default none), path (path, required)"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ({"path": "/a", "dleta": "1"}, "loss 'huber' has no parameter 'dleta'; did you mean 'delta'?"),
+        ({"path": "/a", "zzz": "1"}, "loss 'huber' has no parameter 'zzz'"),
+        ({"path": "/a", "delta": "x"}, "loss 'huber': delta=x is not a number"),
+        ({"path": "/a", "size": "1.5"}, "loss 'huber': size=1.5 is not an integer or none"),
+        ({}, "loss 'huber' needs path=..."),
+    ],
+)
+def test_wrong_arguments_list_the_known_ones(arguments: dict[str, object], what: str) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve("loss 'huber'", HUBER, arguments)
+    assert (caught.value.what, caught.value.why) == (what, LISTED)
+
+
+def test_a_part_without_parameters_says_so() -> None:
+    with pytest.raises(UserError) as caught:
+        resolve("loss 'mse'", (), {"delta": "1"})
+    assert caught.value.why == "its parameters: none"
+
+
+def test_defaults_fill_in() -> None:
+    assert resolve("x", HUBER, {"path": "/a"}) == {"delta": 0.1, "size": None, "path": Path("/a")}
+
+
+def test_suggestions_are_only_made_where_something_is_near() -> None:
+    assert suggestion("mes", ["l2", "mse"]) == "; did you mean 'mse'?"
+    assert suggestion("banana", ["l2", "mse"]) == ""
+
+
+# --- Signatures ---------------------------------------------------------------------------------------------
+
+
+def function(schedule: object, steps: int = 3, *, delta: float = 0.1, size: int | None = None) -> None:
+    pass
+
+
+class Class:
+    def __init__(self, schedule: object, *, delta: float = 0.1, size: int | None = None) -> None:
+        pass
+
+
+class Subclass(Class):
+    pass
+
+
+class Callable_:  # noqa: N801 - the name of the builtin kind
+    def __call__(self, schedule: object, *, delta: float = 0.1, size: int | None = None) -> None:
+        pass
+
+    def method(self, schedule: object, *, delta: float = 0.1, size: int | None = None) -> None:
+        pass
+
+
+@functools.wraps(function)
+def wrapper(*arguments: Any, **options: Any) -> None:
+    function(*arguments, **options)
+
+
+def with_hidden_types(
+    schedule: OnlyTypeCheckersKnowIt, *, delta: float = 0.1, size: int | None = None
+) -> None:
+    pass
+
+
+def old_style(schedule: object, *, delta: float = 0.1, size: Optional[int] = None) -> None:  # noqa: UP045
+    pass
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        function,
+        Class,
+        Subclass,
+        Callable_(),
+        Callable_().method,
+        wrapper,
+        with_hidden_types,
+        old_style,
+        functools.partial(function, steps=3),
+    ],
+    ids=[
+        "function",
+        "class",
+        "subclass",
+        "object",
+        "method",
+        "wrapper",
+        "hidden types",
+        "Optional",
+        "partial",
+    ],
+)
+def test_keyword_only_parameters_are_found(part: Callable[..., object]) -> None:
+    found = {p.name: (p.annotation, p.default) for p in user_parameters(part) if p.name != "steps"}
+    assert found == {"delta": (float, 0.1), "size": (int | None, None)}
+
+
+def test_positional_parameters_are_not_for_users() -> None:
+    assert [parameter.name for parameter in user_parameters(function)] == ["delta", "size"]
+
+
+def test_partial_changes_defaults() -> None:
+    part = functools.partial(function, delta=0.7)
+    assert {p.name: p.default for p in user_parameters(part)}["delta"] == 0.7
+
+
+def test_a_parameter_without_default_is_required() -> None:
+    def part(*, path: Path) -> None:
+        pass
+
+    assert user_parameters(part) == (Parameter("path", Path, REQUIRED),)
+
+
+def no_annotation(*, delta=0.1) -> None:  # type: ignore[no-untyped-def]
+    pass
+
+
+def no_such_type(*, delta: Nowhere = 0.1) -> None:  # type: ignore[name-defined]  # noqa: F821
+    pass
+
+
+def a_dict(*, delta: dict[str, int] = {}) -> None:  # noqa: B006
+    pass
+
+
+def a_union(*, delta: int | str = 1) -> None:
+    pass
+
+
+def a_pair(*, delta: tuple[int, int] = (1, 2)) -> None:
+    pass
+
+
+def a_choice(*, delta: Literal["a", "b"] = "a") -> None:
+    pass
+
+
+def nested(*, delta: tuple[tuple[int, ...], ...] = ()) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    "part", [no_annotation, no_such_type, a_dict, a_union, a_pair, a_choice, nested, print]
+)
+def test_a_parameter_that_users_cannot_write_is_the_parts_fault(part: Callable[..., object]) -> None:
+    with pytest.raises(UserError) as caught:
+        Part(Kind.LOSS, "odd", part, "some-losses", "1.2").parameters()
+    assert caught.value.what == "loss 'odd' of some-losses 1.2 does not work"
+    assert "some-losses" in caught.value.fix
+
+
+def test_a_part_whose_signature_cannot_be_read_is_told_so() -> None:
+    with pytest.raises(UserError, match="loss 'odd' of some-losses"):
+        Part(Kind.LOSS, "odd", type, "some-losses", "1.2").parameters()

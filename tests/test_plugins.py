@@ -1,0 +1,505 @@
+"""Finding and loading plugins: each fails alone, and one framework at most is ever imported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ddim_host.parameters import parse_choice
+from ddim_host.plugins import Plugin, Plugins, installed_frameworks, load_plugins
+from ddim_host.registry import Kind
+from tests.conftest import Outcome, Site, losses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Command, PythonCode
+
+DRY = ("run", "--plugin", "torch", "--dry-run")
+
+HOOK = "@hookimpl\ndef ddim_losses():\n    return "
+
+BROKEN = {
+    "imports-torch": ("import torch", "ImportError"),
+    "imports-jittor": ("import jittor", "ImportError"),
+    "imports-from-jax": ("from jax.numpy import abs", "ImportError"),
+    "imports-in-hook": ("@hookimpl\ndef ddim_losses():\n    import torch", "ImportError"),
+    "imports-missing": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+    "syntax-error": ("def", "SyntaxError: invalid syntax"),
+    "raises": ("raise RuntimeError('first line\\nsecond line')", "RuntimeError: first line second line"),
+    "exits": ("import sys; sys.exit('good bye')", "SystemExit: good bye"),
+    "misspelt-hook": (
+        "@hookimpl\ndef ddim_loses():\n    return {}",
+        "there is no hook 'ddim_loses'; did you mean 'ddim_losses'?",
+    ),
+    "wrong-signature": ("@hookimpl\ndef ddim_losses(config):\n    return {}", "config"),
+    "no-hooks": ("", "it implements no hook; is @hookimpl missing?"),
+    "no-hookimpl": ("def ddim_losses():\n    return {}", "it implements no hook; is @hookimpl missing?"),
+    "hook-raises": ("@hookimpl\ndef ddim_losses():\n    return {}['x']", "KeyError: 'x'"),
+    "hook-exits": ("@hookimpl\ndef ddim_losses():\n    raise SystemExit", "SystemExit"),
+    "returns-list": (HOOK + "[abs]", "ddim_losses returned a list, not a dict of parts"),
+    "not-callable": (HOOK + "{'three': 3}", "ddim_losses: 'three' is a int, not a callable"),
+    "name-with-space": (HOOK + "{'a b': abs}", "ddim_losses: 'a b' cannot be the name of a part"),
+    "name-with-colon": (HOOK + "{'a:b': abs}", "ddim_losses: 'a:b' cannot be the name of a part"),
+    "name-with-slash": (HOOK + "{'a/b': abs}", "ddim_losses: 'a/b' cannot be the name of a part"),
+    "name-empty": (HOOK + "{'': abs}", "ddim_losses: '' cannot be the name of a part"),
+    "name-no-text": (HOOK + "{1: abs}", "ddim_losses: 1 cannot be the name of a part"),
+}
+"""Distribution -> its module, and what its error must say."""
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """All broken plugins at once, and one that works."""
+    site = Site(tmp_path_factory.mktemp("broken"))
+    for name, (source, _) in BROKEN.items():
+        site.plugin(name, source)
+    site.distribution("no-such-object", "[ddim_host.plugins]\nno-such-object = works:nothing\n")
+    site.distribution("no-reference", "[ddim_host.plugins]\nno-reference = a b c\n")
+    site.plugin("works", losses("fine"))
+    site.package("jittor")
+    site.package("jax")
+    return site
+
+
+@pytest.fixture(scope="module")
+def rows(broken: Site, ddim_host: Command) -> dict[str, dict[str, Any]]:
+    """What `plugins --json` says with all of them installed, by distribution."""
+    outcome = ddim_host("plugins", "--json", env=broken.env)
+    assert outcome.code == 0, outcome.err
+    return {row["distribution"]: row for row in json.loads(outcome.out)}
+
+
+# --- Broken plugins -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_plugin_is_shown_with_its_error(rows: dict[str, dict[str, Any]], name: str) -> None:
+    row = dict(rows[name])
+    assert BROKEN[name][1] in row.pop("error")
+    assert row == {
+        "name": name,
+        "distribution": name,
+        "version": "1.0",
+        "kind": "parts",
+        "entry_point": name.replace("-", "_"),
+        "provides": {},
+        "status": "error",
+    }
+
+
+SILENT = (
+    "_RefusingLoader has no exec_module, so importlib never calls create_module: the ImportError is empty"
+)
+
+
+@pytest.mark.parametrize("framework", ["torch", "jittor", "jax"])
+def test_a_plugin_that_imports_a_framework_is_told_why_it_cannot(
+    rows: dict[str, dict[str, Any]], framework: str
+) -> None:
+    [row] = [
+        row for name, row in rows.items() if name in (f"imports-{framework}", f"imports-from-{framework}")
+    ]
+    assert f"'{framework}' cannot be imported here: this process runs no framework" in row["error"]
+
+
+@pytest.mark.parametrize("name", ["no-such-object", "no-reference"])
+def test_an_entry_point_that_leads_nowhere_is_shown_as_an_error(
+    rows: dict[str, dict[str, Any]], name: str
+) -> None:
+    assert rows[name]["status"] == "error"
+    assert rows[name]["error"]
+
+
+def test_errors_are_one_line_each(rows: dict[str, dict[str, Any]]) -> None:
+    assert not [row for row in rows.values() if "\n" in row["error"]]
+
+
+def test_plugins_that_work_are_not_harmed(rows: dict[str, dict[str, Any]]) -> None:
+    assert (rows["works"]["status"], rows["works"]["error"]) == ("ok", "")
+    assert rows["works"]["provides"] == {"ddim_losses": ["fine"]}
+    assert rows["ddim-losses"]["provides"] == {"ddim_losses": ["l2", "mse"]}
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("run", "--help"), ("plugins",), (*DRY, "--loss", "fine")]
+)
+def test_commands_work_beside_broken_plugins(
+    broken: Site, ddim_host: Command, arguments: tuple[str, ...]
+) -> None:
+    outcome = ddim_host(*arguments, env=broken.env)
+    assert (outcome.code, outcome.err) == (0, "")
+
+
+def test_plugins_shows_people_who_is_broken_and_why(broken: Site, ddim_host: Command) -> None:
+    out = ddim_host("plugins", env=broken.env).out
+    assert "raises  (parts, raises 1.0): error\n  RuntimeError: first line second line\n" in out
+    assert "works  (parts, works 1.0): ok\n" in out
+
+
+def test_a_missing_part_may_be_that_of_a_broken_plugin(
+    site: Site, in_process: Callable[..., Outcome]
+) -> None:
+    site.plugin("robust-losses", "import no_such_module")
+    outcome = in_process(*DRY, "--loss", "robust")
+    assert outcome.code == 2
+    assert "robust-losses 1.0 (robust-losses) is broken: ModuleNotFoundError" in outcome.err
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_a_hook_that_forgets_to_return_is_an_error(site: Site) -> None:
+    site.plugin("forgetful", "@hookimpl\ndef ddim_losses():\n    {'huber': abs}")
+    assert installed("forgetful").status == "error"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "entry_points"),
+    [
+        (b"Name: odd\nAuthor: Andr\xe9\nVersion: 1\n", b""),
+        (b"Name: odd\nVersion: 1\n", b"[ddim_host.plugins]\nno equals sign\n"),
+        (b"Name: odd\nVersion: 1\n", b"[console_scripts]\nno equals sign\n"),
+        (b"Name: odd\nVersion: 1\n", b"[console_scripts]\nx = \xff\n"),
+    ],
+    ids=["metadata not UTF-8", "bad entry point", "bad entry point of others", "entry points not UTF-8"],
+)
+@pytest.mark.usefixtures("no_framework")
+def test_a_damaged_distribution_harms_nobody(site: Site, metadata: bytes, entry_points: bytes) -> None:
+    folder = site.distribution("odd", "")
+    (folder / "METADATA").write_bytes(metadata)
+    (folder / "entry_points.txt").write_bytes(entry_points)
+    assert installed("losses").status == "ok"
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_a_distribution_without_metadata_harms_nobody(site: Site) -> None:
+    (site.distribution("odd", "") / "METADATA").unlink()
+    assert installed("losses").status == "ok"
+
+
+def test_a_chatty_plugin_does_not_spoil_the_json(site: Site, in_process: Callable[..., Outcome]) -> None:
+    site.plugin("chatty", "print('hello')\n" + losses("fine"))
+    json.loads(in_process("plugins", "--json").out)
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_impatient_users_are_not_taken_for_a_broken_plugin(site: Site) -> None:
+    site.plugin("slow", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_plugins()
+
+
+# --- What `plugins` says ------------------------------------------------------------------------------------
+
+
+def test_json_has_exactly_the_promised_keys_and_order(rows: dict[str, dict[str, Any]]) -> None:
+    keys = ["name", "distribution", "version", "kind", "entry_point", "provides", "status", "error"]
+    assert {tuple(row) for row in rows.values()} == {tuple(keys)}
+    order = [(row["kind"], row["name"], row["distribution"]) for row in rows.values()]
+    assert order == sorted(order)
+
+
+def test_what_comes_with_the_host_is_found(rows: dict[str, dict[str, Any]]) -> None:
+    assert rows["ddim-host"] == {
+        "name": "defaults",
+        "distribution": "ddim-host",
+        "version": importlib.metadata.version("ddim-host"),
+        "kind": "parts",
+        "entry_point": "ddim_host.parts",
+        "provides": {
+            "ddim_noise_schedules": ["cosine", "linear"],
+            "ddim_loss_weightings": rows["ddim-host"]["provides"]["ddim_loss_weightings"],
+            "ddim_timestep_subsets": rows["ddim-host"]["provides"]["ddim_timestep_subsets"],
+            "ddim_datasets": ["cifar10", "digits", "images"],
+        },
+        "status": "ok",
+        "error": "",
+    }
+    assert {"linear", "quad", "cosine"} <= set(rows["ddim-host"]["provides"]["ddim_timestep_subsets"])
+    assert {"uniform", "antithetic"} <= set(
+        rows["ddim-timestep-samplers"]["provides"]["ddim_timestep_samplers"]
+    )
+
+
+def test_a_framework_that_is_not_imported_is_available(rows: dict[str, dict[str, Any]]) -> None:
+    assert rows["ddim-torch"] == {
+        "name": "torch",
+        "distribution": "ddim-torch",
+        "version": importlib.metadata.version("ddim-torch"),
+        "kind": "framework",
+        "entry_point": "ddim_torch.plugin",
+        "provides": {},
+        "status": "available",
+        "error": "",
+    }
+
+
+def test_people_are_told_how_to_run_a_framework(in_process: Callable[..., Outcome]) -> None:
+    assert "run with --plugin torch\n" in in_process("plugins").out
+
+
+# --- One framework per process ------------------------------------------------------------------------------
+
+REMEMBERS_MODULES = """
+import atexit, sys
+atexit.register(lambda: print('modules:', *sys.modules, file=sys.stderr))
+from ddim_host.cli import main
+main()
+"""
+
+PADDLE = """
+import paddle
+@hookimpl
+def ddim_model_factories():
+    return {'unet': lambda spec, device, precision: None}
+"""
+
+
+def modules(outcome: Outcome) -> set[str]:
+    assert outcome.code == 0, outcome.err
+    return set(outcome.err.rpartition("modules:")[2].split())
+
+
+@pytest.fixture(scope="module")
+def paddle(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A second framework plugin, and stand-ins for frameworks that are quickly imported."""
+    site = Site(tmp_path_factory.mktemp("paddle"))
+    site.plugin("ddim-paddle", PADDLE, entry="paddle", group="frameworks")
+    for name in ("paddle", "torch", "tensorflow"):
+        site.package(name)
+    return site
+
+
+def test_only_the_chosen_plugin_is_imported(paddle: Site, python: PythonCode) -> None:
+    found = modules(python(REMEMBERS_MODULES, *DRY, env=paddle.env))
+    assert "ddim_torch" in found
+    assert not {"ddim_paddle", "paddle"} & found
+
+
+def test_another_framework_can_be_chosen(paddle: Site, python: PythonCode) -> None:
+    found = modules(python(REMEMBERS_MODULES, "run", "--plugin", "paddle", "--dry-run", env=paddle.env))
+    assert {"ddim_paddle", "paddle"} <= found
+    assert not {"ddim_torch", "torch"} & found
+
+
+def test_plugins_imports_no_framework_and_no_plugin_of_one(paddle: Site, python: PythonCode) -> None:
+    found = modules(python(REMEMBERS_MODULES, "plugins", env=paddle.env))
+    assert "ddim_losses" in found
+    assert not {"ddim_paddle", "ddim_torch", "paddle", "torch"} & found
+
+
+def test_looking_for_another_framework_is_no_error_but_importing_it_is(
+    paddle: Site, python: PythonCode
+) -> None:
+    code = """
+import importlib.util
+from ddim_host.plugins import load_plugins
+load_plugins('torch')
+assert importlib.util.find_spec('tensorflow') is not None
+assert importlib.util.find_spec('mindspore') is None
+try:
+    import tensorflow
+except ImportError:
+    print('refused')
+import torch
+load_plugins('torch')
+"""
+    outcome = python(code, env=paddle.env)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "refused\n", "")
+
+
+def test_who_imports_another_framework_is_told_why_it_cannot(paddle: Site, python: PythonCode) -> None:
+    code = "from ddim_host.plugins import load_plugins; load_plugins('torch'); import tensorflow"
+    outcome = python(code, env=paddle.env)
+    assert "'tensorflow' cannot be imported here: this process runs torch" in outcome.err
+
+
+def test_the_guard_stays_after_loading_and_follows_the_last_choice(paddle: Site, python: PythonCode) -> None:
+    code = """
+from ddim_host.plugins import load_plugins
+load_plugins()
+try:
+    import torch
+except ImportError:
+    print('refused')
+load_plugins('torch')
+import torch
+"""
+    outcome = python(code, env=paddle.env)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "refused\n", "")
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_a_process_that_holds_another_framework_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jax", types.ModuleType("jax"))
+    with pytest.raises(RuntimeError, match="already holds jax"):
+        load_plugins("torch")
+
+
+def test_a_framework_that_does_not_load(site: Site, in_process: Callable[..., Outcome]) -> None:
+    site.plugin(
+        "ddim-paddle", "raise OSError('no driver')", entry="paddle", group="frameworks", version="3.1"
+    )
+    outcome = in_process("run", "--plugin", "paddle", "--dry-run")
+    assert outcome.code == 2
+    assert "the framework plugin 'paddle' does not load" in outcome.err
+    assert "ddim-paddle 3.1 (paddle): OSError: no driver" in outcome.err
+    assert in_process(*DRY).code == 0
+
+
+def test_installed_frameworks_come_from_metadata_alone(site: Site) -> None:
+    site.plugin("ddim-paddle", "raise SystemExit", entry="paddle", group="frameworks")
+    assert {"paddle", "torch"} <= set(installed_frameworks())
+
+
+# --- Names that two distributions give ----------------------------------------------------------------------
+
+
+def installed(name: str) -> Plugin:
+    [plugin] = [plugin for plugin in load_plugins().installed if plugin.name == name]
+    return plugin
+
+
+@pytest.fixture
+def second_mse(site: Site) -> None:
+    site.plugin("other-losses", losses("mse", "own"), version="2.5")
+
+
+@pytest.mark.usefixtures("second_mse")
+def test_a_name_given_twice_is_an_error_that_names_both(in_process: Callable[..., Outcome]) -> None:
+    outcome = in_process(*DRY, "--loss", "mse")
+    assert outcome.code == 2
+    version = importlib.metadata.version("ddim-losses")
+    assert f"ddim-losses {version} and other-losses 2.5" in outcome.err
+    assert "--loss ddim-losses/mse" in outcome.err
+
+
+@pytest.mark.usefixtures("second_mse")
+@pytest.mark.parametrize(
+    ("loss", "distribution"),
+    [
+        ("l2", "ddim-losses"),
+        ("own", "other-losses"),
+        ("ddim-losses/mse", "ddim-losses"),
+        ("other-losses/mse", "other-losses"),
+    ],
+)
+def test_a_name_given_twice_harms_only_those_who_ask_for_it(
+    in_process: Callable[..., Outcome], loss: str, distribution: str
+) -> None:
+    outcome = in_process(*DRY, "--loss", loss)
+    assert outcome.code == 0
+    [line] = [line for line in outcome.out.splitlines() if line.startswith("loss  ")]
+    assert line.split()[1:3] == [loss.rpartition("/")[2], distribution]
+
+
+def test_a_part_is_not_looked_for_elsewhere(in_process: Callable[..., Outcome]) -> None:
+    outcome = in_process(*DRY, "--loss", "ddim-host/mse")
+    assert outcome.code == 2
+    assert "there is no loss named 'mse' in ddim-host" in outcome.err
+
+
+@pytest.mark.parametrize("distribution", ["ddim_losses", "DDIM-Losses", "ddim.losses"])
+def test_a_distribution_is_known_by_any_spelling(
+    in_process: Callable[..., Outcome], distribution: str
+) -> None:
+    assert in_process(*DRY, "--loss", f"{distribution}/mse").code == 0
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_two_distributions_with_one_entry_point_name_are_both_errors(site: Site) -> None:
+    site.plugin("first-losses", losses("one"), entry="same")
+    site.plugin("second-losses", losses("two"), entry="same", version="2.0")
+    first, second = (plugin for plugin in load_plugins().installed if plugin.name == "same")
+    assert (first.status, second.status) == ("error", "error")
+    assert "second-losses 2.0" in first.error
+    assert "first-losses 1.0" in second.error
+    assert "first_losses" not in sys.modules
+
+
+def test_two_distributions_for_one_framework(site: Site, in_process: Callable[..., Outcome]) -> None:
+    site.plugin("fast-torch", "raise SystemExit", entry="torch", group="frameworks")
+    outcome = in_process(*DRY)
+    assert outcome.code == 2
+    assert "fast-torch 1.0" in outcome.err
+    assert "ddim-torch" in outcome.err
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_a_framework_and_parts_may_share_an_entry_point_name(site: Site) -> None:
+    site.plugin("torch-losses", losses("one"), entry="torch")
+    assert {plugin.status for plugin in load_plugins().installed if plugin.name == "torch"} == {
+        "ok",
+        "available",
+    }
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_a_distribution_counts_once_however_often_it_is_on_the_path(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.plugin("twice_there", losses("fine"))
+    hidden = Site(site.path / "hidden")
+    hidden.plugin("Twice.There", losses("old"), entry="twice_there", version="0.9")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(hidden.path), str(site.path)])
+    plugin = installed("twice_there")
+    assert (plugin.distribution, plugin.version, plugin.status) == ("twice-there", "1.0", "ok")
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_two_entry_points_cannot_share_a_module(site: Site) -> None:
+    entry_points = "[ddim_host.plugins]\none = shared\ntwo = shared\n"
+    site.distribution("shared", entry_points)
+    site.module("shared", "from ddim_host import hookimpl\n" + losses("fine"))
+    assert installed("one").status == "ok"
+    assert "already loaded under another name" in installed("two").error
+
+
+# --- Parts --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_parts_know_who_provides_them(site: Site) -> None:
+    site.plugin("third-party", losses("fine"), version="4.2")
+    plugins: Plugins = load_plugins()
+    part = plugins.registry.find(Kind.LOSS, parse_choice("fine"))
+    assert (part.kind, part.name, part.distribution, part.version) == (
+        Kind.LOSS,
+        "fine",
+        "third-party",
+        "4.2",
+    )
+    assert part.label == "loss 'fine'"
+    assert "fine" in plugins.registry.names(Kind.LOSS)
+    assert "fine" not in plugins.registry.names(Kind.DATA)
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_one_plugin_may_give_parts_of_every_kind(site: Site) -> None:
+    kinds = "\n".join(f"@hookimpl\ndef {kind.value}(): return {{'b': abs, 'a': abs}}" for kind in Kind)
+    site.plugin("everything", kinds)
+    assert installed("everything").provides == {kind.value: ["a", "b"] for kind in Kind}
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_an_object_in_a_module_can_be_the_plugin(site: Site) -> None:
+    source = """
+from ddim_host import hookimpl
+class Plugin:
+    @hookimpl
+    def ddim_losses(self):
+        return {'fine': abs}
+plugin = Plugin()
+"""
+    site.distribution("objects", "[ddim_host.plugins]\nobjects = objects_module:plugin\n")
+    site.module("objects_module", source)
+    assert installed("objects").provides == {"ddim_losses": ["fine"]}
+
+
+def test_fake_distributions_come_before_the_real_ones(broken: Site) -> None:
+    assert broken.env["PYTHONPATH"].split(os.pathsep)[0] == str(broken.path)

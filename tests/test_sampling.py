@@ -1,0 +1,151 @@
+"""The sampler's loop, around networks that are functions."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim_host.diffusion import NoiseSchedule, ddim_steps
+from ddim_host.images import to_uint8
+from ddim_host.parts.noise_schedules import linear
+from ddim_host.parts.timestep_subsets import quad
+from ddim_host.randomness import Stream, normal_images
+from ddim_host.sampling import sample, sample_batch
+from tests.fakes import NumpyModel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ddim_host.sampling import Samples
+
+SCHEDULE = NoiseSchedule(linear(100))
+SUBSET = quad(SCHEDULE, 7).tolist()
+SHAPE = (3, 4, 4)
+
+
+def network(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
+    """Depends on all of an image and on t, on each image apart."""
+    around = x_t.mean(axis=(1, 2, 3), keepdims=True)
+    noise: NDArray[np.float32] = np.tanh(x_t + around / 2) * np.float32(1 - t / 1000)
+    return noise
+
+
+def samples(num_images: int, batch_size: int, *, eta: float = 1.0, **changes: Any) -> Samples:
+    options: dict[str, Any] = {"seed": 0, "clip": True, "which": "ema", "model": NumpyModel(network)}
+    return sample(
+        steps=ddim_steps(SCHEDULE, SUBSET, eta),
+        num_images=num_images,
+        image_shape=(4, 4, 3),
+        batch_size=batch_size,
+        **options | changes,
+    )
+
+
+def batch(indices: list[int], *, eta: float = 1.0, **changes: Any) -> NDArray[np.float32]:
+    options: dict[str, Any] = {"seed": 0, "clip": False, "which": "ema", "model": NumpyModel(network)}
+    return sample_batch(
+        steps=ddim_steps(SCHEDULE, SUBSET, eta), indices=np.array(indices), shape=SHAPE, **options | changes
+    )
+
+
+def test_the_network_is_called_once_for_every_timestep_of_the_subset() -> None:
+    """The seed stopped one step early, at alphas_cumprod[0]."""
+    model = NumpyModel(network)
+    batch([0, 1, 2], model=model, which="raw")
+    assert model.calls == [(t, 3, "raw") for t in SUBSET[::-1]]
+
+
+def test_sampling_starts_from_the_noise_of_its_seed() -> None:
+    model = NumpyModel(network)
+    batch([5, 2], model=model, seed=3)
+    expected = normal_images(3, Stream.SAMPLE_START, steps=[0, 0], indices=[5, 2], shape=SHAPE)
+    np.testing.assert_array_equal(model.inputs[0], expected)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_last_step_goes_to_the_clean_image(eta: float) -> None:
+    """To alphas_cumprod = 1: what comes out is the x_start that the last call implies, without noise."""
+    model = NumpyModel(network)
+    images = batch([0, 1], eta=eta, model=model)
+    x_t, abar = model.inputs[-1], SCHEDULE.alphas_cumprod[SUBSET[0]]
+    expected = (x_t - math.sqrt(1 - abar) * network(x_t, SUBSET[0])) / math.sqrt(abar)
+    np.testing.assert_allclose(images, expected, atol=1e-5)
+
+
+def test_eta_reaches_the_sampler() -> None:
+    """In the seed `-eta` was assigned after the sampler was built, and ignored."""
+    etas = (0.0, 0.2, 0.5, 1.0)
+    results = [batch([0, 1], eta=eta) for eta in etas]
+    distances = [float(np.abs(result - results[0]).mean()) for result in results]
+    assert distances == sorted(distances)
+    assert distances[1] > 1e-3
+
+
+def test_the_noise_that_eta_adds_is_that_of_the_timestep() -> None:
+    """Known before, so that it does not depend on batch, subset or framework."""
+    model = NumpyModel(lambda x_t, t: np.zeros_like(x_t))
+    batch([4], eta=1.0, model=model)
+    for step, (x_t, x_next) in zip(
+        ddim_steps(SCHEDULE, SUBSET, 1.0), zip(model.inputs, model.inputs[1:], strict=False), strict=False
+    ):
+        added = x_next - x_t * math.sqrt(step.alpha_cumprod_prev / step.alpha_cumprod)
+        noise = normal_images(0, Stream.SAMPLE_NOISE, steps=[step.t], indices=[4], shape=SHAPE)
+        np.testing.assert_allclose(added / step.sigma, noise, atol=1e-3)
+
+
+@given(num_images=st.integers(1, 9), batch_size=st.integers(1, 12))
+def test_an_image_depends_on_the_seed_and_its_number_alone(num_images: int, batch_size: int) -> None:
+    expected = samples(9, 9).images
+    np.testing.assert_array_equal(samples(num_images, batch_size).images, expected[:num_images])
+
+
+def test_images_of_a_batch_are_those_asked_for() -> None:
+    whole = batch(list(range(6)))
+    np.testing.assert_array_equal(batch([4, 1, 5]), whole[[4, 1, 5]])
+    assert not np.array_equal(whole[0], whole[1])
+
+
+def test_every_seed_has_images_of_its_own() -> None:
+    assert np.any(batch([0], seed=1) != batch([0], seed=2))
+
+
+def test_the_end_result_is_what_the_loop_gives_as_pixels() -> None:
+    result = samples(3, 2, clip=False)
+    assert result.images.dtype == np.uint8
+    assert result.images.shape == (3, 4, 4, 3)
+    np.testing.assert_array_equal(result.images, to_uint8(batch([0, 1, 2])))
+
+
+def test_clipping_limits_x_start_at_every_step() -> None:
+    def silent(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
+        return np.zeros_like(x_t)
+
+    free = batch([0], eta=0.0, model=NumpyModel(silent), clip=False)
+    assert np.abs(free).max() > 1
+    clipped = NumpyModel(silent)
+    images = batch([0], eta=0.0, model=clipped, clip=True)
+    assert np.abs(images).max() <= 1
+    # The second call already sees the difference, not only the result.
+    unclipped = NumpyModel(silent)
+    batch([0], eta=0.0, model=unclipped, clip=False)
+    assert np.any(clipped.inputs[1] != unclipped.inputs[1])
+
+
+def test_calls_are_reported_as_they_happen() -> None:
+    reported: list[int] = []
+    samples(5, 2, on_step=reported.append)
+    assert reported == [2] * 7 + [2] * 7 + [1] * 7
+
+
+def test_every_batch_size_is_warmed_up_before_the_clock_starts() -> None:
+    model = NumpyModel(network)
+    result = samples(5, 2, model=model)
+    assert sorted(size for _, size, _ in model.calls[:2]) == [1, 2]
+    assert len(model.calls) == 2 + 3 * 7
+    assert result.seconds > 0
+    assert result.warmup_seconds > 0

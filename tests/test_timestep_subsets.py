@@ -1,0 +1,142 @@
+"""Timestep subsets: exactly S distinct timesteps, where they are said to be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ddim_host.diffusion import NoiseSchedule, strictly_increasing
+from ddim_host.errors import UserError
+from ddim_host.parts.timestep_subsets import cosine, leading, linear, quad
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ddim_host.contracts import TimestepSubset
+
+PARTS = pytest.mark.parametrize("part", [linear, quad, cosine, leading])
+# A number of timesteps T, and a number of inference steps S <= T.
+SIZES = st.integers(1, 2000).flatmap(lambda t: st.tuples(st.just(t), st.integers(1, t)))
+
+
+def schedule(timesteps: int) -> NoiseSchedule:
+    return NoiseSchedule(np.full(timesteps, 0.01))
+
+
+@PARTS
+@given(sizes=SIZES)
+def test_exactly_s_strictly_increasing_timesteps(part: TimestepSubset, sizes: tuple[int, int]) -> None:
+    timesteps, steps = sizes
+    subset = part(schedule(timesteps), steps)
+    assert subset.dtype == np.int64
+    assert subset.shape == (steps,)
+    assert np.all(np.diff(subset) > 0)
+    assert subset[0] >= 0
+    assert subset[-1] < timesteps
+
+
+@PARTS
+@given(timesteps=st.integers(1, 2000))
+def test_as_many_steps_as_timesteps_take_them_all(part: TimestepSubset, timesteps: int) -> None:
+    np.testing.assert_array_equal(part(schedule(timesteps), timesteps), np.arange(timesteps))
+
+
+@pytest.mark.parametrize("part", [linear, cosine])
+@given(sizes=SIZES)
+def test_linear_and_cosine_go_from_end_to_end(part: TimestepSubset, sizes: tuple[int, int]) -> None:
+    timesteps, steps = sizes
+    subset = part(schedule(timesteps), steps)
+    assert subset[-1] == timesteps - 1
+    assert steps == 1 or subset[0] == 0
+
+
+@given(sizes=SIZES)
+def test_quad_ends_at_its_span(sizes: tuple[int, int]) -> None:
+    timesteps, steps = sizes
+    subset = quad(schedule(timesteps), steps)
+    # Where there are more steps than timesteps below the span, it has to reach beyond.
+    assert subset[-1] == max(np.rint(min(0.8 * timesteps, timesteps - 1)), steps - 1)
+    assert steps == 1 or subset[0] == 0
+    assert quad(schedule(timesteps), steps, span=1.0)[-1] == timesteps - 1
+
+
+@given(sizes=SIZES)
+def test_leading_counts_up_from_zero(sizes: tuple[int, int]) -> None:
+    timesteps, steps = sizes
+    subset = leading(schedule(timesteps), steps)
+    assert subset[0] == 0
+    assert set(np.diff(subset)) <= {timesteps // steps}
+
+
+def test_linear_is_even() -> None:
+    np.testing.assert_array_equal(linear(schedule(1000), 4), [0, 333, 666, 999])
+
+
+def test_cosine_is_dense_at_both_ends() -> None:
+    subset = cosine(schedule(1001), 5)
+    np.testing.assert_array_equal(subset, [0, 146, 500, 854, 1000])
+
+
+@pytest.mark.parametrize("span", [0.0, -0.1, 1.01])
+def test_quad_refuses_a_span_outside_the_time_axis(span: float) -> None:
+    with pytest.raises(UserError, match="span"):
+        quad(schedule(100), 10, span=span)
+
+
+@st.composite
+def positions(draw: st.DrawFn) -> tuple[NDArray[np.float64], int]:
+    timesteps = draw(st.integers(1, 60))
+    values = draw(st.lists(st.floats(0, timesteps - 1), min_size=1, max_size=timesteps))
+    return np.sort(np.array(values)), timesteps
+
+
+@given(positions())
+def test_no_timestep_moves_that_need_not(given_positions: tuple[NDArray[np.float64], int]) -> None:
+    real, timesteps = given_positions
+    rounded = np.rint(real).astype(np.int64)
+    chosen = strictly_increasing(real, timesteps)
+    if len(set(rounded)) == len(rounded):
+        np.testing.assert_array_equal(chosen, rounded)
+    # One after the other: up to the next free timestep, then back from the end.
+    expected: list[int] = []
+    for r in rounded.tolist():
+        expected.append(max(r, expected[-1] + 1) if expected else r)
+    size = len(expected)
+    assert chosen.tolist() == [min(t, timesteps - size + i) for i, t in enumerate(expected)]
+
+
+@pytest.mark.parametrize(
+    ("real", "message"), [([], "0 distinct"), ([0, 1, 2], "3 distinct"), ([1, 0], "not decrease")]
+)
+def test_impossible_positions_are_refused(real: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        strictly_increasing(real, 2)
+
+
+def ermongroup_quad(timesteps: int, steps: int) -> NDArray[np.int64]:
+    """The formula of github.com/ermongroup/ddim, `runners/diffusion.py`."""
+    return np.array([int(s) for s in np.linspace(0, np.sqrt(timesteps * 0.8), steps) ** 2])
+
+
+@pytest.mark.parametrize(("steps", "distinct"), [(50, 49), (100, 96)])
+def test_quad_repeats_no_timestep_where_the_papers_code_does(steps: int, distinct: int) -> None:
+    """A repeated timestep is a network call that changes nothing."""
+    assert len(set(ermongroup_quad(1000, steps))) == distinct
+    assert len(set(quad(schedule(1000), steps))) == steps
+
+
+@given(steps=st.integers(2, 100))
+@example(10)
+@example(20)
+@example(50)
+@example(100)
+def test_quad_stays_beside_the_papers_timesteps(steps: int) -> None:
+    """Rounding instead of truncating moves a timestep by one; making them distinct by a few at most."""
+    theirs, ours = ermongroup_quad(1000, steps), quad(schedule(1000), steps)
+    distance = np.abs(ours - theirs)
+    assert np.all(distance <= (1 if len(set(theirs)) == steps else 4))
+    assert np.all(distance[theirs > 100] <= 1)
