@@ -57,10 +57,11 @@ def checked_betas(
     if not np.all((betas > 0.0) & (betas < 1.0)):
         raise part.broken("its betas are not all strictly between 0 and 1")
     schedule = NoiseSchedule(betas)
-    if schedule.alphas_cumprod[0] >= 1.0 or schedule.sqrt_alphas_cumprod[-1] < _SMALLEST_SHARE:
+    first, last = schedule.alphas_cumprod[0], schedule.alphas_cumprod[-1]
+    if first >= 1.0 or schedule.sqrt_alphas_cumprod[-1] < _SMALLEST_SHARE:
         raise UserError(
             f"{part.label} with these parameters cannot be sampled from",
-            why=f"alphas_cumprod goes from {schedule.alphas_cumprod[0]:g} to {schedule.alphas_cumprod[-1]:g}; "
+            why=f"alphas_cumprod goes from {first:g} to {last:g}; "
             "x_start can only be told from x_t while it stays below 1 and above 0",
             fix="choose other betas, or fewer timesteps",
         )

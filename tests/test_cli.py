@@ -166,7 +166,7 @@ def refused(
         ("--model unet:num_groups=0", "num_groups = 0"),
         ("--model unet:channel_multipliers=1,2,2,2,2", "its size 8 is not divisible by 16"),
         ("--model unet:channel_multipliers=0", "channel_multipliers must be"),
-        ("--model unet:channel_multipliers=", "channel_multipliers= is not a list of integers"),
+        ("--model unet:channel_multipliers=", "channel_multipliers must be"),
         ("--model unet:num_res_blocks=0", "num_res_blocks must be at least 1"),
         ("--model unet:attention_head_dim=5", "32 channels do not divide into heads of 5"),
         ("--model unet:dropout=1", "dropout must lie in [0, 1)"),
@@ -202,7 +202,7 @@ def refused(
         ("--steps 51 --num-train-timesteps 50", "fix: use --steps 50 or less"),
         ("--num-train-timesteps 0", "--num-train-timesteps cannot be '0'"),
         ("--num-train-timesteps 20", "the linear noise schedule is too steep for 20 timesteps"),
-        ("--num-train-timesteps 1000000000000000000000000", "noise schedule 'linear'"),
+        ("--num-train-timesteps 1000000000000000000000000", "from 1 to 100,000"),
         ("--epochs 0", "--epochs cannot be '0'"),
         ("--epochs 1.5", "--epochs cannot be '1.5'"),
         ("--epochs -1", "--epochs cannot be '-1'"),
@@ -481,7 +481,7 @@ def test_an_out_that_cannot_be_made_is_refused(variants: dict[str, Run]) -> None
     outcome = variants["unwritable"].outcome
     assert outcome.code == 2
     assert last_error(outcome.err).startswith(
-        "cannot write the run directory /dev/null/run\n  why: Not a directory"
+        "cannot use the run directory /dev/null/run\n  why: Not a directory"
     )
 
 
@@ -630,8 +630,8 @@ def test_progress_in_a_log_is_lines(tiny_run: Run) -> None:
 
 
 def test_progress_of_decoding_in_a_log_is_lines(variants: dict[str, Run]) -> None:
-    assert "decoding images" in variants["epochs"].outcome.err
-    assert "\r" not in variants["epochs"].outcome.err
+    assert "decoding images" in variants["images"].outcome.err
+    assert "\r" not in variants["images"].outcome.err
 
 
 # --- Dry runs -----------------------------------------------------------------------------------------------

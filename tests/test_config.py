@@ -55,7 +55,7 @@ typed_values = st.sampled_from(list(VALUES.items())).flatmap(
     lambda item: st.tuples(st.just(item[0]), item[1])
 )
 part_names = st.from_regex(r"[\w.-]{1,9}", fullmatch=True)
-counts = st.integers(1, 2**63 - 1)
+counts = st.integers(1, 100_000)
 positive = st.floats(0, exclude_min=True, allow_infinity=False)
 some_settings = st.fixed_dictionaries(
     {
@@ -195,11 +195,11 @@ def test_a_length_on_top_replaces_any_other(
 
 def test_epochs_take_the_place_of_the_default_number_of_steps(no_framework: None) -> None:
     by_default = assemble(Request(plugin="torch")).config
-    assert (by_default.epochs, by_default.train_steps) == (None, 1200)
+    assert (by_default.epochs, by_default.train_steps) == (None, 450)
     by_epochs = assemble(Request(plugin="torch", epochs=2, settings={"batch_size": 8})).config
     assert (by_epochs.epochs, by_epochs.train_steps) == (2, None)
     assert (by_epochs.length(20), by_epochs.length(17)) == (5, 5)
-    assert dataclasses.replace(by_default, batch_size=8).length(20) == 1200
+    assert dataclasses.replace(by_default, batch_size=8).length(20) == 450
 
 
 def test_command_line_wins_over_the_file(in_process: Callable[..., Outcome], tmp_path: Path) -> None:

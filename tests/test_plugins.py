@@ -26,10 +26,10 @@ DRY = ("run", "--plugin", "torch", "--dry-run")
 HOOK = "@hookimpl\ndef ddim_losses():\n    return "
 
 BROKEN = {
-    "imports-torch": ("import torch", "ImportError"),
-    "imports-jittor": ("import jittor", "ImportError"),
-    "imports-from-jax": ("from jax.numpy import abs", "ImportError"),
-    "imports-in-hook": ("@hookimpl\ndef ddim_losses():\n    import torch", "ImportError"),
+    "imports-torch": ("import torch", "cannot be imported here"),
+    "imports-jittor": ("import jittor", "cannot be imported here"),
+    "imports-from-jax": ("from jax.numpy import abs", "cannot be imported here"),
+    "imports-in-hook": ("@hookimpl\ndef ddim_losses():\n    import torch", "cannot be imported here"),
     "imports-missing": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
     "syntax-error": ("def", "SyntaxError: invalid syntax"),
     "raises": ("raise RuntimeError('first line\\nsecond line')", "RuntimeError: first line second line"),
@@ -92,11 +92,6 @@ def test_a_broken_plugin_is_shown_with_its_error(rows: dict[str, dict[str, Any]]
         "provides": {},
         "status": "error",
     }
-
-
-SILENT = (
-    "_RefusingLoader has no exec_module, so importlib never calls create_module: the ImportError is empty"
-)
 
 
 @pytest.mark.parametrize("framework", ["torch", "jittor", "jax"])

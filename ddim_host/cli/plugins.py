@@ -24,9 +24,7 @@ def plugins(*, as_json: bool) -> int:
     else:
         print("\n\n".join(_description(plugin) for plugin in installed))
         for kind, name, owners in loaded.registry.conflicts():
-            print(
-                f"\nconflict: {kind.words} {name!r} is given by {' and '.join(owners)}; write DISTRIBUTION/{name}"
-            )
+            print(f"\nconflict: {kind.words} {name!r} is given by {' and '.join(owners)}")
     return 0
 
 
