@@ -18,14 +18,14 @@ install: .venv/installed
 demo: install
 	.venv/bin/ddim-host run --plugin torch
 
-test: lint install test-newest test-lowest
+test: lint test-newest test-lowest install
 	.venv/bin/python -m pytest
 
-lint: install
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
-	.venv/bin/lint-imports
+lint: .venv-newest/installed
+	.venv-newest/bin/ruff check .
+	.venv-newest/bin/ruff format --check .
+	.venv-newest/bin/mypy
+	.venv-newest/bin/lint-imports
 
 # Both ends of the declared ranges: the newest releases of everything, and the oldest that are allowed.
 test-newest: .venv-newest/installed
