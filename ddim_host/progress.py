@@ -10,7 +10,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["progress_bar"]
+__all__ = ["progress_bar", "restart"]
 
 _LOG_INTERVAL = 15.0
 
@@ -44,6 +44,15 @@ def progress_bar(
         ncols=None if terminal else 110,
         dynamic_ncols=terminal,
     )
+
+
+def restart(bar: tqdm[Any], done: int) -> None:
+    """Begin to count and to measure the time now, from `done` units on."""
+    bar.initial = bar.n = done
+    # `unpause` forgets the time since the bar was last shown.
+    bar.unpause()
+    bar.start_t = bar.last_print_t
+    bar.last_print_n = done
 
 
 class _Lines:

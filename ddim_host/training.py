@@ -10,7 +10,7 @@ import numpy as np
 
 from ddim_host.batches import TestBatches, TrainingBatches
 from ddim_host.checkpoints import Progress, save_checkpoint
-from ddim_host.progress import progress_bar
+from ddim_host.progress import progress_bar, restart
 from ddim_host.runs import EpochMetrics
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DivergedError", "Trainer", "ema_decay_at", "learning_rate_at"]
 
+# The first step finds the optimizer's memory new, the second one does not: both may have to be compiled.
+_WARMUP_STEPS = 2
 _CHECKPOINT_SECONDS = 300.0
 _REPORT_SECONDS = 0.5
 # How many steps may be on their way on the device before their losses are fetched: bounds the memory.
@@ -97,13 +99,13 @@ class Trainer:
             DivergedError: A loss is not finite. The last checkpoint stays.
         """
         progress = self._progress
-        with progress_bar("first step", self._total_steps, unit="step", done=progress.step) as bar:
-            if progress.step < self._total_steps:
-                self._first_step()
-                bar.set_description("training", refresh=False)
-                bar.update()
-                bar.unpause()
+        with progress_bar("first steps", self._total_steps, unit="step", done=progress.step) as bar:
+            warm = min(self._total_steps, progress.step + _WARMUP_STEPS)
+            while progress.step < warm:
+                self._warmup_step()
                 self._end_row_where_due()
+            bar.set_description("training", refresh=False)
+            restart(bar, progress.step)
             while progress.step < self._total_steps:
                 self._steady_steps(bar)
                 self._end_row_where_due()
@@ -118,7 +120,7 @@ class Trainer:
         save_checkpoint(self._run.checkpoints_path, self._model, state, self._progress)
         self._checkpointed = time.monotonic()
 
-    def _first_step(self) -> None:
+    def _warmup_step(self) -> None:
         """Take one step on a clock of its own: it compiles, allocates and fills caches."""
         started = time.perf_counter()
         self._step()
