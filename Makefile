@@ -2,7 +2,8 @@
 
 PYTHON ?= python3.11
 
-# PyTorch comes first and pinned: without a pin, pip may choose a build for GPUs of several gigabytes.
+# PyTorch comes first and pinned, so that nothing installed after it chooses another build. Where pip finds the
+# CPU build, that is small; the build for GPUs takes several gigabytes.
 TORCH := torch==2.13.0
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 HOST_AND_TORCH := -e . -e plugins/timestep_samplers -e plugins/losses -e plugins/ddim_torch

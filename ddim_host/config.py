@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import tomli_w
@@ -121,7 +121,11 @@ class Request:
             settings.pop("train_steps", None)
         elif "train_steps" not in self.settings:
             epochs = base.epochs
-        return Request(self.plugin or base.plugin, {**base.parts, **self.parts}, settings, epochs)
+        parts = {**base.parts}
+        if self.plugin not in (None, base.plugin) and Kind.MODEL in parts:
+            # The network has a twin of the same name in the other framework, from another distribution.
+            parts[Kind.MODEL] = replace(parts[Kind.MODEL], distribution=None)
+        return Request(self.plugin or base.plugin, {**parts, **self.parts}, settings, epochs)
 
 
 def read_request(path: Path) -> Request:

@@ -1,4 +1,4 @@
-"""Settings that follow the data set: a small U-Net for small images, the DDPM recipe from 32 pixels up."""
+"""Settings that follow the data set: a small U-Net for small images, the DDPM recipe above 16 pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SMALL = 16
 def default_settings(image_size: int) -> dict[str, Value]:
     """Length of the training, batch size, learning rate and EMA for images of `image_size` pixels.
 
-    From 32 pixels up these are DDPM's for CIFAR-10 (arXiv 2006.11239, appendix B).
+    Above 16 pixels these are DDPM's for CIFAR-10 (arXiv 2006.11239, appendix B).
     """
     if image_size <= _SMALL:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ddim_host.checkpoints import Checkpoint, Progress, load_checkpoint
@@ -46,11 +47,17 @@ def run_experiment(
     images = experiment.load_images()
     model = experiment.build_model()
     checkpoint, metrics = _beginning(experiment) if start is None else _continued(experiment, start)
+    if start is not run:
+        # Losses and times of another run, perhaps with another loss or on another framework, stay there.
+        checkpoint = replace(checkpoint, progress=Progress(step=checkpoint.progress.step))
+        metrics = []
     model.load_weights(checkpoint.raw, "raw")
     model.load_weights(checkpoint.ema, "ema")
     if checkpoint.training is not None:
         model.load_training_state(checkpoint.training)
-        experiment.sampler.load_state_dict(checkpoint.sampler)
+        # A new run may have another timestep sampler, which learns anew.
+        if start is run:
+            experiment.sampler.load_state_dict(checkpoint.sampler)
     if start is not run:
         run.create(write_config(config, provenance(config.plugin.name, model)))
     Trainer(experiment, model, images, run=run, progress=checkpoint.progress, metrics=metrics).train()

@@ -89,6 +89,7 @@ class Trainer:
         )
         self._test = TestBatches(images.test, experiment.schedule, config.batch_size, config.test_images)
         self._total_steps = config.length(len(images.train))
+        self._first_epoch = self._train.epochs_done(progress.step)
         self._pending: list[Tensor] = []
         self._checkpointed = self._reported = time.monotonic()
 
@@ -195,7 +196,7 @@ class Trainer:
         """Add a row of metrics at the end of an epoch and of the run."""
         progress = self._progress
         epoch = self._train.epochs_done(progress.step)
-        last_epoch = self._metrics[-1].epoch if self._metrics else 0
+        last_epoch = self._metrics[-1].epoch if self._metrics else self._first_epoch
         if epoch == last_epoch and progress.step < self._total_steps:
             return
         self._fetch_losses()
