@@ -31,7 +31,7 @@ class Samples:
     Attributes:
         images: uint8 `(N, H, W, C)`.
         seconds: Time of the sampling itself, noise included, on a warm device.
-        warmup_seconds: Time of the first network call, which compiles where the framework does that.
+        warmup_seconds: Time of one whole step before, which compiles where the framework does that.
     """
 
     images: Images
@@ -73,8 +73,8 @@ def sample(
     model.synchronize()
     started = time.perf_counter()
     for size in {len(indices) for indices in batches}:
-        zeros = np.zeros((size, *shape), dtype=np.float32)
-        model.to_host(model.predict_noise(model.to_device(zeros), steps[0].t, which=which))
+        # A whole step: a lazy framework compiles its arithmetic as well as the network.
+        sample_batch(model, steps[:1], np.arange(size), shape=shape, seed=seed, clip=clip, which=which)
     model.synchronize()
     warm = time.perf_counter()
     images = [
