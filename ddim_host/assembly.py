@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ddim_host import validation
+from ddim_host.batches import TrainingBatches
 from ddim_host.config import PART_KINDS, Config, PartConfig, Request
 from ddim_host.defaults import default_model_parameters, default_settings
 from ddim_host.diffusion import NoiseSchedule, ddim_steps
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ddim_host.contracts import TimestepSampler
-    from ddim_host.data import DataSource, TrainTest
+    from ddim_host.data import DataSource, Images, TrainTest
     from ddim_host.diffusion import DDIMStep
     from ddim_host.parameters import Value
     from ddim_host.waist import Loss, Model
@@ -69,6 +70,18 @@ class Experiment:
     def load_images(self) -> TrainTest:
         """Read the data set, downloading or decoding it where that has not happened yet."""
         return validation.checked_images(self.parts[Kind.DATA], self.source)
+
+    def training_batches(self, images: Images) -> TrainingBatches:
+        """The batches of the training, from the training images."""
+        return TrainingBatches(
+            images,
+            self.schedule,
+            self.sampler,
+            self.weighting,
+            batch_size=self.config.batch_size,
+            random_flip=self.source.random_flip,
+            seed=self.config.seed,
+        )
 
     def sampling_steps(self) -> tuple[DDIMStep, ...]:
         """The steps from noise to image."""

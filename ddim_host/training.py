@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddim_host.batches import TestBatches, TrainingBatches
+from ddim_host.batches import TestBatches
 from ddim_host.checkpoints import Progress, save_checkpoint
 from ddim_host.progress import progress_bar, restart
 from ddim_host.runs import EpochMetrics
@@ -78,15 +78,7 @@ class Trainer:
         self._run = run
         self._progress = progress
         self._metrics = metrics
-        self._train = TrainingBatches(
-            images.train,
-            experiment.schedule,
-            experiment.sampler,
-            experiment.weighting,
-            batch_size=config.batch_size,
-            random_flip=experiment.source.random_flip,
-            seed=config.seed,
-        )
+        self._train = experiment.training_batches(images.train)
         self._test = TestBatches(images.test, experiment.schedule, config.batch_size, config.test_images)
         self._total_steps = config.length(len(images.train))
         self._first_epoch = self._train.epochs_done(progress.step)

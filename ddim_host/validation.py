@@ -38,11 +38,15 @@ _Result = TypeVar("_Result")
 _SMALLEST_SHARE = 1e-12
 
 
-def use(part: Part, call: Callable[[], _Result]) -> _Result:
-    """Run code of a part; what it raises becomes an error that names the part (`UserError` stays)."""
+def use(part: Part, call: Callable[[], _Result], *, passing: tuple[type[Exception], ...] = ()) -> _Result:
+    """Run code of a part; what it raises becomes an error that names the part.
+
+    `UserError` stays what it is, and so do the exceptions in `passing`, which the caller knows more about.
+    """
+    kept: tuple[type[Exception], ...] = (UserError, *passing)
     try:
         return call()
-    except UserError:
+    except kept:
         raise
     except Exception as error:
         raise part.broken(f"it raised {type(error).__name__}: {error}") from error
@@ -188,12 +192,7 @@ def checked_model(part: Part, build: Callable[[], Model]) -> Model:
     Raises:
         ImportError: The factory's own; the caller knows the framework.
     """
-    try:
-        model = build()
-    except (UserError, ImportError):
-        raise
-    except Exception as error:
-        raise part.broken(f"it raised {type(error).__name__}: {error}") from error
+    model = use(part, build, passing=(ImportError,))
     if not hasattr(model, "train_step"):
         raise part.broken(f"it returned a {type(model).__name__}, not a Model")
     return model

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddim_host.assembly import assemble
-from ddim_host.batches import TrainingBatches
 from ddim_host.config import Request
 from ddim_host.parameters import PartChoice
 from ddim_host.registry import Kind
@@ -66,26 +65,13 @@ def predicted_noise(experiment: Experiment, model: Model) -> dict[str, Any]:
     }
 
 
-def training_batches(experiment: Experiment) -> TrainingBatches:
-    config = experiment.config
-    return TrainingBatches(
-        experiment.load_images().train,
-        experiment.schedule,
-        experiment.sampler,
-        experiment.weighting,
-        batch_size=config.batch_size,
-        random_flip=experiment.source.random_flip,
-        seed=config.seed,
-    )
-
-
 def loss_curve(experiment: Experiment, model: Model) -> dict[str, Any]:
     """The mean loss of each of the first 200 steps."""
     config = experiment.config
     weights = initial_weights(experiment.unet, config.seed)
     model.load_weights(weights, "raw")
     model.load_weights(weights, "ema")
-    batches = training_batches(experiment)
+    batches = experiment.training_batches(experiment.load_images().train)
     losses = []
     for step in range(200):
         values = model.train_step(
@@ -102,7 +88,7 @@ def loss_curve(experiment: Experiment, model: Model) -> dict[str, Any]:
 def gradients(experiment: Experiment, model: Model) -> dict[str, Any]:
     """The gradient of every parameter at random weights, read from Adam's first moment after one step."""
     model.load_weights(random_weights(experiment), "raw")
-    batch = training_batches(experiment).batch(0)
+    batch = experiment.training_batches(experiment.load_images().train).batch(0)
     few = Batch(batch.x_t[:16], batch.t[:16], batch.target[:16], batch.weights[:16], batch.dropout_seed)
     # The first moment after one step is (1 - 0.9) times the gradient; the limit is out of reach.
     model.train_step(few, experiment.loss, lr=1e-3, ema_decay=0.5, max_grad_norm=1e9)
