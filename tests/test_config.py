@@ -323,3 +323,10 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         read_request(path)
     except UserError as error:
         assert str(path) in str(error)  # noqa: PT017 - both ends are allowed
+
+
+def test_another_framework_brings_its_own_network_of_the_same_name() -> None:
+    stored = Request(plugin="torch", parts={Kind.MODEL: PartChoice("unet", "ddim-torch", {"dropout": 0.5})})
+    assert Request().over(stored).parts[Kind.MODEL].distribution == "ddim-torch"
+    moved = Request(plugin="jittor").over(stored).parts[Kind.MODEL]
+    assert (moved.name, moved.distribution, moved.arguments) == ("unet", None, {"dropout": 0.5})
