@@ -1,0 +1,70 @@
+"""Timestep samplers that learn nothing from the losses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from ddim_host.contracts import SamplerState
+    from ddim_host.diffusion import NoiseSchedule
+
+__all__ = ["Antithetic", "Uniform"]
+
+
+class _Stateless:
+    """A sampler that learns nothing from the losses."""
+
+    needs_losses = False
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        self.num_train_timesteps = schedule.num_train_timesteps
+
+    def update(self, t: NDArray[np.int64], losses: NDArray[np.float32]) -> None:
+        """Learn nothing."""
+
+    def state_dict(self) -> SamplerState:
+        """Nothing to keep."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """Nothing to take back."""
+
+
+class Uniform(_Stateless):
+    """Every timestep equally likely, independently for each image (arXiv 2006.11239, algorithm 1).
+
+    Args:
+        schedule: The noise schedule of the run.
+    """
+
+    def sample(
+        self, batch_size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Timesteps int64 `(B,)`, and weights of 1."""
+        t = rng.integers(0, self.num_train_timesteps, batch_size, dtype=np.int64)
+        return t, np.ones(batch_size, dtype=np.float32)
+
+
+class Antithetic(_Stateless):
+    """Half of the batch at random, the other half mirrored: `t` and `T - 1 - t` (as in ermongroup/ddim).
+
+    Each image's timestep is uniform, so the objective is the same; but a batch always holds as much high as
+    low noise, which makes its mean loss vary less. In a batch of odd size one image has no mirror.
+
+    Args:
+        schedule: The noise schedule of the run.
+    """
+
+    def sample(
+        self, batch_size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Timesteps int64 `(B,)`, and weights of 1."""
+        half = rng.integers(0, self.num_train_timesteps, (batch_size + 1) // 2, dtype=np.int64)
+        t = np.concatenate([half, self.num_train_timesteps - 1 - half])[:batch_size]
+        return t, np.ones(batch_size, dtype=np.float32)
