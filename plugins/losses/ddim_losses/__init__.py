@@ -1,7 +1,7 @@
 """Losses, each one number per image, written once for NumPy, PyTorch and Jittor.
 
-They use only the operators that all three share: arithmetic, `**`, `reshape(tuple)`, positional `sum` and
-`mean`.
+They use only the operators that all three share: arithmetic, `**`, `abs`, `reshape(tuple)`, positional `sum`
+and `mean`.
 """
 
 from __future__ import annotations
@@ -9,20 +9,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddim_host import hookimpl
+from ddim_host.errors import UserError
 
 if TYPE_CHECKING:
     from ddim_host.contracts import Loss
 
-__all__ = ["l2", "mse"]
+__all__ = ["balanced", "huber", "l1", "l2", "mse"]
 
 # An array of any framework; no type checker knows that unrelated array classes share these operators.
 Tensor = TypeVar("Tensor", bound=Any)
 
+# Beyond these, its square and an error's no longer add up in fp32.
+_MIN_DELTA, _MAX_DELTA = 1e-6, 1e6
+
+# The slope of a root at 0 is infinite, and times the slope 0 below the root that is not a number. Far below
+# the square of any loss that fp32 training reaches, and far above the smallest fp32 number.
+_UNDER_ROOT = 1e-30
+
 
 @hookimpl
 def ddim_losses() -> dict[str, Loss]:
-    """`mse` and `l2`."""
-    return {"mse": mse, "l2": l2}
+    """`mse`, `l2`, `l1`, `huber` and `balanced`."""
+    return {"mse": mse, "l2": l2, "l1": l1, "huber": huber, "balanced": balanced}
 
 
 def mse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -53,4 +61,79 @@ def l2(prediction: Tensor, target: Tensor) -> Tensor:
         `(B,)`.
     """
     losses: Tensor = ((prediction - target) ** 2).reshape((prediction.shape[0], -1)).sum(1)
+    return losses
+
+
+def l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error over channels and pixels, as in WaveGrad (arXiv 2009.00713).
+
+    Large errors count less than with `mse`. The network then predicts the median of the noise that may have
+    made x_t, where the mathematics of the sampler asks for the mean.
+
+    Args:
+        prediction: `(B, C, H, W)`.
+        target: `(B, C, H, W)`.
+
+    Returns:
+        `(B,)`.
+    """
+    losses: Tensor = abs(prediction - target).reshape((prediction.shape[0], -1)).mean(1)
+    return losses
+
+
+def huber(prediction: Tensor, target: Tensor, *, delta: float = 0.1) -> Tensor:
+    """Mean pseudo-Huber loss over channels and pixels: `2 delta (sqrt(d^2 + delta^2) - delta)`.
+
+    It is the squared error for errors d far below `delta`, and `2 delta |d|` far above it, so that outliers
+    in the images pull less (arXiv 2403.16728; the factor 2 delta is diffusers').
+
+    Args:
+        prediction: `(B, C, H, W)`.
+        target: `(B, C, H, W)`.
+        delta: The error from which the loss grows in a straight line, in [1e-6, 1e6].
+
+    Returns:
+        `(B,)`.
+
+    Raises:
+        UserError: `delta` is out of range.
+    """
+    if not _MIN_DELTA <= delta <= _MAX_DELTA:
+        raise UserError(
+            f"the delta of the huber loss must lie in [{_MIN_DELTA:g}, {_MAX_DELTA:g}]",
+            why=f"given is {delta}",
+        )
+    squares = (prediction - target) ** 2
+    # The formula above, without the difference of two nearly equal numbers.
+    errors = squares * (2.0 * delta) / ((squares + delta**2) ** 0.5 + delta)
+    losses: Tensor = errors.reshape((prediction.shape[0], -1)).mean(1)
+    return losses
+
+
+def balanced(prediction: Tensor, target: Tensor, *, alpha: float = 0.5) -> Tensor:
+    """A balance between the error of the whole image and that of its worst channels.
+
+    With `e_c` the mean squared error of channel c of an image, the loss is
+    `(1 - alpha) mean_c(e_c) + alpha sqrt(mean_c(e_c^2))`. At alpha 0 it is `mse`, in which all channels count
+    the same. At alpha 1 it is the root mean square over the channels: its gradient weighs each channel in
+    proportion to its error, so that a channel that is predicted worse than the others counts more. Where
+    all channels are predicted alike, and for grey images always, it is `mse` whatever alpha is.
+
+    Args:
+        prediction: `(B, C, H, W)`.
+        target: `(B, C, H, W)`.
+        alpha: Where the balance lies, in [0, 1].
+
+    Returns:
+        `(B,)`.
+
+    Raises:
+        UserError: `alpha` is outside [0, 1].
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise UserError("the alpha of the balanced loss must lie in [0, 1]", why=f"given is {alpha}")
+    size, channels = prediction.shape[0], prediction.shape[1]
+    errors = ((prediction - target) ** 2).reshape((size, channels, -1)).mean(2)
+    root_mean_square = ((errors**2).mean(1) + _UNDER_ROOT) ** 0.5
+    losses: Tensor = errors.mean(1) * (1.0 - alpha) + root_mean_square * alpha
     return losses
