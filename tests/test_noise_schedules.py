@@ -12,13 +12,21 @@ from hypothesis import strategies as st
 
 from ddim_host.diffusion import NoiseSchedule
 from ddim_host.errors import UserError
-from ddim_host.parts.noise_schedules import cosine, linear
+from ddim_host.parts.noise_schedules import cosine, linear, quad, sigmoid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
     from ddim_host.contracts import NoiseScheduleFactory
 
+    Scaled = Callable[..., NDArray[np.float64]]
 
-@pytest.mark.parametrize("part", [linear, cosine])
+SCALED = pytest.mark.parametrize("part", [linear, quad, sigmoid])
+
+
+@pytest.mark.parametrize("part", [linear, cosine, quad, sigmoid])
 @given(timesteps=st.integers(21, 4000))
 def test_noise_only_grows(part: NoiseScheduleFactory, timesteps: int) -> None:
     betas = part(timesteps)
@@ -35,24 +43,47 @@ def test_linear_has_the_published_ends_at_1000_timesteps() -> None:
     np.testing.assert_allclose(np.diff(betas), (0.02 - 1e-4) / 999, rtol=1e-9)
 
 
+def test_quad_has_the_published_ends_and_even_square_roots() -> None:
+    betas = quad(1000)
+    np.testing.assert_allclose(betas[[0, -1]], [1e-4, 0.02], rtol=1e-12)
+    np.testing.assert_allclose(np.diff(np.sqrt(betas)), (0.02**0.5 - 0.01) / 999, rtol=1e-9)
+
+
+def test_sigmoid_is_flat_at_both_ends_and_symmetric() -> None:
+    betas = sigmoid(1000)
+    np.testing.assert_allclose(betas + betas[::-1], 0.02 + 1e-4, rtol=1e-12)
+    steps = np.diff(betas)
+    assert steps[499] == steps.max()
+    assert steps[0] == pytest.approx(steps[-1])
+    assert steps[0] < 0.02 * steps.max()
+
+
+@SCALED
 @given(timesteps=st.integers(200, 4000))
-def test_linear_reaches_the_same_noise_with_any_number_of_timesteps(timesteps: int) -> None:
-    published = np.log(NoiseSchedule(linear(1000)).alphas_cumprod[-1])
-    assert np.log(NoiseSchedule(linear(timesteps)).alphas_cumprod[-1]) == pytest.approx(published, rel=0.05)
+def test_the_same_noise_is_reached_with_any_number_of_timesteps(part: Scaled, timesteps: int) -> None:
+    published = np.log(NoiseSchedule(part(1000)).alphas_cumprod[-1])
+    assert np.log(NoiseSchedule(part(timesteps)).alphas_cumprod[-1]) == pytest.approx(published, rel=0.05)
 
 
+@SCALED
 @pytest.mark.parametrize("timesteps", [1, 10, 20])
-def test_linear_refuses_too_few_timesteps_and_says_how_many_it_needs(timesteps: int) -> None:
-    with pytest.raises(UserError, match=f"too steep for {timesteps} timesteps") as caught:
-        linear(timesteps)
+def test_too_few_timesteps_are_refused_with_how_many_it_needs(part: Scaled, timesteps: int) -> None:
+    with pytest.raises(UserError, match=f"{part.__name__} .* too steep for {timesteps} timesteps") as caught:
+        part(timesteps)
     assert "more than 20 timesteps" in caught.value.fix
-    assert linear(21)[-1] < 1
+    assert part(21)[-1] < 1
 
 
+@SCALED
 @pytest.mark.parametrize(("start", "end"), [(0.0, 0.02), (0.02, 1e-4), (1e-4, 1.0), (-0.1, 0.02)])
-def test_linear_refuses_ends_out_of_order(start: float, end: float) -> None:
-    with pytest.raises(UserError, match="out of order"):
-        linear(1000, beta_start=start, beta_end=end)
+def test_ends_out_of_order_are_refused(part: Scaled, start: float, end: float) -> None:
+    with pytest.raises(UserError, match=f"the ends of the {part.__name__} noise schedule are out of order"):
+        part(1000, beta_start=start, beta_end=end)
+
+
+@SCALED
+def test_equal_ends_make_every_beta_the_same(part: Scaled) -> None:
+    np.testing.assert_allclose(part(500, beta_start=0.01, beta_end=0.01), 0.02, rtol=1e-12)
 
 
 @given(timesteps=st.integers(1, 4000), s=st.floats(0.001, 0.1))
@@ -73,9 +104,15 @@ def test_cosine_refuses_a_negative_offset() -> None:
         cosine(1000, s=-0.008)
 
 
-def test_linear_equals_diffusers() -> None:
-    theirs = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
-    np.testing.assert_allclose(linear(1000), theirs.betas.numpy(), rtol=2e-6, atol=0)
+@pytest.mark.parametrize(
+    ("part", "name"), [(linear, "linear"), (quad, "scaled_linear"), (sigmoid, "sigmoid")]
+)
+@pytest.mark.parametrize(("start", "end"), [(1e-4, 0.02), (0.00085, 0.012)])
+def test_betas_equal_those_of_diffusers(part: Scaled, name: str, start: float, end: float) -> None:
+    theirs = DDPMScheduler(
+        num_train_timesteps=1000, beta_schedule=name, beta_start=start, beta_end=end
+    ).betas.numpy()
+    np.testing.assert_allclose(part(1000, beta_start=start, beta_end=end), theirs, rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize("timesteps", [50, 1000, 4000])

@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps
 from ddim_host.parts.noise_schedules import linear
-from ddim_host.parts.timestep_subsets import leading
+from ddim_host.parts.timestep_subsets import leading, trailing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +68,20 @@ def test_every_step_equals_diffusers(steps: int, eta: float, clip: bool) -> None
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
         clipped += int((x_start.abs() == 1).sum())
     assert (clipped > 0) == clip, "the comparison must have met what it compares"
+
+
+def test_trailing_timesteps_equal_diffusers() -> None:
+    """For every S; the float step of theirs adds a timestep or moves a tie by one here and there."""
+    timesteps = SCHEDULE.num_train_timesteps
+    same = 0
+    for steps in range(1, timesteps + 1):
+        theirs = np.array(diffusers_scheduler("trailing", steps).timesteps)[::-1][-steps:]
+        ours = trailing(SCHEDULE, steps)
+        moved = ours != theirs
+        assert np.all(np.abs(ours - theirs) <= moved)
+        assert np.all((timesteps * (np.flatnonzero(moved) + 1) / steps) % 1 == 0.5)
+        same += not moved.any()
+    assert same > 0.9 * timesteps
 
 
 @pytest.mark.parametrize(("spacing", "steps"), [("linspace", 10), ("linspace", 50), ("trailing", 30)])

@@ -119,7 +119,7 @@ def test_errors_are_one_line_each(rows: dict[str, dict[str, Any]]) -> None:
 def test_plugins_that_work_are_not_harmed(rows: dict[str, dict[str, Any]]) -> None:
     assert (rows["works"]["status"], rows["works"]["error"]) == ("ok", "")
     assert rows["works"]["provides"] == {"ddim_losses": ["fine"]}
-    assert rows["ddim-losses"]["provides"] == {"ddim_losses": ["l2", "mse"]}
+    assert rows["ddim-losses"]["provides"] == {"ddim_losses": ["balanced", "huber", "l1", "l2", "mse"]}
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_what_comes_with_the_host_is_found(rows: dict[str, dict[str, Any]]) -> N
         "kind": "parts",
         "entry_point": "ddim_host.parts",
         "provides": {
-            "ddim_noise_schedules": ["cosine", "linear"],
+            "ddim_noise_schedules": ["cosine", "linear", "quad", "sigmoid"],
             "ddim_loss_weightings": rows["ddim-host"]["provides"]["ddim_loss_weightings"],
             "ddim_timestep_subsets": rows["ddim-host"]["provides"]["ddim_timestep_subsets"],
             "ddim_datasets": ["cifar10", "digits", "images"],
@@ -216,7 +216,7 @@ def test_what_comes_with_the_host_is_found(rows: dict[str, dict[str, Any]]) -> N
         "error": "",
     }
     assert {"linear", "quad", "cosine"} <= set(rows["ddim-host"]["provides"]["ddim_timestep_subsets"])
-    assert {"uniform", "antithetic"} <= set(
+    assert {"uniform", "antithetic", "importance"} <= set(
         rows["ddim-timestep-samplers"]["provides"]["ddim_timestep_samplers"]
     )
 

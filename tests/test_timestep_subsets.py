@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from ddim_host.diffusion import NoiseSchedule, strictly_increasing
 from ddim_host.errors import UserError
-from ddim_host.parts.timestep_subsets import cosine, leading, linear, quad
+from ddim_host.parameters import parse_choice, resolve, user_parameters
+from ddim_host.parts.timestep_subsets import cosine, explicit, leading, linear, quad, trailing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ddim_host.contracts import TimestepSubset
 
-PARTS = pytest.mark.parametrize("part", [linear, quad, cosine, leading])
+PARTS = pytest.mark.parametrize("part", [linear, quad, cosine, leading, trailing])
 # A number of timesteps T, and a number of inference steps S <= T.
 SIZES = st.integers(1, 2000).flatmap(lambda t: st.tuples(st.just(t), st.integers(1, t)))
 
@@ -70,6 +71,65 @@ def test_leading_counts_up_from_zero(sizes: tuple[int, int]) -> None:
     subset = leading(schedule(timesteps), steps)
     assert subset[0] == 0
     assert set(np.diff(subset)) <= {timesteps // steps}
+
+
+@given(sizes=SIZES)
+def test_trailing_counts_back_from_the_end(sizes: tuple[int, int]) -> None:
+    timesteps, steps = sizes
+    subset = trailing(schedule(timesteps), steps)
+    assert subset[-1] == timesteps - 1
+    even = timesteps * (np.arange(steps) + 1) / steps - 1
+    assert np.all(np.abs(subset - even) <= 0.5)
+
+
+def test_trailing_is_that_of_the_paper() -> None:
+    """Table 2 of arXiv 2305.08891, at T = 1000 and S = 10, and where S does not divide T."""
+    np.testing.assert_array_equal(trailing(schedule(1000), 10), np.arange(99, 1000, 100))
+    np.testing.assert_array_equal(trailing(schedule(1000), 3), [332, 666, 999])
+
+
+def test_trailing_has_no_timestep_too_many_where_a_float_step_has() -> None:
+    assert len(np.arange(1000, 0, -1000 / 61)) == 62
+    assert len(trailing(schedule(1000), 61)) == 61
+
+
+def test_explicit_is_the_list_that_was_given() -> None:
+    subset = explicit(schedule(21), 3, t=(0, 10, 20))
+    assert subset.dtype == np.int64
+    np.testing.assert_array_equal(subset, [0, 10, 20])
+
+
+def test_explicit_is_read_from_text() -> None:
+    choice = parse_choice("explicit:t=0,10,20")
+    assert resolve("", user_parameters(explicit), choice.arguments) == {"t": (0, 10, 20)}
+    with pytest.raises(UserError, match="needs t="):
+        resolve("timestep subset 'explicit'", user_parameters(explicit), {})
+
+
+@pytest.mark.parametrize(
+    ("t", "why"),
+    [
+        ((0, 10, 10), "10 comes after 10"),
+        ((0, 30, 20), "20 comes after 30"),
+        ((-1, 10, 20), "-1 lies outside"),
+        ((0, 10, 100), "100 lies outside"),
+        ((0, 10, 10**30), "lies outside"),
+    ],
+)
+def test_explicit_refuses_what_is_no_subset(t: tuple[int, ...], why: str) -> None:
+    with pytest.raises(UserError, match=r"strictly increase within \[0, 100\)") as caught:
+        explicit(schedule(100), 3, t=t)
+    assert why in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("t", "fix"),
+    [((0, 10, 20), "add --steps 3"), ((5,), "add --steps 1"), ((), "explicit:t=0,10,20 --steps 3")],
+)
+def test_explicit_says_which_number_of_steps_it_needs(t: tuple[int, ...], fix: str) -> None:
+    with pytest.raises(UserError, match=f"lists {len(t)} timesteps, and 20 are asked for") as caught:
+        explicit(schedule(100), 20, t=t)
+    assert fix in caught.value.fix
 
 
 def test_linear_is_even() -> None:

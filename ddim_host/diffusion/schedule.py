@@ -47,6 +47,11 @@ class NoiseSchedule:
         """T, the number of timesteps."""
         return int(self.betas.size)
 
+    @property
+    def snr(self) -> NDArray[np.float64]:
+        """Signal-to-noise ratio of x_t, `abar_t / (1 - abar_t)`, float64 `(T,)`, strictly decreasing."""
+        return self.alphas_cumprod / (1.0 - self.alphas_cumprod)
+
     def alpha_cumprod_at(self, t: int) -> float:
         """Abar at one timestep in [-1, T); 1 at -1.
 

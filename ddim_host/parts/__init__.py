@@ -1,4 +1,4 @@
-"""The parts that come with the host: noise schedules, timestep subsets, data sets.
+"""The parts that come with the host: noise schedules, loss weightings, timestep subsets, data sets.
 
 This module is an ordinary parts plugin, found through the same entry point as everybody else's.
 """
@@ -13,24 +13,32 @@ __all__: list[str] = []
 
 @hookimpl
 def ddim_noise_schedules() -> dict[str, NoiseScheduleFactory]:
-    """`linear` (DDPM) and `cosine` (improved DDPM)."""
-    return {"linear": noise_schedules.linear, "cosine": noise_schedules.cosine}
+    """`linear` (DDPM), `cosine` (improved DDPM), `quad` and `sigmoid` (the DDIM paper's code)."""
+    return {
+        "linear": noise_schedules.linear,
+        "cosine": noise_schedules.cosine,
+        "quad": noise_schedules.quad,
+        "sigmoid": noise_schedules.sigmoid,
+    }
 
 
 @hookimpl
 def ddim_loss_weightings() -> dict[str, LossWeighting]:
-    """`none`: every timestep counts the same, the DDPM objective."""
-    return {"none": loss_weightings.none}
+    """`none` (the DDPM objective), `min_snr` and `p2`."""
+    return {"none": loss_weightings.none, "min_snr": loss_weightings.min_snr, "p2": loss_weightings.p2}
 
 
 @hookimpl
 def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
-    """`linear`, `quad`, `cosine` and `leading`."""
+    """`linear`, `quad`, `cosine`, `leading`, `trailing` and `explicit` (a list of one's own)."""
     return {
         "linear": timestep_subsets.linear,
         "quad": timestep_subsets.quad,
         "cosine": timestep_subsets.cosine,
         "leading": timestep_subsets.leading,
+        "trailing": timestep_subsets.trailing,
+        # Its `t` has no default, so that it cannot be called without.
+        "explicit": timestep_subsets.explicit,  # type: ignore[dict-item]
     }
 
 

@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ddim_host.errors import UserError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ddim_host.diffusion import NoiseSchedule
 
-__all__ = ["none"]
+__all__ = ["min_snr", "none", "p2"]
+
+# Every weight stays a float32 number, the type that it has in a batch.
+_MAX_P2_GAMMA = 10.0
+_MIN_P2_K, _MAX_P2_K = 1e-3, 1e3
 
 
 def none(schedule: NoiseSchedule) -> NDArray[np.float64]:
@@ -24,3 +30,57 @@ def none(schedule: NoiseSchedule) -> NDArray[np.float64]:
         float64 `(T,)` of ones.
     """
     return np.ones(schedule.num_train_timesteps)
+
+
+def min_snr(schedule: NoiseSchedule, *, gamma: float = 5.0) -> NDArray[np.float64]:
+    """`min(SNR, gamma) / SNR`: low noise, where the loss is easy to lower, counts less.
+
+    The published weight is `min(SNR, gamma)` for a network that predicts x_start (arXiv 2303.09556, section
+    3.4). The squared error of epsilon is SNR times that of x_start, hence the division.
+
+    Args:
+        schedule: The noise schedule of the run.
+        gamma: The signal-to-noise ratio above which a timestep counts less, > 0.
+
+    Returns:
+        float64 `(T,)`, in (0, 1].
+
+    Raises:
+        UserError: `gamma` is not above 0.
+    """
+    if not gamma > 0.0:
+        raise UserError("the gamma of the min_snr loss weighting must be above 0", why=f"given is {gamma}")
+    snr = schedule.snr
+    weights: NDArray[np.float64] = np.minimum(snr, gamma) / snr
+    return weights
+
+
+def p2(schedule: NoiseSchedule, *, gamma: float = 1.0, k: float = 1.0) -> NDArray[np.float64]:
+    """`1 / (k + SNR)^gamma`: low noise, where only invisible details are left, counts less.
+
+    This is the P2 weight `lambda_t / (k + SNR)^gamma` (arXiv 2204.00227, equation 8). Its lambda_t turns the
+    terms of the variational bound into those of DDPM's L_simple; the losses here are those of L_simple
+    already, the error of epsilon without a factor, and need no lambda_t.
+
+    Args:
+        schedule: The noise schedule of the run.
+        gamma: How much less low noise counts, in [0, 10]; 0 is no weighting.
+        k: Keeps the weights of high noise from growing without limit, in [0.001, 1000].
+
+    Returns:
+        float64 `(T,)`.
+
+    Raises:
+        UserError: A parameter is out of range.
+    """
+    for name, value, low, high in (
+        ("gamma", gamma, 0.0, _MAX_P2_GAMMA),
+        ("k", k, _MIN_P2_K, _MAX_P2_K),
+    ):
+        if not low <= value <= high:
+            raise UserError(
+                f"the {name} of the p2 loss weighting must lie in [{low:g}, {high:g}]",
+                why=f"given is {value}",
+            )
+    weights: NDArray[np.float64] = (k + schedule.snr) ** -gamma
+    return weights

@@ -12,7 +12,7 @@ from ddim_host.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["cosine", "linear"]
+__all__ = ["cosine", "linear", "quad", "sigmoid"]
 
 # Beyond this the last alphas_cumprod would be zero, and x_start could not be recovered from x_t.
 _MAX_BETA = 0.999
@@ -36,20 +36,54 @@ def linear(
     Raises:
         UserError: A beta would leave (0, 1): T <= 20 with the default ends.
     """
-    if not 0.0 < beta_start <= beta_end < 1.0:
-        raise UserError(
-            "the ends of the linear noise schedule are out of order",
-            why=f"0 < beta_start <= beta_end < 1 must hold; given are {beta_start} and {beta_end}",
-        )
-    scale = 1000.0 / num_train_timesteps
-    if scale * beta_end >= 1.0:
-        raise UserError(
-            f"the linear noise schedule is too steep for {num_train_timesteps} timesteps",
-            why=f"its last beta, {beta_end:g} x 1000 / {num_train_timesteps} = {scale * beta_end:g}, "
-            "must stay below 1",
-            fix=f"use more than {math.floor(1000.0 * beta_end)} timesteps, or a smaller beta_end",
-        )
-    return np.linspace(scale * beta_start, scale * beta_end, num_train_timesteps, dtype=np.float64)
+    start, end = _scaled_ends("linear", num_train_timesteps, beta_start, beta_end)
+    return np.linspace(start, end, num_train_timesteps, dtype=np.float64)
+
+
+def quad(
+    num_train_timesteps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> NDArray[np.float64]:
+    """Betas whose square roots lie on a straight line, scaled by 1000 / T (`quad` of ermongroup/ddim).
+
+    Between the same ends there is less noise than with `linear`. Diffusers calls it `scaled_linear`.
+
+    Args:
+        num_train_timesteps: T.
+        beta_start: First beta at T = 1000, in (0, 1).
+        beta_end: Last beta at T = 1000, in (0, 1), not below `beta_start`.
+
+    Returns:
+        float64 `(T,)`.
+
+    Raises:
+        UserError: A beta would leave (0, 1): T <= 20 with the default ends.
+    """
+    start, end = _scaled_ends("quad", num_train_timesteps, beta_start, beta_end)
+    roots = np.linspace(math.sqrt(start), math.sqrt(end), num_train_timesteps, dtype=np.float64)
+    return roots**2
+
+
+def sigmoid(
+    num_train_timesteps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> NDArray[np.float64]:
+    """Betas on a logistic curve from -6 to 6, scaled by 1000 / T (`sigmoid` of ermongroup/ddim).
+
+    `beta = beta_start + (beta_end - beta_start) / (1 + exp(-x))`, for x evenly spaced: flat at both ends.
+
+    Args:
+        num_train_timesteps: T.
+        beta_start: What the betas rise from at T = 1000, in (0, 1).
+        beta_end: What they rise to at T = 1000, in (0, 1), not below `beta_start`.
+
+    Returns:
+        float64 `(T,)`.
+
+    Raises:
+        UserError: A beta could leave (0, 1): T <= 20 with the default ends.
+    """
+    start, end = _scaled_ends("sigmoid", num_train_timesteps, beta_start, beta_end)
+    x = np.linspace(-6.0, 6.0, num_train_timesteps, dtype=np.float64)
+    return start + (end - start) / (1.0 + np.exp(-x))
 
 
 def cosine(num_train_timesteps: int, *, s: float = 0.008) -> NDArray[np.float64]:
@@ -74,3 +108,23 @@ def cosine(num_train_timesteps: int, *, s: float = 0.008) -> NDArray[np.float64]
     alphas_cumprod = np.cos(0.5 * np.pi * (u + s) / (1.0 + s)) ** 2
     betas: NDArray[np.float64] = np.minimum(1.0 - alphas_cumprod[1:] / alphas_cumprod[:-1], _MAX_BETA)
     return betas
+
+
+def _scaled_ends(
+    name: str, num_train_timesteps: int, beta_start: float, beta_end: float
+) -> tuple[float, float]:
+    """The first and last beta, times 1000 / T, checked to lie in (0, 1)."""
+    if not 0.0 < beta_start <= beta_end < 1.0:
+        raise UserError(
+            f"the ends of the {name} noise schedule are out of order",
+            why=f"0 < beta_start <= beta_end < 1 must hold; given are {beta_start} and {beta_end}",
+        )
+    scale = 1000.0 / num_train_timesteps
+    if scale * beta_end >= 1.0:
+        raise UserError(
+            f"the {name} noise schedule is too steep for {num_train_timesteps} timesteps",
+            why=f"its last beta, {beta_end:g} x 1000 / {num_train_timesteps} = {scale * beta_end:g}, "
+            "must stay below 1",
+            fix=f"use more than {math.floor(1000.0 * beta_end)} timesteps, or a smaller beta_end",
+        )
+    return scale * beta_start, scale * beta_end

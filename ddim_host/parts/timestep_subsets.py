@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ddim_host.diffusion import NoiseSchedule
 
-__all__ = ["cosine", "leading", "linear", "quad"]
+__all__ = ["cosine", "explicit", "leading", "linear", "quad", "trailing"]
 
 
 def linear(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int64]:
@@ -85,6 +85,56 @@ def leading(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int
     """
     stride = schedule.num_train_timesteps // num_inference_steps
     return np.arange(num_inference_steps, dtype=np.int64) * stride
+
+
+def trailing(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int64]:
+    """Every T / S timesteps, counted back from T - 1 (arXiv 2305.08891, table 2).
+
+    `round(T j / S) - 1` for j from 1 to S. As published (`arange` with a step of -T / S, as in diffusers)
+    rounding errors of the step can add one timestep too many, for instance at T = 1000 and S = 61.
+
+    Args:
+        schedule: The noise schedule of the run.
+        num_inference_steps: S.
+
+    Returns:
+        int64 `(S,)`.
+    """
+    numerators = schedule.num_train_timesteps * np.arange(1, num_inference_steps + 1)
+    return np.rint(numerators / num_inference_steps).astype(np.int64) - 1
+
+
+def explicit(schedule: NoiseSchedule, num_inference_steps: int, *, t: tuple[int, ...]) -> NDArray[np.int64]:
+    """A list of one's own: `explicit:t=0,10,20` together with `--steps 3`.
+
+    Args:
+        schedule: The noise schedule of the run.
+        num_inference_steps: S, the length of the list.
+        t: The timesteps, strictly increasing, in [0, T).
+
+    Returns:
+        int64 `(S,)`.
+
+    Raises:
+        UserError: The list is not S long, does not increase, or leaves [0, T).
+    """
+    timesteps = schedule.num_train_timesteps
+    previous = -1
+    for timestep in t:
+        if not previous < timestep < timesteps:
+            raise UserError(
+                f"the timesteps of the explicit subset must strictly increase within [0, {timesteps})",
+                why=f"{timestep} comes after {previous}"
+                if 0 <= timestep < timesteps
+                else f"{timestep} lies outside",
+            )
+        previous = timestep
+    if len(t) != num_inference_steps:
+        raise UserError(
+            f"the explicit timestep subset lists {len(t)} timesteps, and {num_inference_steps} are asked for",
+            fix=f"add --steps {len(t)}" if t else "list the timesteps: explicit:t=0,10,20 --steps 3",
+        )
+    return np.array(t, dtype=np.int64)
 
 
 def _unit_interval(size: int) -> NDArray[np.float64]:

@@ -1,0 +1,103 @@
+"""Loss weightings: the published factors, and what they do to the error of x_start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim_host.diffusion import NoiseSchedule
+from ddim_host.errors import UserError
+from ddim_host.parts import ddim_loss_weightings
+from ddim_host.parts.loss_weightings import min_snr, none, p2
+from ddim_host.parts.noise_schedules import linear
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ddim_host.contracts import LossWeighting
+
+SCHEDULE = NoiseSchedule(linear(1000))
+BETAS = st.lists(st.floats(1e-4, 0.9), min_size=1, max_size=30)
+
+
+def test_all_are_on_offer_by_name() -> None:
+    assert ddim_loss_weightings() == {"none": none, "min_snr": min_snr, "p2": p2}
+
+
+@given(BETAS)
+def test_snr_is_the_power_of_the_image_over_that_of_the_noise(betas: list[float]) -> None:
+    schedule = NoiseSchedule(betas)
+    assert schedule.snr.dtype == np.float64
+    power = (schedule.sqrt_alphas_cumprod / schedule.sqrt_one_minus_alphas_cumprod) ** 2
+    np.testing.assert_allclose(schedule.snr, power, rtol=1e-9)
+    assert np.all(np.diff(schedule.snr) < 0)
+
+
+@pytest.mark.parametrize("part", [none, min_snr, p2])
+@given(betas=BETAS)
+def test_weights_are_what_the_contract_asks(part: LossWeighting, betas: list[float]) -> None:
+    weights = part(NoiseSchedule(betas))
+    assert weights.dtype == np.float64
+    assert weights.shape == (len(betas),)
+    assert np.all(np.isfinite(weights))
+    assert np.all((weights > 0) & (weights <= 1))
+    assert np.all(np.diff(weights) >= 0), "low noise never counts more"
+
+
+@given(betas=BETAS, gamma=st.floats(0.01, 1000))
+def test_min_snr_limits_the_weight_of_the_error_of_x_start(betas: list[float], gamma: float) -> None:
+    """An error in epsilon is one in x_start, divided by SNR in the square: arXiv 2303.09556, section 3.4."""
+    schedule = NoiseSchedule(betas)
+    in_x_start = min_snr(schedule, gamma=gamma) * schedule.snr
+    np.testing.assert_allclose(in_x_start, [min(snr, gamma) for snr in schedule.snr], rtol=1e-12)
+
+
+def test_min_snr_leaves_high_noise_alone() -> None:
+    weights = min_snr(SCHEDULE)
+    np.testing.assert_array_equal(weights[SCHEDULE.snr < 5], 1.0)
+    assert np.all(weights[SCHEDULE.snr > 5] < 1)
+    np.testing.assert_array_equal(min_snr(SCHEDULE, gamma=np.inf), none(SCHEDULE))
+
+
+@given(betas=BETAS, gamma=st.floats(0, 3), k=st.floats(0.01, 10))
+def test_p2_is_the_papers_formula(betas: list[float], gamma: float, k: float) -> None:
+    """Equation 8 of arXiv 2204.00227, with lambda_t = 1."""
+    schedule = NoiseSchedule(betas)
+    expected = [1 / (k + snr) ** gamma for snr in schedule.snr]
+    np.testing.assert_allclose(p2(schedule, gamma=gamma, k=k), expected, rtol=1e-12)
+
+
+def test_p2_with_its_defaults_is_the_share_of_noise() -> None:
+    """1 / (1 + SNR) is 1 - abar."""
+    np.testing.assert_allclose(p2(SCHEDULE), 1 - SCHEDULE.alphas_cumprod, rtol=1e-9)
+    np.testing.assert_array_equal(p2(SCHEDULE, gamma=0), none(SCHEDULE))
+
+
+def test_p2_stays_a_float32_number_at_the_ends_of_its_parameters() -> None:
+    for betas in (linear(1000), np.full(1000, 0.05)):
+        for gamma in (0.0, 10.0):
+            for k in (1e-3, 1e3):
+                weights = p2(NoiseSchedule(betas), gamma=gamma, k=k).astype(np.float32)
+                assert np.all(np.isfinite(weights))
+
+
+@pytest.mark.parametrize(
+    ("part", "parameters"),
+    [
+        (min_snr, {"gamma": 0.0}),
+        (min_snr, {"gamma": -5.0}),
+        (min_snr, {"gamma": np.nan}),
+        (p2, {"gamma": -1.0}),
+        (p2, {"gamma": 11.0}),
+        (p2, {"k": 0.0}),
+        (p2, {"k": np.inf}),
+    ],
+)
+def test_parameters_out_of_range_are_refused(part: Callable[..., Any], parameters: dict[str, float]) -> None:
+    [name] = parameters
+    with pytest.raises(UserError, match=f"the {name} of the {part.__name__} loss weighting"):
+        part(SCHEDULE, **parameters)
