@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ddim_host import validation
 from ddim_host.batches import TrainingBatches
 from ddim_host.config import PART_KINDS, Config, PartConfig, Request
-from ddim_host.defaults import default_model_parameters, default_settings
+from ddim_host.defaults import DEFAULT_PARTS, default_model_parameters, default_settings
 from ddim_host.diffusion import NoiseSchedule, ddim_steps
 from ddim_host.errors import UserError
 from ddim_host.parameters import Parameter, PartChoice, resolve
@@ -30,16 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Experiment", "assemble"]
 
-_DEFAULT_PARTS = {
-    Kind.DATA: "digits",
-    Kind.MODEL: "unet",
-    Kind.NOISE_SCHEDULE: "linear",
-    Kind.TIMESTEP_SAMPLER: "uniform",
-    Kind.LOSS: "mse",
-    Kind.LOSS_WEIGHTING: "none",
-    Kind.TIMESTEP_SUBSET: "linear",
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
@@ -53,7 +43,6 @@ class Experiment:
         sampler: The timestep sampler, with the state of a new run.
         loss: One number per image.
         weighting: float64 `(T,)`, the loss weighting.
-        subset: int64 `(S,)`, the timesteps that sampling visits.
         unet: The network's description.
     """
 
@@ -64,7 +53,6 @@ class Experiment:
     sampler: TimestepSampler
     loss: Loss
     weighting: NDArray[np.float64]
-    subset: NDArray[np.int64]
     unet: UNet
 
     def load_images(self) -> TrainTest:
@@ -83,9 +71,22 @@ class Experiment:
             seed=self.config.seed,
         )
 
+    def timesteps(self, num_inference_steps: int | None = None) -> NDArray[np.int64]:
+        """The timesteps that sampling visits, int64 `(S,)`; with as many steps as configured, or another S.
+
+        Raises:
+            UserError: The timestep subset has none of this size.
+        """
+        return validation.checked_subset(
+            self.parts[Kind.TIMESTEP_SUBSET],
+            self.config.timestep_subset.parameters,
+            self.schedule,
+            num_inference_steps or self.config.steps,
+        )
+
     def sampling_steps(self) -> tuple[DDIMStep, ...]:
         """The steps from noise to image."""
-        return ddim_steps(self.schedule, self.subset, self.config.eta)
+        return ddim_steps(self.schedule, self.timesteps(), self.config.eta)
 
     def build_model(self) -> Model:
         """Build the network in the framework, with weights not yet defined.
@@ -109,8 +110,13 @@ class Experiment:
             ) from error
 
 
-def assemble(request: Request) -> Experiment:
+def assemble(request: Request, *, source: DataSource | None = None) -> Experiment:
     """Load the plugins and put an experiment together.
+
+    Args:
+        request: What the user asked for.
+        source: In place of what the data set's part would give: for a trained run, whose images need not be
+            at hand.
 
     Raises:
         UserError: Anything that the user asked for is unknown, ill-typed, not allowed or not to be had.
@@ -125,7 +131,7 @@ def assemble(request: Request) -> Experiment:
     plugins = load_plugins(request.plugin)
     framework = next(p for p in plugins.installed if (p.kind, p.name) == ("framework", request.plugin))
     choices: dict[Kind, PartChoice] = {
-        kind: request.parts.get(kind, PartChoice(_DEFAULT_PARTS[kind], None, {})) for kind in PART_KINDS
+        kind: request.parts.get(kind, PartChoice(DEFAULT_PARTS[kind], None, {})) for kind in PART_KINDS
     }
     parts = {kind: plugins.registry.find(kind, choice) for kind, choice in choices.items()}
 
@@ -136,7 +142,8 @@ def assemble(request: Request) -> Experiment:
     parameters: dict[Kind, dict[str, Value]] = {
         kind: resolved(kind) for kind in PART_KINDS if kind is not Kind.MODEL
     }
-    source = validation.checked_source(parts[Kind.DATA], parameters[Kind.DATA])
+    if source is None:
+        source = validation.checked_source(parts[Kind.DATA], parameters[Kind.DATA])
     size, _, channels = source.image_shape
     parameters[Kind.MODEL] = resolved(Kind.MODEL, _model_parameters(parts[Kind.MODEL], size))
     values: dict[str, Any] = _settings(request, source)
@@ -152,7 +159,7 @@ def assemble(request: Request) -> Experiment:
     own = {parameter.name for parameter in parts[Kind.MODEL].parameters()}
     spec_parameters: dict[str, Any] = {k: v for k, v in config.model.parameters.items() if k not in own}
     spec = UNetSpec(size, channels, config.num_train_timesteps, **spec_parameters)
-    return Experiment(
+    experiment = Experiment(
         config=config,
         parts=parts,
         source=source,
@@ -164,11 +171,10 @@ def assemble(request: Request) -> Experiment:
         weighting=validation.checked_weighting(
             parts[Kind.LOSS_WEIGHTING], parameters[Kind.LOSS_WEIGHTING], schedule
         ),
-        subset=validation.checked_subset(
-            parts[Kind.TIMESTEP_SUBSET], parameters[Kind.TIMESTEP_SUBSET], schedule, config.steps
-        ),
         unet=UNet.from_spec(spec),
     )
+    experiment.timesteps()  # a subset that does not work should be known before the training
+    return experiment
 
 
 def _model_parameters(part: Part, image_size: int) -> tuple[Parameter, ...]:

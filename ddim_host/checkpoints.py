@@ -1,10 +1,13 @@
 """Checkpoints: canonical weights, optimizer and progress of a run, written whole or not at all.
 
-A checkpoint is a folder `step-00001234` with four files; its name appears only when all of them are on disk.
+A checkpoint is a folder `step-00001234` whose name appears only when its weights are on disk.
 
     raw.safetensors, ema.safetensors    weights by the parameter names of diffusers' `UNet2DModel`
     training.safetensors                Adam's moments (`exp_avg.NAME`, ...) and the sampler's state
-    progress.json                       where the run stands
+    progress.json                       where the run stands, and which epochs were the best so far
+
+The newest one has all four; training goes on from there. The best epochs, by each of three losses, keep their
+weights only. A folder that is neither is removed, but not before the next whole checkpoint stands.
 """
 
 from __future__ import annotations
@@ -13,14 +16,14 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ddim_host.errors import UserError
+from ddim_host.errors import DivergedError, UserError
 from ddim_host.files import write_bytes, write_text
 from ddim_host.records import read_record
 from ddim_host.waist import TrainingState
@@ -33,20 +36,46 @@ if TYPE_CHECKING:
 
     from ddim_host.contracts import SamplerState
     from ddim_host.unet import Parameter
-    from ddim_host.waist import Model, Weights
+    from ddim_host.waist import Model, Weights, WhichWeights
 
 __all__ = [
+    "BestEpoch",
     "Checkpoint",
+    "Measure",
     "Progress",
-    "checkpoint_folders",
+    "latest_checkpoint",
     "load_checkpoint",
-    "read_weights",
+    "load_progress",
+    "load_weights",
+    "remove_others",
     "save_checkpoint",
+    "save_weights",
+    "step_of",
+    "weights_folder",
 ]
 
-_NAME = re.compile(r"step-(\d{8,})")
+Measure: TypeAlias = Literal["train", "test", "avg"]
+"""What makes an epoch the best: its train loss, its test loss, or (5 train + test) / 6."""
+
+_NAME = re.compile(r"step-\d{8,}")
+_WHICH: tuple[WhichWeights, ...] = ("raw", "ema")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _SAMPLER = "timestep_sampler"
+_PROGRESS = "progress.json"
+_TRAINING = "training.safetensors"
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The end of the best epoch by one measure.
+
+    Attributes:
+        step: Optimizer steps taken by then.
+        loss: The measure's value.
+    """
+
+    step: int
+    loss: float
 
 
 @dataclass
@@ -60,6 +89,7 @@ class Progress:
         seconds: Steady-state training time since the last row of metrics.
         steady_images: Images trained on in those seconds.
         warmup_seconds: Time of first steps since the last row of metrics.
+        best: The best epochs so far; empty before the first epoch ends.
     """
 
     step: int = 0
@@ -68,6 +98,7 @@ class Progress:
     seconds: float = 0.0
     steady_images: int = 0
     warmup_seconds: float = 0.0
+    best: dict[Measure, BestEpoch] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,41 +112,91 @@ class Checkpoint:
     progress: Progress
 
 
-def checkpoint_folders(folder: Path) -> list[Path]:
-    """The whole checkpoints in `folder`, oldest first."""
-    if not folder.is_dir():
-        return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+def weights_folder(folder: Path, step: int) -> Path:
+    """Where the weights after `step` steps are, if they were kept."""
+    return folder / f"step-{step:08d}"
 
 
-def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress: Progress) -> Path:
-    """Write a checkpoint into `folder`, then remove older ones.
+def step_of(folder: Path) -> int:
+    """After how many steps the checkpoint in a folder was saved."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that training can go on from."""
+    whole = [path for path in _step_folders(folder) if (path / _PROGRESS).exists()]
+    return whole[-1] if whole else None
+
+
+def save_weights(folder: Path, model: Model, step: int) -> Path:
+    """Write the weights after `step` steps, where they are not there yet.
 
     Returns:
-        The checkpoint's folder.
+        Their folder.
+
+    Raises:
+        DivergedError: A weight is not finite.
     """
-    target = folder / f"step-{progress.step:08d}"
+    target = weights_folder(folder, step)
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    for which in _WHICH:
+        weights = model.weights(which)
+        if not all(np.isfinite(array).all() for array in weights.values()):
+            shutil.rmtree(partial, ignore_errors=True)
+            raise DivergedError
+        write_bytes(partial / f"{which}.safetensors", safetensors.numpy.save(weights))
+    partial.rename(target)
+    _sync_folder(folder)
+    return target
+
+
+def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress: Progress) -> Path:
+    """Write a checkpoint that training can go on from, then remove what neither it nor anybody needs.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        DivergedError: A weight is not finite.
+    """
+    target = save_weights(folder, model, progress.step)
+    if (target / _PROGRESS).exists():
+        return target
     training = model.training_state()
     arrays = {f"{_SAMPLER}.{name}": value for name, value in sampler.items()}
     for moment in _MOMENTS:
         arrays |= {f"{moment}.{name}": value for name, value in getattr(training, moment).items()}
-    write_bytes(partial / "raw.safetensors", safetensors.numpy.save(model.weights("raw")))
-    write_bytes(partial / "ema.safetensors", safetensors.numpy.save(model.weights("ema")))
-    write_bytes(partial / "training.safetensors", safetensors.numpy.save(arrays))
-    write_text(partial / "progress.json", json.dumps(asdict(progress), indent=2) + "\n")
-    partial.rename(target)
-    _sync_folder(folder)
-    for older in checkpoint_folders(folder):
-        if older != target:
-            shutil.rmtree(older, ignore_errors=True)
+    write_bytes(target / _TRAINING, safetensors.numpy.save(arrays))
+    # The last file: with it, the checkpoint is whole.
+    write_text(target / _PROGRESS, json.dumps(asdict(progress), indent=2) + "\n")
+    _sync_folder(target)
+    remove_others(folder, progress)
     return target
+
+
+def remove_others(folder: Path, progress: Progress) -> None:
+    """Remove every checkpoint but the newest whole one, the best ones that it names, and those of `progress`.
+
+    A run that is cut off goes on from the newest whole checkpoint, with the best epochs that it knew.
+    """
+    latest = latest_checkpoint(folder)
+    kept = {best.step for best in progress.best.values()}
+    if latest is not None:
+        kept |= {step_of(latest), *(best.step for best in load_progress(latest).best.values())}
+    for path in _step_folders(folder):
+        if step_of(path) not in kept:
+            # A folder that is removed file by file must not look like a checkpoint meanwhile.
+            path.rename(path.with_name(f".{path.name}.removed"))
+        elif path != latest:
+            for name in (_PROGRESS, _TRAINING):
+                (path / name).unlink(missing_ok=True)
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path, parameters: Iterable[Parameter]) -> Checkpoint:
@@ -125,27 +206,55 @@ def load_checkpoint(folder: Path, parameters: Iterable[Parameter]) -> Checkpoint
         UserError: A file is missing, damaged, or does not fit the network.
     """
     parameters = tuple(parameters)
-    path = folder / "training.safetensors"
+    path = folder / _TRAINING
     arrays = _read_safetensors(path)
     moments = {moment: _fitting(path, _with_prefix(arrays, f"{moment}."), parameters) for moment in _MOMENTS}
-    progress = _read_progress(folder / "progress.json")
+    progress = load_progress(folder)
     return Checkpoint(
-        raw=read_weights(folder / "raw.safetensors", parameters),
-        ema=read_weights(folder / "ema.safetensors", parameters),
+        raw=load_weights(folder, "raw", parameters),
+        ema=load_weights(folder, "ema", parameters),
         training=TrainingState(progress.step, moments["exp_avg"], moments["exp_avg_sq"]),
         sampler=_with_prefix(arrays, f"{_SAMPLER}."),
         progress=progress,
     )
 
 
-def read_weights(path: Path, parameters: Iterable[Parameter]) -> Weights:
-    """Read a file of canonical weights.
+def load_weights(folder: Path, which: WhichWeights, parameters: Iterable[Parameter]) -> Weights:
+    """Read the weights of a checkpoint.
 
     Raises:
-        UserError: It is missing or damaged, or its names, shapes or types are not those of the network, or a
-            number in it is not finite.
+        UserError: The file is missing or damaged, or its names, shapes or types are not those of the network,
+            or a number in it is not finite.
     """
+    path = folder / f"{which}.safetensors"
     return _fitting(path, _read_safetensors(path), tuple(parameters))
+
+
+def load_progress(folder: Path) -> Progress:
+    """Read where a run stood at a checkpoint.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    path = folder / _PROGRESS
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        best = {
+            measure: read_record(BestEpoch, document["best"][measure])
+            for measure in get_args(Measure)
+            if measure in document["best"]
+        }
+        progress = read_record(Progress, document, best=best)
+        steps = [progress.step, *(epoch.step for epoch in best.values())]
+        if min(*steps, progress.loss_count, progress.steady_images) < 0:
+            raise ValueError("a count is negative")
+        if max(steps) > progress.step:
+            raise ValueError("an epoch ends after the checkpoint")
+        return progress
+    except OSError as error:
+        raise UserError(f"cannot read {path}", why=str(error.strerror or error)) from None
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise UserError(f"{path} is damaged", why=f"{type(error).__name__}: {error}") from None
 
 
 def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
@@ -155,19 +264,6 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
         raise UserError(f"cannot read {path}", why=str(error.strerror or error)) from None
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(f"{path} is not a whole safetensors file", why=str(error)) from None
-
-
-def _read_progress(path: Path) -> Progress:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        progress = read_record(Progress, document)
-        if min(progress.step, progress.loss_count, progress.steady_images) < 0:
-            raise ValueError("a count is negative")
-        return progress
-    except OSError as error:
-        raise UserError(f"cannot read {path}", why=str(error.strerror or error)) from None
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} is damaged", why=f"{type(error).__name__}: {error}") from None
 
 
 def _with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
@@ -195,6 +291,13 @@ def _fitting(path: Path, arrays: Mapping[str, NDArray[Any]], parameters: tuple[P
     if problem:
         raise UserError(f"{path} does not fit the network of this run", why=problem)
     return {parameter.name: arrays[parameter.name] for parameter in parameters}
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=step_of)
 
 
 def _sync_folder(folder: Path) -> None:

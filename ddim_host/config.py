@@ -6,6 +6,7 @@ import dataclasses
 import math
 import tomllib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import tomli_w
@@ -17,11 +18,20 @@ from ddim_host.settings import MAX_STEPS, SETTINGS, read_setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from ddim_host.waist import Device, Precision
 
-__all__ = ["PART_KINDS", "Config", "PartConfig", "Request", "read_request", "write_config"]
+__all__ = [
+    "PART_KINDS",
+    "Config",
+    "PartConfig",
+    "Request",
+    "preset_names",
+    "read_image_shape",
+    "read_preset",
+    "read_request",
+    "write_config",
+]
 
 PART_KINDS = (
     Kind.DATA,
@@ -34,7 +44,12 @@ PART_KINDS = (
 )
 """The parts of a run, in the order in which people read them."""
 
+MAX_IMAGE_SIZE = 4096
+"""Height and width in pixels that nobody trains a pixel-space network on."""
+
+_PRESETS = Path(__file__).with_name("presets")
 _PROVENANCE = "provenance"
+_IMAGE_SHAPE = "image_shape"
 
 
 @dataclass(frozen=True)
@@ -136,14 +151,7 @@ def read_request(path: Path) -> Request:
     Raises:
         UserError: The file cannot be read, is not TOML, or says something that is not known.
     """
-    try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {path}", why=str(error.strerror or error)) from None
-    # Besides its own error, tomllib lets through those of absurdly long numbers and deep nesting.
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"the configuration {path} is not valid TOML", why=str(error)) from None
+    document = _read_toml(path)
     document.pop(_PROVENANCE, None)
     kinds = {kind.option: kind for kind in PART_KINDS}
     plugin: str | None = None
@@ -170,6 +178,34 @@ def read_request(path: Path) -> Request:
     return Request(plugin, parts, settings, epochs)
 
 
+def preset_names() -> list[str]:
+    """The names of the presets that come with the host."""
+    return sorted(path.stem for path in _PRESETS.glob("*.toml"))
+
+
+def read_preset(name: str) -> Request:
+    """One of the presets."""
+    return read_request(_PRESETS / f"{name}.toml")
+
+
+def read_image_shape(path: Path) -> tuple[int, int, int]:
+    """The shape `(H, W, C)` of the images that a run was trained on, from its `config.toml`.
+
+    Raises:
+        UserError: The file cannot be read, or does not say.
+    """
+    provenance = _read_toml(path).get(_PROVENANCE)
+    shape: Any = provenance.get(_IMAGE_SHAPE) if isinstance(provenance, dict) else None
+    if isinstance(shape, list) and len(shape) == 3 and all(type(n) is int for n in shape):
+        height, width, channels = shape
+        if 1 <= height == width <= MAX_IMAGE_SIZE and channels in (1, 3):
+            return height, width, channels
+    raise UserError(
+        f"{path} does not say what images its run was trained on",
+        why=f"[{_PROVENANCE}] should hold {_IMAGE_SHAPE} = [height, width, channels]",
+    )
+
+
 def read_epochs(given: object, *, origin: str) -> int:
     """A number of epochs.
 
@@ -187,8 +223,8 @@ def read_epochs(given: object, *, origin: str) -> int:
     return epochs
 
 
-def write_config(config: Config, provenance: Mapping[str, str]) -> str:
-    """The text of `config.toml`; `read_request` takes it back."""
+def write_config(config: Config, image_shape: tuple[int, int, int], provenance: Mapping[str, str]) -> str:
+    """The text of `config.toml`; `read_request` and `read_image_shape` take it back."""
     document: dict[str, Any] = {}
     tables: dict[str, Any] = {}
     for item in dataclasses.fields(config):
@@ -198,7 +234,19 @@ def write_config(config: Config, provenance: Mapping[str, str]) -> str:
             tables[item.name] = {**dataclasses.asdict(value), "parameters": parameters}
         elif value is not None:
             document[item.name] = value
-    return tomli_w.dumps({**document, **tables, _PROVENANCE: dict(provenance)})
+    origin = {**provenance, _IMAGE_SHAPE: list(image_shape)}
+    return tomli_w.dumps({**document, **tables, _PROVENANCE: origin})
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}", why=str(error.strerror or error)) from None
+    # Besides its own error, tomllib lets through those of absurdly long numbers and deep nesting.
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the configuration {path} is not valid TOML", why=str(error)) from None
 
 
 def _toml(value: Value) -> object:

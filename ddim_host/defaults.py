@@ -1,13 +1,25 @@
-"""Settings that follow the data set: a small U-Net for small images, the DDPM recipe above 16 pixels."""
+"""What is used where nobody says otherwise: the parts, and settings that follow the size of the images."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ddim_host.registry import Kind
+
 if TYPE_CHECKING:
     from ddim_host.parameters import Value
 
-__all__ = ["default_model_parameters", "default_settings"]
+__all__ = ["DEFAULT_PARTS", "default_model_parameters", "default_settings"]
+
+DEFAULT_PARTS = {
+    Kind.DATA: "digits",
+    Kind.MODEL: "unet",
+    Kind.NOISE_SCHEDULE: "linear",
+    Kind.TIMESTEP_SAMPLER: "uniform",
+    Kind.LOSS: "mse",
+    Kind.LOSS_WEIGHTING: "none",
+    Kind.TIMESTEP_SUBSET: "linear",
+}
 
 _SMALL = 16
 """Up to this size in pixels the small network does."""

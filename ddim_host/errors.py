@@ -1,6 +1,10 @@
-"""The one error that users are meant to read."""
+"""The errors that users are meant to read."""
 
-__all__ = ["UserError"]
+__all__ = ["DivergedError", "UserError"]
+
+
+class DivergedError(Exception):
+    """Training left the finite numbers: a loss or a weight is infinite or not a number."""
 
 
 class UserError(Exception):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ddim_host.checkpoints import Checkpoint, Progress, load_checkpoint
+from ddim_host.checkpoints import Checkpoint, Progress, load_checkpoint, remove_others
 from ddim_host.config import write_config
-from ddim_host.images import grid_png
-from ddim_host.parameters import format_choice
-from ddim_host.progress import progress_bar
+from ddim_host.drawing import Drawing, Times, draw
+from ddim_host.exports import export_images
 from ddim_host.provenance import provenance
-from ddim_host.sampling import Samples, sample
+from ddim_host.sampling import Denoiser
+from ddim_host.trained import UsedWeights
 from ddim_host.training import Trainer
 from ddim_host.unet import initial_weights, parameters
 
@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 
     from ddim_host.assembly import Experiment
     from ddim_host.runs import EpochMetrics, RunDirectory
-    from ddim_host.waist import Model
-
 __all__ = ["run_experiment"]
 
 
 def run_experiment(
     experiment: Experiment, run: RunDirectory, *, start: RunDirectory | None = None
-) -> tuple[Path, Samples]:
+) -> tuple[Path, Times]:
     """Train, sample and write everything into the run directory.
 
     Args:
@@ -37,11 +35,11 @@ def run_experiment(
             another run with the same network, trained in any framework.
 
     Returns:
-        Path of the grid, and the samples.
+        Path of the grid, and how long the sampling took.
 
     Raises:
         UserError: The data, the device or the directory is not to be had, or a checkpoint is damaged.
-        DivergedError: The loss is no longer finite.
+        DivergedError: A loss or a weight is not finite.
     """
     config = experiment.config
     images = experiment.load_images()
@@ -59,9 +57,15 @@ def run_experiment(
         if start is run:
             experiment.sampler.load_state_dict(checkpoint.sampler)
     if start is not run:
-        run.create(write_config(config, provenance(config.plugin.name, model)))
+        origin = provenance(config.plugin.name, model)
+        run.create(write_config(config, experiment.source.image_shape, origin))
+    # What was kept after the checkpoint will be made again.
+    remove_others(run.checkpoints_path, checkpoint.progress)
     Trainer(experiment, model, images, run=run, progress=checkpoint.progress, metrics=metrics).train()
-    return _sample(experiment, model, run)
+    used = UsedWeights("ema", "latest", (checkpoint.progress.step,))
+    path = run.samples_path / f"{config.timestep_subset.name}-{config.steps}-eta-{config.eta:g}.png"
+    export = export_images(path, num_images=config.num_images)
+    return path, draw(experiment, Denoiser(((model, 1.0),), "ema"), used, Drawing(config.num_images), export)
 
 
 def _beginning(experiment: Experiment) -> tuple[Checkpoint, list[EpochMetrics]]:
@@ -72,46 +76,7 @@ def _beginning(experiment: Experiment) -> tuple[Checkpoint, list[EpochMetrics]]:
 
 def _continued(experiment: Experiment, start: RunDirectory) -> tuple[Checkpoint, list[EpochMetrics]]:
     """The newest checkpoint of a run, and its metrics up to there; what came after is measured again."""
-    latest = start.latest_checkpoint()
-    if latest is None:
+    if not start.has_checkpoint():
         return _beginning(experiment)
-    checkpoint = load_checkpoint(latest, parameters(experiment.unet))
+    checkpoint = load_checkpoint(start.latest_checkpoint(), parameters(experiment.unet))
     return checkpoint, [row for row in start.read_metrics() if row.step <= checkpoint.progress.step]
-
-
-def _sample(experiment: Experiment, model: Model, run: RunDirectory) -> tuple[Path, Samples]:
-    config = experiment.config
-    steps = experiment.sampling_steps()
-
-    def advance(images: int) -> None:
-        bar.update(images)
-
-    with progress_bar("sampling", config.num_images * len(steps), unit="call") as bar:
-        samples = sample(
-            model,
-            steps,
-            num_images=config.num_images,
-            image_shape=experiment.source.image_shape,
-            batch_size=min(config.num_images, config.batch_size),
-            seed=config.seed,
-            clip=config.clip,
-            which="ema",
-            on_step=advance,
-        )
-    subset = config.timestep_subset
-    protocol = {
-        "num_images": config.num_images,
-        "seed": config.seed,
-        "weights": "ema",
-        "timestep_subset": format_choice(subset.name, subset.parameters),
-        "timesteps": experiment.subset.tolist(),
-        "eta": config.eta,
-        "clip": config.clip,
-        "plugin": config.plugin.name,
-        "device": model.device,
-        "precision": model.precision,
-        "seconds": samples.seconds,
-        "warmup_seconds": samples.warmup_seconds,
-    }
-    name = f"{subset.name}-{config.steps}-eta-{config.eta:g}"
-    return run.write_samples(name, grid_png(samples.images), protocol), samples

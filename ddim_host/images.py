@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ddim_host.data import Images
 
-__all__ = ["grid_png", "to_network", "to_uint8"]
+__all__ = ["grid_png", "image_png", "to_network", "to_uint8"]
 
 _LEGIBLE = 64
 """Height in pixels that a small image is enlarged to in a grid."""
@@ -31,17 +31,15 @@ def to_uint8(x: NDArray[np.float32]) -> Images:
     return np.ascontiguousarray(np.rint(scaled).astype(np.uint8).transpose(0, 2, 3, 1))
 
 
-def grid_png(images: Images) -> bytes:
-    """A PNG of all images in rows, as square as their number allows; small ones enlarged pixel by pixel.
+def grid_png(images: Images, *, columns: int | None = None) -> bytes:
+    """A PNG of all images in rows; small ones enlarged pixel by pixel.
 
     Args:
         images: uint8 `(N, H, W, C)`, N >= 1.
+        columns: Images in a row; None makes the grid as square as their number allows.
     """
-    # Pillow takes a tenth of a second to import, which only those who draw should pay.
-    from PIL import Image  # noqa: PLC0415
-
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     scale = max(1, _LEGIBLE // height)
     gap = max(1, scale // 4)
@@ -52,7 +50,15 @@ def grid_png(images: Images) -> bytes:
         top, left = gap + row * cell_height, gap + column * cell_width
         enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
         canvas[top : top + height * scale, left : left + width * scale] = enlarged
-    picture = Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
+    return image_png(canvas, optimize=True)
+
+
+def image_png(image: NDArray[np.uint8], *, optimize: bool = False) -> bytes:
+    """A PNG of one image, uint8 `(H, W, C)`, as it is; `optimize` takes longer for a smaller file."""
+    # Pillow takes a tenth of a second to import, which only those who draw should pay.
+    from PIL import Image  # noqa: PLC0415
+
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="PNG", optimize=optimize)
     return buffer.getvalue()

@@ -13,12 +13,13 @@ __all__ = ["read_record"]
 _Record = TypeVar("_Record")
 
 
-def read_record(record: type[_Record], values: Mapping[str, typing.Any]) -> _Record:
-    """Make a dataclass whose fields are all int or float.
+def read_record(record: type[_Record], values: Mapping[str, typing.Any], **others: object) -> _Record:
+    """Make a dataclass whose fields are int or float.
 
     Args:
         record: The dataclass.
         values: Numbers or their text, by field name; other names are ignored.
+        others: Values of fields that are neither; they are taken as they are.
 
     Raises:
         KeyError: A field is missing.
@@ -26,7 +27,8 @@ def read_record(record: type[_Record], values: Mapping[str, typing.Any]) -> _Rec
         ValueError: A text is not a number of the field's type.
     """
     types = typing.get_type_hints(record)
-    return record(**{name: _number(kind, values[name]) for name, kind in types.items()})
+    numbers = {name: _number(kind, values[name]) for name, kind in types.items() if name not in others}
+    return record(**numbers, **others)
 
 
 def _number(kind: type[int] | type[float], value: typing.Any) -> int | float:

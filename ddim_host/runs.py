@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ddim_host.checkpoints import checkpoint_folders
+from ddim_host.checkpoints import latest_checkpoint, load_progress, weights_folder
 from ddim_host.errors import UserError
-from ddim_host.files import write_bytes, write_text
+from ddim_host.files import write_text
 from ddim_host.records import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from ddim_host.checkpoints import Measure
 
-__all__ = ["EpochMetrics", "RunDirectory", "next_run_path"]
+__all__ = ["EpochMetrics", "RunDirectory", "existing_run", "next_run_path"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,11 @@ class EpochMetrics:
     warmup_seconds: float
     peak_memory_bytes: int
 
+    def measures(self) -> dict[Measure, float]:
+        """The losses by which an epoch can be the best; lower is better."""
+        average = (5.0 * self.train_loss + self.test_loss) / 6.0
+        return {"train": self.train_loss, "test": self.test_loss, "avg": average}
+
 
 class RunDirectory:
     """The folder of one run.
@@ -75,6 +79,11 @@ class RunDirectory:
     def checkpoints_path(self) -> Path:
         """`checkpoints/`."""
         return self.path / "checkpoints"
+
+    @property
+    def samples_path(self) -> Path:
+        """`samples/`."""
+        return self.path / "samples"
 
     def exists(self) -> bool:
         """Whether there is a run here.
@@ -124,10 +133,32 @@ class RunDirectory:
             fix="choose another place with --out",
         )
 
-    def latest_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint."""
-        folders = checkpoint_folders(self.checkpoints_path)
-        return folders[-1] if folders else None
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint that training can go on from."""
+        return latest_checkpoint(self.checkpoints_path) is not None
+
+    def latest_checkpoint(self) -> Path:
+        """The newest checkpoint that training can go on from.
+
+        Raises:
+            UserError: There is none yet.
+        """
+        folder = latest_checkpoint(self.checkpoints_path)
+        if folder is None:
+            raise UserError(
+                f"the run in {self.path} has no checkpoint yet",
+                fix=f"begin it again with --resume --out {self.path}",
+            )
+        return folder
+
+    def best_checkpoints(self) -> dict[Measure, Path]:
+        """The best epochs' weights, as the newest checkpoint names them.
+
+        Raises:
+            UserError: There is no checkpoint yet, or it is damaged.
+        """
+        best = load_progress(self.latest_checkpoint()).best
+        return {measure: weights_folder(self.checkpoints_path, epoch.step) for measure, epoch in best.items()}
 
     def read_metrics(self) -> list[EpochMetrics]:
         """The rows written so far; none where there is no file.
@@ -158,18 +189,24 @@ class RunDirectory:
         writer.writerows(astuple(row) for row in rows)
         write_text(self.metrics_path, buffer.getvalue())
 
-    def write_samples(self, name: str, png: bytes, protocol: Mapping[str, Any]) -> Path:
-        """Write a grid and beside it how it was made.
+    def next_samples_path(self, stem: str) -> Path:
+        """The first of `samples/STEM-1.png`, `-2`, ... that does not exist."""
+        number = 1
+        while (path := self.samples_path / f"{stem}-{number}.png").exists():
+            number += 1
+        return path
 
-        Returns:
-            Path of the picture.
-        """
-        folder = self.path / "samples"
-        folder.mkdir(exist_ok=True)
-        write_text(folder / f"{name}.json", json.dumps(dict(protocol), indent=2) + "\n")
-        picture = folder / f"{name}.png"
-        write_bytes(picture, png)
-        return picture
+
+def existing_run(path: Path) -> RunDirectory:
+    """The run in a folder.
+
+    Raises:
+        UserError: There is none.
+    """
+    run = RunDirectory(path)
+    if not run.exists():
+        raise UserError(f"there is no run in {path}", why="it holds no config.toml")
+    return run
 
 
 def next_run_path(framework: str, data: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -13,118 +13,205 @@ from ddim_host.images import to_uint8
 from ddim_host.randomness import Stream, normal_images
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from ddim_host.data import Images
     from ddim_host.diffusion import DDIMStep
-    from ddim_host.waist import Model, WhichWeights
+    from ddim_host.waist import Model, Tensor, WhichWeights
 
-__all__ = ["Samples", "sample", "sample_batch"]
+    StartNoise: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    FreshNoise: TypeAlias = Callable[[DDIMStep], NDArray[np.float32]]
+
+__all__ = ["Denoiser", "Sampler", "denoise", "start_noise"]
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
-    """Sampled images, and the time they took.
+class Denoiser:
+    """What predicts the noise: one model, or several whose predictions are averaged.
 
     Attributes:
-        images: uint8 `(N, H, W, C)`.
-        seconds: Time of the sampling itself, noise included, on a warm device.
+        members: Models on the same device, each with its share; the shares add up to 1.
+        which: The weights to use, of each.
+    """
+
+    members: tuple[tuple[Model, float], ...]
+    which: WhichWeights
+
+    @property
+    def model(self) -> Model:
+        """The model that does everything else."""
+        return self.members[0][0]
+
+    def predict_noise(self, x_t: Tensor, t: int) -> Tensor:
+        """See `waist.Model.predict_noise`."""
+        if len(self.members) == 1:
+            return self.model.predict_noise(x_t, t, which=self.which)
+        weighted = [model.predict_noise(x_t, t, which=self.which) * share for model, share in self.members]
+        return sum(weighted[1:], weighted[0])
+
+
+def denoise(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    steps: Sequence[DDIMStep],
+    *,
+    clip: bool,
+    fresh_noise: FreshNoise | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Follow the steps, on the device.
+
+    Args:
+        denoiser: What predicts the noise.
+        x_t: `(B, C, H, W)` where the first step begins.
+        steps: From `diffusion.ddim_steps` or `diffusion.encoding_steps`.
+        clip: Whether to limit the predicted x_start to [-1, 1].
+        fresh_noise: float32 `(B, C, H, W)` for a step; needed where some sigma is above 0.
+
+    Yields:
+        After each network call x where the step arrives, and the predicted x_start.
+    """
+    model = denoiser.model
+    for step in steps:
+        added = None
+        if step.sigma > 0.0 and fresh_noise is not None:
+            added = model.to_device(fresh_noise(step))
+        x_t, x_start = ddim_step(
+            x_t,
+            denoiser.predict_noise(x_t, step.t),
+            step,
+            fresh_noise=added,
+            clip=model.clip if clip else None,
+        )
+        yield x_t, x_start
+
+
+def start_noise(seed: int, shape: tuple[int, int, int]) -> StartNoise:
+    """x_T of the images of a seed, by their numbers.
+
+    Args:
+        seed: The seed.
+        shape: `(C, H, W)`.
+    """
+
+    def start(indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        return normal_images(
+            seed, Stream.SAMPLE_START, steps=[0] * len(indices), indices=indices, shape=shape
+        )
+
+    return start
+
+
+class Sampler:
+    """Samples the images of a seed, and keeps the time.
+
+    Image i depends on the seed and i alone, not on how many are sampled or in batches of what size.
+
+    Args:
+        denoiser: What predicts the noise.
+        steps: From `diffusion.ddim_steps`.
+        image_shape: `(H, W, C)`.
+        seed: Seed of x_T and of the noise that eta adds.
+        clip: Whether to limit the predicted x_start to [-1, 1].
+        start: Where x_T comes from, if not from the seed.
+        shown: The positions among the steps whose predicted x_start is wanted, increasing; None is the last
+            one, the finished image. With K of them each image becomes K.
+
+    Attributes:
+        seconds: Time of the sampling so far, noise included, on a warm device.
         warmup_seconds: Time of one whole step before, which compiles where the framework does that.
     """
 
-    images: Images
-    seconds: float
-    warmup_seconds: float
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        steps: Sequence[DDIMStep],
+        *,
+        image_shape: tuple[int, int, int],
+        seed: int,
+        clip: bool,
+        start: StartNoise | None = None,
+        shown: Sequence[int] | None = None,
+    ) -> None:
+        height, width, channels = image_shape
+        self._denoiser = denoiser
+        self._steps = steps
+        self._shape = (channels, height, width)
+        self._seed = seed
+        self._clip = clip
+        self._start = start or start_noise(seed, self._shape)
+        self._shown = frozenset([len(steps) - 1] if shown is None else shown)
+        self.seconds = 0.0
+        self.warmup_seconds = 0.0
 
+    def batch(
+        self, indices: NDArray[np.int64], *, on_call: Callable[[], object] = lambda: None
+    ) -> NDArray[np.float32]:
+        """Sample the images with the given numbers together.
 
-def sample(
-    model: Model,
-    steps: Sequence[DDIMStep],
-    *,
-    num_images: int,
-    image_shape: tuple[int, int, int],
-    batch_size: int,
-    seed: int,
-    clip: bool,
-    which: WhichWeights,
-    on_step: Callable[[int], None] = lambda _: None,
-) -> Samples:
-    """Sample images 0 to N - 1 of a seed.
+        Args:
+            indices: int64 `(B,)`.
+            on_call: Called after each network call.
 
-    Image i depends on the seed and i alone, not on N or the batch size.
+        Returns:
+            float32 `(B, K, C, H, W)`, the predicted x_start at the K steps that are shown.
+        """
+        return self._follow(indices, self._steps, self._shown, on_call)
 
-    Args:
-        model: The network.
-        steps: From `diffusion.ddim_steps`.
-        num_images: N.
-        image_shape: `(H, W, C)`.
-        batch_size: Images per network call.
-        seed: Seed of x_T and of the noise that eta adds.
-        clip: Whether to limit the predicted x_start to [-1, 1].
-        which: The weights to use.
-        on_step: Called after each network call with the number of images in it.
-    """
-    batches = [
-        np.arange(start, min(start + batch_size, num_images)) for start in range(0, num_images, batch_size)
-    ]
-    shape = (image_shape[2], image_shape[0], image_shape[1])
-    model.synchronize()
-    started = time.perf_counter()
-    for size in {len(indices) for indices in batches}:
-        # A whole step: a lazy framework compiles its arithmetic as well as the network.
-        sample_batch(model, steps[:1], np.arange(size), shape=shape, seed=seed, clip=clip, which=which)
-    model.synchronize()
-    warm = time.perf_counter()
-    images = [
-        to_uint8(
-            sample_batch(
-                model, steps, indices, shape=shape, seed=seed, clip=clip, which=which, on_step=on_step
+    def images(
+        self, num_images: int, *, batch_size: int, on_call: Callable[[], object] = lambda: None
+    ) -> Iterator[Images]:
+        """Sample images 0 to N - 1, a batch at a time.
+
+        Args:
+            num_images: N.
+            batch_size: B, images per network call.
+            on_call: Called after each network call.
+
+        Yields:
+            uint8 `(B K, H, W, C)`, the K shown states of an image beside each other.
+        """
+        model = self._denoiser.model
+        batches = [
+            np.arange(first, min(first + batch_size, num_images))
+            for first in range(0, num_images, batch_size)
+        ]
+        model.synchronize()
+        started = time.perf_counter()
+        for size in {len(indices) for indices in batches}:
+            # A whole step: a lazy framework compiles its arithmetic as well as the network.
+            self._follow(np.arange(size), self._steps[:1], frozenset([0]), lambda: None)
+        model.synchronize()
+        self.warmup_seconds += time.perf_counter() - started
+        for indices in batches:
+            started = time.perf_counter()
+            pictures = self.batch(indices, on_call=on_call)
+            self.seconds += time.perf_counter() - started
+            yield to_uint8(pictures.reshape(-1, *self._shape))
+
+    def _follow(
+        self,
+        indices: NDArray[np.int64],
+        steps: Sequence[DDIMStep],
+        shown: frozenset[int],
+        on_call: Callable[[], object],
+    ) -> NDArray[np.float32]:
+        model = self._denoiser.model
+
+        def fresh_noise(step: DDIMStep) -> NDArray[np.float32]:
+            timesteps = [step.t] * len(indices)
+            return normal_images(
+                self._seed, Stream.SAMPLE_NOISE, steps=timesteps, indices=indices, shape=self._shape
             )
-        )
-        for indices in batches
-    ]
-    model.synchronize()
-    return Samples(np.concatenate(images), time.perf_counter() - warm, warm - started)
 
-
-def sample_batch(
-    model: Model,
-    steps: Sequence[DDIMStep],
-    indices: NDArray[np.int64],
-    *,
-    shape: tuple[int, int, int],
-    seed: int,
-    clip: bool,
-    which: WhichWeights,
-    on_step: Callable[[int], None] = lambda _: None,
-) -> NDArray[np.float32]:
-    """Sample the images of a seed with the given indices, in one batch.
-
-    Args:
-        model: The network.
-        steps: From `diffusion.ddim_steps`.
-        indices: int64 `(B,)`, which images.
-        shape: `(C, H, W)`.
-        seed: Seed of x_T and of the noise that eta adds.
-        clip: Whether to limit the predicted x_start to [-1, 1].
-        which: The weights to use.
-        on_step: Called after each network call with B.
-
-    Returns:
-        x_start, float32 `(B, C, H, W)`.
-    """
-
-    def noise(stream: Stream, step: int) -> NDArray[np.float32]:
-        return normal_images(seed, stream, steps=[step] * len(indices), indices=indices, shape=shape)
-
-    x_t = model.to_device(noise(Stream.SAMPLE_START, 0))
-    for step in steps:
-        predicted_noise = model.predict_noise(x_t, step.t, which=which)
-        fresh_noise = model.to_device(noise(Stream.SAMPLE_NOISE, step.t)) if step.sigma > 0.0 else None
-        x_t, _ = ddim_step(
-            x_t, predicted_noise, step, fresh_noise=fresh_noise, clip=model.clip if clip else None
-        )
-        on_step(len(indices))
-    return model.to_host(x_t)
+        states = []
+        x_t = model.to_device(self._start(indices))
+        for position, (_, x_start) in enumerate(
+            denoise(self._denoiser, x_t, steps, clip=self._clip, fresh_noise=fresh_noise)
+        ):
+            if position in shown:
+                # To the host at once: what a framework hands out may be overwritten by its next call.
+                states.append(model.to_host(x_start))
+            on_call()
+        return np.stack(states, axis=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ddim_host.errors import UserError
 from ddim_host.parameters import Value, convert, type_name
@@ -13,7 +13,12 @@ from ddim_host.randomness import MAX_SEED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MAX_STEPS", "SETTINGS", "Setting", "read_setting"]
+__all__ = ["CHECKPOINTS", "MAX_STEPS", "SETTINGS", "CheckpointChoice", "Setting", "read_setting"]
+
+CheckpointChoice: TypeAlias = Literal["latest", "best-train", "best-test", "best-avg", "ensemble"]
+"""Whose weights to sample with: the newest, the best epoch by one of three losses, or all three together."""
+
+CHECKPOINTS: tuple[CheckpointChoice, ...] = get_args(CheckpointChoice)
 
 MAX_STEPS = 10**12
 """More steps or epochs than anybody will ever take; a larger number is a slip of the finger."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ddim_host.batches import TestBatches
-from ddim_host.checkpoints import Progress, save_checkpoint
+from ddim_host.checkpoints import BestEpoch, Progress, remove_others, save_checkpoint, save_weights
+from ddim_host.errors import DivergedError
 from ddim_host.progress import progress_bar, restart
 from ddim_host.runs import EpochMetrics
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ddim_host.runs import RunDirectory
     from ddim_host.waist import Batch, Model, Tensor
 
-__all__ = ["DivergedError", "Trainer", "ema_decay_at", "learning_rate_at"]
+__all__ = ["Trainer", "ema_decay_at", "learning_rate_at"]
 
 # The first step finds the optimizer's memory new, the second one does not: both may have to be compiled.
 _WARMUP_STEPS = 2
@@ -29,10 +30,6 @@ _CHECKPOINT_SECONDS = 300.0
 _REPORT_SECONDS = 0.5
 # How many steps may be on their way on the device before their losses are fetched: bounds the memory.
 _MOST_PENDING = 64
-
-
-class DivergedError(Exception):
-    """The loss is no longer a finite number."""
 
 
 def learning_rate_at(step: int, *, lr: float, warmup_steps: int) -> float:
@@ -89,7 +86,7 @@ class Trainer:
         """Take the remaining steps; the run directory then holds all metrics and a checkpoint of the end.
 
         Raises:
-            DivergedError: A loss is not finite. The last checkpoint stays.
+            DivergedError: A loss or a weight is not finite. The last checkpoint stays.
         """
         progress = self._progress
         with progress_bar("first steps", self._total_steps, unit="step", done=progress.step) as bar:
@@ -195,21 +192,36 @@ class Trainer:
         test_loss = self._test_loss()
         if not math.isfinite(test_loss):
             raise DivergedError
-        self._metrics.append(
-            EpochMetrics(
-                epoch=epoch,
-                step=progress.step,
-                train_loss=progress.loss_sum / progress.loss_count,
-                test_loss=test_loss,
-                seconds=progress.seconds,
-                images_per_second=progress.steady_images / progress.seconds if progress.seconds else math.nan,
-                warmup_seconds=progress.warmup_seconds,
-                peak_memory_bytes=self._model.peak_memory_bytes(),
-            )
+        row = EpochMetrics(
+            epoch=epoch,
+            step=progress.step,
+            train_loss=progress.loss_sum / progress.loss_count,
+            test_loss=test_loss,
+            seconds=progress.seconds,
+            images_per_second=progress.steady_images / progress.seconds if progress.seconds else math.nan,
+            warmup_seconds=progress.warmup_seconds,
+            peak_memory_bytes=self._model.peak_memory_bytes(),
         )
+        self._metrics.append(row)
         self._run.write_metrics(self._metrics)
         progress.loss_sum, progress.loss_count = 0.0, 0
         progress.seconds, progress.steady_images, progress.warmup_seconds = 0.0, 0, 0.0
+        # The last row may stand for a handful of images; it counts only where there is no whole epoch.
+        if epoch > last_epoch or not progress.best:
+            self._keep_if_best(row)
+
+    def _keep_if_best(self, row: EpochMetrics) -> None:
+        """Keep the weights at the end of an epoch whose loss was never lower, by any measure."""
+        best = self._progress.best
+        better = {
+            measure: BestEpoch(row.step, loss)
+            for measure, loss in row.measures().items()
+            if measure not in best or loss < best[measure].loss
+        }
+        if better:
+            save_weights(self._run.checkpoints_path, self._model, row.step)
+            best |= better
+            remove_others(self._run.checkpoints_path, self._progress)
 
     def _test_loss(self) -> float:
         total, count = 0.0, 0

@@ -18,6 +18,7 @@ from PIL import Image
 from ddim_host.assembly import Experiment
 from ddim_host.cli import main
 from ddim_host.plugins import FRAMEWORK_ROOTS
+from ddim_host.runs import RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,8 +65,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        [folder] = (self.path / "checkpoints").iterdir()
-        return folder
+        return RunDirectory(self.path).latest_checkpoint()
 
     @property
     def grid(self) -> Path:

@@ -15,8 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddim_host import checkpoints, files
-from ddim_host.checkpoints import Progress, checkpoint_folders, load_checkpoint, read_weights, save_checkpoint
-from ddim_host.errors import UserError
+from ddim_host.checkpoints import (
+    BestEpoch,
+    Progress,
+    latest_checkpoint,
+    load_checkpoint,
+    load_progress,
+    load_weights,
+    remove_others,
+    save_checkpoint,
+    save_weights,
+)
+from ddim_host.errors import DivergedError, UserError
 from ddim_host.unet import Parameter
 from ddim_host.waist import TrainingState
 
@@ -110,15 +120,16 @@ def test_older_checkpoints_go_when_the_new_one_is_whole(
     removed = []
 
     def remove(path: Path, **_: object) -> None:
-        newest = checkpoint_folders(tmp_path)[-1]
-        if path == old:
+        newest = latest_checkpoint(tmp_path)
+        if path.name == f".{old.name}.removed":
+            assert newest is not None
             assert newest.name == "step-00000006"
             assert {file.name for file in newest.iterdir()} == FILES
             removed.append(path)
 
     monkeypatch.setattr(shutil, "rmtree", remove)
     save(tmp_path, 6)
-    assert removed == [old]
+    assert len(removed) == 1
 
 
 def test_only_the_newest_checkpoint_is_kept(tmp_path: Path) -> None:
@@ -148,7 +159,7 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(
         patch.setattr(checkpoints, "write_text", failing(files.write_text))
         with pytest.raises(OSError, match="no space left"):
             save(tmp_path, 6)
-    assert checkpoint_folders(tmp_path) == [old]
+    assert latest_checkpoint(tmp_path) == old
     load_checkpoint(old, PARAMETERS)
     new = save(tmp_path, 6)  # what the first attempt left behind is in nobody's way
     assert list(tmp_path.iterdir()) == [new]
@@ -167,22 +178,69 @@ def test_an_interruption_before_the_last_moment_leaves_the_old_checkpoint(
         patch.setattr(Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 6)
-    assert checkpoint_folders(tmp_path) == [old]
+    assert latest_checkpoint(tmp_path) == old
+    load_checkpoint(old, PARAMETERS)
 
 
-def test_only_whole_checkpoints_are_listed_oldest_first(tmp_path: Path) -> None:
-    assert checkpoint_folders(tmp_path / "missing") == []
-    for name in (
-        "step-00000010",
-        "step-00000009",
-        "step-100000000",
-        ".step-00000011.partial",
-        "step-x",
-        "other",
-    ):
+def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path / "missing") is None
+    for name in ("step-00000009", "step-100000000", "step-00000010", ".step-200000000.partial", "step-x"):
         (tmp_path / name).mkdir()
-    names = [path.name for path in checkpoint_folders(tmp_path)]
-    assert names == ["step-00000009", "step-00000010", "step-100000000"]
+        (tmp_path / name / "progress.json").touch()
+    (tmp_path / "step-200000001").mkdir()  # holds weights only
+    assert latest_checkpoint(tmp_path) == tmp_path / "step-100000000"
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    old = save(tmp_path, 5)
+    broken = Weighty()
+    broken.ema = arrays(2) | {"conv.bias": np.array([0, np.inf, 0], np.float32)}
+    with pytest.raises(DivergedError):
+        save_checkpoint(tmp_path, cast("Model", broken), SAMPLER, Progress(6))
+    assert list(tmp_path.iterdir()) == [old]
+    load_checkpoint(old, PARAMETERS)
+
+
+# --- The best epochs ----------------------------------------------------------------------------------------
+
+WEIGHTS = {"raw.safetensors", "ema.safetensors"}
+
+
+def contents(folder: Path) -> dict[int, set[str]]:
+    return {int(path.name[5:]): {file.name for file in path.iterdir()} for path in folder.iterdir()}
+
+
+def test_the_best_epochs_keep_their_weights_only(tmp_path: Path) -> None:
+    progress = Progress(
+        4, best={"train": BestEpoch(4, 0.5), "test": BestEpoch(4, 0.6), "avg": BestEpoch(4, 0.5)}
+    )
+    save_checkpoint(tmp_path, MODEL, SAMPLER, progress)
+    progress = Progress(9, best={**progress.best, "test": BestEpoch(7, 0.4)})
+    save_weights(tmp_path, MODEL, 7)
+    save_checkpoint(tmp_path, MODEL, SAMPLER, progress)
+    assert contents(tmp_path) == {4: WEIGHTS, 7: WEIGHTS, 9: FILES}
+    assert load_progress(tmp_path / "step-00000009") == progress
+    assert same(load_weights(tmp_path / "step-00000004", "ema", PARAMETERS), Weighty.ema)
+
+
+def test_what_a_resumed_run_needs_stays_until_the_next_whole_checkpoint(tmp_path: Path) -> None:
+    """Better epochs come after the checkpoint; a run that is cut off then has to know the old ones."""
+    save_weights(tmp_path, MODEL, 3)
+    save_checkpoint(tmp_path, MODEL, SAMPLER, Progress(5, best={"train": BestEpoch(3, 0.5)}))
+    for step in (6, 7):
+        save_weights(tmp_path, MODEL, step)
+        remove_others(tmp_path, Progress(step, best={"train": BestEpoch(step, 0.1)}))
+    assert contents(tmp_path) == {3: WEIGHTS, 5: FILES, 7: WEIGHTS}
+    remove_others(tmp_path, load_progress(tmp_path / "step-00000005"))  # the run goes on from there
+    assert contents(tmp_path) == {3: WEIGHTS, 5: FILES}
+
+
+def test_a_best_epoch_can_become_the_newest_checkpoint(tmp_path: Path) -> None:
+    progress = Progress(5, best={"avg": BestEpoch(5, 0.5)})
+    save_weights(tmp_path, MODEL, 5)
+    save_checkpoint(tmp_path, MODEL, SAMPLER, progress)
+    assert contents(tmp_path) == {5: FILES}
+    assert load_checkpoint(tmp_path / "step-00000005", PARAMETERS).progress == progress
 
 
 # --- Damaged files ------------------------------------------------------------------------------------------
@@ -218,16 +276,16 @@ def replaced(name: str, value: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
     ],
 )
 def test_weights_that_do_not_fit(tmp_path: Path, weights: dict[str, NDArray[Any]], why: str) -> None:
-    path = tmp_path / "some.safetensors"
+    path = tmp_path / "raw.safetensors"
     safetensors.numpy.save_file(weights, path)
     with pytest.raises(UserError) as caught:
-        read_weights(path, PARAMETERS)
+        load_weights(path.parent, "raw", PARAMETERS)
     assert caught.value.what == f"{path} does not fit the network of this run"
     assert why in caught.value.why
 
 
 def test_weights_come_in_the_order_of_the_network(good: Path) -> None:
-    assert list(read_weights(good / "raw.safetensors", PARAMETERS)) == ["conv.weight", "conv.bias"]
+    assert list(load_weights(good, "raw", PARAMETERS)) == ["conv.weight", "conv.bias"]
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -281,10 +339,10 @@ def entry(dtype: str, shape: list[int], start: int, end: int) -> dict[str, objec
     ],
 )
 def test_a_header_that_lies_is_refused(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "some.safetensors"
+    path = tmp_path / "raw.safetensors"
     path.write_bytes(data)
     with pytest.raises(UserError) as caught:
-        read_weights(path, PARAMETERS)
+        load_weights(path.parent, "raw", PARAMETERS)
     assert str(path) in caught.value.what
 
 
@@ -296,10 +354,10 @@ def test_damaged_weights_are_refused_or_still_fit(
     whole = bytearray(safetensors.numpy.save(arrays(1)))
     for _ in range(data.draw(st.integers(0, 3))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
+    path = tmp_path_factory.getbasetemp() / "raw.safetensors"
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole)) | st.just(len(whole)))])
     try:
-        weights = read_weights(path, PARAMETERS)
+        weights = load_weights(path.parent, "raw", PARAMETERS)
     except UserError as error:
         assert str(path) in error.what  # noqa: PT017 - both ends are allowed
     else:
@@ -325,6 +383,7 @@ PROGRESS = {
     "seconds": 0.5,
     "steady_images": 8,
     "warmup_seconds": 0.1,
+    "best": {"train": {"step": 5, "loss": 0.5}},
 }
 
 
@@ -337,6 +396,11 @@ PROGRESS = {
         {**PROGRESS, "step": float("inf")},
         {**PROGRESS, "step": float("nan")},
         {name: value for name, value in PROGRESS.items() if name != "seconds"},
+        {name: value for name, value in PROGRESS.items() if name != "best"},
+        {**PROGRESS, "best": 3},
+        {**PROGRESS, "best": {"train": {"step": 5}}},
+        {**PROGRESS, "best": {"train": {"step": 6, "loss": 0.5}}},
+        {**PROGRESS, "best": {"train": {"step": -1, "loss": 0.5}}},
         3,
         None,
         "text",

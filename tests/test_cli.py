@@ -17,6 +17,7 @@ import safetensors.numpy
 from PIL import Image
 
 import ddim_host.cli
+from ddim_host.checkpoints import load_progress
 from ddim_host.settings import SETTINGS
 from ddim_host.unet import UNet, UNetSpec, parameters
 from tests.conftest import Outcome, Run, Site
@@ -148,7 +149,7 @@ def refused(
         ("--loss mes", "there is no loss named 'mes'; did you mean 'mse'?"),
         ("--loss-weighting nune", "there is no loss weighting named 'nune'; did you mean 'none'?"),
         ("--timestep-subset quat", "there is no timestep subset named 'quat'; did you mean 'quad'?"),
-        ("--loss linear", "why: installed: l2, mse"),
+        ("--loss linear", "why: installed: balanced, huber, l1, l2, mse"),
         ("--loss :x=1", "':x=1' does not name a part"),
         ("--noise-schedule linear:beta=1", "'linear' has no parameter 'beta'; did you mean 'beta_"),
         ("--noise-schedule linear:beta_end=x", "beta_end=x is not a number"),
@@ -608,8 +609,12 @@ def test_the_grid_comes_with_how_it_was_made(tiny_run: Run) -> None:
     seconds = document.pop("seconds"), document.pop("warmup_seconds")
     assert min(seconds) > 0.0
     assert document == {
-        "num_images": 4,
+        "kind": "samples",
+        "rows": 4,
+        "columns": 1,
         "seed": 0,
+        "checkpoint": "latest",
+        "checkpoint_steps": [3],
         "weights": "ema",
         "timestep_subset": "linear",
         "timesteps": [0, 500, 999],
@@ -644,7 +649,8 @@ def test_a_dry_run_says_who_provides_what_and_writes_nothing(
     outcome = in_process(*tiny, "--dry-run", "--timestep-subset", "quad", "--out", tmp_path / "run")
     assert (outcome.code, outcome.err) == (0, "")
     assert list(tmp_path.iterdir()) == []
-    provided = {line[:17].strip(): line.split()[-2:] for line in outcome.out.splitlines()[:8]}
+    lines = [line for line in outcome.out.splitlines() if line.endswith(")")]
+    provided = {line[:17].strip(): line.rpartition("(")[2].removesuffix(")").split() for line in lines}
     host = ["ddim-host", importlib.metadata.version("ddim-host")]
     torch = ["ddim-torch", importlib.metadata.version("ddim-torch")]
     samplers = ["ddim-timestep-samplers", importlib.metadata.version("ddim-timestep-samplers")]
@@ -658,15 +664,17 @@ def test_a_dry_run_says_who_provides_what_and_writes_nothing(
         "loss weighting": host,
         "timestep subset": host,
     }
-    assert "\ntimestep subset   quad:span=0.8 " in outcome.out
+    assert "\n                  span=0.8\n" in outcome.out
     assert "3 steps of 8 images, lr 0.001" in outcome.out
-    assert "4 images in 3 steps, eta 0, t = 0, 200, 800" in outcome.out
+    assert "4 images in 3 steps, eta 0, clip true, seed 0" in outcome.out
+    assert "t = 0, 200, 800\n" in outcome.out
 
 
 def test_defaults_need_nothing_but_the_framework(in_process: Callable[..., Outcome]) -> None:
     outcome = in_process("run", "--plugin", "torch", "--dry-run")
     assert outcome.code == 0
-    assert "64 images in 20 steps, eta 0, t = 0, 53," in outcome.out
+    assert "64 images in 20 steps, eta 0," in outcome.out
+    assert "t = 0, 53," in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -763,7 +771,7 @@ from ddim_host.runs import RunDirectory
 from ddim_host.training import Trainer
 
 def is_due(trainer):
-    return trainer._progress.step == 4 and trainer._run.latest_checkpoint() is None
+    return trainer._progress.step == 4 and not trainer._run.has_checkpoint()
 
 def write_and_die(run, rows, write=RunDirectory.write_metrics):
     write(run, rows)
@@ -783,11 +791,15 @@ def test_a_resumed_run_equals_one_never_stopped(
 
     # Killed after a row of metrics that the checkpoint, in the midst of an epoch, does not know of.
     assert python(KILLED_AT_STEP_5, *images_run, "--out", stopped.path).code == -9
-    assert stopped.checkpoint.name == "step-00000004"
+    assert {path.name for path in (stopped.path / "checkpoints").iterdir()} == {
+        "step-00000003",  # the best epoch so far
+        "step-00000004",  # the newest checkpoint
+    }
     assert [row["step"] for row in rows(stopped)] == [3, 5]
     assert ddim_host("run", "--resume", "--out", stopped.path).code == 0
 
     assert same_weights(straight, stopped)
+    assert load_progress(straight.checkpoint).best == load_progress(stopped.checkpoint).best
     assert straight.grid.read_bytes() == stopped.grid.read_bytes()
     names = ("epoch", "step", "train_loss", "test_loss")
     kept = [[{name: row[name] for name in names} for row in rows(run)] for run in (straight, stopped)]
@@ -801,7 +813,7 @@ def test_a_resumed_run_equals_one_never_stopped(
 def test_a_loss_that_is_no_number_stops_the_run(variants: dict[str, Run]) -> None:
     outcome = variants["fading"].outcome
     assert outcome.code == 1
-    message = "the loss is no longer a finite number; training stopped\n  fix: use a smaller --lr"
+    message = "a loss or a weight is no longer a finite number; training stopped\n  fix: use a smaller --lr"
     assert last_error(outcome.err).startswith(message)
     assert not (variants["fading"].path / "samples").exists()
 

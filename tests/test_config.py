@@ -99,7 +99,7 @@ def test_whatever_a_config_holds_is_read_as_it_was_written(
     plugin = PartConfig("torch", "ddim-torch", "0.1.0")
     config = Config(plugin=plugin, train_steps=length[0], epochs=length[1], **parts, **given_settings)
     path = tmp_path_factory.getbasetemp() / "config.toml"
-    path.write_text(write_config(config, provenance), encoding="utf-8", newline="")
+    path.write_text(write_config(config, (8, 8, 1), provenance), encoding="utf-8", newline="")
 
     request = read_request(path)
     assert (request.plugin, request.epochs) == ("torch", config.epochs)
@@ -118,7 +118,7 @@ def test_a_default_that_users_could_not_set_is_taken_back(
 ) -> None:
     config = assemble(Request(plugin="torch")).config
     part = dataclasses.replace(config.loss, parameters={"odd": default})
-    request = read(write_config(dataclasses.replace(config, loss=part), {}))
+    request = read(write_config(dataclasses.replace(config, loss=part), (8, 8, 1), {}))
     known = [Parameter("odd", annotation, default)]
     assert resolve("part", known, request.parts[Kind.LOSS].arguments) == {"odd": default}
 
@@ -144,7 +144,7 @@ def test_an_experiment_is_assembled_again_from_its_config(
     read: Callable[[str], Request], no_framework: None, request_: Request
 ) -> None:
     config = assemble(request_).config
-    text = write_config(config, {"command": "odd \"quotes\" and 'others' = \n"})
+    text = write_config(config, (8, 8, 1), {"command": "odd \"quotes\" and 'others' = \n"})
     assert assemble(read(text)).config == config
     assert set(tomllib.loads(text)) == {
         "plugin",
@@ -209,7 +209,7 @@ def test_command_line_wins_over_the_file(in_process: Callable[..., Outcome], tmp
     assert "seed 5" in out
     assert "eta 1," in out
     assert "\nloss              mse" in out
-    assert "\ntimestep subset   quad:span=0.8" in out
+    assert "\ntimestep subset   quad (ddim-host" in out
 
 
 # --- Files written by hand ----------------------------------------------------------------------------------

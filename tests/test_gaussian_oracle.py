@@ -20,7 +20,7 @@ from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps
 from ddim_host.parts.noise_schedules import linear
 from ddim_host.parts.timestep_subsets import cosine, leading, quad
 from ddim_host.parts.timestep_subsets import linear as evenly
-from ddim_host.sampling import sample_batch
+from ddim_host.sampling import Denoiser, Sampler
 from tests.fakes import NumpyModel
 
 if TYPE_CHECKING:
@@ -123,14 +123,8 @@ def test_the_sampler_itself_has_that_variance(part: TimestepSubset, eta: float) 
         return x_t * np.float32(perfect_share(t, v))
 
     subset = part(SCHEDULE, 10).tolist()
-    images = sample_batch(
-        NumpyModel(network),
-        ddim_steps(SCHEDULE, subset, eta),
-        np.arange(16),
-        shape=(1, 64, 64),
-        seed=0,
-        clip=False,
-        which="ema",
-    )
+    denoiser = Denoiser(((NumpyModel(network), 1.0),), "ema")
+    steps = ddim_steps(SCHEDULE, subset, eta)
+    images = Sampler(denoiser, steps, image_shape=(64, 64, 1), seed=0, clip=False).batch(np.arange(16))
     assert float(images.var()) == pytest.approx(expected_variance(subset, eta, v), rel=0.02)
     assert float(images.mean()) == pytest.approx(0.0, abs=0.01)

@@ -390,7 +390,7 @@ def test_a_name_given_twice_harms_only_those_who_ask_for_it(
     outcome = in_process(*DRY, "--loss", loss)
     assert outcome.code == 0
     [line] = [line for line in outcome.out.splitlines() if line.startswith("loss  ")]
-    assert line.split()[1:3] == [loss.rpartition("/")[2], distribution]
+    assert line.split()[1:3] == [loss.rpartition("/")[2], f"({distribution}"]
 
 
 def test_a_part_is_not_looked_for_elsewhere(in_process: Callable[..., Outcome]) -> None:

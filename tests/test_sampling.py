@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +16,13 @@ from ddim_host.images import to_uint8
 from ddim_host.parts.noise_schedules import linear
 from ddim_host.parts.timestep_subsets import quad
 from ddim_host.randomness import Stream, normal_images
-from ddim_host.sampling import sample, sample_batch
+from ddim_host.sampling import Denoiser, Sampler
 from tests.fakes import NumpyModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ddim_host.sampling import Samples
+    from ddim_host.data import Images
 
 SCHEDULE = NoiseSchedule(linear(100))
 SUBSET = quad(SCHEDULE, 7).tolist()
@@ -35,22 +36,20 @@ def network(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
     return noise
 
 
-def samples(num_images: int, batch_size: int, *, eta: float = 1.0, **changes: Any) -> Samples:
-    options: dict[str, Any] = {"seed": 0, "clip": True, "which": "ema", "model": NumpyModel(network)}
-    return sample(
-        steps=ddim_steps(SCHEDULE, SUBSET, eta),
-        num_images=num_images,
-        image_shape=(4, 4, 3),
-        batch_size=batch_size,
-        **options | changes,
-    )
+def sampler(*, eta: float = 1.0, model: NumpyModel | None = None, **changes: Any) -> Sampler:
+    denoiser = Denoiser(((model or NumpyModel(network), 1.0),), changes.pop("which", "ema"))
+    options: dict[str, Any] = {"seed": 0, "clip": True}
+    steps = ddim_steps(SCHEDULE, SUBSET, eta)
+    return Sampler(denoiser, steps, image_shape=(4, 4, 3), **options | changes)
 
 
-def batch(indices: list[int], *, eta: float = 1.0, **changes: Any) -> NDArray[np.float32]:
-    options: dict[str, Any] = {"seed": 0, "clip": False, "which": "ema", "model": NumpyModel(network)}
-    return sample_batch(
-        steps=ddim_steps(SCHEDULE, SUBSET, eta), indices=np.array(indices), shape=SHAPE, **options | changes
-    )
+def samples(num_images: int, batch_size: int, **changes: Any) -> Images:
+    return np.concatenate(list(sampler(**changes).images(num_images, batch_size=batch_size)))
+
+
+def batch(indices: list[int], **changes: Any) -> NDArray[np.float32]:
+    """The finished images, not clipped."""
+    return sampler(**{"clip": False, **changes}).batch(np.array(indices))[:, -1]
 
 
 def test_the_network_is_called_once_for_every_timestep_of_the_subset() -> None:
@@ -100,8 +99,8 @@ def test_the_noise_that_eta_adds_is_that_of_the_timestep() -> None:
 
 @given(num_images=st.integers(1, 9), batch_size=st.integers(1, 12))
 def test_an_image_depends_on_the_seed_and_its_number_alone(num_images: int, batch_size: int) -> None:
-    expected = samples(9, 9).images
-    np.testing.assert_array_equal(samples(num_images, batch_size).images, expected[:num_images])
+    expected = samples(9, 9)
+    np.testing.assert_array_equal(samples(num_images, batch_size), expected[:num_images])
 
 
 def test_images_of_a_batch_are_those_asked_for() -> None:
@@ -116,9 +115,9 @@ def test_every_seed_has_images_of_its_own() -> None:
 
 def test_the_end_result_is_what_the_loop_gives_as_pixels() -> None:
     result = samples(3, 2, clip=False)
-    assert result.images.dtype == np.uint8
-    assert result.images.shape == (3, 4, 4, 3)
-    np.testing.assert_array_equal(result.images, to_uint8(batch([0, 1, 2])))
+    assert result.dtype == np.uint8
+    assert result.shape == (3, 4, 4, 3)
+    np.testing.assert_array_equal(result, to_uint8(batch([0, 1, 2])))
 
 
 def test_clipping_limits_x_start_at_every_step() -> None:
@@ -137,15 +136,47 @@ def test_clipping_limits_x_start_at_every_step() -> None:
 
 
 def test_calls_are_reported_as_they_happen() -> None:
+    model = NumpyModel(network)
     reported: list[int] = []
-    samples(5, 2, on_step=reported.append)
-    assert reported == [2] * 7 + [2] * 7 + [1] * 7
+    list(sampler(model=model).images(5, batch_size=2, on_call=lambda: reported.append(len(model.calls))))
+    warm_up = 2
+    assert reported == list(range(warm_up + 1, warm_up + 1 + 3 * 7))
 
 
 def test_every_batch_size_is_warmed_up_before_the_clock_starts() -> None:
     model = NumpyModel(network)
-    result = samples(5, 2, model=model)
+    timed = sampler(model=model)
+    next(timed.images(5, batch_size=2))
     assert sorted(size for _, size, _ in model.calls[:2]) == [1, 2]
-    assert len(model.calls) == 2 + 3 * 7
-    assert result.seconds > 0
-    assert result.warmup_seconds > 0
+    assert len(model.calls) == 2 + 7
+    assert timed.seconds > 0
+    assert timed.warmup_seconds > 0
+
+
+def test_the_clock_does_not_run_while_others_use_the_images() -> None:
+    timed = sampler()
+    for _ in timed.images(4, batch_size=2):
+        before = timed.seconds
+        time.sleep(0.05)
+    assert timed.seconds - before < 0.05
+
+
+def test_the_predicted_x_start_is_shown_where_asked_for() -> None:
+    whole = sampler(shown=range(7)).batch(np.array([0, 3]))
+    assert whole.shape == (2, 7, *SHAPE)
+    np.testing.assert_array_equal(sampler(shown=[2, 6]).batch(np.array([0, 3])), whole[:, [2, 6]])
+    np.testing.assert_array_equal(whole[:, -1], batch([0, 3], clip=True))
+
+
+def test_shown_states_of_an_image_lie_side_by_side() -> None:
+    images = samples(3, 2, shown=[0, 3, 6])
+    assert images.shape == (9, 4, 4, 3)
+    np.testing.assert_array_equal(images[2::3], samples(3, 2))
+
+
+def test_an_ensemble_predicts_the_weighted_mean() -> None:
+    one, other = NumpyModel(network), NumpyModel(lambda x_t, t: np.zeros_like(x_t))
+    x_t = normal_images(0, Stream.SAMPLE_START, steps=[0], indices=[0], shape=SHAPE)
+    mean = Denoiser(((one, 2 / 3), (other, 1 / 3)), "raw").predict_noise(x_t, 5)
+    np.testing.assert_allclose(mean, network(x_t, 5) * 2 / 3, rtol=1e-6)
+    assert one.calls == other.calls == [(5, 1, "raw")]

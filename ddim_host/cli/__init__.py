@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from ddim_host import __version__
-from ddim_host.cli.options import add_run_options
+from ddim_host.cli.options import add_reconstruct_options, add_run_options, add_sample_options
 from ddim_host.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,6 +48,14 @@ def _command(options: argparse.Namespace) -> int:
         from ddim_host.cli.run import run  # noqa: PLC0415 - see the module's docstring
 
         return run(options)
+    if options.command == "sample":
+        from ddim_host.cli.sample import sample  # noqa: PLC0415
+
+        return sample(options)
+    if options.command == "reconstruct":
+        from ddim_host.cli.reconstruct import reconstruct_run  # noqa: PLC0415
+
+        return reconstruct_run(options)
     if options.command == "doctor":
         from ddim_host.cli.doctor import doctor  # noqa: PLC0415
 
@@ -65,25 +73,42 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ddim-host {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run_parser = commands.add_parser(
-        "run",
-        help="assemble, train, sample, and leave a run directory",
-        description="Assemble an experiment, train it, sample from it, and leave a run directory.",
-        allow_abbrev=False,
+
+    def add(name: str, summary: str, description: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=summary, description=description, allow_abbrev=False)
+
+    add_run_options(
+        add(
+            "run",
+            "assemble, train, sample, and leave a run directory",
+            "Assemble an experiment, train it, sample from it, and leave a run directory.",
+        )
     )
-    add_run_options(run_parser)
-    plugins_parser = commands.add_parser(
+    add_sample_options(
+        add(
+            "sample",
+            "sample from a trained run, in either framework",
+            "Sample from a trained run: any checkpoint, any steps and eta, in either framework.",
+        )
+    )
+    add_reconstruct_options(
+        add(
+            "reconstruct",
+            "encode test images to noise, decode them, and measure the error",
+            "Encode test images to noise with deterministic DDIM, decode them again, and measure the error "
+            "for each number of steps.",
+        )
+    )
+    plugins_parser = add(
         "plugins",
-        help="what is installed, what it provides, what is broken and why",
-        description="Show what is installed, what it provides, what is broken and why.",
-        allow_abbrev=False,
+        "what is installed, what it provides, what is broken and why",
+        "Show what is installed, what it provides, what is broken and why.",
     )
     plugins_parser.add_argument("--json", action="store_true", help="as JSON, for other programs")
-    doctor_parser = commands.add_parser(
+    doctor_parser = add(
         "doctor",
-        help="what works on this machine, and the command that mends what does not",
-        description="Show what works on this machine, and the command that mends what does not.",
-        allow_abbrev=False,
+        "what works on this machine, and the command that mends what does not",
+        "Show what works on this machine, and the command that mends what does not.",
     )
     doctor_parser.add_argument("--plugin", metavar="NAME", help="look at this framework only")
     return parser

@@ -1,30 +1,37 @@
-"""The options of `run`, made from the tables of parts and settings."""
+"""The options of the commands, made from the tables of parts and settings."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim_host.config import PART_KINDS, Request, read_epochs, read_request
+from ddim_host.config import PART_KINDS, Request, preset_names, read_epochs, read_preset, read_request
+from ddim_host.defaults import DEFAULT_PARTS
 from ddim_host.errors import UserError
 from ddim_host.parameters import parse_choice
 from ddim_host.registry import Kind
-from ddim_host.settings import SETTINGS, read_setting
+from ddim_host.settings import CHECKPOINTS, SETTINGS, read_setting
 
 if TYPE_CHECKING:
-    import argparse
+    from collections.abc import Callable
 
-__all__ = ["add_run_options", "requested"]
+__all__ = ["add_reconstruct_options", "add_run_options", "add_sample_options", "requested"]
 
 _PART_HELP = {
-    Kind.DATA: "images: digits, cifar10, or images:path=FOLDER_OR_ARCHIVE (default: digits)",
-    Kind.MODEL: "the network, e.g. unet:base_channels=64,dropout=0 (default: unet, sized by the images)",
-    Kind.NOISE_SCHEDULE: "how much noise each timestep adds: linear, cosine (default: linear)",
-    Kind.TIMESTEP_SAMPLER: "timesteps in training: uniform, antithetic (default: uniform)",
-    Kind.LOSS: "one number per image: mse, l2 (default: mse)",
-    Kind.LOSS_WEIGHTING: "factor per timestep (default: none)",
-    Kind.TIMESTEP_SUBSET: "timesteps in sampling: linear, quad, cosine, leading (default: linear)",
+    Kind.DATA: "images: digits, cifar10, or images:path=FOLDER_OR_ARCHIVE",
+    Kind.MODEL: "the network, e.g. unet:base_channels=64,dropout=0; its size follows the images",
+    Kind.NOISE_SCHEDULE: "how much noise each timestep adds: linear, cosine, quad, sigmoid",
+    Kind.TIMESTEP_SAMPLER: "timesteps in training: uniform, antithetic, importance",
+    Kind.LOSS: "one number per image: mse, l2, l1, huber:delta=D, balanced:alpha=A",
+    Kind.LOSS_WEIGHTING: "factor per timestep: none, min_snr:gamma=G, p2:gamma=G,k=K",
+    Kind.TIMESTEP_SUBSET: "timesteps in sampling: linear, quad, cosine, leading, trailing, explicit:t=0,9",
 }
+_PARTS_NOTE = "NAME, NAME:parameter=value,... or DISTRIBUTION/NAME; `ddim-host plugins` lists all of them"
+_METAVARS = {bool: "true|false", int: "N", float: "X", str: "NAME"}
+_OF_THE_RUN = "the run's"
+
+_MOST_COLUMNS = 1000
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -32,18 +39,20 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plugin", metavar="NAME", help="the framework: torch, jittor, or another installed one"
     )
-    parts = parser.add_argument_group(
-        "parts", "NAME, NAME:parameter=value,... or DISTRIBUTION/NAME; `ddim-host plugins` lists all names"
-    )
+    parts = parser.add_argument_group("parts", _PARTS_NOTE)
     for kind in PART_KINDS:
-        parts.add_argument(f"--{kind.option.replace('_', '-')}", metavar="PART", help=_PART_HELP[kind])
+        _add_part(parts, kind, DEFAULT_PARTS[kind])
     settings = parser.add_argument_group("settings")
     settings.add_argument("--epochs", metavar="N", help="length of the training in passes over the images")
-    for setting in SETTINGS.values():
+    for name, setting in SETTINGS.items():
         default = "follows the data set" if setting.default is None else str(setting.default).lower()
-        # Values are checked later, in one place with those of TOML files.
-        settings.add_argument(setting.option, metavar="X", help=f"{setting.help} (default: {default})")
+        _add_setting(settings, name, default)
     files = parser.add_argument_group("files")
+    files.add_argument(
+        "--preset",
+        choices=preset_names(),
+        help="settings under a name, to begin with: paper-cifar10 is the protocol of the DDIM paper",
+    )
     files.add_argument("--config", metavar="FILE", type=Path, help="TOML file with any of the above")
     files.add_argument(
         "--out", metavar="DIR", type=Path, help="the run directory (default: runs/PLUGIN-DATA-NUMBER)"
@@ -59,22 +68,128 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--dry-run", action="store_true", help="show what would be assembled, and stop")
 
 
+def add_sample_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `sample`."""
+    _add_network_options(parser)
+    sampling = parser.add_argument_group("sampling")
+    _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
+    for name in ("steps", "eta", "clip", "seed", "num_images", "batch_size"):
+        _add_setting(sampling, name, _OF_THE_RUN)
+    output = parser.add_argument_group("output")
+    kinds = output.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--interpolate",
+        metavar="COLUMNS",
+        type=_count(2, _MOST_COLUMNS),
+        help="rows of COLUMNS images from one noise to another (slerp; needs eta 0); --num-images counts the "
+        "rows (default: 8)",
+    )
+    kinds.add_argument(
+        "--show-trajectory",
+        metavar="COLUMNS",
+        type=_count(1, _MOST_COLUMNS),
+        nargs="?",
+        const=10,
+        help="rows of the predicted x_start at COLUMNS steps (default: 10); --num-images counts the rows "
+        "(default: 8)",
+    )
+    output.add_argument(
+        "--out",
+        metavar="PATH",
+        type=Path,
+        help="x.png: a grid; x.npz: an array; without a suffix: a folder of pictures "
+        "(default: RUN/samples/samples-NUMBER.png)",
+    )
+
+
+def add_reconstruct_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `reconstruct`."""
+    _add_network_options(parser)
+    sampling = parser.add_argument_group("sampling")
+    _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
+    sampling.add_argument(
+        "--steps",
+        metavar="N,N,...",
+        help="numbers of steps (default: 10,20,50,100,200,500,1000, as far as there are timesteps)",
+    )
+    sampling.add_argument(
+        "--num-images",
+        metavar="N",
+        type=_count(1, 10**6),
+        default=100,
+        help="test images, evenly chosen; all where there are no more (default: 100)",
+    )
+    _add_setting(sampling, "batch_size", _OF_THE_RUN)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out",
+        metavar="FILE.png",
+        type=Path,
+        help="originals and reconstructions side by side; the numbers go to a JSON file beside it "
+        "(default: RUN/samples/reconstruction-NUMBER.png)",
+    )
+
+
 def requested(options: argparse.Namespace) -> Request:
-    """What the options ask for, on top of the file that `--config` names.
+    """What the options ask for, on top of the file that `--config` names and of `--preset`.
 
     Raises:
         UserError: An option's value cannot be read or is not allowed.
     """
-    parts = {
-        kind: parse_choice(text) for kind in PART_KINDS if (text := getattr(options, kind.option)) is not None
-    }
+    given = vars(options)
+    parts = {kind: parse_choice(text) for kind in PART_KINDS if (text := given.get(kind.option)) is not None}
     settings = {
         name: read_setting(name, text, origin=setting.option)
         for name, setting in SETTINGS.items()
-        if (text := getattr(options, name)) is not None
+        if (text := given.get(name)) is not None
     }
-    epochs = None if options.epochs is None else read_epochs(options.epochs, origin="--epochs")
+    epochs = None if given.get("epochs") is None else read_epochs(options.epochs, origin="--epochs")
     if epochs is not None and "train_steps" in settings:
         raise UserError("--epochs and --train-steps both set the length", fix="give one of them")
     request = Request(options.plugin, parts, settings, epochs)
-    return request.over(read_request(options.config)) if options.config is not None else request
+    if given.get("config") is not None:
+        request = request.over(read_request(options.config))
+    if given.get("preset") is not None:
+        request = request.over(read_preset(options.preset))
+    return request
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a trained run")
+    network = parser.add_argument_group("network")
+    network.add_argument(
+        "--plugin", metavar="NAME", help=f"the framework: torch, jittor, ... (default: {_OF_THE_RUN})"
+    )
+    network.add_argument(
+        "--checkpoint",
+        choices=CHECKPOINTS,
+        default="latest",
+        help="the newest one; the best epoch by train loss, test loss, or (5 train + test) / 6; or the mean "
+        "of the predictions of these three (default: latest)",
+    )
+    network.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
+    )
+    for name in ("device", "precision"):
+        _add_setting(network, name, _OF_THE_RUN)
+
+
+def _add_part(group: argparse._ArgumentGroup, kind: Kind, default: str) -> None:
+    option = f"--{kind.option.replace('_', '-')}"
+    group.add_argument(option, metavar="PART", help=f"{_PART_HELP[kind]} (default: {default})")
+
+
+def _add_setting(group: argparse._ArgumentGroup, name: str, default: str) -> None:
+    # Values are checked later, in one place with those of TOML files.
+    setting = SETTINGS[name]
+    metavar = _METAVARS[setting.annotation]
+    group.add_argument(setting.option, metavar=metavar, help=f"{setting.help} (default: {default})")
+
+
+def _count(least: int, most: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"it takes: integer, from {least} to {most:,}, not {text!r:.40}")
+        return int(text)
+
+    return count

@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 from ddim_host.assembly import Experiment, assemble
 from ddim_host.cli.options import requested
+from ddim_host.cli.text import sampling_line
 from ddim_host.config import PART_KINDS, Config, PartConfig, Request, read_request
-from ddim_host.errors import UserError
+from ddim_host.errors import DivergedError, UserError
 from ddim_host.execution import run_experiment
 from ddim_host.files import printable
 from ddim_host.parameters import format_choice
-from ddim_host.runs import RunDirectory, next_run_path
-from ddim_host.training import DivergedError
+from ddim_host.runs import RunDirectory, existing_run, next_run_path
 from ddim_host.unet import parameters
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
 __all__ = ["run"]
 
@@ -39,7 +39,9 @@ def run(options: argparse.Namespace) -> int:
         experiment, directory = _resumed(options, request)
         start: RunDirectory | None = directory
     else:
-        start = None if options.start_from is None else _trained_run_at(options.start_from)
+        start = None if options.start_from is None else existing_run(options.start_from)
+        if start is not None:
+            start.latest_checkpoint()  # raises where there is none
         experiment = assemble(request.over(read_request(start.config_path)) if start else request)
         config = experiment.config
         directory = RunDirectory(options.out or next_run_path(config.plugin.name, config.data.name))
@@ -49,10 +51,10 @@ def run(options: argparse.Namespace) -> int:
     if start is not directory:
         directory.require_free()
     try:
-        picture, samples = run_experiment(experiment, directory, start=start)
+        picture, times = run_experiment(experiment, directory, start=start)
     except DivergedError:
         print(
-            "ddim-host: error: the loss is no longer a finite number; training stopped\n"
+            "ddim-host: error: a loss or a weight is no longer a finite number; training stopped\n"
             f"  fix: use a smaller --lr; the last whole checkpoint is in {directory.checkpoints_path}",
             file=sys.stderr,
         )
@@ -60,8 +62,8 @@ def run(options: argparse.Namespace) -> int:
     for last in directory.read_metrics()[-1:]:
         print(f"trained {last.step} steps: train loss {last.train_loss:.5f}, test loss {last.test_loss:.5f}")
     print(
-        f"sampled {len(samples.images)} images in {samples.seconds:.2f} s "
-        f"(first network call: {samples.warmup_seconds:.2f} s, not included)"
+        f"sampled {experiment.config.num_images:,} images in {times.seconds:.2f} s; "
+        f"{times.seconds + times.warmup_seconds:.2f} s with the first step, which compiles and warms up"
     )
     print(f"wrote {printable(picture)}")
     return 0
@@ -70,28 +72,34 @@ def run(options: argparse.Namespace) -> int:
 def describe(experiment: Experiment) -> str:
     """What was assembled, part by part, with who provides it."""
     config = experiment.config
-    rows = [("plugin", _part(config.plugin), config.plugin)]
+    lines = _part_lines("plugin", config.plugin)
     for kind in PART_KINDS:
-        part = config.part(kind)
-        rows.append((kind.words, _part(part), part))
-    width = max(len(text) for _, text, _ in rows)
-    lines = [f"{name:<17} {text:<{width}}  {part.distribution} {part.version}" for name, text, part in rows]
+        lines += _part_lines(kind.words, config.part(kind))
     size = sum(math.prod(parameter.shape) for parameter in parameters(experiment.unet))
-    length = f"{config.train_steps} steps" if config.epochs is None else f"{config.epochs} epochs"
-    timesteps = ", ".join(str(t) for t in experiment.subset)
+    length = f"{config.train_steps:,} steps" if config.epochs is None else f"{config.epochs:,} epochs"
     lines += [
         f"{'images':<17} {experiment.source.description}",
         f"{'network':<17} {size:,} parameters, {config.device}, {config.precision}",
         f"{'training':<17} {length} of {config.batch_size} images, lr {config.lr:g}, "
         f"EMA {config.ema_decay:g}, seed {config.seed}",
-        f"{'sampling':<17} {config.num_images} images in {config.steps} steps, eta {config.eta:g}, "
-        f"t = {timesteps}",
+        sampling_line(experiment, config.num_images),
     ]
     return "\n".join(lines)
 
 
-def _part(part: PartConfig) -> str:
-    return format_choice(part.name, part.parameters)
+def _part_lines(title: str, part: PartConfig) -> list[str]:
+    """A part and its distribution, and below them its parameters, as wide as a terminal."""
+    settings = [format_choice("", {name: value}).removeprefix(":") for name, value in part.parameters.items()]
+    indent = " " * 18
+    below = textwrap.wrap(
+        "  ".join(settings),
+        width=100,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [f"{title:<17} {part.name} ({part.distribution} {part.version})", *below]
 
 
 def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment, RunDirectory]:
@@ -100,7 +108,7 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
         raise UserError("--resume needs to know which run", fix="add --out DIR")
     if options.start_from is not None:
         raise UserError("--resume and --start-from exclude each other", fix="give one of them")
-    directory = _run_at(options.out)
+    directory = existing_run(options.out)
     stored = read_request(directory.config_path)
     experiment = assemble(stored)
     changed = _differences(experiment.config, assemble(request.over(stored)).config)
@@ -111,20 +119,6 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
             fix=f"leave these options out, or begin another run with --start-from {directory.path}",
         )
     return experiment, directory
-
-
-def _run_at(path: Path) -> RunDirectory:
-    directory = RunDirectory(path)
-    if not directory.exists():
-        raise UserError(f"there is no run in {path}", why="it holds no config.toml")
-    return directory
-
-
-def _trained_run_at(path: Path) -> RunDirectory:
-    directory = _run_at(path)
-    if directory.latest_checkpoint() is None:
-        raise UserError(f"the run in {path} has no checkpoint yet", fix=f"--resume --out {path} begins it")
-    return directory
 
 
 def _differences(one: Config, other: Config) -> list[str]:

@@ -1,22 +1,26 @@
 """The mathematics of diffusion, in NumPy float64; knows no framework and no plugin.
 
-schedule     betas and what follows from them; the forward process q(x_t | x_start)
-subset       which timesteps sampling visits: exactly S, strictly increasing
-trajectory   the explicit steps `(t, t_prev)` and their coefficients for one eta
-ddim         one reverse step, written once for arrays of any framework
+schedule       betas and what follows from them; the forward process q(x_t | x_start)
+subset         which timesteps sampling visits: exactly S, strictly increasing
+trajectory     the explicit steps `(t, t_prev)` and their coefficients for one eta
+ddim           one step, written once for arrays of any framework
+interpolation  between two noises
 """
 
 from ddim_host.diffusion.ddim import ddim_step, predict_x_start
+from ddim_host.diffusion.interpolation import slerp
 from ddim_host.diffusion.schedule import NoiseSchedule
 from ddim_host.diffusion.subset import strictly_increasing
-from ddim_host.diffusion.trajectory import DDIMStep, ddim_steps, trajectory
+from ddim_host.diffusion.trajectory import DDIMStep, ddim_steps, encoding_steps, trajectory
 
 __all__ = [
     "DDIMStep",
     "NoiseSchedule",
     "ddim_step",
     "ddim_steps",
+    "encoding_steps",
     "predict_x_start",
+    "slerp",
     "strictly_increasing",
     "trajectory",
 ]

@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
     from ddim_host.diffusion.schedule import NoiseSchedule
 
-__all__ = ["DDIMStep", "ddim_steps", "trajectory"]
+__all__ = ["DDIMStep", "ddim_steps", "encoding_steps", "trajectory"]
 
 
 @dataclass(frozen=True)
 class DDIMStep:
-    """One reverse step from x_t to x_(t_prev), as Python floats (float64).
+    """One step, as Python floats (float64): from x_t down to x_(t_prev), or, to encode, up to it.
 
     Attributes:
         t: The timestep that the network is called with.
         t_prev: The timestep that the step arrives at; -1 is the clean image.
-        alpha_cumprod: abar_t.
-        alpha_cumprod_prev: abar_(t_prev); exactly 1 at -1.
+        alpha_cumprod: abar where the step begins.
+        alpha_cumprod_prev: abar where it arrives; exactly 1 at -1.
         sigma: Standard deviation of the noise added in this step.
     """
 
@@ -86,3 +86,32 @@ def ddim_steps(schedule: NoiseSchedule, subset: Iterable[int], eta: float) -> tu
         )
         steps.append(DDIMStep(t, t_prev, alpha_cumprod, alpha_cumprod_prev, sigma))
     return tuple(steps)
+
+
+def encoding_steps(schedule: NoiseSchedule, subset: Iterable[int]) -> tuple[DDIMStep, ...]:
+    """The steps of deterministic DDIM backwards, from an image to its noise.
+
+    With sigma = 0 a step is one of Euler's for an ordinary differential equation (arXiv 2010.02502, equations
+    13 and 14), which can be followed in either direction. The network is called with the timestep where the
+    step begins; the clean image, at -1, has none, and borrows timestep 0.
+
+    Args:
+        schedule: The noise schedule that the network was trained with.
+        subset: Strictly increasing timesteps in [0, T).
+
+    Returns:
+        One step per timestep, from the clean image up.
+
+    Raises:
+        IndexError: A timestep is outside [0, T).
+    """
+    return tuple(
+        DDIMStep(
+            t=max(begin, 0),
+            t_prev=end,
+            alpha_cumprod=schedule.alpha_cumprod_at(begin),
+            alpha_cumprod_prev=schedule.alpha_cumprod_at(end),
+            sigma=0.0,
+        )
+        for end, begin in reversed(trajectory(subset))
+    )

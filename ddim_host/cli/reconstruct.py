@@ -1,0 +1,129 @@
+"""`ddim-host reconstruct`."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ddim_host.cli.options import requested
+from ddim_host.cli.text import used_line
+from ddim_host.errors import UserError
+from ddim_host.exports import require_new
+from ddim_host.files import printable, write_bytes, write_text
+from ddim_host.images import grid_png, to_uint8
+from ddim_host.parameters import convert, format_choice
+from ddim_host.progress import progress_bar
+from ddim_host.reconstruction import PAPER_ERRORS, reconstruct, squared_errors
+from ddim_host.runs import existing_run
+from ddim_host.trained import assemble_trained, load_denoiser
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from ddim_host.assembly import Experiment
+    from ddim_host.data import Images
+    from ddim_host.sampling import Denoiser
+
+__all__ = ["reconstruct_run"]
+
+_SHOWN = 8
+
+
+def reconstruct_run(options: argparse.Namespace) -> int:
+    """Encode and decode test images with the trained run that the options name.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: An option is not allowed, the run, its data or the checkpoint is not to be had or damaged,
+            or the output exists already.
+    """
+    run = existing_run(options.run)
+    wanted, options.steps = options.steps, None
+    num_images, options.num_images = options.num_images, None
+    experiment = assemble_trained(run, requested(options), needs_images=True)
+    config = experiment.config
+    subsets = [experiment.timesteps(steps) for steps in _numbers_of_steps(wanted, config.num_train_timesteps)]
+    path = options.out or run.next_samples_path("reconstruction")
+    if path.suffix != ".png":
+        raise UserError(f"a reconstruction is drawn as a PNG, not as {path}", fix="name it x.png")
+    require_new(path)
+    test = experiment.load_images().test
+    chosen = np.unique(np.linspace(0, len(test) - 1, min(num_images, len(test))).astype(np.int64))
+    denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
+    print(used_line(run.path, config.plugin.name, used))
+    batches = -(-len(chosen) // config.batch_size)
+    rows, pictures = [], [test[chosen[:_SHOWN]]]
+    print(f"{'steps':>6}  {'MSE':>10}  {'DDIM paper, CIFAR-10':>20}")
+    with progress_bar("reconstructing", batches * sum(2 * len(s) for s in subsets), unit="call") as bar:
+        for subset in subsets:
+            started = time.perf_counter()
+            errors, shown = _reconstructed(experiment, denoiser, subset, test[chosen], bar.update)
+            row = {
+                "steps": len(subset),
+                "mse": float(errors.mean()),
+                "timesteps": subset.tolist(),
+                "seconds": time.perf_counter() - started,
+            }
+            rows.append(row)
+            pictures.append(shown)
+            bar.clear()
+            paper = PAPER_ERRORS.get(len(subset))
+            print(f"{len(subset):>6}  {row['mse']:>10.2e}  {f'{paper:g}' if paper else '':>20}", flush=True)
+    record = {
+        "num_images": len(chosen),
+        "images": f"test half of {format_choice(config.data.name, config.data.parameters)}",
+        "checkpoint": used.checkpoint,
+        "checkpoint_steps": list(used.steps),
+        "weights": used.weights,
+        "timestep_subset": format_choice(config.timestep_subset.name, config.timestep_subset.parameters),
+        "plugin": config.plugin.name,
+        "device": denoiser.model.device,
+        "precision": denoiser.model.precision,
+        "unit": "mean squared error per dimension, pixels in [0, 1]",
+        "errors": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+    beside = np.stack(pictures, axis=1)
+    write_bytes(path, grid_png(beside.reshape(-1, *beside.shape[2:]), columns=beside.shape[1]))
+    print(f"wrote {printable(path)}: originals on the left, then reconstructions with more and more steps")
+    return 0
+
+
+def _reconstructed(
+    experiment: Experiment,
+    denoiser: Denoiser,
+    subset: NDArray[np.int64],
+    images: Images,
+    on_call: Callable[[], object],
+) -> tuple[NDArray[np.float64], Images]:
+    """The error of every image, and the first images as they came back."""
+    errors, first = [], None
+    size = experiment.config.batch_size
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        decoded = reconstruct(denoiser, experiment.schedule, subset, batch, on_call=on_call)
+        errors.append(squared_errors(batch, decoded))
+        first = decoded if first is None else first
+    assert first is not None
+    return np.concatenate(errors), to_uint8(first[:_SHOWN])
+
+
+def _numbers_of_steps(text: str | None, num_train_timesteps: int) -> list[int]:
+    if text is None:
+        return [steps for steps in PAPER_ERRORS if steps <= num_train_timesteps] or [num_train_timesteps]
+    try:
+        numbers = convert(text, tuple[int, ...])
+    except ValueError:
+        numbers = ()
+    if not isinstance(numbers, tuple) or not numbers or min(numbers) < 1:
+        raise UserError(f"--steps cannot be {text!r:.80}", why="it takes: integers from 1 up, as in 10,20,50")
+    return [int(number) for number in numbers]

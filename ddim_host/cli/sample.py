@@ -1,0 +1,63 @@
+"""`ddim-host sample`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddim_host.cli.options import requested
+from ddim_host.cli.text import sampling_line, used_line
+from ddim_host.drawing import Drawing, draw
+from ddim_host.errors import UserError
+from ddim_host.exports import export_images, require_new
+from ddim_host.files import printable
+from ddim_host.runs import existing_run
+from ddim_host.trained import assemble_trained, load_denoiser
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["sample"]
+
+_DEFAULT_ROWS = 8
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Sample from the trained run that the options name.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: An option is not allowed, the run or the checkpoint is not to be had or damaged, or the
+            output exists already.
+    """
+    run = existing_run(options.run)
+    request = requested(options)
+    experiment = assemble_trained(run, request)
+    config = experiment.config
+    drawing = Drawing(config.num_images)
+    rows = config.num_images if "num_images" in request.settings else _DEFAULT_ROWS
+    if options.interpolate is not None:
+        drawing = Drawing(rows, options.interpolate, "interpolation")
+        if config.eta > 0.0:
+            raise UserError(
+                "images can only be interpolated where the noise alone decides them",
+                why=f"eta is {config.eta:g}",
+                fix="add --eta 0",
+            )
+    elif options.show_trajectory is not None:
+        drawing = Drawing(rows, min(options.show_trajectory, config.steps), "trajectory")
+    path = options.out or run.next_samples_path(drawing.kind)
+    require_new(path)
+    columns = None if drawing.kind == "samples" else drawing.columns
+    export = export_images(path, num_images=drawing.num_images, columns=columns)
+    denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
+    print(used_line(run.path, config.plugin.name, used))
+    print(sampling_line(experiment, drawing.num_images))
+    times = draw(experiment, denoiser, used, drawing, export)
+    print(
+        f"sampled {drawing.num_images:,} images in {times.seconds:.2f} s; "
+        f"{times.seconds + times.warmup_seconds:.2f} s with the first step, which compiles and warms up"
+    )
+    print(f"wrote {printable(path)}")
+    return 0

@@ -1,0 +1,32 @@
+"""Lines that several commands print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddim_host.files import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddim_host.assembly import Experiment
+    from ddim_host.trained import UsedWeights
+
+__all__ = ["sampling_line", "used_line"]
+
+
+def used_line(path: Path, framework: str, used: UsedWeights) -> str:
+    """Which weights are used, in which framework."""
+    weights = "averaged (EMA)" if used.weights == "ema" else "raw"
+    steps = " and ".join(f"{step:,}" for step in used.steps)
+    return f"{'network':<17} {printable(path)}, {weights} weights, {used.checkpoint}: step {steps}, in {framework}"
+
+
+def sampling_line(experiment: Experiment, num_images: int) -> str:
+    """How images are sampled, with the list of timesteps."""
+    config = experiment.config
+    timesteps = ", ".join(str(t) for t in experiment.timesteps())
+    return (
+        f"{'sampling':<17} {num_images:,} images in {config.steps} steps, eta {config.eta:g}, clip {str(config.clip).lower()}, "
+        f"seed {config.seed}\n{'':<17} t = {timesteps}"
+    )

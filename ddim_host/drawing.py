@@ -1,0 +1,139 @@
+"""Drawing with a trained network: what is sampled, with progress, and how it was made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from ddim_host.diffusion import slerp
+from ddim_host.parameters import format_choice
+from ddim_host.progress import progress_bar
+from ddim_host.sampling import Sampler, start_noise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ddim_host.assembly import Experiment
+    from ddim_host.exports import ImageExport
+    from ddim_host.sampling import Denoiser, StartNoise
+    from ddim_host.trained import UsedWeights
+
+__all__ = ["Drawing", "Times", "draw", "shown_steps"]
+
+Kind: TypeAlias = Literal["samples", "interpolation", "trajectory"]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What to draw.
+
+    Attributes:
+        rows: Samples, interpolations or trajectories: how many.
+        columns: Images in each of them: 1 for samples.
+        kind: `samples` 0 to N - 1 of the seed; in an `interpolation` row r goes from sample 2 r to sample
+            2 r + 1; a `trajectory` shows the predicted x_start along the steps.
+    """
+
+    rows: int
+    columns: int = 1
+    kind: Kind = "samples"
+
+    @property
+    def num_images(self) -> int:
+        """All images together."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long a drawing took.
+
+    Attributes:
+        seconds: The sampling itself, noise included, on a warm device.
+        warmup_seconds: One whole step before, which compiles where the framework does that.
+    """
+
+    seconds: float
+    warmup_seconds: float
+
+
+def draw(
+    experiment: Experiment, denoiser: Denoiser, used: UsedWeights, drawing: Drawing, export: ImageExport
+) -> Times:
+    """Sample as the experiment's configuration says, and write the images.
+
+    Args:
+        experiment: The experiment.
+        denoiser: Its trained network.
+        used: Which weights these are, for the record.
+        drawing: What to draw.
+        export: Where to.
+    """
+    config = experiment.config
+    steps = experiment.sampling_steps()
+    shown = shown_steps(len(steps), drawing.columns) if drawing.kind == "trajectory" else None
+    height, width, channels = experiment.source.image_shape
+    start = start_noise(config.seed, (channels, height, width))
+    sampler = Sampler(
+        denoiser,
+        steps,
+        image_shape=experiment.source.image_shape,
+        seed=config.seed,
+        clip=config.clip,
+        start=_between(start, drawing.columns) if drawing.kind == "interpolation" else start,
+        shown=shown,
+    )
+    sampled = drawing.rows if shown else drawing.num_images
+    batch_size = min(sampled, config.batch_size)
+    calls = math.ceil(sampled / batch_size) * len(steps)
+    with export, progress_bar("sampling", calls, unit="call") as bar:
+        for images in sampler.images(sampled, batch_size=batch_size, on_call=bar.update):
+            export.add(images)
+        times = Times(sampler.seconds, sampler.warmup_seconds)
+        record = _record(experiment, denoiser, used, drawing)
+        if shown:
+            record["shown_timesteps"] = [steps[position].t for position in shown]
+        export.finish(record | asdict(times))
+    return times
+
+
+def shown_steps(num_steps: int, columns: int) -> tuple[int, ...]:
+    """The positions of evenly spread steps, the last one among them; all where there are no more."""
+    return tuple(int(n) for n in np.unique(np.rint(np.linspace(num_steps - 1, 0, min(columns, num_steps)))))
+
+
+def _between(start: StartNoise, columns: int) -> StartNoise:
+    """Image `r columns + c` begins `c / (columns - 1)` of the way from noise 2 r to noise 2 r + 1."""
+
+    def interpolated(indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows, positions = np.divmod(indices, columns)
+        ends = zip(start(2 * rows), start(2 * rows + 1), positions, strict=True)
+        return np.stack([slerp(one, other, int(at) / (columns - 1)) for one, other, at in ends])
+
+    return interpolated
+
+
+def _record(
+    experiment: Experiment, denoiser: Denoiser, used: UsedWeights, drawing: Drawing
+) -> dict[str, Any]:
+    config, model = experiment.config, denoiser.model
+    subset = config.timestep_subset
+    return {
+        "kind": drawing.kind,
+        "rows": drawing.rows,
+        "columns": drawing.columns,
+        "seed": config.seed,
+        "checkpoint": used.checkpoint,
+        "checkpoint_steps": list(used.steps),
+        "weights": used.weights,
+        "timestep_subset": format_choice(subset.name, subset.parameters),
+        "timesteps": experiment.timesteps().tolist(),
+        "eta": config.eta,
+        "clip": config.clip,
+        "plugin": config.plugin.name,
+        "device": model.device,
+        "precision": model.precision,
+    }

@@ -1,0 +1,180 @@
+"""Where sampled images go: a grid to look at, an array for programs, or a folder of pictures.
+
+The name decides: `x.png` is a grid, `x.npz` an array `images`, uint8 `(N, H, W, C)`, and a name without a suffix
+a folder of `000000.png`, `000001.png`, ... How the images were made is in a JSON file beside the grid or the
+array (`x.json`), or in the folder (`images.json`). Each appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ddim_host.errors import UserError
+from ddim_host.files import replacing, write_bytes, write_text
+from ddim_host.images import grid_png, image_png
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from ddim_host.data import Images
+
+__all__ = ["MAX_GRID_IMAGES", "ImageExport", "export_images", "require_new"]
+
+MAX_GRID_IMAGES = 10_000
+"""More images than anybody looks at in one picture; it would also take gigabytes to draw."""
+
+
+class ImageExport(ABC):
+    """Takes images as they are made; what it writes appears when it is finished.
+
+    Args:
+        path: The file or folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(  # noqa: B027 - most have nothing to clear away
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Clear away what is not finished."""
+
+    @abstractmethod
+    def add(self, images: Images) -> None:
+        """Take the next images, uint8 `(B, H, W, C)`."""
+
+    @abstractmethod
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Write what is not written yet, and the record of how the images were made."""
+
+
+class _Collected(ImageExport):
+    """Holds all images in memory until the end."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._images: list[Images] = []
+
+    def add(self, images: Images) -> None:
+        self._images.append(images)
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.path.with_suffix(".json"), _record_text(record))
+        self._write(np.concatenate(self._images))
+
+    @abstractmethod
+    def _write(self, images: Images) -> None:
+        """Write the file."""
+
+
+class _Grid(_Collected):
+    def __init__(self, path: Path, columns: int | None) -> None:
+        super().__init__(path)
+        self._columns = columns
+
+    def _write(self, images: Images) -> None:
+        write_bytes(self.path, grid_png(images, columns=self._columns))
+
+
+class _Array(_Collected):
+    def _write(self, images: Images) -> None:
+        with replacing(self.path) as file:
+            np.savez(file, images=images)
+
+
+class _Folder(ImageExport):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        self._count = 0
+
+    def add(self, images: Images) -> None:
+        self._partial.mkdir(parents=True, exist_ok=True)
+        for image in images:
+            (self._partial / f"{self._count:06}.png").write_bytes(image_png(image))
+            self._count += 1
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        (self._partial / "images.json").write_text(_record_text(record), encoding="utf-8")
+        # Takes the place of an empty folder, and of nothing else.
+        self._partial.rename(self.path)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def export_images(path: Path, *, num_images: int, columns: int | None = None) -> ImageExport:
+    """The export that a name asks for.
+
+    Args:
+        path: The file or folder to write.
+        num_images: How many images there will be.
+        columns: Images in a row of a grid; None makes it as square as their number allows.
+
+    Raises:
+        UserError: The suffix is not known, or there are too many images for a grid.
+    """
+    if path.suffix == ".npz":
+        return _Array(path)
+    if path.suffix == "":
+        return _Folder(path)
+    if path.suffix != ".png":
+        raise UserError(
+            f"cannot tell what to write from the name {path}",
+            why=f"its suffix is {path.suffix!r}",
+            fix="name it x.png for a grid, x.npz for an array, or without a suffix for a folder of pictures",
+        )
+    if num_images > MAX_GRID_IMAGES:
+        raise UserError(
+            f"{num_images:,} images are too many for one grid",
+            why=f"a grid holds {MAX_GRID_IMAGES:,} at most",
+            fix="sample fewer, or choose an array or a folder with `ddim-host sample RUN --out x.npz`",
+        )
+    return _Grid(path, columns)
+
+
+def require_new(path: Path) -> None:
+    """Make sure, before any work, that a name can be written and nothing is lost by it.
+
+    Raises:
+        UserError: Something is there already (an empty folder apart), or the place cannot be written to.
+    """
+    beside = path.with_suffix(".json") if path.suffix else path
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        taken = next((p for p in (path, beside) if p.exists() and not _is_empty_folder(p)), None)
+    except OSError as error:
+        raise UserError(f"cannot write {path}", why=str(error.strerror or error)) from None
+    if taken is not None:
+        raise UserError(f"{taken} exists already", fix="choose another --out, or move it away")
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise UserError(
+            f"cannot write {path}",
+            why=f"{parent} is not a folder that you may write to",
+            fix="choose another --out",
+        )
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not path.suffix and not any(path.iterdir())
+
+
+def _record_text(record: Mapping[str, Any]) -> str:
+    return json.dumps(dict(record), indent=2) + "\n"

@@ -1,0 +1,103 @@
+"""A trained run, ready for use: its settings, and the weights of its checkpoints in a framework."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ddim_host.assembly import assemble
+from ddim_host.checkpoints import load_weights, step_of
+from ddim_host.config import Request, read_image_shape, read_request
+from ddim_host.data import DataSource
+from ddim_host.errors import UserError
+from ddim_host.sampling import Denoiser
+from ddim_host.unet import parameters
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import NoReturn
+
+    from ddim_host.assembly import Experiment
+    from ddim_host.runs import RunDirectory
+    from ddim_host.settings import CheckpointChoice
+    from ddim_host.waist import WhichWeights
+
+__all__ = ["UsedWeights", "assemble_trained", "load_denoiser"]
+
+
+@dataclass(frozen=True)
+class UsedWeights:
+    """Which weights of a run made something.
+
+    Attributes:
+        weights: Raw or averaged.
+        checkpoint: The choice that was made.
+        steps: The training steps after which they were saved; several for an ensemble.
+    """
+
+    weights: WhichWeights
+    checkpoint: CheckpointChoice
+    steps: tuple[int, ...]
+
+
+def assemble_trained(run: RunDirectory, request: Request, *, needs_images: bool = False) -> Experiment:
+    """The experiment of a run, with some settings changed.
+
+    Args:
+        run: The run.
+        request: What differs from the run's own settings.
+        needs_images: Whether its data set will be read; otherwise it need not be there.
+
+    Raises:
+        UserError: See `assembly.assemble`; or the run's configuration is damaged.
+    """
+    request = request.over(read_request(run.config_path))
+    if needs_images:
+        return assemble(request)
+
+    def load() -> NoReturn:
+        raise AssertionError("the images of a trained run are not read")
+
+    shape = read_image_shape(run.config_path)
+    return assemble(request, source=DataSource(shape, False, f"those of {run.path}", load))
+
+
+def load_denoiser(
+    experiment: Experiment, run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWeights
+) -> tuple[Denoiser, UsedWeights]:
+    """Load the weights of a checkpoint, without optimizer.
+
+    `ensemble` is the mean of the predictions of the best epochs by train loss, test loss and their average.
+    An epoch that is the best by two of them counts twice, and is loaded once.
+
+    Raises:
+        UserError: There is no such checkpoint, or it is damaged or of another network.
+    """
+    counts = Counter(_folders(run, checkpoint))
+    total = counts.total()
+    members = []
+    for folder, count in counts.items():
+        weights = load_weights(folder, which, parameters(experiment.unet))
+        model = experiment.build_model()
+        # Into the place of the raw weights, whichever they are: the averaged ones need not take memory then.
+        model.load_weights(weights, "raw")
+        members.append((model, count / total))
+    steps = tuple(step_of(folder) for folder in counts)
+    return Denoiser(tuple(members), "raw"), UsedWeights(which, checkpoint, steps)
+
+
+def _folders(run: RunDirectory, checkpoint: CheckpointChoice) -> list[Path]:
+    latest = run.latest_checkpoint()
+    if checkpoint == "latest":
+        return [latest]
+    best = run.best_checkpoints()
+    if not best:
+        raise UserError(
+            f"the newest checkpoint in {run.path} knows no best epoch",
+            why="it was written before the first epoch ended",
+            fix="use --checkpoint latest, or train on",
+        )
+    if checkpoint == "ensemble":
+        return list(best.values())
+    return [folder for measure, folder in best.items() if checkpoint == f"best-{measure}"]
