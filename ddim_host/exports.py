@@ -1,8 +1,8 @@
 """Where sampled images go: a grid to look at, an array for programs, or a folder of pictures.
 
-The name decides: `x.png` is a grid, `x.npz` an array `images`, uint8 `(N, H, W, C)`, and a name without a suffix
-a folder of `000000.png`, `000001.png`, ... How the images were made is in a JSON file beside the grid or the
-array (`x.json`), or in the folder (`images.json`). Each appears whole or not at all.
+The name decides: `x.png` is a grid, `x.npz` an array `images`, uint8 `(N, H, W, C)`, and a name without a
+suffix a folder of `000000.png`, `000001.png`, ... How the images were made is in a JSON file beside the grid
+or the array (`x.json`), or in the folder (`images.json`). Each appears whole or not at all.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """How good are the digits of a run? A Fréchet distance in the hidden layer of a small classifier.
 
     python digits_ruler.py RUN          1,000 samples as the run is configured, against the test digits
-    python digits_ruler.py RUN SEEDS    4,000 samples against the training digits, for 5, 10 and 20 steps and eta 0
-                                        and 1, with as many seeds: the effect of eta
+    python digits_ruler.py RUN SEEDS    the effect of eta: 4,000 samples against the training digits, for 5,
+                                        10 and 20 steps, eta 0 and 1, and as many seeds
 
-The classifier is fitted on the 1,500 training digits. Held against the test digits real training digits are at 4.3
-and noise is at 131. It is no FID: the network is another one.
+The classifier is fitted on the 1,500 training digits. Held against the test digits real training digits are
+at 4.3 and noise is at 131. It is no FID: the network is another one.
 """
 
 from __future__ import annotations

@@ -17,9 +17,12 @@ __all__ = ["sampling_line", "used_line"]
 
 def used_line(path: Path, framework: str, used: UsedWeights) -> str:
     """Which weights are used, in which framework."""
-    weights = "averaged (EMA)" if used.weights == "ema" else "raw"
+    which = "averaged (EMA)" if used.weights == "ema" else "raw"
     steps = " and ".join(f"{step:,}" for step in used.steps)
-    return f"{'network':<17} {printable(path)}, {weights} weights, {used.checkpoint}: step {steps}, in {framework}"
+    return (
+        f"{'network':<17} {printable(path)}, {used.checkpoint} checkpoint: step {steps}; {which} weights; "
+        f"in {framework}"
+    )
 
 
 def sampling_line(experiment: Experiment, num_images: int) -> str:
@@ -27,6 +30,6 @@ def sampling_line(experiment: Experiment, num_images: int) -> str:
     config = experiment.config
     timesteps = ", ".join(str(t) for t in experiment.timesteps())
     return (
-        f"{'sampling':<17} {num_images:,} images in {config.steps} steps, eta {config.eta:g}, clip {str(config.clip).lower()}, "
-        f"seed {config.seed}\n{'':<17} t = {timesteps}"
+        f"{'sampling':<17} {num_images:,} images in {config.steps} steps, eta {config.eta:g}, "
+        f"clip {str(config.clip).lower()}, seed {config.seed}\n{'':<17} t = {timesteps}"
     )
