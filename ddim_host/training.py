@@ -89,7 +89,9 @@ class Trainer:
             DivergedError: A loss or a weight is not finite. The last checkpoint stays.
         """
         progress = self._progress
-        with progress_bar("first steps", self._total_steps, unit="step", done=progress.step) as bar:
+        with progress_bar(
+            "warming up (may compile)", self._total_steps, unit="step", done=progress.step
+        ) as bar:
             warm = min(self._total_steps, progress.step + _WARMUP_STEPS)
             while progress.step < warm:
                 self._warmup_step()

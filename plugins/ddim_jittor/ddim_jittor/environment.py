@@ -101,8 +101,8 @@ def _import(cuda: bool) -> None:
                 "Jittor cannot use its cache folder", why=f"{error}", fix=f"look into {home}"
             ) from error
         # DISABLE_MULTIPROCESSING spares the worker processes that Jittor starts only to find that nothing is
-        # to be compiled, and keeps until the end. It also sets this, which would compile kernels one by one.
-        os.environ.pop("use_parallel_op_compiler", None)
+        # to be compiled, and keeps until the end. It also makes kernels compile one by one, and that is well:
+        # Jittor's compiler threads change the graph that they share, without a lock.
         try:
             jittor = importlib.import_module("jittor")
             jittor.flags.python_path = str(_kernel_compiler(home, cache))
