@@ -26,6 +26,7 @@ __all__ = [
     "format_choice",
     "parse_choice",
     "resolve",
+    "shown",
     "suggestion",
     "type_name",
     "user_parameters",
@@ -109,8 +110,8 @@ def parse_choice(text: str) -> PartChoice:
 
 def format_choice(name: str, values: Mapping[str, Value]) -> str:
     """The text that `parse_choice` and `resolve` turn back into these values."""
-    shown = ",".join(f"{key}={_format(value)}" for key, value in values.items())
-    return f"{name}:{shown}" if shown else name
+    arguments = ",".join(f"{key}={shown(value)}" for key, value in values.items())
+    return f"{name}:{arguments}" if arguments else name
 
 
 def user_parameters(part: Callable[..., object]) -> tuple[Parameter, ...]:
@@ -287,7 +288,8 @@ _CONVERTERS: dict[type, Callable[[object], Value]] = {
 }
 
 
-def _format(value: Value) -> str:
+def shown(value: object) -> str:
+    """A value as users write it."""
     if isinstance(value, tuple):
         return ",".join(str(item) for item in value)
     return str(value).lower() if isinstance(value, bool | None) else str(value)
@@ -296,7 +298,7 @@ def _format(value: Value) -> str:
 def _default_text(parameter: Parameter) -> str:
     if isinstance(parameter.default, _Required):
         return "required"
-    return f"default {_format(parameter.default)}"
+    return f"default {shown(parameter.default)}"
 
 
 def _article(noun: str) -> str:

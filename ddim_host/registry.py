@@ -112,6 +112,14 @@ class Registry:
             if len(parts) > 1
         ]
 
+    def given_by(self, distribution: str, kind: Kind) -> list[Part]:
+        """The parts of one kind that a distribution gives, by name."""
+        found = [part for parts in self._parts.values() for part in parts]
+        return sorted(
+            (part for part in found if (part.distribution, part.kind) == (distribution, kind)),
+            key=lambda part: part.name,
+        )
+
     def names(self, kind: Kind) -> list[str]:
         """The names of one kind, sorted."""
         return sorted(name for part_kind, name in self._parts if part_kind is kind)

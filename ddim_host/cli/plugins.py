@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 
+from ddim_host.errors import UserError
+from ddim_host.parameters import REQUIRED, format_choice, shown
 from ddim_host.plugins import Plugin, load_plugins
-from ddim_host.registry import Kind
+from ddim_host.registry import Kind, Part, Registry
 
 __all__ = ["plugins"]
 
@@ -22,20 +24,32 @@ def plugins(*, as_json: bool) -> int:
     if as_json:
         print(json.dumps([dataclasses.asdict(plugin) for plugin in installed], indent=2))
     else:
-        print("\n\n".join(_description(plugin) for plugin in installed))
+        print("\n\n".join(_description(plugin, loaded.registry) for plugin in installed))
         for kind, name, owners in loaded.registry.conflicts():
             print(f"\nconflict: {kind.words} {name!r} is given by {' and '.join(owners)}")
     return 0
 
 
-def _description(plugin: Plugin) -> str:
+def _description(plugin: Plugin, registry: Registry) -> str:
     lines = [f"{plugin.name}  ({plugin.kind}, {plugin.distribution} {plugin.version}): {plugin.status}"]
     if plugin.kind == "framework" and plugin.status == "available":
         lines.append(f"  run with --plugin {plugin.name}")
     if plugin.error:
         lines.append(f"  {plugin.error}")
     for kind in Kind:
-        names = plugin.provides.get(kind.value)
-        if names:
-            lines.append(f"  {kind.words + ':':<18} {', '.join(names)}")
+        names = plugin.provides.get(kind.value, ())
+        parts = [part for part in registry.given_by(plugin.distribution, kind) if part.name in names]
+        for number, part in enumerate(parts):
+            title = "" if number else f"{kind.words}:"
+            lines.append(f"  {title:<18} {_signature(part)}")
     return "\n".join(lines)
+
+
+def _signature(part: Part) -> str:
+    """The part as users write it, with all that can be set and the defaults."""
+    try:
+        parameters = part.parameters()
+    except UserError as error:
+        return f"{part.name}  (broken: {error.why})"
+    defaults = {p.name: "..." if p.default is REQUIRED else shown(p.default) for p in parameters}
+    return format_choice(part.name, defaults)
