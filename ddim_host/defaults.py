@@ -9,7 +9,7 @@ from ddim_host.registry import Kind
 if TYPE_CHECKING:
     from ddim_host.parameters import Value
 
-__all__ = ["DEFAULT_PARTS", "default_model_parameters", "default_settings"]
+__all__ = ["DEFAULT_PARTS", "SMALL", "default_model_parameters", "default_settings"]
 
 DEFAULT_PARTS = {
     Kind.DATA: "digits",
@@ -21,7 +21,7 @@ DEFAULT_PARTS = {
     Kind.TIMESTEP_SUBSET: "linear",
 }
 
-_SMALL = 16
+SMALL = 16
 """Up to this size in pixels the small network does."""
 
 
@@ -30,7 +30,7 @@ def default_settings(image_size: int) -> dict[str, Value]:
 
     Above 16 pixels these are DDPM's for CIFAR-10 (arXiv 2006.11239, appendix B).
     """
-    if image_size <= _SMALL:
+    if image_size <= SMALL:
         return {
             "train_steps": 450,
             "batch_size": 128,
@@ -53,7 +53,7 @@ def default_model_parameters(image_size: int) -> dict[str, Value]:
     The image is halved as often as its size allows, three times at most (once up to 16 pixels); attention is
     at the largest of the smaller levels that has at most 16 x 16 pixels.
     """
-    small = image_size <= _SMALL
+    small = image_size <= SMALL
     halvings = 0
     while halvings < (1 if small else 3) and image_size % 2 ** (halvings + 1) == 0:
         halvings += 1

@@ -71,9 +71,9 @@ SETTINGS: dict[str, Setting] = {
             "clip", bool, True, "limit the predicted x_start to [-1, 1] while sampling",
             lambda _: True, "",
         ),
-        _count("num_images", 64, "images to sample at the end", most=1_000_000),
+        _count("num_images", 64, "images to sample", most=1_000_000),
         _count("train_steps", None, "length of the training in optimizer steps"),
-        _count("batch_size", None, "images per training step", most=100_000),
+        _count("batch_size", None, "images per step, in training and in sampling", most=100_000),
         Setting("lr", float, None, "learning rate of Adam", lambda x: x > 0, "above 0"),
         Setting(
             "lr_warmup_steps", int, None, "steps over which the learning rate rises to its value",

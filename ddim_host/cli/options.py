@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim_host.config import PART_KINDS, Request, preset_names, read_epochs, read_preset, read_request
-from ddim_host.defaults import DEFAULT_PARTS
+from ddim_host.defaults import DEFAULT_PARTS, SMALL, default_settings
 from ddim_host.errors import UserError
 from ddim_host.parameters import parse_choice
 from ddim_host.registry import Kind
@@ -43,9 +43,17 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     for kind in PART_KINDS:
         _add_part(parts, kind, DEFAULT_PARTS[kind])
     settings = parser.add_argument_group("settings")
-    settings.add_argument("--epochs", metavar="N", help="length of the training in passes over the images")
+    settings.add_argument(
+        "--epochs",
+        metavar="N",
+        help="length of the training in passes over the images (default: see --train-steps)",
+    )
     for name, setting in SETTINGS.items():
-        default = "follows the data set" if setting.default is None else str(setting.default).lower()
+        if setting.default is None:
+            small, large = (default_settings(size)[name] for size in (SMALL, SMALL + 1))
+            default = f"{small} up to {SMALL} pixels, {large} above"
+        else:
+            default = str(setting.default).lower()
         _add_setting(settings, name, default)
     files = parser.add_argument_group("files")
     files.add_argument(
