@@ -46,6 +46,11 @@ class Drawing:
         """All images together."""
         return self.rows * self.columns
 
+    @property
+    def num_sampled(self) -> int:
+        """How many of them are sampled: a trajectory shows one image several times."""
+        return self.rows if self.kind == "trajectory" else self.num_images
+
 
 @dataclass(frozen=True)
 class Times:
@@ -86,11 +91,10 @@ def draw(
         start=_between(start, drawing.columns) if drawing.kind == "interpolation" else start,
         shown=shown,
     )
-    sampled = drawing.rows if shown else drawing.num_images
-    batch_size = min(sampled, config.batch_size)
-    calls = math.ceil(sampled / batch_size) * len(steps)
+    batch_size = min(drawing.num_sampled, config.batch_size)
+    calls = math.ceil(drawing.num_sampled / batch_size) * len(steps)
     with export, progress_bar("sampling", calls, unit="call") as bar:
-        for images in sampler.images(sampled, batch_size=batch_size, on_call=bar.update):
+        for images in sampler.images(drawing.num_sampled, batch_size=batch_size, on_call=bar.update):
             export.add(images)
         times = Times(sampler.seconds, sampler.warmup_seconds)
         record = _record(experiment, denoiser, used, drawing)

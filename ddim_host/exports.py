@@ -74,8 +74,13 @@ class _Collected(ImageExport):
 
     def finish(self, record: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.path.with_suffix(".json"), _record_text(record))
-        self._write(np.concatenate(self._images))
+        beside = self.path.with_suffix(".json")
+        write_text(beside, _record_text(record))
+        try:
+            self._write(np.concatenate(self._images))
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
 
     @abstractmethod
     def _write(self, images: Images) -> None:
@@ -156,14 +161,13 @@ def require_new(path: Path) -> None:
     Raises:
         UserError: Something is there already (an empty folder apart), or the place cannot be written to.
     """
-    beside = path.with_suffix(".json") if path.suffix else path
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
     try:
-        taken = next((p for p in (path, beside) if p.exists() and not _is_empty_folder(p)), None)
+        for name in (path, path.with_suffix(".json")) if path.suffix else (path,):
+            if _is_taken(name):
+                raise UserError(f"{name} exists already", fix="choose another --out, or move it away")
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
     except OSError as error:
         raise UserError(f"cannot write {path}", why=str(error.strerror or error)) from None
-    if taken is not None:
-        raise UserError(f"{taken} exists already", fix="choose another --out, or move it away")
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
         raise UserError(
             f"cannot write {path}",
@@ -172,8 +176,12 @@ def require_new(path: Path) -> None:
         )
 
 
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not path.suffix and not any(path.iterdir())
+def _is_taken(path: Path) -> bool:
+    """Whether something is there; an empty folder is not, where another folder can take its place."""
+    if path.is_symlink() or not path.is_dir():
+        return path.is_symlink() or path.exists()
+    replaceable = not path.suffix and path.name not in ("", "..") and not path.is_mount()
+    return not replaceable or any(path.iterdir())
 
 
 def _record_text(record: Mapping[str, Any]) -> str:

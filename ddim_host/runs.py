@@ -190,9 +190,11 @@ class RunDirectory:
         write_text(self.metrics_path, buffer.getvalue())
 
     def next_samples_path(self, stem: str) -> Path:
-        """The first of `samples/STEM-1.png`, `-2`, ... that does not exist."""
+        """The first of `samples/STEM-1.png`, `-2`, ... that does not exist, nor a record beside it."""
         number = 1
-        while (path := self.samples_path / f"{stem}-{number}.png").exists():
+        while (path := self.samples_path / f"{stem}-{number}.png").exists() or (
+            path.with_suffix(".json").exists()
+        ):
             number += 1
         return path
 

@@ -50,16 +50,25 @@ def assemble_trained(run: RunDirectory, request: Request, *, needs_images: bool 
         needs_images: Whether its data set will be read; otherwise it need not be there.
 
     Raises:
-        UserError: See `assembly.assemble`; or the run's configuration is damaged.
+        UserError: See `assembly.assemble`; or the run's configuration is damaged, or the images that are
+            needed are of another shape than those of the training.
     """
     request = request.over(read_request(run.config_path))
+    shape = read_image_shape(run.config_path)
     if needs_images:
-        return assemble(request)
+        experiment = assemble(request)
+        if experiment.source.image_shape != shape:
+            raise UserError(
+                f"the run in {run.path} was trained on images of another shape",
+                why=f"theirs is (height, width, channels) = {shape}, that of {experiment.config.data.name} "
+                f"is {experiment.source.image_shape}",
+                fix="choose other images with --data",
+            )
+        return experiment
 
     def load() -> NoReturn:
         raise AssertionError("the images of a trained run are not read")
 
-    shape = read_image_shape(run.config_path)
     return assemble(request, source=DataSource(shape, False, f"those of {run.path}", load))
 
 
@@ -91,13 +100,12 @@ def _folders(run: RunDirectory, checkpoint: CheckpointChoice) -> list[Path]:
     latest = run.latest_checkpoint()
     if checkpoint == "latest":
         return [latest]
-    best = run.best_checkpoints()
-    if not best:
+    best = run.best_checkpoints().items()
+    folders = [folder for measure, folder in best if checkpoint in ("ensemble", f"best-{measure}")]
+    if not folders:
         raise UserError(
             f"the newest checkpoint in {run.path} knows no best epoch",
             why="it was written before the first epoch ended",
             fix="use --checkpoint latest, or train on",
         )
-    if checkpoint == "ensemble":
-        return list(best.values())
-    return [folder for measure, folder in best.items() if checkpoint == f"best-{measure}"]
+    return folders

@@ -30,6 +30,11 @@ _PART_HELP = {
 _PARTS_NOTE = "NAME, NAME:parameter=value,... or DISTRIBUTION/NAME; `ddim-host plugins` lists all of them"
 _METAVARS = {bool: "true|false", int: "N", float: "X", str: "NAME"}
 _OF_THE_RUN = "the run's"
+_SAMPLING_HELP = {
+    "seed": "seed of the noise",
+    "num_images": "images to sample",
+    "batch_size": "images per network call",
+}
 
 _MOST_COLUMNS = 1000
 
@@ -82,7 +87,7 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("sampling")
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
     for name in ("steps", "eta", "clip", "seed", "num_images", "batch_size"):
-        _add_setting(sampling, name, _OF_THE_RUN)
+        _add_setting(sampling, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
     output = parser.add_argument_group("output")
     kinds = output.add_mutually_exclusive_group()
     kinds.add_argument(
@@ -106,14 +111,15 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         type=Path,
         help="x.png: a grid; x.npz: an array; without a suffix: a folder of pictures "
-        "(default: RUN/samples/samples-NUMBER.png)",
+        "(default: RUN/samples/samples-NUMBER.png, interpolation-NUMBER.png or trajectory-NUMBER.png)",
     )
 
 
 def add_reconstruct_options(parser: argparse.ArgumentParser) -> None:
     """Add every option of `reconstruct`."""
     _add_network_options(parser)
-    sampling = parser.add_argument_group("sampling")
+    sampling = parser.add_argument_group("images and sampling")
+    _add_part(sampling, Kind.DATA, _OF_THE_RUN)
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
     sampling.add_argument(
         "--steps",
@@ -127,7 +133,7 @@ def add_reconstruct_options(parser: argparse.ArgumentParser) -> None:
         default=100,
         help="test images, evenly chosen; all where there are no more (default: 100)",
     )
-    _add_setting(sampling, "batch_size", _OF_THE_RUN)
+    _add_setting(sampling, "batch_size", _OF_THE_RUN, _SAMPLING_HELP["batch_size"])
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out",
@@ -187,11 +193,11 @@ def _add_part(group: argparse._ArgumentGroup, kind: Kind, default: str) -> None:
     group.add_argument(option, metavar="PART", help=f"{_PART_HELP[kind]} (default: {default})")
 
 
-def _add_setting(group: argparse._ArgumentGroup, name: str, default: str) -> None:
+def _add_setting(group: argparse._ArgumentGroup, name: str, default: str, text: str | None = None) -> None:
     # Values are checked later, in one place with those of TOML files.
     setting = SETTINGS[name]
     metavar = _METAVARS[setting.annotation]
-    group.add_argument(setting.option, metavar=metavar, help=f"{setting.help} (default: {default})")
+    group.add_argument(setting.option, metavar=metavar, help=f"{text or setting.help} (default: {default})")
 
 
 def _count(least: int, most: int) -> Callable[[str], int]:

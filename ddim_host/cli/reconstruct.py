@@ -90,10 +90,11 @@ def reconstruct_run(options: argparse.Namespace) -> int:
         "unit": "mean squared error per dimension, pixels in [0, 1]",
         "errors": rows,
     }
+    beside = np.stack(pictures, axis=1)
+    picture = grid_png(beside.reshape(-1, *beside.shape[2:]), columns=beside.shape[1])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
-    beside = np.stack(pictures, axis=1)
-    write_bytes(path, grid_png(beside.reshape(-1, *beside.shape[2:]), columns=beside.shape[1]))
+    write_bytes(path, picture)
     print(f"wrote {printable(path)}: originals on the left, then reconstructions with more and more steps")
     return 0
 
@@ -106,15 +107,14 @@ def _reconstructed(
     on_call: Callable[[], object],
 ) -> tuple[NDArray[np.float64], Images]:
     """The error of every image, and the first images as they came back."""
-    errors, first = [], None
+    errors, shown = [], []
     size = experiment.config.batch_size
     for start in range(0, len(images), size):
         batch = images[start : start + size]
         decoded = reconstruct(denoiser, experiment.schedule, subset, batch, on_call=on_call)
         errors.append(squared_errors(batch, decoded))
-        first = decoded if first is None else first
-    assert first is not None
-    return np.concatenate(errors), to_uint8(first[:_SHOWN])
+        shown.append(to_uint8(decoded[: max(0, _SHOWN - start)]))
+    return np.concatenate(errors), np.concatenate(shown)
 
 
 def _numbers_of_steps(text: str | None, num_train_timesteps: int) -> list[int]:

@@ -9,6 +9,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from ddim_host.assembly import Experiment, assemble
+from ddim_host.checkpoints import load_progress
 from ddim_host.cli.options import requested
 from ddim_host.cli.text import sampling_line
 from ddim_host.config import PART_KINDS, Config, PartConfig, Request, read_request
@@ -50,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if start is not directory:
         directory.require_free()
+    if start is not None:
+        _say_what_is_left(start, experiment.config)
     try:
         picture, times = run_experiment(experiment, directory, start=start)
     except DivergedError:
@@ -119,6 +122,14 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
             fix=f"leave these options out, or begin another run with --start-from {directory.path}",
         )
     return experiment, directory
+
+
+def _say_what_is_left(start: RunDirectory, config: Config) -> None:
+    """Say where a run goes on, and that it only samples where there is nothing left to train."""
+    taken = load_progress(start.latest_checkpoint()).step if start.has_checkpoint() else 0
+    print(f"{'begins':<17} after {taken:,} steps, with the newest checkpoint of {printable(start.path)}")
+    if config.train_steps is not None and taken >= config.train_steps:
+        print(f"{'':<17} nothing is left to train; it only samples (more: --start-from RUN --train-steps N)")
 
 
 def _differences(one: Config, other: Config) -> list[str]:

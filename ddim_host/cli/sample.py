@@ -53,10 +53,10 @@ def sample(options: argparse.Namespace) -> int:
     export = export_images(path, num_images=drawing.num_images, columns=columns)
     denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
     print(used_line(run.path, config.plugin.name, used))
-    print(sampling_line(experiment, drawing.num_images))
+    print(sampling_line(experiment, drawing.num_sampled))
     times = draw(experiment, denoiser, used, drawing, export)
     print(
-        f"sampled {drawing.num_images:,} images in {times.seconds:.2f} s; "
+        f"sampled {drawing.num_sampled:,} images in {times.seconds:.2f} s; "
         f"{times.seconds + times.warmup_seconds:.2f} s with the first step, which compiles and warms up"
     )
     print(f"wrote {printable(path)}")
