@@ -1,0 +1,113 @@
+"""The way between two noises: along the sphere, at a constant speed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ddim_host.diffusion import slerp
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SHAPE = (3, 4, 4)
+FRACTION = st.floats(0, 1)
+
+
+def noise(seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(SHAPE, dtype=np.float32)
+
+
+noises = st.integers(0, 2**32).map(noise)
+
+
+def norm(vector: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(vector.astype(np.float64)))
+
+
+def angle(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """By the half-angle formula, which stays exact where the angle is small and its cosine flat."""
+    a, b = (v.astype(np.float64).ravel() / norm(v) for v in (one, other))
+    return 2 * math.atan2(float(np.linalg.norm(a - b)), float(np.linalg.norm(a + b)))
+
+
+@given(noises, noises)
+def test_the_ends_are_exact_and_nobody_elses(start: NDArray[np.float32], end: NDArray[np.float32]) -> None:
+    for fraction, expected in ((0.0, start), (1.0, end)):
+        result = slerp(start, end, fraction)
+        np.testing.assert_array_equal(result, expected)
+        assert not np.shares_memory(result, expected)
+
+
+@given(noises, noises, FRACTION)
+def test_shape_and_type_stay_and_the_ends_are_not_changed(
+    start: NDArray[np.float32], end: NDArray[np.float32], fraction: float
+) -> None:
+    before = start.copy(), end.copy()
+    result = slerp(start, end, fraction)
+    assert (result.shape, result.dtype) == (SHAPE, np.float32)
+    assert np.isfinite(result).all()
+    np.testing.assert_array_equal([start, end], before)
+
+
+@given(noises, noises, FRACTION)
+def test_equal_norms_are_kept(start: NDArray[np.float32], end: NDArray[np.float32], fraction: float) -> None:
+    end = (end * (norm(start) / norm(end))).astype(np.float32)
+    assert norm(slerp(start, end, fraction)) == pytest.approx(norm(start), rel=1e-5)
+
+
+def test_halfway_noise_is_as_strong_as_noise_is() -> None:
+    """The mean of two noises is too weak by a factor of sqrt(2), and makes washed-out images."""
+    start, end = np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32)
+    assert float(slerp(start, end, 0.5).std()) == pytest.approx(1.0, abs=0.02)
+    assert float(((start + end) / 2).std()) == pytest.approx(math.sqrt(0.5), abs=0.02)
+
+
+@given(noises, noises, FRACTION)
+def test_the_way_back_is_the_same_way(
+    start: NDArray[np.float32], end: NDArray[np.float32], fraction: float
+) -> None:
+    there, back = slerp(start, end, fraction), slerp(end, start, 1 - fraction)
+    np.testing.assert_allclose(there, back, atol=1e-5)
+
+
+@given(noises, noises, FRACTION)
+def test_the_angle_grows_at_a_constant_speed(
+    start: NDArray[np.float32], end: NDArray[np.float32], fraction: float
+) -> None:
+    end = (end * (norm(start) / norm(end))).astype(np.float32)
+    assume(norm(start - end) > 0)
+    middle = slerp(start, end, fraction)
+    assert angle(start, middle) == pytest.approx(fraction * angle(start, end), abs=1e-5)
+    assert angle(middle, end) == pytest.approx((1 - fraction) * angle(start, end), abs=1e-5)
+
+
+def test_a_quarter_of_a_circle_by_hand() -> None:
+    x, y = np.eye(2, dtype=np.float32)
+    np.testing.assert_allclose(slerp(x, y, 1 / 3), [math.cos(math.pi / 6), math.sin(math.pi / 6)], rtol=1e-6)
+    np.testing.assert_allclose(slerp(x, 2 * y, 1 / 3), [math.cos(math.pi / 6), 1.0], rtol=1e-6)
+
+
+@given(noises, st.floats(0.1, 10), FRACTION)
+def test_parallel_noises_are_joined_by_a_straight_line(
+    start: NDArray[np.float32], factor: float, fraction: float
+) -> None:
+    end = (start * np.float32(factor)).astype(np.float32)
+    expected = (1 - fraction) * start.astype(np.float64) + fraction * end.astype(np.float64)
+    np.testing.assert_allclose(slerp(start, end, fraction), expected, rtol=1e-5, atol=1e-5)
+
+
+@given(noises, st.floats(1e-9, 1e-3), FRACTION)
+def test_nearly_parallel_noises_do_not_blow_up(
+    start: NDArray[np.float32], difference: float, fraction: float
+) -> None:
+    end = (start + difference * noise(1)).astype(np.float32)
+    result = slerp(start, end, fraction)
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    assert np.all(result >= low - 1e-5)
+    assert np.all(result <= high + 1e-5)
