@@ -50,7 +50,8 @@ def test_shape_and_type_stay_and_the_ends_are_not_changed(
 ) -> None:
     before = start.copy(), end.copy()
     result = slerp(start, end, fraction)
-    assert (result.shape, result.dtype) == (SHAPE, np.float32)
+    assert result.shape == SHAPE
+    assert result.dtype == np.float32
     assert np.isfinite(result).all()
     np.testing.assert_array_equal([start, end], before)
 
