@@ -52,7 +52,11 @@ class PythonCode(Protocol):
     """Runs Python code in a fresh process."""
 
     def __call__(
-        self, code: str, *arguments: str | Path, env: Mapping[str, str] | None = None
+        self,
+        code: str,
+        *arguments: str | Path,
+        env: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> Outcome: ...
 
 
@@ -140,9 +144,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def python(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> PythonCode:
-    def run(code: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Outcome:
+    def run(
+        code: str,
+        *arguments: str | Path,
+        env: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> Outcome:
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        return _finished(command, tmp_path_factory.mktemp("cwd"), {**environment, **(env or {})})
+        return _finished(command, tmp_path_factory.mktemp("cwd"), {**environment, **(env or {})}, timeout)
 
     return run
 
@@ -157,10 +166,10 @@ def ddim_host(environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
     return run
 
 
-def _finished(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Outcome:
-    done = subprocess.run(
-        command, cwd=cwd, env=env, capture_output=True, timeout=TIMEOUT_SECONDS, check=False
-    )
+def _finished(
+    command: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float = TIMEOUT_SECONDS
+) -> Outcome:
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, timeout=timeout, check=False)
     # Decoded here, because text mode would hide carriage returns.
     return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -264,14 +273,18 @@ def several_runs(
     `--out` is added where it is missing.
     """
 
-    def run(commands: Mapping[str, Sequence[str]], env: Mapping[str, str] | None = None) -> dict[str, Run]:
+    def run(
+        commands: Mapping[str, Sequence[str]],
+        env: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> dict[str, Run]:
         folder = tmp_path_factory.mktemp("runs")
         paths: dict[str, Path] = {name: folder / name for name in commands}
         complete = {
             name: [*command] if "--out" in command else [*command, "--out", str(paths[name])]
             for name, command in commands.items()
         }
-        done = python(_SEVERAL_RUNS, json.dumps(complete), env=env)
+        done = python(_SEVERAL_RUNS, json.dumps(complete), env=env, timeout=timeout)
         assert done.code == 0, done.err
         outcomes = json.loads(done.out)
         return {name: Run(paths[name], Outcome(*outcomes[name])) for name in commands}
