@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps
 from ddim_host.parts.noise_schedules import linear
-from ddim_host.parts.timestep_subsets import cosine, leading, quad
+from ddim_host.parts.timestep_subsets import cosine, leading, quad, trailing
 from ddim_host.parts.timestep_subsets import linear as evenly
 from ddim_host.sampling import Denoiser, Sampler
 from tests.fakes import NumpyModel
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ddim_host.diffusion import DDIMStep
 
 SCHEDULE = NoiseSchedule(linear(1000))
-SUBSETS = [evenly, quad, cosine, leading]
+SUBSETS = [evenly, quad, cosine, leading, trailing]
 
 
 def perfect_share(t: int, v: float) -> float:
