@@ -32,7 +32,6 @@ _METAVARS = {bool: "true|false", int: "N", float: "X", str: "NAME"}
 _OF_THE_RUN = "the run's"
 _SAMPLING_HELP = {
     "seed": "seed of the noise",
-    "num_images": "images to sample",
     "batch_size": "images per network call",
 }
 
