@@ -102,7 +102,10 @@ def checked_subset(
 
 
 def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
-    """A loss with its parameters set, whose result is checked to have the shape `(B,)`."""
+    """A loss with its parameters set, whose result is checked to have the shape `(B,)`.
+
+    It is tried on NumPy arrays first, so that a parameter that it refuses is known before anything begins.
+    """
 
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         losses = use(part, lambda: part.make(prediction, target, **parameters))
@@ -113,6 +116,8 @@ def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
             )
         return losses
 
+    trial = np.linspace(-1.0, 1.0, 2 * 3 * 4 * 4, dtype=np.float32).reshape(2, 3, 4, 4)
+    loss(trial, -trial)
     return loss
 
 

@@ -1,8 +1,8 @@
 """How good are the digits of a run? A Fréchet distance in the hidden layer of a small classifier.
 
-    python digits_ruler.py RUN          1,000 samples as the run is configured, against the test digits
-    python digits_ruler.py RUN SEEDS    the effect of eta: 4,000 samples against the training digits, for 5,
-                                        10 and 20 steps, eta 0 and 1, and as many seeds
+    python digits_ruler.py RUN              1,000 samples as the run is configured, against the test digits
+    python digits_ruler.py RUN SEEDS S...   the effect of eta: 4,000 samples against the training digits, for
+                                            each S, eta 0 and 1, and as many seeds
 
 The classifier is fitted on the 1,500 training digits. Held against the test digits real training digits are
 at 4.3 and noise is at 131. It is no FID: the network is another one.
@@ -82,14 +82,14 @@ def _labels_path() -> Path:
     return Path(sklearn.__file__).parent / "datasets" / "data" / "digits.csv.gz"
 
 
-def main(path: str, seeds: int = 0) -> None:
+def main(path: str, seeds: int = 0, *numbers_of_steps: int) -> None:
     ruler, run = Ruler(), RunDirectory(Path(path))
     if not seeds:
         distance = ruler.distance(sampled(run, 1000), ruler.test)
         print(f"{distance:.4f} {ruler.distance(ruler.train, ruler.test):.4f}")
         return
     for seed in range(seeds):
-        for steps in (5, 10, 20):
+        for steps in numbers_of_steps:
             distances = [
                 ruler.distance(sampled(run, 4000, steps=steps, eta=eta, seed=seed), ruler.train)
                 for eta in (0.0, 1.0)

@@ -165,9 +165,24 @@ def test_good_parts_pass_with_their_parameters() -> None:
     [0.5, None, np.float32(0.5), np.ones(()), np.ones(1), np.ones((2, 1)), np.ones((2, 1, 4, 4)), [1.0, 2.0]],
 )
 def test_losses_are_one_number_per_image(result: object) -> None:
-    loss = validation.checked_loss(part(Kind.LOSS, returning(result)), {})
-    images = np.zeros((2, 1, 4, 4), dtype=np.float32)
-    assert "one number per image, of shape (2,)" in blamed(lambda: loss(images, images), Kind.LOSS)
+    careless = part(Kind.LOSS, returning(result))
+    message = blamed(lambda: validation.checked_loss(careless, {}), Kind.LOSS)
+    assert "one number per image, of shape (2,)" in message
+
+
+def test_losses_are_checked_whenever_they_are_used() -> None:
+    """What they are tried on at first is not what they meet later."""
+    loss = validation.checked_loss(part(Kind.LOSS, returning(np.ones(2))), {})
+    images = np.zeros((3, 1, 4, 4), dtype=np.float32)
+    assert "one number per image, of shape (3,)" in blamed(lambda: loss(images, images), Kind.LOSS)
+
+
+def test_a_parameter_that_a_loss_refuses_is_known_before_anything_begins() -> None:
+    def picky(prediction: Any, target: Any, *, delta: float) -> Any:
+        raise UserError("delta must be above 0")
+
+    with pytest.raises(UserError, match="delta must be above 0"):
+        validation.checked_loss(part(Kind.LOSS, picky), {"delta": -1.0})
 
 
 def test_losses_get_their_parameters() -> None:
