@@ -78,6 +78,8 @@ class Trainer:
         self._train = experiment.training_batches(images.train)
         self._test = TestBatches(images.test, experiment.schedule, config.batch_size, config.test_images)
         self._total_steps = config.length(len(images.train))
+        # What the batches of an epoch hold at least: the first one may begin in the epoch before.
+        self._images_of_an_epoch = len(images.train) - config.batch_size + 1
         self._first_epoch = self._train.epochs_done(progress.step)
         self._pending: list[Tensor] = []
         self._checkpointed = self._reported = time.monotonic()
@@ -206,10 +208,12 @@ class Trainer:
         )
         self._metrics.append(row)
         self._run.write_metrics(self._metrics)
+        whole = epoch > last_epoch and progress.loss_count >= self._images_of_an_epoch
         progress.loss_sum, progress.loss_count = 0.0, 0
         progress.seconds, progress.steady_images, progress.warmup_seconds = 0.0, 0, 0.0
-        # The last row may stand for a handful of images; it counts only where there is no whole epoch.
-        if epoch > last_epoch or not progress.best:
+        # The last row, and the first after a start within an epoch, may stand for a handful of images. Such
+        # a row counts only where there is no whole epoch.
+        if whole or (not progress.best and progress.step == self._total_steps):
             self._keep_if_best(row)
 
     def _keep_if_best(self, row: EpochMetrics) -> None:

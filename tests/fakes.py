@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.waist import Batch, Loss, TrainingState, Weights, WhichWeights
+    from ddim_host.waist import Batch, Loss, Tensor, TrainingState, Weights, WhichWeights
 
 
 class NumpyModel:
@@ -53,10 +53,10 @@ class NumpyModel:
 
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
-    ) -> NoReturn:
+    ) -> Tensor:
         raise NotImplementedError
 
-    def evaluate_loss(self, batch: Batch, loss: Loss) -> NoReturn:
+    def evaluate_loss(self, batch: Batch, loss: Loss) -> Tensor:
         raise NotImplementedError
 
     def weights(self, which: WhichWeights) -> Weights:
