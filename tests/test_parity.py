@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -126,6 +127,44 @@ def test_a_checkpoint_gives_the_same_images_in_both(
             pictures.append(np.asarray(picture, dtype=np.int64))
     assert pictures[0].std() > 30
     assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--num-images 9 --batch-size 4",
+        "--interpolate 4 --num-images 2",
+        "--checkpoint ensemble --steps 10 --eta 0.5",
+    ],
+)
+def test_what_torch_trained_is_sampled_in_jittor_too(
+    runs: dict[str, Path], tmp_path: Path, options: str
+) -> None:
+    images = []
+    for framework in ("torch", "jittor"):
+        out = tmp_path / f"{framework}.npz"
+        command(
+            "-m", "ddim_host", "sample", str(runs["torch"]), "--plugin", framework, *options.split(),
+            "--out", str(out),
+        )  # fmt: skip
+        with np.load(out) as arrays:
+            images.append(arrays["images"].astype(np.int64))
+        assert json.loads(out.with_suffix(".json").read_text())["plugin"] == framework
+    assert images[0].std() > 30
+    assert np.abs(images[0] - images[1]).max() <= 2
+
+
+def test_reconstruction_errors_agree(runs: dict[str, Path], tmp_path: Path) -> None:
+    errors = []
+    for framework in ("torch", "jittor"):
+        out = tmp_path / f"{framework}.png"
+        command(
+            "-m", "ddim_host", "reconstruct", str(runs["torch"]), "--plugin", framework, "--steps", "5,20",
+            "--num-images", "16", "--out", str(out),
+        )  # fmt: skip
+        rows = json.loads(out.with_suffix(".json").read_text())["errors"]
+        errors.append([row["mse"] for row in rows])
+    np.testing.assert_allclose(errors[1], errors[0], rtol=1e-3)
 
 
 @pytest.mark.parametrize(("trained_in", "continued_in"), [("torch", "jittor"), ("jittor", "torch")])

@@ -33,7 +33,7 @@ def test_the_default_run_draws_good_digits(run: Path) -> None:
 
 @pytest.mark.slow
 def test_noise_added_in_few_steps_costs_quality(run: Path) -> None:
-    """The paper's effect of eta (arXiv 2010.02502, table 1), which the code this project began from never had."""
+    """The paper's effect of eta (arXiv 2010.02502, table 1), which the seed never had."""
     for line in command(str(RULER), str(run), "1", "5", "10").splitlines():
         _, steps, deterministic, stochastic = map(float, line.split())
         assert stochastic > 1.2 * deterministic, f"{steps} steps"
