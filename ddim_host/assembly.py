@@ -81,7 +81,7 @@ class Experiment:
             self.parts[Kind.TIMESTEP_SUBSET],
             self.config.timestep_subset.parameters,
             self.schedule,
-            num_inference_steps or self.config.steps,
+            self.config.steps if num_inference_steps is None else num_inference_steps,
         )
 
     def sampling_steps(self) -> tuple[DDIMStep, ...]:
@@ -123,10 +123,11 @@ def assemble(request: Request, *, source: DataSource | None = None) -> Experimen
     """
     if request.plugin is None:
         frameworks = installed_frameworks()
+        offers = " or ".join(f"--plugin {name}" for name in frameworks)
         raise UserError(
             "no framework was chosen",
             why=f"installed: {', '.join(frameworks) or 'none'}",
-            fix=f"add --plugin {frameworks[0]}" if frameworks else "pip install ddim-torch, or ddim-jittor",
+            fix=f"add {offers}" if frameworks else "pip install ddim-torch, or ddim-jittor",
         )
     plugins = load_plugins(request.plugin)
     framework = next(p for p in plugins.installed if (p.kind, p.name) == ("framework", request.plugin))

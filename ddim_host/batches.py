@@ -95,6 +95,7 @@ class TrainingBatches:
             t=t,
             target=noise,
             weights=weights * self._weighting[t].astype(np.float32),
+            sampler_weights=weights,
             dropout_seed=dropout_seed(self._seed, step),
         )
 
@@ -146,11 +147,13 @@ class TestBatches:
                 indices=chosen[rows],
                 shape=x_start.shape[1:],
             )
+            ones = np.ones(self.batch_size, dtype=np.float32)
             batch = Batch(
                 x_t=self.schedule.add_noise(x_start, noise, t[rows]),
                 t=t[rows],
                 target=noise,
-                weights=np.ones(self.batch_size, dtype=np.float32),
+                weights=ones,
+                sampler_weights=ones,
                 dropout_seed=0,
             )
             yield batch, min(self.batch_size, size - start)

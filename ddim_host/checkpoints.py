@@ -7,7 +7,7 @@ A checkpoint is a folder `step-00001234` whose name appears only when its weight
     progress.json                       where the run stands, and which epochs were the best so far
 
 The newest one has all four; training goes on from there. The best epochs, by each of three losses, keep their
-weights only. A folder that is neither is removed, but not before the next whole checkpoint stands.
+weights only, and so do those that the newest whole checkpoint knows as the best. Everything else is removed.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Progress:
 
     Attributes:
         step: Optimizer steps taken.
-        loss_sum: Sum of the losses since the last row of metrics.
+        loss_sum: Sum of the losses, times the sampler's weights, since the last row of metrics.
         loss_count: Number of images in that sum.
         seconds: Steady-state training time since the last row of metrics.
         steady_images: Images trained on in those seconds.
@@ -150,6 +150,7 @@ def save_weights(folder: Path, model: Model, step: int) -> Path:
             shutil.rmtree(partial, ignore_errors=True)
             raise DivergedError
         write_bytes(partial / f"{which}.safetensors", safetensors.numpy.save(weights))
+    _sync_folder(partial)
     partial.rename(target)
     _sync_folder(folder)
     return target
@@ -162,7 +163,7 @@ def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress:
         The checkpoint's folder.
 
     Raises:
-        DivergedError: A weight is not finite.
+        DivergedError: A weight, or something else that training would go on with, is not finite.
     """
     target = save_weights(folder, model, progress.step)
     if (target / _PROGRESS).exists():
@@ -171,6 +172,8 @@ def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress:
     arrays = {f"{_SAMPLER}.{name}": value for name, value in sampler.items()}
     for moment in _MOMENTS:
         arrays |= {f"{moment}.{name}": value for name, value in getattr(training, moment).items()}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise DivergedError
     write_bytes(target / _TRAINING, safetensors.numpy.save(arrays))
     # The last file: with it, the checkpoint is whole.
     write_text(target / _PROGRESS, json.dumps(asdict(progress), indent=2) + "\n")
@@ -261,7 +264,11 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     try:
         return safetensors.numpy.load(path.read_bytes())
     except OSError as error:
-        raise UserError(f"cannot read {path}", why=str(error.strerror or error)) from None
+        raise UserError(
+            f"cannot read {path}",
+            why=str(error.strerror or error),
+            fix="try again: a training that goes on replaces its checkpoints",
+        ) from None
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(f"{path} is not a whole safetensors file", why=str(error)) from None
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from ddim_host.diffusion import slerp
-from ddim_host.parameters import format_choice
 from ddim_host.progress import progress_bar
 from ddim_host.sampling import Sampler, start_noise
+from ddim_host.trained import record_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,7 +97,14 @@ def draw(
         for images in sampler.images(drawing.num_sampled, batch_size=batch_size, on_call=bar.update):
             export.add(images)
         times = Times(sampler.seconds, sampler.warmup_seconds)
-        record = _record(experiment, denoiser, used, drawing)
+        record = {
+            **asdict(drawing),
+            "seed": config.seed,
+            **record_of(experiment, denoiser, used),
+            "timesteps": [step.t for step in reversed(steps)],
+            "eta": config.eta,
+            "clip": config.clip,
+        }
         if shown:
             record["shown_timesteps"] = [steps[position].t for position in shown]
         export.finish(record | asdict(times))
@@ -118,26 +125,3 @@ def _between(start: StartNoise, columns: int) -> StartNoise:
         return np.stack([slerp(one, other, int(at) / (columns - 1)) for one, other, at in ends])
 
     return interpolated
-
-
-def _record(
-    experiment: Experiment, denoiser: Denoiser, used: UsedWeights, drawing: Drawing
-) -> dict[str, Any]:
-    config, model = experiment.config, denoiser.model
-    subset = config.timestep_subset
-    return {
-        "kind": drawing.kind,
-        "rows": drawing.rows,
-        "columns": drawing.columns,
-        "seed": config.seed,
-        "checkpoint": used.checkpoint,
-        "checkpoint_steps": list(used.steps),
-        "weights": used.weights,
-        "timestep_subset": format_choice(subset.name, subset.parameters),
-        "timesteps": experiment.timesteps().tolist(),
-        "eta": config.eta,
-        "clip": config.clip,
-        "plugin": config.plugin.name,
-        "device": model.device,
-        "precision": model.precision,
-    }

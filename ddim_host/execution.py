@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ddim_host.checkpoints import Checkpoint, Progress, load_checkpoint, remove_others
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from ddim_host.assembly import Experiment
     from ddim_host.runs import EpochMetrics, RunDirectory
+    from ddim_host.waist import Model
 __all__ = ["run_experiment"]
 
 
@@ -42,30 +42,37 @@ def run_experiment(
         DivergedError: A loss or a weight is not finite.
     """
     config = experiment.config
+    path = run.samples_path / f"{config.timestep_subset.name}-{config.steps}-eta-{config.eta:g}.png"
+    export = export_images(path, num_images=config.num_images)  # too many are an error before the training
     images = experiment.load_images()
     model = experiment.build_model()
-    checkpoint, metrics = _beginning(experiment) if start is None else _continued(experiment, start)
-    if start is not run:
-        # Losses and times of another run, perhaps with another loss or on another framework, stay there.
-        checkpoint = replace(checkpoint, progress=Progress(step=checkpoint.progress.step))
-        metrics = []
-    model.load_weights(checkpoint.raw, "raw")
-    model.load_weights(checkpoint.ema, "ema")
-    if checkpoint.training is not None:
-        model.load_training_state(checkpoint.training)
-        # A new run may have another timestep sampler, which learns anew.
-        if start is run:
-            experiment.sampler.load_state_dict(checkpoint.sampler)
+    progress, metrics = _restore(experiment, model, start, resumed=start is run)
     if start is not run:
         origin = provenance(config.plugin.name, model)
         run.create(write_config(config, experiment.source.image_shape, origin))
     # What was kept after the checkpoint will be made again.
-    remove_others(run.checkpoints_path, checkpoint.progress)
-    Trainer(experiment, model, images, run=run, progress=checkpoint.progress, metrics=metrics).train()
-    used = UsedWeights("ema", "latest", (checkpoint.progress.step,))
-    path = run.samples_path / f"{config.timestep_subset.name}-{config.steps}-eta-{config.eta:g}.png"
-    export = export_images(path, num_images=config.num_images)
+    remove_others(run.checkpoints_path, progress)
+    Trainer(experiment, model, images, run=run, progress=progress, metrics=metrics).train()
+    used = UsedWeights("ema", "latest", (progress.step,))
     return path, draw(experiment, Denoiser(((model, 1.0),), "ema"), used, Drawing(config.num_images), export)
+
+
+def _restore(
+    experiment: Experiment, model: Model, start: RunDirectory | None, *, resumed: bool
+) -> tuple[Progress, list[EpochMetrics]]:
+    """Bring model and sampler to where the run begins; a function, so that the arrays are freed after it."""
+    checkpoint, metrics = _beginning(experiment) if start is None else _continued(experiment, start)
+    model.load_weights(checkpoint.raw, "raw")
+    model.load_weights(checkpoint.ema, "ema")
+    if checkpoint.training is not None:
+        model.load_training_state(checkpoint.training)
+    if resumed:
+        if checkpoint.sampler:
+            experiment.sampler.load_state_dict(checkpoint.sampler)
+        return checkpoint.progress, metrics
+    # Losses and times of another run, perhaps with another loss or on another framework, stay there; so does
+    # what its timestep sampler learned from them.
+    return Progress(step=checkpoint.progress.step), []
 
 
 def _beginning(experiment: Experiment) -> tuple[Checkpoint, list[EpochMetrics]]:

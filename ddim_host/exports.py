@@ -8,7 +8,6 @@ or the array (`x.json`), or in the folder (`images.json`). Each appears whole or
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from abc import ABC, abstractmethod
@@ -65,19 +64,27 @@ class ImageExport(ABC):
 class _Collected(ImageExport):
     """Holds all images in memory until the end."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, num_images: int) -> None:
         super().__init__(path)
-        self._images: list[Images] = []
+        self._num_images = num_images
+        self._images: Images | None = None
+        self._count = 0
 
     def add(self, images: Images) -> None:
-        self._images.append(images)
+        if self._images is None:
+            self._images = np.empty((self._num_images, *images.shape[1:]), dtype=np.uint8)
+        self._images[self._count : self._count + len(images)] = images
+        self._count += len(images)
 
     def finish(self, record: Mapping[str, Any]) -> None:
+        images = self._images
+        if images is None or self._count < self._num_images:
+            raise ValueError(f"{self._num_images} images were announced, {self._count} came")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_suffix(".json")
         write_text(beside, _record_text(record))
         try:
-            self._write(np.concatenate(self._images))
+            self._write(images)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
@@ -88,8 +95,8 @@ class _Collected(ImageExport):
 
 
 class _Grid(_Collected):
-    def __init__(self, path: Path, columns: int | None) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, num_images: int, columns: int | None) -> None:
+        super().__init__(path, num_images)
         self._columns = columns
 
     def _write(self, images: Images) -> None:
@@ -105,7 +112,7 @@ class _Array(_Collected):
 class _Folder(ImageExport):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        self._partial = path.with_name(f".{uuid.uuid4().hex}.partial")
         self._count = 0
 
     def add(self, images: Images) -> None:
@@ -136,14 +143,16 @@ def export_images(path: Path, *, num_images: int, columns: int | None = None) ->
     Raises:
         UserError: The suffix is not known, or there are too many images for a grid.
     """
-    if path.suffix == ".npz":
-        return _Array(path)
-    if path.suffix == "":
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return _Array(path, num_images)
+    hidden = path.name.startswith(".")  # `.png` alone has no suffix, and was hardly meant as a folder
+    if suffix == "" and not hidden:
         return _Folder(path)
-    if path.suffix != ".png":
+    if suffix != ".png":
         raise UserError(
             f"cannot tell what to write from the name {path}",
-            why=f"its suffix is {path.suffix!r}",
+            why="it has no known suffix, or nothing but one",
             fix="name it x.png for a grid, x.npz for an array, or without a suffix for a folder of pictures",
         )
     if num_images > MAX_GRID_IMAGES:
@@ -152,7 +161,7 @@ def export_images(path: Path, *, num_images: int, columns: int | None = None) ->
             why=f"a grid holds {MAX_GRID_IMAGES:,} at most",
             fix="sample fewer, or choose an array or a folder with `ddim-host sample RUN --out x.npz`",
         )
-    return _Grid(path, columns)
+    return _Grid(path, num_images, columns)
 
 
 def require_new(path: Path) -> None:
@@ -168,12 +177,15 @@ def require_new(path: Path) -> None:
         parent = next(folder for folder in path.absolute().parents if folder.exists())
     except OSError as error:
         raise UserError(f"cannot write {path}", why=str(error.strerror or error)) from None
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise UserError(
-            f"cannot write {path}",
-            why=f"{parent} is not a folder that you may write to",
-            fix="choose another --out",
-        )
+    # Asking for permission is not enough: the name may be too long, or the file system read-only.
+    trial = parent / (path.name if parent == path.absolute().parent else f".{uuid.uuid4().hex}")
+    if not path.exists():
+        try:
+            trial.touch(exist_ok=False)
+            trial.unlink()
+        except OSError as error:
+            reason = f"{parent}: {error.strerror or error}"
+            raise UserError(f"cannot write {path}", why=reason, fix="choose another --out") from None
 
 
 def _is_taken(path: Path) -> bool:

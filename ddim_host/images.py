@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["grid_png", "image_png", "to_network", "to_uint8"]
 
+_EMPTY = 128
+"""The grey of a cell of a grid that holds no image."""
+
 _LEGIBLE = 64
 """Height in pixels that a small image is enlarged to in a grid."""
 
@@ -45,11 +48,12 @@ def grid_png(images: Images, *, columns: int | None = None) -> bytes:
     gap = max(1, scale // 4)
     cell_height, cell_width = height * scale + gap, width * scale + gap
     canvas = np.full((rows * cell_height + gap, columns * cell_width + gap, channels), 255, dtype=np.uint8)
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
+    for cell in range(rows * columns):
+        row, column = divmod(cell, columns)
         top, left = gap + row * cell_height, gap + column * cell_width
-        enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
-        canvas[top : top + height * scale, left : left + width * scale] = enlarged
+        # Where the last row is not full, its cells are no brighter than an image.
+        content = images[cell].repeat(scale, axis=0).repeat(scale, axis=1) if cell < count else _EMPTY
+        canvas[top : top + height * scale, left : left + width * scale] = content
     return image_png(canvas, optimize=True)
 
 

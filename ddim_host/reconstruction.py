@@ -12,7 +12,7 @@ import numpy as np
 
 from ddim_host.diffusion import ddim_steps, encoding_steps
 from ddim_host.images import to_network
-from ddim_host.sampling import denoise
+from ddim_host.sampling import denoise, require_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,6 +48,9 @@ def reconstruct(
 
     Returns:
         float32 `(B, C, H, W)`, about [-1, 1].
+
+    Raises:
+        UserError: A pixel is not a finite number.
     """
     model = denoiser.model
     timesteps = subset.tolist()
@@ -60,7 +63,9 @@ def reconstruct(
         return model.to_host(state)
 
     noise = follow(to_network(images), encoding_steps(schedule, timesteps))
-    return follow(np.ascontiguousarray(noise), ddim_steps(schedule, timesteps, eta=0.0))
+    decoded = follow(np.ascontiguousarray(noise), ddim_steps(schedule, timesteps, eta=0.0))
+    require_finite(decoded)
+    return decoded
 
 
 def squared_errors(images: Images, reconstructed: NDArray[np.float32]) -> NDArray[np.float64]:

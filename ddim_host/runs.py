@@ -32,7 +32,9 @@ class EpochMetrics:
     Attributes:
         epoch: Epochs complete at the end of the row; the last row of a run may end within one.
         step: Optimizer steps taken by then.
-        train_loss: Mean loss over the images trained on since the last row, raw weights, not weighted.
+        train_loss: Mean loss over the images trained on since the last row, raw weights, times the timestep
+            sampler's weights: every sampler estimates the loss at uniform timesteps. The loss weighting is
+            not in it.
         test_loss: Mean loss over the test images, raw weights, fixed timesteps and noise.
         seconds: Time of the training steps since the last row, steady state, without tests and checkpoints.
         images_per_second: Training images per second in that time.

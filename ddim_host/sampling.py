@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from ddim_host.diffusion import ddim_step
+from ddim_host.errors import UserError
 from ddim_host.images import to_uint8
 from ddim_host.randomness import Stream, normal_images
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     StartNoise: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.float32]]
     FreshNoise: TypeAlias = Callable[[DDIMStep], NDArray[np.float32]]
 
-__all__ = ["Denoiser", "Sampler", "denoise", "start_noise"]
+__all__ = ["Denoiser", "Sampler", "denoise", "require_finite", "start_noise"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +104,20 @@ def start_noise(seed: int, shape: tuple[int, int, int]) -> StartNoise:
     return start
 
 
+def require_finite(pictures: NDArray[np.float32]) -> None:
+    """Make sure that what a network drew are numbers.
+
+    Raises:
+        UserError: One is infinite or not a number.
+    """
+    if not np.isfinite(pictures).all():
+        raise UserError(
+            "the network's images are not finite numbers",
+            why="its weights are out of bounds, or x_start was left unlimited and grew from step to step",
+            fix="use another checkpoint, or --clip true",
+        )
+
+
 class Sampler:
     """Samples the images of a seed, and keeps the time.
 
@@ -171,23 +186,25 @@ class Sampler:
 
         Yields:
             uint8 `(B K, H, W, C)`, the K shown states of an image beside each other.
+
+        Raises:
+            UserError: A pixel is not a finite number.
         """
         model = self._denoiser.model
-        batches = [
-            np.arange(first, min(first + batch_size, num_images))
-            for first in range(0, num_images, batch_size)
-        ]
+        sizes = {min(batch_size, num_images), num_images % batch_size} - {0}
         model.synchronize()
         started = time.perf_counter()
-        for size in {len(indices) for indices in batches}:
+        for size in sizes:
             # A whole step: a lazy framework compiles its arithmetic as well as the network.
             self._follow(np.arange(size), self._steps[:1], frozenset([0]), lambda: None)
         model.synchronize()
         self.warmup_seconds += time.perf_counter() - started
-        for indices in batches:
+        for first in range(0, num_images, batch_size):
+            indices = np.arange(first, min(first + batch_size, num_images))
             started = time.perf_counter()
             pictures = self.batch(indices, on_call=on_call)
             self.seconds += time.perf_counter() - started
+            require_finite(pictures)
             yield to_uint8(pictures.reshape(-1, *self._shape))
 
     def _follow(

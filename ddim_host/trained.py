@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddim_host.assembly import assemble
 from ddim_host.checkpoints import load_weights, step_of
 from ddim_host.config import Request, read_image_shape, read_request
 from ddim_host.data import DataSource
 from ddim_host.errors import UserError
+from ddim_host.parameters import format_choice
 from ddim_host.sampling import Denoiser
 from ddim_host.unet import parameters
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ddim_host.settings import CheckpointChoice
     from ddim_host.waist import WhichWeights
 
-__all__ = ["UsedWeights", "assemble_trained", "load_denoiser"]
+__all__ = ["UsedWeights", "assemble_trained", "load_denoiser", "record_of"]
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,29 @@ def load_denoiser(
     return Denoiser(tuple(members), "raw"), UsedWeights(which, checkpoint, steps)
 
 
+def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> dict[str, Any]:
+    """What made something, for the JSON file beside it."""
+    config, model = experiment.config, denoiser.model
+    return {
+        "checkpoint": used.checkpoint,
+        "checkpoint_steps": list(used.steps),
+        "weights": used.weights,
+        "timestep_subset": format_choice(config.timestep_subset.name, config.timestep_subset.parameters),
+        "plugin": config.plugin.name,
+        "device": model.device,
+        "precision": model.precision,
+    }
+
+
 def _folders(run: RunDirectory, checkpoint: CheckpointChoice) -> list[Path]:
-    latest = run.latest_checkpoint()
     if checkpoint == "latest":
-        return [latest]
+        return [run.latest_checkpoint()]
     best = run.best_checkpoints().items()
     folders = [folder for measure, folder in best if checkpoint in ("ensemble", f"best-{measure}")]
     if not folders:
         raise UserError(
             f"the newest checkpoint in {run.path} knows no best epoch",
-            why="it was written before the first epoch ended",
+            why="no epoch of this run had ended by then",
             fix="use --checkpoint latest, or train on",
         )
     return folders

@@ -15,6 +15,7 @@ from ddim_host.progress import progress_bar, restart
 from ddim_host.runs import EpochMetrics
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from tqdm import tqdm
 
     from ddim_host.assembly import Experiment
@@ -81,7 +82,7 @@ class Trainer:
         # What the batches of an epoch hold at least: the first one may begin in the epoch before.
         self._images_of_an_epoch = len(images.train) - config.batch_size + 1
         self._first_epoch = self._train.epochs_done(progress.step)
-        self._pending: list[Tensor] = []
+        self._pending: list[tuple[Tensor, NDArray[np.float32]]] = []
         self._checkpointed = self._reported = time.monotonic()
 
     def train(self) -> None:
@@ -145,7 +146,7 @@ class Trainer:
             max_grad_norm=config.max_grad_norm,
         )
         self._progress.step += 1
-        self._pending.append(losses)
+        self._pending.append((losses, batch.sampler_weights))
         if self._experiment.sampler.needs_losses:
             self._update_sampler(batch, losses)
         if len(self._pending) >= _MOST_PENDING:
@@ -165,8 +166,8 @@ class Trainer:
             DivergedError: One is not finite.
         """
         mean = math.nan
-        for losses in self._pending:
-            values = self._model.to_host(losses)
+        for losses, sampler_weights in self._pending:
+            values = self._model.to_host(losses) * sampler_weights
             mean = float(values.mean(dtype=np.float64))
             if not math.isfinite(mean):
                 raise DivergedError

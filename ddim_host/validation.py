@@ -34,6 +34,8 @@ __all__ = [
 
 _Result = TypeVar("_Result")
 
+_LARGEST_WEIGHT = 1e4
+
 # The image's share in x_T, below which fp32 has nothing left of it.
 _SMALLEST_SHARE = 1e-12
 
@@ -75,11 +77,22 @@ def checked_betas(
 def checked_weighting(
     part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule
 ) -> NDArray[np.float64]:
-    """Factors of a loss weighting: float64 `(T,)`, finite and not negative."""
+    """Factors of a loss weighting: float64 `(T,)`, finite and not negative, the largest of them of order 1.
+
+    A constant factor changes nothing for Adam as long as fp32 holds the gradients; far from 1 they overflow
+    or vanish, and the network silently stays as it is.
+    """
     weights = use(part, lambda: part.make(schedule, **parameters))
     _require_array(part, weights, np.float64, (schedule.num_train_timesteps,))
     if not np.all(np.isfinite(weights)) or np.any(weights < 0.0):
         raise part.broken("its weights are not all finite and at least 0")
+    if not 1.0 / _LARGEST_WEIGHT <= weights.max() <= _LARGEST_WEIGHT:
+        raise UserError(
+            f"{part.label} with these parameters cannot be trained with",
+            why=f"its largest weight is {weights.max():g}; "
+            f"in fp32 it has to be within a factor of {_LARGEST_WEIGHT:g} of 1",
+            fix="choose other parameters",
+        )
     return np.asarray(weights)
 
 

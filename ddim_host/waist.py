@@ -65,6 +65,8 @@ class Batch:
         t: int64 `(B,)`, the timestep of each image.
         target: float32 `(B, C, H, W)`, what the network should predict (the noise).
         weights: float32 `(B,)`, factor of each image's loss in the gradient.
+        sampler_weights: float32 `(B,)`, the timestep sampler's part of `weights`, for the host: with it the
+            mean loss of the batch estimates that at uniform timesteps.
         dropout_seed: Seed for whatever the framework draws inside this step; 63 bits.
     """
 
@@ -72,6 +74,7 @@ class Batch:
     t: NDArray[np.int64]
     target: NDArray[np.float32]
     weights: NDArray[np.float32]
+    sampler_weights: NDArray[np.float32]
     dropout_seed: int
 
 

@@ -89,7 +89,14 @@ def gradients(experiment: Experiment, model: Model) -> dict[str, Any]:
     """The gradient of every parameter at random weights, read from Adam's first moment after one step."""
     model.load_weights(random_weights(experiment), "raw")
     batch = experiment.training_batches(experiment.load_images().train).batch(0)
-    few = Batch(batch.x_t[:16], batch.t[:16], batch.target[:16], batch.weights[:16], batch.dropout_seed)
+    few = Batch(
+        batch.x_t[:16],
+        batch.t[:16],
+        batch.target[:16],
+        batch.weights[:16],
+        batch.sampler_weights[:16],
+        batch.dropout_seed,
+    )
     # The first moment after one step is (1 - 0.9) times the gradient; the limit is out of reach.
     model.train_step(few, experiment.loss, lr=1e-3, ema_decay=0.5, max_grad_norm=1e9)
     return {name: moment / 0.1 for name, moment in model.training_state().exp_avg.items()}

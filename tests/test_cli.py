@@ -407,7 +407,9 @@ def ddim_losses():
 def images_run(tiny: list[str], pictures: Path) -> list[str]:
     """Options of a run with three rows of metrics and random dropout."""
     model = "unet:base_channels=8,num_groups=4,dropout=0.1"
-    return [*short(tiny), "--train-steps", "7", "--data", f"images:path={pictures}", "--model", model]
+    learning = ["--timestep-sampler", "importance:history=1", "--num-train-timesteps", "4"]
+    options = ["--train-steps", "7", "--data", f"images:path={pictures}", "--model", model]
+    return [*short(tiny), *options, *learning, "--noise-schedule", "cosine"]
 
 
 @pytest.fixture(scope="module")
@@ -809,6 +811,25 @@ def test_a_resumed_run_equals_one_never_stopped(
     kept = [[{name: row[name] for name in names} for row in rows(run)] for run in (straight, stopped)]
     assert kept[0] == kept[1]
     assert [row["step"] for row in kept[0]] == [3, 5, 7]
+
+
+def test_a_new_run_cannot_be_shorter_than_what_it_begins_with(
+    in_process: Callable[..., Outcome], tiny: list[str], tiny_run: Run, tmp_path: Path
+) -> None:
+    arguments = ["run", "--start-from", tiny_run.path, "--train-steps", "2", "--out", tmp_path / "run"]
+    outcome = in_process(*arguments)
+    assert outcome.code == 2
+    assert "has already taken 3 steps" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_many_images_for_a_grid_are_refused_before_the_training(
+    in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    outcome = in_process("run", "--plugin", "torch", "--num-images", "10001", "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert "10,001 images are too many for one grid" in outcome.err
+    assert not (tmp_path / "run").exists()
 
 
 # --- Divergence ---------------------------------------------------------------------------------------------

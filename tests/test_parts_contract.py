@@ -151,10 +151,18 @@ def test_good_parts_pass_with_their_parameters() -> None:
 
     schedule = validation.checked_betas(part(Kind.NOISE_SCHEDULE, betas), {"beta": 0.3}, 4)
     assert schedule.tolist() == [0.3] * 4
-    weights = validation.checked_weighting(part(Kind.LOSS_WEIGHTING, returning(np.zeros(10))), {}, SCHEDULE)
-    assert weights.tolist() == [0.0] * 10
+    weights = validation.checked_weighting(part(Kind.LOSS_WEIGHTING, returning(np.eye(10)[3])), {}, SCHEDULE)
+    assert weights.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
     everything = part(Kind.TIMESTEP_SUBSET, returning(np.arange(10)))
     assert validation.checked_subset(everything, {}, SCHEDULE, 10).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-30, 1e-5, 1e5, 1e30])
+def test_weights_that_fp32_cannot_train_with_are_refused(largest: float) -> None:
+    """They would leave every gradient at zero, or its norm infinite, and the network as it was."""
+    weighting = part(Kind.LOSS_WEIGHTING, returning(np.linspace(0.0, largest, 10)))
+    with pytest.raises(UserError, match="cannot be trained with"):
+        validation.checked_weighting(weighting, {}, SCHEDULE)
 
 
 # --- Losses -------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ddim_host.parameters import Value
     from ddim_host.waist import Batch, Loss, Weights, WhichWeights
 
 LR = st.floats(1e-6, 1)
@@ -169,3 +170,41 @@ def test_what_is_left_of_an_epoch_is_never_the_best(trained: Callable[..., RunDi
     """A run that begins from another one within an epoch has a short first row."""
     run = trained([(0.1, 0.1), (0.5, 0.5), (0.6, 0.6)], done=4, steps=9)
     assert {step for step, _ in best(run).values()} == {7}
+
+
+def test_the_train_loss_is_that_of_uniform_timesteps_whatever_the_sampler(
+    no_framework: None, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would jump when the importance sampler warms up, and the best epoch be an early one."""
+    monkeypatch.setenv("DDIM_HOST_CACHE", str(tmp_path / "cache"))
+
+    class Steep(Scripted):
+        """Its loss is the timestep: 1.5 on average over 0 to 3."""
+
+        def train_step(self, batch: Batch, loss: Loss, **_: float) -> NDArray[np.float32]:
+            self.steps += 1
+            return batch.t.astype(np.float32)
+
+        def evaluate_loss(self, batch: Batch, loss: Loss) -> NDArray[np.float32]:
+            return np.ones(len(batch.t), np.float32)
+
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    parts = {
+        Kind.DATA: PartChoice("images", None, {"path": str(pictures)}),
+        Kind.TIMESTEP_SAMPLER: PartChoice("importance", None, {"history": "1"}),
+        Kind.NOISE_SCHEDULE: PartChoice("cosine", None, {}),
+    }
+    settings: dict[str, Value] = {
+        "train_steps": 500,
+        "batch_size": 64,
+        "num_train_timesteps": 4,
+        "steps": 2,
+        "test_images": 1,
+    }
+    experiment = assemble(Request("torch", parts, settings))
+    images = experiment.load_images()
+    Trainer(experiment, Steep([], [], 0), images, run=run, progress=Progress(), metrics=[]).train()
+    rows = run.read_metrics()
+    # The sampler draws a timestep of loss 3 about three times as often as one of loss 1.
+    assert np.mean([row.train_loss for row in rows]) == pytest.approx(1.5, rel=0.02)

@@ -122,11 +122,13 @@ def add_reconstruct_options(parser: argparse.ArgumentParser) -> None:
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
     sampling.add_argument(
         "--steps",
+        dest="steps_list",
         metavar="N,N,...",
         help="numbers of steps (default: 10,20,50,100,200,500,1000, as far as there are timesteps)",
     )
     sampling.add_argument(
         "--num-images",
+        dest="images",
         metavar="N",
         type=_count(1, 10**6),
         default=100,
@@ -177,8 +179,8 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         choices=CHECKPOINTS,
         default="latest",
-        help="the newest one; the best epoch by train loss, test loss, or (5 train + test) / 6; or the mean "
-        "of the predictions of these three (default: latest)",
+        help="the newest one; the best epoch by train loss, test loss, or (5 train + test) / 6, of the raw "
+        "weights; or the mean of the predictions of these three (default: latest)",
     )
     network.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"

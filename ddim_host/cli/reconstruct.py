@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +10,14 @@ import numpy as np
 from ddim_host.cli.options import requested
 from ddim_host.cli.text import used_line
 from ddim_host.errors import UserError
-from ddim_host.exports import require_new
-from ddim_host.files import printable, write_bytes, write_text
-from ddim_host.images import grid_png, to_uint8
+from ddim_host.exports import export_images, require_new
+from ddim_host.files import printable
+from ddim_host.images import to_uint8
 from ddim_host.parameters import convert, format_choice
 from ddim_host.progress import progress_bar
 from ddim_host.reconstruction import PAPER_ERRORS, reconstruct, squared_errors
 from ddim_host.runs import existing_run
-from ddim_host.trained import assemble_trained, load_denoiser
+from ddim_host.trained import assemble_trained, load_denoiser, record_of
 
 if TYPE_CHECKING:
     import argparse
@@ -46,17 +45,22 @@ def reconstruct_run(options: argparse.Namespace) -> int:
             or the output exists already.
     """
     run = existing_run(options.run)
-    wanted, options.steps = options.steps, None
-    num_images, options.num_images = options.num_images, None
-    experiment = assemble_trained(run, requested(options), needs_images=True)
+    request = requested(options)
+    wanted = None if options.steps_list is None else _numbers_of_steps(options.steps_list)
+    if wanted is not None:
+        # The first one is what the timestep subset is tried with.
+        request = replace(request, settings={**request.settings, "steps": wanted[0]})
+    experiment = assemble_trained(run, request, needs_images=True)
     config = experiment.config
-    subsets = [experiment.timesteps(steps) for steps in _numbers_of_steps(wanted, config.num_train_timesteps)]
+    most = config.num_train_timesteps
+    numbers = wanted or [steps for steps in PAPER_ERRORS if steps <= most] or [most]
+    subsets = [experiment.timesteps(steps) for steps in numbers]
     path = options.out or run.next_samples_path("reconstruction")
-    if path.suffix != ".png":
+    if path.suffix.lower() != ".png":
         raise UserError(f"a reconstruction is drawn as a PNG, not as {path}", fix="name it x.png")
     require_new(path)
     test = experiment.load_images().test
-    chosen = np.unique(np.linspace(0, len(test) - 1, min(num_images, len(test))).astype(np.int64))
+    chosen = np.unique(np.linspace(0, len(test) - 1, min(options.images, len(test))).astype(np.int64))
     denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
     print(used_line(run.path, config.plugin.name, used))
     batches = -(-len(chosen) // config.batch_size)
@@ -64,38 +68,30 @@ def reconstruct_run(options: argparse.Namespace) -> int:
     print(f"{'steps':>6}  {'MSE':>10}  {'DDIM paper, CIFAR-10':>20}")
     with progress_bar("reconstructing", batches * sum(2 * len(s) for s in subsets), unit="call") as bar:
         for subset in subsets:
-            started = time.perf_counter()
             errors, shown = _reconstructed(experiment, denoiser, subset, test[chosen], bar.update)
-            row = {
-                "steps": len(subset),
-                "mse": float(errors.mean()),
-                "timesteps": subset.tolist(),
-                "seconds": time.perf_counter() - started,
-            }
+            row = {"steps": len(subset), "mse": float(errors.mean()), "timesteps": subset.tolist()}
             rows.append(row)
             pictures.append(shown)
             bar.clear()
             paper = PAPER_ERRORS.get(len(subset))
-            print(f"{len(subset):>6}  {row['mse']:>10.2e}  {f'{paper:g}' if paper else '':>20}", flush=True)
-    record = {
-        "num_images": len(chosen),
-        "images": f"test half of {format_choice(config.data.name, config.data.parameters)}",
-        "checkpoint": used.checkpoint,
-        "checkpoint_steps": list(used.steps),
-        "weights": used.weights,
-        "timestep_subset": format_choice(config.timestep_subset.name, config.timestep_subset.parameters),
-        "plugin": config.plugin.name,
-        "device": denoiser.model.device,
-        "precision": denoiser.model.precision,
-        "unit": "mean squared error per dimension, pixels in [0, 1]",
-        "errors": rows,
-    }
+            print(f"{len(subset):>6}  {row['mse']:>10.2e}  {f'{paper:g}' if paper else '-':>20}", flush=True)
     beside = np.stack(pictures, axis=1)
-    picture = grid_png(beside.reshape(-1, *beside.shape[2:]), columns=beside.shape[1])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
-    write_bytes(path, picture)
-    print(f"wrote {printable(path)}: originals on the left, then reconstructions with more and more steps")
+    grid = beside.reshape(-1, *beside.shape[2:])
+    with export_images(path, num_images=len(grid), columns=beside.shape[1]) as export:
+        export.add(grid)
+        export.finish(
+            {
+                "num_images": len(chosen),
+                "images": f"test half of {format_choice(config.data.name, config.data.parameters)}",
+                **record_of(experiment, denoiser, used),
+                "rows": len(beside),
+                "columns": ["original", *(f"{row['steps']} steps" for row in rows)],
+                "unit": "mean squared error per dimension, pixels in [0, 1]",
+                "errors": rows,
+            }
+        )
+    columns = ", ".join(str(row["steps"]) for row in rows)
+    print(f"wrote {printable(path)}: {len(beside)} of the images; columns: original, then {columns} steps")
     return 0
 
 
@@ -117,13 +113,11 @@ def _reconstructed(
     return np.concatenate(errors), np.concatenate(shown)
 
 
-def _numbers_of_steps(text: str | None, num_train_timesteps: int) -> list[int]:
-    if text is None:
-        return [steps for steps in PAPER_ERRORS if steps <= num_train_timesteps] or [num_train_timesteps]
+def _numbers_of_steps(text: str) -> list[int]:
     try:
         numbers = convert(text, tuple[int, ...])
     except ValueError:
         numbers = ()
     if not isinstance(numbers, tuple) or not numbers or min(numbers) < 1:
         raise UserError(f"--steps cannot be {text!r:.80}", why="it takes: integers from 1 up, as in 10,20,50")
-    return [int(number) for number in numbers]
+    return sorted({int(number) for number in numbers})

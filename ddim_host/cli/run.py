@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ddim_host.assembly import Experiment, assemble
 from ddim_host.checkpoints import load_progress
 from ddim_host.cli.options import requested
-from ddim_host.cli.text import sampling_line
+from ddim_host.cli.text import sampling_line, times_line
 from ddim_host.config import PART_KINDS, Config, PartConfig, Request, read_request
 from ddim_host.errors import DivergedError, UserError
 from ddim_host.execution import run_experiment
@@ -47,12 +47,12 @@ def run(options: argparse.Namespace) -> int:
         config = experiment.config
         directory = RunDirectory(options.out or next_run_path(config.plugin.name, config.data.name))
     print(describe(experiment))
+    if start is not None:
+        _say_what_is_left(start, experiment.config, resumed=start is directory)
     if options.dry_run:
         return 0
     if start is not directory:
         directory.require_free()
-    if start is not None:
-        _say_what_is_left(start, experiment.config)
     try:
         picture, times = run_experiment(experiment, directory, start=start)
     except DivergedError:
@@ -64,10 +64,7 @@ def run(options: argparse.Namespace) -> int:
         return 1
     for last in directory.read_metrics()[-1:]:
         print(f"trained {last.step} steps: train loss {last.train_loss:.5f}, test loss {last.test_loss:.5f}")
-    print(
-        f"sampled {experiment.config.num_images:,} images in {times.seconds:.2f} s; "
-        f"{times.seconds + times.warmup_seconds:.2f} s with the first step, which compiles and warms up"
-    )
+    print(times_line(experiment.config.num_images, times))
     print(f"wrote {printable(picture)}")
     return 0
 
@@ -124,11 +121,22 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
     return experiment, directory
 
 
-def _say_what_is_left(start: RunDirectory, config: Config) -> None:
-    """Say where a run goes on, and that it only samples where there is nothing left to train."""
+def _say_what_is_left(start: RunDirectory, config: Config, *, resumed: bool) -> None:
+    """Say where a run goes on, and that it only samples where there is nothing left to train.
+
+    Raises:
+        UserError: A new run would have fewer steps than the weights that it begins with.
+    """
     taken = load_progress(start.latest_checkpoint()).step if start.has_checkpoint() else 0
+    length = config.train_steps
+    if length is not None and taken > length and not resumed:
+        raise UserError(
+            f"{printable(start.path)} has already taken {taken:,} steps",
+            why=f"--train-steps {length} is a total, which counts them",
+            fix=f"use more than {taken}, or {taken} to sample only",
+        )
     print(f"{'begins':<17} after {taken:,} steps, with the newest checkpoint of {printable(start.path)}")
-    if config.train_steps is not None and taken >= config.train_steps:
+    if length is not None and taken >= length:
         print(f"{'':<17} nothing is left to train; it only samples (more: --start-from RUN --train-steps N)")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import requested
-from ddim_host.cli.text import sampling_line, used_line
+from ddim_host.cli.text import sampling_line, times_line, used_line
 from ddim_host.drawing import Drawing, draw
 from ddim_host.errors import UserError
 from ddim_host.exports import export_images, require_new
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["sample"]
 
+_LAYOUTS = {
+    "samples": "",
+    "interpolation": ": row r goes from sample 2 r of this seed to sample 2 r + 1",
+    "trajectory": ": row r is sample r of this seed, from the first step to the last",
+}
 _DEFAULT_ROWS = 8
+_MOST_IMAGES = 1_000_000
 
 
 def sample(options: argparse.Namespace) -> int:
@@ -47,6 +53,10 @@ def sample(options: argparse.Namespace) -> int:
             )
     elif options.show_trajectory is not None:
         drawing = Drawing(rows, min(options.show_trajectory, config.steps), "trajectory")
+    if drawing.num_images > _MOST_IMAGES:
+        raise UserError(
+            f"{drawing.num_images:,} images are too many", why=f"at most {_MOST_IMAGES:,} are drawn at a time"
+        )
     path = options.out or run.next_samples_path(drawing.kind)
     require_new(path)
     columns = None if drawing.kind == "samples" else drawing.columns
@@ -55,9 +65,6 @@ def sample(options: argparse.Namespace) -> int:
     print(used_line(run.path, config.plugin.name, used))
     print(sampling_line(experiment, drawing.num_sampled))
     times = draw(experiment, denoiser, used, drawing, export)
-    print(
-        f"sampled {drawing.num_sampled:,} images in {times.seconds:.2f} s; "
-        f"{times.seconds + times.warmup_seconds:.2f} s with the first step, which compiles and warms up"
-    )
-    print(f"wrote {printable(path)}")
+    print(times_line(drawing.num_sampled, times))
+    print(f"wrote {printable(path)}{_LAYOUTS[drawing.kind]}")
     return 0

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddim_host.assembly import Experiment
+    from ddim_host.drawing import Times
     from ddim_host.trained import UsedWeights
 
-__all__ = ["sampling_line", "used_line"]
+__all__ = ["sampling_line", "times_line", "used_line"]
 
 
 def used_line(path: Path, framework: str, used: UsedWeights) -> str:
@@ -32,4 +33,12 @@ def sampling_line(experiment: Experiment, num_images: int) -> str:
     return (
         f"{'sampling':<17} {num_images:,} images in {config.steps} steps, eta {config.eta:g}, "
         f"clip {str(config.clip).lower()}, seed {config.seed}\n{'':<17} t = {timesteps}"
+    )
+
+
+def times_line(num_images: int, times: Times) -> str:
+    """How long sampling took, with and without what comes before."""
+    return (
+        f"sampled {num_images:,} images in {times.seconds:.2f} s; "
+        f"{times.seconds + times.warmup_seconds:.2f} s with the first step, which compiles and warms up"
     )
