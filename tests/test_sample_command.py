@@ -325,7 +325,7 @@ def test_errors_are_printed_and_recorded(made: dict[str, Made], tiny_run: Run) -
     assert header.split() == ["steps", "MSE", "DDIM", "paper,", "CIFAR-10"]
     expected = [["2", f"{few['mse']:.2e}", "-"], ["100", f"{many['mse']:.2e}", "0.0009"]]
     assert [line.split() for line in table] == expected
-    assert wrote.startswith(f"wrote {made['reconstruction.png'].out}: originals on the left")
+    assert wrote.startswith(f"wrote {made['reconstruction.png'].out}: 8 of the images; columns: original, ")
 
 
 def test_originals_and_reconstructions_are_side_by_side(made: dict[str, Made]) -> None:
