@@ -8,6 +8,8 @@ import json
 import math
 import shutil
 import tomllib
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ import safetensors.numpy
 from PIL import Image
 
 import ddim_host.cli
+from ddim_host.cache import CACHE_VARIABLE, cache_folder
 from ddim_host.checkpoints import load_progress
 from ddim_host.settings import SETTINGS
 from ddim_host.unet import UNet, UNetSpec, parameters
@@ -790,19 +793,40 @@ main()
 """
 
 
-def test_a_resumed_run_equals_one_never_stopped(
-    ddim_host: Command, python: PythonCode, images_run: list[str], variants: dict[str, Run], tmp_path: Path
-) -> None:
-    straight, stopped = variants["images"], Run(tmp_path / "stopped", Outcome(0, "", ""))
+COMMAND = "from ddim_host.cli import main; main()"
 
+
+def test_a_resumed_run_equals_one_never_stopped(
+    python: PythonCode, images_run: list[str], variants: dict[str, Run], tmp_path: Path
+) -> None:
+    assert_resumes_exactly(python, images_run, variants["images"], tmp_path / "stopped")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jittor") is None, reason="Jittor is not installed")
+def test_a_resumed_run_equals_one_never_stopped_in_jittor(
+    python: PythonCode, images_run: list[str], tmp_path: Path
+) -> None:
+    # The user's own cache, and time to compile where it is empty.
+    patient = partial(python, env={CACHE_VARIABLE: str(cache_folder())}, timeout=3600.0)
+    options = ["jittor" if word == "torch" else word for word in images_run]
+    straight = Run(tmp_path / "straight", patient(COMMAND, *options, "--out", tmp_path / "straight"))
+    assert straight.outcome.code == 0, straight.outcome.err
+    assert_resumes_exactly(patient, options, straight, tmp_path / "stopped")
+
+
+def assert_resumes_exactly(
+    python: Callable[..., Outcome], options: list[str], straight: Run, path: Path
+) -> None:
+    stopped = Run(path, Outcome(0, "", ""))
     # Killed after a row of metrics that the checkpoint, in the midst of an epoch, does not know of.
-    assert python(KILLED_AT_STEP_5, *images_run, "--out", stopped.path).code == -9
+    assert python(KILLED_AT_STEP_5, *options, "--out", stopped.path).code == -9
     assert {path.name for path in (stopped.path / "checkpoints").iterdir()} == {
         "step-00000003",  # the best epoch so far
         "step-00000004",  # the newest checkpoint
     }
     assert [row["step"] for row in rows(stopped)] == [3, 5]
-    assert ddim_host("run", "--resume", "--out", stopped.path).code == 0
+    assert python(COMMAND, "run", "--resume", "--out", stopped.path).code == 0
 
     assert same_weights(straight, stopped)
     assert load_progress(straight.checkpoint).best == load_progress(stopped.checkpoint).best
