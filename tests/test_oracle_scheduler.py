@@ -75,7 +75,7 @@ def test_trailing_timesteps_equal_diffusers() -> None:
     timesteps = SCHEDULE.num_train_timesteps
     same = 0
     for steps in range(1, timesteps + 1):
-        theirs = np.array(diffusers_scheduler("trailing", steps).timesteps)[::-1][-steps:]
+        theirs = diffusers_scheduler("trailing", steps).timesteps.numpy()[::-1][-steps:]
         ours = trailing(SCHEDULE, steps)
         moved = ours != theirs
         assert np.all(np.abs(ours - theirs) <= moved)
