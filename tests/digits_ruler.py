@@ -18,6 +18,7 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier
 
 from ddim_host.config import Request
+from ddim_host.evaluation import Moments, frechet_distance
 from ddim_host.parts.datasets import digits
 from ddim_host.runs import RunDirectory
 from ddim_host.sampling import Sampler
@@ -41,20 +42,13 @@ class Ruler:
         self.train, self.test = real.train, real.test
 
     def distance(self, images: Images, reference: Images) -> float:
-        """Squared Fréchet distance of two Gaussians (arXiv 1706.08500, equation 6)."""
-        ours, theirs = self._features(images), self._features(reference)
-        cov_ours, cov_theirs = np.cov(ours.T), np.cov(theirs.T)
-        # The trace of the root of a product of covariances, from a symmetric matrix: no imaginary parts.
-        values, vectors = np.linalg.eigh(cov_ours)
-        root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-        cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_theirs @ root), 0.0)).sum()
-        means = ((ours.mean(0) - theirs.mean(0)) ** 2).sum()
-        return float(means + np.trace(cov_ours) + np.trace(cov_theirs) - 2.0 * cross)
+        return frechet_distance(self._moments(images), self._moments(reference))
 
-    def _features(self, images: Images) -> NDArray[np.float64]:
+    def _moments(self, images: Images) -> Moments:
         hidden = _flat(images) @ self._network.coefs_[0] + self._network.intercepts_[0]
-        features: NDArray[np.float64] = np.maximum(hidden, 0.0)
-        return features
+        moments = Moments(hidden.shape[1])
+        moments.add(np.maximum(hidden, 0.0))
+        return moments
 
 
 def sampled(run: RunDirectory, count: int, **settings: Value) -> Images:

@@ -1,0 +1,151 @@
+"""How far generated images are from real ones, in a feature space; NumPy float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from ddim_host.evaluation.moments import Moments
+
+__all__ = ["KernelDistance", "frechet_distance", "kernel_distance", "precision_recall", "squared_mmd"]
+
+# Rows of a distance matrix that are held at a time: bounds the memory to a few hundred megabytes.
+_BLOCK = 1024
+
+
+def frechet_distance(generated: Moments, real: Moments) -> float:
+    """The squared Fréchet distance of two Gaussians (arXiv 1706.08500, equation 6).
+
+    `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. The eigenvalues of C1 C2 are those of the symmetric matrix
+    `C1^(1/2) C2 C1^(1/2)`: real and not negative even where a covariance is singular, so that no imaginary
+    parts have to be cut off and nothing has to be added to the diagonals.
+
+    Args:
+        generated: Moments of the generated images' features.
+        real: Moments of the real images' features.
+    """
+    values, vectors = np.linalg.eigh(generated.covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ real.covariance @ root), 0.0)).sum()
+    means = ((generated.mean - real.mean) ** 2).sum()
+    return float(means + np.trace(generated.covariance) + np.trace(real.covariance) - 2.0 * cross)
+
+
+@dataclass(frozen=True)
+class KernelDistance:
+    """The mean of an estimate over subsets, and how sure it is.
+
+    Attributes:
+        mean: The kernel distance.
+        standard_error: The standard deviation over the subsets, divided by the root of their number.
+    """
+
+    mean: float
+    standard_error: float
+
+
+def kernel_distance(
+    generated: NDArray[np.float32],
+    real: NDArray[np.float32],
+    rng: np.random.Generator,
+    *,
+    subsets: int = 100,
+    subset_size: int = 1000,
+) -> KernelDistance:
+    """The kernel distance, KID: the unbiased MMD^2 with a cubic kernel (arXiv 1801.01401, section 4).
+
+    Unlike the Fréchet distance its expectation does not depend on the number of images.
+
+    Args:
+        generated: Features `(N, D)`.
+        real: Features `(M, D)`.
+        rng: Draws the subsets, without repetition within one.
+        subsets: How many.
+        subset_size: Images of either kind in each; fewer where there are fewer.
+
+    Raises:
+        ValueError: There are fewer than two images of a kind.
+    """
+    size = min(subset_size, len(generated), len(real))
+    if size < 2:
+        raise ValueError("a kernel distance needs at least two images of either kind")
+    estimates = [
+        squared_mmd(
+            generated[rng.choice(len(generated), size, replace=False)],
+            real[rng.choice(len(real), size, replace=False)],
+        )
+        for _ in range(subsets)
+    ]
+    spread = float(np.std(estimates, ddof=1)) if subsets > 1 else 0.0
+    return KernelDistance(float(np.mean(estimates)), spread / subsets**0.5)
+
+
+def squared_mmd(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """The unbiased squared maximum mean discrepancy of two samples (Gretton et al., 2012, equation 3).
+
+    The kernel is `(x . y / D + 1)^3`. Unbiased means that it can be negative.
+
+    Args:
+        one: `(N, D)`.
+        other: `(M, D)`.
+    """
+    x, y = one.astype(np.float64), other.astype(np.float64)
+    within = [_mean_off_diagonal(_kernel(a, a)) for a in (x, y)]
+    return float(sum(within) - 2.0 * _kernel(x, y).mean())
+
+
+def precision_recall(
+    generated: NDArray[np.float32], real: NDArray[np.float32], *, neighbours: int = 3
+) -> tuple[float, float]:
+    """Precision and recall (arXiv 1904.06991, equations 1 and 2).
+
+    A point lies on a manifold where it is no further from some point of it than that point's k-th nearest
+    neighbour. Precision is the share of generated images on the manifold of the real ones: are they good?
+    Recall is the share of real images on that of the generated ones: is everything there?
+
+    Args:
+        generated: Features `(N, D)`.
+        real: Features `(M, D)`.
+        neighbours: k.
+
+    Raises:
+        ValueError: A kind has not more than k images.
+    """
+    if min(len(generated), len(real)) <= neighbours:
+        raise ValueError(f"precision and recall need more than {neighbours} images of either kind")
+    x, y = generated.astype(np.float64), real.astype(np.float64)
+    return _share_on_manifold(x, y, neighbours), _share_on_manifold(y, x, neighbours)
+
+
+def _kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = (x @ y.T / x.shape[1] + 1.0) ** 3
+    return values
+
+
+def _mean_off_diagonal(matrix: NDArray[np.float64]) -> float:
+    size = len(matrix)
+    return float((matrix.sum() - np.trace(matrix)) / (size * (size - 1)))
+
+
+def _share_on_manifold(points: NDArray[np.float64], manifold: NDArray[np.float64], neighbours: int) -> float:
+    # The nearest point of all is the point itself, at a distance of 0.
+    radii = np.concatenate(
+        [np.partition(block, neighbours, axis=1)[:, neighbours] for block in _distances(manifold, manifold)]
+    )
+    inside = [(block <= radii).any(axis=1) for block in _distances(points, manifold)]
+    return float(np.concatenate(inside).mean())
+
+
+def _distances(x: NDArray[np.float64], y: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+    """Squared Euclidean distances of some rows of x at a time from all rows of y."""
+    squares = (y**2).sum(1)
+    for first in range(0, len(x), _BLOCK):
+        rows = x[first : first + _BLOCK]
+        yield np.maximum((rows**2).sum(1)[:, None] + squares - 2.0 * (rows @ y.T), 0.0)
