@@ -15,7 +15,7 @@ __all__ = ["Moments"]
 class Moments:
     """The first two moments of N feature vectors, in constant memory.
 
-    Batches are merged with the parallel update of Chan, Golub and LeVeque (1979, equation 2.1), which does not
+    Batches are merged by the parallel update of Chan, Golub and LeVeque (1979, equation 2.1), which does not
     lose digits where the mean is large beside the spread, as a running sum of squares does.
 
     Args:
