@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import tomli_w
 
+from ddim_host.data import MAX_IMAGE_SIZE
 from ddim_host.errors import UserError
 from ddim_host.parameters import PartChoice, Value, convert, parse_choice, suggestion
 from ddim_host.registry import Kind
@@ -43,9 +44,6 @@ PART_KINDS = (
     Kind.TIMESTEP_SUBSET,
 )
 """The parts of a run, in the order in which people read them."""
-
-MAX_IMAGE_SIZE = 4096
-"""Height and width in pixels that nobody trains a pixel-space network on."""
 
 _PRESETS = Path(__file__).with_name("presets")
 _PROVENANCE = "provenance"

@@ -80,15 +80,17 @@ def draw(
     config = experiment.config
     steps = experiment.sampling_steps()
     shown = shown_steps(len(steps), drawing.columns) if drawing.kind == "trajectory" else None
-    height, width, channels = experiment.source.image_shape
-    start = start_noise(config.seed, (channels, height, width))
+    start = None
+    if drawing.kind == "interpolation":
+        height, width, channels = experiment.source.image_shape
+        start = _between(start_noise(config.seed, (channels, height, width)), drawing.columns)
     sampler = Sampler(
         denoiser,
         steps,
         image_shape=experiment.source.image_shape,
         seed=config.seed,
         clip=config.clip,
-        start=_between(start, drawing.columns) if drawing.kind == "interpolation" else start,
+        start=start,
         shown=shown,
     )
     batch_size = min(drawing.num_sampled, config.batch_size)

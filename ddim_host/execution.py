@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ddim_host.assembly import Experiment
     from ddim_host.runs import EpochMetrics, RunDirectory
     from ddim_host.waist import Model
+
 __all__ = ["run_experiment"]
 
 

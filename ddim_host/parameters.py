@@ -26,7 +26,6 @@ __all__ = [
     "format_choice",
     "parse_choice",
     "resolve",
-    "shown",
     "suggestion",
     "type_name",
     "user_parameters",
@@ -110,7 +109,7 @@ def parse_choice(text: str) -> PartChoice:
 
 def format_choice(name: str, values: Mapping[str, Value]) -> str:
     """The text that `parse_choice` and `resolve` turn back into these values."""
-    arguments = ",".join(f"{key}={shown(value)}" for key, value in values.items())
+    arguments = ",".join(f"{key}={_format(value)}" for key, value in values.items())
     return f"{name}:{arguments}" if arguments else name
 
 
@@ -288,8 +287,7 @@ _CONVERTERS: dict[type, Callable[[object], Value]] = {
 }
 
 
-def shown(value: object) -> str:
-    """A value as users write it."""
+def _format(value: Value) -> str:
     if isinstance(value, tuple):
         return ",".join(str(item) for item in value)
     return str(value).lower() if isinstance(value, bool | None) else str(value)
@@ -298,7 +296,7 @@ def shown(value: object) -> str:
 def _default_text(parameter: Parameter) -> str:
     if isinstance(parameter.default, _Required):
         return "required"
-    return f"default {shown(parameter.default)}"
+    return f"default {_format(parameter.default)}"
 
 
 def _article(noun: str) -> str:

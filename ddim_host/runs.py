@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from ddim_host.files import write_text
 from ddim_host.records import read_record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ddim_host.checkpoints import Measure
 
 __all__ = ["EpochMetrics", "RunDirectory", "existing_run", "next_run_path"]
@@ -193,12 +196,8 @@ class RunDirectory:
 
     def next_samples_path(self, stem: str) -> Path:
         """The first of `samples/STEM-1.png`, `-2`, ... that does not exist, nor a record beside it."""
-        number = 1
-        while (path := self.samples_path / f"{stem}-{number}.png").exists() or (
-            path.with_suffix(".json").exists()
-        ):
-            number += 1
-        return path
+        paths = _numbered(self.samples_path / stem, ".png")
+        return next(path for path in paths if not (path.exists() or path.with_suffix(".json").exists()))
 
 
 def existing_run(path: Path) -> RunDirectory:
@@ -215,7 +214,9 @@ def existing_run(path: Path) -> RunDirectory:
 
 def next_run_path(framework: str, data: str) -> Path:
     """The first of `runs/FRAMEWORK-DATA-1`, `-2`, ... that does not exist."""
-    number = 1
-    while (path := Path("runs") / f"{framework}-{data}-{number}").exists():
-        number += 1
-    return path
+    return next(path for path in _numbered(Path("runs") / f"{framework}-{data}") if not path.exists())
+
+
+def _numbered(path: Path, suffix: str = "") -> Iterator[Path]:
+    """`PATH-1`, `PATH-2`, ... without end."""
+    return (path.with_name(f"{path.name}-{number}{suffix}") for number in itertools.count(1))

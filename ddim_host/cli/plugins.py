@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 from ddim_host.errors import UserError
-from ddim_host.parameters import REQUIRED, format_choice, shown
+from ddim_host.parameters import REQUIRED, format_choice
 from ddim_host.plugins import Plugin, load_plugins
 from ddim_host.registry import Kind, Part, Registry
 
@@ -51,5 +52,5 @@ def _signature(part: Part) -> str:
         parameters = part.parameters()
     except UserError as error:
         return f"{part.name}  (broken: {error.why})"
-    defaults = {p.name: "..." if p.default is REQUIRED else shown(p.default) for p in parameters}
+    defaults: dict[str, Any] = {p.name: "..." if p.default is REQUIRED else p.default for p in parameters}
     return format_choice(part.name, defaults)

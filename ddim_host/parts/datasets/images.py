@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - the host reads the types of the options at run time
 from typing import TYPE_CHECKING
 
-from ddim_host.data import DataSource, TrainTest
+from ddim_host.data import MAX_IMAGE_SIZE, DataSource, TrainTest
 from ddim_host.errors import UserError
 from ddim_host.files import printable
 from ddim_host.parts.datasets.cache import new_train_test, open_train_test
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["images"]
 
-MAX_SIDE = 4096
 FORMAT_VERSION = 1
 """Part of the name of what is cached: raise it where the same files would be decoded to other pixels."""
 
@@ -61,8 +60,8 @@ def images(
         UserError: An option is out of range, or there are no images to be read at `path`, or the first one
             is not a square and `size` is not given.
     """
-    if size is not None and not 1 <= size <= MAX_SIDE:
-        raise UserError(f"images cannot have the size {size}", why=f"size= is from 1 to {MAX_SIDE}")
+    if size is not None and not 1 <= size <= MAX_IMAGE_SIZE:
+        raise UserError(f"images cannot have the size {size}", why=f"size= is from 1 to {MAX_IMAGE_SIZE}")
     if not 0 < test_fraction <= 0.5:
         raise UserError(
             f"test_fraction cannot be {test_fraction}",
