@@ -201,6 +201,19 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     load_checkpoint(old, PARAMETERS)
 
 
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
+def test_a_checkpoint_that_could_not_be_read_back_replaces_none(tmp_path: Path, moment: str) -> None:
+    old = save(tmp_path, 5)
+    broken = Weighty()
+    moments = {"exp_avg": arrays(3), "exp_avg_sq": arrays(4)}
+    moments[moment]["conv.bias"] = np.full(3, np.inf, np.float32)
+    broken.state = TrainingState(6, **moments)
+    with pytest.raises(DivergedError):
+        save_checkpoint(tmp_path, cast("Model", broken), SAMPLER, Progress(6))
+    assert latest_checkpoint(tmp_path) == old
+    load_checkpoint(old, PARAMETERS)
+
+
 # --- The best epochs ----------------------------------------------------------------------------------------
 
 WEIGHTS = {"raw.safetensors", "ema.safetensors"}

@@ -165,11 +165,19 @@ def test_a_folder_that_was_filled_meanwhile_is_not_replaced(tmp_path: Path) -> N
 # --- Names --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["x.jpg", "x.npz.gz", "x.json", "x.1"])
+@pytest.mark.parametrize("name", ["x.jpg", "x.npz.gz", "x.json", "x.1", ".png", ".npz"])
 def test_an_unknown_suffix_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"cannot tell what to write from the name .*{name}") as caught:
         export_images(tmp_path / name, num_images=1)
     assert "x.png for a grid" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["x.PNG", "x.Npz"])
+def test_a_suffix_may_be_written_large(tmp_path: Path, name: str) -> None:
+    export = export_images(tmp_path / name, num_images=1)
+    export.add(np.zeros((1, 8, 8, 1), np.uint8))
+    export.finish({})
+    assert everything(tmp_path) == {name, "x.json"}
 
 
 def test_a_grid_that_nobody_would_look_at_is_refused(tmp_path: Path) -> None:

@@ -142,6 +142,8 @@ def made(
         "ensemble.npz": "sample RUN --checkpoint ensemble",
         "reconstruction.png": f"reconstruct {tiny_run.path} --steps 2,100 --num-images 10",
         "reconstruction-3.png": f"reconstruct {tiny_run.path} --steps 2 --num-images 10 --batch-size 3",
+        "reconstruction-own.png": f"reconstruct {tiny_run.path} --steps 2 --num-images 3 "
+        "--timestep-subset explicit:t=0,999",
         "reconstruction-quad.png": f"reconstruct {tiny_run.path} --steps 2 --num-images 3 "
         "--timestep-subset quad --checkpoint best-test --weights raw",
     }
@@ -349,6 +351,7 @@ def test_options_reach_the_reconstruction(made: dict[str, Made]) -> None:
     assert record["timestep_subset"] == "quad:span=0.8"
     assert record["errors"][0]["timesteps"] == [0, 800]
     assert record["num_images"] == 3
+    assert made["reconstruction-own.png"].record["errors"][0]["timesteps"] == [0, 999]
 
 
 @pytest.fixture
@@ -442,6 +445,7 @@ def refused(in_process: Callable[..., Outcome], tmp_path: Path) -> Callable[...,
         ("sample RUN --num-images 0", "--num-images cannot be '0'"),
         ("sample RUN --num-images 10001", "10,001 images are too many for one grid"),
         ("sample RUN --interpolate 1000 --num-images 11", "11,000 images are too many for one grid"),
+        ("sample RUN --interpolate 1000 --num-images 1001 --out TMP/x.npz", "1,001,000 images are too many"),
         ("sample RUN --batch-size 0", "--batch-size cannot be '0'"),
         ("sample RUN --device gpu", "--device cannot be 'gpu'"),
         ("sample RUN --lr 1", "unrecognized arguments: --lr 1"),

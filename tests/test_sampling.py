@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim_host.diffusion import NoiseSchedule, ddim_steps
+from ddim_host.errors import UserError
 from ddim_host.images import to_uint8
 from ddim_host.parts.noise_schedules import linear
 from ddim_host.parts.timestep_subsets import quad
@@ -133,6 +134,12 @@ def test_clipping_limits_x_start_at_every_step() -> None:
     unclipped = NumpyModel(silent)
     batch([0], eta=0.0, model=unclipped, clip=False)
     assert np.any(clipped.inputs[1] != unclipped.inputs[1])
+
+
+def test_pixels_that_are_no_numbers_are_an_error_not_a_picture() -> None:
+    broken = NumpyModel(lambda x_t, t: np.full_like(x_t, np.nan))
+    with pytest.raises(UserError, match="not finite numbers"):
+        samples(2, 2, model=broken, clip=False)
 
 
 def test_calls_are_reported_as_they_happen() -> None:
