@@ -793,6 +793,14 @@ main()
 """
 
 
+ENDS_BEFORE_TRAINING = """
+import sys
+from ddim_host.cli import main
+from ddim_host.training import Trainer
+Trainer.train = lambda trainer: sys.exit(0)
+main()
+"""
+
 COMMAND = "from ddim_host.cli import main; main()"
 
 
@@ -826,10 +834,20 @@ def assert_resumes_exactly(
         "step-00000004",  # the newest checkpoint
     }
     assert [row["step"] for row in rows(stopped)] == [3, 5]
+    # Weights that a run saved after its last checkpoint are not those of the run that goes on from there.
+    checkpoints = path / "checkpoints"
+    whole = set(checkpoints.iterdir())
+    shutil.copytree(checkpoints / "step-00000003", checkpoints / "step-00000005")
+    assert python(ENDS_BEFORE_TRAINING, "run", "--resume", "--out", path).code == 0
+    assert set(checkpoints.iterdir()) == whole
+
     assert python(COMMAND, "run", "--resume", "--out", stopped.path).code == 0
 
     assert same_weights(straight, stopped)
     assert load_progress(straight.checkpoint).best == load_progress(stopped.checkpoint).best
+    for folder in (straight.path / "checkpoints").iterdir():
+        for name in WEIGHTS:
+            assert (folder / name).read_bytes() == (checkpoints / folder.name / name).read_bytes()
     assert straight.grid.read_bytes() == stopped.grid.read_bytes()
     names = ("epoch", "step", "train_loss", "test_loss")
     kept = [[{name: row[name] for name in names} for row in rows(run)] for run in (straight, stopped)]
