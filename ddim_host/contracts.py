@@ -96,10 +96,29 @@ A `Callable[..., ]`, because its keyword-only parameters may have no default (`i
 
 
 class FeatureExtractor(Protocol):
-    """Features float32 `(N, D)` of images uint8 `(N, H, W, C)`, for the evaluation of samples."""
+    """Features of images, for the evaluation of samples.
 
-    def __call__(self, images: Images, /) -> NDArray[np.float32]: ...
+    Attributes:
+        fingerprint: Hexadecimal text that is another one wherever the features are: a hash of the weights.
+            Distances are only comparable in the same feature space.
+    """
+
+    fingerprint: str
+
+    def __call__(self, images: Images, /) -> NDArray[np.float32]:
+        """Features float32 `(N, D)`, finite, of images uint8 `(N, H, W, C)`; each depends on its image alone.
+
+        Raises:
+            UserError: The extractor is not made for images of this shape.
+        """
+        ...
 
 
 FeatureExtractorFactory: TypeAlias = "Callable[..., FeatureExtractor]"
-"""A feature extractor, with whatever weights it needs read; no positional parameters."""
+"""A feature extractor, with whatever weights it needs read; no positional parameters.
+
+It is made in the evaluator's process, which samples nothing. One that computes with a framework says so in an
+attribute `framework` (of the class, or of the function), and imports it when it is called, not before: that
+is then the one framework of this process. It must come from a parts plugin, because no framework plugin is
+loaded there.
+"""

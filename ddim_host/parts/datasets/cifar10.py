@@ -17,7 +17,7 @@ from ddim_host.errors import UserError
 from ddim_host.files import printable
 from ddim_host.parts.datasets.archives import tar_files, too_many_bytes
 from ddim_host.parts.datasets.cache import new_train_test, open_train_test
-from ddim_host.parts.datasets.download import download
+from ddim_host.download import download
 
 __all__ = ["cifar10"]
 
@@ -90,7 +90,7 @@ def _load_official() -> TrainTest:
         return found
     archive = cache_folder() / "cifar-10-binary.tar.gz"
     if not archive.is_file() or _digest_file(archive) != MD5:
-        download(URL, archive, md5=MD5, max_bytes=MAX_ARCHIVE_BYTES, fix=_FIX)
+        download(URL, archive, checksum=f"md5:{MD5}", max_bytes=MAX_ARCHIVE_BYTES, fix=_FIX)
     return _cached(MD5, _read_archive(archive), archive)
 
 

@@ -23,13 +23,13 @@ CHUNK_BYTES = 1 << 16
 TIMEOUT_SECONDS = 30.0
 
 
-def download(url: str, path: Path, *, md5: str, max_bytes: int, fix: str) -> None:
+def download(url: str, path: Path, *, checksum: str, max_bytes: int, fix: str) -> None:
     """Downloads a file with a progress bar on stderr; nothing is left behind unless it is the right file.
 
     Args:
         url: Where it is.
         path: Where it goes; its folder is made.
-        md5: The MD5 sum that it must have, in hexadecimal.
+        checksum: What it must have: `md5:` or `sha256:`, then the digits in hexadecimal.
         max_bytes: No more is read than this.
         fix: What the user may do where it cannot be had.
 
@@ -37,15 +37,16 @@ def download(url: str, path: Path, *, md5: str, max_bytes: int, fix: str) -> Non
         UserError: The server cannot be reached, breaks off, or sends another or a larger file; or the
             folder cannot be written.
     """
-    digest = hashlib.md5(usedforsecurity=False)
+    algorithm, _, wanted = checksum.partition(":")
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with cache_errors():
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             for chunk in _chunks(url, max_bytes, fix):
                 digest.update(chunk)
                 file.write(chunk)
-            if digest.hexdigest() != md5:
-                raise _failed(url, f"its MD5 sum is {digest.hexdigest()} and not {md5}", fix)
+            if digest.hexdigest() != wanted:
+                raise _failed(url, f"its {algorithm.upper()} sum is {digest.hexdigest()} and not {wanted}", fix)
 
 
 def _chunks(url: str, max_bytes: int, fix: str) -> Iterator[bytes]:

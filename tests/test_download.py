@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddim_host.errors import UserError
-from ddim_host.parts.datasets.download import download
+from ddim_host.download import download
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def fetch(url: str, path: Path, md5: str = MD5, max_bytes: int = len(CONTENT)) -> None:
-    download(url, path, md5=md5, max_bytes=max_bytes, fix="do this")
+    download(url, path, checksum=f"md5:{md5}", max_bytes=max_bytes, fix="do this")
 
 
 @pytest.mark.parametrize("kind", ["whole", "unsized"])
@@ -111,3 +111,13 @@ def test_a_folder_that_cannot_be_written_is_not_blamed_on_the_network(server: st
     with pytest.raises(UserError, match="cache folder") as caught:
         fetch(f"{server}/whole", tmp_path / "plain" / "file")
     assert "DDIM_HOST_CACHE" in caught.value.fix
+
+
+def test_a_sha256_sum_will_do_as_well(server: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    download(f"{server}/whole", path, checksum=f"sha256:{sha256}", max_bytes=len(CONTENT), fix="do this")
+    assert path.read_bytes() == CONTENT
+    with pytest.raises(UserError, match="cannot download") as caught:
+        download(f"{server}/whole", path, checksum="sha256:00", max_bytes=len(CONTENT), fix="do this")
+    assert "SHA256" in caught.value.why
