@@ -45,8 +45,9 @@ def download(url: str, path: Path, *, checksum: str, max_bytes: int, fix: str) -
             for chunk in _chunks(url, max_bytes, fix):
                 digest.update(chunk)
                 file.write(chunk)
-            if digest.hexdigest() != wanted:
-                raise _failed(url, f"its {algorithm.upper()} sum is {digest.hexdigest()} and not {wanted}", fix)
+            received = digest.hexdigest()
+            if received != wanted:
+                raise _failed(url, f"its {algorithm.upper()} sum is {received} and not {wanted}", fix)
 
 
 def _chunks(url: str, max_bytes: int, fix: str) -> Iterator[bytes]:
