@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import uuid
 from typing import TYPE_CHECKING, BinaryIO
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["printable", "replacing", "write_atomically", "write_bytes", "write_text"]
+__all__ = ["locked", "printable", "replacing", "write_atomically", "write_bytes", "write_text"]
 
 
 @contextlib.contextmanager
@@ -66,6 +67,26 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes text as UTF-8, whole or not at all; see `write_atomically`."""
     write_bytes(path, text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lets one process at a time into the blocks that lock this folder; the others wait.
+
+    The lock ends with the process, however that ends.
+
+    Args:
+        folder: Any existing folder that can be read.
+
+    Raises:
+        OSError: It cannot be opened, or its file system knows no locks.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def printable(text: object) -> str:

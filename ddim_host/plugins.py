@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
     from ddim_host.checks import Check
 
-__all__ = ["FRAMEWORK_ROOTS", "Plugin", "Plugins", "installed_frameworks", "load_plugins"]
+__all__ = [
+    "FRAMEWORK_ROOTS",
+    "Plugin",
+    "Plugins",
+    "allow_framework",
+    "installed_frameworks",
+    "load_plugins",
+]
 
 FRAMEWORK_ROOTS = frozenset({"torch", "jittor", "tensorflow", "jax", "paddle", "mindspore"})
 
@@ -142,7 +149,7 @@ def load_plugins(framework: str | None = None) -> Plugins:
         UserError: The framework is not installed, is given by two distributions, or does not load.
         RuntimeError: The process already holds another framework.
     """
-    _guard(framework)
+    allow_framework(framework)
     found = _discover()
     _mark_name_conflicts([plugin for plugin, _ in found])
     manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -175,7 +182,15 @@ def load_plugins(framework: str | None = None) -> Plugins:
     return Plugins(installed, Registry(parts, failures), machine_checks)
 
 
-def _guard(chosen: str | None) -> None:
+def allow_framework(chosen: str | None) -> None:
+    """Let this one framework be imported into the process, and from now on no other.
+
+    Args:
+        chosen: The root of its modules; None allows none.
+
+    Raises:
+        RuntimeError: The process already holds another framework.
+    """
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _FrameworkGuard)]
     sys.meta_path.insert(0, _FrameworkGuard(chosen))
     present = sorted((FRAMEWORK_ROOTS - {chosen}) & sys.modules.keys())

@@ -45,6 +45,8 @@ class Stream(IntEnum):
     """x_T. step 0; index: sample."""
     SAMPLE_NOISE = 10
     """The noise that eta > 0 adds. step: timestep; index: sample."""
+    KERNEL_SUBSETS = 11
+    """The subsets that the kernel distance is averaged over. step 0."""
 
 
 def generator(seed: int, stream: Stream, *, step: int = 0, index: int = 0) -> np.random.Generator:

@@ -1,38 +1,67 @@
-"""Flat records of numbers, back from the text of a JSON or CSV file."""
+"""Records (dataclasses of plain values) back from the text of a JSON or CSV file."""
 
 from __future__ import annotations
 
+import dataclasses
+import types
 import typing
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 __all__ = ["read_record"]
 
 _Record = TypeVar("_Record")
 
 
-def read_record(record: type[_Record], values: Mapping[str, typing.Any], **others: object) -> _Record:
-    """Make a dataclass whose fields are int or float.
+def read_record(record: type[_Record], values: Mapping[str, Any], **others: object) -> _Record:
+    """Make a dataclass of numbers, texts, truth values, literals, tuples and dicts of these, and records.
 
     Args:
         record: The dataclass.
-        values: Numbers or their text, by field name; other names are ignored.
-        others: Values of fields that are neither; they are taken as they are.
+        values: Values by field name; numbers also as text. Other names are ignored.
+        others: Values of fields that are taken as they are.
 
     Raises:
         KeyError: A field is missing.
-        TypeError: A value is neither a number nor text.
-        ValueError: A text is not a number of the field's type.
+        TypeError: A value is of another kind.
+        ValueError: A text is not a number of the field's type, or a value is none of a literal's.
     """
-    types = typing.get_type_hints(record)
-    numbers = {name: _number(kind, values[name]) for name, kind in types.items() if name not in others}
-    return record(**numbers, **others)
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{values!r:.80} is not a {record.__name__}")
+    types_ = typing.get_type_hints(record)
+    return record(
+        **{name: _value(kind, values[name]) for name, kind in types_.items() if name not in others}, **others
+    )
 
 
-def _number(kind: type[int] | type[float], value: typing.Any) -> int | float:
+def _value(kind: Any, value: Any) -> Any:
+    if kind in (int, float):
+        return _number(kind, value)
+    if dataclasses.is_dataclass(kind):
+        return read_record(typing.cast("type[Any]", kind), value)
+    if kind in (str, bool) and isinstance(value, kind):
+        return value
+    return _composite(kind, value)
+
+
+def _composite(kind: Any, value: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType and types.NoneType in arguments:
+        [given] = set(arguments) - {types.NoneType}
+        return None if value is None else _value(given, value)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_value(arguments[0], item) for item in value)  # `tuple[X, ...]`
+    if origin is dict and isinstance(value, dict):
+        return {_value(arguments[0], key): _value(arguments[1], item) for key, item in value.items()}
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(f"{value!r:.80} is none of {', '.join(map(repr, arguments))}")
+        return value
+    raise TypeError(f"{value!r:.80} is not of type {kind}")
+
+
+def _number(kind: type[int] | type[float], value: Any) -> int | float:
     number = kind(value)
-    if not isinstance(value, str) and number != value:
-        raise ValueError(f"{value!r} is not an {kind.__name__}")
+    if isinstance(value, bool) or (not isinstance(value, str) and number != value):
+        raise ValueError(f"{value!r:.80} is not an {kind.__name__}")
     return number

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import re
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.contracts import SamplerState, TimestepSampler
+    from ddim_host.contracts import FeatureExtractor, SamplerState, TimestepSampler
+    from ddim_host.data import Images
     from ddim_host.parameters import Value
     from ddim_host.registry import Part
     from ddim_host.waist import Loss, Model, Tensor
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckedSampler",
     "checked_betas",
+    "checked_extractor",
+    "checked_features",
     "checked_images",
     "checked_loss",
     "checked_model",
@@ -227,6 +231,39 @@ def checked_images(part: Part, source: DataSource) -> TrainTest:
         if len(half) == 0:
             raise part.broken(f"it has no {name} images")
     return images
+
+
+def checked_extractor(part: Part, parameters: Mapping[str, Value]) -> FeatureExtractor:
+    """A feature extractor that says what its weights are.
+
+    Raises:
+        UserError: Also where it needs what is not installed.
+    """
+    try:
+        extractor = use(part, lambda: part.make(**parameters), passing=(ImportError,))
+    except ImportError as error:
+        raise UserError(
+            f"{part.label} needs what is not installed",
+            why=str(error),
+            fix=f"pip install --upgrade {part.distribution}, or choose another one with --features",
+        ) from error
+    fingerprint = getattr(extractor, "fingerprint", None)
+    if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{8,}", fingerprint):
+        raise part.broken(f"its fingerprint is {fingerprint!r:.40}, not hexadecimal text")
+    if not callable(extractor):
+        raise part.broken(f"it made a {type(extractor).__name__}, which cannot be called")
+    return cast("FeatureExtractor", extractor)
+
+
+def checked_features(part: Part, extractor: FeatureExtractor, images: Images) -> NDArray[np.float32]:
+    """Features float32 `(N, D)`, finite, of images uint8 `(N, H, W, C)`."""
+    features = use(part, lambda: extractor(images))
+    _require_array(part, features, np.float32, None)
+    if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 1:
+        raise part.broken(f"it gave features of shape {features.shape} for {len(images)} images")
+    if not np.isfinite(features).all():
+        raise part.broken("its features are not all finite")
+    return features
 
 
 def _require_array(part: Part, value: object, dtype: type[np.generic], shape: tuple[int, ...] | None) -> None:

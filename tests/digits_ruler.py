@@ -18,7 +18,8 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier
 
 from ddim_host.config import Request
-from ddim_host.evaluation import Moments, frechet_distance
+from ddim_host.evaluation.distances import frechet_distance
+from ddim_host.evaluation.moments import Moments
 from ddim_host.parts.datasets import digits
 from ddim_host.runs import RunDirectory
 from ddim_host.sampling import Sampler

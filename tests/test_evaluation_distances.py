@@ -10,7 +10,13 @@ import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim_host.evaluation import Moments, frechet_distance, kernel_distance, precision_recall, squared_mmd
+from ddim_host.evaluation.distances import (
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+    squared_mmd,
+)
+from ddim_host.evaluation.moments import Moments
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

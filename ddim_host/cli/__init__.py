@@ -10,7 +10,12 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from ddim_host import __version__
-from ddim_host.cli.options import add_reconstruct_options, add_run_options, add_sample_options
+from ddim_host.cli.options import (
+    add_evaluate_options,
+    add_reconstruct_options,
+    add_run_options,
+    add_sample_options,
+)
 from ddim_host.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,6 +61,10 @@ def _command(options: argparse.Namespace) -> int:
         from ddim_host.cli.reconstruct import reconstruct_run  # noqa: PLC0415
 
         return reconstruct_run(options)
+    if options.command == "evaluate":
+        from ddim_host.cli.evaluate import evaluate  # noqa: PLC0415
+
+        return evaluate(options)
     if options.command == "doctor":
         from ddim_host.cli.doctor import doctor  # noqa: PLC0415
 
@@ -97,6 +106,15 @@ def _parser() -> argparse.ArgumentParser:
             "encode test images to noise, decode them, and measure the error",
             "Encode test images to noise with deterministic DDIM, decode them again, and measure the error "
             "for each number of steps.",
+        )
+    )
+    add_evaluate_options(
+        add(
+            "evaluate",
+            "measure how good samples are, over steps and eta",
+            "Measure how good a trained run's samples are, for every combination of steps, eta and seed. "
+            "Results with their protocol go to RUN/evaluation.json, .csv and .md; what is there already is "
+            "not measured again.",
         )
     )
     plugins_parser = add(

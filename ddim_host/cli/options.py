@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from ddim_host.config import PART_KINDS, Request, preset_names, read_epochs, read_preset, read_request
 from ddim_host.defaults import DEFAULT_PARTS, SMALL, default_settings
@@ -16,7 +16,14 @@ from ddim_host.settings import CHECKPOINTS, SETTINGS, read_setting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["add_reconstruct_options", "add_run_options", "add_sample_options", "requested"]
+__all__ = [
+    "add_evaluate_options",
+    "add_reconstruct_options",
+    "add_run_options",
+    "add_sample_options",
+    "read_list",
+    "requested",
+]
 
 _PART_HELP = {
     Kind.DATA: "images: digits, cifar10, or images:path=FOLDER_OR_ARCHIVE",
@@ -33,6 +40,12 @@ _OF_THE_RUN = "the run's"
 _SAMPLING_HELP = {
     "seed": "seed of the noise",
     "batch_size": "images per network call",
+}
+
+_LIST_HELP = {
+    "steps": "numbers of steps",
+    "eta": "values of eta",
+    "seed": "seeds of the noise; several give mean and range",
 }
 
 _MOST_COLUMNS = 1000
@@ -143,6 +156,56 @@ def add_reconstruct_options(parser: argparse.ArgumentParser) -> None:
         help="originals and reconstructions side by side; the numbers go to a JSON file beside it "
         "(default: RUN/samples/reconstruction-NUMBER.png)",
     )
+
+
+def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `evaluate`."""
+    _add_network_options(parser)
+    sampling = parser.add_argument_group(
+        "images and sampling", "every combination of --steps, --eta and --seed is scored"
+    )
+    _add_part(sampling, Kind.DATA, _OF_THE_RUN)
+    sampling.add_argument(
+        "--samples",
+        metavar="N",
+        type=_count(10, 10**6),
+        default=10_000,
+        help="images for each score; scores of different N are not comparable (default: 10000)",
+    )
+    for name, values in (("steps", "10,20,50,100"), ("eta", "0,0.2,0.5,1"), ("seed", "0")):
+        sampling.add_argument(
+            f"--{name}",
+            dest=f"{name}_list",
+            metavar=f"{_METAVARS[SETTINGS[name].annotation]},...",
+            default=values,
+            help=f"{_LIST_HELP[name]} (default: {values})",
+        )
+    _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
+    for name in ("clip", "batch_size"):
+        _add_setting(sampling, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
+    measuring = parser.add_argument_group("measuring")
+    measuring.add_argument(
+        "--features",
+        metavar="PART",
+        help="the feature extractor: digits_mlp, or inception (FID), inception:weights=FILE "
+        "(default: digits_mlp for digits, inception for all else)",
+    )
+    measuring.add_argument(
+        "--reference",
+        choices=("train", "test"),
+        default="train",
+        help="the real images to compare with; the others tell the noise floor (default: train)",
+    )
+
+
+def read_list(name: str, text: str) -> tuple[Any, ...]:
+    """Several values of one setting, as in `10,20,50`, sorted and without repetition.
+
+    Raises:
+        UserError: One of them cannot be read or is not allowed.
+    """
+    values = {read_setting(name, item.strip(), origin=SETTINGS[name].option) for item in text.split(",")}
+    return tuple(sorted(cast("set[float]", values)))
 
 
 def requested(options: argparse.Namespace) -> Request:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host.cli.options import requested
+from ddim_host.cli.options import read_list, requested
 from ddim_host.cli.text import used_line
 from ddim_host.errors import UserError
 from ddim_host.exports import export_images, require_new
 from ddim_host.files import printable
 from ddim_host.images import to_uint8
-from ddim_host.parameters import convert, format_choice
+from ddim_host.parameters import format_choice
 from ddim_host.progress import progress_bar
 from ddim_host.reconstruction import PAPER_ERRORS, reconstruct, squared_errors
 from ddim_host.runs import existing_run
@@ -46,7 +46,7 @@ def reconstruct_run(options: argparse.Namespace) -> int:
     """
     run = existing_run(options.run)
     request = requested(options)
-    wanted = None if options.steps_list is None else _numbers_of_steps(options.steps_list)
+    wanted = None if options.steps_list is None else read_list("steps", options.steps_list)
     if wanted is not None:
         # The first one is what the timestep subset is tried with.
         request = replace(request, settings={**request.settings, "steps": wanted[0]})
@@ -111,13 +111,3 @@ def _reconstructed(
         errors.append(squared_errors(batch, decoded))
         shown.append(to_uint8(decoded[: max(0, _SHOWN - start)]))
     return np.concatenate(errors), np.concatenate(shown)
-
-
-def _numbers_of_steps(text: str) -> list[int]:
-    try:
-        numbers = convert(text, tuple[int, ...])
-    except ValueError:
-        numbers = ()
-    if not isinstance(numbers, tuple) or not numbers or min(numbers) < 1:
-        raise UserError(f"--steps cannot be {text!r:.80}", why="it takes: integers from 1 up, as in 10,20,50")
-    return sorted({int(number) for number in numbers})

@@ -1,23 +1,12 @@
-"""Measuring sample quality in a feature space, in NumPy float64; knows no framework.
+"""Measuring how good samples are; knows no framework.
 
-moments    mean and covariance of features, gathered batch by batch
-distances  Fréchet distance, kernel distance, precision and recall
+moments     mean and covariance of features, gathered batch by batch
+distances   Fréchet distance, kernel distance, precision and recall
+statistics  what is kept of many images' features, and all measures between two such sets
+worker      the evaluator's process: feature extractor, statistics, measures
+evaluator   the other end of that process
+scores      scores with their whole protocol, and the file that keeps them
+scoring     the loop over steps, eta and seeds
+tables      scores for the terminal, as Markdown and as CSV
+paper       the DDIM paper's scores
 """
-
-from ddim_host.evaluation.distances import (
-    KernelDistance,
-    frechet_distance,
-    kernel_distance,
-    precision_recall,
-    squared_mmd,
-)
-from ddim_host.evaluation.moments import Moments
-
-__all__ = [
-    "KernelDistance",
-    "Moments",
-    "frechet_distance",
-    "kernel_distance",
-    "precision_recall",
-    "squared_mmd",
-]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,15 +12,30 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.evaluation.moments import Moments
-
-__all__ = ["KernelDistance", "frechet_distance", "kernel_distance", "precision_recall", "squared_mmd"]
+__all__ = [
+    "Gaussian",
+    "KernelDistance",
+    "frechet_distance",
+    "kernel_distance",
+    "precision_recall",
+    "squared_mmd",
+]
 
 # Rows of a distance matrix that are held at a time: bounds the memory to a few hundred megabytes.
 _BLOCK = 1024
 
 
-def frechet_distance(generated: Moments, real: Moments) -> float:
+class Gaussian(Protocol):
+    """Mean float64 `(D,)` and covariance float64 `(D, D)` of features."""
+
+    @property
+    def mean(self) -> NDArray[np.float64]: ...
+
+    @property
+    def covariance(self) -> NDArray[np.float64]: ...
+
+
+def frechet_distance(generated: Gaussian, real: Gaussian) -> float:
     """The squared Fréchet distance of two Gaussians (arXiv 1706.08500, equation 6).
 
     `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. The eigenvalues of C1 C2 are those of the symmetric matrix
@@ -96,9 +111,11 @@ def squared_mmd(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
         one: `(N, D)`.
         other: `(M, D)`.
     """
-    x, y = one.astype(np.float64), other.astype(np.float64)
-    within = [_mean_off_diagonal(_kernel(a, a)) for a in (x, y)]
-    return float(sum(within) - 2.0 * _kernel(x, y).mean())
+    x, y = (features.astype(np.float64) / features.shape[1] ** 0.5 for features in (one, other))
+    within = sum(
+        (_kernel_sum(a @ a.T) - _kernel_sum((a * a).sum(1))) / (len(a) * (len(a) - 1)) for a in (x, y)
+    )
+    return float(within - 2.0 * _kernel_sum(x @ y.T) / (len(x) * len(y)))
 
 
 def precision_recall(
@@ -124,14 +141,11 @@ def precision_recall(
     return _share_on_manifold(x, y, neighbours), _share_on_manifold(y, x, neighbours)
 
 
-def _kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = (x @ y.T / x.shape[1] + 1.0) ** 3
-    return values
-
-
-def _mean_off_diagonal(matrix: NDArray[np.float64]) -> float:
-    size = len(matrix)
-    return float((matrix.sum() - np.trace(matrix)) / (size * (size - 1)))
+def _kernel_sum(products: NDArray[np.float64]) -> float:
+    """The sum of the kernel over scalar products `x . y / D`, which it overwrites; of all of them at once."""
+    products += 1.0
+    flat = products.ravel()
+    return float((flat * flat) @ flat)
 
 
 def _share_on_manifold(points: NDArray[np.float64], manifold: NDArray[np.float64], neighbours: int) -> float:

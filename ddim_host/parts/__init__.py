@@ -1,12 +1,21 @@
-"""The parts that come with the host: noise schedules, loss weightings, timestep subsets, data sets.
+"""The parts that come with the host.
+
+Noise schedules, loss weightings, timestep subsets, data sets and a feature extractor.
 
 This module is an ordinary parts plugin, found through the same entry point as everybody else's.
 """
 
-from ddim_host.contracts import DatasetFactory, LossWeighting, NoiseScheduleFactory, TimestepSubset
+from ddim_host.contracts import (
+    DatasetFactory,
+    FeatureExtractorFactory,
+    LossWeighting,
+    NoiseScheduleFactory,
+    TimestepSubset,
+)
 from ddim_host.hookspecs import hookimpl
 from ddim_host.parts import loss_weightings, noise_schedules, timestep_subsets
 from ddim_host.parts.datasets import cifar10, digits, images
+from ddim_host.parts.feature_extractors import DigitsMLP
 
 __all__: list[str] = []
 
@@ -46,3 +55,9 @@ def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
 def ddim_datasets() -> dict[str, DatasetFactory]:
     """`digits` (embedded), `cifar10` (the official archive) and `images` (a folder or an archive)."""
     return {"digits": digits, "cifar10": cifar10, "images": images}
+
+
+@hookimpl
+def ddim_feature_extractors() -> dict[str, FeatureExtractorFactory]:
+    """`digits_mlp` (embedded); the features of FID come with `ddim-torch`."""
+    return {"digits_mlp": DigitsMLP}

@@ -1,0 +1,45 @@
+"""The DDIM paper's scores, and whether a table may be held beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddim_host.evaluation.scores import Ruler, Sampled
+
+__all__ = ["FID_WEIGHTS", "PAPER_FIDS", "differences_from_the_paper"]
+
+FID_WEIGHTS = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""SHA-256 of the published weights of the FID network, `pt_inception-2015-12-05-6726825d.pth`."""
+
+_STEPS = (10, 20, 50, 100, 1000)
+
+PAPER_FIDS: dict[float, dict[int, float]] = {
+    eta: dict(zip(_STEPS, fids, strict=True))
+    for eta, fids in {
+        0.0: (13.36, 6.84, 4.67, 4.16, 4.04),
+        0.2: (14.04, 7.11, 4.77, 4.25, 4.09),
+        0.5: (16.66, 8.35, 5.25, 4.46, 4.29),
+        1.0: (41.07, 18.36, 8.01, 5.78, 4.73),
+    }.items()
+}
+"""FID on CIFAR-10 by eta and number of steps (arXiv 2010.02502, table 1)."""
+
+_NUM_IMAGES = 50_000
+
+
+def differences_from_the_paper(sampled: Sampled, ruler: Ruler) -> list[str]:
+    """What was not done as for the paper's table; where there is nothing, the numbers may be compared."""
+    real, features = ruler.reference, ruler.features
+    same = {
+        "the images are not CIFAR-10's": real.data.partition(":")[0] == "cifar10",
+        f"the reference is not its {_NUM_IMAGES:,} training images": (
+            (real.half, real.num_images) == ("train", _NUM_IMAGES)
+        ),
+        "the features are not those of FID": features.fingerprint == FID_WEIGHTS,
+        f"N is {sampled.num_images:,} and not {_NUM_IMAGES:,}": sampled.num_images == _NUM_IMAGES,
+        "the timestep subset is not quad:span=0.8": sampled.timestep_subset == "quad:span=0.8",
+        "x_start was clipped": not sampled.clip,
+        "the weights are not averaged": sampled.weights == "ema",
+    }
+    return [difference for difference, holds in same.items() if not holds]

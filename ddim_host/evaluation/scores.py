@@ -1,0 +1,228 @@
+"""Scores with all that they depend on, and the file that keeps them: `evaluation.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ddim_host.errors import UserError
+from ddim_host.evaluation.statistics import Measures, MeasureSettings
+from ddim_host.evaluation.worker import FeatureSpace
+from ddim_host.files import locked, write_text
+from ddim_host.records import read_record
+from ddim_host.settings import CheckpointChoice
+from ddim_host.waist import Device, Precision, WhichWeights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["EvaluationFile", "NoiseFloor", "RealImages", "Ruler", "Sampled", "Score", "Scores", "Seconds"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """How the images of a score were made.
+
+    Attributes:
+        num_images: N.
+        seed: Of the noise: images 0 to N - 1 of this seed.
+        eta: 0 to 1.
+        timesteps: The timesteps that were visited, increasing.
+        timestep_subset: The part that chose them, with its parameters.
+        clip: Whether the predicted x_start was limited to [-1, 1].
+        checkpoint: The choice of a checkpoint.
+        checkpoint_steps: The training steps after which its weights were saved; several for an ensemble.
+        weights: Raw or averaged.
+        plugin: The framework.
+        device: Where it computed.
+        precision: Its arithmetic.
+    """
+
+    num_images: int
+    seed: int
+    eta: float
+    timesteps: tuple[int, ...]
+    timestep_subset: str
+    clip: bool
+    checkpoint: CheckpointChoice
+    checkpoint_steps: tuple[int, ...]
+    weights: WhichWeights
+    plugin: str
+    device: Device
+    precision: Precision
+
+    @property
+    def steps(self) -> int:
+        """S, the network calls for an image."""
+        return len(self.timesteps)
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """One half of a data set. Two are equal where their pixels are.
+
+    Attributes:
+        data: The data set with its parameters.
+        half: `train` or `test`.
+        num_images: How many there are.
+        sha256: Of all pixels; see `evaluator.image_hash`.
+    """
+
+    data: str = field(compare=False)
+    half: str
+    num_images: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """What images were measured with. Numbers of different rulers are not comparable.
+
+    Attributes:
+        features: The feature space.
+        reference: The real images that the others were compared with.
+        settings: How the measures were taken.
+    """
+
+    features: FeatureSpace
+    reference: RealImages
+    settings: MeasureSettings
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What a score took.
+
+    Attributes:
+        sampling: Sampling on a warm device, noise included.
+        warmup: One step before, which compiles where the framework does that.
+        features: Features, statistics and measures, in the evaluator's process.
+    """
+
+    sampling: float
+    warmup: float
+    features: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good sampled images are.
+
+    Attributes:
+        sampled: How they were made.
+        ruler: What they were measured with.
+        measures: The numbers.
+        seconds: What it took.
+        warnings: What is doubtful about the numbers.
+        made_with: Versions, hardware and the command.
+    """
+
+    sampled: Sampled
+    ruler: Ruler
+    measures: Measures
+    seconds: Seconds
+    warnings: tuple[str, ...]
+    made_with: dict[str, str]
+
+    @property
+    def protocol(self) -> tuple[Sampled, Ruler]:
+        """All that the numbers depend on, and that the rows and columns of a table do not say."""
+        return replace(self.sampled, seed=0, eta=0.0, timesteps=()), self.ruler
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """What real images of the other half score: no better can be expected of sampled ones.
+
+    Attributes:
+        real: The other half.
+        ruler: What they were measured with.
+        measures: The numbers. The Fréchet distance depends on the number of images.
+        warnings: What is doubtful about them.
+    """
+
+    real: RealImages
+    ruler: Ruler
+    measures: Measures
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All scores of a run, in the order in which they were made."""
+
+    scores: tuple[Score, ...] = ()
+    noise_floors: tuple[NoiseFloor, ...] = ()
+
+    def score_of(self, sampled: Sampled, ruler: Ruler) -> Score | None:
+        """The score of exactly these images, if there is one."""
+        return next((s for s in self.scores if (s.sampled, s.ruler) == (sampled, ruler)), None)
+
+    def floor_of(self, real: RealImages, ruler: Ruler) -> NoiseFloor | None:
+        """The noise floor of exactly these images, if there is one."""
+        return next((f for f in self.noise_floors if (f.real, f.ruler) == (real, ruler)), None)
+
+
+class EvaluationFile:
+    """`evaluation.json`: written whole after every score, by any number of processes.
+
+    Args:
+        path: The file; its folder exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> Scores:
+        """All that was measured so far; nothing where there is no file.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        try:
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+            if document["format"] != _FORMAT:
+                raise ValueError(f"its format is {document['format']!r:.40}, not {_FORMAT}")
+            scores = read_record(Scores, document)
+        except FileNotFoundError:
+            return Scores()
+        except OSError as error:
+            raise UserError(f"cannot read {self.path}", why=str(error.strerror or error)) from None
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise UserError(
+                f"{self.path} is damaged",
+                why=f"{type(error).__name__}: {error}",
+                fix="move it away; all of it is measured again then",
+            ) from None
+        return scores
+
+    def add(self, result: Score | NoiseFloor) -> Scores:
+        """Add one result, besides what other processes have added.
+
+        Raises:
+            UserError: The file is damaged, or cannot be written.
+        """
+        try:
+            with locked(self.path.parent):
+                known = self.read()
+                if isinstance(result, Score):
+                    known = replace(known, scores=(*known.scores, result))
+                else:
+                    known = replace(known, noise_floors=(*known.noise_floors, result))
+                write_text(self.path, _text(known))
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}", why=str(error.strerror or error)) from None
+        return known
+
+
+def _text(scores: Scores) -> str:
+    """JSON with a line for each result."""
+    lists = {
+        name: ",\n".join(json.dumps(asdict(result)) for result in results)
+        for name, results in (("scores", scores.scores), ("noise_floors", scores.noise_floors))
+    }
+    body = ",\n".join(f'"{name}": [\n{lines}\n]' for name, lines in lists.items())
+    return f'{{\n"format": {_FORMAT},\n{body}\n}}\n'

@@ -1,0 +1,194 @@
+"""Scoring a trained run over steps x eta x seeds; every score is kept as soon as it is there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from ddim_host.diffusion import ddim_steps
+from ddim_host.errors import UserError
+from ddim_host.evaluation.evaluator import image_hash
+from ddim_host.evaluation.scores import NoiseFloor, RealImages, Ruler, Sampled, Score, Seconds
+from ddim_host.parameters import format_choice
+from ddim_host.progress import progress_bar
+from ddim_host.provenance import provenance
+from ddim_host.sampling import Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ddim_host.assembly import Experiment
+    from ddim_host.data import Images, TrainTest
+    from ddim_host.evaluation.evaluator import Evaluator
+    from ddim_host.evaluation.scores import EvaluationFile
+    from ddim_host.sampling import Denoiser
+    from ddim_host.trained import UsedWeights
+
+__all__ = ["Half", "Plan", "measure_real_images", "planned", "score"]
+
+Half: TypeAlias = Literal["train", "test"]
+
+_REAL_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to score: every combination of seed, steps and eta.
+
+    Attributes:
+        num_images: N of each score.
+        steps: Numbers of steps.
+        etas: Values of eta.
+        seeds: Seeds of the noise.
+    """
+
+    num_images: int
+    steps: tuple[int, ...]
+    etas: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+
+def measure_real_images(
+    evaluator: Evaluator,
+    file: EvaluationFile,
+    data: str,
+    images: TrainTest,
+    half: Half,
+) -> Ruler:
+    """Make one half of a data set the reference, and measure the noise floor with the other one.
+
+    Args:
+        evaluator: Gets the reference.
+        file: Gets the noise floor, where it is not there yet.
+        data: The data set's name, with its parameters.
+        images: The data set.
+        half: Which half is the reference.
+
+    Returns:
+        What samples are to be measured with.
+
+    Raises:
+        UserError: The reference has too few images.
+    """
+    other: Half = "test" if half == "train" else "train"
+    halves = {"train": images.train, "test": images.test}
+    real = {name: RealImages(data, name, len(pixels), image_hash(pixels)) for name, pixels in halves.items()}
+    if real[half].num_images <= evaluator.settings.neighbours:
+        raise UserError(
+            f"the {half} images of {data} are too few to compare with",
+            why=f"there are {real[half].num_images}; it takes more than {evaluator.settings.neighbours}",
+            fix="choose other images with --data, or the other half with --reference",
+        )
+    ruler = Ruler(evaluator.space, real[half], evaluator.settings)
+    if not evaluator.load_reference(real[half].sha256, real[half].num_images):
+        _gather(evaluator, halves[half], half)
+        evaluator.use_as_reference(real[half].sha256)
+    if (
+        file.read().floor_of(real[other], ruler) is None
+        and real[other].num_images > ruler.settings.neighbours
+    ):
+        _gather(evaluator, halves[other], other)
+        measures = evaluator.measure()
+        file.add(NoiseFloor(real[other], ruler, measures, _doubts(real[other].num_images, ruler)))
+    return ruler
+
+
+def planned(experiment: Experiment, denoiser: Denoiser, used: UsedWeights, plan: Plan) -> list[Sampled]:
+    """Every set of images of a plan, a seed after the other.
+
+    Raises:
+        UserError: The timestep subset has none of some size.
+    """
+    config, model = experiment.config, denoiser.model
+    subsets = {steps: tuple(experiment.timesteps(steps).tolist()) for steps in plan.steps}
+    return [
+        Sampled(
+            num_images=plan.num_images,
+            seed=seed,
+            eta=eta,
+            timesteps=subsets[steps],
+            timestep_subset=format_choice(config.timestep_subset.name, config.timestep_subset.parameters),
+            clip=config.clip,
+            checkpoint=used.checkpoint,
+            checkpoint_steps=used.steps,
+            weights=used.weights,
+            plugin=config.plugin.name,
+            device=model.device,
+            precision=model.precision,
+        )
+        for seed, steps, eta in product(plan.seeds, plan.steps, plan.etas)
+    ]
+
+
+def score(
+    experiment: Experiment,
+    denoiser: Denoiser,
+    evaluator: Evaluator,
+    ruler: Ruler,
+    sets: list[Sampled],
+) -> Iterator[Score]:
+    """Sample and measure sets of images, with progress.
+
+    Args:
+        experiment: The experiment of the run.
+        denoiser: Its trained network.
+        evaluator: Holds the reference of `ruler`.
+        ruler: What the images are measured with.
+        sets: From `planned`.
+
+    Yields:
+        Their scores, in the same order.
+
+    Raises:
+        UserError: A pixel is not a finite number, or the evaluator ended.
+    """
+    config = experiment.config
+    made_with = provenance(config.plugin.name, denoiser.model)
+    calls = sum(math.ceil(sampled.num_images / config.batch_size) * sampled.steps for sampled in sets)
+    with progress_bar("scoring", calls, unit="call") as bar:
+        for sampled in sets:
+            sampler = Sampler(
+                denoiser,
+                ddim_steps(experiment.schedule, sampled.timesteps, sampled.eta),
+                image_shape=experiment.source.image_shape,
+                seed=sampled.seed,
+                clip=sampled.clip,
+            )
+            evaluator.begin(sampled.num_images)
+            for images in sampler.images(
+                sampled.num_images, batch_size=config.batch_size, on_call=bar.update
+            ):
+                evaluator.add(images)
+            measures = evaluator.measure()
+            bar.clear()
+            yield Score(
+                sampled=sampled,
+                ruler=ruler,
+                measures=measures,
+                seconds=Seconds(sampler.seconds, sampler.warmup_seconds, evaluator.seconds),
+                warnings=_doubts(sampled.num_images, ruler),
+                made_with=made_with,
+            )
+
+
+def _gather(evaluator: Evaluator, images: Images, half: Half) -> None:
+    evaluator.begin(len(images))
+    with progress_bar(f"features of real {half} images", len(images), unit="image") as bar:
+        for first in range(0, len(images), _REAL_BATCH):
+            batch = images[first : first + _REAL_BATCH]
+            evaluator.add(batch)
+            bar.update(len(batch))
+
+
+def _doubts(count: int, ruler: Ruler) -> tuple[str, ...]:
+    """What is doubtful about measures of so many images."""
+    dimension = ruler.features.dimension
+    few = [
+        f"{number:,} {name} are too few for the covariance of {dimension:,} features, which is singular: "
+        "their Fréchet distance is far too large"
+        for number, name in ((count, "images"), (ruler.reference.num_images, "reference images"))
+        if number <= dimension
+    ]
+    return tuple(few)

@@ -1,0 +1,227 @@
+"""Scores as people read them: eta x steps for the terminal and as Markdown, and every score as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from ddim_host.evaluation.paper import PAPER_FIDS, differences_from_the_paper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ddim_host.evaluation.scores import NoiseFloor, Ruler, Score, Scores
+    from ddim_host.evaluation.statistics import Measures
+
+__all__ = ["Table", "as_csv", "as_markdown", "as_text", "tables_of"]
+
+_Cells = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Scores of one protocol, which differ in steps, eta and seed only.
+
+    Attributes:
+        scores: The scores, at least one.
+        noise_floor: What real images score with the same ruler; None where that was not measured.
+    """
+
+    scores: tuple[Score, ...]
+    noise_floor: NoiseFloor | None
+
+    @property
+    def etas(self) -> list[float]:
+        """The rows."""
+        return sorted({score.sampled.eta for score in self.scores})
+
+    @property
+    def steps(self) -> list[int]:
+        """The columns."""
+        return sorted({score.sampled.steps for score in self.scores})
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those of any cell."""
+        return sorted({score.sampled.seed for score in self.scores})
+
+    def cell(self, eta: float, steps: int) -> list[Score]:
+        """The scores of one cell, one for each seed."""
+        return [s for s in self.scores if (s.sampled.eta, s.sampled.steps) == (eta, steps)]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A measure, and how it is shown."""
+
+    title: Callable[[Ruler], str]
+    value: Callable[[Measures], float]
+
+
+def _frechet_title(ruler: Ruler) -> str:
+    name = ruler.features.name
+    title = "FID, the Fréchet distance in" if name == "inception" else "Fréchet distance (no FID) in"
+    return f"{title} the features of {name}; lower is better"
+
+
+_SHOWN = (
+    _Shown(_frechet_title, lambda m: m.frechet_distance),
+    _Shown(lambda _: "Kernel distance (MMD^2) x 1000; lower is better", lambda m: 1000.0 * m.kernel_distance),
+    _Shown(lambda _: "Precision: generated images that look real; higher is better", lambda m: m.precision),
+    _Shown(lambda _: "Recall: real images that are covered; higher is better", lambda m: m.recall),
+)
+
+
+def tables_of(scores: Scores) -> list[Table]:
+    """The scores in tables, one for each protocol."""
+    groups: dict[object, list[Score]] = defaultdict(list)
+    for score in scores.scores:
+        groups[score.protocol].append(score)
+    return [
+        Table(
+            tuple(group),
+            next((floor for floor in scores.noise_floors if floor.ruler == group[0].ruler), None),
+        )
+        for group in groups.values()
+    ]
+
+
+def as_text(table: Table) -> str:
+    """A table for the terminal."""
+    blocks = ["\n".join(_protocol(table))]
+    for title, cells in _grids(table):
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        rows = ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in cells]
+        blocks.append("\n".join([title, *rows]))
+    return "\n\n".join([*blocks, "\n".join(_remarks(table))]).rstrip()
+
+
+def as_markdown(tables: Sequence[Table]) -> str:
+    """A Markdown document with all tables."""
+    blocks = ["# Evaluation"]
+    if len(tables) > 1:
+        blocks.append(
+            f"{len(tables)} tables with different protocols; numbers of different tables are not comparable "
+            "unless their protocols say so."
+        )
+    for number, table in enumerate(tables, start=1):
+        blocks.append(f"## Table {number}" if len(tables) > 1 else "## Protocol")
+        blocks.append("\n".join(f"- {line}" for line in _protocol(table)))
+        for title, cells in _grids(table):
+            rows = [f"| {' | '.join(row)} |" for row in cells]
+            rule = f"| {' | '.join(['---:'] * len(cells[0]))} |"
+            blocks += [f"**{title}**", "\n".join([rows[0], rule, *rows[1:]])]
+        blocks += [f"{line}" for line in _remarks(table)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def as_csv(scores: Scores) -> str:
+    """A row for every score, with its protocol."""
+    rows = [_flat(score) for score in scores.scores]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _flat(score: Score) -> dict[str, object]:
+    sampled = asdict(score.sampled)
+    sampled["timesteps"] = " ".join(map(str, score.sampled.timesteps))
+    sampled["checkpoint_steps"] = " ".join(map(str, score.sampled.checkpoint_steps))
+    ruler = score.ruler
+    return {
+        "steps": score.sampled.steps,
+        "eta": score.sampled.eta,
+        "seed": score.sampled.seed,
+        **asdict(score.measures),
+        **{f"seconds_{name}": value for name, value in asdict(score.seconds).items()},
+        **sampled,
+        **{f"features_{name}": value for name, value in asdict(ruler.features).items()},
+        **{f"reference_{name}": value for name, value in asdict(ruler.reference).items()},
+        **asdict(ruler.settings),
+        "warnings": "; ".join(score.warnings),
+    }
+
+
+def _protocol(table: Table) -> list[str]:
+    """All that the numbers depend on, a line each."""
+    sampled, ruler = table.scores[0].sampled, table.scores[0].ruler
+    features, reference = ruler.features, ruler.reference
+    after = " and ".join(f"{step:,}" for step in sampled.checkpoint_steps)
+    which = "averaged (EMA)" if sampled.weights == "ema" else "raw"
+    seeds = ", ".join(map(str, table.seeds))
+    return [
+        f"images: {sampled.num_images:,} for each number, sampled in {sampled.plugin} "
+        f"({sampled.device}, {sampled.precision}); seed{'s' * (len(table.seeds) > 1)} {seeds}",
+        f"network: {sampled.checkpoint} checkpoint, step {after}, {which} weights",
+        f"sampling: timestep subset {sampled.timestep_subset}, clip {str(sampled.clip).lower()}",
+        f"features: {features.name} of {features.distribution} {features.version}, {features.dimension:,} "
+        f"for an image, weights {features.fingerprint[:12]}",
+        f"reference: the {reference.num_images:,} {reference.half} images of {reference.data}, "
+        f"sha256 {reference.sha256[:12]}",
+    ]
+
+
+def _grids(table: Table) -> list[tuple[str, _Cells]]:
+    """A title and cells, header included, for each measure; then the paper's where that is comparable."""
+    header = ["eta", *(f"S = {steps}" for steps in table.steps)]
+    spread = f"; mean (range) of {len(table.seeds)} seeds" if len(table.seeds) > 1 else ""
+    grids = []
+    for shown in _SHOWN:
+        rows = [
+            [f"{eta:g}", *(_cell(table, shown, eta, steps) for steps in table.steps)] for eta in table.etas
+        ]
+        grids.append((shown.title(table.scores[0].ruler) + spread, [header, *rows]))
+    if not differences_from_the_paper(table.scores[0].sampled, table.scores[0].ruler):
+        rows = [
+            [f"{eta:g}", *(_number(PAPER_FIDS.get(eta, {}).get(steps)) for steps in table.steps)]
+            for eta in table.etas
+        ]
+        grids.append(("FID in the DDIM paper (arXiv 2010.02502, table 1)", [header, *rows]))
+    return grids
+
+
+def _cell(table: Table, shown: _Shown, eta: float, steps: int) -> str:
+    values = [shown.value(score.measures) for score in table.cell(eta, steps)]
+    if len(values) < 2:
+        text = _number(values[0] if values else None)
+    else:
+        text = f"{_number(sum(values) / len(values))} ({_number(min(values))} to {_number(max(values))})"
+    return text if len(values) in (0, len(table.seeds)) else f"{text}, {len(values)} of them"
+
+
+def _remarks(table: Table) -> list[str]:
+    """The noise floor, what is doubtful, and why the paper's numbers are not beside these."""
+    lines = []
+    floor = table.noise_floor
+    if floor is not None:
+        m = floor.measures
+        lines.append(
+            f"Noise floor, {floor.real.num_images:,} real {floor.real.half} images against the reference: "
+            f"Fréchet {_number(m.frechet_distance)} (it falls as the number of images grows, and is only "
+            f"comparable for as many), kernel x 1000 {_number(1000.0 * m.kernel_distance)}, "
+            f"precision {_number(m.precision)}, recall {_number(m.recall)}."
+        )
+    doubts = {doubt: None for score in table.scores for doubt in score.warnings}
+    lines += [f"Warning: {doubt}." for doubt in doubts]
+    differences = differences_from_the_paper(table.scores[0].sampled, table.scores[0].ruler)
+    if differences and table.scores[0].ruler.reference.data.startswith("cifar10"):
+        lines.append(f"Not comparable with the DDIM paper's table: {'; '.join(differences)}.")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    """Three digits that count, without exponent."""
+    if value is None:
+        return "-"
+    decimals = max(0, 2 - _magnitude(value))
+    return f"{value:.{min(decimals, 6)}f}"
+
+
+def _magnitude(value: float) -> int:
+    """The exponent of ten, as rounded to three digits."""
+    return int(f"{abs(value):.2e}".partition("e")[2]) if value else 0

@@ -1,0 +1,207 @@
+"""What the evaluator does in its own process: features, statistics, measures."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import signal
+import sys
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import safetensors.numpy
+
+from ddim_host.cache import cache_errors, cache_folder
+from ddim_host.errors import UserError
+from ddim_host.evaluation.statistics import FeatureStatistics, Gathering, Measures, MeasureSettings, measure
+from ddim_host.files import write_bytes
+from ddim_host.parameters import format_choice, resolve
+from ddim_host.plugins import allow_framework, load_plugins
+from ddim_host.registry import Kind
+from ddim_host.validation import checked_extractor, checked_features
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ddim_host.data import Images
+    from ddim_host.parameters import PartChoice
+
+__all__ = ["FeatureSpace", "Worker", "serve"]
+
+_Result = TypeVar("_Result")
+
+_FORMAT = 1
+"""Of reference statistics in the cache."""
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """Where images are compared. Two are equal where their numbers are, wherever the weights came from.
+
+    Attributes:
+        name: The feature extractor.
+        distribution: Who provides it.
+        version: That distribution's version.
+        fingerprint: What its weights are; see `contracts.FeatureExtractor`.
+        dimension: D, the numbers for each image.
+        choice: The extractor with its parameters, as users write it.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    fingerprint: str
+    dimension: int
+    choice: str = field(compare=False)
+
+
+class Worker:
+    """A feature extractor, a reference, and the set of images that is being gathered.
+
+    Args:
+        choice: The feature extractor that the user asked for.
+        image_shape: `(H, W, C)` of the images to come.
+        settings: How measures are taken.
+
+    Raises:
+        UserError: The extractor is not to be had, does not work, or is not made for such images.
+    """
+
+    def __init__(
+        self, choice: PartChoice, image_shape: tuple[int, int, int], settings: MeasureSettings
+    ) -> None:
+        # Under the guard of a process with no framework first: no part may import one as it is loaded.
+        self._part = load_plugins().registry.find(Kind.FEATURES, choice)
+        parameters = resolve(self._part.label, self._part.parameters(), choice.arguments)
+        allow_framework(getattr(self._part.make, "framework", None))
+        self._settings = settings
+        self._extractor = checked_extractor(self._part, parameters)
+        trial = self._features(np.zeros((2, *image_shape), np.uint8))
+        self.space = FeatureSpace(
+            self._part.name,
+            self._part.distribution,
+            self._part.version,
+            self._extractor.fingerprint,
+            trial.shape[1],
+            format_choice(self._part.name, parameters),
+        )
+        self._gathering = Gathering(0, 0)
+        self._reference: FeatureStatistics | None = None
+
+    def load_reference(self, images_sha256: str, count: int) -> bool:
+        """Take statistics from the cache as the reference.
+
+        Args:
+            images_sha256: Of which images.
+            count: How many these are.
+
+        Returns:
+            Whether they are there, whole.
+        """
+        self._reference = _read_statistics(self._path(images_sha256))
+        found = self._reference
+        if found is not None and (found.count, len(found.mean)) != (count, self.space.dimension):
+            self._reference = None
+        return self._reference is not None
+
+    def begin(self, count: int) -> None:
+        """Begin a set of so many images."""
+        self._gathering = Gathering(count, self._settings.max_kept)
+
+    def add(self, images: Images) -> None:
+        """Take the next images of the set, uint8 `(B, H, W, C)`."""
+        self._gathering.add(self._features(images))
+
+    def use_as_reference(self, images_sha256: str) -> None:
+        """Make the set the reference, and keep its statistics in the cache.
+
+        Raises:
+            UserError: The cache cannot be written.
+        """
+        self._reference = self._gathering.statistics()
+        with cache_errors():
+            path = self._path(images_sha256)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, _statistics_bytes(self._reference))
+
+    def measure(self) -> Measures:
+        """Compare the set with the reference."""
+        assert self._reference is not None, "the reference comes first"
+        return measure(self._gathering.statistics(), self._reference, self._settings)
+
+    def _features(self, images: Images) -> NDArray[np.float32]:
+        return checked_features(self._part, self._extractor, images)
+
+    def _path(self, images_sha256: str) -> Path:
+        space = self.space
+        names = (space.name, space.distribution, space.version, space.fingerprint, images_sha256)
+        key = "\n".join(map(str, (_FORMAT, *names, self._settings.max_kept)))
+        return cache_folder() / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+
+
+def serve(connection: Connection, *arguments: Any) -> None:
+    """The evaluator's process: make a worker and do what the other end asks for.
+
+    Each request is the name of a method and its arguments. Each answer is `(result, None)` or
+    `(None, error)`; the first one is the feature space.
+
+    Args:
+        connection: To the process that samples.
+        arguments: Of `Worker`.
+    """
+    # Ctrl-C reaches all processes of a terminal; the other end decides what comes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What libraries print must not end up in the output of a command; the other end closes when it is done.
+    with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(EOFError):
+        worker, error = _attempt(lambda: Worker(*arguments))
+        connection.send((worker and worker.space, error))
+        while worker is not None:
+            method, *given = connection.recv()
+            connection.send(_attempt(functools.partial(getattr(worker, method), *given)))
+
+
+def _attempt(call: Callable[[], _Result]) -> tuple[_Result | None, Exception | None]:
+    """The result, or an error that can be sent to another process."""
+    try:
+        return call(), None
+    except UserError as error:
+        return None, error
+    except Exception:
+        return None, RuntimeError(f"in the evaluator's process:\n{traceback.format_exc()}")
+
+
+def _statistics_bytes(statistics: FeatureStatistics) -> bytes:
+    return safetensors.numpy.save(
+        {
+            "count": np.array([statistics.count], np.int64),
+            "mean": statistics.mean,
+            "covariance": statistics.covariance,
+            "kept": statistics.kept,
+        }
+    )
+
+
+def _read_statistics(path: Path) -> FeatureStatistics | None:
+    """Statistics from the cache; None where they are missing or not what they should be."""
+    try:
+        arrays = safetensors.numpy.load(path.read_bytes())
+        statistics = FeatureStatistics(
+            int(arrays["count"].item()), arrays["mean"], arrays["covariance"], arrays["kept"]
+        )
+    except Exception:  # a damaged file fails in many ways, and whatever it was, it is made anew
+        return None
+    mean, covariance, kept = statistics.mean, statistics.covariance, statistics.kept
+    dimension = (len(mean),)
+    fits = (
+        [array.dtype.name for array in (mean, covariance, kept)] == ["float64", "float64", "float32"]
+        and (mean.shape, covariance.shape, kept.shape[1:]) == (dimension, dimension * 2, dimension)
+        and all(np.isfinite(array).all() for array in (mean, covariance, kept))
+    )
+    return statistics if fits else None
