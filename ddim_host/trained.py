@@ -102,7 +102,7 @@ def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> 
     config, model = experiment.config, denoiser.model
     return {
         "checkpoint": used.checkpoint,
-        "checkpoint_steps": list(used.steps),
+        "checkpoint_steps": used.steps,
         "weights": used.weights,
         "timestep_subset": format_choice(config.timestep_subset.name, config.timestep_subset.parameters),
         "plugin": config.plugin.name,

@@ -10,6 +10,7 @@ import numpy as np
 from ddim_host.data import DataSource, TrainTest
 from ddim_host.diffusion import NoiseSchedule
 from ddim_host.errors import UserError
+from ddim_host.plugins import FRAMEWORK_ROOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ __all__ = [
     "checked_source",
     "checked_subset",
     "checked_weighting",
+    "framework_of",
     "use",
 ]
 
@@ -233,6 +235,15 @@ def checked_images(part: Part, source: DataSource) -> TrainTest:
     return images
 
 
+def framework_of(part: Part) -> str | None:
+    """The framework that a feature extractor computes with, as it says itself."""
+    framework = getattr(part.make, "framework", None)
+    if framework is not None and framework not in FRAMEWORK_ROOTS:
+        known = ", ".join(sorted(FRAMEWORK_ROOTS))
+        raise part.broken(f"its framework is {framework!r:.40}, and should be one of {known}")
+    return framework
+
+
 def checked_extractor(part: Part, parameters: Mapping[str, Value]) -> FeatureExtractor:
     """A feature extractor that says what its weights are.
 
@@ -255,12 +266,15 @@ def checked_extractor(part: Part, parameters: Mapping[str, Value]) -> FeatureExt
     return cast("FeatureExtractor", extractor)
 
 
-def checked_features(part: Part, extractor: FeatureExtractor, images: Images) -> NDArray[np.float32]:
-    """Features float32 `(N, D)`, finite, of images uint8 `(N, H, W, C)`."""
+def checked_features(
+    part: Part, extractor: FeatureExtractor, images: Images, dimension: int | None = None
+) -> NDArray[np.float32]:
+    """Features float32 `(N, D)`, finite, of images uint8 `(N, H, W, C)`; D is `dimension` where given."""
     features = use(part, lambda: extractor(images))
     _require_array(part, features, np.float32, None)
-    if features.ndim != 2 or len(features) != len(images) or features.shape[1] < 1:
-        raise part.broken(f"it gave features of shape {features.shape} for {len(images)} images")
+    count = len(images)
+    if features.ndim != 2 or features.shape != (count, dimension or features.shape[1]) or not features.size:
+        raise part.broken(f"it gave features of shape {features.shape} for {count} images")
     if not np.isfinite(features).all():
         raise part.broken("its features are not all finite")
     return features

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import read_list, requested
 from ddim_host.cli.text import used_line
+from ddim_host.errors import UserError
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.scoring import Plan, measure_real_images, planned, score
@@ -49,6 +50,8 @@ def evaluate(options: argparse.Namespace) -> int:
     experiment = assemble_trained(run, request, needs_images=True)
     for number in steps:
         experiment.timesteps(number)
+    if known.scores:
+        _write_tables(run.path, known)  # whether results can be written should be known before the work
     config = experiment.config
     features = options.features or ("digits_mlp" if config.data.name == "digits" else "inception")
     with Evaluator(parse_choice(features), experiment.source.image_shape, MeasureSettings()) as evaluator:
@@ -84,5 +87,9 @@ def _score_line(result: Score) -> str:
 
 def _write_tables(folder: Path, scores: Scores) -> None:
     """Everything measured so far, for people and for spreadsheets."""
-    write_text(folder / "evaluation.csv", as_csv(scores))
-    write_text(folder / "evaluation.md", as_markdown(tables_of(scores)))
+    texts = {"evaluation.csv": as_csv(scores), "evaluation.md": as_markdown(tables_of(scores))}
+    try:
+        for name, text in texts.items():
+            write_text(folder / name, text)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}", why=str(error.strerror or error)) from None

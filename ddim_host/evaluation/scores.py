@@ -161,6 +161,14 @@ class Scores:
         """The score of exactly these images, if there is one."""
         return next((s for s in self.scores if (s.sampled, s.ruler) == (sampled, ruler)), None)
 
+    def with_result(self, result: Score | NoiseFloor) -> Scores:
+        """These and one more, unless the same was measured already."""
+        if isinstance(result, Score):
+            known = self.score_of(result.sampled, result.ruler) is not None
+            return self if known else replace(self, scores=(*self.scores, result))
+        known = self.floor_of(result.real, result.ruler) is not None
+        return self if known else replace(self, noise_floors=(*self.noise_floors, result))
+
     def floor_of(self, real: RealImages, ruler: Ruler) -> NoiseFloor | None:
         """The noise floor of exactly these images, if there is one."""
         return next((f for f in self.noise_floors if (f.real, f.ruler) == (real, ruler)), None)
@@ -207,11 +215,7 @@ class EvaluationFile:
         """
         try:
             with locked(self.path.parent):
-                known = self.read()
-                if isinstance(result, Score):
-                    known = replace(known, scores=(*known.scores, result))
-                else:
-                    known = replace(known, noise_floors=(*known.noise_floors, result))
+                known = self.read().with_result(result)
                 write_text(self.path, _text(known))
         except OSError as error:
             raise UserError(f"cannot write {self.path}", why=str(error.strerror or error)) from None

@@ -11,10 +11,10 @@ from ddim_host.diffusion import ddim_steps
 from ddim_host.errors import UserError
 from ddim_host.evaluation.evaluator import image_hash
 from ddim_host.evaluation.scores import NoiseFloor, RealImages, Ruler, Sampled, Score, Seconds
-from ddim_host.parameters import format_choice
 from ddim_host.progress import progress_bar
 from ddim_host.provenance import provenance
 from ddim_host.sampling import Sampler
+from ddim_host.trained import record_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +101,7 @@ def planned(experiment: Experiment, denoiser: Denoiser, used: UsedWeights, plan:
     Raises:
         UserError: The timestep subset has none of some size.
     """
-    config, model = experiment.config, denoiser.model
+    made = record_of(experiment, denoiser, used)
     subsets = {steps: tuple(experiment.timesteps(steps).tolist()) for steps in plan.steps}
     return [
         Sampled(
@@ -109,14 +109,8 @@ def planned(experiment: Experiment, denoiser: Denoiser, used: UsedWeights, plan:
             seed=seed,
             eta=eta,
             timesteps=subsets[steps],
-            timestep_subset=format_choice(config.timestep_subset.name, config.timestep_subset.parameters),
-            clip=config.clip,
-            checkpoint=used.checkpoint,
-            checkpoint_steps=used.steps,
-            weights=used.weights,
-            plugin=config.plugin.name,
-            device=model.device,
-            precision=model.precision,
+            clip=experiment.config.clip,
+            **made,
         )
         for seed, steps, eta in product(plan.seeds, plan.steps, plan.etas)
     ]

@@ -21,14 +21,12 @@ from ddim_host.files import write_bytes
 from ddim_host.parameters import format_choice, resolve
 from ddim_host.plugins import allow_framework, load_plugins
 from ddim_host.registry import Kind
-from ddim_host.validation import checked_extractor, checked_features
+from ddim_host.validation import checked_extractor, checked_features, framework_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from ddim_host.data import Images
     from ddim_host.parameters import PartChoice
@@ -80,10 +78,10 @@ class Worker:
         # Under the guard of a process with no framework first: no part may import one as it is loaded.
         self._part = load_plugins().registry.find(Kind.FEATURES, choice)
         parameters = resolve(self._part.label, self._part.parameters(), choice.arguments)
-        allow_framework(getattr(self._part.make, "framework", None))
+        allow_framework(framework_of(self._part))
         self._settings = settings
         self._extractor = checked_extractor(self._part, parameters)
-        trial = self._features(np.zeros((2, *image_shape), np.uint8))
+        trial = checked_features(self._part, self._extractor, np.zeros((2, *image_shape), np.uint8))
         self.space = FeatureSpace(
             self._part.name,
             self._part.distribution,
@@ -117,7 +115,8 @@ class Worker:
 
     def add(self, images: Images) -> None:
         """Take the next images of the set, uint8 `(B, H, W, C)`."""
-        self._gathering.add(self._features(images))
+        features = checked_features(self._part, self._extractor, images, self.space.dimension)
+        self._gathering.add(features)
 
     def use_as_reference(self, images_sha256: str) -> None:
         """Make the set the reference, and keep its statistics in the cache.
@@ -135,9 +134,6 @@ class Worker:
         """Compare the set with the reference."""
         assert self._reference is not None, "the reference comes first"
         return measure(self._gathering.statistics(), self._reference, self._settings)
-
-    def _features(self, images: Images) -> NDArray[np.float32]:
-        return checked_features(self._part, self._extractor, images)
 
     def _path(self, images_sha256: str) -> Path:
         space = self.space
