@@ -270,7 +270,7 @@ def several_runs(
 ) -> Callable[..., dict[str, Run]]:
     """Runs commands one after the other in one process, because importing torch takes seconds.
 
-    `--out` is added where it is missing.
+    `--out` is added where it is missing, except to `evaluate`, which has none.
     """
 
     def run(
@@ -281,7 +281,9 @@ def several_runs(
         folder = tmp_path_factory.mktemp("runs")
         paths: dict[str, Path] = {name: folder / name for name in commands}
         complete = {
-            name: [*command] if "--out" in command else [*command, "--out", str(paths[name])]
+            name: [*command]
+            if "--out" in command or command[0] == "evaluate"
+            else [*command, "--out", str(paths[name])]
             for name, command in commands.items()
         }
         done = python(_SEVERAL_RUNS, json.dumps(complete), env=env, timeout=timeout)
