@@ -70,10 +70,12 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(scope="module")
 def rows(broken: Site, ddim_host: Command) -> dict[str, dict[str, Any]]:
-    """What `plugins --json` says with all of them installed, by distribution."""
+    """What `plugins --json` says with all of them installed, frameworks by name, all else by distribution."""
     outcome = ddim_host("plugins", "--json", env=broken.env)
     assert outcome.code == 0, outcome.err
-    return {row["distribution"]: row for row in json.loads(outcome.out)}
+    return {
+        row["name" if row["kind"] == "framework" else "distribution"]: row for row in json.loads(outcome.out)
+    }
 
 
 # --- Broken plugins -----------------------------------------------------------------------------------------
@@ -211,6 +213,7 @@ def test_what_comes_with_the_host_is_found(rows: dict[str, dict[str, Any]]) -> N
             "ddim_loss_weightings": rows["ddim-host"]["provides"]["ddim_loss_weightings"],
             "ddim_timestep_subsets": rows["ddim-host"]["provides"]["ddim_timestep_subsets"],
             "ddim_datasets": ["cifar10", "digits", "images"],
+            "ddim_feature_extractors": ["digits_mlp"],
         },
         "status": "ok",
         "error": "",
@@ -222,7 +225,7 @@ def test_what_comes_with_the_host_is_found(rows: dict[str, dict[str, Any]]) -> N
 
 
 def test_a_framework_that_is_not_imported_is_available(rows: dict[str, dict[str, Any]]) -> None:
-    assert rows["ddim-torch"] == {
+    assert rows["torch"] == {
         "name": "torch",
         "distribution": "ddim-torch",
         "version": importlib.metadata.version("ddim-torch"),

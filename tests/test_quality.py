@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.test_parity import command
 
-RULER = Path(__file__).with_name("digits_ruler.py")
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module", params=["torch", "jittor"])
@@ -23,20 +24,35 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return path
 
 
+def evaluate(run: Path, *options: str) -> None:
+    command("-m", "ddim_host", "evaluate", str(run), *options)
+
+
 @pytest.mark.slow
 def test_the_default_run_draws_good_digits(run: Path) -> None:
-    distance, real = (float(number) for number in command(str(RULER), str(run)).split())
-    # Tells first that the ruler is the right one.
-    assert real == pytest.approx(4.25, abs=0.05)
-    assert distance < 6.5
+    evaluate(run, "--samples", "1000", "--reference", "test", "--steps", "20", "--eta", "0")
+    document = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    [score], [floor] = document["scores"], document["noise_floors"]
+    # Tells first that the ruler is the right one: it finds real training digits at 4.3, and noise at 131.
+    assert floor["measures"]["frechet_distance"] == pytest.approx(4.27, abs=0.01)
+    assert score["measures"]["frechet_distance"] < 6.5
+    assert score["sampled"]["num_images"] == 1000
 
 
 @pytest.mark.slow
 def test_noise_added_in_few_steps_costs_quality(run: Path) -> None:
     """The paper's effect of eta (arXiv 2010.02502, table 1), which the seed never had."""
-    for line in command(str(RULER), str(run), "1", "5", "10").splitlines():
-        _, steps, deterministic, stochastic = map(float, line.split())
-        assert stochastic > 1.2 * deterministic, f"{steps} steps"
+    evaluate(run, "--samples", "4000", "--steps", "5,10", "--eta", "0,1")
+    document = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    distances = {
+        (len(score["sampled"]["timesteps"]), score["sampled"]["eta"]): score["measures"]["frechet_distance"]
+        for score in document["scores"]
+        if score["sampled"]["num_images"] == 4000
+    }
+    for steps in (5, 10):
+        assert distances[steps, 1.0] > 1.2 * distances[steps, 0.0], f"{steps} steps"
+    for eta in (0.0, 1.0):
+        assert distances[10, eta] < distances[5, eta], f"more steps are better at eta {eta}"
 
 
 @pytest.mark.slow

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +22,14 @@ import pytest
 from ddim_host import batches
 from ddim_host.defaults import default_model_parameters
 from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps
+from ddim_host.evaluation.evaluator import image_hash
+from ddim_host.evaluation.paper import FID_WEIGHTS, differences_from_the_paper
+from ddim_host.evaluation.scores import RealImages, Ruler, Sampled
+from ddim_host.evaluation.statistics import MeasureSettings
+from ddim_host.evaluation.worker import FeatureSpace
 from ddim_host.images import to_network, to_uint8
 from ddim_host.parts import ddim_timestep_subsets
+from ddim_host.parts.datasets import digits
 from ddim_host.parts.noise_schedules import linear
 from ddim_host.runs import RunDirectory
 from ddim_host.sampling import Denoiser, Sampler
@@ -38,7 +46,7 @@ if TYPE_CHECKING:
 
     from ddim_host.contracts import ModelFactory
     from ddim_host.waist import WhichWeights
-    from tests.conftest import Run
+    from tests.conftest import Command, Run
 
 SCHEDULE = NoiseSchedule(linear(1000))
 SMALL = UNetSpec(8, 1, 50, base_channels=8, channel_multipliers=(1, 2), num_groups=4, dropout=0.0)
@@ -93,6 +101,52 @@ def test_the_number_of_timesteps_reaches_the_diffusion(runs: dict[str, Run]) -> 
 def test_the_test_loss_is_one_number_per_epoch(runs: dict[str, Run]) -> None:
     """It was stored once for every batch; here an epoch of test images has two."""
     assert len(losses(runs["epochs"])) == 3
+
+
+# --- Evaluation ---------------------------------------------------------------------------------------------
+
+
+def test_quality_is_measured_against_the_training_images_and_says_how(
+    tiny_run: Run, tmp_path: Path, ddim_host: Command
+) -> None:
+    """FID was taken in a classifier's features against the 10,000 test images, and nothing said so."""
+    run = Path(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    outcome = ddim_host("evaluate", run, "--samples", "10", "--steps", "2", "--eta", "0")
+    assert outcome.code == 0, outcome.err
+    [score] = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["scores"]
+    train = digits().load().train
+    reference = score["ruler"]["reference"]
+    assert (reference["half"], reference["num_images"]) == ("train", len(train))
+    assert reference["sha256"] == image_hash(train)
+    assert score["ruler"]["features"]["name"] == "digits_mlp"
+    assert "no FID" in outcome.out
+
+
+def test_only_the_features_of_fid_are_called_fid_and_stand_beside_the_paper() -> None:
+    """Its numbers stood beside published ones."""
+    features = FeatureSpace("inception", "ddim-torch", "0.1.0", FID_WEIGHTS, 2048, "inception")
+    real = RealImages("cifar10", "train", 50_000, "ab")
+    sampled = Sampled(
+        num_images=50_000,
+        seed=0,
+        eta=0.0,
+        timesteps=(0, 999),
+        timestep_subset="quad:span=0.8",
+        clip=False,
+        checkpoint="latest",
+        checkpoint_steps=(800_000,),
+        weights="ema",
+        plugin="torch",
+        device="cuda",
+        precision="fp32",
+    )
+    right = Ruler(features, real, MeasureSettings())
+    classifier = replace(right, features=replace(features, fingerprint="00" * 32))
+    test_images = replace(right, reference=replace(real, half="test", num_images=10_000))
+    assert differences_from_the_paper(sampled, right) == []
+    for mistaken in (classifier, test_images):
+        assert len(differences_from_the_paper(sampled, mistaken)) == 1
+    assert len(differences_from_the_paper(replace(sampled, num_images=10_000), right)) == 1
 
 
 # --- Training -----------------------------------------------------------------------------------------------
