@@ -99,8 +99,8 @@ class FeatureExtractor(Protocol):
     """Features of images, for the evaluation of samples.
 
     Attributes:
-        fingerprint: Hexadecimal text that is another one wherever the features are: a hash of the weights.
-            Distances are only comparable in the same feature space.
+        fingerprint: A hash of the weights, in hexadecimal. With the parameters that the user set and the
+            version of the distribution it says what the features are: only those of one space are comparable.
     """
 
     fingerprint: str

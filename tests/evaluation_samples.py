@@ -6,7 +6,7 @@ from ddim_host.evaluation.scores import NoiseFloor, RealImages, Ruler, Sampled, 
 from ddim_host.evaluation.statistics import Measures, MeasureSettings
 from ddim_host.evaluation.worker import FeatureSpace
 
-SPACE = FeatureSpace("digits_mlp", "ddim-host", "0.1.0", "ab" * 32, 128, "digits_mlp")
+SPACE = FeatureSpace("digits_mlp", "digits_mlp", "ddim-host", "0.1.0", "ab" * 32, 128)
 TRAIN = RealImages("digits", "train", 1500, "cd" * 32)
 TEST = RealImages("digits", "test", 297, "ef" * 32)
 RULER = Ruler(SPACE, TRAIN, MeasureSettings())

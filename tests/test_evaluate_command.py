@@ -260,21 +260,16 @@ def ddim_feature_extractors():
     return {"brightness": Brightness}
 """,
     )
-    outcome = ddim_host(
-        "evaluate",
-        run,
-        "--features",
-        "brightness:power=2",
-        "--samples",
-        "10",
-        "--steps",
-        "2",
-        "--eta",
-        "0",
-        env=site.env,
-    )
-    assert outcome.code == 0, outcome.err
-    assert "Fréchet distance (no FID) in the features of brightness" in outcome.out
-    features = document(run)["scores"][0]["ruler"]["features"]
+    options = ["--samples", "10", "--steps", "2", "--eta", "0", "--features"]
+    for choice in ("brightness", "brightness:power=2"):
+        outcome = ddim_host("evaluate", run, *options, choice, env=site.env)
+        assert outcome.code == 0, outcome.err
+        assert "Fréchet distance (no FID) in the features of brightness" in outcome.out
+    one, other = document(run)["scores"]
+    features = other["ruler"]["features"]
     assert (features["distribution"], features["dimension"]) == ("brightness", 4)
-    assert features["choice"] == "brightness:power=2"
+    assert (one["ruler"]["features"]["choice"], features["choice"]) == (
+        "brightness:power=1",
+        "brightness:power=2",
+    )
+    assert one["measures"] != other["measures"], "another space, and another reference in the cache"

@@ -124,7 +124,7 @@ def test_quality_is_measured_against_the_training_images_and_says_how(
 
 def test_only_the_features_of_fid_are_called_fid_and_stand_beside_the_paper() -> None:
     """Its numbers stood beside published ones."""
-    features = FeatureSpace("inception", "ddim-torch", "0.1.0", FID_WEIGHTS, 2048, "inception")
+    features = FeatureSpace("inception", "inception", "ddim-torch", "0.1.0", FID_WEIGHTS, 2048)
     real = RealImages("cifar10", "train", 50_000, "ab")
     sampled = Sampled(
         num_images=50_000,

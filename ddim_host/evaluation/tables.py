@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -91,12 +92,12 @@ def tables_of(scores: Scores) -> list[Table]:
 
 def as_text(table: Table) -> str:
     """A table for the terminal."""
-    blocks = ["\n".join(_protocol(table))]
+    blocks = [_wrapped(_protocol(table))]
     for title, cells in _grids(table):
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         rows = ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in cells]
         blocks.append("\n".join([title, *rows]))
-    return "\n\n".join([*blocks, "\n".join(_remarks(table))]).rstrip()
+    return "\n\n".join([*blocks, _wrapped(_remarks(table))]).rstrip()
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
@@ -126,6 +127,11 @@ def as_csv(scores: Scores) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
+
+
+def _wrapped(lines: list[str]) -> str:
+    """Paragraphs as wide as a terminal."""
+    return "\n".join(textwrap.fill(line, 110, subsequent_indent="  ") for line in lines)
 
 
 def _flat(score: Score) -> dict[str, object]:
@@ -159,7 +165,7 @@ def _protocol(table: Table) -> list[str]:
         f"({sampled.device}, {sampled.precision}); seed{'s' * (len(table.seeds) > 1)} {seeds}",
         f"network: {sampled.checkpoint} checkpoint, step {after}, {which} weights",
         f"sampling: timestep subset {sampled.timestep_subset}, clip {str(sampled.clip).lower()}",
-        f"features: {features.name} of {features.distribution} {features.version}, {features.dimension:,} "
+        f"features: {features.choice} of {features.distribution} {features.version}, {features.dimension:,} "
         f"for an image, weights {features.fingerprint[:12]}",
         f"reference: the {reference.num_images:,} {reference.half} images of {reference.data}, "
         f"sha256 {reference.sha256[:12]}",

@@ -8,7 +8,7 @@ import hashlib
 import signal
 import sys
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -41,23 +41,23 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Where images are compared. Two are equal where their numbers are, wherever the weights came from.
+    """Where images are compared.
 
     Attributes:
         name: The feature extractor.
+        choice: The same with its parameters, as users write it.
         distribution: Who provides it.
         version: That distribution's version.
         fingerprint: What its weights are; see `contracts.FeatureExtractor`.
         dimension: D, the numbers for each image.
-        choice: The extractor with its parameters, as users write it.
     """
 
     name: str
+    choice: str
     distribution: str
     version: str
     fingerprint: str
     dimension: int
-    choice: str = field(compare=False)
 
 
 class Worker:
@@ -83,12 +83,12 @@ class Worker:
         self._extractor = checked_extractor(self._part, parameters)
         trial = checked_features(self._part, self._extractor, np.zeros((2, *image_shape), np.uint8))
         self.space = FeatureSpace(
-            self._part.name,
-            self._part.distribution,
-            self._part.version,
-            self._extractor.fingerprint,
-            trial.shape[1],
-            format_choice(self._part.name, parameters),
+            name=self._part.name,
+            choice=format_choice(self._part.name, parameters),
+            distribution=self._part.distribution,
+            version=self._part.version,
+            fingerprint=self._extractor.fingerprint,
+            dimension=trial.shape[1],
         )
         self._gathering = Gathering(0, 0)
         self._reference: FeatureStatistics | None = None
@@ -136,9 +136,7 @@ class Worker:
         return measure(self._gathering.statistics(), self._reference, self._settings)
 
     def _path(self, images_sha256: str) -> Path:
-        space = self.space
-        names = (space.name, space.distribution, space.version, space.fingerprint, images_sha256)
-        key = "\n".join(map(str, (_FORMAT, *names, self._settings.max_kept)))
+        key = repr((_FORMAT, self.space, self._settings.max_kept, images_sha256))
         return cache_folder() / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
 
