@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ddim_host.data import Images
 
-__all__ = ["grid_png", "image_png", "to_network", "to_uint8"]
+__all__ = ["grid_images", "grid_png", "image_png", "to_network", "to_uint8"]
 
 _EMPTY = 128
 """The grey of a cell of a grid that holds no image."""
@@ -42,19 +42,65 @@ def grid_png(images: Images, *, columns: int | None = None) -> bytes:
         columns: Images in a row; None makes the grid as square as their number allows.
     """
     count, height, width, channels = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    scale = max(1, _LEGIBLE // height)
-    gap = max(1, scale // 4)
-    cell_height, cell_width = height * scale + gap, width * scale + gap
-    canvas = np.full((rows * cell_height + gap, columns * cell_width + gap, channels), 255, dtype=np.uint8)
-    for cell in range(rows * columns):
-        row, column = divmod(cell, columns)
-        top, left = gap + row * cell_height, gap + column * cell_width
+    layout = _Layout(count, height, width, columns)
+    canvas = np.full((*layout.size, channels), 255, dtype=np.uint8)
+    scale = layout.scale
+    for cell in range(layout.rows * layout.columns):
         # Where the last row is not full, its cells are no brighter than an image.
         content = images[cell].repeat(scale, axis=0).repeat(scale, axis=1) if cell < count else _EMPTY
-        canvas[top : top + height * scale, left : left + width * scale] = content
+        canvas[layout.cell(cell)] = content
     return image_png(canvas, optimize=True)
+
+
+def grid_images(png: bytes, count: int, image_shape: tuple[int, int, int]) -> Images:
+    """The images of a grid, as they were before `grid_png`.
+
+    Args:
+        png: The grid, as square as the number of its images allows.
+        count: N.
+        image_shape: `(H, W, C)`.
+
+    Returns:
+        uint8 `(N, H, W, C)`.
+
+    Raises:
+        ValueError: It is no PNG, or no such grid.
+    """
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
+
+    height, width, channels = image_shape
+    layout = _Layout(count, height, width, None)
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
+            if picture.size != layout.size[::-1] or picture.mode != ("L" if channels == 1 else "RGB"):
+                raise ValueError(f"it is no grid of {count} images of {height} x {width} x {channels}")
+            canvas = np.asarray(picture).reshape(*layout.size, channels)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"it is no PNG: {error}") from error
+    scale = layout.scale
+    return np.stack([canvas[layout.cell(cell)][::scale, ::scale] for cell in range(count)])
+
+
+class _Layout:
+    """Where the cells of a grid are."""
+
+    def __init__(self, count: int, height: int, width: int, columns: int | None) -> None:
+        self.columns = columns or math.ceil(math.sqrt(count))
+        self.rows = math.ceil(count / self.columns)
+        self.scale = max(1, _LEGIBLE // height)
+        self._gap = max(1, self.scale // 4)
+        self._height, self._width = height * self.scale, width * self.scale
+        self.size = (
+            self.rows * (self._height + self._gap) + self._gap,
+            self.columns * (self._width + self._gap) + self._gap,
+        )
+
+    def cell(self, number: int) -> tuple[slice, slice]:
+        """Rows and columns of pixels."""
+        row, column = divmod(number, self.columns)
+        top = self._gap + row * (self._height + self._gap)
+        left = self._gap + column * (self._width + self._gap)
+        return slice(top, top + self._height), slice(left, left + self._width)
 
 
 def image_png(image: NDArray[np.uint8], *, optimize: bool = False) -> bytes:

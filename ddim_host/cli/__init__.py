@@ -1,16 +1,18 @@
 """The command line: `ddim-host COMMAND`.
 
-A command's module is imported only when it is called, so that `--help` answers at once.
+A command is the module of its name; it is imported only when it is called, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from ddim_host import __version__
 from ddim_host.cli.options import (
+    add_compare_options,
     add_evaluate_options,
     add_reconstruct_options,
     add_run_options,
@@ -34,44 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     options = _parser().parse_args(arguments)
     try:
-        sys.exit(_command(options))
+        command = importlib.import_module(f"ddim_host.cli.{options.command}")
+        sys.exit(command.main(options))
     except UserError as error:
         print(f"ddim-host: error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         print("\nddim-host: interrupted", file=sys.stderr)
         sys.exit(OTHER_ERROR)
-
-
-def _command(options: argparse.Namespace) -> int:
-    """Call the chosen command.
-
-    Returns:
-        The exit code.
-    """
-    if options.command == "run":
-        from ddim_host.cli.run import run  # noqa: PLC0415 - see the module's docstring
-
-        return run(options)
-    if options.command == "sample":
-        from ddim_host.cli.sample import sample  # noqa: PLC0415
-
-        return sample(options)
-    if options.command == "reconstruct":
-        from ddim_host.cli.reconstruct import reconstruct_run  # noqa: PLC0415
-
-        return reconstruct_run(options)
-    if options.command == "evaluate":
-        from ddim_host.cli.evaluate import evaluate  # noqa: PLC0415
-
-        return evaluate(options)
-    if options.command == "doctor":
-        from ddim_host.cli.doctor import doctor  # noqa: PLC0415
-
-        return doctor(options.plugin)
-    from ddim_host.cli.plugins import plugins  # noqa: PLC0415
-
-    return plugins(as_json=options.json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,6 +87,14 @@ def _parser() -> argparse.ArgumentParser:
             "Measure how good a trained run's samples are, for every combination of steps, eta and seed. "
             "Results with their protocol go to RUN/evaluation.json, .csv and .md; what is there already is "
             "not measured again.",
+        )
+    )
+    add_compare_options(
+        add(
+            "compare",
+            "runs side by side, on one page",
+            "Put runs side by side on one self-contained page: what differs, loss and time curves, speed, "
+            "sample quality, grids.",
         )
     )
     plugins_parser = add(

@@ -6,25 +6,29 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from ddim_host.checks import Check
 from ddim_host.plugins import Plugin, installed_frameworks, load_plugins
 
-__all__ = ["doctor"]
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["main"]
 
 _SECONDS = 120.0
 
 
-def doctor(framework: str | None) -> int:
+def main(options: argparse.Namespace) -> int:
     """Print what works and what does not.
 
-    Args:
-        framework: The framework to look at; None looks at the host and at each framework, in a process of its
-            own, because one process holds at most one.
+    Of the one framework that the options name; else of the host and of each framework, in a process of its
+    own, because one process holds at most one.
 
     Returns:
         The exit code: 0 where everything works.
     """
+    framework: str | None = options.plugin
     if framework is not None:
         plugins = load_plugins(framework)
         plugin = next(p for p in plugins.installed if (p.kind, p.name) == ("framework", framework))

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from ddim_host.evaluation.scores import Score, Scores
 
-__all__ = ["evaluate"]
+__all__ = ["main"]
 
 
-def evaluate(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Score the trained run that the options name; scores that it already has are not made again.
 
     Returns:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "add_compare_options",
     "add_evaluate_options",
     "add_reconstruct_options",
     "add_run_options",
@@ -196,6 +197,20 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         default="train",
         help="the real images to compare with; the others tell the noise floor (default: train)",
     )
+
+
+def add_compare_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `compare`."""
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="the folders of runs, at least one")
+    parser.add_argument(
+        "--format",
+        choices=("html", "md", "json"),
+        default="html",
+        help="html: a page with curves and pictures; md: words and numbers; json: the same for programs "
+        "(default: html)",
+    )
+    parser.add_argument("--out", metavar="FILE", type=Path, help="(default: comparison.html, .md or .json)")
+    parser.add_argument("--force", action="store_true", help="replace the file where it exists")
 
 
 def read_list(name: str, text: str) -> tuple[Any, ...]:

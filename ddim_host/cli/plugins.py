@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddim_host.errors import UserError
 from ddim_host.parameters import REQUIRED, format_choice
 from ddim_host.plugins import Plugin, load_plugins
 from ddim_host.registry import Kind, Part, Registry
 
-__all__ = ["plugins"]
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["main"]
 
 
-def plugins(*, as_json: bool) -> int:
+def main(options: argparse.Namespace) -> int:
     """Print what is installed, as JSON or for people.
 
     Returns:
@@ -22,7 +25,7 @@ def plugins(*, as_json: bool) -> int:
     """
     loaded = load_plugins()
     installed = loaded.installed
-    if as_json:
+    if options.json:
         print(json.dumps([dataclasses.asdict(plugin) for plugin in installed], indent=2))
     else:
         print("\n\n".join(_description(plugin, loaded.registry) for plugin in installed))

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from ddim_host.data import Images
     from ddim_host.sampling import Denoiser
 
-__all__ = ["reconstruct_run"]
+__all__ = ["main"]
 
 _SHOWN = 8
 
 
-def reconstruct_run(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Encode and decode test images with the trained run that the options name.
 
     Returns:

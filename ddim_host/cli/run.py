@@ -23,10 +23,10 @@ from ddim_host.unet import parameters
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["run"]
+__all__ = ["main"]
 
 
-def run(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Run the experiment that the options describe.
 
     Returns:

@@ -16,7 +16,7 @@ from ddim_host.trained import assemble_trained, load_denoiser
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["sample"]
+__all__ = ["main"]
 
 _LAYOUTS = {
     "samples": "",
@@ -27,7 +27,7 @@ _DEFAULT_ROWS = 8
 _MOST_IMAGES = 1_000_000
 
 
-def sample(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     """Sample from the trained run that the options name.
 
     Returns:

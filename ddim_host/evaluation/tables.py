@@ -17,9 +17,39 @@ if TYPE_CHECKING:
     from ddim_host.evaluation.scores import NoiseFloor, Ruler, Score, Scores
     from ddim_host.evaluation.statistics import Measures
 
-__all__ = ["Table", "as_csv", "as_markdown", "as_text", "tables_of"]
+__all__ = [
+    "SHOWN",
+    "Shown",
+    "Table",
+    "as_csv",
+    "as_markdown",
+    "as_text",
+    "number",
+    "protocol_lines",
+    "remarks",
+    "tables_of",
+]
 
 _Cells = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A measure, and how it is shown.
+
+    Attributes:
+        title: What it is, with this ruler.
+        value: The number.
+        higher_is_better: Whether that is so; otherwise lower is.
+    """
+
+    title: Callable[[Ruler], str]
+    value: Callable[[Measures], float]
+    higher_is_better: bool
+
+    def mean(self, scores: Sequence[Score]) -> float:
+        """The mean over seeds."""
+        return sum(self.value(score.measures) for score in scores) / len(scores)
 
 
 @dataclass(frozen=True)
@@ -53,13 +83,14 @@ class Table:
         """The scores of one cell, one for each seed."""
         return [s for s in self.scores if (s.sampled.eta, s.sampled.steps) == (eta, steps)]
 
-
-@dataclass(frozen=True)
-class _Shown:
-    """A measure, and how it is shown."""
-
-    title: Callable[[Ruler], str]
-    value: Callable[[Measures], float]
+    def cell_text(self, shown: Shown, eta: float, steps: int) -> str:
+        """The mean of one cell, with its range where there are several seeds; a dash where there is none."""
+        values = [shown.value(score.measures) for score in self.cell(eta, steps)]
+        if len(values) < 2:
+            text = number(values[0] if values else None)
+        else:
+            text = f"{number(sum(values) / len(values))} ({number(min(values))} to {number(max(values))})"
+        return text if len(values) in (0, len(self.seeds)) else f"{text}, {len(values)} of them"
 
 
 def _frechet_title(ruler: Ruler) -> str:
@@ -68,11 +99,23 @@ def _frechet_title(ruler: Ruler) -> str:
     return f"{title} the features of {name}; lower is better"
 
 
-_SHOWN = (
-    _Shown(_frechet_title, lambda m: m.frechet_distance),
-    _Shown(lambda _: "Kernel distance (MMD^2) x 1000; lower is better", lambda m: 1000.0 * m.kernel_distance),
-    _Shown(lambda _: "Precision: generated images that look real; higher is better", lambda m: m.precision),
-    _Shown(lambda _: "Recall: real images that are covered; higher is better", lambda m: m.recall),
+SHOWN = (
+    Shown(_frechet_title, lambda m: m.frechet_distance, higher_is_better=False),
+    Shown(
+        lambda _: "Kernel distance (MMD^2) x 1000; lower is better",
+        lambda m: 1000.0 * m.kernel_distance,
+        higher_is_better=False,
+    ),
+    Shown(
+        lambda _: "Precision: generated images that look real; higher is better",
+        lambda m: m.precision,
+        higher_is_better=True,
+    ),
+    Shown(
+        lambda _: "Recall: real images that are covered; higher is better",
+        lambda m: m.recall,
+        higher_is_better=True,
+    ),
 )
 
 
@@ -92,12 +135,12 @@ def tables_of(scores: Scores) -> list[Table]:
 
 def as_text(table: Table) -> str:
     """A table for the terminal."""
-    blocks = [_wrapped(_protocol(table))]
+    blocks = [_wrapped(protocol_lines(table))]
     for title, cells in _grids(table):
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         rows = ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in cells]
         blocks.append("\n".join([title, *rows]))
-    return "\n\n".join([*blocks, _wrapped(_remarks(table))]).rstrip()
+    return "\n\n".join([*blocks, _wrapped(remarks(table))]).rstrip()
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
@@ -110,12 +153,12 @@ def as_markdown(tables: Sequence[Table]) -> str:
         )
     for number, table in enumerate(tables, start=1):
         blocks.append(f"## Table {number}" if len(tables) > 1 else "## Protocol")
-        blocks.append("\n".join(f"- {line}" for line in _protocol(table)))
+        blocks.append("\n".join(f"- {line}" for line in protocol_lines(table)))
         for title, cells in _grids(table):
             rows = [f"| {' | '.join(row)} |" for row in cells]
             rule = f"| {' | '.join(['---:'] * len(cells[0]))} |"
             blocks += [f"**{title}**", "\n".join([rows[0], rule, *rows[1:]])]
-        blocks += [f"{line}" for line in _remarks(table)]
+        blocks += [f"{line}" for line in remarks(table)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -153,7 +196,7 @@ def _flat(score: Score) -> dict[str, object]:
     }
 
 
-def _protocol(table: Table) -> list[str]:
+def protocol_lines(table: Table) -> list[str]:
     """All that the numbers depend on, a line each."""
     sampled, ruler = table.scores[0].sampled, table.scores[0].ruler
     features, reference = ruler.features, ruler.reference
@@ -177,30 +220,21 @@ def _grids(table: Table) -> list[tuple[str, _Cells]]:
     header = ["eta", *(f"S = {steps}" for steps in table.steps)]
     spread = f"; mean (range) of {len(table.seeds)} seeds" if len(table.seeds) > 1 else ""
     grids = []
-    for shown in _SHOWN:
+    for shown in SHOWN:
         rows = [
-            [f"{eta:g}", *(_cell(table, shown, eta, steps) for steps in table.steps)] for eta in table.etas
+            [f"{eta:g}", *(table.cell_text(shown, eta, steps) for steps in table.steps)] for eta in table.etas
         ]
         grids.append((shown.title(table.scores[0].ruler) + spread, [header, *rows]))
     if not differences_from_the_paper(table.scores[0].sampled, table.scores[0].ruler):
         rows = [
-            [f"{eta:g}", *(_number(PAPER_FIDS.get(eta, {}).get(steps)) for steps in table.steps)]
+            [f"{eta:g}", *(number(PAPER_FIDS.get(eta, {}).get(steps)) for steps in table.steps)]
             for eta in table.etas
         ]
         grids.append(("FID in the DDIM paper (arXiv 2010.02502, table 1)", [header, *rows]))
     return grids
 
 
-def _cell(table: Table, shown: _Shown, eta: float, steps: int) -> str:
-    values = [shown.value(score.measures) for score in table.cell(eta, steps)]
-    if len(values) < 2:
-        text = _number(values[0] if values else None)
-    else:
-        text = f"{_number(sum(values) / len(values))} ({_number(min(values))} to {_number(max(values))})"
-    return text if len(values) in (0, len(table.seeds)) else f"{text}, {len(values)} of them"
-
-
-def _remarks(table: Table) -> list[str]:
+def remarks(table: Table) -> list[str]:
     """The noise floor, what is doubtful, and why the paper's numbers are not beside these."""
     lines = []
     floor = table.noise_floor
@@ -208,9 +242,9 @@ def _remarks(table: Table) -> list[str]:
         m = floor.measures
         lines.append(
             f"Noise floor, {floor.real.num_images:,} real {floor.real.half} images against the reference: "
-            f"Fréchet {_number(m.frechet_distance)} (it falls as the number of images grows, and is only "
-            f"comparable for as many), kernel x 1000 {_number(1000.0 * m.kernel_distance)}, "
-            f"precision {_number(m.precision)}, recall {_number(m.recall)}."
+            f"Fréchet {number(m.frechet_distance)} (it falls as the number of images grows, and is only "
+            f"comparable for as many), kernel x 1000 {number(1000.0 * m.kernel_distance)}, "
+            f"precision {number(m.precision)}, recall {number(m.recall)}."
         )
     doubts = {doubt: None for score in table.scores for doubt in score.warnings}
     lines += [f"Warning: {doubt}." for doubt in doubts]
@@ -220,7 +254,7 @@ def _remarks(table: Table) -> list[str]:
     return lines
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Three digits that count, without exponent."""
     if value is None:
         return "-"

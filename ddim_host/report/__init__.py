@@ -1,0 +1,8 @@
+"""Runs side by side, on one page; knows no framework.
+
+collected    everything that a run directory holds, as far as it is whole
+comparison   what differs, what may be compared and what may not
+plots        curves as SVG
+page         the self-contained HTML page
+documents    the same as Markdown and as JSON
+"""

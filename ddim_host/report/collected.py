@@ -1,0 +1,163 @@
+"""Everything that a run directory holds, as far as it is whole; what is not is said and does no harm."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ddim_host.config import PART_KINDS, Request, read_image_shape, read_request
+from ddim_host.errors import UserError
+from ddim_host.evaluation.scores import EvaluationFile, Scores
+from ddim_host.files import printable
+from ddim_host.runs import existing_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ddim_host.runs import EpochMetrics, RunDirectory
+
+__all__ = ["Grid", "ReportedRun", "collect"]
+
+_Result = TypeVar("_Result")
+
+_MOST_GRID_BYTES = 8 << 20
+"""A page with larger pictures could not be sent to anybody."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid of samples.
+
+    Attributes:
+        name: Its file's name.
+        png: The file.
+        record: How it was made; see `drawing.draw`.
+    """
+
+    name: str
+    png: bytes
+    record: dict[str, Any]
+
+    @property
+    def protocol(self) -> tuple[object, ...]:
+        """What decides the noise that the images began from and the way that they went."""
+        names = ("kind", "rows", "columns", "seed", "timesteps", "eta", "clip", "weights", "checkpoint")
+        return tuple(repr(self.record.get(name)) for name in names)
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """A run as a page shows it.
+
+    Attributes:
+        name: What it is called: the end of its path, as far as it is needed to tell it from others.
+        path: Its folder.
+        image_shape: `(H, W, C)`.
+        settings: Every part, parameter and setting by name, as text.
+        provenance: Versions, hardware and the command.
+        metrics: The rows of `metrics.csv`.
+        scores: What `evaluate` measured.
+        grids: Grids of samples.
+        problems: What could not be read.
+    """
+
+    name: str
+    path: Path
+    image_shape: tuple[int, int, int]
+    settings: dict[str, str]
+    provenance: dict[str, str]
+    metrics: tuple[EpochMetrics, ...]
+    scores: Scores
+    grids: tuple[Grid, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def framework(self) -> str:
+        """The framework that trained it."""
+        return self.settings["plugin"]
+
+
+def collect(path: Path, name: str) -> ReportedRun:
+    """Read a run.
+
+    Args:
+        path: Its folder.
+        name: What to call it.
+
+    Raises:
+        UserError: There is no run, or its configuration is damaged; all else only is a problem of the run.
+    """
+    run = existing_run(path)
+    request = read_request(run.config_path)
+    image_shape = read_image_shape(run.config_path)
+    problems: list[str] = []
+
+    def read(what: Callable[[], _Result], otherwise: _Result) -> _Result:
+        try:
+            return what()
+        except UserError as error:
+            problems.append(f"{error.what}: {error.why}" if error.why else error.what)
+            return otherwise
+
+    return ReportedRun(
+        name=name,
+        path=path,
+        image_shape=image_shape,
+        settings=_settings(request),
+        provenance=read(lambda: _provenance(run), {}),
+        metrics=tuple(read(run.read_metrics, [])),
+        scores=read(EvaluationFile(path / "evaluation.json").read, Scores()),
+        grids=tuple(
+            grid
+            for picture in sorted(run.samples_path.glob("*.png"))
+            if (grid := read(lambda picture=picture: _grid(picture), None)) is not None  # type: ignore[misc]
+        ),
+        problems=tuple(problems),
+    )
+
+
+def _settings(request: Request) -> dict[str, str]:
+    """Flat, in the order in which people read them."""
+    settings = {"plugin": request.plugin or ""}
+    for kind in PART_KINDS:
+        choice = request.parts[kind]
+        settings[kind.option] = choice.name
+        settings |= {f"{kind.option}.{key}": _text(value) for key, value in choice.arguments.items()}
+    settings |= {key: _text(value) for key, value in request.settings.items()}
+    if request.epochs is not None:
+        settings["epochs"] = str(request.epochs)
+    return settings
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return printable(value)
+
+
+def _provenance(run: RunDirectory) -> dict[str, str]:
+    table = tomllib.loads(run.config_path.read_text(encoding="utf-8")).get("provenance", {})
+    return {key: printable(value) for key, value in table.items() if isinstance(value, str)}
+
+
+def _grid(picture: Path) -> Grid | None:
+    """A grid with its record; None for pictures of something else."""
+    beside = picture.with_suffix(".json")
+    try:
+        record = json.loads(beside.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise TypeError("it is no object")
+        if record.get("kind") != "samples":
+            return None
+        if picture.stat().st_size > _MOST_GRID_BYTES:
+            raise ValueError(f"it has more than {_MOST_GRID_BYTES >> 20} MB")
+        return Grid(picture.name, picture.read_bytes(), record)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"cannot show {picture}", why=printable(error)) from None

@@ -1,0 +1,266 @@
+"""What differs between runs, what may be compared, and what may not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ddim_host.evaluation.tables import Table, tables_of
+from ddim_host.images import grid_images
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ddim_host.evaluation.scores import Score
+    from ddim_host.report.collected import Grid, ReportedRun
+    from ddim_host.runs import EpochMetrics
+
+__all__ = [
+    "Comparison",
+    "Difference",
+    "GridSet",
+    "LossGroup",
+    "QualityGroup",
+    "Throughput",
+    "compare",
+    "seconds_at",
+    "whole_epochs",
+]
+
+# What the numbers of a loss curve depend on besides the network and how it is trained.
+_LOSS_UNITS = ("data", "loss", "noise_schedule", "num_train_timesteps", "test_images")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that is not the same in all runs.
+
+    Attributes:
+        setting: Its name.
+        values: Its value in each run, `-` where there is none.
+    """
+
+    setting: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LossGroup:
+    """Runs whose losses are of the same data in the same units.
+
+    Attributes:
+        description: What they have in common.
+        runs: The runs, each with at least one row of metrics.
+    """
+
+    description: str
+    runs: tuple[ReportedRun, ...]
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """How fast a run trained.
+
+    Attributes:
+        run: The run.
+        images_per_second: In steady state, over the whole training.
+        seconds_per_epoch: The median of whole epochs; None where there is none.
+        warmup_seconds: Compilation and warm-up, which are not in the other numbers.
+        total_seconds: Steady state and warm-up together, without tests and checkpoints.
+        peak_memory_bytes: The most memory used.
+    """
+
+    run: ReportedRun
+    images_per_second: float
+    seconds_per_epoch: float | None
+    warmup_seconds: float
+    total_seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class QualityGroup:
+    """Scores of several runs that were taken in the same way.
+
+    Attributes:
+        tables: Each run's table, by the run's position.
+    """
+
+    tables: tuple[tuple[ReportedRun, Table], ...]
+
+
+@dataclass(frozen=True)
+class GridDifference:
+    """How much the images of two grids differ, image by image.
+
+    Attributes:
+        mean: Mean absolute difference over all pixels, of 255.
+        largest: The largest one, of 255.
+        num_within_two: In how many images no pixel differs by more than 2 of 255.
+    """
+
+    mean: float
+    largest: int
+    num_within_two: int
+
+
+@dataclass(frozen=True)
+class GridSet:
+    """Grids that began from the same noise and went the same way.
+
+    Attributes:
+        grids: One for each run that has one.
+        differences: Of each from the first one; None for the first, and where sizes differ.
+    """
+
+    grids: tuple[tuple[ReportedRun, Grid], ...]
+    differences: tuple[GridDifference | None, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that a page shows.
+
+    Attributes:
+        runs: The runs that could be read.
+        warnings: What cannot be compared, and what could not be read.
+        differing: Settings that differ.
+        common: Settings that are the same, by name.
+        losses: Runs with comparable losses.
+        throughput: How fast each run trained; those without metrics are missing.
+        quality: Scores that are comparable.
+        grids: Pictures side by side.
+    """
+
+    runs: tuple[ReportedRun, ...]
+    warnings: tuple[str, ...]
+    differing: tuple[Difference, ...]
+    common: dict[str, str]
+    losses: tuple[LossGroup, ...]
+    throughput: tuple[Throughput, ...]
+    quality: tuple[QualityGroup, ...]
+    grids: tuple[GridSet, ...]
+
+
+def compare(runs: Sequence[ReportedRun], unreadable: Sequence[str] = ()) -> Comparison:
+    """Put runs side by side.
+
+    Args:
+        runs: At least one.
+        unreadable: What is wrong with those that could not be read at all.
+    """
+    names = list(dict.fromkeys(name for run in runs for name in run.settings))
+    values = {name: tuple(run.settings.get(name, "-") for run in runs) for name in names}
+    losses = _loss_groups(runs)
+    quality = _quality_groups(runs)
+    warnings = [*unreadable, *(f"{run.name}: {problem}" for run in runs for problem in run.problems)]
+    warnings += [f"{run.name}: no epoch has ended yet" for run in runs if not run.metrics]
+    if len(losses) > 1:
+        described = "; ".join(
+            f"{', '.join(run.name for run in group.runs)} ({group.description})" for group in losses
+        )
+        warnings.append(f"losses of different data or units are not comparable: {described}")
+    if len(quality) > 1:
+        warnings.append(
+            f"there are {len(quality)} tables of sample quality, of different protocols (number of samples, "
+            "features, ...): their numbers are not comparable"
+        )
+    machines = {run.provenance.get("device", "") for run in runs} - {""}
+    if len(machines) > 1:
+        warnings.append(f"times were measured on different devices: {', '.join(sorted(machines))}")
+    return Comparison(
+        runs=tuple(runs),
+        warnings=tuple(warnings),
+        differing=tuple(Difference(n, values[n]) for n in names if len(set(values[n])) > 1),
+        common={n: values[n][0] for n in names if len(set(values[n])) == 1},
+        losses=losses,
+        throughput=tuple(_throughput(run) for run in runs if run.metrics),
+        quality=quality,
+        grids=_grid_sets(runs),
+    )
+
+
+def seconds_at(metrics: Sequence[EpochMetrics]) -> list[float]:
+    """The seconds of training up to the end of each row, warm-up included."""
+    return list(accumulate(row.seconds + row.warmup_seconds for row in metrics))
+
+
+def whole_epochs(metrics: Sequence[EpochMetrics]) -> list[EpochMetrics]:
+    """The rows of one whole epoch each, without those in which something was compiled."""
+    return [
+        row
+        for before, row in pairwise(metrics)
+        if row.epoch == before.epoch + 1 and row.warmup_seconds == 0.0
+    ]
+
+
+def _loss_groups(runs: Sequence[ReportedRun]) -> tuple[LossGroup, ...]:
+    groups: dict[str, list[ReportedRun]] = defaultdict(list)
+    for run in runs:
+        if run.metrics:
+            units = [f"{n} {v}" for n, v in run.settings.items() if n.partition(".")[0] in _LOSS_UNITS]
+            groups[", ".join(units)].append(run)
+    return tuple(LossGroup(description, tuple(members)) for description, members in groups.items())
+
+
+def _throughput(run: ReportedRun) -> Throughput:
+    steady = [row for row in run.metrics if row.seconds > 0.0]
+    seconds = sum(row.seconds for row in steady)
+    images = sum(row.seconds * row.images_per_second for row in steady)
+    epochs = [row.seconds for row in whole_epochs(run.metrics)]
+    warmup = sum(row.warmup_seconds for row in run.metrics)
+    return Throughput(
+        run=run,
+        images_per_second=images / seconds if seconds else 0.0,
+        seconds_per_epoch=float(np.median(epochs)) if epochs else None,
+        warmup_seconds=warmup,
+        total_seconds=seconds + warmup,
+        peak_memory_bytes=max(row.peak_memory_bytes for row in run.metrics),
+    )
+
+
+def _quality_groups(runs: Sequence[ReportedRun]) -> tuple[QualityGroup, ...]:
+    groups: dict[object, list[tuple[ReportedRun, Table]]] = defaultdict(list)
+    for run in runs:
+        for table in tables_of(run.scores):
+            groups[_comparable(table.scores[0])].append((run, table))
+    return tuple(QualityGroup(tuple(tables)) for tables in groups.values())
+
+
+def _comparable(score: Score) -> object:
+    """What has to be the same; what was trained, where, and how long is what is being compared."""
+    sampled, ruler = score.protocol
+    anywhere = replace(
+        sampled, plugin="", device="auto", precision="auto", checkpoint_steps=(), checkpoint="latest"
+    )
+    return anywhere, ruler
+
+
+def _grid_sets(runs: Sequence[ReportedRun]) -> tuple[GridSet, ...]:
+    groups: dict[object, list[tuple[ReportedRun, Grid]]] = defaultdict(list)
+    for run in runs:
+        for grid in run.grids:
+            groups[grid.protocol, run.image_shape].append((run, grid))
+    sets = []
+    for grids in groups.values():
+        first_run, first = grids[0]
+        differences = [_difference(first, other, first_run.image_shape) for _, other in grids[1:]]
+        sets.append(GridSet(tuple(grids), (None, *differences)))
+    return tuple(sets)
+
+
+def _difference(one: Grid, other: Grid, image_shape: tuple[int, int, int]) -> GridDifference | None:
+    count = one.record.get("rows")
+    if not isinstance(count, int):
+        return None
+    try:
+        pixels = [grid_images(grid.png, count, image_shape).astype(np.int16) for grid in (one, other)]
+    except ValueError:
+        return None
+    absolute = np.abs(pixels[0] - pixels[1])
+    largest = absolute.reshape(count, -1).max(1)
+    return GridDifference(float(absolute.mean()), int(largest.max()), int((largest <= 2).sum()))
