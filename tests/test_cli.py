@@ -18,7 +18,6 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-import ddim_host.cli
 from ddim_host.cache import CACHE_VARIABLE, cache_folder
 from ddim_host.checkpoints import load_progress
 from ddim_host.settings import SETTINGS
@@ -112,7 +111,7 @@ def test_an_impatient_user_gets_one_line(
     def interrupted(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ddim_host.cli, "_command", interrupted)
+    monkeypatch.setattr("ddim_host.cli.plugins.main", interrupted)
     outcome = in_process("plugins")
     assert (outcome.code, outcome.out, outcome.err) == (1, "", "\nddim-host: interrupted\n")
 

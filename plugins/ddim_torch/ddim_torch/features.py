@@ -1,0 +1,80 @@
+"""Feature extractors that compute with PyTorch; a parts plugin, because any framework's samples are judged.
+
+torch is imported only where an extractor is made, which is in the evaluator's process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - the types of parameters are looked up
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from ddim_host import hookimpl
+from ddim_host.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ddim_host.contracts import FeatureExtractorFactory
+    from ddim_host.data import Images
+    from ddim_host.waist import Device
+
+__all__ = ["Inception"]
+
+_CHUNK = 50
+"""Images at a time: more take gigabytes and are no faster."""
+
+
+@hookimpl
+def ddim_feature_extractors() -> dict[str, FeatureExtractorFactory]:
+    """`inception`: the network of FID."""
+    return {"inception": Inception}
+
+
+class Inception:
+    """The 2,048 features of FID and KID: the last mean pool of the Inception v3 of 2015.
+
+    The same as pytorch-fid's: images in [0, 1], enlarged to 299 x 299 (bilinear, corners not aligned), then
+    scaled to [-1, 1]; fp32. Grey images become RGB.
+
+    Args:
+        weights: A file with the weights; None downloads the published ones once. See
+            `inception_weights.read_weights`.
+        device: `cuda`, `cpu`, or `auto`: the first where there is a GPU.
+
+    Raises:
+        UserError: The weights or the device are not to be had.
+    """
+
+    framework = "torch"
+
+    def __init__(self, *, weights: Path | None = None, device: str = "auto") -> None:
+        import torch  # noqa: PLC0415 - heavy, and not allowed in every process
+
+        from ddim_torch.inception import features  # noqa: PLC0415
+        from ddim_torch.inception_weights import read_weights  # noqa: PLC0415
+        from ddim_torch.model import resolve_device  # noqa: PLC0415
+
+        if device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"inception cannot compute on {device!r:.40}", fix="choose auto, cpu or cuda")
+        self._device = resolve_device(cast("Device", device))
+        # The mantissa of TF32 has ten bits: enough for training, not for numbers that are to be compared.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        arrays, self.fingerprint = read_weights(weights)
+        self._parameters = {name: torch.from_numpy(a).to(self._device) for name, a in arrays.items()}
+        self._features = features
+        self._torch = torch
+
+    def __call__(self, images: Images, /) -> NDArray[np.float32]:
+        """See `contracts.FeatureExtractor`; uint8 `(N, H, W, C)` to float32 `(N, 2048)`."""
+        torch = self._torch
+        found = []
+        with torch.inference_mode():
+            for first in range(0, len(images), _CHUNK):
+                chunk = torch.from_numpy(np.ascontiguousarray(images[first : first + _CHUNK]))
+                pixels = chunk.to(self._device).permute(0, 3, 1, 2).float().div(255.0)
+                rgb = pixels.expand(-1, 3, -1, -1)
+                found.append(self._features(self._parameters, rgb).cpu().numpy())
+        return np.concatenate(found)

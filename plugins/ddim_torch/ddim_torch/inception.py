@@ -1,0 +1,198 @@
+"""The Inception v3 of FID: a table, and what runs it.
+
+This is the network of 2015 that everybody measures FID with, and not torchvision's: its mean pools count no
+border, and the last of them is a maximum. Held against pytorch-fid by `tests/test_evaluation_peers.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    Kernel: TypeAlias = tuple[int, int]
+    Layers: TypeAlias = "Conv | Pool | tuple[Layers, ...] | list[Layers]"
+
+__all__ = ["NUM_FEATURES", "features", "parameter_shapes"]
+
+NUM_FEATURES = 2048
+
+_IMAGE_SIZE = 299
+_BATCH_NORM_EPS = 1e-3
+_1, _3, _5, _WIDE, _TALL = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution without bias, batch normalisation and ReLU.
+
+    Attributes:
+        name: What the names of its parameters begin with.
+        channels: Of the output.
+        kernel: Height and width.
+        stride: 1, or 2, which takes no border.
+        border: Zeros around the image, so that it keeps its size.
+    """
+
+    name: str
+    channels: int
+    kernel: Kernel = _1
+    stride: int = 1
+    border: bool = True
+
+    @property
+    def padding(self) -> Kernel:
+        """Rows and columns of zeros on each side."""
+        height, width = self.kernel
+        return (height // 2, width // 2) if self.border and self.stride == 1 else (0, 0)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The largest or the mean of 3 x 3 pixels; what lies outside the image does not count."""
+
+    kind: Literal["max", "mean"]
+    stride: int = 1
+
+
+def _block_a(name: str, pooled: int) -> Layers:
+    conv = functools.partial(_branch, name)
+    return [
+        conv("1x1", 64),
+        (conv("5x5_1", 48), conv("5x5_2", 64, _5)),
+        (conv("3x3dbl_1", 64), conv("3x3dbl_2", 96, _3), conv("3x3dbl_3", 96, _3)),
+        (Pool("mean"), conv("_pool", pooled)),
+    ]
+
+
+def _block_b(name: str) -> Layers:
+    conv = functools.partial(_branch, name)
+    return [
+        conv("3x3", 384, _3, 2),
+        (conv("3x3dbl_1", 64), conv("3x3dbl_2", 96, _3), conv("3x3dbl_3", 96, _3, 2)),
+        Pool("max", 2),
+    ]
+
+
+def _block_c(name: str, inner: int) -> Layers:
+    conv = functools.partial(_branch, name)
+    double = [conv(f"7x7dbl_{i}", inner, _TALL if i % 2 == 0 else _WIDE) for i in (2, 3, 4)]
+    return [
+        conv("1x1", 192),
+        (conv("7x7_1", inner), conv("7x7_2", inner, _WIDE), conv("7x7_3", 192, _TALL)),
+        (conv("7x7dbl_1", inner), *double, conv("7x7dbl_5", 192, _WIDE)),
+        (Pool("mean"), conv("_pool", 192)),
+    ]
+
+
+def _block_d(name: str) -> Layers:
+    conv = functools.partial(_branch, name)
+    across = (conv("7x7x3_2", 192, _WIDE), conv("7x7x3_3", 192, _TALL))
+    return [
+        (conv("3x3_1", 192), conv("3x3_2", 320, _3, 2)),
+        (conv("7x7x3_1", 192), *across, conv("7x7x3_4", 192, _3, 2)),
+        Pool("max", 2),
+    ]
+
+
+def _block_e(name: str, pool: Pool) -> Layers:
+    conv = functools.partial(_branch, name)
+
+    def both(branch: str) -> Layers:
+        return [conv(f"{branch}a", 384, (1, 3)), conv(f"{branch}b", 384, (3, 1))]
+
+    return [
+        conv("1x1", 320),
+        (conv("3x3_1", 384), both("3x3_2")),
+        (conv("3x3dbl_1", 448), conv("3x3dbl_2", 384, _3), both("3x3dbl_3")),
+        (pool, conv("_pool", 192)),
+    ]
+
+
+def _branch(block: str, branch: str, channels: int, kernel: Kernel = _1, stride: int = 1) -> Conv:
+    return Conv(f"{block}.branch{branch}", channels, kernel, stride)
+
+
+# One after the other in a tuple; side by side in a list, and then their channels joined.
+_NETWORK: Layers = (
+    Conv("Conv2d_1a_3x3", 32, _3, 2),
+    Conv("Conv2d_2a_3x3", 32, _3, border=False),
+    Conv("Conv2d_2b_3x3", 64, _3),
+    Pool("max", 2),
+    Conv("Conv2d_3b_1x1", 80),
+    Conv("Conv2d_4a_3x3", 192, _3, border=False),
+    Pool("max", 2),
+    _block_a("Mixed_5b", 32),
+    _block_a("Mixed_5c", 64),
+    _block_a("Mixed_5d", 64),
+    _block_b("Mixed_6a"),
+    _block_c("Mixed_6b", 128),
+    _block_c("Mixed_6c", 160),
+    _block_c("Mixed_6d", 160),
+    _block_c("Mixed_6e", 192),
+    _block_d("Mixed_7a"),
+    _block_e("Mixed_7b", Pool("mean")),
+    _block_e("Mixed_7c", Pool("max")),
+)
+
+
+def parameter_shapes() -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter, by its name in the published file."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for conv, channels in _convs(_NETWORK, 3)[0]:
+        shapes[f"{conv.name}.conv.weight"] = (conv.channels, channels, *conv.kernel)
+        for statistic in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{conv.name}.bn.{statistic}"] = (conv.channels,)
+    return shapes
+
+
+def features(parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """The features `(B, 2048)` of images `(B, 3, H, W)` with values in [0, 1]."""
+    size = (_IMAGE_SIZE, _IMAGE_SIZE)
+    resized = functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    return _run(_NETWORK, parameters, 2.0 * resized - 1.0).mean((2, 3))
+
+
+def _convs(layers: Layers, channels: int) -> tuple[list[tuple[Conv, int]], int]:
+    """All convolutions with the channels of their inputs; and the channels of the output."""
+    if isinstance(layers, Conv):
+        return [(layers, channels)], layers.channels
+    if isinstance(layers, Pool):
+        return [], channels
+    if isinstance(layers, tuple):
+        found = []
+        for layer in layers:
+            more, channels = _convs(layer, channels)
+            found += more
+        return found, channels
+    branches = [_convs(branch, channels) for branch in layers]
+    return [pair for pairs, _ in branches for pair in pairs], sum(joined for _, joined in branches)
+
+
+def _run(layers: Layers, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    if isinstance(layers, Conv):
+        convolved = functional.conv2d(
+            x, parameters[f"{layers.name}.conv.weight"], stride=layers.stride, padding=layers.padding
+        )
+        mean, variance, weight, bias = (
+            parameters[f"{layers.name}.bn.{statistic}"]
+            for statistic in ("running_mean", "running_var", "weight", "bias")
+        )
+        normalised = functional.batch_norm(convolved, mean, variance, weight, bias, eps=_BATCH_NORM_EPS)
+        return functional.relu_(normalised)
+    if isinstance(layers, Pool):
+        padding = 1 if layers.stride == 1 else 0
+        if layers.kind == "max":
+            return functional.max_pool2d(x, 3, layers.stride, padding)
+        return functional.avg_pool2d(x, 3, layers.stride, padding, count_include_pad=False)
+    if isinstance(layers, tuple):
+        return functools.reduce(lambda y, layer: _run(layer, parameters, y), layers, x)
+    return torch.cat([_run(branch, parameters, x) for branch in layers], 1)

@@ -1,0 +1,160 @@
+"""The weights of the Inception network: from a file, from the cache, or downloaded once.
+
+They are published as a pickle. That is read only where its checksum is the published one, and then kept as
+safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from typing import TYPE_CHECKING
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+
+from ddim_host.cache import cache_errors, cache_folder
+from ddim_host.download import download
+from ddim_host.errors import UserError
+from ddim_host.files import printable, write_bytes
+from ddim_torch.inception import parameter_shapes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["read_weights"]
+
+FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE_NAME}"
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+NUM_BYTES = 95_628_359
+
+_KEPT_NAME = "inception-6726825d.safetensors"
+_ORIGIN, _CONTENT = "origin_sha256", "content_sha256"
+
+
+def read_weights(path: Path | None) -> tuple[dict[str, NDArray[np.float32]], str]:
+    """The parameters by name, float32, and their fingerprint.
+
+    Args:
+        path: A safetensors file with the names of the published one, or a copy of that; None takes the
+            published weights, which are downloaded once.
+
+    Returns:
+        The parameters; and the SHA-256 of the published file where they are from it, else that of themselves.
+
+    Raises:
+        UserError: The file is not to be had, damaged, of another network, or a pickle of another origin.
+    """
+    if path is None:
+        return _published()
+    path = path.expanduser()
+    try:
+        # A safetensors file begins with the length of its header; whatever else comes is a pickle.
+        is_pickle = path.suffix != ".safetensors"
+        if is_pickle and _sha256(path) != SHA256:
+            raise UserError(
+                f"{printable(path)} is not read",
+                why="it is a pickle, which may run any code, and not the published file of "
+                f"SHA-256 {SHA256[:12]}...",
+                fix="convert it to safetensors, or give a copy of the published file",
+            )
+        return (_from_pickle(path), SHA256) if is_pickle else _from_safetensors(path)
+    except OSError as error:
+        reason = str(error.strerror or error)
+        raise UserError(
+            f"cannot read the weights {printable(path)}", why=reason, fix=_how_to_get_them()
+        ) from None
+
+
+def _published() -> tuple[dict[str, NDArray[np.float32]], str]:
+    kept = cache_folder() / _KEPT_NAME
+    try:
+        weights, fingerprint = _from_safetensors(kept)
+    except (OSError, UserError):
+        fingerprint = ""  # missing or damaged: it is made anew
+    if fingerprint == SHA256:
+        return weights, fingerprint
+    original = cache_folder() / FILE_NAME
+    if not original.is_file() or _sha256(original) != SHA256:
+        download(URL, original, checksum=f"sha256:{SHA256}", max_bytes=NUM_BYTES, fix=_how_to_get_them())
+    weights = _from_pickle(original)
+    about = {_ORIGIN: SHA256, _CONTENT: _content_sha256(weights)}
+    with cache_errors():
+        write_bytes(kept, safetensors.numpy.save(weights, about))
+        original.unlink()
+    return weights, SHA256
+
+
+def _from_pickle(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The published file; its checksum was compared."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read the weights {printable(path)}", why=printable(error)) from None
+    return _checked(path, {name: tensor.numpy() for name, tensor in state.items() if tensor.ndim})
+
+
+def _from_safetensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
+    wanted = parameter_shapes()
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            about = file.metadata() or {}
+            # Only what is needed is read, whatever else the file holds.
+            arrays = {name: file.get_tensor(name) for name in wanted.keys() & file.keys()}
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise UserError(
+            f"{printable(path)} is not a whole safetensors file", why=printable(error), fix=_how_to_get_them()
+        ) from None
+    weights = _checked(path, arrays)
+    content = _content_sha256(weights)
+    published = about.get(_ORIGIN) == SHA256 and about.get(_CONTENT) == content
+    return weights, SHA256 if published else content
+
+
+def _checked(path: Path, arrays: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """The parameters of the network, in its order, and nothing else."""
+    weights = {}
+    for name, shape in parameter_shapes().items():
+        array = arrays.get(name)
+        problem = ""
+        if array is None:
+            problem = f"it has no {name}"
+        elif array.dtype != np.float32 or array.shape != shape:
+            problem = f"{name} is {array.dtype} of shape {array.shape}, not float32 of shape {shape}"
+        elif not np.isfinite(array).all():
+            problem = f"{name} is not finite everywhere"
+        elif name.endswith("running_var") and (array < 0.0).any():
+            problem = f"{name}, a variance, is negative somewhere"
+        if array is None or problem:
+            raise UserError(
+                f"{printable(path)} does not hold the weights of the Inception network of FID",
+                why=problem,
+                fix=_how_to_get_them(),
+            )
+        weights[name] = array
+    return weights
+
+
+def _content_sha256(weights: dict[str, NDArray[np.float32]]) -> str:
+    digest = hashlib.sha256()
+    for name, array in weights.items():
+        digest.update(f"{name} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _how_to_get_them() -> str:
+    return (
+        f"get {FILE_NAME} from {URL} on any machine, and pass --features inception:weights=FILE "
+        f"or put it into {printable(cache_folder())}"
+    )

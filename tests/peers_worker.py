@@ -1,0 +1,76 @@
+"""What pytorch-fid and torch-fidelity say, as JSON: `peers_worker.py PEERS WEIGHTS ONE.npy OTHER.npy`.
+
+A program of its own: they need torchvision, which does not load beside the CPU build of torch unless two of
+its operators are declared first, and which other libraries must not find.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+DIMENSIONS = (8, 32, 256)
+"""Numbers of features that Fréchet distances are taken of; all 2,048 would take SciPy minutes."""
+
+
+def main(peers: str, weights: str, one: str, other: str) -> None:
+    sys.path.insert(0, peers)
+    for name in ("nms", "qnms"):
+        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        torch.library.define(f"torchvision::{name}", schema)
+    import pytorch_fid.inception  # noqa: PLC0415
+    import safetensors.torch  # noqa: PLC0415
+    from pytorch_fid.fid_score import calculate_frechet_distance  # noqa: PLC0415
+    from torch_fidelity.metric_kid import kernel_mmd  # noqa: PLC0415
+    from torch_fidelity.metric_prc import prc_features_to_metric  # noqa: PLC0415
+
+    def random_state(*_: Any, **__: Any) -> dict[str, torch.Tensor]:
+        state = dict(safetensors.torch.load_file(weights))
+        for name in [name for name in state if name.endswith("running_mean")]:
+            state[name.replace("running_mean", "num_batches_tracked")] = torch.tensor(0)
+        return {**state, "fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+
+    pytorch_fid.inception.load_state_dict_from_url = random_state
+    network = pytorch_fid.inception.InceptionV3([3]).eval()
+
+    def features_of(path: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+        images = torch.from_numpy(np.load(path)).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            found = [network(batch)[0].flatten(1).numpy() for batch in images.split(50)]
+        return np.concatenate(found)
+
+    features = [features_of(path) for path in (one, other)]
+    for path, array in zip((one, other), features, strict=True):
+        np.save(path.replace(".npy", "-features.npy"), array)
+    exact = [array.astype(np.float64) for array in features]
+    frechet = {}
+    for dimension in DIMENSIONS:
+        few = [array[:, :dimension] for array in exact]
+        one_set, other_set = ((array.mean(0), np.cov(array, rowvar=False)) for array in few)
+        frechet[dimension] = float(calculate_frechet_distance(*one_set, *other_set))
+    size = min(map(len, exact))
+    prc = prc_features_to_metric(
+        *(torch.from_numpy(array) for array in exact),
+        prc_neighborhood=3,
+        prc_batch_size=10_000,
+        save_cpu_ram=False,
+        verbose=False,
+    )
+    print(
+        json.dumps(
+            {
+                "frechet": frechet,
+                "kernel": float(kernel_mmd(exact[0][:size], exact[1][:size])),
+                "precision": prc["precision"],
+                "recall": prc["recall"],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
