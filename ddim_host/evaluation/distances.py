@@ -38,17 +38,16 @@ class Gaussian(Protocol):
 def frechet_distance(generated: Gaussian, real: Gaussian) -> float:
     """The squared Fréchet distance of two Gaussians (arXiv 1706.08500, equation 6).
 
-    `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. The eigenvalues of C1 C2 are those of the symmetric matrix
-    `C1^(1/2) C2 C1^(1/2)`: real and not negative even where a covariance is singular, so that no imaginary
-    parts have to be cut off and nothing has to be added to the diagonals.
+    `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. With `C1 = A A^T` and `C2 = B B^T` the trace of the root is
+    the sum of the singular values of `A^T B`. So no root of a matrix is taken, no imaginary parts have to be
+    cut off and nothing has to be added to the diagonals: it is exact where covariances are singular.
 
     Args:
         generated: Moments of the generated images' features.
         real: Moments of the real images' features.
     """
-    values, vectors = np.linalg.eigh(generated.covariance)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ real.covariance @ root), 0.0)).sum()
+    one, other = _factor(generated.covariance), _factor(real.covariance)
+    cross = np.linalg.svd(one.T @ other, compute_uv=False).sum()
     means = ((generated.mean - real.mean) ** 2).sum()
     return float(means + np.trace(generated.covariance) + np.trace(real.covariance) - 2.0 * cross)
 
@@ -139,6 +138,14 @@ def precision_recall(
         raise ValueError(f"precision and recall need more than {neighbours} images of either kind")
     x, y = generated.astype(np.float64), real.astype(np.float64)
     return _share_on_manifold(x, y, neighbours), _share_on_manifold(y, x, neighbours)
+
+
+def _factor(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A, `(D, rank)`, with `A A^T` the covariance; eigenvalues that are nothing but rounding are left out."""
+    values, vectors = np.linalg.eigh(covariance)
+    keep = values > len(values) * np.finfo(np.float64).eps * values[-1]
+    factor: NDArray[np.float64] = vectors[:, keep] * np.sqrt(values[keep])
+    return factor
 
 
 def _kernel_sum(products: NDArray[np.float64]) -> float:
