@@ -13,6 +13,8 @@ EVERYTHING := $(HOST_AND_TORCH) -e plugins/ddim_jittor
 QUICK := -m "not slow" --ignore=tests/test_jittor_environment.py
 # These hold results against diffusers, which needs newer releases than the oldest that are allowed.
 ORACLES := $(addprefix --ignore=tests/test_,noise_schedules.py oracle_scheduler.py unet.py)
+# With what they ask for, these would replace torch; without, only a process that is prepared may see them.
+PEERS := --no-deps --upgrade --target .venv/peers -r tests/peers.txt
 
 .PHONY: install demo test lint test-newest test-lowest clean
 
@@ -37,9 +39,10 @@ test-newest: .venv-newest/installed
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest $(QUICK) $(ORACLES)
 
-.venv/installed: $(PROJECTS)
+.venv/installed: $(PROJECTS) tests/peers.txt
 	$(call venv,.venv)
 	.venv/bin/python -m pip install --quiet $(EVERYTHING) --group test --group oracles
+	.venv/bin/python -m pip install --quiet $(PEERS)
 	touch $@
 
 .venv-newest/installed: $(PROJECTS)

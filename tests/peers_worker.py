@@ -40,7 +40,7 @@ def main(peers: str, weights: str, one: str, other: str) -> None:
     def features_of(path: str) -> np.ndarray[Any, np.dtype[np.float32]]:
         images = torch.from_numpy(np.load(path)).permute(0, 3, 1, 2).float() / 255
         with torch.no_grad():
-            found = [network(batch)[0].flatten(1).numpy() for batch in images.split(50)]
+            found = [network(batch)[0].flatten(1).numpy() for batch in torch.split(images, 50)]
         return np.concatenate(found)
 
     features = [features_of(path) for path in (one, other)]
