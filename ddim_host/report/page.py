@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from ddim_host.evaluation.tables import number
 from ddim_host.report.comparison import seconds_at, whole_epochs
@@ -33,7 +32,7 @@ class Figure:
     """
 
     title: str
-    svg: Markup
+    svg: str
     summary: str
     header: list[str]
     rows: list[list[str]]
@@ -84,7 +83,7 @@ def _figures(comparison: Comparison) -> list[Figure]:
         figures.append(
             Figure(
                 "Seconds per epoch, in steady state",
-                Markup(curves_svg("epochs", curves, x="epoch", y="seconds")),
+                curves_svg("epochs", curves, x="epoch", y="seconds"),
                 "; ".join(f"{c.label}: {number(min(c.y))} to {number(max(c.y))} s" for c in curves),
                 ["run", "epoch", "seconds", "images per second"],
                 [
@@ -119,7 +118,7 @@ def _loss_figure(
     )
     return Figure(
         f"Loss against {against}{of_what}",
-        Markup(curves_svg(name, curves, x=axis, y="loss", logarithmic=_spans_decades(curves))),
+        curves_svg(name, curves, x=axis, y="loss", logarithmic=_spans_decades(curves)),
         last,
         ["run", "step", "seconds", "train loss", "test loss"],
         rows,

@@ -1,0 +1,379 @@
+"""Runs side by side: what differs, what may be compared, and the page, Markdown and JSON of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from ddim_host.evaluation.scores import EvaluationFile, Scores
+from ddim_host.images import grid_images, grid_png
+from ddim_host.report.collected import Grid, ReportedRun, collect
+from ddim_host.report.comparison import compare
+from ddim_host.report.documents import as_json, as_markdown
+from ddim_host.report.page import render_page
+from ddim_host.report.quality import quality_of
+from ddim_host.runs import EpochMetrics
+from tests.evaluation_samples import FLOOR, RULER, SAMPLED, scored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Outcome, Run
+
+SETTINGS = {
+    "plugin": "torch",
+    "data": "digits",
+    "loss": "mse",
+    "batch_size": "128",
+    "num_train_timesteps": "1000",
+}
+RECORD: dict[str, Any] = {
+    "kind": "samples",
+    "rows": 5,
+    "columns": 1,
+    "seed": 0,
+    "timesteps": [0, 999],
+    "eta": 0.0,
+    "clip": True,
+    "weights": "ema",
+    "checkpoint": "latest",
+}
+IMAGES = np.random.default_rng(0).integers(0, 200, (5, 8, 8, 1), np.uint8)
+
+
+def rows(factor: float = 1.0) -> tuple[EpochMetrics, ...]:
+    """The first epoch compiles; then three whole ones and a part."""
+    return tuple(
+        EpochMetrics(
+            epoch=epoch,
+            step=step,
+            train_loss=0.5 / step,
+            test_loss=0.6 / step,
+            seconds=seconds * factor,
+            images_per_second=100.0 / factor,
+            warmup_seconds=warmup,
+            peak_memory_bytes=1_000_000 * step,
+        )
+        for epoch, step, seconds, warmup in (
+            (1, 10, 1.0, 7.0),
+            (2, 20, 2.0, 0.0),
+            (3, 30, 4.0, 0.0),
+            (3, 35, 1.0, 0.0),
+        )
+    )
+
+
+def reported(name: str = "one", **changes: Any) -> ReportedRun:
+    run = ReportedRun(
+        name=name,
+        path=Path("runs") / name,
+        image_shape=(8, 8, 1),
+        settings=SETTINGS,
+        provenance={"device": "a processor", "command": "ddim-host run --plugin torch"},
+        metrics=rows(),
+        scores=Scores((scored(),), (FLOOR,)),
+        grids=(Grid("grid.png", grid_png(IMAGES), RECORD),),
+        problems=(),
+    )
+    return replace(run, **changes)
+
+
+def with_settings(name: str, **settings: str) -> ReportedRun:
+    return reported(name, settings={**SETTINGS, **settings})
+
+
+# --- What is compared with what -----------------------------------------------------------------------------
+
+
+def test_settings_that_differ_come_apart_from_those_that_do_not() -> None:
+    other = with_settings("two", plugin="jittor", **{"loss.delta": "0.1"})
+    comparison = compare([reported(), other])
+    assert {d.setting: d.values for d in comparison.differing} == {
+        "plugin": ("torch", "jittor"),
+        "loss.delta": ("-", "0.1"),
+    }
+    assert "plugin" not in comparison.common
+    assert comparison.common["data"] == "digits"
+
+
+@pytest.mark.parametrize("change", [{"loss": "l2"}, {"data": "cifar10"}, {"num_train_timesteps": "50"}])
+def test_losses_in_other_units_are_not_put_together(change: dict[str, str]) -> None:
+    comparison = compare([reported(), reported("two"), with_settings("three", **change)])
+    assert [[run.name for run in group.runs] for group in comparison.losses] == [["one", "two"], ["three"]]
+    [warning] = [w for w in comparison.warnings if "losses" in w]
+    assert "not comparable" in warning
+
+
+def test_losses_of_other_frameworks_and_samplers_are() -> None:
+    other = with_settings("two", plugin="jittor", timestep_sampler="importance", batch_size="64")
+    comparison = compare([reported(), other])
+    assert len(comparison.losses) == 1
+    assert comparison.warnings == ()
+
+
+def test_speed_is_that_of_the_steady_state() -> None:
+    [speed] = compare([reported()]).throughput
+    assert speed.images_per_second == pytest.approx(100.0)
+    assert speed.seconds_per_epoch == 3.0, "the median of the two whole epochs in which nothing was compiled"
+    assert (speed.warmup_seconds, speed.total_seconds) == (7.0, 15.0)
+    assert speed.peak_memory_bytes == 35_000_000
+
+
+def test_scores_are_put_together_where_only_the_run_differs() -> None:
+    jittor = scored(replace(SAMPLED, plugin="jittor", checkpoint_steps=(99,)), frechet=0.5)
+    fewer = scored(replace(SAMPLED, num_images=1000))
+    comparison = compare([reported(), reported("two", scores=Scores((jittor, fewer), (FLOOR,)))])
+    assert [[run.name for run, _ in group.tables] for group in comparison.quality] == [
+        ["one", "two"],
+        ["two"],
+    ]
+    [warning] = [w for w in comparison.warnings if "quality" in w]
+    assert "not comparable" in warning
+    table = quality_of(comparison.quality[0]).tables[0]
+    assert [[(c.mean, c.best) for c in row.cells] for row in table.rows] == [[(1.0, False)], [(0.5, True)]]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(RULER, features=replace(RULER.features, fingerprint="00" * 32)),
+        replace(RULER, reference=replace(RULER.reference, sha256="00" * 32)),
+    ],
+)
+def test_scores_of_other_rulers_are_not(other: Any) -> None:
+    comparison = compare([reported(), reported("two", scores=Scores((scored(ruler=other),), ()))])
+    assert len(comparison.quality) == 2
+
+
+def test_grids_of_the_same_noise_are_held_against_each_other() -> None:
+    near, far = IMAGES.copy(), IMAGES.copy()
+    near[:, 0] += 2
+    far[1, 3, 3] += 50
+    grids = [Grid("grid.png", grid_png(images), RECORD) for images in (near, far)]
+    other_noise = Grid("grid.png", grid_png(IMAGES), {**RECORD, "seed": 1})
+    comparison = compare(
+        [reported(), reported("near", grids=(grids[0],)), reported("far", grids=(grids[1], other_noise))]
+    )
+    together, alone = comparison.grids
+    assert [run.name for run, _ in together.grids] == ["one", "near", "far"]
+    first, second, third = together.differences
+    assert first is None
+    assert second is not None
+    assert third is not None
+    assert (second.largest, second.num_within_two, second.mean) == (2, 5, 0.25)
+    assert (third.largest, third.num_within_two) == (50, 4)
+    assert alone.differences == (None,)
+
+
+def test_a_grid_of_another_size_than_its_record_says_has_no_difference() -> None:
+    lying = Grid("grid.png", grid_png(IMAGES[:4]), RECORD)
+    broken = Grid("grid.png", b"no picture", RECORD)
+    [grids] = compare([reported(), reported("two", grids=(lying,)), reported("three", grids=(broken,))]).grids
+    assert grids.differences == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "channels"), [(1, 8, 1), (5, 8, 3), (64, 8, 1), (7, 32, 3), (3, 100, 3)]
+)
+def test_images_come_back_from_a_grid(count: int, size: int, channels: int) -> None:
+    images = np.random.default_rng(count).integers(0, 256, (count, size, size, channels), np.uint8)
+    np.testing.assert_array_equal(grid_images(grid_png(images), count, (size, size, channels)), images)
+    with pytest.raises(ValueError, match="no grid"):
+        grid_images(grid_png(images), count + 5, (size, size, channels))
+
+
+# --- The documents ------------------------------------------------------------------------------------------
+
+
+class Elements(HTMLParser):
+    """Checks that elements are closed in the order in which they were opened; keeps text and addresses."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.addresses += [str(named[name]) for name in ("src", "href", "xlink:href") if name in named]
+        self.ids += [str(named["id"])] if "id" in named else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not set(self.open) & {"script", "style"}:
+            self.text += data
+
+
+HOSTILE = '<script>alert("x")</script>'
+
+
+@pytest.fixture
+def page() -> Elements:
+    other = reported(
+        "two" + HOSTILE,
+        settings={**SETTINGS, "plugin": "jittor", "loss": HOSTILE},
+        metrics=rows(2.0),
+        problems=("metrics.csv is damaged",),
+        provenance={"command": HOSTILE},
+    )
+    elements = Elements()
+    text = render_page(
+        compare([reported(), other], ["there is no run in x"]), title="a title", command="a command"
+    )
+    elements.feed(text)
+    elements.close()
+    return elements
+
+
+def test_the_page_is_whole_and_needs_nothing_else(page: Elements) -> None:
+    assert page.open == []
+    assert page.addresses
+    for address in page.addresses:
+        assert address.startswith(("data:", "#")), address
+    assert len(page.ids) == len(set(page.ids)), "plots may not share ids"
+
+
+def test_the_page_shows_everything(page: Elements) -> None:
+    for said in (
+        "a title",
+        "a command",
+        "there is no run in x",
+        "metrics.csv is damaged",
+        "not comparable",
+        "images per second",
+        "Seconds per epoch",
+        "Loss against seconds",
+        "Fréchet distance (no FID)",
+        "Noise floor",
+        "from the same noise",
+        "ddim-host run --config",
+    ):
+        assert said in page.text, said
+
+
+def test_names_and_settings_cannot_run_code(page: Elements) -> None:
+    assert HOSTILE in page.text, "shown as it is"
+
+
+def test_a_single_run_has_a_page_of_its_own() -> None:
+    text = render_page(compare([reported()]), title="one", command="c")
+    assert "What was run" in text
+    assert "from the same noise" not in text
+
+
+def test_a_run_without_anything_but_settings_has_one_too() -> None:
+    empty = reported("empty", metrics=(), scores=Scores(), grids=())
+    comparison = compare([empty])
+    assert "empty: no epoch has ended yet" in comparison.warnings
+    assert "What was run" in render_page(comparison, title="empty", command="c")
+    assert as_markdown(comparison, title="empty", command="c").startswith("# empty")
+    assert json.loads(as_json(comparison, title="empty", command="c"))["throughput"] == {}
+
+
+def test_markdown_and_json_say_the_same_numbers() -> None:
+    comparison = compare([reported(), with_settings("two", plugin="jittor")])
+    document = json.loads(as_json(comparison, title="t", command="c"))
+    assert document["differing"] == {"plugin": {"one": "torch", "two": "jittor"}}
+    assert document["throughput"]["one"]["images_per_second"] == pytest.approx(100.0)
+    assert [run["metrics"][-1]["test_loss"] for run in document["runs"]] == [0.6 / 35] * 2
+    text = as_markdown(comparison, title="t", command="c")
+    assert "| plugin | torch | jittor |" in text
+    assert "| one | 100 | 3.00 | 7.00 | 15.0 |" in text
+    assert "| one | 35 | 0.0143 | 0.0171 |" in text
+
+
+# --- Through the command line -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(tiny_run: Run, tmp_path: Path) -> tuple[Path, Path]:
+    """Two copies of a run, one of them evaluated."""
+    copies = [shutil.copytree(tiny_run.path, tmp_path / name / "run") for name in ("a", "b")]
+    EvaluationFile(copies[1] / "evaluation.json").add(scored())
+    return copies[0], copies[1]
+
+
+def test_numbers_of_the_page_are_those_of_the_run_directories(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    outcome = in_process("compare", *runs, "--format", "json", "--out", tmp_path / "c.json")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    assert [run["name"] for run in document["runs"]] == ["a/run", "b/run"], (
+        "as long as needed to tell them apart"
+    )
+    for path, run in zip(runs, document["runs"], strict=True):
+        stored = collect(path, "x")
+        assert [row["train_loss"] for row in run["metrics"]] == [row.train_loss for row in stored.metrics]
+        assert run["settings"]["plugin"] == "torch"
+    assert document["grids"][0]["differences_from_the_first"][1]["largest"] == 0
+    assert document["runs"][1]["scores"][0]["measures"]["frechet_distance"] == 1.0
+
+
+def test_a_broken_run_does_no_harm_to_the_others(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    (runs[1] / "metrics.csv").write_text("nonsense\n1\n", encoding="utf-8")
+    (runs[1] / "evaluation.json").write_text("nonsense", encoding="utf-8")
+    [picture] = (runs[1] / "samples").glob("*.png")
+    picture.with_suffix(".json").write_text("nonsense", encoding="utf-8")
+    out = tmp_path / "page.html"
+    outcome = in_process("compare", *runs, tmp_path / "gone", "--out", out)
+    assert outcome.code == 0, outcome.err
+    text = out.read_text(encoding="utf-8")
+    for problem in (
+        "metrics.csv is damaged",
+        "evaluation.json is damaged",
+        "cannot show",
+        "there is no run in",
+    ):
+        assert problem in text
+        assert problem in outcome.err
+    assert "a/run" in text
+
+
+def test_nothing_is_overwritten(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    out = tmp_path / "page.html"
+    out.write_text("mine", encoding="utf-8")
+    outcome = in_process("compare", *runs, "--out", out)
+    assert outcome.code == 2
+    assert "exists already" in outcome.err
+    assert out.read_text(encoding="utf-8") == "mine"
+    assert in_process("compare", *runs, "--out", out, "--force").code == 0
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_no_run_at_all_is_an_error(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+    outcome = in_process("compare", tmp_path / "x", tmp_path / "y", "--out", tmp_path / "page.html")
+    assert outcome.code == 2
+    assert "none of these runs can be read" in outcome.err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_the_page_is_the_same_every_time(runs: tuple[Path, Path]) -> None:
+    pages = {render_page(compare([collect(runs[0], "a")]), title="t", command="c") for _ in range(2)}
+    assert len(pages) == 1
+    assert not re.search(r"20\d\d-\d\d-\d\dT", pages.pop())
