@@ -30,7 +30,7 @@ __all__ = ["Half", "Plan", "measure_real_images", "planned", "score"]
 
 Half: TypeAlias = Literal["train", "test"]
 
-_REAL_BATCH = 500
+_REAL_BATCH = 100
 
 
 @dataclass(frozen=True)
