@@ -116,6 +116,7 @@ class Score:
         ruler: What they were measured with.
         measures: The numbers.
         seconds: What it took.
+        batch_size: Images in each network call; the seconds depend on it, the images do not.
         warnings: What is doubtful about the numbers.
         made_with: Versions, hardware and the command.
     """
@@ -124,6 +125,7 @@ class Score:
     ruler: Ruler
     measures: Measures
     seconds: Seconds
+    batch_size: int
     warnings: tuple[str, ...]
     made_with: dict[str, str]
 

@@ -162,6 +162,7 @@ def score(
                 ruler=ruler,
                 measures=measures,
                 seconds=Seconds(sampler.seconds, sampler.warmup_seconds, evaluator.seconds),
+                batch_size=min(config.batch_size, sampled.num_images),
                 warnings=_doubts(sampled.num_images, ruler),
                 made_with=made_with,
             )

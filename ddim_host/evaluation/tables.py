@@ -188,6 +188,7 @@ def _flat(score: Score) -> dict[str, object]:
         "seed": score.sampled.seed,
         **asdict(score.measures),
         **{f"seconds_{name}": value for name, value in asdict(score.seconds).items()},
+        "batch_size": score.batch_size,
         **sampled,
         **{f"features_{name}": value for name, value in asdict(ruler.features).items()},
         **{f"reference_{name}": value for name, value in asdict(ruler.reference).items()},
