@@ -159,6 +159,7 @@ def test_they_do_not_beside_another_one(sampled: dict[str, Any], ruler: dict[str
     [table] = tables_of(Scores((result,)))
     text = as_text(table)
     assert "FID in the DDIM paper" not in text
+    assert ("no FID" in text) == (why == "features"), "other weights are another network"
     [line] = [line for line in text.split("\n") if line.startswith("Not comparable")]
     assert why in line
 

@@ -40,10 +40,8 @@ def main(options: argparse.Namespace) -> int:
     run = existing_run(options.run)
     file = EvaluationFile(run.path / "evaluation.json")
     known = file.read()
-    steps, etas, seeds = (
-        read_list(name, getattr(options, f"{name}_list")) for name in ("steps", "eta", "seed")
-    )
-    plan = Plan(options.samples, steps, etas, seeds)
+    steps, etas = read_list("steps", options.steps_list), read_list("eta", options.eta_list)
+    seeds = None if options.seed_list is None else read_list("seed", options.seed_list)
     request = requested(options)
     # The first number of steps is what the timestep subset is tried with.
     request = replace(request, settings={**request.settings, "steps": steps[0]})
@@ -53,6 +51,7 @@ def main(options: argparse.Namespace) -> int:
     if known.scores:
         _write_tables(run.path, known)  # whether results can be written should be known before the work
     config = experiment.config
+    plan = Plan(options.samples, steps, etas, seeds or (config.seed,))
     features = options.features or ("digits_mlp" if config.data.name == "digits" else "inception")
     with Evaluator(parse_choice(features), experiment.source.image_shape, MeasureSettings()) as evaluator:
         data = format_choice(config.data.name, config.data.parameters)

@@ -173,13 +173,13 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         default=10_000,
         help="images for each score; scores of different N are not comparable (default: 10000)",
     )
-    for name, values in (("steps", "10,20,50,100"), ("eta", "0,0.2,0.5,1"), ("seed", "0")):
+    for name, values in (("steps", "10,20,50,100"), ("eta", "0,0.2,0.5,1"), ("seed", None)):
         sampling.add_argument(
             f"--{name}",
             dest=f"{name}_list",
             metavar=f"{_METAVARS[SETTINGS[name].annotation]},...",
             default=values,
-            help=f"{_LIST_HELP[name]} (default: {values})",
+            help=f"{_LIST_HELP[name]} (default: {values or _OF_THE_RUN})",
         )
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
     for name in ("clip", "batch_size"):

@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ddim_host.evaluation.paper import PAPER_FIDS, differences_from_the_paper
+from ddim_host.evaluation.paper import FID_WEIGHTS, PAPER_FIDS, differences_from_the_paper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,9 +94,11 @@ class Table:
 
 
 def _frechet_title(ruler: Ruler) -> str:
-    name = ruler.features.name
-    title = "FID, the Fréchet distance in" if name == "inception" else "Fréchet distance (no FID) in"
-    return f"{title} the features of {name}; lower is better"
+    features = ruler.features
+    title = (
+        "FID, the Fréchet distance" if features.fingerprint == FID_WEIGHTS else "Fréchet distance (no FID)"
+    )
+    return f"{title} in the features of {features.name}; lower is better"
 
 
 SHOWN = (

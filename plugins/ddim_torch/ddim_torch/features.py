@@ -52,29 +52,22 @@ class Inception:
     def __init__(self, *, weights: Path | None = None, device: str = "auto") -> None:
         import torch  # noqa: PLC0415 - heavy, and not allowed in every process
 
-        from ddim_torch.inception import features  # noqa: PLC0415
+        from ddim_torch.inception import InceptionNetwork  # noqa: PLC0415
         from ddim_torch.inception_weights import read_weights  # noqa: PLC0415
         from ddim_torch.model import resolve_device  # noqa: PLC0415
 
         if device not in ("auto", "cpu", "cuda"):
             raise UserError(f"inception cannot compute on {device!r:.40}", fix="choose auto, cpu or cuda")
-        self._device = resolve_device(cast("Device", device))
-        # The mantissa of TF32 has ten bits: enough for training, not for numbers that are to be compared.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-        arrays, self.fingerprint = read_weights(weights)
-        self._parameters = {name: torch.from_numpy(a).to(self._device) for name, a in arrays.items()}
-        self._features = features
-        self._torch = torch
+        resolved = resolve_device(cast("Device", device))
+        parameters, self.fingerprint = read_weights(weights)
+        self._network = InceptionNetwork(parameters, resolved)
+        self._tensor = torch.from_numpy
 
     def __call__(self, images: Images, /) -> NDArray[np.float32]:
         """See `contracts.FeatureExtractor`; uint8 `(N, H, W, C)` to float32 `(N, 2048)`."""
-        torch = self._torch
         found = []
-        with torch.inference_mode():
-            for first in range(0, len(images), _CHUNK):
-                chunk = torch.from_numpy(np.ascontiguousarray(images[first : first + _CHUNK]))
-                pixels = chunk.to(self._device).permute(0, 3, 1, 2).float().div(255.0)
-                rgb = pixels.expand(-1, 3, -1, -1)
-                found.append(self._features(self._parameters, rgb).cpu().numpy())
+        for first in range(0, len(images), _CHUNK):
+            chunk = np.ascontiguousarray(images[first : first + _CHUNK].transpose(0, 3, 1, 2))
+            rgb = self._tensor(chunk).expand(-1, 3, -1, -1)
+            found.append(self._network(rgb).cpu().numpy())
         return np.concatenate(found)

@@ -10,18 +10,20 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     Kernel: TypeAlias = tuple[int, int]
     Layers: TypeAlias = "Conv | Pool | tuple[Layers, ...] | list[Layers]"
 
-__all__ = ["NUM_FEATURES", "features", "parameter_shapes"]
+__all__ = ["NUM_FEATURES", "InceptionNetwork", "parameter_shapes"]
 
 NUM_FEATURES = 2048
 
@@ -149,50 +151,86 @@ def parameter_shapes() -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for conv, channels in _convs(_NETWORK, 3)[0]:
         shapes[f"{conv.name}.conv.weight"] = (conv.channels, channels, *conv.kernel)
-        for statistic in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{conv.name}.bn.{statistic}"] = (conv.channels,)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{conv.name}.bn.{name}"] = (conv.channels,)
     return shapes
 
 
-def features(parameters: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """The features `(B, 2048)` of images `(B, 3, H, W)` with values in [0, 1]."""
-    size = (_IMAGE_SIZE, _IMAGE_SIZE)
-    resized = functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
-    return _run(_NETWORK, parameters, 2.0 * resized - 1.0).mean((2, 3))
+class InceptionNetwork:
+    """The network up to its last pool, in fp32.
+
+    Each batch normalisation is a scale and a shift of its convolution's output, and is made a part of the
+    convolution's weight and bias, in float64.
+
+    Args:
+        parameters: Those of `parameter_shapes`, by name.
+        device: Where it computes.
+    """
+
+    def __init__(self, parameters: Mapping[str, NDArray[np.float32]], device: torch.device) -> None:
+        self._device = device
+        self._folded: dict[str, tuple[Tensor, Tensor]] = {}
+        for conv, _ in _convs(_NETWORK, 3)[0]:
+            kernel = parameters[f"{conv.name}.conv.weight"].astype(np.float64)
+            weight, bias, mean, variance = (
+                parameters[f"{conv.name}.bn.{name}"].astype(np.float64)
+                for name in ("weight", "bias", "running_mean", "running_var")
+            )
+            scale = weight / np.sqrt(variance + _BATCH_NORM_EPS)
+            folded = (
+                torch.from_numpy(kernel * scale[:, None, None, None]),
+                torch.from_numpy(bias - mean * scale),
+            )
+            self._folded[conv.name] = (
+                folded[0].to(device, torch.float32).contiguous(memory_format=torch.channels_last),
+                folded[1].to(device, torch.float32),
+            )
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """The features `(B, 2048)` of images uint8 `(B, 3, H, W)`."""
+        # TF32 would keep three digits of a feature.
+        exact = torch.backends.cudnn.flags(
+            enabled=True, deterministic=True, allow_tf32=False, fp32_precision="ieee"
+        )
+        with exact:
+            pixels = images.to(self._device).contiguous(memory_format=torch.channels_last).float() / 255.0
+            size = (_IMAGE_SIZE, _IMAGE_SIZE)
+            resized = functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+            return self._run(_NETWORK, 2.0 * resized - 1.0).mean((2, 3))
+
+    def _run(self, layers: Layers, x: Tensor) -> Tensor:
+        if isinstance(layers, Conv):
+            weight, bias = self._folded[layers.name]
+            convolved = functional.conv2d(x, weight, bias, stride=layers.stride, padding=layers.padding)
+            return functional.relu_(convolved)
+        if isinstance(layers, Pool):
+            padding = 1 if layers.stride == 1 else 0
+            if layers.kind == "max":
+                return functional.max_pool2d(x, 3, layers.stride, padding)
+            return functional.avg_pool2d(x, 3, layers.stride, padding, count_include_pad=False)
+        if isinstance(layers, tuple):
+            for layer in layers:
+                x = self._run(layer, x)
+            return x
+        return torch.cat([self._run(branch, x) for branch in layers], 1)
 
 
 def _convs(layers: Layers, channels: int) -> tuple[list[tuple[Conv, int]], int]:
-    """All convolutions with the channels of their inputs; and the channels of the output."""
+    """All convolutions, each with the channels of its input; and the channels of the output."""
     if isinstance(layers, Conv):
         return [(layers, channels)], layers.channels
     if isinstance(layers, Pool):
         return [], channels
+    found: list[tuple[Conv, int]] = []
     if isinstance(layers, tuple):
-        found = []
         for layer in layers:
-            more, channels = _convs(layer, channels)
-            found += more
+            inner, channels = _convs(layer, channels)
+            found += inner
         return found, channels
-    branches = [_convs(branch, channels) for branch in layers]
-    return [pair for pairs, _ in branches for pair in pairs], sum(joined for _, joined in branches)
-
-
-def _run(layers: Layers, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    if isinstance(layers, Conv):
-        convolved = functional.conv2d(
-            x, parameters[f"{layers.name}.conv.weight"], stride=layers.stride, padding=layers.padding
-        )
-        mean, variance, weight, bias = (
-            parameters[f"{layers.name}.bn.{statistic}"]
-            for statistic in ("running_mean", "running_var", "weight", "bias")
-        )
-        normalised = functional.batch_norm(convolved, mean, variance, weight, bias, eps=_BATCH_NORM_EPS)
-        return functional.relu_(normalised)
-    if isinstance(layers, Pool):
-        padding = 1 if layers.stride == 1 else 0
-        if layers.kind == "max":
-            return functional.max_pool2d(x, 3, layers.stride, padding)
-        return functional.avg_pool2d(x, 3, layers.stride, padding, count_include_pad=False)
-    if isinstance(layers, tuple):
-        return functools.reduce(lambda y, layer: _run(layer, parameters, y), layers, x)
-    return torch.cat([_run(branch, parameters, x) for branch in layers], 1)
+    joined = 0
+    for branch in layers:
+        inner, added = _convs(branch, channels)
+        found += inner
+        joined += added
+    return found, joined
