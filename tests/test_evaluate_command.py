@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -184,8 +185,12 @@ def test_the_evaluator_does_not_outlive_an_interrupted_command(
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith(b"network")
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL if process.returncode is None else 0)
     assert process.returncode == 1
     assert b"interrupted" in err
     assert b"Traceback" not in err
@@ -202,7 +207,7 @@ def test_the_evaluator_does_not_outlive_an_interrupted_command(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--steps", "10,x"], "--steps cannot be 'x'"),
+        (["--steps", "10,x"], "--steps cannot be '10,x'"),
         (["--steps", ""], "--steps cannot be ''"),
         (["--steps", "0"], "from 1 to"),
         (["--steps", "10,1001"], "cannot sample in 1001 steps"),

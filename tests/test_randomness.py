@@ -73,6 +73,7 @@ def test_streams_keep_their_numbers() -> None:
         "TEST_NOISE": 8,
         "SAMPLE_START": 9,
         "SAMPLE_NOISE": 10,
+        "KERNEL_SUBSETS": 11,
     }
 
 

@@ -57,7 +57,7 @@ def main(options: argparse.Namespace) -> int:
         data = format_choice(config.data.name, config.data.parameters)
         ruler = measure_real_images(evaluator, file, data, experiment.load_images(), options.reference)
         denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
-        print(used_line(run.path, config.plugin.name, used))
+        print(used_line(run.path, config.plugin.name, used), flush=True)
         sets = planned(experiment, denoiser, used, plan)
         missing = [sampled for sampled in sets if known.score_of(sampled, ruler) is None]
         if len(missing) < len(sets):

@@ -219,7 +219,12 @@ def read_list(name: str, text: str) -> tuple[Any, ...]:
     Raises:
         UserError: One of them cannot be read or is not allowed.
     """
-    values = {read_setting(name, item.strip(), origin=SETTINGS[name].option) for item in text.split(",")}
+    option = SETTINGS[name].option
+    try:
+        values = {read_setting(name, item.strip(), origin=option) for item in text.split(",")}
+    except UserError as error:
+        why = f"{error.why}; several with commas between"
+        raise UserError(f"{option} cannot be {text!r:.80}", why=why) from None
     return tuple(sorted(cast("set[float]", values)))
 
 
