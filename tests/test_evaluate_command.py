@@ -176,32 +176,46 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(
     assert len(numbers(run)) == 8
 
 
+# A shell that starts its jobs in the background lets them ignore Ctrl-C, and so all that they start.
+_HEEDING_SIGINT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 def test_the_evaluator_does_not_outlive_an_interrupted_command(
     run: Path, environment: dict[str, str]
 ) -> None:
-    command = [sys.executable, "-m", "ddim_host", "evaluate", str(run), *GRID, "--samples", "100000"]
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith(b"network")
-    try:
-        os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL if process.returncode is None else 0)
-    assert process.returncode == 1
-    assert b"interrupted" in err
-    assert b"Traceback" not in err
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+    command = [sys.executable, "-c", _HEEDING_SIGINT, "-m", "ddim_host", "evaluate", str(run), *GRID]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(
+        [*command, "--samples", "100000"], env=environment, start_new_session=True, **pipes
+    ) as process:
         try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail("a process of the command is still there")
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(b"network")
+            os.killpg(process.pid, signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+            assert process.returncode == 1
+            assert b"interrupted" in err
+            assert b"Traceback" not in err
+            deadline = time.monotonic() + 30
+            while is_alive(process.pid):
+                assert time.monotonic() < deadline, "a process of the command is still there"
+                time.sleep(0.1)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def is_alive(group: int) -> bool:
+    """Whether some process of a group still runs."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
