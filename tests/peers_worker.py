@@ -25,7 +25,7 @@ def main(peers: str, weights: str, one: str, other: str) -> None:
     import pytorch_fid.inception  # noqa: PLC0415
     import safetensors.torch  # noqa: PLC0415
     from pytorch_fid.fid_score import calculate_frechet_distance  # noqa: PLC0415
-    from torch_fidelity.metric_kid import kernel_mmd  # noqa: PLC0415
+    from torch_fidelity.metric_kid import kernel_mmd, kid_features_to_metric  # noqa: PLC0415
     from torch_fidelity.metric_prc import prc_features_to_metric  # noqa: PLC0415
 
     def random_state(*_: Any, **__: Any) -> dict[str, torch.Tensor]:
@@ -53,8 +53,11 @@ def main(peers: str, weights: str, one: str, other: str) -> None:
         one_set, other_set = ((array.mean(0), np.cov(array, rowvar=False)) for array in few)
         frechet[dimension] = float(calculate_frechet_distance(*one_set, *other_set))
     size = min(map(len, exact))
+    tensors = [torch.from_numpy(array) for array in exact]
+    subsets = {"kid_subsets": 10, "kid_subset_size": 40, "rng_seed": 2020, "verbose": False}
+    kid = kid_features_to_metric(*tensors, **subsets)
     prc = prc_features_to_metric(
-        *(torch.from_numpy(array) for array in exact),
+        *tensors,
         prc_neighborhood=3,
         prc_batch_size=10_000,
         save_cpu_ram=False,
@@ -65,6 +68,8 @@ def main(peers: str, weights: str, one: str, other: str) -> None:
             {
                 "frechet": frechet,
                 "kernel": float(kernel_mmd(exact[0][:size], exact[1][:size])),
+                "kernel_mean": kid["kernel_inception_distance_mean"],
+                "kernel_std": kid["kernel_inception_distance_std"],
                 "precision": prc["precision"],
                 "recall": prc["recall"],
             }

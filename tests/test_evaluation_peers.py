@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ddim_host.evaluation.distances import frechet_distance, precision_recall, squared_mmd
+from ddim_host.evaluation.distances import (
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+    squared_mmd,
+)
 from ddim_host.evaluation.moments import Moments
 from ddim_torch.features import Inception
 from tests.inception_weights import random_weights
@@ -84,7 +89,8 @@ def test_features_are_those_of_pytorch_fid(
     _, (one, other, their_one, their_other) = compared
     assert one.std(0).mean() > 1e-3, "images are told apart"
     for ours, theirs in ((one, their_one), (other, their_other)):
-        # Batches are cut differently, which the last bits of fp32 convolutions depend on.
+        # Ours has the batch normalisation in the convolutions, the channels last, and other batches: rounding
+        # of fp32, of which theirs, too, has 6e-7 of the largest feature.
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
 
 
@@ -108,6 +114,12 @@ def test_the_kernel_distance_is_that_of_torch_fidelity(
 ) -> None:
     numbers, (_, _, one, other) = compared
     assert squared_mmd(one[:60], other[:60]) == pytest.approx(numbers["kernel"], rel=1e-6)
+    # The generator that they draw subsets from; ours asks it for the same ones in the same order.
+    rng: Any = np.random.RandomState(2020)
+    ours = kernel_distance(one, other, rng, subsets=10, subset_size=40)
+    assert ours.mean == pytest.approx(numbers["kernel_mean"], rel=1e-6)
+    # Theirs is the standard deviation of the subsets taken for all there are.
+    assert ours.standard_error * 9**0.5 == pytest.approx(numbers["kernel_std"], rel=1e-6)
 
 
 def test_precision_and_recall_are_those_of_torch_fidelity(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -24,6 +26,8 @@ from tests.inception_weights import random_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.queues import Queue
+    from multiprocessing.synchronize import Barrier
 
     from numpy.typing import NDArray
 
@@ -181,6 +185,15 @@ def test_a_file_that_is_not_there_is_an_error(name: str, tmp_path: Path) -> None
         read_weights(tmp_path / name)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_pipe_is_not_waited_for(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"pipe{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="cannot read the weights") as caught:
+        read_weights(path)
+    assert caught.value.why == "it is not a file"
+
+
 # --- The published weights ----------------------------------------------------------------------------------
 
 
@@ -255,3 +268,30 @@ def test_a_wrong_file_in_the_cache_is_not_loaded(published: Path, cache: Path, t
     with pytest.raises(UserError, match="cannot download"):
         read_weights(None)
     assert not touched.exists()
+
+
+def fingerprint_or_error(expected: str, start: Barrier, answers: Queue[str]) -> None:
+    inception_weights.SHA256 = expected
+    start.wait()
+    try:
+        answers.put(read_weights(None)[1])
+    except Exception as error:
+        answers.put(repr(error))
+
+
+def test_processes_that_convert_at_the_same_time_do_not_disturb_each_other(
+    published: Path, cache: Path
+) -> None:
+    cache.mkdir()
+    (cache / inception_weights.FILE_NAME).write_bytes(published.read_bytes())
+    context = multiprocessing.get_context("spawn")
+    start, answers = context.Barrier(2), context.Queue()
+    expected = inception_weights.SHA256
+    arguments = (expected, start, answers)
+    processes = [context.Process(target=fingerprint_or_error, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    found = [answers.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert found == [expected, expected]

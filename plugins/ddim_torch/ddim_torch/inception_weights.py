@@ -7,6 +7,7 @@ safetensors.
 from __future__ import annotations
 
 import hashlib
+import stat
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ import torch
 from ddim_host.cache import cache_errors, cache_folder
 from ddim_host.download import download
 from ddim_host.errors import UserError
-from ddim_host.files import printable, write_bytes
+from ddim_host.files import locked, printable, write_bytes
 from ddim_torch.inception import parameter_shapes
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def read_weights(path: Path | None) -> tuple[dict[str, NDArray[np.float32]], str
         return _published()
     path = path.expanduser()
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+            raise OSError("it is not a file")
         # A safetensors file begins with the length of its header; whatever else comes is a pickle.
         is_pickle = path.suffix != ".safetensors"
         if is_pickle and _sha256(path) != SHA256:
@@ -72,22 +75,35 @@ def read_weights(path: Path | None) -> tuple[dict[str, NDArray[np.float32]], str
 
 
 def _published() -> tuple[dict[str, NDArray[np.float32]], str]:
-    kept = cache_folder() / _KEPT_NAME
+    folder = cache_folder()
+    weights = _kept(folder)
+    if weights is None:
+        with cache_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            # Of several processes one downloads; the others wait, and find what it made.
+            with locked(folder):
+                weights = _kept(folder) or _converted(folder)
+    return weights, SHA256
+
+
+def _kept(folder: Path) -> dict[str, NDArray[np.float32]] | None:
+    """The published weights as they were kept; None where they are missing, damaged, or others."""
     try:
-        weights, fingerprint = _from_safetensors(kept)
+        weights, fingerprint = _from_safetensors(folder / _KEPT_NAME)
     except (OSError, UserError):
-        fingerprint = ""  # missing or damaged: it is made anew
-    if fingerprint == SHA256:
-        return weights, fingerprint
-    original = cache_folder() / FILE_NAME
+        return None
+    return weights if fingerprint == SHA256 else None
+
+
+def _converted(folder: Path) -> dict[str, NDArray[np.float32]]:
+    original = folder / FILE_NAME
     if not original.is_file() or _sha256(original) != SHA256:
         download(URL, original, checksum=f"sha256:{SHA256}", max_bytes=NUM_BYTES, fix=_how_to_get_them())
     weights = _from_pickle(original)
     about = {_ORIGIN: SHA256, _CONTENT: _content_sha256(weights)}
-    with cache_errors():
-        write_bytes(kept, safetensors.numpy.save(weights, about))
-        original.unlink()
-    return weights, SHA256
+    write_bytes(folder / _KEPT_NAME, safetensors.numpy.save(weights, about))
+    original.unlink()
+    return weights
 
 
 def _from_pickle(path: Path) -> dict[str, NDArray[np.float32]]:
