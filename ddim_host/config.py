@@ -29,8 +29,10 @@ __all__ = [
     "Request",
     "preset_names",
     "read_image_shape",
+    "read_part",
     "read_preset",
     "read_request",
+    "read_toml",
     "write_config",
 ]
 
@@ -149,7 +151,7 @@ def read_request(path: Path) -> Request:
     Raises:
         UserError: The file cannot be read, is not TOML, or says something that is not known.
     """
-    document = _read_toml(path)
+    document = read_toml(path)
     document.pop(_PROVENANCE, None)
     kinds = {kind.option: kind for kind in PART_KINDS}
     plugin: str | None = None
@@ -158,11 +160,11 @@ def read_request(path: Path) -> Request:
     settings: dict[str, Value] = {}
     for key, given in document.items():
         if key == "plugin":
-            plugin = _read_part(given, f"plugin in {path}").name
+            plugin = read_part(given, f"plugin in {path}").name
         elif key == "epochs":
             epochs = read_epochs(given, origin=f"epochs in {path}")
         elif key in kinds:
-            parts[kinds[key]] = _read_part(given, f"{key} in {path}")
+            parts[kinds[key]] = read_part(given, f"{key} in {path}")
         elif key in SETTINGS:
             settings[key] = read_setting(key, given, origin=f"{key} in {path}")
         else:
@@ -192,7 +194,7 @@ def read_image_shape(path: Path) -> tuple[int, int, int]:
     Raises:
         UserError: The file cannot be read, or does not say.
     """
-    provenance = _read_toml(path).get(_PROVENANCE)
+    provenance = read_toml(path).get(_PROVENANCE)
     shape: Any = provenance.get(_IMAGE_SHAPE) if isinstance(provenance, dict) else None
     if isinstance(shape, list) and len(shape) == 3 and all(type(n) is int for n in shape):
         height, width, channels = shape
@@ -236,7 +238,12 @@ def write_config(config: Config, image_shape: tuple[int, int, int], provenance: 
     return tomli_w.dumps({**document, **tables, _PROVENANCE: origin})
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The document in a TOML file.
+
+    Raises:
+        UserError: It cannot be read, or is not TOML.
+    """
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
@@ -255,7 +262,16 @@ def _toml(value: Value) -> object:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def _read_part(given: object, origin: str) -> PartChoice:
+def read_part(given: object, origin: str) -> PartChoice:
+    """A part as a TOML file gives it: a text as on the command line, or a table.
+
+    Args:
+        given: The value.
+        origin: Where it was given, for the message.
+
+    Raises:
+        UserError: It is neither.
+    """
     if isinstance(given, str):
         return parse_choice(given)
     if isinstance(given, dict):

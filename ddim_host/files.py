@@ -70,20 +70,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Lets one process at a time into the blocks that lock this folder; the others wait.
 
     The lock ends with the process, however that ends.
 
     Args:
         folder: Any existing folder that can be read.
+        wait: Whether to wait for another process.
 
     Raises:
+        BlockingIOError: Another process has it, and this one does not wait.
         OSError: It cannot be opened, or its file system knows no locks.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

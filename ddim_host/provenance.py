@@ -16,13 +16,13 @@ from ddim_host.files import printable
 if TYPE_CHECKING:
     from ddim_host.waist import Model
 
-__all__ = ["process_peak_memory_bytes", "processor_name", "provenance"]
+__all__ = ["process_peak_memory_bytes", "processor_name", "provenance", "this_command"]
 
 
 def provenance(framework: str, model: Model) -> dict[str, str]:
     """Versions, hardware and the command, as text by name."""
     facts = {
-        "command": printable(shlex.join(["ddim-host", *sys.argv[1:]])),
+        "command": this_command(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor_name(),
@@ -35,6 +35,11 @@ def provenance(framework: str, model: Model) -> dict[str, str]:
         except PackageNotFoundError:
             facts[distribution] = "unknown"
     return facts
+
+
+def this_command() -> str:
+    """The command that this process was called with, for a shell."""
+    return printable(shlex.join(["ddim-host", *sys.argv[1:]]))
 
 
 def processor_name() -> str:

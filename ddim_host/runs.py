@@ -4,6 +4,7 @@ config.toml      everything resolved, and what it ran on
 metrics.csv      a row per epoch
 checkpoints/     see `ddim_host.checkpoints`
 samples/         grids, each with a JSON file of how it was made and the time it took
+report.html      all of it on one page
 """
 
 from __future__ import annotations
@@ -89,6 +90,11 @@ class RunDirectory:
     def samples_path(self) -> Path:
         """`samples/`."""
         return self.path / "samples"
+
+    @property
+    def report_path(self) -> Path:
+        """`report.html`."""
+        return self.path / "report.html"
 
     def exists(self) -> bool:
         """Whether there is a run here.

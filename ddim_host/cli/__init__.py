@@ -17,6 +17,7 @@ from ddim_host.cli.options import (
     add_reconstruct_options,
     add_run_options,
     add_sample_options,
+    add_sweep_options,
 )
 from ddim_host.errors import UserError
 
@@ -95,6 +96,15 @@ def _parser() -> argparse.ArgumentParser:
             "runs side by side, on one page",
             "Put runs side by side on one self-contained page: what differs, loss and time curves, speed, "
             "sample quality, grids.",
+        )
+    )
+    add_sweep_options(
+        add(
+            "sweep",
+            "many experiments: every combination of the values of repeated options",
+            "Run every combination of the values of repeated options, each in a process of its own and one "
+            "after the other, and put them on one page. What fails does not hold up the others; the same "
+            "command goes on where it was interrupted.",
         )
     )
     plugins_parser = add(

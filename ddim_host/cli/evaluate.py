@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import read_list, requested
@@ -13,8 +13,11 @@ from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.scoring import Plan, measure_real_images, planned, score
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, tables_of
+from ddim_host.exports import export_images
 from ddim_host.files import printable, write_text
 from ddim_host.parameters import format_choice, parse_choice
+from ddim_host.provenance import this_command
+from ddim_host.report.writing import write_report
 from ddim_host.runs import existing_run
 from ddim_host.trained import assemble_trained, load_denoiser
 
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-    from ddim_host.evaluation.scores import Score, Scores
+    from ddim_host.data import Images
+    from ddim_host.evaluation.scores import Sampled, Score, Scores
+    from ddim_host.runs import RunDirectory
 
 __all__ = ["main"]
 
@@ -62,15 +67,19 @@ def main(options: argparse.Namespace) -> int:
         missing = [sampled for sampled in sets if known.score_of(sampled, ruler) is None]
         if len(missing) < len(sets):
             print(f"{'known':<17} {len(sets) - len(missing)} of {len(sets)} scores, from {file.path}")
-        for result in score(experiment, denoiser, evaluator, ruler, missing):
+        for result, images in score(experiment, denoiser, evaluator, ruler, missing, keep=options.grids or 0):
             _write_tables(run.path, file.add(result))
             print(_score_line(result), flush=True)
+            if len(images) and result.sampled.seed == plan.seeds[0]:
+                print(f"wrote {printable(_write_grid(run, result.sampled, images))}", flush=True)
     scores = file.read()
     _write_tables(run.path, scores)
     asked = [s for sampled in sets if (s := scores.score_of(sampled, ruler)) is not None]
     for table in tables_of(replace(scores, scores=tuple(asked))):
         print(f"\n{as_text(table)}")
     print(f"\nwrote {printable(run.path / 'evaluation.json')}, .csv and .md")
+    write_report([run.path], run.report_path, command=this_command())
+    print(f"wrote {printable(run.report_path)}")
     return 0
 
 
@@ -82,6 +91,17 @@ def _score_line(result: Score) -> str:
         f"recall {m.recall:.3f}; sampled in {result.seconds.sampling:.1f} s, features "
         f"{result.seconds.features:.1f} s"
     )
+
+
+def _write_grid(run: RunDirectory, sampled: Sampled, images: Images) -> Path:
+    """The first images of a score, in the run's folder; nothing is replaced."""
+    subset = sampled.timestep_subset.partition(":")[0]
+    path = run.next_samples_path(f"evaluated-{subset}-{sampled.steps}-eta-{sampled.eta:g}")
+    made = {name: value for name, value in asdict(sampled).items() if name != "num_images"}
+    with export_images(path, num_images=len(images)) as export:
+        export.add(images)
+        export.finish({"kind": "samples", "rows": len(images), "columns": 1, **made})
+    return path
 
 
 def _write_tables(folder: Path, scores: Scores) -> None:

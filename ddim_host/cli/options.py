@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ddim_host.config import PART_KINDS, Request, preset_names, read_epochs, read_preset, read_request
 from ddim_host.defaults import DEFAULT_PARTS, SMALL, default_settings
 from ddim_host.errors import UserError
+from ddim_host.exports import MAX_GRID_IMAGES
 from ddim_host.parameters import parse_choice
 from ddim_host.registry import Kind
 from ddim_host.settings import CHECKPOINTS, SETTINGS, read_setting
@@ -22,6 +23,7 @@ __all__ = [
     "add_reconstruct_options",
     "add_run_options",
     "add_sample_options",
+    "add_sweep_options",
     "read_list",
     "requested",
 ]
@@ -49,36 +51,22 @@ _LIST_HELP = {
     "seed": "seeds of the noise; several give mean and range",
 }
 
+_EVALUATION_HELP = {
+    "samples": "N images for each score",
+    "steps": "N,... numbers of steps",
+    "eta": "X,... values of eta",
+    "seed": "N,... seeds of the noise",
+    "features": "PART the feature extractor",
+    "reference": "train|test the real images to compare with",
+    "grids": "N images of each score in a picture",
+}
+
 _MOST_COLUMNS = 1000
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add every option of `run`."""
-    parser.add_argument(
-        "--plugin", metavar="NAME", help="the framework: torch, jittor, or another installed one"
-    )
-    parts = parser.add_argument_group("parts", _PARTS_NOTE)
-    for kind in PART_KINDS:
-        _add_part(parts, kind, DEFAULT_PARTS[kind])
-    settings = parser.add_argument_group("settings")
-    settings.add_argument(
-        "--epochs",
-        metavar="N",
-        help="length of the training in passes over the images (default: see --train-steps)",
-    )
-    for name, setting in SETTINGS.items():
-        if setting.default is None:
-            small, large = (default_settings(size)[name] for size in (SMALL, SMALL + 1))
-            default = f"{small} up to {SMALL} pixels, {large} above"
-        else:
-            default = str(setting.default).lower()
-        _add_setting(settings, name, default)
-    files = parser.add_argument_group("files")
-    files.add_argument(
-        "--preset",
-        choices=preset_names(),
-        help="settings under a name, to begin with: paper-cifar10 is the protocol of the DDIM paper",
-    )
+    files = _add_experiment_options(parser)
     files.add_argument("--config", metavar="FILE", type=Path, help="TOML file with any of the above")
     files.add_argument(
         "--out", metavar="DIR", type=Path, help="the run directory (default: runs/PLUGIN-DATA-NUMBER)"
@@ -92,6 +80,80 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "changed, also the framework",
     )
     files.add_argument("--dry-run", action="store_true", help="show what would be assembled, and stop")
+
+
+def add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `sweep`: those of `run`, each as often as there are values to try."""
+    files = _add_experiment_options(parser, repeated=True)
+    files.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="TOML file with any of the above, each one value or a list; [evaluate] holds what is below",
+    )
+    files.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="the folder of all runs; what is done there already is not done again (default: sweeps/NUMBER)",
+    )
+    files.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_count(1, 1000),
+        default=1,
+        help="experiments at a time; with more than one their times cannot be compared (default: 1)",
+    )
+    files.add_argument(
+        "--dry-run", action="store_true", help="show the experiments and assemble each, and stop"
+    )
+    evaluation = parser.add_argument_group("evaluation", "as `ddim-host evaluate` does it; see its --help")
+    evaluation.add_argument("--evaluate", action="store_true", help="evaluate each run after its training")
+    for name, text in _EVALUATION_HELP.items():
+        evaluation.add_argument(
+            f"--evaluate-{name}",
+            metavar=text.split()[0],
+            help=f"its --{name}, {text.partition(' ')[2]}; implies --evaluate",
+        )
+
+
+def _add_experiment_options(
+    parser: argparse.ArgumentParser, *, repeated: bool = False
+) -> argparse._ArgumentGroup:
+    """Add the options that say what a run is; the group for files is given back for more of them."""
+    action = "append" if repeated else "store"
+    again = "; repeat an option for several values" if repeated else ""
+    parser.add_argument(
+        "--plugin",
+        metavar="NAME",
+        action=action,
+        help=f"the framework: torch, jittor, or another installed one{again}",
+    )
+    parts = parser.add_argument_group("parts", _PARTS_NOTE)
+    for kind in PART_KINDS:
+        _add_part(parts, kind, DEFAULT_PARTS[kind], action=action)
+    settings = parser.add_argument_group("settings")
+    settings.add_argument(
+        "--epochs",
+        metavar="N",
+        action=action,
+        help="length of the training in passes over the images (default: see --train-steps)",
+    )
+    for name, setting in SETTINGS.items():
+        if setting.default is None:
+            small, large = (default_settings(size)[name] for size in (SMALL, SMALL + 1))
+            default = f"{small} up to {SMALL} pixels, {large} above"
+        else:
+            default = str(setting.default).lower()
+        _add_setting(settings, name, default, action=action)
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--preset",
+        choices=preset_names(),
+        action=action,
+        help="settings under a name, to begin with: paper-cifar10 is the protocol of the DDIM paper",
+    )
+    return files
 
 
 def add_sample_options(parser: argparse.ArgumentParser) -> None:
@@ -197,6 +259,12 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         default="train",
         help="the real images to compare with; the others tell the noise floor (default: train)",
     )
+    measuring.add_argument(
+        "--grids",
+        metavar="N",
+        type=_count(1, MAX_GRID_IMAGES),
+        help="also keep the first N images of each steps and eta, of the first seed: grids in RUN/samples",
+    )
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
@@ -272,16 +340,24 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
         _add_setting(network, name, _OF_THE_RUN)
 
 
-def _add_part(group: argparse._ArgumentGroup, kind: Kind, default: str) -> None:
+def _add_part(group: argparse._ArgumentGroup, kind: Kind, default: str, *, action: str = "store") -> None:
     option = f"--{kind.option.replace('_', '-')}"
-    group.add_argument(option, metavar="PART", help=f"{_PART_HELP[kind]} (default: {default})")
+    text = f"{_PART_HELP[kind]} (default: {default})"
+    group.add_argument(option, metavar="PART", action=action, help=text)
 
 
-def _add_setting(group: argparse._ArgumentGroup, name: str, default: str, text: str | None = None) -> None:
+def _add_setting(
+    group: argparse._ArgumentGroup,
+    name: str,
+    default: str,
+    text: str | None = None,
+    *,
+    action: str = "store",
+) -> None:
     # Values are checked later, in one place with those of TOML files.
     setting = SETTINGS[name]
-    metavar = _METAVARS[setting.annotation]
-    group.add_argument(setting.option, metavar=metavar, help=f"{text or setting.help} (default: {default})")
+    text = f"{text or setting.help} (default: {default})"
+    group.add_argument(setting.option, metavar=_METAVARS[setting.annotation], action=action, help=text)
 
 
 def _count(least: int, most: int) -> Callable[[str], int]:

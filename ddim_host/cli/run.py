@@ -17,6 +17,8 @@ from ddim_host.errors import DivergedError, UserError
 from ddim_host.execution import run_experiment
 from ddim_host.files import printable
 from ddim_host.parameters import format_choice
+from ddim_host.provenance import this_command
+from ddim_host.report.writing import write_report
 from ddim_host.runs import RunDirectory, existing_run, next_run_path
 from ddim_host.unet import parameters
 
@@ -66,6 +68,8 @@ def main(options: argparse.Namespace) -> int:
         print(f"trained {last.step} steps: train loss {last.train_loss:.5f}, test loss {last.test_loss:.5f}")
     print(times_line(experiment.config.num_images, times))
     print(f"wrote {printable(picture)}")
+    write_report([directory.path], directory.report_path, command=this_command())
+    print(f"wrote {printable(directory.report_path)}")
     return 0
 
 

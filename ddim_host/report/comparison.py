@@ -53,7 +53,7 @@ class LossGroup:
     """Runs whose losses are of the same data in the same units.
 
     Attributes:
-        description: What they have in common.
+        description: What they have in common, and other groups have not.
         runs: The runs, each with at least one row of metrics.
     """
 
@@ -199,12 +199,14 @@ def whole_epochs(metrics: Sequence[EpochMetrics]) -> list[EpochMetrics]:
 
 
 def _loss_groups(runs: Sequence[ReportedRun]) -> tuple[LossGroup, ...]:
-    groups: dict[str, list[ReportedRun]] = defaultdict(list)
+    groups: dict[tuple[tuple[str, str], ...], list[ReportedRun]] = defaultdict(list)
     for run in runs:
         if run.metrics:
-            units = [f"{n} {v}" for n, v in run.settings.items() if n.partition(".")[0] in _LOSS_UNITS]
-            groups[", ".join(units)].append(run)
-    return tuple(LossGroup(description, tuple(members)) for description, members in groups.items())
+            units = tuple(item for item in run.settings.items() if item[0].partition(".")[0] in _LOSS_UNITS)
+            groups[units].append(run)
+    shared = set.intersection(*map(set, groups)) if len(groups) > 1 else set()
+    told = {units: ", ".join(f"{n} {v}" for n, v in units if (n, v) not in shared) for units in groups}
+    return tuple(LossGroup(told[units], tuple(members)) for units, members in groups.items())
 
 
 def _throughput(run: ReportedRun) -> Throughput:
@@ -244,7 +246,9 @@ def _grid_sets(runs: Sequence[ReportedRun]) -> tuple[GridSet, ...]:
     groups: dict[object, list[tuple[ReportedRun, Grid]]] = defaultdict(list)
     for run in runs:
         for grid in run.grids:
-            groups[grid.protocol, run.image_shape].append((run, grid))
+            group = groups[grid.protocol, run.image_shape]
+            if run not in (member for member, _ in group):  # the same images, drawn by two commands
+                group.append((run, grid))
     sets = []
     for grids in groups.values():
         first_run, first = grids[0]

@@ -1,0 +1,141 @@
+"""`ddim-host sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ddim_host.cli.options import add_evaluate_options, read_list
+from ddim_host.errors import UserError
+from ddim_host.files import printable
+from ddim_host.plugins import installed_frameworks
+from ddim_host.provenance import this_command
+from ddim_host.report.writing import write_report
+from ddim_host.sweep.grid import AXES, EVALUATION_OPTIONS, Grid, read_grid
+from ddim_host.sweep.sweeping import Sweep, claimed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import FrameType
+
+    from ddim_host.sweep.sweeping import Todo
+
+__all__ = ["main"]
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the experiments that the options describe, as far as they are not done.
+
+    Returns:
+        The exit code: 0 where all of them are done.
+
+    Raises:
+        UserError: An option is not allowed, an experiment cannot be assembled, or the folder cannot be used.
+    """
+    grid = _asked(options)
+    _check_evaluation(grid.evaluation)
+    folder = options.out or _next_folder()
+    sweep = Sweep(folder)
+    todo = sweep.plan(grid)
+    print(_overview(sweep.folder, todo))
+    sweep.check(todo)
+    if options.dry_run:
+        return 0
+    if options.jobs > 1:
+        print("note: the times of experiments that run at the same time cannot be compared", file=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)
+    with claimed(folder):
+        sweep = Sweep(folder)  # another process may have had it until now
+        try:
+            sweep.work(sweep.plan(grid), jobs=options.jobs)
+        except KeyboardInterrupt:
+            print(f"\nddim-host: interrupted; {_how_to_go_on(folder)}", file=sys.stderr)
+            return 1
+        return _finish(sweep, grid)
+
+
+def _asked(options: argparse.Namespace) -> Grid:
+    """The grid of the options, on top of the file that `--config` names."""
+    given = vars(options)
+    axes = {name: tuple(values) for name in AXES if (values := given.get(name)) is not None}
+    evaluation = {
+        name: value for name in EVALUATION_OPTIONS if (value := given[f"evaluate_{name}"]) is not None
+    }
+    grid = Grid(axes, evaluation if evaluation or options.evaluate else None)
+    if options.config is not None:
+        grid = grid.over(read_grid(options.config))
+    if "plugin" not in grid.axes:
+        frameworks = installed_frameworks()
+        offer = " ".join(f"--plugin {name}" for name in frameworks)
+        raise UserError("no framework was chosen", fix=f"add one of these, or several: {offer}")
+    return grid
+
+
+def _check_evaluation(evaluation: Mapping[str, str] | None) -> None:
+    """Read the options of `evaluate` as it will read them, so that a mistake is known before the training."""
+    if evaluation is None:
+        return
+    parser = _EvaluateParser(prog="ddim-host", allow_abbrev=False)
+    add_evaluate_options(parser)
+    options = parser.parse_args(["RUN", *(f"--{name}={value}" for name, value in evaluation.items())])
+    for name in ("steps", "eta", "seed"):
+        text = getattr(options, f"{name}_list")
+        if text is not None:
+            read_list(name, text)
+
+
+class _EvaluateParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError("an option of the evaluation is not allowed", why=message)
+
+
+def _overview(folder: Path, todo: list[Todo]) -> str:
+    """What is there, and what will be done."""
+    done = sum(not one.stages for one in todo)
+    width = max(len(one.trial.name) for one in todo)
+    lines = [f"{len(todo)} experiments in {printable(folder)}, {done} of them done"]
+    lines += [
+        f"  {printable(one.trial.name):<{width}}  {', then '.join(one.stages) or 'done'}"
+        + (", resumed" if "--resume" in one.stages.get("run", ()) else "")
+        for one in todo
+    ]
+    return "\n".join(lines)
+
+
+def _how_to_go_on(folder: Path) -> str:
+    return f"the same command with --out {printable(folder)} goes on"
+
+
+def _next_folder() -> Path:
+    return next(path for n in itertools.count(1) if not (path := Path("sweeps") / str(n)).exists())
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    raise KeyboardInterrupt
+
+
+def _finish(sweep: Sweep, grid: Grid) -> int:
+    """Write the page of all runs, and say what failed."""
+    todo = sweep.plan(grid)
+    failed = [one.trial.name for one in todo if one.stages]
+    runs = [sweep.folder / trial.name for trial in sweep.trials]
+    page = sweep.folder / "report.html"
+    try:
+        for warning in write_report(runs, page, command=this_command()):
+            print(f"note: {warning}", file=sys.stderr)
+        print(f"wrote {printable(page)}")
+    except UserError as error:
+        if not failed:
+            raise
+        print(f"note: no report: {error.what}", file=sys.stderr)
+    if failed:
+        print(
+            f"ddim-host: {len(failed)} of {len(todo)} experiments failed: {', '.join(failed)}; "
+            f"{_how_to_go_on(sweep.folder)}",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
