@@ -100,14 +100,14 @@ class Journal:
             unique = f"{name}-{number}"
         return Trial(unique, dict(options))
 
-    def write(self, trial: Trial) -> None:
-        """Keep an experiment as it is now.
+    def write(self, *trials: Trial) -> None:
+        """Keep experiments as they are now.
 
         Raises:
             UserError: The file cannot be written.
         """
-        self.trials[trial.name] = trial
-        document = {"trials": [asdict(one) for one in self.trials.values()]}
+        self.trials |= {trial.name: trial for trial in trials}
+        document = {"trials": [asdict(trial) for trial in self.trials.values()]}
         try:
             write_text(self.path, json.dumps(document, indent=2) + "\n")
         except OSError as error:

@@ -135,6 +135,7 @@ class Sweep:
             KeyboardInterrupt: The processes have been ended.
         """
         waiting = [one for one in todo if one.stages]
+        self._journal.write(*(one.trial for one in todo))  # interrupted ones will be found by their options
         with (
             ThreadPoolExecutor(jobs) as pool,
             progress_bar("sweep", len(waiting), unit="experiment", leave=False) as bar,
