@@ -228,8 +228,8 @@ class Elements(HTMLParser):
 HOSTILE = '<script>alert("x")</script>'
 
 
-@pytest.fixture
-def page() -> Elements:
+def whole_page() -> str:
+    """A page of two runs, with everything that a page can show."""
     other = reported(
         "two" + HOSTILE,
         settings={**SETTINGS, "plugin": "jittor", "loss": HOSTILE},
@@ -237,11 +237,14 @@ def page() -> Elements:
         problems=("metrics.csv is damaged",),
         provenance={"command": HOSTILE},
     )
+    comparison = compare([reported(), other], ["there is no run in x"])
+    return render_page(comparison, title="a title", command="a command")
+
+
+@pytest.fixture
+def page() -> Elements:
     elements = Elements()
-    text = render_page(
-        compare([reported(), other], ["there is no run in x"]), title="a title", command="a command"
-    )
-    elements.feed(text)
+    elements.feed(whole_page())
     elements.close()
     return elements
 
@@ -289,6 +292,17 @@ def test_a_run_without_anything_but_settings_has_one_too() -> None:
     assert "What was run" in render_page(comparison, title="empty", command="c")
     assert as_markdown(comparison, title="empty", command="c").startswith("# empty")
     assert json.loads(as_json(comparison, title="empty", command="c"))["throughput"] == {}
+
+
+@pytest.mark.parametrize("seconds", ["<b>", None, float("nan"), -1, True, [1.0]])
+def test_times_that_are_none_are_not_shown(seconds: object) -> None:
+    [grid] = reported().grids[:1]
+    strange = replace(grid, record={**grid.record, "seconds": seconds})
+    page = render_page(compare([reported(grids=(strange,))]), title="t", command="c")
+    assert "one: sampled in" not in page
+    timed = replace(grid, record={**grid.record, "seconds": 0.5, "warmup_seconds": 12.25})
+    page = render_page(compare([reported(grids=(timed,))]), title="t", command="c")
+    assert "one: sampled in 0.500 s, after 12.2 s of compiling" in page
 
 
 def test_markdown_and_json_say_the_same_numbers() -> None:

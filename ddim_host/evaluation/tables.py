@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import textwrap
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -258,8 +259,8 @@ def remarks(table: Table) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Three digits that count, without exponent."""
-    if value is None:
+    """Three digits that count, without exponent; `-` where there is no number."""
+    if value is None or not math.isfinite(value):
         return "-"
     decimals = max(0, 2 - _magnitude(value))
     return f"{value:.{min(decimals, 6)}f}"

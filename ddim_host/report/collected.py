@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,6 +47,16 @@ class Grid:
         """What decides the noise that the images began from and the way that they went."""
         names = ("kind", "rows", "columns", "seed", "timesteps", "eta", "clip", "weights", "checkpoint")
         return tuple(repr(self.record.get(name)) for name in names)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the sampling took on a warm device; None where nobody measured it."""
+        return _duration(self.record.get("seconds"))
+
+    @property
+    def warmup_seconds(self) -> float | None:
+        """How long compiling and warming up took before."""
+        return _duration(self.record.get("warmup_seconds"))
 
 
 @dataclass(frozen=True)
@@ -140,6 +151,13 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
     return printable(value)
+
+
+def _duration(value: object) -> float | None:
+    """A number of seconds from a file; None for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return float(value)
+    return None
 
 
 def _provenance(run: RunDirectory) -> dict[str, str]:
