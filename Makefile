@@ -16,7 +16,11 @@ ORACLES := $(addprefix --ignore=tests/test_,noise_schedules.py oracle_scheduler.
 # With what they ask for, these would replace torch; without, only a process that is prepared may see them.
 PEERS := --no-deps --upgrade --target .venv/peers -r tests/peers.txt
 
-.PHONY: install demo test lint test-newest test-lowest clean
+# What `make bench` measures, each in a process of its own, and which of it: `make bench BENCH="-k digits"`.
+MEASURED := torch jittor diffusers
+BENCH :=
+
+.PHONY: install demo test lint test-newest test-lowest bench clean
 
 install: .venv/installed
 
@@ -38,6 +42,14 @@ test-newest: .venv-newest/installed
 
 test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/python -m pytest $(QUICK) $(ORACLES)
+
+bench: install
+	for framework in $(MEASURED); do \
+	    .venv/bin/python -m pytest tests/benchmarks/bench_model.py --framework $$framework $(BENCH) \
+	        --benchmark-json=.benchmarks/$$framework.json --benchmark-columns=median,min,max,rounds || exit 1; \
+	done
+	.venv/bin/pytest-benchmark compare --group-by=name --sort=name --columns=median,min,max,rounds \
+	    $(MEASURED:%=.benchmarks/%.json)
 
 .venv/installed: $(PROJECTS) tests/peers.txt
 	$(call venv,.venv)

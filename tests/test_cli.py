@@ -532,6 +532,7 @@ def test_a_run_directory_holds_what_it_should_and_nothing_else(tiny_run: Run) ->
         ),
         "samples/linear-3-eta-0.png",
         "samples/linear-3-eta-0.json",
+        "report.html",
     }
 
 

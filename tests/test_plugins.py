@@ -501,3 +501,26 @@ plugin = Plugin()
 
 def test_fake_distributions_come_before_the_real_ones(broken: Site) -> None:
     assert broken.env["PYTHONPATH"].split(os.pathsep)[0] == str(broken.path)
+
+
+@pytest.mark.parametrize(
+    ("given", "framework", "count"),
+    [
+        ({}, "'torch'", "10000"),
+        ({}, "None", None),
+        ({"GOMP_SPINCOUNT": "7"}, "'torch'", "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "'torch'", None),
+    ],
+)
+def test_threads_wait_awake_for_a_short_time_unless_the_user_says_otherwise(
+    given: dict[str, str], framework: str, count: str | None, python: PythonCode
+) -> None:
+    code = (
+        "import os\n"
+        "[os.environ.pop(name, None) for name in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')]\n"
+        f"os.environ.update({given})\n"
+        "from ddim_host.plugins import allow_framework\n"
+        f"allow_framework({framework})\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'))\n"
+    )
+    assert python(code).out.strip() == str(count)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ddim_host.evaluation.tables import number
+from ddim_host.files import printable
 from ddim_host.report.comparison import seconds_at, whole_epochs
 from ddim_host.report.plots import Curve, curves_svg
 from ddim_host.report.quality import quality_of
@@ -55,6 +57,8 @@ def render_page(comparison: Comparison, *, title: str, command: str) -> str:
     )
     environment.filters["number"] = number
     environment.filters["png"] = _data_address
+    environment.filters["printable"] = printable
+    environment.filters["shell"] = lambda path: printable(shlex.quote(str(path)))
     return environment.get_template("page.html").render(
         comparison=comparison,
         title=title,
@@ -111,7 +115,6 @@ def _loss_figure(
             for row, second in zip(run.metrics, seconds, strict=True)
         ]
     axis = "seconds of training, compilation included" if against == "seconds" else "training steps"
-    ends = [(run.name, run.metrics[-1]) for run in group.runs]
     ends = [(run.name, run.metrics[-1]) for run in group.runs]
     last = "; ".join(
         f"{run} ends at train {number(row.train_loss)}, test {number(row.test_loss)}" for run, row in ends

@@ -2,20 +2,15 @@
 
     pytest tests/benchmarks/bench_model.py --framework torch
 
-One process measures one framework; `make bench` measures all of them, one after the other, and puts the results
-side by side.
+One process measures one framework; `make bench` measures all of them, one after the other, and puts the
+results side by side.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from tests.benchmarks.subjects import FRAMEWORKS, SIZES, Subject, subject
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,7 +20,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="module", params=SIZES)
-def measured(request: pytest.FixtureRequest) -> Iterator[Subject]:
+def measured(request: pytest.FixtureRequest) -> Subject:
     """The network of one size, warm: it has compiled and allocated whatever it needs."""
-    made = subject(request.config.getoption("--framework"), request.param)
-    yield made
+    return subject(request.config.getoption("--framework"), request.param)

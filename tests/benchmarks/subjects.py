@@ -1,0 +1,196 @@
+"""The networks that are measured, each behind the same three calls.
+
+Every call waits for the device to finish; everything that a user waits for is in it: a training step draws
+its batch and its noise, clips the gradient, and updates optimizer and average.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ddim_host.assembly import assemble
+from ddim_host.config import Request
+from ddim_host.data import DataSource, TrainTest
+from ddim_host.sampling import Denoiser, Sampler
+from ddim_host.unet import initial_weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ddim_host.assembly import Experiment
+    from ddim_host.parameters import Value
+
+__all__ = ["FRAMEWORKS", "SIZES", "Subject", "subject"]
+
+FRAMEWORKS = ("torch", "torch-bf16", "jittor", "diffusers")
+SIZES = ("digits", "cifar10")
+
+_SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
+_BATCH_SIZES = {"digits": 128, "cifar10": 32}
+_NUM_IMAGES = 64
+_NUM_STEPS = 20
+
+
+class Subject(Protocol):
+    """A network, ready to be called.
+
+    Attributes:
+        batch_size: Images in a training step and in a network call.
+        description: What it is and what it runs on.
+    """
+
+    batch_size: int
+    description: dict[str, str]
+
+    def training_step(self) -> None:
+        """One step of training, from drawing the batch to the average of the weights."""
+
+    def network_call(self) -> None:
+        """One prediction without gradient."""
+
+    def sample(self) -> None:
+        """64 images in 20 steps, eta 0, back on the host."""
+
+
+def subject(framework: str, size: str) -> Subject:
+    """The network of a framework in one of the sizes.
+
+    Args:
+        framework: One of `FRAMEWORKS`.
+        size: `digits` (1.0 million parameters) or `cifar10` (35,746,307).
+    """
+    return _Diffusers(size) if framework == "diffusers" else _Host(framework, size)
+
+
+class _Host:
+    """This project in one framework, as `run` drives it."""
+
+    def __init__(self, framework: str, size: str) -> None:
+        plugin, _, precision = framework.partition("-")
+        self.batch_size = _BATCH_SIZES[size]
+        images = _images(size)
+        source = DataSource(_SHAPES[size], size != "digits", "random", lambda: TrainTest(images, images))
+        settings: dict[str, Value] = {
+            "batch_size": self.batch_size,
+            "steps": _NUM_STEPS,
+            "precision": precision or "auto",
+        }
+        self._experiment: Experiment = assemble(Request(plugin, settings=settings), source=source)
+        self._batches = self._experiment.training_batches(images)
+        self._model = self._experiment.build_model()
+        weights = initial_weights(self._experiment.unet, 0)
+        self._model.load_weights(weights, "raw")
+        self._model.load_weights(weights, "ema")
+        self._step = 0
+        height, width, channels = _SHAPES[size]
+        noise = np.random.default_rng(0).standard_normal((self.batch_size, channels, height, width))
+        self._x_t = self._model.to_device(noise.astype(np.float32))
+        self.description = {
+            "device": self._model.device_name,
+            "precision": self._model.precision,
+        }
+
+    def training_step(self) -> None:
+        self._model.train_step(
+            self._batches.batch(self._step),
+            self._experiment.loss,
+            lr=2e-4,
+            ema_decay=0.9999,
+            max_grad_norm=1.0,
+        )
+        self._model.synchronize()
+        self._step += 1
+
+    def network_call(self) -> None:
+        self._model.to_host(self._model.predict_noise(self._x_t, 500, which="ema"))
+
+    def sample(self) -> None:
+        sampler = Sampler(
+            Denoiser(((self._model, 1.0),), "ema"),
+            self._experiment.sampling_steps(),
+            image_shape=self._experiment.source.image_shape,
+            seed=0,
+            clip=True,
+        )
+        for _ in sampler.images(_NUM_IMAGES, batch_size=_NUM_IMAGES):
+            pass
+
+
+class _Diffusers:
+    """The same network in diffusers, trained and sampled as its examples and its pipeline do it."""
+
+    def __init__(self, size: str) -> None:
+        # One framework in a process: PyTorch is only imported where it is measured.
+        import torch  # noqa: PLC0415
+        from diffusers.models.unets.unet_2d import UNet2DModel  # noqa: PLC0415
+        from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline  # noqa: PLC0415
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # noqa: PLC0415
+        from diffusers.training_utils import EMAModel  # noqa: PLC0415
+
+        small = size == "digits"
+        levels = 2 if small else 4
+        attends = [level == 1 for level in range(levels)]
+        self.batch_size = _BATCH_SIZES[size]
+        self._torch: Any = torch
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._images = _images(size)
+        self._unet = UNet2DModel(
+            sample_size=_SHAPES[size][0],
+            in_channels=_SHAPES[size][2],
+            out_channels=_SHAPES[size][2],
+            block_out_channels=(32, 64) if small else (128, 256, 256, 256),
+            down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+            up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in attends[::-1]),
+            layers_per_block=2,
+            attention_head_dim=None,
+            norm_num_groups=8 if small else 32,
+            downsample_padding=0,
+            flip_sin_to_cos=False,
+            freq_shift=1,
+            norm_eps=1e-6,
+            dropout=0.0 if small else 0.1,
+        ).to(self._device)
+        self._scheduler = DDIMScheduler()
+        self._pipeline: Any = DDIMPipeline(self._unet, self._scheduler)
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._optimizer = torch.optim.Adam(self._unet.parameters(), lr=2e-4)
+        self._ema = EMAModel(self._unet.parameters(), decay=0.9999)
+        self._rng = np.random.default_rng(0)
+        self._x_t = torch.randn(self.batch_size, *self._images.shape[1:], device=self._device)
+        self._x_t = self._x_t.permute(0, 3, 1, 2).contiguous()
+        self.description = {
+            "device": torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
+            "precision": "fp32",
+        }
+
+    def training_step(self) -> None:
+        torch = self._torch
+        self._unet.train()
+        chosen = self._images[self._rng.integers(len(self._images), size=self.batch_size)]
+        clean = torch.from_numpy(chosen.transpose(0, 3, 1, 2) / np.float32(127.5) - 1).to(self._device)
+        noise = torch.randn_like(clean)
+        t = torch.randint(0, 1000, (self.batch_size,), device=self._device)
+        noisy = self._scheduler.add_noise(clean, noise, t)
+        loss = torch.nn.functional.mse_loss(self._unet(noisy, t).sample, noise)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._unet.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._ema.step(self._unet.parameters())
+        loss.item()
+
+    def network_call(self) -> None:
+        self._unet.eval()
+        with self._torch.no_grad():
+            self._unet(self._x_t, 500).sample.cpu()
+
+    def sample(self) -> None:
+        self._unet.eval()
+        self._pipeline(batch_size=_NUM_IMAGES, num_inference_steps=_NUM_STEPS, eta=0.0, output_type="np")
+
+
+def _images(size: str) -> NDArray[np.uint8]:
+    """Images of noise: what they show costs no time."""
+    return np.random.default_rng(1).integers(0, 256, (512, *_SHAPES[size]), dtype=np.uint8)
