@@ -41,8 +41,8 @@ FRAMEWORK_ROOTS = frozenset({"torch", "jittor", "tensorflow", "jax", "paddle", "
 _SPIN_COUNT = "10000"
 """How long threads of libgomp, in both frameworks, wait for each other awake.
 
-On a machine with nothing else to do this is as fast as its default, 300,000. Where another process keeps one of
-two cores busy, training steps on digits took 0.6 s in place of 8 s.
+On a machine with nothing else to do this is as fast as its default, 300,000. Where another process keeps one
+of two cores busy, training steps on digits took 0.6 s in place of 8 s.
 """
 
 _GROUPS: dict[str, Literal["framework", "parts"]] = {

@@ -153,7 +153,8 @@ class _Diffusers:
             dropout=0.0 if small else 0.1,
         ).to(self._device)
         self._scheduler = DDIMScheduler()
-        self._pipeline: Any = DDIMPipeline(self._unet, self._scheduler)
+        make_pipeline: Any = DDIMPipeline  # it is only half typed
+        self._pipeline = make_pipeline(self._unet, self._scheduler)
         self._pipeline.set_progress_bar_config(disable=True)
         self._optimizer = torch.optim.Adam(self._unet.parameters(), lr=2e-4)
         self._ema = EMAModel(self._unet.parameters(), decay=0.9999)
