@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import typing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ddim_host import validation
 from ddim_host.batches import TrainingBatches
 from ddim_host.config import PART_KINDS, Config, PartConfig, Request
-from ddim_host.defaults import DEFAULT_PARTS, default_model_parameters, default_settings
+from ddim_host.defaults import (
+    DEFAULT_DISTRIBUTIONS,
+    DEFAULT_PARTS,
+    default_model_parameters,
+    default_settings,
+)
 from ddim_host.diffusion import NoiseSchedule, ddim_steps
 from ddim_host.errors import UserError
 from ddim_host.parameters import Parameter, PartChoice, resolve
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
     from ddim_host.data import DataSource, Images, TrainTest
     from ddim_host.diffusion import DDIMStep
     from ddim_host.parameters import Value
+    from ddim_host.plugins import Plugin
+    from ddim_host.registry import Registry
     from ddim_host.waist import Loss, Model
 
 __all__ = ["Experiment", "assemble"]
@@ -130,10 +137,8 @@ def assemble(request: Request, *, source: DataSource | None = None) -> Experimen
             fix=f"add {offers}" if frameworks else "pip install ddim-torch, or ddim-jittor",
         )
     plugins = load_plugins(request.plugin)
-    framework = next(p for p in plugins.installed if (p.kind, p.name) == ("framework", request.plugin))
-    choices: dict[Kind, PartChoice] = {
-        kind: request.parts.get(kind, PartChoice(DEFAULT_PARTS[kind], None, {})) for kind in PART_KINDS
-    }
+    framework = cast("Plugin", plugins.framework)
+    choices = {kind: request.parts.get(kind) or _default_part(kind, plugins.registry) for kind in PART_KINDS}
     parts = {kind: plugins.registry.find(kind, choice) for kind, choice in choices.items()}
 
     def resolved(kind: Kind, known: tuple[Parameter, ...] | None = None) -> dict[str, Value]:
@@ -176,6 +181,13 @@ def assemble(request: Request, *, source: DataSource | None = None) -> Experimen
     )
     experiment.timesteps()  # a subset that does not work should be known before the training
     return experiment
+
+
+def _default_part(kind: Kind, registry: Registry) -> PartChoice:
+    """The part that is used where the user names none: this project's own, whoever else gives that name."""
+    name, own = DEFAULT_PARTS[kind], DEFAULT_DISTRIBUTIONS.get(kind)
+    is_there = any((part.name, part.distribution) == (name, own) for part in registry.of_kind(kind))
+    return PartChoice(name, own if is_there else None, {})
 
 
 def _model_parameters(part: Part, image_size: int) -> tuple[Parameter, ...]:

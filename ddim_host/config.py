@@ -160,7 +160,8 @@ def read_request(path: Path) -> Request:
     settings: dict[str, Value] = {}
     for key, given in document.items():
         if key == "plugin":
-            plugin = read_part(given, f"plugin in {path}").name
+            # What a run's own file says of the distribution is how it was, not what is to be chosen.
+            plugin = given if isinstance(given, str) else read_part(given, f"plugin in {path}").name
         elif key == "epochs":
             epochs = read_epochs(given, origin=f"epochs in {path}")
         elif key in kinds:

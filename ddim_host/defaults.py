@@ -9,7 +9,7 @@ from ddim_host.registry import Kind
 if TYPE_CHECKING:
     from ddim_host.parameters import Value
 
-__all__ = ["DEFAULT_PARTS", "SMALL", "default_model_parameters", "default_settings"]
+__all__ = ["DEFAULT_DISTRIBUTIONS", "DEFAULT_PARTS", "SMALL", "default_model_parameters", "default_settings"]
 
 DEFAULT_PARTS = {
     Kind.DATA: "digits",
@@ -20,6 +20,16 @@ DEFAULT_PARTS = {
     Kind.LOSS_WEIGHTING: "none",
     Kind.TIMESTEP_SUBSET: "linear",
 }
+
+DEFAULT_DISTRIBUTIONS = {
+    Kind.DATA: "ddim-host",
+    Kind.NOISE_SCHEDULE: "ddim-host",
+    Kind.TIMESTEP_SAMPLER: "ddim-timestep-samplers",
+    Kind.LOSS: "ddim-losses",
+    Kind.LOSS_WEIGHTING: "ddim-host",
+    Kind.TIMESTEP_SUBSET: "ddim-host",
+}
+"""Who gives the default parts, should another distribution give one of the same name; not so for networks."""
 
 SMALL = 16
 """Up to this size in pixels the small network does."""

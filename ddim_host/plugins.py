@@ -1,54 +1,46 @@
-"""Finding and loading plugins: each in isolation, and one framework per process at most."""
+"""Finding and loading plugins, each in isolation: a plugin that does not work harms nobody else."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.abc
 import importlib.metadata
 import os
 import re
 import sys
-from collections import Counter
+import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
+from packaging.requirements import InvalidRequirement, Requirement
 
 from ddim_host import hookspecs
 from ddim_host.errors import UserError
+from ddim_host.framework_guard import allow_framework
 from ddim_host.parameters import suggestion
 from ddim_host.registry import Kind, Part, Registry, normalised_distribution
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
+    from collections.abc import Callable, Iterable, Iterator
 
     from ddim_host.checks import Check
 
-__all__ = [
-    "FRAMEWORK_ROOTS",
-    "Plugin",
-    "Plugins",
-    "allow_framework",
-    "installed_frameworks",
-    "load_plugins",
-]
+__all__ = ["DISABLED", "STRICT", "Plugin", "Plugins", "installed_frameworks", "load_plugins"]
 
-FRAMEWORK_ROOTS = frozenset({"torch", "jittor", "tensorflow", "jax", "paddle", "mindspore"})
+DISABLED = "DDIM_HOST_DISABLE_PLUGINS"
+"""Variable of the environment: plugins that are not imported, by distribution, name or both: `a,b/c`."""
 
-_SPIN_COUNT = "10000"
-"""How long threads of libgomp, in both frameworks, wait for each other awake.
-
-On a machine with nothing else to do this is as fast as its default, 300,000. Where another process keeps one
-of two cores busy, training steps on digits took 0.6 s in place of 8 s.
-"""
+STRICT = "DDIM_HOST_STRICT_PLUGINS"
+"""Variable of the environment: where it is set, a plugin that does not work is an error."""
 
 _GROUPS: dict[str, Literal["framework", "parts"]] = {
     "ddim_host.frameworks": "framework",
     "ddim_host.plugins": "parts",
 }
+
+_SLOW_SECONDS = 2.0
 
 
 @dataclass
@@ -61,8 +53,8 @@ class Plugin:
         version: The distribution's version.
         kind: `framework` or `parts`.
         entry_point: What it refers to, `module` or `module:object`.
-        provides: Hook -> names of parts; empty for a framework that was not imported.
-        status: `ok`, `available` (a framework that was not imported) or `error`.
+        provides: Hook -> names of parts; empty for what was not imported.
+        status: `ok`, `available` (a framework that was not imported), `disabled` or `error`.
         error: Why it is not to be used; empty otherwise.
     """
 
@@ -72,7 +64,7 @@ class Plugin:
     kind: Literal["framework", "parts"]
     entry_point: str
     provides: dict[str, list[str]] = field(default_factory=dict)
-    status: Literal["ok", "available", "error"] = "available"
+    status: Literal["ok", "available", "disabled", "error"] = "available"
     error: str = ""
 
     @property
@@ -84,91 +76,81 @@ class Plugin:
         """Mark the plugin as not usable."""
         self.status, self.error, self.provides = "error", error, {}
 
+    def is_called(self, name: str) -> bool:
+        """Whether a user who says `name`, `distribution` or `distribution/name` means this plugin."""
+        distribution, _, own_name = name.rpartition("/")
+        if distribution:
+            return (normalised_distribution(distribution), own_name) == (self.distribution, self.name)
+        return name == self.name or normalised_distribution(name) == self.distribution
+
 
 @dataclass(frozen=True)
 class Plugins:
     """Everything that is installed.
 
     Attributes:
-        installed: All plugins, sorted by kind and name.
+        installed: All plugins, sorted by kind, name and distribution.
         registry: The parts of those that were loaded.
+        framework: The chosen one; None where none was.
         machine_checks: Looks for what the chosen framework needs from the machine.
     """
 
     installed: tuple[Plugin, ...]
     registry: Registry
+    framework: Plugin | None
     machine_checks: Callable[[], list[Check]]
 
-
-class _FrameworkGuard(importlib.abc.MetaPathFinder):
-    """Refuses to import any framework but the chosen one, whoever asks.
-
-    It only gets in the way of an import, not of `importlib.util.find_spec`: torch itself looks whether
-    TensorFlow is installed, and may be told so.
-    """
-
-    def __init__(self, chosen: str | None) -> None:
-        self.chosen = chosen
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        root = fullname.partition(".")[0]
-        if root not in FRAMEWORK_ROOTS or root == self.chosen:
-            return None
-        others = (finder for finder in sys.meta_path if finder is not self)
-        spec = next((spec for finder in others if (spec := finder.find_spec(fullname, path, target))), None)
-        if spec is not None:
-            spec.loader = _RefusingLoader(self.chosen)
-        return spec
-
-
-class _RefusingLoader(importlib.abc.Loader):
-    """Stands in for the loader of a framework that was not chosen."""
-
-    def __init__(self, chosen: str | None) -> None:
-        self.chosen = chosen
-
-    def create_module(self, spec: ModuleSpec) -> NoReturn:
-        running = f"runs {self.chosen}" if self.chosen else "runs no framework"
-        raise ModuleNotFoundError(
-            f"{spec.name!r} cannot be imported here: this process {running}, and one process never holds two",
-            name=spec.name,
-        )
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Never reached; the import system asks whether it is there before it calls `create_module`."""
+    def problems(self) -> list[str]:
+        """A line for each plugin that does not work, and for each name that several distributions give."""
+        broken = [f"{plugin.label} is broken: {plugin.error}" for plugin in self.installed if plugin.error]
+        frameworks = [plugin for plugin in self.installed if plugin.kind == "framework"]
+        clashes = [
+            (f"framework {name!r}", f"--plugin {same[0].distribution}/{name}", [p.distribution for p in same])
+            for name, same in _by_name(frameworks).items()
+            if len(same) > 1
+        ]
+        clashes += [
+            (f"{kind.words} {name!r}", f"{kind.flag} {owners[0]}/{name}", owners)
+            for kind, name, owners in self.registry.conflicts()
+        ]
+        return broken + [
+            f"the {what} is given by {' and '.join(owners)}: say which, as in {how}"
+            for what, how, owners in clashes
+        ]
 
 
 def installed_frameworks() -> list[str]:
     """The names that `--plugin` can take, from metadata alone."""
-    return sorted({plugin.name for plugin, _ in _discover() if plugin.kind == "framework"})
+    frameworks = (plugin for plugin, _ in _discover() if plugin.kind == "framework")
+    return sorted({plugin.name for plugin in frameworks if plugin.status == "available"})
 
 
-def load_plugins(framework: str | None = None) -> Plugins:
+def load_plugins(framework: str | None = None, *, strict: bool | None = None) -> Plugins:
     """Load all parts plugins and the chosen framework; from now on no other framework can be imported.
 
     A plugin that does not load is kept with its error and harms nobody else.
 
     Args:
-        framework: Name of the framework's entry point; None loads none.
+        framework: Name of the framework's entry point, or `distribution/name`; None loads none.
+        strict: Whether a plugin that does not work is an error; None asks the environment.
 
     Raises:
-        UserError: The framework is not installed, is given by two distributions, or does not load.
+        UserError: The framework is not installed, is given by two distributions, or does not load; or a
+            plugin does not work, where that is an error.
         RuntimeError: The process already holds another framework.
     """
-    allow_framework(framework)
     found = _discover()
-    _mark_name_conflicts([plugin for plugin, _ in found])
+    chosen = None if framework is None else _chosen([plugin for plugin, _ in found], framework)
+    allow_framework(None if chosen is None else chosen.name)
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     parts: list[Part] = []
     for plugin, entry_point in found:
-        if plugin.status == "error" or (plugin.kind == "framework" and plugin.name != framework):
+        if plugin.status != "available" or (plugin.kind == "framework" and plugin is not chosen):
             continue
         try:
             # What a plugin prints while it is imported must not end up in the output of a command.
-            with contextlib.redirect_stdout(sys.stderr):
+            with contextlib.redirect_stdout(sys.stderr), _named_where_slow(plugin):
                 module = entry_point.load()
                 _register(manager, plugin, module)
                 parts += _parts_of(manager, plugin, module)
@@ -179,44 +161,39 @@ def load_plugins(framework: str | None = None) -> Plugins:
             plugin.fail(_describe(error))
         else:
             plugin.status = "ok"
+    if chosen is not None and chosen.status == "error":
+        raise UserError(
+            f"the framework plugin {chosen.name!r} does not load",
+            why=f"{chosen.label}: {chosen.error}",
+            fix=f"reinstall it: pip install --force-reinstall {chosen.distribution}",
+        )
     installed = tuple(plugin for plugin, _ in found)
-    if framework is not None:
-        _require_framework(framework, installed)
     failures = [f"{p.label} is broken: {p.error}" for p in installed if p.kind == "parts" and p.error]
 
     def machine_checks() -> list[Check]:
         return [check for checks in manager.hook.ddim_machine_checks() for check in checks]
 
-    return Plugins(installed, Registry(parts, failures), machine_checks)
-
-
-def allow_framework(chosen: str | None) -> None:
-    """Let this one framework be imported into the process, and from now on no other.
-
-    Args:
-        chosen: The root of its modules; None allows none.
-
-    Raises:
-        RuntimeError: The process already holds another framework.
-    """
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _FrameworkGuard)]
-    sys.meta_path.insert(0, _FrameworkGuard(chosen))
-    if chosen is not None and "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
-    present = sorted((FRAMEWORK_ROOTS - {chosen}) & sys.modules.keys())
-    if present:
-        raise RuntimeError(f"this process was to run {chosen}, but already holds {', '.join(present)}")
+    plugins = Plugins(installed, Registry(parts, failures), chosen, machine_checks)
+    if (STRICT in os.environ if strict is None else strict) and plugins.problems():
+        raise UserError(
+            "a plugin does not work, and --strict-plugins makes that an error",
+            why="; ".join(plugins.problems()),
+            fix=f"uninstall it, or switch it off: {DISABLED}=DISTRIBUTION",
+        )
+    return plugins
 
 
 def _discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
     """All entry points of both groups, sorted; nothing is imported."""
     found = []
     seen = set()
+    disabled = [name for item in os.environ.get(DISABLED, "").split(",") if (name := item.strip())]
     for distribution in importlib.metadata.distributions():
         # Any installed distribution may be damaged, also one that has nothing to do with this project.
         try:
             name = normalised_distribution(distribution.metadata["Name"] or "")
             entry_points = [point for point in distribution.entry_points if point.group in _GROUPS]
+            missing = _newer_host(distribution) if entry_points else None
         except Exception as error:
             plugin = _damaged(distribution, error)
             found.append((plugin, importlib.metadata.EntryPoint(plugin.name, "", "")))
@@ -226,8 +203,32 @@ def _discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
         seen.add(name)
         for point in entry_points:
             plugin = Plugin(point.name, name, distribution.version, _GROUPS[point.group], point.value)
+            if any(plugin.is_called(item) for item in disabled):
+                plugin.status = "disabled"
+            elif missing:
+                plugin.fail(missing)
             found.append((plugin, point))
     return sorted(found, key=lambda pair: (pair[0].kind, pair[0].name, pair[0].distribution))
+
+
+def _newer_host(distribution: importlib.metadata.Distribution) -> str | None:
+    """What to say where a distribution asks for another version of the host than this one.
+
+    pip sees to that when it installs; but a host can be replaced later, and pip can be told not to look.
+    """
+    version = importlib.metadata.version("ddim-host")
+    for text in distribution.requires or ():
+        try:
+            needed = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if (
+            normalised_distribution(needed.name) == "ddim-host"
+            and (needed.marker is None or needed.marker.evaluate({"extra": ""}))
+            and not needed.specifier.contains(version, prereleases=True)
+        ):
+            return f"it needs ddim-host{needed.specifier}, and this is {version}; install one that fits"
+    return None
 
 
 def _damaged(distribution: importlib.metadata.Distribution, error: Exception) -> Plugin:
@@ -238,23 +239,53 @@ def _damaged(distribution: importlib.metadata.Distribution, error: Exception) ->
     return plugin
 
 
-def _mark_name_conflicts(plugins: Iterable[Plugin]) -> None:
-    plugins = list(plugins)
-    count = Counter((plugin.kind, plugin.name) for plugin in plugins)
-    for plugin in plugins:
-        if count[plugin.kind, plugin.name] > 1:
-            others = [
-                f"{p.distribution} {p.version}"
-                for p in plugins
-                if (p.kind, p.name) == (plugin.kind, plugin.name) and p is not plugin
-            ]
-            plugin.fail(f"{' and '.join(others)} has an entry point of the same name; uninstall one")
+def _chosen(installed: Iterable[Plugin], name: str) -> Plugin:
+    """The framework that the user means.
+
+    Raises:
+        UserError: There is none, there are several, or it cannot be used.
+    """
+    frameworks = [plugin for plugin in installed if plugin.kind == "framework"]
+    meant = [p for p in frameworks if p.name == name or ("/" in name and p.is_called(name))]
+    usable = [plugin for plugin in meant if plugin.status != "disabled"]
+    if not meant:
+        names = sorted({plugin.name for plugin in frameworks})
+        raise UserError(
+            f"there is no framework plugin named {name!r}{suggestion(name, names)}",
+            why=f"installed: {', '.join(names) or 'none'}",
+            fix=f"pip install ddim-{name}" if name in ("torch", "jittor") else "choose one of these",
+        )
+    if not usable:
+        raise UserError(f"the framework plugin {name!r} is switched off", fix=f"take it out of {DISABLED}")
+    if len(usable) > 1:
+        raise UserError(
+            f"several distributions give the framework {name!r}",
+            why=" and ".join(f"{plugin.distribution} {plugin.version}" for plugin in usable),
+            fix=f"say which: --plugin {usable[0].distribution}/{name}, or uninstall one",
+        )
+    [chosen] = usable
+    return chosen
+
+
+@contextlib.contextmanager
+def _named_where_slow(plugin: Plugin) -> Iterator[None]:
+    """Says which plugin a user waits for, where it takes long."""
+    stream = sys.stderr
+    timer = threading.Timer(
+        _SLOW_SECONDS, lambda: print(f"loading the plugin {plugin.label} takes long", file=stream, flush=True)
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> None:
     if manager.is_registered(module):
         raise ValueError(f"{plugin.entry_point} is already loaded under another name")
-    manager.register(module, name=f"{plugin.kind}/{plugin.name}")
+    manager.register(module, name=f"{plugin.kind}/{plugin.distribution}/{plugin.name}")
     callers = manager.get_hookcallers(module) or []
     unknown = [caller.name for caller in callers if not caller.has_spec()]
     if unknown or not callers:
@@ -293,19 +324,9 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _require_framework(name: str, installed: Iterable[Plugin]) -> None:
-    frameworks = [plugin for plugin in installed if plugin.kind == "framework"]
-    chosen = [plugin for plugin in frameworks if plugin.name == name]
-    if not chosen:
-        names = sorted({plugin.name for plugin in frameworks})
-        raise UserError(
-            f"there is no framework plugin named {name!r}{suggestion(name, names)}",
-            why=f"installed: {', '.join(names) or 'none'}",
-            fix=f"pip install ddim-{name}" if name in ("torch", "jittor") else "choose one of these",
-        )
-    if chosen[0].status == "error":
-        raise UserError(
-            f"the framework plugin {name!r} does not load",
-            why=f"{chosen[0].label}: {chosen[0].error}",
-            fix=f"reinstall it: pip install --force-reinstall {chosen[0].distribution}",
-        )
+def _by_name(plugins: Iterable[Plugin]) -> dict[str, list[Plugin]]:
+    named: dict[str, list[Plugin]] = defaultdict(list)
+    for plugin in plugins:
+        if plugin.status != "disabled":
+            named[plugin.name].append(plugin)
+    return named

@@ -40,6 +40,11 @@ class Kind(Enum):
         return self.name.lower()
 
     @property
+    def flag(self) -> str:
+        """The option of the command line: `--noise-schedule`."""
+        return "--" + self.option.replace("_", "-")
+
+    @property
     def words(self) -> str:
         """The kind as people call it: `noise schedule`."""
         return {"data": "data set", "features": "feature extractor"}.get(
@@ -112,13 +117,10 @@ class Registry:
             if len(parts) > 1
         ]
 
-    def given_by(self, distribution: str, kind: Kind) -> list[Part]:
-        """The parts of one kind that a distribution gives, by name."""
-        found = [part for parts in self._parts.values() for part in parts]
-        return sorted(
-            (part for part in found if (part.distribution, part.kind) == (distribution, kind)),
-            key=lambda part: part.name,
-        )
+    def of_kind(self, kind: Kind) -> list[Part]:
+        """All parts of one kind, by name and distribution."""
+        found = [part for parts in self._parts.values() for part in parts if part.kind is kind]
+        return sorted(found, key=lambda part: (part.name, part.distribution))
 
     def names(self, kind: Kind) -> list[str]:
         """The names of one kind, sorted."""
@@ -136,7 +138,6 @@ class Registry:
             found = [part for part in found if part.distribution == wanted]
         if len(found) == 1:
             return found[0]
-        option = "--" + kind.option.replace("_", "-")
         owners = sorted({f"{part.distribution} {part.version}" for part in found})
         if len(owners) == 1:
             raise found[0].broken(f"{owners[0]} gives this name twice")
@@ -144,7 +145,7 @@ class Registry:
             raise UserError(
                 f"several distributions give the {kind.words} {choice.name!r}",
                 why=" and ".join(owners),
-                fix=f"say which: {option} {found[0].distribution}/{choice.name}, or uninstall one",
+                fix=f"say which: {kind.flag} {found[0].distribution}/{choice.name}, or uninstall one",
             )
         names = self.names(kind)
         origin = f" in {choice.distribution}" if choice.distribution else ""

@@ -10,7 +10,7 @@ import numpy as np
 from ddim_host.data import DataSource, TrainTest
 from ddim_host.diffusion import NoiseSchedule
 from ddim_host.errors import UserError
-from ddim_host.plugins import FRAMEWORK_ROOTS
+from ddim_host.framework_guard import FRAMEWORK_ROOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ddim_host.assembly import Experiment
 from ddim_host.cli import main
-from ddim_host.plugins import FRAMEWORK_ROOTS
+from ddim_host.framework_guard import FRAMEWORK_ROOTS
 from ddim_host.runs import RunDirectory
 
 if TYPE_CHECKING:

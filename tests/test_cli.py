@@ -91,7 +91,7 @@ def test_version(ddim_host: Command) -> None:
         (),
         ("train",),
         ("--plugin", "torch"),
-        ("plugins", "extra"),
+        ("plugins", "one", "two"),
         ("run", "--eta"),
         ("run", "--epo", "3"),
         ("run", "x"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: In place of `sys.argv[1:]`.
     """
     options = _parser().parse_args(arguments)
+    if getattr(options, "strict_plugins", False):
+        os.environ["DDIM_HOST_STRICT_PLUGINS"] = "1"  # also for the processes that a command starts
     try:
         command = importlib.import_module(f"ddim_host.cli.{options.command}")
         sys.exit(command.main(options))
@@ -57,7 +60,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, summary: str, description: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=summary, description=description, allow_abbrev=False)
+        command = commands.add_parser(name, help=summary, description=description, allow_abbrev=False)
+        if name != "compare":  # the one that needs no plugins
+            command.add_argument(
+                "--strict-plugins",
+                action="store_true",
+                help="make a plugin that does not work an error, also where it is not needed",
+            )
+        return command
 
     add_run_options(
         add(
@@ -111,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
         "plugins",
         "what is installed, what it provides, what is broken and why",
         "Show what is installed, what it provides, what is broken and why.",
+    )
+    plugins_parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="a part, a plugin or a distribution: in detail"
     )
     plugins_parser.add_argument("--json", action="store_true", help="as JSON, for other programs")
     doctor_parser = add(

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ddim_host.checks import Check
 from ddim_host.plugins import Plugin, installed_frameworks, load_plugins
@@ -31,9 +31,11 @@ def main(options: argparse.Namespace) -> int:
     framework: str | None = options.plugin
     if framework is not None:
         plugins = load_plugins(framework)
-        plugin = next(p for p in plugins.installed if (p.kind, p.name) == ("framework", framework))
+        plugin = cast("Plugin", plugins.framework)
         return _show(f"{plugin.name} ({plugin.distribution} {plugin.version})", plugins.machine_checks())
-    code = _show(f"host (ddim-host {version('ddim-host')})", _host_checks(load_plugins().installed))
+    code = _show(
+        f"host (ddim-host {version('ddim-host')})", _host_checks(load_plugins(strict=False).installed)
+    )
     for name in installed_frameworks():
         sys.stdout.flush()
         code = max(code, _look_at(name))

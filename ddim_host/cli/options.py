@@ -341,9 +341,8 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_part(group: argparse._ArgumentGroup, kind: Kind, default: str, *, action: str = "store") -> None:
-    option = f"--{kind.option.replace('_', '-')}"
     text = f"{_PART_HELP[kind]} (default: {default})"
-    group.add_argument(option, metavar="PART", action=action, help=text)
+    group.add_argument(kind.flag, metavar="PART", action=action, help=text)
 
 
 def _add_setting(

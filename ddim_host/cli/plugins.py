@@ -3,49 +3,130 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import TYPE_CHECKING, Any
 
 from ddim_host.errors import UserError
-from ddim_host.parameters import REQUIRED, format_choice
-from ddim_host.plugins import Plugin, load_plugins
-from ddim_host.registry import Kind, Part, Registry
+from ddim_host.files import printable
+from ddim_host.parameters import REQUIRED, Parameter, format_choice, suggestion, type_name
+from ddim_host.plugins import STRICT, Plugin, Plugins, load_plugins
+from ddim_host.registry import Kind
 
 if TYPE_CHECKING:
     import argparse
+
+    from ddim_host.registry import Part
 
 __all__ = ["main"]
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print what is installed, as JSON or for people.
+    """Print what is installed: all of it as a table or as JSON, or what has one name, in detail.
 
     Returns:
-        The exit code.
+        The exit code: 2 where something is broken and that is an error.
+
+    Raises:
+        UserError: Nothing has the name that was asked for.
     """
-    loaded = load_plugins()
-    installed = loaded.installed
+    loaded = load_plugins(strict=False)
     if options.json:
-        print(json.dumps([dataclasses.asdict(plugin) for plugin in installed], indent=2))
+        print(json.dumps([dataclasses.asdict(plugin) for plugin in loaded.installed], indent=2))
+    elif options.name is None:
+        print("\n\n".join(_table(loaded)))
     else:
-        print("\n\n".join(_description(plugin, loaded.registry) for plugin in installed))
-        for kind, name, owners in loaded.registry.conflicts():
-            print(f"\nconflict: {kind.words} {name!r} is given by {' and '.join(owners)}")
+        print("\n\n".join(_details(loaded, options.name)))
+    if STRICT in os.environ and (problems := loaded.problems()):
+        for problem in problems:
+            print(f"ddim-host: error: {problem}", file=sys.stderr)
+        return 2
     return 0
 
 
-def _description(plugin: Plugin, registry: Registry) -> str:
-    lines = [f"{plugin.name}  ({plugin.kind}, {plugin.distribution} {plugin.version}): {plugin.status}"]
+def _table(loaded: Plugins) -> list[str]:
+    """Frameworks, parts by kind, and what does not work."""
+    frameworks = [p for p in loaded.installed if p.kind == "framework" and p.status == "available"]
+    rows = [(p.name, f"{p.distribution} {p.version}") for p in frameworks]
+    tables = [("framework (--plugin)", rows)]
+    for kind in Kind:
+        if kind is Kind.MODEL:
+            continue  # they come with a framework, and none is loaded here
+        rows = [
+            (_signature(part), f"{part.distribution} {part.version}")
+            for part in loaded.registry.of_kind(kind)
+        ]
+        tables.append((f"{kind.words} ({kind.flag})", rows))
+    width = max((len(left) for _, rows in tables for left, _ in rows), default=0)
+    texts = [
+        "\n".join([title, *(f"  {left:<{width}}  {right}" for left, right in rows)])
+        for title, rows in tables
+        if rows
+    ]
+    off = [f"  {plugin.label}" for plugin in loaded.installed if plugin.status == "disabled"]
+    texts += ["\n".join(["switched off", *off])] if off else []
+    problems = [f"  {printable(problem)}" for problem in loaded.problems()]
+    texts += ["\n".join(["does not work", *problems])] if problems else []
+    return texts
+
+
+def _details(loaded: Plugins, name: str) -> list[str]:
+    """Every part, plugin and distribution of this name.
+
+    Raises:
+        UserError: There is none.
+    """
+    plugins = [plugin for plugin in loaded.installed if plugin.is_called(name)]
+    parts = [
+        part
+        for kind in Kind
+        for part in loaded.registry.of_kind(kind)
+        if name in (part.name, f"{part.distribution}/{part.name}")
+    ]
+    if not plugins and not parts:
+        known = {p.name for p in loaded.installed} | {p.distribution for p in loaded.installed}
+        known |= {part.name for kind in Kind for part in loaded.registry.of_kind(kind)}
+        raise UserError(
+            f"nothing installed is called {name!r}{suggestion(name, sorted(known))}",
+            fix="`ddim-host plugins` shows all there is",
+        )
+    return [_about_plugin(plugin) for plugin in plugins] + [_about_part(part) for part in parts]
+
+
+def _about_plugin(plugin: Plugin) -> str:
+    lines = [f"{plugin.label}: {plugin.status}"]
+    try:
+        about = metadata(plugin.distribution)
+        summary = about["Summary"] if "Summary" in about else None  # noqa: SIM401 - it has no `get`
+    except PackageNotFoundError:
+        summary = None
+    lines += [f"  {printable(summary)}"] if summary else []
+    lines.append(f"  {plugin.kind}, from {plugin.entry_point}")
     if plugin.kind == "framework" and plugin.status == "available":
         lines.append(f"  run with --plugin {plugin.name}")
-    if plugin.error:
-        lines.append(f"  {plugin.error}")
-    for kind in Kind:
-        names = plugin.provides.get(kind.value, ())
-        parts = [part for part in registry.given_by(plugin.distribution, kind) if part.name in names]
-        for number, part in enumerate(parts):
-            title = "" if number else f"{kind.words}:"
-            lines.append(f"  {title:<18} {_signature(part)}")
+    lines += [f"  {printable(plugin.error)}"] if plugin.error else []
+    lines += [f"  {hook}: {', '.join(names)}" for hook, names in plugin.provides.items()]
+    return "\n".join(lines)
+
+
+def _about_part(part: Part) -> str:
+    lines = [f"{part.label} of {part.distribution} {part.version}"]
+    first_paragraph = (inspect.getdoc(part.make) or "").partition("\n\n")[0]
+    lines += [f"  {line}" for line in first_paragraph.splitlines()]
+    lines.append(f"  {part.kind.flag} {_signature(part)}")
+    try:
+        parameters = part.parameters()
+    except UserError:
+        return "\n".join(lines)
+    width = max((len(parameter.name) for parameter in parameters), default=0)
+    lines += [
+        f"    {p.name:<{width}}  {type_name(p.annotation)}, "
+        + ("no default" if p.default is REQUIRED else f"default {_written(p)}")
+        for p in parameters
+    ]
     return "\n".join(lines)
 
 
@@ -57,3 +138,8 @@ def _signature(part: Part) -> str:
         return f"{part.name}  (broken: {error.why})"
     defaults: dict[str, Any] = {p.name: "..." if p.default is REQUIRED else p.default for p in parameters}
     return format_choice(part.name, defaults)
+
+
+def _written(parameter: Parameter) -> str:
+    default: Any = parameter.default
+    return format_choice("", {"x": default}).removeprefix(":x=")

@@ -18,8 +18,9 @@ from ddim_host.cache import cache_errors, cache_folder
 from ddim_host.errors import UserError
 from ddim_host.evaluation.statistics import FeatureStatistics, Gathering, Measures, MeasureSettings, measure
 from ddim_host.files import write_bytes
+from ddim_host.framework_guard import allow_framework
 from ddim_host.parameters import format_choice, resolve
-from ddim_host.plugins import allow_framework, load_plugins
+from ddim_host.plugins import load_plugins
 from ddim_host.registry import Kind
 from ddim_host.validation import checked_extractor, checked_features, framework_of
 
