@@ -15,6 +15,7 @@ from ddim_host import __version__
 from ddim_host.cli.options import (
     add_compare_options,
     add_evaluate_options,
+    add_new_plugin_options,
     add_reconstruct_options,
     add_run_options,
     add_sample_options,
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if getattr(options, "strict_plugins", False):
         os.environ["DDIM_HOST_STRICT_PLUGINS"] = "1"  # also for the processes that a command starts
     try:
-        command = importlib.import_module(f"ddim_host.cli.{options.command}")
+        command = importlib.import_module(f"ddim_host.cli.{options.command.replace('-', '_')}")
         sys.exit(command.main(options))
     except UserError as error:
         print(f"ddim-host: error: {error}", file=sys.stderr)
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, summary: str, description: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=description, allow_abbrev=False)
-        if name != "compare":  # the one that needs no plugins
+        if name not in ("compare", "new-plugin"):  # they need no plugins
             command.add_argument(
                 "--strict-plugins",
                 action="store_true",
@@ -126,6 +127,13 @@ def _parser() -> argparse.ArgumentParser:
         "name", metavar="NAME", nargs="?", help="a part, a plugin or a distribution: in detail"
     )
     plugins_parser.add_argument("--json", action="store_true", help="as JSON, for other programs")
+    add_new_plugin_options(
+        add(
+            "new-plugin",
+            "begin a plugin of your own",
+            "Write a distribution with one small part that works, typed, with tests that it passes.",
+        )
+    )
     doctor_parser = add(
         "doctor",
         "what works on this machine, and the command that mends what does not",

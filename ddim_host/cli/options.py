@@ -12,6 +12,7 @@ from ddim_host.errors import UserError
 from ddim_host.exports import MAX_GRID_IMAGES
 from ddim_host.parameters import parse_choice
 from ddim_host.registry import Kind
+from ddim_host.scaffold.kinds import PLUGIN_KINDS
 from ddim_host.settings import CHECKPOINTS, SETTINGS, read_setting
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_compare_options",
     "add_evaluate_options",
+    "add_new_plugin_options",
     "add_reconstruct_options",
     "add_run_options",
     "add_sample_options",
@@ -279,6 +281,13 @@ def add_compare_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="FILE", type=Path, help="(default: comparison.html, .md or .json)")
     parser.add_argument("--force", action="store_true", help="replace the file where it exists")
+
+
+def add_new_plugin_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `new-plugin`."""
+    parser.add_argument("name", metavar="NAME", help="what users will write: --timestep-sampler NAME")
+    parser.add_argument("--kind", required=True, choices=PLUGIN_KINDS, help="what it is to be")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to make (default: ddim-NAME)")
 
 
 def read_list(name: str, text: str) -> tuple[Any, ...]:

@@ -1,0 +1,37 @@
+"""`ddim-host new-plugin`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddim_host.files import printable
+from ddim_host.scaffold.kinds import PLUGIN_KINDS
+from ddim_host.scaffold.writing import new_plugin, write_plugin
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["main"]
+
+
+def main(options: argparse.Namespace) -> int:
+    """Write a new distribution.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: The name cannot be used, or the folder exists already or cannot be written.
+    """
+    plugin = new_plugin(options.name, PLUGIN_KINDS[options.kind])
+    folder: Path = options.out or Path(plugin.distribution)
+    for path in write_plugin(plugin, folder):
+        print(f"wrote {printable(path)}")
+    use = (
+        f"ddim-host evaluate RUN {plugin.kind.flag} {plugin.part}"
+        if options.kind == "feature-extractor"
+        else f"ddim-host run --plugin torch {plugin.kind.flag} {plugin.part}"
+    )
+    print(f"\nnext:\n  cd {printable(folder)}\n  pip install -e '.[test]'\n  pytest\n  {use}")
+    return 0

@@ -1,0 +1,6 @@
+"""A new plugin: a distribution that works, and passes its own tests, from the first moment.
+
+kinds.py      what can be begun
+templates/    the files, and one module for each kind of part; each holds a small real part to begin from
+writing.py    from a name and a kind to a folder
+"""

@@ -1,0 +1,120 @@
+"""`new-plugin`: what it writes is installed by pip, passes its own tests, and is used in a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddim_host.errors import UserError
+from ddim_host.registry import Kind
+from ddim_host.scaffold.kinds import PLUGIN_KINDS
+from ddim_host.scaffold.writing import new_plugin
+from tests.conftest import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Command, Outcome
+
+
+@pytest.fixture(scope="module")
+def written(ddim_host: Command, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A new distribution of each kind."""
+    folder = tmp_path_factory.mktemp("written")
+    for kind in PLUGIN_KINDS:
+        outcome = ddim_host("new-plugin", f"my-{kind}", "--kind", kind, cwd=folder)
+        assert outcome.code == 0, outcome.err
+        assert f"cd ddim-my-{kind}\n  pip install -e '.[test]'\n  pytest\n" in outcome.out
+    return {kind: folder / f"ddim-my-{kind}" for kind in PLUGIN_KINDS}
+
+
+@pytest.fixture(scope="module")
+def site(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """All of them, built as wheels and installed by pip."""
+    folder = tmp_path_factory.mktemp("site")
+    options = ["--quiet", "--no-deps", "--disable-pip-version-check", "--target", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *written.values()], check=True)
+    return Site(folder)
+
+
+@pytest.mark.slow
+def test_all_of_them_pass_their_own_tests(
+    written: dict[str, Path], site: Site, environment: dict[str, str]
+) -> None:
+    for folder in written.values():
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+            cwd=folder,
+            env={**environment, **site.env},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_uses_all_of_them(site: Site, ddim_host: Command, tiny: list[str], tmp_path: Path) -> None:
+    parts = [
+        f"--{kind.option.replace('_', '-')}=my_{name.replace('-', '_')}"
+        for name, kind in PLUGIN_KINDS.items()
+        if kind is not Kind.FEATURES
+    ]
+    path = tmp_path / "run"
+    outcome = ddim_host(*tiny, *parts, "--out", path, env=site.env)
+    assert outcome.code == 0, outcome.err
+    evaluated = ddim_host(
+        *("evaluate", path, "--samples", "20", "--steps", "3", "--eta", "0"),
+        *("--features", "my_feature_extractor:cells=2"),
+        env=site.env,
+    )
+    assert evaluated.code == 0, evaluated.err
+    table = ddim_host("plugins", env=site.env).out
+    assert "does not work" not in table
+    assert "my_loss:power=1.5" in table
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "distribution", "package", "class_name"),
+    [
+        ("mine", "mine", "ddim-mine", "ddim_mine", "Mine"),
+        ("my-own", "my_own", "ddim-my-own", "ddim_my_own", "MyOwn"),
+        ("ddim_my_own2", "my_own2", "ddim-my-own2", "ddim_my_own2", "MyOwn2"),
+    ],
+)
+def test_names_follow_from_one(
+    name: str, part: str, distribution: str, package: str, class_name: str
+) -> None:
+    plugin = new_plugin(name, Kind.LOSS)
+    assert (plugin.part, plugin.distribution, plugin.package, plugin.class_name) == (
+        part,
+        distribution,
+        package,
+        class_name,
+    )
+
+
+@pytest.mark.parametrize("name", ["", "ddim-", "2nd", "My", "a b", "a/b", "../a", "class", "a--b", "é", "-a"])
+def test_names_that_cannot_be(name: str) -> None:
+    with pytest.raises(UserError, match="cannot be the name of a plugin"):
+        new_plugin(name, Kind.LOSS)
+
+
+def test_nothing_is_overwritten(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    outcome = in_process("new-plugin", "mine", "--kind", "loss", "--out", folder)
+    assert outcome.code == 2
+    assert "exists already" in outcome.err
+    assert not list(folder.iterdir())
+    missing = tmp_path / "a-file"
+    missing.touch()
+    outcome = in_process("new-plugin", "mine", "--kind", "loss", "--out", missing / "x")
+    assert outcome.code == 2
+    assert "cannot write" in outcome.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-file", "mine"]
