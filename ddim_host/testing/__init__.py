@@ -1,0 +1,35 @@
+"""What the author of a part tests it with: a class of tests for each kind of part.
+
+    from ddim_host.testing import LossContract
+    from my_losses import robust
+
+    class TestRobust(LossContract):
+        part = robust
+
+`part` is the callable that the hook gives, `parameters` are those of its keyword-only parameters that are not
+to have their defaults. pytest finds the inherited tests; add your own beside them.
+"""
+
+from ddim_host.testing.evaluation import FeatureExtractorContract
+from ddim_host.testing.models import ModelFactoryContract
+from ddim_host.testing.part import PartContract
+from ddim_host.testing.sampling import TimestepSubsetContract
+from ddim_host.testing.training import (
+    DatasetContract,
+    LossContract,
+    LossWeightingContract,
+    NoiseScheduleContract,
+    TimestepSamplerContract,
+)
+
+__all__ = [
+    "DatasetContract",
+    "FeatureExtractorContract",
+    "LossContract",
+    "LossWeightingContract",
+    "ModelFactoryContract",
+    "NoiseScheduleContract",
+    "PartContract",
+    "TimestepSamplerContract",
+    "TimestepSubsetContract",
+]

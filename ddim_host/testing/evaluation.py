@@ -1,0 +1,54 @@
+"""Contracts of the parts that evaluation needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from ddim_host import validation
+from ddim_host.registry import Kind
+from ddim_host.testing.part import PartContract
+
+if TYPE_CHECKING:
+    from ddim_host.contracts import FeatureExtractor
+
+__all__ = ["FeatureExtractorContract"]
+
+
+class FeatureExtractorContract(PartContract):
+    """Features float32 `(N, D)`, finite, of uint8 images; each depends on its image alone.
+
+    Attributes:
+        image_shape: `(H, W, C)` of images that it can look at.
+    """
+
+    kind = Kind.FEATURES
+    image_shape: ClassVar[tuple[int, int, int]] = (8, 8, 1)
+
+    def extractor(self) -> FeatureExtractor:
+        """A new one, checked as the host checks it."""
+        return validation.checked_extractor(self.whole_part(), self.values())
+
+    def test_its_framework_is_one(self) -> None:
+        """Where it says that it computes with a framework."""
+        validation.framework_of(self.whole_part())
+
+    def test_features_are_valid_and_each_images_own(self) -> None:
+        """Dtype, shape, finite; the same for an image alone and among others, and from another extractor."""
+        images = np.random.default_rng(0).integers(0, 256, (5, *self.image_shape), dtype=np.uint8)
+        part, extractor, other = self.whole_part(), self.extractor(), self.extractor()
+        together = validation.checked_features(part, extractor, images)
+        alone = [validation.checked_features(part, extractor, images[i : i + 1]) for i in range(len(images))]
+        scale = float(np.abs(together).max())
+        np.testing.assert_allclose(np.concatenate(alone), together, rtol=1e-4, atol=1e-5 * scale)
+        np.testing.assert_allclose(validation.checked_features(part, other, images), together, rtol=1e-5)
+
+    def test_black_and_white_images_have_features(self) -> None:
+        """Both ends of what a pixel can be."""
+        images = np.stack([np.full(self.image_shape, value, dtype=np.uint8) for value in (0, 255)])
+        validation.checked_features(self.whole_part(), self.extractor(), images)
+
+    def test_its_fingerprint_is_that_of_its_weights(self) -> None:
+        """The same parameters give the same fingerprint."""
+        assert self.extractor().fingerprint == self.extractor().fingerprint

@@ -1,0 +1,50 @@
+"""A loss on the arrays of one framework: its values, and whether a network can be trained with it.
+
+Called with the framework, the loss's module and name, and its parameters; prints the losses as JSON.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import sys
+
+import numpy as np
+
+from ddim_host import validation
+from ddim_host.parameters import PartChoice, resolve
+from ddim_host.plugins import load_plugins
+from ddim_host.registry import Kind, Part
+from ddim_host.testing.models import one_batch, tiny_spec
+from ddim_host.unet import UNet, initial_weights
+
+
+def main(framework: str, module: str, name: str, parameters: str) -> None:
+    """Compute, train one step, and print.
+
+    Raises:
+        AssertionError: The weights are no longer finite after a step, or did not change.
+    """
+    plugins = load_plugins(framework)
+    make = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    part = Part(Kind.LOSS, name, make, module, "")  # type: ignore[arg-type]
+    loss = validation.checked_loss(part, resolve(part.label, part.parameters(), json.loads(parameters)))
+    spec = tiny_spec()
+    factory = plugins.registry.find(Kind.MODEL, PartChoice("unet", None, {}))
+    model = factory.make(spec, "cpu", "fp32")
+    before = initial_weights(UNet.from_spec(spec), 0)
+    for which in ("raw", "ema"):
+        model.load_weights(before, which)
+    rng = [np.random.default_rng(seed) for seed in (0, 1)]
+    prediction, target = (r.standard_normal((4, 3, 8, 8)).astype(np.float32) for r in rng)
+    values = model.to_host(loss(model.to_device(prediction), model.to_device(target)))
+    model.to_host(model.train_step(one_batch(spec), loss, lr=1e-3, ema_decay=0.5, max_grad_norm=1.0))
+    after = model.weights("raw")
+    assert all(np.isfinite(array).all() for array in after.values()), "its gradient is not finite"
+    assert any((after[key] != before[key]).any() for key in before), "its gradient is zero"
+    print(json.dumps([float(value) for value in values]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,179 @@
+"""The contract of a framework: its model factory, on a tiny network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ddim_host import validation
+from ddim_host.registry import Kind
+from ddim_host.testing.part import PartContract, linear_schedule
+from ddim_host.unet import UNet, UNetSpec, initial_weights, parameters
+from ddim_host.waist import Batch
+
+if TYPE_CHECKING:
+    from ddim_host.waist import Model, WhichWeights
+
+__all__ = ["ModelFactoryContract", "one_batch", "tiny_spec"]
+
+_TIMESTEPS = 50
+_BOTH: tuple[WhichWeights, WhichWeights] = ("raw", "ema")
+
+
+def tiny_spec() -> UNetSpec:
+    """A network of everything in small: two levels, attention, several groups."""
+    return UNetSpec(
+        image_size=8,
+        image_channels=3,
+        num_train_timesteps=_TIMESTEPS,
+        base_channels=8,
+        channel_multipliers=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(4,),
+        num_groups=4,
+        dropout=0.0,
+    )
+
+
+def one_batch(spec: UNetSpec, *, seed: int = 0, batch_size: int = 4) -> Batch:
+    """A batch of noise with everything that a training step needs."""
+    rng = np.random.default_rng(seed)
+    shape = (batch_size, spec.image_channels, spec.image_size, spec.image_size)
+    schedule = linear_schedule(spec.num_train_timesteps)
+    t = rng.integers(0, spec.num_train_timesteps, batch_size, dtype=np.int64)
+    noise = rng.standard_normal(shape).astype(np.float32)
+    share = np.sqrt(schedule.alphas_cumprod[t])[:, None, None, None]
+    x_t = share * np.tanh(rng.standard_normal(shape)) + np.sqrt(1.0 - share**2) * noise
+    ones = np.ones(batch_size, dtype=np.float32)
+    return Batch(x_t.astype(np.float32), t, noise, ones, ones, dropout_seed=1)
+
+
+def _mse(prediction: Any, target: Any) -> Any:
+    return ((prediction - target) ** 2).reshape((prediction.shape[0], -1)).mean(1)
+
+
+class ModelFactoryContract(PartContract):
+    """A network of a framework, and everything that the host asks of it."""
+
+    kind = Kind.MODEL
+
+    def model(self, *, seed: int = 0) -> Model:
+        """A tiny network with its first weights, on the CPU in fp32."""
+        part, spec = self.whole_part(), tiny_spec()
+        model = validation.checked_model(part, lambda: part.make(spec, "cpu", "fp32", **self.values()))
+        weights = initial_weights(UNet.from_spec(spec), seed)
+        model.load_weights(weights, "raw")
+        model.load_weights(weights, "ema")
+        return model
+
+    def trained(self, steps: int, *, first: int = 0, model: Model | None = None) -> Model:
+        """After some steps, each on a batch of its own."""
+        model = model or self.model()
+        for step in range(first, first + steps):
+            batch = one_batch(tiny_spec(), seed=step)
+            model.train_step(batch, _mse, lr=1e-3, ema_decay=0.9, max_grad_norm=1.0)
+        return model
+
+    def test_it_says_where_it_computes(self) -> None:
+        """Device, its name, precision, memory; and it can be waited for."""
+        model = self.model()
+        assert (model.device, model.precision) == ("cpu", "fp32")
+        assert model.device_name
+        model.synchronize()
+        assert model.peak_memory_bytes() > 0
+
+    def test_weights_come_back(self) -> None:
+        """Exactly as they were given, under their names, each kind by itself, as copies."""
+        model, spec = self.model(), tiny_spec()
+        raw, ema = (initial_weights(UNet.from_spec(spec), seed) for seed in (1, 2))
+        model.load_weights(raw, "raw")
+        model.load_weights(ema, "ema")
+        expected = {parameter.name: parameter.shape for parameter in parameters(UNet.from_spec(spec))}
+        for given, found in ((raw, model.weights("raw")), (ema, model.weights("ema"))):
+            assert {name: array.shape for name, array in found.items()} == expected
+            for name, array in found.items():
+                assert array.dtype == np.float32
+                np.testing.assert_array_equal(array, given[name], name)
+                array[...] = 7.0
+        np.testing.assert_array_equal(next(iter(model.weights("raw").values())), next(iter(raw.values())))
+
+    def test_arrays_go_to_the_device_and_back(self) -> None:
+        """Unchanged, and clipped where that is asked for."""
+        model = self.model()
+        array = np.linspace(-2.0, 2.0, 2 * 3 * 8 * 8, dtype=np.float32).reshape(2, 3, 8, 8)
+        tensor = model.to_device(array)
+        np.testing.assert_array_equal(model.to_host(tensor), array)
+        np.testing.assert_array_equal(model.to_host(model.clip(tensor, -1.0, 1.0)), array.clip(-1.0, 1.0))
+        np.testing.assert_allclose(model.to_host(tensor * 2.0 - tensor / 4.0 + 1.0), array * 1.75 + 1, 1e-6)
+
+    def test_predictions_are_each_images_own(self) -> None:
+        """Of the shape of the images, the same alone and among others, for all timesteps and both weights."""
+        model = self.trained(2)
+        x_t = one_batch(tiny_spec()).x_t
+        predictions = {}
+        for t in (0, 17, _TIMESTEPS - 1):
+            for which in _BOTH:
+                together = model.to_host(model.predict_noise(model.to_device(x_t), t, which=which)).copy()
+                assert together.shape == x_t.shape
+                assert together.dtype == np.float32
+                alone = [
+                    model.to_host(model.predict_noise(model.to_device(x_t[i : i + 1]), t, which=which)).copy()
+                    for i in range(len(x_t))
+                ]
+                np.testing.assert_allclose(np.concatenate(alone), together, rtol=1e-3, atol=1e-4)
+                predictions[t, which] = together
+        assert np.abs(predictions[0, "raw"] - predictions[17, "raw"]).max() > 1e-5, "t has no effect"
+        assert np.abs(predictions[0, "raw"] - predictions[0, "ema"]).max() > 1e-7, "raw and ema are the same"
+
+    def test_training_lowers_the_loss(self) -> None:
+        """On a batch that is seen again and again; `evaluate_loss` agrees with `train_step`."""
+        model, batch = self.model(), one_batch(tiny_spec())
+        losses = []
+        for _ in range(30):
+            before = model.to_host(model.evaluate_loss(batch, _mse)).copy()
+            trained = model.train_step(batch, _mse, lr=3e-3, ema_decay=0.9, max_grad_norm=1.0)
+            losses.append(model.to_host(trained).copy())
+            np.testing.assert_allclose(losses[-1], before, rtol=1e-3, atol=1e-5)
+        assert losses[0].shape == (len(batch.t),)
+        assert losses[-1].mean() < 0.8 * losses[0].mean(), "the loss does not fall"
+
+    def test_the_first_step_is_adams(self) -> None:
+        """Of a single step Adam's size is the learning rate, and the average follows by its decay."""
+        model = self.model()
+        before = model.weights("raw")
+        self.trained(1, model=model)
+        raw, ema = model.weights("raw"), model.weights("ema")
+        name = "conv_out.bias"
+        np.testing.assert_allclose(np.abs(raw[name] - before[name]), 1e-3, rtol=1e-2)
+        for key, array in ema.items():
+            np.testing.assert_allclose(array, 0.9 * before[key] + 0.1 * raw[key], rtol=1e-4, atol=1e-7)
+
+    def test_gradients_are_clipped_before_the_step(self) -> None:
+        """The optimizer remembers the clipped gradient, which has at most the norm that was asked for."""
+        model = self.model()
+        model.train_step(one_batch(tiny_spec()), _mse, lr=1e-3, ema_decay=0.9, max_grad_norm=1e-3)
+        moments = model.training_state().exp_avg.values()
+        squares = sum(float((array.astype(np.float64) ** 2).sum()) for array in moments)
+        np.testing.assert_allclose(10.0 * squares**0.5, 1e-3, rtol=1e-2)  # exp_avg is 0.1 of it
+
+    def test_training_goes_on_where_it_stopped(self) -> None:
+        """Weights and optimizer in another model give the same steps, bit for bit."""
+        original = self.trained(3)
+        restored = self.model(seed=5)
+        for which in _BOTH:
+            restored.load_weights(original.weights(which), which)
+        state = original.training_state()
+        assert state.step == 3
+        restored.load_training_state(state)
+        for model in (original, restored):
+            self.trained(2, first=3, model=model)
+        for which in _BOTH:
+            for name, array in original.weights(which).items():
+                np.testing.assert_array_equal(restored.weights(which)[name], array, f"{which} {name}")
+
+    def test_it_is_deterministic(self) -> None:
+        """The same steps from the same weights give the same bits."""
+        one, other = (self.trained(3).weights("raw") for _ in range(2))
+        for name, array in one.items():
+            np.testing.assert_array_equal(other[name], array, name)

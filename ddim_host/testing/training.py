@@ -1,0 +1,228 @@
+"""Contracts of the parts that training needs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pytest
+
+from ddim_host import validation
+from ddim_host.parameters import format_choice
+from ddim_host.plugins import installed_frameworks
+from ddim_host.registry import Kind
+from ddim_host.testing.part import PartContract, linear_schedule, run_python
+from ddim_host.validation import CheckedSampler
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "DatasetContract",
+    "LossContract",
+    "LossWeightingContract",
+    "NoiseScheduleContract",
+    "TimestepSamplerContract",
+]
+
+_STANDARD_ERRORS = 6.0
+"""An unbiased estimate is further off than this once in 500 million times."""
+
+
+class NoiseScheduleContract(PartContract):
+    """Betas, float64 `(T,)`, each in (0, 1), from which images can be sampled.
+
+    Attributes:
+        num_train_timesteps: The values of T to try.
+    """
+
+    kind = Kind.NOISE_SCHEDULE
+    num_train_timesteps: ClassVar[tuple[int, ...]] = (50, 200, 1000)
+
+    def betas(self, num_train_timesteps: int) -> NDArray[np.float64]:
+        """The betas, checked as the host checks them."""
+        return validation.checked_betas(self.whole_part(), self.values(), num_train_timesteps)
+
+    def test_betas_are_valid(self) -> None:
+        """Dtype, shape, range, and something left of the image at the end that is not all."""
+        for timesteps in self.num_train_timesteps:
+            self.betas(timesteps)
+
+    def test_it_is_deterministic(self) -> None:
+        """The same arguments give the same betas."""
+        for timesteps in self.num_train_timesteps:
+            np.testing.assert_array_equal(self.betas(timesteps), self.betas(timesteps))
+
+
+class LossWeightingContract(PartContract):
+    """Factors per timestep, float64 `(T,)`, finite and not negative."""
+
+    kind = Kind.LOSS_WEIGHTING
+
+    def test_weights_are_valid_and_deterministic(self) -> None:
+        """Dtype, shape, range; the same schedule gives the same weights."""
+        for timesteps in (50, 1000):
+            one, other = (
+                validation.checked_weighting(self.whole_part(), self.values(), linear_schedule(timesteps))
+                for _ in range(2)
+            )
+            np.testing.assert_array_equal(one, other)
+
+
+class TimestepSamplerContract(PartContract):
+    """Timesteps and the weights that undo the bias of their choice."""
+
+    kind = Kind.TIMESTEP_SAMPLER
+
+    def sampler(self, num_train_timesteps: int = 100) -> CheckedSampler:
+        """A new sampler, which checks whatever is drawn as the host does."""
+        return CheckedSampler(self.whole_part(), self.values(), linear_schedule(num_train_timesteps))
+
+    def taught(self, num_train_timesteps: int = 100) -> CheckedSampler:
+        """A sampler that has seen losses which grow with the timestep, if it wants to see any."""
+        sampler = self.sampler(num_train_timesteps)
+        if sampler.needs_losses:
+            t = np.arange(num_train_timesteps, dtype=np.int64)
+            for repeat in range(20):
+                losses = (0.1 + t / num_train_timesteps + 0.01 * repeat).astype(np.float32)
+                sampler.update(t, losses)
+        return sampler
+
+    @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
+    def test_what_is_drawn_is_valid(self, batch_size: int) -> None:
+        """Dtypes, shapes, ranges, for any size of batch and before and after it has learned."""
+        for sampler in (self.sampler(), self.taught()):
+            sampler.sample(batch_size, np.random.default_rng(0))
+
+    def test_all_randomness_comes_from_the_generator(self) -> None:
+        """The same generator gives the same draws, in two samplers and again in the same one."""
+        draws = [self.taught().sample(64, np.random.default_rng(3)) for _ in range(2)]
+        sampler = self.taught()
+        draws += [sampler.sample(64, np.random.default_rng(3)) for _ in range(2)]
+        for t, weights in draws[1:]:
+            np.testing.assert_array_equal(t, draws[0][0])
+            np.testing.assert_array_equal(weights, draws[0][1])
+
+    def test_weights_undo_the_bias(self) -> None:
+        """The mean of `weight x f(t)` estimates the mean of f over uniform timesteps, for several f."""
+        timesteps, rng = 100, np.random.default_rng(5)
+        position = np.arange(timesteps) / timesteps
+        for sampler in (self.sampler(timesteps), self.taught(timesteps)):
+            batches = [sampler.sample(100, rng) for _ in range(300)]
+            for values in (np.ones(timesteps), position, position**4, np.cos(9.0 * position)):
+                # Within a batch the draws may depend on each other, as mirrored ones do.
+                means = np.array([(weights * values[t]).mean(dtype=np.float64) for t, weights in batches])
+                error = means.std(ddof=1) / len(means) ** 0.5
+                off = abs(means.mean() - values.mean())
+                assert off <= _STANDARD_ERRORS * error + 1e-6, (
+                    f"the weights are biased: {means.mean():.5f} +- {error:.5f} where uniform timesteps give "
+                    f"{values.mean():.5f}; they should be 1 / (T p_t)"
+                )
+
+    def test_its_state_comes_back(self) -> None:
+        """A resumed run draws what one that was never stopped would have drawn."""
+        original = self.taught()
+        original.sample(10, np.random.default_rng(1))
+        restored = self.sampler()
+        state = original.state_dict()
+        restored.load_state_dict({name: array.copy() for name, array in state.items()})
+        for step in range(3):
+            draws = [sampler.sample(32, np.random.default_rng(step)) for sampler in (original, restored)]
+            np.testing.assert_array_equal(draws[0][0], draws[1][0], "a restored sampler draws otherwise")
+            np.testing.assert_array_equal(draws[0][1], draws[1][1], "a restored sampler weighs otherwise")
+            losses = np.linspace(0.5, 1.5, 32, dtype=np.float32)
+            for sampler in (original, restored):
+                sampler.update(draws[0][0], losses)
+
+    def test_its_state_is_a_copy(self) -> None:
+        """What it learns later does not change a state that was taken before."""
+        sampler = self.taught()
+        state = sampler.state_dict()
+        before = {name: array.copy() for name, array in state.items()}
+        sampler.update(np.arange(100, dtype=np.int64), np.full(100, 9.0, dtype=np.float32))
+        for name, array in state.items():
+            np.testing.assert_array_equal(array, before[name], f"{name} is not a copy")
+
+
+class LossContract(PartContract):
+    """One number per image, not reduced over the batch, in the operators that all frameworks share."""
+
+    kind = Kind.LOSS
+
+    def losses(self, prediction: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The losses of NumPy arrays, float `(B,)`."""
+        loss = validation.checked_loss(self.whole_part(), self.values())
+        return np.asarray(loss(prediction, target))
+
+    @staticmethod
+    def images(seed: int, batch_size: int = 4, channels: int = 3) -> NDArray[np.float32]:
+        """Something like predictions, `(B, C, 8, 8)`."""
+        return np.random.default_rng(seed).standard_normal((batch_size, channels, 8, 8)).astype(np.float32)
+
+    def test_each_image_has_its_own_loss(self) -> None:
+        """The loss of an image does not depend on the others in the batch."""
+        for channels in (1, 3):
+            prediction, target = self.images(0, channels=channels), self.images(1, channels=channels)
+            alone = np.concatenate(
+                [self.losses(prediction[i : i + 1], target[i : i + 1]) for i in range(len(target))]
+            )
+            together = self.losses(prediction, target)
+            np.testing.assert_allclose(together, alone, rtol=1e-5, err_msg="not one number per image")
+
+    def test_it_is_finite_not_negative_and_deterministic(self) -> None:
+        """Also where prediction and target are equal, far apart, or nearly the same."""
+        target = self.images(1)
+        for prediction in (self.images(0), target, target + np.float32(1e-4), 100.0 * self.images(0)):
+            losses = self.losses(prediction.astype(np.float32), target)
+            assert np.isfinite(losses).all(), f"not finite: {losses}"
+            assert (losses >= 0.0).all(), f"below 0: {losses}"
+            np.testing.assert_array_equal(losses, self.losses(prediction.astype(np.float32), target))
+
+    def test_a_perfect_prediction_is_the_best(self) -> None:
+        """Nothing has a smaller loss than the target itself."""
+        target = self.images(1)
+        assert (self.losses(target, target) <= self.losses(self.images(0), target)).all()
+
+    def test_its_arguments_stay_as_they_are(self) -> None:
+        """They are used again after it."""
+        arguments = self.images(0), self.images(1)
+        copies = [array.copy() for array in arguments]
+        self.losses(*arguments)
+        for array, copy in zip(arguments, copies, strict=True):
+            np.testing.assert_array_equal(array, copy, "an argument was overwritten")
+
+    @pytest.mark.parametrize("framework", installed_frameworks())
+    def test_it_is_the_same_in_every_framework(self, framework: str) -> None:
+        """Value and a training step, on the framework's own arrays; each in a process of its own."""
+        make = self.whole_part().make
+        # Written as text, as on a command line, and read back by the same rules.
+        written = {name: format_choice("", {"x": v}).removeprefix(":x=") for name, v in self.values().items()}
+        done = run_python(
+            *("-m", "ddim_host.testing.loss_in_framework", framework, make.__module__, make.__qualname__),
+            json.dumps(written),
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        found = np.array(json.loads(done.stdout.splitlines()[-1]), dtype=np.float32)
+        expected = self.losses(self.images(0), self.images(1))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, err_msg=f"{framework} computes another loss")
+
+
+class DatasetContract(PartContract):
+    """uint8 images of the announced shape, train and test apart."""
+
+    kind = Kind.DATA
+
+    def test_images_are_as_announced(self) -> None:
+        """Dtype, shape, at least one image of each half; the same every time they are read."""
+        source = validation.checked_source(self.whole_part(), self.values())
+        assert source.description, "describe the images in one line"
+        images = validation.checked_images(self.whole_part(), source)
+        again = validation.checked_images(
+            self.whole_part(), validation.checked_source(self.whole_part(), self.values())
+        )
+        for half in ("train", "test"):
+            np.testing.assert_array_equal(
+                getattr(images, half), getattr(again, half), f"the {half} images are others every time"
+            )
+        assert not np.shares_memory(images.train, images.test), "train and test share images"
