@@ -56,7 +56,7 @@ def use(part: Part, call: Callable[[], _Result], *, passing: tuple[type[Exceptio
         return call()
     except kept:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise part.broken(f"it raised {type(error).__name__}: {error}") from error
 
 
