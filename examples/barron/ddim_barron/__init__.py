@@ -1,0 +1,50 @@
+"""A loss for ddim-host, written once for NumPy, PyTorch and Jittor.
+
+It may use what all of them share: arithmetic, `**`, `abs`, `reshape(tuple)`, `sum` and `mean` of one axis.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ddim_host import hookimpl
+from ddim_host.errors import UserError
+
+__all__ = ["barron"]
+
+
+@hookimpl
+def ddim_losses() -> dict[str, Any]:
+    """Name -> loss."""
+    return {"barron": barron}
+
+
+def barron(prediction: Any, target: Any, *, alpha: float = 1.0, scale: float = 0.1) -> Any:
+    """Barron's general robust loss, of which many others are special cases (arXiv 1701.03077, equation 1).
+
+    `|a - 2| / a (((d / c)^2 / |a - 2| + 1)^(a / 2) - 1)` for a = alpha and c = scale: the square at alpha 2,
+    the pseudo-Huber loss at 1, and at -2 the loss of Geman and McClure, for which far outliers are all alike.
+
+    Args:
+        prediction: `(B, C, H, W)`, an array of any framework.
+        target: `(B, C, H, W)`.
+        alpha: How robust; below 2, not 0 (where the formula becomes a logarithm).
+        scale: The difference from which the loss is no longer a square, above 0.
+
+    Returns:
+        One number per image, `(B,)`.
+
+    Raises:
+        UserError: A parameter is out of range.
+    """
+    if not alpha <= 2.0 or alpha == 0.0:
+        raise UserError("the alpha of the barron loss must be at most 2, and not 0", why=f"given is {alpha}")
+    if not scale > 0.0:
+        raise UserError("the scale of the barron loss must be above 0", why=f"given is {scale}")
+    squares = ((prediction - target) * (1.0 / scale)) ** 2
+    if alpha == 2.0:
+        errors = squares * 0.5
+    else:
+        distance = 2.0 - alpha
+        errors = ((squares * (1.0 / distance) + 1.0) ** (alpha / 2.0) - 1.0) * (distance / alpha)
+    return errors.reshape((prediction.shape[0], -1)).mean(1)

@@ -1,0 +1,25 @@
+"""The part keeps its contract, and is spaced as it should be."""
+
+from __future__ import annotations
+
+import numpy as np
+from ddim_karras import karras
+
+from ddim_host.testing import TimestepSubsetContract
+from ddim_host.testing.part import linear_schedule
+
+
+class TestKarras(TimestepSubsetContract):
+    """Each test is inherited; add your own."""
+
+    part = karras
+
+
+def test_both_ends_and_the_spacing() -> None:
+    """From 0 to T - 1, and between them even steps of sigma^(1 / 7), to half a timestep."""
+    schedule = linear_schedule(1000)
+    t = karras(schedule, 10)
+    assert (t[0], t[-1]) == (0, 999)
+    roots = np.sqrt(1.0 / schedule.alphas_cumprod - 1.0) ** (1.0 / 7.0)
+    wanted = np.linspace(roots[0], roots[-1], 10)
+    assert np.abs(np.interp(wanted, roots, np.arange(1000)) - t).max() <= 0.5

@@ -1,0 +1,61 @@
+"""Every extension point is documented as it is, has a contract that others can test with, and is used."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddim_host import contracts, hookspecs, testing
+from ddim_host.plugins import load_plugins
+from ddim_host.registry import Kind
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+HOOKS = [name for name in vars(hookspecs) if name.startswith("ddim_")]
+
+# What a part of each kind is called with; a type alias has no signature of its own.
+CALLED = {
+    Kind.MODEL: contracts.ModelFactory,
+    Kind.NOISE_SCHEDULE: contracts.NoiseScheduleFactory,
+    Kind.TIMESTEP_SAMPLER: contracts.TimestepSamplerFactory,
+    Kind.LOSS: contracts.Loss,
+    Kind.LOSS_WEIGHTING: contracts.LossWeighting,
+    Kind.TIMESTEP_SUBSET: contracts.TimestepSubset,
+}
+
+
+def test_every_hook_but_one_gives_parts() -> None:
+    assert {*HOOKS} == {kind.value for kind in Kind} | {"ddim_machine_checks"}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_hook_is_documented(name: str) -> None:
+    assert inspect.getdoc(getattr(hookspecs, name))
+    assert not inspect.signature(getattr(hookspecs, name)).parameters
+    assert re.search(rf"^\| `{name}` \|", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.option)
+def test_the_readme_says_what_a_part_is_called_with(kind: Kind) -> None:
+    protocol: Any = CALLED.get(kind)
+    names = [] if protocol is None else list(inspect.signature(protocol.__call__).parameters)[1:]
+    assert f"| `{kind.value}` | `({', '.join(names)})` |" in README
+    if protocol is not None:
+        specified = inspect.getdoc(getattr(hookspecs, kind.value)) or ""
+        assert f"({', '.join(names)})" in specified
+
+
+@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.option)
+def test_a_kind_has_a_contract_to_test_with(kind: Kind) -> None:
+    classes = [getattr(testing, name) for name in testing.__all__]
+    assert [cls for cls in classes if getattr(cls, "kind", None) is kind]
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_every_hook_is_implemented_by_something_real() -> None:
+    plugins = load_plugins("torch")
+    assert all(plugins.registry.of_kind(kind) for kind in Kind)
+    assert plugins.machine_checks()

@@ -1,0 +1,60 @@
+"""The examples are real: pip builds and installs them, they pass their own tests, and runs use them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import Site
+
+if TYPE_CHECKING:
+    from tests.conftest import Command
+
+EXAMPLES = sorted(path.parent for path in (Path(__file__).parents[1] / "examples").glob("*/pyproject.toml"))
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """All of them, built as wheels and installed by pip."""
+    folder = tmp_path_factory.mktemp("site")
+    options = ["--quiet", "--no-deps", "--disable-pip-version-check", "--target", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *EXAMPLES], check=True)
+    return Site(folder)
+
+
+def test_there_are_some() -> None:
+    assert {"barron", "karras", "logit_normal"} <= {path.name for path in EXAMPLES}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_passes_its_own_tests(example: Path, site: Site, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", example],
+        cwd=example / "tests",
+        env={**environment, **site.env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("framework", ["torch", "jittor"])
+def test_runs_of_both_frameworks_use_them(
+    framework: str, site: Site, ddim_host: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    parts = ["--loss", "barron:alpha=-1", "--timestep-sampler", "logit_normal", "--timestep-subset", "karras"]
+    outcome = ddim_host(*tiny, *parts, "--plugin", framework, "--out", path, env=site.env)
+    assert outcome.code == 0, outcome.err
+    assert "loss              barron (ddim-barron 0.1.0)" in outcome.out
+    [record] = (path / "samples").glob("*.json")
+    assert json.loads(record.read_text(encoding="utf-8"))["timestep_subset"] == "karras:rho=7.0"
