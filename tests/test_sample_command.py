@@ -643,7 +643,8 @@ def test_an_unknown_preset_is_refused(refused: Callable[..., str], name: str) ->
 
 # --- Help ---------------------------------------------------------------------------------------------------
 
-WITHOUT_DEFAULT = {"--help", "--plugin", "--preset", "--config", "--resume", "--start-from", "--dry-run"}
+EVERYWHERE = {"--help", "--strict-plugins"}
+WITHOUT_DEFAULT = EVERYWHERE | {"--plugin", "--preset", "--config", "--resume", "--start-from", "--dry-run"}
 """Of `run`; the other commands have a default for everything."""
 
 
@@ -658,7 +659,7 @@ def test_help_documents_every_option_with_its_default(
         for name, text in documented(outcome.out).items()
         if "(default: " not in text and "; default: " not in text
     }
-    assert without == (WITHOUT_DEFAULT if command == "run" else {"--help"})
+    assert without == (WITHOUT_DEFAULT if command == "run" else EVERYWHERE)
 
 
 def documented(text: str) -> dict[str, str]:
@@ -688,7 +689,7 @@ OF_RECONSTRUCT = """
 
 @pytest.mark.parametrize(("command", "options"), [("sample", OF_SAMPLE), ("reconstruct", OF_RECONSTRUCT)])
 def test_help_lists_every_option(in_process: Callable[..., Outcome], command: str, options: str) -> None:
-    assert set(documented(in_process(command, "--help").out)) == {"--help", *options.split()}
+    assert set(documented(in_process(command, "--help").out)) == {*EVERYWHERE, *options.split()}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
