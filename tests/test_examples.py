@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from tests.conftest import Site
@@ -30,7 +31,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 def test_there_are_some() -> None:
-    assert {"barron", "karras", "logit_normal"} <= {path.name for path in EXAMPLES}
+    assert {"barron", "ddim_numpy", "karras", "logit_normal"} == {path.name for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
@@ -58,3 +59,24 @@ def test_runs_of_both_frameworks_use_them(
     assert "loss              barron (ddim-barron 0.1.0)" in outcome.out
     [record] = (path / "samples").glob("*.json")
     assert json.loads(record.read_text(encoding="utf-8"))["timestep_subset"] == "karras:rho=7.0"
+
+
+def test_a_third_framework_trains_resumes_and_exchanges_weights(
+    site: Site, ddim_host: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    command = [*tiny, "--plugin", "numpy", "--out", str(path)]
+    outcome = ddim_host(*command, env=site.env)
+    assert outcome.code == 0, outcome.err
+    assert "plugin            numpy (ddim-numpy 0.1.0)" in outcome.out
+    assert ddim_host(*command, "--resume", env=site.env).code == 0
+    images = {}
+    for framework in ("numpy", "torch"):
+        out = tmp_path / f"{framework}.npz"
+        sampled = ddim_host("sample", path, "--plugin", framework, "--out", out, env=site.env)
+        assert sampled.code == 0, sampled.err
+        with np.load(out, allow_pickle=False) as file:
+            images[framework] = file["images"].astype(int)
+    assert np.abs(images["numpy"] - images["torch"]).max() <= 2
+    longer = ["run", "--plugin", "torch", "--start-from", str(path), "--train-steps", "5"]
+    assert ddim_host(*longer, "--out", tmp_path / "longer", env=site.env).code == 0

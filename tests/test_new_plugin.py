@@ -63,7 +63,7 @@ def test_a_run_uses_all_of_them(site: Site, ddim_host: Command, tiny: list[str],
     parts = [
         f"--{kind.option.replace('_', '-')}=my_{name.replace('-', '_')}"
         for name, kind in PLUGIN_KINDS.items()
-        if kind is not Kind.FEATURES
+        if kind not in (Kind.FEATURES, Kind.MODEL)
     ]
     path = tmp_path / "run"
     outcome = ddim_host(*tiny, *parts, "--out", path, env=site.env)
@@ -74,6 +74,8 @@ def test_a_run_uses_all_of_them(site: Site, ddim_host: Command, tiny: list[str],
         env=site.env,
     )
     assert evaluated.code == 0, evaluated.err
+    framework = ddim_host(*tiny, "--plugin", "my_framework", "--out", tmp_path / "own", env=site.env)
+    assert framework.code == 0, framework.err
     table = ddim_host("plugins", env=site.env).out
     assert "does not work" not in table
     assert "my_loss:power=1.5" in table

@@ -28,10 +28,9 @@ def main(options: argparse.Namespace) -> int:
     folder: Path = options.out or Path(plugin.distribution)
     for path in write_plugin(plugin, folder):
         print(f"wrote {printable(path)}")
-    use = (
-        f"ddim-host evaluate RUN {plugin.kind.flag} {plugin.part}"
-        if options.kind == "feature-extractor"
-        else f"ddim-host run --plugin torch {plugin.kind.flag} {plugin.part}"
-    )
-    print(f"\nnext:\n  cd {printable(folder)}\n  pip install -e '.[test]'\n  pytest\n  {use}")
+    use = {
+        "feature-extractor": f"evaluate RUN --features {plugin.part}",
+        "framework": f"run --plugin {plugin.part} --train-steps 20",
+    }.get(options.kind, f"run --plugin torch {plugin.kind.flag} {plugin.part}")
+    print(f"\nnext:\n  cd {printable(folder)}\n  pip install -e '.[test]'\n  pytest\n  ddim-host {use}")
     return 0

@@ -14,5 +14,5 @@ PLUGIN_KINDS = {
     "timestep-subset": Kind.TIMESTEP_SUBSET,
     "dataset": Kind.DATA,
     "feature-extractor": Kind.FEATURES,
+    "framework": Kind.MODEL,
 }
-"""Of each kind but networks, which come with a whole framework."""

@@ -7,16 +7,13 @@ import re
 import shutil
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ddim_host import __version__
 from ddim_host.errors import UserError
 from ddim_host.registry import Kind
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["NewPlugin", "new_plugin", "write_plugin"]
 
@@ -92,6 +89,25 @@ def write_plugin(plugin: NewPlugin, folder: Path) -> list[Path]:
     Raises:
         UserError: The folder exists, or cannot be written.
     """
+    files = _framework(plugin) if plugin.kind is Kind.MODEL else _part(plugin)
+    partial = folder.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        if folder.exists() or folder.is_symlink():
+            raise UserError(f"{folder} exists already", fix="choose another --out, or another name")
+        for name, text in files.items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        partial.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}", why=str(error.strerror or error)) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return [folder / name for name in files]
+
+
+def _part(plugin: NewPlugin) -> dict[str, str]:
+    """A distribution with one part, from the templates."""
     environment = Environment(
         loader=PackageLoader("ddim_host.scaffold"),
         undefined=StrictUndefined,
@@ -101,26 +117,43 @@ def write_plugin(plugin: NewPlugin, folder: Path) -> list[Path]:
         keep_trailing_newline=True,
     )
     own = plugin.kind.value.removeprefix("ddim_")
-    files = {
+    templates = {
         "pyproject.toml": "pyproject.toml.jinja",
         "README.md": "README.md.jinja",
         f"{plugin.package}/__init__.py": f"{own}.py.jinja",
-        f"{plugin.package}/py.typed": None,
         f"tests/test_{plugin.part}.py": "test.py.jinja",
     }
     variables = {"plugin": plugin, "host": __version__, "contract": _CONTRACTS[plugin.kind]}
-    partial = folder.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        if folder.exists() or folder.is_symlink():
-            raise UserError(f"{folder} exists already", fix="choose another --out, or another name")
-        for name, template in files.items():
-            path = partial / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            text = environment.get_template(template).render(variables) if template else ""
-            path.write_text(text, encoding="utf-8")
-        partial.rename(folder)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}", why=str(error.strerror or error)) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return [folder / name for name in files]
+    texts = {name: environment.get_template(file).render(variables) for name, file in templates.items()}
+    return {**texts, f"{plugin.package}/py.typed": ""}
+
+
+def _framework(plugin: NewPlugin) -> dict[str, str]:
+    """A distribution with a framework: the example in NumPy, under other names."""
+    example = _framework_example()
+    names = {
+        "ddim_numpy": plugin.package,
+        "ddim-numpy": plugin.distribution,
+        'numpy = "': f'{plugin.part} = "',
+        "--plugin numpy": f"--plugin {plugin.part}",
+        "NumpyModel": f"{plugin.class_name}Model",
+        "NumpyLayers": f"{plugin.class_name}Layers",
+        "TestNumpy": f"Test{plugin.class_name}",
+    }
+
+    def renamed(text: str) -> str:
+        for old, new in names.items():
+            text = text.replace(old, new)
+        return text
+
+    files = [path for pattern in ("*.toml", "*.md", "*/*.py", "*/py.typed") for path in example.glob(pattern)]
+    return {
+        renamed(path.relative_to(example).as_posix()): renamed(path.read_text(encoding="utf-8"))
+        for path in files
+    }
+
+
+def _framework_example() -> Path:
+    """The example: wheels of the host hold it; installed from its repository, the host finds it there."""
+    package = Path(__file__).parent / "ddim_numpy"
+    return package if package.exists() else Path(__file__).parents[2] / "examples" / "ddim_numpy"

@@ -1,0 +1,176 @@
+"""The operations of the U-Net in NumPy, each with its gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from ddim_host.unet import GROUP_NORM_EPS
+from ddim_numpy.tensor import Tensor, result
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ddim_host.unet import Attention, Conv, GroupNorm, Linear
+    from ddim_numpy.tensor import Array
+
+__all__ = ["NumpyLayers"]
+
+
+class NumpyLayers:
+    """Applies layers by name to tensors `(B, C, H, W)`; see `ddim_host.unet.Layers`.
+
+    Args:
+        parameters: Parameters by canonical name.
+        dropout: Probability; 0 outside of training.
+        seed: Of the dropout.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], dropout: float = 0.0, seed: int = 0) -> None:
+        self._parameters = parameters
+        self._dropout = dropout
+        self._rng = np.random.default_rng(seed)
+
+    def conv(self, layer: Conv, x: Tensor) -> Tensor:
+        """Every window of the image as a row, times the weights: one matrix product (im2col)."""
+        weight, bias = self._weight_and_bias(layer.name)
+        kernel, stride = layer.kernel, layer.stride
+        before, after = (kernel // 2, kernel // 2) if stride == 1 else (0, 1)
+        padding = ((0, 0), (0, 0), (before, after), (before, after))
+        padded = np.pad(x.array, padding)
+        windows = sliding_window_view(padded, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
+        batch, channels, height, width = windows.shape[:4]
+        rows = windows.transpose(0, 2, 3, 1, 4, 5).reshape(batch * height * width, -1)
+        matrix = weight.array.reshape(layer.out_channels, -1)
+        out = (rows @ matrix.T + bias.array).reshape(batch, height, width, -1).transpose(0, 3, 1, 2)
+
+        def flat(g: Array) -> Array:
+            return g.transpose(0, 2, 3, 1).reshape(-1, layer.out_channels)
+
+        def to_input(g: Array) -> Array:
+            shares = (flat(g) @ matrix).reshape(batch, height, width, channels, kernel, kernel)
+            gradient = np.zeros_like(padded)
+            for row in range(kernel):
+                for column in range(kernel):
+                    place = (
+                        slice(row, row + stride * height, stride),
+                        slice(column, column + stride * width, stride),
+                    )
+                    gradient[:, :, *place] += shares[..., row, column].transpose(0, 3, 1, 2)
+            inner = slice(before, before + x.shape[2])
+            cropped: Array = gradient[:, :, inner, inner]
+            return cropped
+
+        return result(
+            np.ascontiguousarray(out),
+            (x, to_input),
+            (weight, lambda g: (flat(g).T @ rows).reshape(weight.shape)),
+            (bias, lambda g: g.sum((0, 2, 3))),
+        )
+
+    def linear(self, layer: Linear, x: Tensor) -> Tensor:
+        """One matrix product."""
+        weight, bias = self._weight_and_bias(layer.name)
+
+        def flat(array: Array) -> Array:
+            return array.reshape(-1, array.shape[-1])
+
+        return result(
+            x.array @ weight.array.T + bias.array,
+            (x, lambda g: g @ weight.array),
+            (weight, lambda g: flat(g).T @ flat(x.array)),
+            (bias, lambda g: flat(g).sum(0)),
+        )
+
+    def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
+        """See `ddim_host.unet.Layers`, as for the operations below."""
+        weight, bias = self._weight_and_bias(layer.name)
+        groups = (x.shape[0], layer.groups, -1)
+        per_channel = (1, -1, 1, 1)
+        grouped = x.array.reshape(groups)
+        deviation = np.sqrt(grouped.var(2, keepdims=True) + GROUP_NORM_EPS)
+        normal = (grouped - grouped.mean(2, keepdims=True)) / deviation
+
+        def to_input(g: Array) -> Array:
+            # Neither mean nor spread of a group can change: what points that way is taken out.
+            g = (g * weight.array.reshape(per_channel)).reshape(groups)
+            along = g.mean(2, keepdims=True) + normal * (g * normal).mean(2, keepdims=True)
+            gradient: Array = ((g - along) / deviation).reshape(x.shape)
+            return gradient
+
+        spread = normal.reshape(x.shape)
+        normalised = result(
+            spread * weight.array.reshape(per_channel) + bias.array.reshape(per_channel),
+            (x, to_input),
+            (weight, lambda g: (g * spread).sum((0, 2, 3))),
+            (bias, lambda g: g.sum((0, 2, 3))),
+        )
+        return self.silu(normalised) if silu else normalised
+
+    def silu(self, x: Tensor) -> Tensor:
+        sigmoid = 0.5 + 0.5 * np.tanh(0.5 * x.array)  # which does not overflow
+        return result(x.array * sigmoid, (x, lambda g: g * (sigmoid * (1.0 + x.array * (1.0 - sigmoid)))))
+
+    def dropout(self, x: Tensor) -> Tensor:
+        if self._dropout == 0.0:
+            return x
+        keep = self._rng.random(x.shape, dtype=np.float32) >= self._dropout
+        return x * (keep.astype(np.float32) / np.float32(1.0 - self._dropout))
+
+    def add_per_channel(self, x: Tensor, shift: Tensor) -> Tensor:
+        return x + shift.reshape((*shift.shape, 1, 1))
+
+    def self_attention(self, layer: Attention, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        tokens = x.reshape((batch, channels, height * width)).transpose((0, 2, 1))
+
+        def heads(projection: Linear) -> Tensor:
+            projected = self.linear(projection, tokens)
+            return projected.reshape((batch, height * width, layer.heads, -1)).transpose((0, 2, 1, 3))
+
+        attended = _attend(heads(layer.to_q), heads(layer.to_k), heads(layer.to_v))
+        joined = attended.transpose((0, 2, 1, 3)).reshape((batch, height * width, channels))
+        return self.linear(layer.to_out, joined).transpose((0, 2, 1)).reshape(x.shape)
+
+    def upsample(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        doubled = x.array.repeat(2, axis=2).repeat(2, axis=3)
+
+        def to_input(g: Array) -> Array:
+            gradient: Array = g.reshape(batch, channels, height, 2, width, 2).sum((3, 5))
+            return gradient
+
+        return result(doubled, (x, to_input))
+
+    def concatenate(self, x: Tensor, skip: Tensor) -> Tensor:
+        channels = x.shape[1]
+        return result(
+            np.concatenate([x.array, skip.array], axis=1),
+            (x, lambda g: g[:, :channels]),
+            (skip, lambda g: g[:, channels:]),
+        )
+
+    def _weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`softmax(q k^T / sqrt(d)) v`, each `(B, heads, N, d)` (arXiv 1706.03762, equation 1)."""
+    scale = float(q.shape[-1] ** -0.5)
+    logits = scale * (q.array @ k.array.swapaxes(2, 3))
+    shares = np.exp(logits - logits.max(3, keepdims=True))
+    shares /= shares.sum(3, keepdims=True)
+
+    def to_logits(g: Array) -> Array:
+        to_shares = g @ v.array.swapaxes(2, 3)
+        gradient: Array = scale * shares * (to_shares - (to_shares * shares).sum(3, keepdims=True))
+        return gradient
+
+    return result(
+        shares @ v.array,
+        (q, lambda g: to_logits(g) @ k.array),
+        (k, lambda g: to_logits(g).swapaxes(2, 3) @ q.array),
+        (v, lambda g: shares.swapaxes(2, 3) @ g),
+    )

@@ -1,0 +1,147 @@
+"""The waist in NumPy: one network, its averaged twin and its optimizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ddim_host.provenance import process_peak_memory_bytes, processor_name
+from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
+from ddim_host.waist import TrainingState
+from ddim_numpy.layers import NumpyLayers
+from ddim_numpy.tensor import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from ddim_host.unet import UNetSpec
+    from ddim_host.waist import Batch, Loss, Weights, WhichWeights
+    from ddim_numpy.tensor import Array
+
+__all__ = ["NumpyModel"]
+
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+class NumpyModel:
+    """A U-Net in NumPy; see `ddim_host.waist.Model`.
+
+    Args:
+        spec: The network.
+    """
+
+    device: Literal["cpu"] = "cpu"
+    precision: Literal["fp32"] = "fp32"
+
+    def __init__(self, spec: UNetSpec) -> None:
+        self._spec = spec
+        self._unet = UNet.from_spec(spec)
+        self._time_table = time_embedding_table(spec)
+        self._raw: dict[str, Array] = {
+            parameter.name: np.zeros(parameter.shape, dtype=np.float32)
+            for parameter in parameters(self._unet)
+        }
+        self._ema: dict[str, Array] | None = None
+        self._state: TrainingState | None = None
+
+    @property
+    def device_name(self) -> str:
+        """See `Model`, as for the methods below."""
+        return processor_name()
+
+    def train_step(
+        self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
+    ) -> Array:
+        raw = {name: Tensor(array, needs_gradient=True) for name, array in self._raw.items()}
+        layers = NumpyLayers(raw, self._spec.dropout, batch.dropout_seed)
+        losses: Tensor = loss(self._predict(layers, batch.x_t, batch.t), batch.target)
+        losses.backward(batch.weights / np.float32(len(batch.weights)))  # of the mean of weights x losses
+        gradients = {
+            name: np.zeros_like(tensor.array) if tensor.gradient is None else tensor.gradient
+            for name, tensor in raw.items()
+        }
+        squares = sum(float(np.vdot(g, g)) for g in gradients.values())
+        shrink = min(1.0, max_grad_norm / (squares**0.5 + 1e-6))
+        self._adam(gradients, shrink, lr)
+        ema = self._require_ema()
+        for name, array in self._raw.items():
+            ema[name] += (1.0 - ema_decay) * (array - ema[name])
+        return losses.array
+
+    def evaluate_loss(self, batch: Batch, loss: Loss) -> Array:
+        predicted = self._predict(self._layers("raw"), batch.x_t, batch.t).array
+        losses: Array = loss(predicted, batch.target)
+        return losses
+
+    def predict_noise(self, x_t: Array, t: int, *, which: WhichWeights) -> Array:
+        return self._predict(self._layers(which), x_t, np.full(len(x_t), t)).array
+
+    def clip(self, tensor: Array, low: float, high: float) -> Array:
+        return tensor.clip(low, high)
+
+    def to_device(self, array: Array) -> Array:
+        return array
+
+    def to_host(self, tensor: Array) -> Array:
+        return tensor
+
+    def synchronize(self) -> None:
+        """NumPy has done everything by the time that it returns."""
+
+    def peak_memory_bytes(self) -> int:
+        return process_peak_memory_bytes()
+
+    def weights(self, which: WhichWeights) -> Weights:
+        return _copy(self._parameters(which))
+
+    def load_weights(self, weights: Mapping[str, Array], which: WhichWeights) -> None:
+        for name, array in self._parameters(which).items():
+            array[...] = weights[name]
+
+    def training_state(self) -> TrainingState:
+        state = self._require_state()
+        return TrainingState(state.step, _copy(state.exp_avg), _copy(state.exp_avg_sq))
+
+    def load_training_state(self, state: TrainingState) -> None:
+        self._state = TrainingState(state.step, _copy(state.exp_avg), _copy(state.exp_avg_sq))
+
+    def _adam(self, gradients: Mapping[str, Array], shrink: float, lr: float) -> None:
+        """Adam (arXiv 1412.6980, algorithm 1), on gradients times `shrink`."""
+        state = self._require_state()
+        step = state.step + 1
+        bias_1, bias_2 = 1.0 - _BETA_1**step, 1.0 - _BETA_2**step
+        for name, gradient in gradients.items():
+            clipped = gradient * shrink
+            first, second = state.exp_avg[name], state.exp_avg_sq[name]
+            first += (1.0 - _BETA_1) * (clipped - first)
+            second += (1.0 - _BETA_2) * (clipped * clipped - second)
+            self._raw[name] -= (lr / bias_1) * first / (np.sqrt(second / bias_2) + _EPSILON)
+        self._state = TrainingState(step, state.exp_avg, state.exp_avg_sq)
+
+    def _predict(self, layers: NumpyLayers, x_t: Array, t: NDArray[np.int64]) -> Tensor:
+        return predict_noise(self._unet, layers, Tensor(x_t), Tensor(self._time_table[t]))
+
+    def _layers(self, which: WhichWeights) -> NumpyLayers:
+        return NumpyLayers({name: Tensor(array) for name, array in self._parameters(which).items()})
+
+    def _parameters(self, which: WhichWeights) -> dict[str, Array]:
+        return self._raw if which == "raw" else self._require_ema()
+
+    def _require_ema(self) -> dict[str, Array]:
+        """The averaged weights; they begin as a copy of the raw ones."""
+        if self._ema is None:
+            self._ema = _copy(self._raw)
+        return self._ema
+
+    def _require_state(self) -> TrainingState:
+        if self._state is None:
+            zeros = [{name: np.zeros_like(array) for name, array in self._raw.items()} for _ in range(2)]
+            self._state = TrainingState(0, *zeros)
+        return self._state
+
+
+def _copy(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: array.copy() for name, array in arrays.items()}

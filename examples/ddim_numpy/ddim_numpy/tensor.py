@@ -1,0 +1,172 @@
+"""Arrays that remember how they came about, so that gradients can go back the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Array", "Tensor", "result"]
+
+Array: TypeAlias = NDArray[np.float32]
+Backward: TypeAlias = Callable[[Array], Array]
+Operand: TypeAlias = "Tensor | Array | float"
+
+
+class Tensor:
+    """A float32 array with the operators that losses may use.
+
+    Args:
+        array: The values.
+        needs_gradient: Whether it is a parameter.
+    """
+
+    # Without this NumPy would take `array - tensor` for itself, element by element.
+    __array_ufunc__ = None
+
+    def __init__(self, array: Array, *, needs_gradient: bool = False) -> None:
+        self.array = array
+        self.gradient: Array | None = None
+        self.needs_gradient = needs_gradient
+        self.origins: list[tuple[Tensor, Backward]] = []
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of the array."""
+        return self.array.shape
+
+    def __add__(self, other: Operand) -> Tensor:
+        """Add."""
+        return _joined(self.array + _array(other), (self, lambda g: g), (other, lambda g: g))
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Operand) -> Tensor:
+        """Subtract."""
+        return _joined(self.array - _array(other), (self, lambda g: g), (other, lambda g: -g))
+
+    def __rsub__(self, other: Operand) -> Tensor:
+        """Subtract from something else."""
+        return -self + other
+
+    def __neg__(self) -> Tensor:
+        """Change the sign."""
+        return self * -1.0
+
+    def __mul__(self, other: Operand) -> Tensor:
+        """Multiply."""
+        a, b = self.array, _array(other)
+        return _joined(a * b, (self, lambda g: g * b), (other, lambda g: g * a))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Operand) -> Tensor:
+        """Divide."""
+        a, b = self.array, _array(other)
+        return _joined(a / b, (self, lambda g: g / b), (other, lambda g: -g * a / (b * b)))
+
+    def __rtruediv__(self, other: Operand) -> Tensor:
+        """Divide something else."""
+        return self**-1.0 * other
+
+    def __pow__(self, exponent: float) -> Tensor:
+        """Raise to a number."""
+        a = self.array
+        return result(a**exponent, (self, lambda g: g * (exponent * a ** (exponent - 1.0))))
+
+    def __abs__(self) -> Tensor:
+        """Take the absolute value, whose slope at 0 is 0."""
+        return result(np.abs(self.array), (self, lambda g: g * np.sign(self.array)))
+
+    def reshape(self, shape: tuple[int, ...]) -> Tensor:
+        """The same elements in another shape."""
+        return result(self.array.reshape(shape), (self, lambda g: g.reshape(self.shape)))
+
+    def transpose(self, axes: tuple[int, ...]) -> Tensor:
+        """The axes in another order."""
+        back = tuple(int(axis) for axis in np.argsort(axes))
+        return result(self.array.transpose(axes), (self, lambda g: g.transpose(back)))
+
+    def sum(self, axis: int) -> Tensor:
+        """Sum along one axis."""
+
+        def backward(g: Array) -> Array:
+            return np.broadcast_to(np.expand_dims(g, axis), self.shape)
+
+        return result(self.array.sum(axis), (self, backward))
+
+    def mean(self, axis: int) -> Tensor:
+        """Mean along one axis."""
+        return self.sum(axis) * (1.0 / self.shape[axis])
+
+    def backward(self, gradient: Array) -> None:
+        """Give every tensor that this one came from its gradient.
+
+        Args:
+            gradient: Of whatever is to be small, with respect to this tensor; of its shape.
+        """
+        self.gradient = gradient
+        for tensor in reversed(_in_order(self)):
+            if tensor.gradient is None:
+                continue
+            for origin, backward in tensor.origins:
+                part = backward(tensor.gradient)
+                origin.gradient = part if origin.gradient is None else origin.gradient + part
+            if tensor.origins:
+                tensor.gradient = None  # nobody asks for it again
+
+
+def result(array: Array, *origins: tuple[Tensor, Backward]) -> Tensor:
+    """A tensor that came from others.
+
+    Args:
+        array: Its values.
+        origins: Each with the function from this tensor's gradient to its own; those whose gradient nobody
+            needs are forgotten at once, and with them what they would keep in memory.
+    """
+    tensor = Tensor(array)
+    tensor.origins = [pair for pair in origins if pair[0].needs_gradient]
+    tensor.needs_gradient = bool(tensor.origins)
+    return tensor
+
+
+def _array(operand: Operand) -> Array | float:
+    return operand.array if isinstance(operand, Tensor) else operand
+
+
+def _joined(array: Array, *operands: tuple[Operand, Backward]) -> Tensor:
+    """The result of an operation that repeats smaller operands to fit larger ones."""
+    return result(
+        array,
+        *(
+            (operand, lambda g, back=backward, shape=operand.shape: _unbroadcast(back(g), shape))
+            for operand, backward in operands
+            if isinstance(operand, Tensor)
+        ),
+    )
+
+
+def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Sum over whatever was repeated to fit the other operand."""
+    extra = gradient.ndim - len(shape)
+    gradient = gradient.sum(tuple(range(extra)))
+    repeated = tuple(axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[axis] != 1)
+    return gradient.sum(repeated, keepdims=True) if repeated else gradient
+
+
+def _in_order(last: Tensor) -> list[Tensor]:
+    """All that a tensor came from, each after its own origins; without recursion, for deep networks."""
+    order: list[Tensor] = []
+    seen: set[int] = set()
+    stack = [(last, False)]
+    while stack:
+        tensor, origins_done = stack.pop()
+        if origins_done:
+            order.append(tensor)
+        elif id(tensor) not in seen:
+            seen.add(id(tensor))
+            stack.append((tensor, True))
+            stack += [(origin, False) for origin, _ in tensor.origins]
+    return order
