@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from ddim_host.parts import loss_weightings, noise_schedules, timestep_subsets
@@ -133,3 +137,17 @@ class TestBalanced(_Loss):
 
 class TestTorch(ModelFactoryContract):
     part = unet
+
+
+@pytest.mark.slow
+def test_jittor(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/jittor_contract.py"],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -105,7 +105,9 @@ class ModelFactoryContract(PartContract):
         tensor = model.to_device(array)
         np.testing.assert_array_equal(model.to_host(tensor), array)
         np.testing.assert_array_equal(model.to_host(model.clip(tensor, -1.0, 1.0)), array.clip(-1.0, 1.0))
-        np.testing.assert_allclose(model.to_host(tensor * 2.0 - tensor / 4.0 + 1.0), array * 1.75 + 1, 1e-6)
+        np.testing.assert_allclose(
+            model.to_host(tensor * 2.0 - tensor / 4.0 + 1.0), array * 1.75 + 1, atol=1e-5
+        )
 
     def test_predictions_are_each_images_own(self) -> None:
         """Of the shape of the images, the same alone and among others, for all timesteps and both weights."""
