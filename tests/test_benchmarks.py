@@ -21,7 +21,7 @@ def test_every_call_can_be_measured(framework: str, environment: dict[str, str])
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

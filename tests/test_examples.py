@@ -43,7 +43,7 @@ def test_an_example_passes_its_own_tests(example: Path, site: Site, environment:
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -53,7 +53,7 @@ def test_all_of_them_pass_their_own_tests(
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=1200,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

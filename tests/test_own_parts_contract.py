@@ -148,6 +148,6 @@ def test_jittor(environment: dict[str, str]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
