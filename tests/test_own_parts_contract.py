@@ -11,6 +11,7 @@ import pytest
 from ddim_host.parts import loss_weightings, noise_schedules, timestep_subsets
 from ddim_host.parts.datasets import digits
 from ddim_host.parts.feature_extractors import DigitsMLP
+from ddim_host.plugins import installed_frameworks
 from ddim_host.testing import (
     DatasetContract,
     FeatureExtractorContract,
@@ -114,9 +115,10 @@ class _Loss(LossContract):
 class TestMSE(LossContract):
     part = mse
 
-    test_it_is_the_same_in_every_framework = pytest.mark.slow(
-        LossContract.test_it_is_the_same_in_every_framework
-    )
+    @pytest.mark.slow
+    @pytest.mark.parametrize("framework", installed_frameworks())
+    def test_it_is_the_same_in_every_framework(self, framework: str) -> None:
+        super().test_it_is_the_same_in_every_framework(framework)
 
 
 class TestL2(_Loss):
