@@ -216,7 +216,7 @@ def _newer_host(distribution: importlib.metadata.Distribution) -> str | None:
 
     pip sees to that when it installs; but a host can be replaced later, and pip can be told not to look.
     """
-    version = importlib.metadata.version("ddim-host")
+    version = _version()
     for text in distribution.requires or ():
         try:
             needed = Requirement(text)
@@ -285,14 +285,20 @@ def _named_where_slow(plugin: Plugin) -> Iterator[None]:
 def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> None:
     if manager.is_registered(module):
         raise ValueError(f"{plugin.entry_point} is already loaded under another name")
-    manager.register(module, name=f"{plugin.kind}/{plugin.distribution}/{plugin.name}")
+    try:
+        manager.register(module, name=f"{plugin.kind}/{plugin.distribution}/{plugin.name}")
+    except pluggy.PluginValidationError as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{problem}; hooks have no arguments in this ddim-host, {_version()}") from error
     callers = manager.get_hookcallers(module) or []
     unknown = [caller.name for caller in callers if not caller.has_spec()]
     if unknown or not callers:
         manager.unregister(module)
     if unknown:
         known = [name for name in vars(hookspecs) if name.startswith("ddim_")]
-        raise ValueError(f"there is no hook {unknown[0]!r}{suggestion(unknown[0], known)}")
+        raise ValueError(
+            f"there is no hook {unknown[0]!r} in ddim-host {_version()}{suggestion(unknown[0], known)}"
+        )
     if not callers:
         raise ValueError("it implements no hook; is @hookimpl missing?")
 
@@ -322,6 +328,10 @@ def _parts_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
 def _describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _version() -> str:
+    return importlib.metadata.version("ddim-host")
 
 
 def _by_name(plugins: Iterable[Plugin]) -> dict[str, list[Plugin]]:

@@ -37,9 +37,12 @@ BROKEN = {
     "exits": ("import sys; sys.exit('good bye')", "SystemExit: good bye"),
     "misspelt-hook": (
         "@hookimpl\ndef ddim_loses():\n    return {}",
-        "there is no hook 'ddim_loses'; did you mean 'ddim_losses'?",
+        "there is no hook 'ddim_loses' in ddim-host 0.1.0; did you mean 'ddim_losses'?",
     ),
-    "wrong-signature": ("@hookimpl\ndef ddim_losses(config):\n    return {}", "config"),
+    "wrong-signature": (
+        "@hookimpl\ndef ddim_losses(config):\n    return {}",
+        "hooks have no arguments in this ddim-host",
+    ),
     "no-hooks": ("", "it implements no hook; is @hookimpl missing?"),
     "no-hookimpl": ("def ddim_losses():\n    return {}", "it implements no hook; is @hookimpl missing?"),
     "hook-raises": ("@hookimpl\ndef ddim_losses():\n    return {}['x']", "KeyError: 'x'"),
