@@ -10,8 +10,11 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
+import pluggy
 import pytest
 
+import ddim_losses
+from ddim_host.hookspecs import PROJECT, hookspec
 from ddim_host.parameters import parse_choice
 from ddim_host.plugins import DISABLED, STRICT, Plugin, Plugins, installed_frameworks, load_plugins
 from ddim_host.registry import Kind
@@ -662,3 +665,16 @@ def test_threads_wait_awake_for_a_short_time_unless_the_user_says_otherwise(
         "print(os.environ.get('GOMP_SPINCOUNT'))\n"
     )
     assert python(code).out.strip() == str(count)
+
+
+def test_a_hook_can_gain_arguments_without_breaking_plugins() -> None:
+    class NewerHost:
+        @hookspec
+        def ddim_losses(self, host_version: str) -> None:
+            """Tells plugins something that those of today do not ask for."""
+
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(NewerHost)
+    manager.register(ddim_losses)
+    [given] = manager.hook.ddim_losses(host_version="99")
+    assert "mse" in given
