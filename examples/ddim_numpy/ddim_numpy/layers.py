@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from ddim_host.unet import GROUP_NORM_EPS
 from ddim_numpy.tensor import Tensor, result
@@ -34,39 +33,45 @@ class NumpyLayers:
         self._rng = np.random.default_rng(seed)
 
     def conv(self, layer: Conv, x: Tensor) -> Tensor:
-        """Every window of the image as a row, times the weights: one matrix product (im2col)."""
+        """What the kernel sees from every pixel as a row, times the weights: one matrix product (im2col)."""
         weight, bias = self._weight_and_bias(layer.name)
         kernel, stride = layer.kernel, layer.stride
         before, after = (kernel // 2, kernel // 2) if stride == 1 else (0, 1)
-        padding = ((0, 0), (0, 0), (before, after), (before, after))
-        padded = np.pad(x.array, padding)
-        windows = sliding_window_view(padded, (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
-        batch, channels, height, width = windows.shape[:4]
-        rows = windows.transpose(0, 2, 3, 1, 4, 5).reshape(batch * height * width, -1)
-        matrix = weight.array.reshape(layer.out_channels, -1)
-        out = (rows @ matrix.T + bias.array).reshape(batch, height, width, -1).transpose(0, 3, 1, 2)
+        # With the channels last, memory is copied in long runs.
+        image = x.array.transpose(0, 2, 3, 1)
+        padded = np.pad(image, ((0, 0), (before, after), (before, after), (0, 0)))
+        batch, size = len(padded), padded.shape[1]
+        height = width = (size - kernel) // stride + 1  # the host's images are square
+        # Where each element of the kernel lies while it passes over the image.
+        places = [
+            np.s_[:, row : row + stride * height : stride, column : column + stride * width : stride]
+            for row in range(kernel)
+            for column in range(kernel)
+        ]
+        rows = np.concatenate([padded[place] for place in places], axis=3).reshape(batch * height * width, -1)
+        matrix = weight.array.transpose(2, 3, 1, 0).reshape(-1, layer.out_channels)
+        out = (rows @ matrix + bias.array).reshape(batch, height, width, -1).transpose(0, 3, 1, 2)
 
         def flat(g: Array) -> Array:
             return g.transpose(0, 2, 3, 1).reshape(-1, layer.out_channels)
 
         def to_input(g: Array) -> Array:
-            shares = (flat(g) @ matrix).reshape(batch, height, width, channels, kernel, kernel)
+            shares = (flat(g) @ matrix.T).reshape(batch, height, width, len(places), -1)
             gradient = np.zeros_like(padded)
-            for row in range(kernel):
-                for column in range(kernel):
-                    place = (
-                        slice(row, row + stride * height, stride),
-                        slice(column, column + stride * width, stride),
-                    )
-                    gradient[:, :, *place] += shares[..., row, column].transpose(0, 3, 1, 2)
+            for index, place in enumerate(places):
+                gradient[place] += shares[..., index, :]
             inner = slice(before, before + x.shape[2])
-            cropped: Array = gradient[:, :, inner, inner]
-            return cropped
+            return gradient[:, inner, inner].transpose(0, 3, 1, 2)
+
+        def to_weight(g: Array) -> Array:
+            shares = (rows.T @ flat(g)).reshape(kernel, kernel, -1, layer.out_channels)
+            gradient: Array = shares.transpose(3, 2, 0, 1)
+            return gradient
 
         return result(
             np.ascontiguousarray(out),
             (x, to_input),
-            (weight, lambda g: (flat(g).T @ rows).reshape(weight.shape)),
+            (weight, to_weight),
             (bias, lambda g: g.sum((0, 2, 3))),
         )
 

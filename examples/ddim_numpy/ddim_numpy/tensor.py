@@ -13,6 +13,7 @@ __all__ = ["Array", "Tensor", "result"]
 Array: TypeAlias = NDArray[np.float32]
 Backward: TypeAlias = Callable[[Array], Array]
 Operand: TypeAlias = "Tensor | Array | float"
+Axes: TypeAlias = int | tuple[int, ...]
 
 
 class Tensor:
@@ -89,17 +90,18 @@ class Tensor:
         back = tuple(int(axis) for axis in np.argsort(axes))
         return result(self.array.transpose(axes), (self, lambda g: g.transpose(back)))
 
-    def sum(self, axis: int) -> Tensor:
-        """Sum along one axis."""
+    def sum(self, axis: Axes) -> Tensor:
+        """Sum along one axis or several."""
 
         def backward(g: Array) -> Array:
             return np.broadcast_to(np.expand_dims(g, axis), self.shape)
 
         return result(self.array.sum(axis), (self, backward))
 
-    def mean(self, axis: int) -> Tensor:
-        """Mean along one axis."""
-        return self.sum(axis) * (1.0 / self.shape[axis])
+    def mean(self, axis: Axes) -> Tensor:
+        """Mean along one axis or several."""
+        total = self.sum(axis)
+        return total * (total.array.size / self.array.size)
 
     def backward(self, gradient: Array) -> None:
         """Give every tensor that this one came from its gradient.
