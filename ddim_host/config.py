@@ -185,7 +185,16 @@ def preset_names() -> list[str]:
 
 
 def read_preset(name: str) -> Request:
-    """One of the presets."""
+    """One of the presets.
+
+    Raises:
+        UserError: There is none of this name.
+    """
+    names = preset_names()
+    if name not in names:
+        raise UserError(
+            f"there is no preset {name!r:.80}{suggestion(name, names)}", why=f"presets: {', '.join(names)}"
+        )
     return read_request(_PRESETS / f"{name}.toml")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddim_host.sampling import Denoiser, StartNoise
     from ddim_host.trained import UsedWeights
 
-__all__ = ["Drawing", "Times", "draw", "shown_steps"]
+__all__ = ["Drawing", "Times", "draw", "drawing_record", "shown_steps"]
 
 Kind: TypeAlias = Literal["samples", "interpolation", "trajectory"]
 
@@ -76,6 +76,9 @@ def draw(
         used: Which weights these are, for the record.
         drawing: What to draw.
         export: Where to.
+
+    Raises:
+        UserError: A pixel is not a finite number, or the images cannot be written.
     """
     config = experiment.config
     steps = experiment.sampling_steps()
@@ -99,18 +102,28 @@ def draw(
         for images in sampler.images(drawing.num_sampled, batch_size=batch_size, on_call=bar.update):
             export.add(images)
         times = Times(sampler.seconds, sampler.warmup_seconds)
-        record = {
-            **asdict(drawing),
-            "seed": config.seed,
-            **record_of(experiment, denoiser, used),
-            "timesteps": [step.t for step in reversed(steps)],
-            "eta": config.eta,
-            "clip": config.clip,
-        }
-        if shown:
-            record["shown_timesteps"] = [steps[position].t for position in shown]
-        export.finish(record | asdict(times))
+        export.finish(drawing_record(experiment, denoiser, used, drawing) | asdict(times))
     return times
+
+
+def drawing_record(
+    experiment: Experiment, denoiser: Denoiser, used: UsedWeights, drawing: Drawing
+) -> dict[str, Any]:
+    """All that decides the images of a drawing, for the JSON file beside it."""
+    config = experiment.config
+    timesteps = experiment.timesteps().tolist()
+    record = {
+        **asdict(drawing),
+        "seed": config.seed,
+        **record_of(experiment, denoiser, used),
+        "timesteps": timesteps,
+        "eta": config.eta,
+        "clip": config.clip,
+    }
+    if drawing.kind == "trajectory":
+        shown = shown_steps(len(timesteps), drawing.columns)
+        record["shown_timesteps"] = [timesteps[-1 - position] for position in shown]
+    return record
 
 
 def shown_steps(num_steps: int, columns: int) -> tuple[int, ...]:

@@ -51,9 +51,10 @@ def run_experiment(
     if start is not run:
         origin = provenance(config.plugin.name, model)
         run.create(write_config(config, experiment.source.image_shape, origin))
-    # What was kept after the checkpoint will be made again.
-    remove_others(run.checkpoints_path, progress)
-    Trainer(experiment, model, images, run=run, progress=progress, metrics=metrics).train()
+    with run.training():
+        # What was kept after the checkpoint will be made again.
+        remove_others(run.checkpoints_path, progress)
+        Trainer(experiment, model, images, run=run, progress=progress, metrics=metrics).train()
     used = UsedWeights("ema", "latest", (progress.step,))
     return path, draw(experiment, Denoiser(((model, 1.0),), "ema"), used, Drawing(config.num_images), export)
 

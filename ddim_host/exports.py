@@ -11,6 +11,7 @@ import json
 import shutil
 import uuid
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ddim_host.files import replacing, write_bytes, write_text
 from ddim_host.images import grid_png, image_png
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -54,11 +55,19 @@ class ImageExport(ABC):
 
     @abstractmethod
     def add(self, images: Images) -> None:
-        """Take the next images, uint8 `(B, H, W, C)`."""
+        """Take the next images, uint8 `(B, H, W, C)`.
+
+        Raises:
+            UserError: They cannot be written.
+        """
 
     @abstractmethod
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Write what is not written yet, and the record of how the images were made."""
+        """Write what is not written yet, and the record of how the images were made.
+
+        Raises:
+            UserError: It cannot be written.
+        """
 
 
 class _Collected(ImageExport):
@@ -80,14 +89,15 @@ class _Collected(ImageExport):
         images = self._images
         if images is None or self._count < self._num_images:
             raise ValueError(f"{self._num_images} images were announced, {self._count} came")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_suffix(".json")
-        write_text(beside, _record_text(record))
-        try:
-            self._write(images)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        with _writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(beside, _record_text(record))
+            try:
+                self._write(images)
+            except BaseException:
+                beside.unlink(missing_ok=True)
+                raise
 
     @abstractmethod
     def _write(self, images: Images) -> None:
@@ -116,15 +126,17 @@ class _Folder(ImageExport):
         self._count = 0
 
     def add(self, images: Images) -> None:
-        self._partial.mkdir(parents=True, exist_ok=True)
-        for image in images:
-            (self._partial / f"{self._count:06}.png").write_bytes(image_png(image))
-            self._count += 1
+        with _writing(self.path):
+            self._partial.mkdir(parents=True, exist_ok=True)
+            for image in images:
+                (self._partial / f"{self._count:06}.png").write_bytes(image_png(image))
+                self._count += 1
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        (self._partial / "images.json").write_text(_record_text(record), encoding="utf-8")
-        # Takes the place of an empty folder, and of nothing else.
-        self._partial.rename(self.path)
+        with _writing(self.path):
+            (self._partial / "images.json").write_text(_record_text(record), encoding="utf-8")
+            # Takes the place of an empty folder, and of nothing else.
+            self._partial.rename(self.path)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -186,6 +198,14 @@ def require_new(path: Path) -> None:
         except OSError as error:
             reason = f"{parent}: {error.strerror or error}"
             raise UserError(f"cannot write {path}", why=reason, fix="choose another --out") from None
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}", why=str(error.strerror or error)) from None
 
 
 def _is_taken(path: Path) -> bool:

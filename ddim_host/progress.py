@@ -15,7 +15,7 @@ from ddim_host.records import read_record
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ProgressReport", "asking_for_reports", "progress_bar", "read_report", "restart"]
+__all__ = ["REPORT_MARK", "ProgressReport", "asking_for_reports", "progress_bar", "read_report", "restart"]
 
 _LOG_INTERVAL = 15.0
 _REPORT_INTERVAL = 0.5
@@ -25,7 +25,7 @@ _WANTED = "DDIM_HOST_PROGRESS"
 
 _UP = "\x1b[A"
 
-_REPORT_MARK = "\x1e"
+REPORT_MARK = "\x1e"
 """Begins the line of a report, as in RFC 7464, so that no other output is mistaken for one."""
 
 
@@ -106,11 +106,11 @@ def asking_for_reports(environment: Mapping[str, str]) -> dict[str, str]:
 
 def read_report(line: str) -> ProgressReport | None:
     """The report in a line of such a process; None where the line is anything else."""
-    if not line.startswith(_REPORT_MARK):
+    if not line.startswith(REPORT_MARK):
         return None
     try:
         return read_record(ProgressReport, json.loads(line[1:]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
@@ -122,7 +122,7 @@ class _ReportingBar(tqdm):  # type: ignore[type-arg] # tqdm is generic for type 
         report = ProgressReport(
             state["prefix"], state["n"], state["total"], state["unit"], state["postfix"] or ""
         )
-        sys.stderr.write(f"{_REPORT_MARK}{json.dumps(asdict(report))}\n")
+        sys.stderr.write(f"{REPORT_MARK}{json.dumps(asdict(report))}\n")
         sys.stderr.flush()
 
 

@@ -61,7 +61,10 @@ def _composite(kind: Any, value: Any) -> Any:
 
 
 def _number(kind: type[int] | type[float], value: Any) -> int | float:
-    number = kind(value)
+    try:
+        number = kind(value)
+    except OverflowError as error:  # an infinite integer
+        raise ValueError(f"{value!r:.80} is not an {kind.__name__}") from error
     if isinstance(value, bool) or (not isinstance(value, str) and number != value):
         raise ValueError(f"{value!r:.80} is not an {kind.__name__}")
     return number

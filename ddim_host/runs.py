@@ -9,6 +9,7 @@ report.html      all of it on one page
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host.checkpoints import latest_checkpoint, load_progress, weights_folder
 from ddim_host.errors import UserError
-from ddim_host.files import write_text
+from ddim_host.files import locked, write_text
 from ddim_host.records import read_record
 
 if TYPE_CHECKING:
@@ -136,6 +137,25 @@ class RunDirectory:
             write_text(self.config_path, config)
         except OSError as error:
             raise self._unusable(error) from None
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """While this lasts, no other process trains this run.
+
+        Raises:
+            UserError: Another one does, or the folder cannot be used.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                self.checkpoints_path.mkdir(exist_ok=True)
+                stack.enter_context(locked(self.checkpoints_path, wait=False))
+            except BlockingIOError:
+                raise UserError(
+                    f"another process trains the run in {self.path}", fix="wait for it, or end it"
+                ) from None
+            except OSError as error:
+                raise self._unusable(error) from None
+            yield
 
     def _unusable(self, error: OSError) -> UserError:
         return UserError(

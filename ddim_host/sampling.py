@@ -157,6 +157,7 @@ class Sampler:
         self._clip = clip
         self._start = start or start_noise(seed, self._shape)
         self._shown = frozenset([len(steps) - 1] if shown is None else shown)
+        self._warm: set[int] = set()
         self.seconds = 0.0
         self.warmup_seconds = 0.0
 
@@ -191,7 +192,8 @@ class Sampler:
             UserError: A pixel is not a finite number.
         """
         model = self._denoiser.model
-        sizes = {min(batch_size, num_images), num_images % batch_size} - {0}
+        sizes = {min(batch_size, num_images), num_images % batch_size} - {0} - self._warm
+        self._warm |= sizes
         model.synchronize()
         started = time.perf_counter()
         for size in sizes:

@@ -22,6 +22,7 @@ from ddim_host.cli.options import (
     add_sweep_options,
 )
 from ddim_host.errors import UserError
+from ddim_host.lifeline import follow_parent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: In place of `sys.argv[1:]`.
     """
+    follow_parent()
     options = _parser().parse_args(arguments)
     if getattr(options, "strict_plugins", False):
         os.environ["DDIM_HOST_STRICT_PLUGINS"] = "1"  # also for the processes that a command starts

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import json
+from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import read_list, requested
 from ddim_host.cli.text import used_line
+from ddim_host.drawing import Drawing, draw, drawing_record
 from ddim_host.errors import UserError
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.scores import EvaluationFile
@@ -24,10 +27,13 @@ from ddim_host.trained import assemble_trained, load_denoiser
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
+    from typing import Any
 
-    from ddim_host.data import Images
-    from ddim_host.evaluation.scores import Sampled, Score, Scores
+    from ddim_host.assembly import Experiment
+    from ddim_host.evaluation.scores import Score, Scores
     from ddim_host.runs import RunDirectory
+    from ddim_host.sampling import Denoiser
+    from ddim_host.trained import UsedWeights
 
 __all__ = ["main"]
 
@@ -63,15 +69,15 @@ def main(options: argparse.Namespace) -> int:
         ruler = measure_real_images(evaluator, file, data, experiment.load_images(), options.reference)
         denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
         print(used_line(run.path, config.plugin.name, used), flush=True)
+        if options.grids is not None:
+            _draw_grids(experiment, denoiser, used, run, plan, num_images=options.grids)
         sets = planned(experiment, denoiser, used, plan)
         missing = [sampled for sampled in sets if known.score_of(sampled, ruler) is None]
         if len(missing) < len(sets):
             print(f"{'known':<17} {len(sets) - len(missing)} of {len(sets)} scores, from {file.path}")
-        for result, images in score(experiment, denoiser, evaluator, ruler, missing, keep=options.grids or 0):
+        for result in score(experiment, denoiser, evaluator, ruler, missing):
             _write_tables(run.path, file.add(result))
             print(_score_line(result), flush=True)
-            if len(images) and result.sampled.seed == plan.seeds[0]:
-                print(f"wrote {printable(_write_grid(run, result.sampled, images))}", flush=True)
     scores = file.read()
     _write_tables(run.path, scores)
     asked = [s for sampled in sets if (s := scores.score_of(sampled, ruler)) is not None]
@@ -93,15 +99,41 @@ def _score_line(result: Score) -> str:
     )
 
 
-def _write_grid(run: RunDirectory, sampled: Sampled, images: Images) -> Path:
-    """The first images of a score, in the run's folder; nothing is replaced."""
-    subset = sampled.timestep_subset.partition(":")[0]
-    path = run.next_samples_path(f"evaluated-{subset}-{sampled.steps}-eta-{sampled.eta:g}")
-    made = {name: value for name, value in asdict(sampled).items() if name != "num_images"}
-    with export_images(path, num_images=len(images)) as export:
-        export.add(images)
-        export.finish({"kind": "samples", "rows": len(images), "columns": 1, **made})
-    return path
+def _draw_grids(
+    experiment: Experiment,
+    denoiser: Denoiser,
+    used: UsedWeights,
+    run: RunDirectory,
+    plan: Plan,
+    *,
+    num_images: int,
+) -> None:
+    """Draw the first images of each steps and eta, of the first seed, where the run has no such grid yet."""
+    drawing = Drawing(num_images)
+    for steps, eta in product(plan.steps, plan.etas):
+        config = replace(experiment.config, steps=steps, eta=eta, seed=plan.seeds[0])
+        one = replace(experiment, config=config)
+        known = _drawn(run, drawing_record(one, denoiser, used, drawing))
+        if known is not None:
+            print(f"{'known':<17} the grid {printable(known)}", flush=True)
+            continue
+        path = run.next_samples_path(f"evaluated-{config.timestep_subset.name}-{steps}-eta-{eta:g}")
+        draw(one, denoiser, used, drawing, export_images(path, num_images=num_images))
+        print(f"wrote {printable(path)}", flush=True)
+
+
+def _drawn(run: RunDirectory, record: dict[str, Any]) -> Path | None:
+    """The grid of a run that was made in exactly this way, if there is one."""
+    wanted = json.loads(json.dumps(record)).items()
+    for beside in sorted(run.samples_path.glob("*.json")):
+        picture = beside.with_suffix(".png")
+        try:
+            found = json.loads(beside.read_text(encoding="utf-8"))
+            if isinstance(found, dict) and picture.exists() and all(found.get(k) == v for k, v in wanted):
+                return picture
+        except (OSError, ValueError, RecursionError):
+            continue  # a damaged record is no grid; `compare` says what is wrong with it
+    return None
 
 
 def _write_tables(folder: Path, scores: Scores) -> None:

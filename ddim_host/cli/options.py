@@ -265,7 +265,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         "--grids",
         metavar="N",
         type=_count(1, MAX_GRID_IMAGES),
-        help="also keep the first N images of each steps and eta, of the first seed: grids in RUN/samples",
+        help="also draw the first N images of each steps and eta, of the first seed: grids in RUN/samples",
     )
 
 

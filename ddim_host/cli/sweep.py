@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shlex
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ddim_host.cli.options import add_evaluate_options, read_list
+from ddim_host.assembly import assemble
+from ddim_host.cli.options import add_evaluate_options, read_list, requested
 from ddim_host.errors import UserError
 from ddim_host.files import printable
-from ddim_host.plugins import installed_frameworks
+from ddim_host.parameters import parse_choice
+from ddim_host.plugins import installed_frameworks, load_plugins
+from ddim_host.progress import progress_bar
 from ddim_host.provenance import this_command
+from ddim_host.registry import Kind
 from ddim_host.report.writing import write_report
 from ddim_host.sweep.grid import AXES, EVALUATION_OPTIONS, Grid, read_grid
 from ddim_host.sweep.sweeping import Sweep, claimed
@@ -37,25 +42,25 @@ def main(options: argparse.Namespace) -> int:
         UserError: An option is not allowed, an experiment cannot be assembled, or the folder cannot be used.
     """
     grid = _asked(options)
-    _check_evaluation(grid.evaluation)
     folder = options.out or _next_folder()
     sweep = Sweep(folder)
     todo = sweep.plan(grid)
-    print(_overview(sweep.folder, todo))
-    sweep.check(todo)
+    print(_overview(folder, todo))
+    _check(todo, grid.evaluation)
     if options.dry_run:
         return 0
     if options.jobs > 1:
         print("note: the times of experiments that run at the same time cannot be compared", file=sys.stderr)
-    signal.signal(signal.SIGTERM, _interrupt)
-    with claimed(folder):
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    with claimed(folder, new=options.out is None):
         sweep = Sweep(folder)  # another process may have had it until now
         try:
             sweep.work(sweep.plan(grid), jobs=options.jobs)
         except KeyboardInterrupt:
             print(f"\nddim-host: interrupted; {_how_to_go_on(folder)}", file=sys.stderr)
             return 1
-        return _finish(sweep, grid)
+        return _finish(sweep, folder, grid)
 
 
 def _asked(options: argparse.Namespace) -> Grid:
@@ -75,17 +80,51 @@ def _asked(options: argparse.Namespace) -> Grid:
     return grid
 
 
-def _check_evaluation(evaluation: Mapping[str, str] | None) -> None:
-    """Read the options of `evaluate` as it will read them, so that a mistake is known before the training."""
+def _check(todo: list[Todo], evaluation: Mapping[str, str] | None) -> None:
+    """Assemble every new experiment, so that a mistake is known before the first one is trained.
+
+    One that was begun is left to itself: what is wrong with its files must not hold up the others.
+
+    Raises:
+        UserError: Some cannot be assembled, or evaluated; the reason for the first is told.
+    """
+    steps = _evaluated_steps(evaluation)
+    failed: list[tuple[str, UserError]] = []
+    with progress_bar("checking", len(todo), unit="experiment", leave=False) as bar:
+        for one in todo:
+            if "run" in one.stages and not one.begun:
+                try:
+                    experiment = assemble(requested(argparse.Namespace(**one.trial.options)))
+                    for number in steps:
+                        experiment.timesteps(number)
+                except UserError as error:
+                    failed.append((one.trial.name, error))
+            bar.update()
+    if failed:
+        name, first = failed[0]
+        others = f" (nor can {len(failed) - 1} others)" if len(failed) > 1 else ""
+        why = f"{first.what}; {first.why}" if first.why else first.what
+        raise UserError(f"the experiment {name} cannot be run{others}", why=why, fix=first.fix)
+
+
+def _evaluated_steps(evaluation: Mapping[str, str] | None) -> tuple[int, ...]:
+    """Read the options of `evaluate` as it will read them.
+
+    Raises:
+        UserError: One of them is not allowed.
+    """
     if evaluation is None:
-        return
+        return ()
     parser = _EvaluateParser(prog="ddim-host", allow_abbrev=False)
     add_evaluate_options(parser)
     options = parser.parse_args(["RUN", *(f"--{name}={value}" for name, value in evaluation.items())])
-    for name in ("steps", "eta", "seed"):
+    for name in ("eta", "seed"):
         text = getattr(options, f"{name}_list")
         if text is not None:
             read_list(name, text)
+    if options.features is not None:
+        load_plugins().registry.find(Kind.FEATURES, parse_choice(options.features))
+    return read_list("steps", options.steps_list)
 
 
 class _EvaluateParser(argparse.ArgumentParser):
@@ -100,14 +139,14 @@ def _overview(folder: Path, todo: list[Todo]) -> str:
     lines = [f"{len(todo)} experiments in {printable(folder)}, {done} of them done"]
     lines += [
         f"  {printable(one.trial.name):<{width}}  {', then '.join(one.stages) or 'done'}"
-        + (", resumed" if "--resume" in one.stages.get("run", ()) else "")
+        + (", resumed" if one.begun else "")
         for one in todo
     ]
     return "\n".join(lines)
 
 
 def _how_to_go_on(folder: Path) -> str:
-    return f"the same command with --out {printable(folder)} goes on"
+    return f"the same command with --out {printable(shlex.quote(str(folder)))} goes on"
 
 
 def _next_folder() -> Path:
@@ -118,12 +157,12 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa
     raise KeyboardInterrupt
 
 
-def _finish(sweep: Sweep, grid: Grid) -> int:
+def _finish(sweep: Sweep, folder: Path, grid: Grid) -> int:
     """Write the page of all runs, and say what failed."""
     todo = sweep.plan(grid)
     failed = [one.trial.name for one in todo if one.stages]
     runs = [sweep.folder / trial.name for trial in sweep.trials]
-    page = sweep.folder / "report.html"
+    page = folder / "report.html"
     try:
         for warning in write_report(runs, page, command=this_command()):
             print(f"note: {warning}", file=sys.stderr)
@@ -135,7 +174,7 @@ def _finish(sweep: Sweep, grid: Grid) -> int:
     if failed:
         print(
             f"ddim-host: {len(failed)} of {len(todo)} experiments failed: {', '.join(failed)}; "
-            f"{_how_to_go_on(sweep.folder)}",
+            f"{_how_to_go_on(folder)}",
             file=sys.stderr,
         )
     return 1 if failed else 0

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import numpy as np
-
 from ddim_host.diffusion import ddim_steps
 from ddim_host.errors import UserError
 from ddim_host.evaluation.evaluator import image_hash
@@ -124,9 +122,7 @@ def score(
     evaluator: Evaluator,
     ruler: Ruler,
     sets: list[Sampled],
-    *,
-    keep: int = 0,
-) -> Iterator[tuple[Score, Images]]:
+) -> Iterator[Score]:
     """Sample and measure sets of images, with progress.
 
     Args:
@@ -135,10 +131,9 @@ def score(
         evaluator: Holds the reference of `ruler`.
         ruler: What the images are measured with.
         sets: From `planned`.
-        keep: How many images of each set to give back.
 
     Yields:
-        Their scores in the same order, each with the first images of its set.
+        Their scores in the same order.
 
     Raises:
         UserError: A pixel is not a finite number, or the evaluator ended.
@@ -156,16 +151,13 @@ def score(
                 clip=sampled.clip,
             )
             evaluator.begin(sampled.num_images)
-            kept = np.empty((0, *experiment.source.image_shape), dtype=np.uint8)
             for images in sampler.images(
                 sampled.num_images, batch_size=config.batch_size, on_call=bar.update
             ):
                 evaluator.add(images)
-                if len(kept) < keep:
-                    kept = np.concatenate((kept, images[: keep - len(kept)]))
             measures = evaluator.measure()
             bar.clear()
-            result = Score(
+            yield Score(
                 sampled=sampled,
                 ruler=ruler,
                 measures=measures,
@@ -174,7 +166,6 @@ def score(
                 warnings=_doubts(sampled.num_images, ruler),
                 made_with=made_with,
             )
-            yield result, kept
 
 
 def _gather(evaluator: Evaluator, images: Images, half: Half) -> None:

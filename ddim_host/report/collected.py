@@ -117,7 +117,7 @@ def collect(path: Path, name: str) -> ReportedRun:
         name=name,
         path=path,
         image_shape=image_shape,
-        settings=_settings(request),
+        settings=_settings(path, request),
         provenance=read(lambda: _provenance(run), {}),
         metrics=tuple(read(run.read_metrics, [])),
         scores=read(EvaluationFile(path / "evaluation.json").read, Scores()),
@@ -130,11 +130,13 @@ def collect(path: Path, name: str) -> ReportedRun:
     )
 
 
-def _settings(request: Request) -> dict[str, str]:
+def _settings(path: Path, request: Request) -> dict[str, str]:
     """Flat, in the order in which people read them."""
     settings = {"plugin": request.plugin or ""}
     for kind in PART_KINDS:
-        choice = request.parts[kind]
+        choice = request.parts.get(kind)
+        if choice is None:
+            raise UserError(f"{path} holds no configuration of a run", why=f"it has no {kind.option}")
         settings[kind.option] = choice.name
         settings |= {f"{kind.option}.{key}": _text(value) for key, value in choice.arguments.items()}
     settings |= {key: _text(value) for key, value in request.settings.items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddim_host.config import PART_KINDS, read_part, read_toml
 from ddim_host.errors import UserError
-from ddim_host.parameters import format_choice, suggestion
+from ddim_host.parameters import format_choice, parse_choice, suggestion
 from ddim_host.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ EVALUATION_OPTIONS = ("samples", "steps", "eta", "seed", "features", "reference"
 
 _MOST_TRIALS = 10_000
 _LONGEST_NAME = 120
+"""In bytes, so that a name with a suffix is one that file systems take."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class Grid:
     def over(self, base: Grid) -> Grid:
         """This grid, completed from another one; an axis that both have keeps these values."""
         axes = {**base.axes, **self.axes}
+        if axes.get("plugin") != base.axes.get("plugin") and "model" not in self.axes and "model" in axes:
+            # The network has a twin of the same name in the other framework, from another distribution.
+            axes["model"] = tuple(map(_any_distribution, base.axes["model"]))
         for one, other in (("epochs", "train_steps"), ("train_steps", "epochs")):
             if one in self.axes and other not in self.axes:
                 axes.pop(other, None)  # both set the length
@@ -92,7 +96,8 @@ def read_grid(path: Path) -> Grid:
         if not values:
             raise UserError(f"{key} in {path} has no values")
         origin = f"{key} in {path}"
-        axes[key] = tuple(_part(v, origin) if key in _PARTS else _scalar(v, origin) for v in values)
+        read = _plugin if key == "plugin" else _part if key in _PARTS else _scalar
+        axes[key] = tuple(read(value, origin) for value in values)
     return Grid(axes, None if evaluation is None else _evaluation(evaluation, path))
 
 
@@ -102,7 +107,8 @@ def trial_name(options: Mapping[str, str], varying: set[str]) -> str:
     words = [
         value if name == "plugin" else f"{name}={value}" for name, value in options.items() if name in told
     ]
-    return re.sub(r"[^\w.,=+-]+", "-", ",".join(words)).strip("-.")[:_LONGEST_NAME] or "run"
+    name = re.sub(r"[^\w.,=+-]+", "-", ",".join(words)).strip("-.").encode()[:_LONGEST_NAME]
+    return name.decode(errors="ignore") or "run"
 
 
 def _evaluation(table: object, path: Path) -> dict[str, str]:
@@ -123,18 +129,42 @@ def _require_known(key: str, known: tuple[str, ...], path: Path) -> None:
         )
 
 
+def _plugin(given: object, origin: str) -> str:
+    # What a run's own file says of the distribution is how it was, not what is to be chosen.
+    return _scalar(given, origin) if isinstance(given, str) else read_part(given, origin).name
+
+
+def _any_distribution(part: str) -> str:
+    name, colon, parameters = part.partition(":")
+    return name.rpartition("/")[2] + colon + parameters
+
+
 def _part(given: object, origin: str) -> str:
+    if isinstance(given, str):
+        return _scalar(given, origin)
     choice = read_part(given, origin)
     arguments: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in choice.arguments.items()
     }
     name = f"{choice.distribution}/{choice.name}" if choice.distribution else choice.name
-    return format_choice(name, arguments)
+    text = _scalar(format_choice(name, arguments), origin)
+    if parse_choice(text).arguments.keys() != arguments.keys():
+        raise UserError(
+            f"{origin} cannot be swept over",
+            why=f"{text!r:.200} would be read as other parameters, because a text in it looks like one",
+            fix="call `ddim-host run --config` with this part, or use another file name",
+        )
+    return text
 
 
 def _scalar(given: Value | object, origin: str) -> str:
     if isinstance(given, bool):
         return str(given).lower()
     if isinstance(given, int | float | str):
-        return str(given)
+        try:
+            text = str(given)
+        except ValueError:  # of an absurdly long integer
+            text = "\0"
+        if "\0" not in text:
+            return text
     raise UserError(f"cannot read {origin}", why="a value is a number, a text, true or false")

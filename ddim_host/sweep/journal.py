@@ -66,18 +66,20 @@ class Journal:
         """The journal in a file; empty where there is none.
 
         Raises:
-            UserError: The file is damaged.
+            UserError: The file is damaged, or cannot be read.
         """
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             trials = [read_record(Trial, record) for record in document["trials"]]
         except FileNotFoundError:
             trials = []
-        except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise UserError(f"cannot read {path}", why=str(error.strerror or error)) from None
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(
-                f"cannot read {path}",
+                f"{path} is damaged",
                 why=f"{type(error).__name__}: {error}",
-                fix="remove it: runs that are there already are then continued, not begun again",
+                fix="move it away: runs that are there already are then continued, not begun again",
             ) from None
         return cls(path, {trial.name: trial for trial in trials})
 

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from ddim_host.progress import asking_for_reports, read_report
+from ddim_host.lifeline import following
+from ddim_host.progress import REPORT_MARK, asking_for_reports, read_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import TextIO
 
     from ddim_host.progress import ProgressReport
 
-__all__ = ["Processes"]
+__all__ = ["Output", "Processes"]
+
+_PATIENCE_SECONDS = 10.0
+"""How long a process may take to end in an orderly way."""
+
+
+class Output(Protocol):
+    """What takes the lines that a process prints."""
+
+    def write(self, text: str, /) -> object:
+        """Take a line."""
+
+    def flush(self) -> None:
+        """Make it readable to others."""
 
 
 class Processes:
-    """Starts processes, from several threads too, and ends those that run."""
+    """Starts processes, from several threads too, and ends those that run.
+
+    Each leads a process group of its own: Ctrl-C on a terminal does not reach it, and whatever it starts
+    itself ends with it.
+    """
 
     def __init__(self) -> None:
-        self._running: set[subprocess.Popen[str]] = set()
+        self._running: set[int] = set()
         self._lock = threading.Lock()
         self._stopped = False
 
     def run(
-        self, command: Sequence[str], output: TextIO, on_progress: Callable[[ProgressReport], None]
+        self, command: Sequence[str], output: Output, on_progress: Callable[[ProgressReport], None]
     ) -> int | None:
         """Run a command of the host to its end.
 
@@ -39,6 +58,9 @@ class Processes:
 
         Returns:
             Its exit code; below 0, minus the signal that killed it; None where all were stopped.
+
+        Raises:
+            OSError: It cannot be started, or the output cannot be written; the process has been ended then.
         """
         with self._lock:
             if self._stopped:
@@ -49,32 +71,64 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=asking_for_reports(os.environ),
+                env=following(asking_for_reports(os.environ)),
                 text=True,
                 encoding="utf-8",
                 errors="backslashreplace",
-                # Ctrl-C reaches this process alone, which then ends the others in an orderly way.
                 process_group=0,
             )
-            self._running.add(process)
+            self._running.add(process.pid)
+        # What the process leaves behind could hold the other end of the pipe for ever.
+        watch = threading.Thread(target=_end_group_after, args=(process.pid,))
+        watch.start()
         try:
-            with process:
-                for line in process.stdout or ():
-                    report = read_report(line)
-                    if report is None:
-                        output.write(line)
-                        output.flush()
-                    else:
-                        on_progress(report)
+            for line in process.stdout or ():
+                _pass_on(line, output, on_progress)
+        except BaseException:
+            _signal_group(process.pid, signal.SIGKILL)
+            raise
         finally:
-            process.kill()  # does nothing where it has ended
+            # Until `wait`, a process that has ended keeps its number, so that no signal meets another one.
+            watch.join()
             with self._lock:
-                self._running.discard(process)
-        return None if self._stopped else process.returncode
+                self._running.discard(process.pid)
+            with process:
+                code = process.wait()
+        return None if self._stopped else code
 
     def stop(self) -> None:
-        """Ask all processes to end; no other will be started."""
+        """Ask all processes to end, and make those end that do not; no other will be started."""
         with self._lock:
             self._stopped = True
-            for process in self._running:
-                process.terminate()
+        self._signal(signal.SIGTERM)
+        escalation = threading.Timer(_PATIENCE_SECONDS, self._signal, [signal.SIGKILL])
+        escalation.daemon = True
+        escalation.start()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with self._lock:
+            for leader in self._running:
+                _signal_group(leader, number)
+
+
+def _pass_on(line: str, output: Output, on_progress: Callable[[ProgressReport], None]) -> None:
+    text, mark, rest = line.partition(REPORT_MARK)  # a report may come after a line that was not ended
+    report = read_report(mark + rest)
+    if report is None:
+        output.write(line)
+    else:
+        if text:
+            output.write(text + "\n")
+        on_progress(report)
+    output.flush()
+
+
+def _end_group_after(leader: int) -> None:
+    """Wait for a process without taking its exit code, then end what it has started."""
+    os.waitid(os.P_PID, leader, os.WEXITED | os.WNOWAIT)
+    _signal_group(leader, signal.SIGKILL)
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, number)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
+import shlex
+import signal
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -23,7 +25,7 @@ from ddim_host.sweep.processes import Processes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-    from typing import Any
+    from typing import Any, TextIO
 
     from ddim_host.progress import ProgressReport
     from ddim_host.sweep.grid import Grid
@@ -35,6 +37,7 @@ StageName: TypeAlias = Literal["run", "evaluate"]
 
 _DONE = {"run": "trained", "evaluate": "evaluated"}
 _JOURNAL = "sweep.json"
+_ERROR = "ddim-host: error: "
 
 
 @dataclass(frozen=True)
@@ -49,24 +52,36 @@ class Todo:
     trial: Trial
     stages: dict[StageName, tuple[str, ...]]
 
+    @property
+    def begun(self) -> bool:
+        """Whether its training goes on where it was interrupted."""
+        return "--resume" in self.stages.get("run", ())
 
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+
+@contextlib.contextmanager
+def claimed(folder: Path, *, new: bool = False) -> Iterator[None]:
     """Makes the folder of a sweep where it does not exist; no other process may claim it meanwhile.
+
+    Args:
+        folder: The folder.
+        new: Whether it must not exist yet.
 
     Raises:
         UserError: Another process has it, or it cannot be used.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder, wait=False):
-            yield
-    except BlockingIOError:
-        raise UserError(
-            f"another process runs the sweep in {folder}", fix="wait for it, or choose another --out"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot use {folder}", why=str(error.strerror or error)) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=not new)
+            stack.enter_context(locked(folder, wait=False))
+        except FileExistsError:
+            raise UserError(f"{folder} has just been made by another process", fix="call it again") from None
+        except BlockingIOError:
+            raise UserError(
+                f"another process runs the sweep in {folder}", fix="wait for it, or choose another --out"
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot use {folder}", why=str(error.strerror or error)) from None
+        yield
 
 
 class Sweep:
@@ -80,12 +95,23 @@ class Sweep:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._journal = Journal.read(folder / _JOURNAL)
-        if not self._journal.trials and folder.exists() and any(folder.iterdir()):
+        self.folder = folder.absolute()  # commands are compared, and an option must not begin with a dash
+        self._journal = Journal.read(self.folder / _JOURNAL)
+        try:
+            # One whose journal was moved away still has the logs.
+            other = not self._journal.trials and not self._logs.is_dir() and any(self.folder.iterdir())
+        except FileNotFoundError:
+            other = False
+        except OSError as error:
+            raise UserError(f"cannot use {folder}", why=str(error.strerror or error)) from None
+        if other:
             raise UserError(f"{folder} exists and holds no sweep", fix="choose another --out")
         self._processes = Processes()
         self._lock = Lock()
+
+    @property
+    def _logs(self) -> Path:
+        return self.folder / "logs"
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -101,27 +127,6 @@ class Sweep:
             trial = self._journal.trial(options, trial_name(options, varying), taken)
             todo.append(Todo(trial, self._stages(trial, grid.evaluation)))
         return todo
-
-    def check(self, todo: list[Todo]) -> None:
-        """Assemble every experiment that is to be trained, so that a mistake is known before the first one.
-
-        Raises:
-            UserError: Some cannot be assembled; the reason for the first is told.
-        """
-        training = [one for one in todo if "run" in one.stages]
-        failed: list[tuple[str, str]] = []
-        with progress_bar("checking", len(training), unit="experiment", leave=False) as bar:
-            for one in training:
-                output = io.StringIO()
-                code = self._processes.run([*one.stages["run"], "--dry-run"], output, lambda _: None)
-                if code:
-                    failed.append((one.trial.name, output.getvalue()))
-                bar.update()
-        if failed:
-            name, said = failed[0]
-            others = f" (and {len(failed) - 1} others)" if len(failed) > 1 else ""
-            reason = said.strip().removeprefix("ddim-host: error: ")
-            raise UserError(f"the experiment {name}{others} cannot be run", why=reason)
 
     def work(self, todo: list[Todo], *, jobs: int = 1) -> None:
         """Do what is left; an experiment that fails does not keep the others from being done.
@@ -159,40 +164,91 @@ class Sweep:
             resume = ["--resume"] if begun else []
             stages["run"] = ("run", *options, f"--out={path}", *resume)
         if evaluation is not None:
-            command = ("evaluate", str(path), *(f"--{name}={value}" for name, value in evaluation.items()))
+            asked = tuple(f"--{name}={value}" for name, value in evaluation.items())
             known = trial.evaluate
-            if stages or known is None or known.exit_code != 0 or known.command != command:
-                stages["evaluate"] = command
+            if stages or known is None or known.exit_code != 0 or known.command[2:] != asked:
+                stages["evaluate"] = ("evaluate", str(path), *asked)
         return stages
 
     def _do(self, todo: Todo) -> None:
+        """Call the commands of an experiment as long as they succeed."""
         trial = todo.trial
-        log_path = self.folder / "logs" / f"{trial.name}.log"
-        log_path.parent.mkdir(exist_ok=True)
         for name, command in todo.stages.items():
-            started = time.perf_counter()
-            with log_path.open("a", encoding="utf-8") as log, _Live(trial.name) as live:
-                code = self._processes.run(command, log, live.show)
-            if code is None:
+            try:
+                done = self._call(trial.name, command)
+            except OSError as error:
+                reason = printable(error.strerror or error)
+                tqdm.write(printable(f"{trial.name}: `{name}` could not be run: {reason}"))
+                return
+            if done is None:
                 return  # everything was stopped
-            stage = Stage(command, code, time.perf_counter() - started)
+            stage, said = done
             trial = replace(trial, run=stage) if name == "run" else replace(trial, evaluate=stage)
             with self._lock:
                 self._journal.write(trial)
-            self._say(trial.name, name, stage, log_path)
-            if code:
+            tqdm.write(printable(self._outcome(trial.name, name, stage, said)))
+            if stage.exit_code:
                 return
 
-    def _say(self, trial: str, name: StageName, stage: Stage, log: Path) -> None:
-        text = f"{trial}: {_DONE[name]} in {stage.seconds:.1f} s"
-        if stage.exit_code:
-            last = next(reversed(log.read_text(encoding="utf-8").split("ddim-host: error: ")), "").strip()
-            reason = last.splitlines()[0] if last else "it said nothing"
-            text = f"{trial}: `{name}` failed with exit code {stage.exit_code}: {reason}; all of it: {log}"
-        elif name == "run":
-            for row in RunDirectory(self.folder / trial).read_metrics()[-1:]:
-                text += f", train loss {row.train_loss:.5f}, test loss {row.test_loss:.5f}"
-        tqdm.write(printable(text))
+    def _call(self, trial: str, command: tuple[str, ...]) -> tuple[Stage, _LastWords] | None:
+        """Run a command to its end, with its output in the experiment's log."""
+        self._logs.mkdir(exist_ok=True)
+        started = time.perf_counter()
+        with self._log(trial).open("a", encoding="utf-8") as log, _Live(trial) as live:
+            log.write(f"$ {shlex.join(('ddim-host', *command))}\n")
+            said = _LastWords(log)
+            code = self._processes.run(command, said, live.show)
+        return None if code is None else (Stage(command, code, time.perf_counter() - started), said)
+
+    def _outcome(self, trial: str, name: StageName, stage: Stage, said: _LastWords) -> str:
+        """How a command ended, in one line."""
+        if stage.exit_code < 0:
+            number = -stage.exit_code
+            known = {one.value: one.name for one in signal.Signals}
+            reason = f"was killed by {known.get(number, f'signal {number}')}"
+        elif stage.exit_code:
+            reason = f"failed with exit code {stage.exit_code}: {said.reason or 'it said nothing'}"
+        else:
+            text = f"{trial}: {_DONE[name]} in {stage.seconds:.1f} s"
+            with contextlib.suppress(UserError):  # a damaged file is said on the page
+                for row in RunDirectory(self.folder / trial).read_metrics()[-1:] if name == "run" else ():
+                    text += f", train loss {row.train_loss:.5f}, test loss {row.test_loss:.5f}"
+            return text
+        return f"{trial}: `{name}` {reason}; all of it: {self._log(trial)}"
+
+    def _log(self, trial: str) -> Path:
+        return self._logs / f"{trial}.log"
+
+
+class _LastWords:
+    """Passes output on, and remembers why a command failed.
+
+    Args:
+        log: Where the output goes.
+    """
+
+    def __init__(self, log: TextIO) -> None:
+        self._log = log
+        self._error = ""
+        self._last: deque[str] = deque(maxlen=1)
+
+    @property
+    def reason(self) -> str:
+        """The command's own error, otherwise the last line that says anything."""
+        return self._error or "".join(self._last)
+
+    def write(self, text: str) -> None:
+        """Take a line."""
+        self._log.write(text)
+        line = text.strip()
+        if line.startswith(_ERROR):
+            self._error = line.removeprefix(_ERROR)
+        elif line:
+            self._last.append(line)
+
+    def flush(self) -> None:
+        """Make it readable to others."""
+        self._log.flush()
 
 
 class _Live:
