@@ -152,6 +152,43 @@ def test_nothing_else_is_written(evaluated: tuple[Path, dict[str, Outcome]], tin
     assert new == {"evaluation.json", "evaluation.csv", "evaluation.md", "x.npz", "x.json"}
 
 
+def grids(run: Path) -> set[str]:
+    return {path.name for path in (run / "samples").glob("evaluated-*.png")}
+
+
+def test_grids_of_known_scores_are_drawn_once_and_again_where_they_are_lost(
+    several_runs: Callable[..., dict[str, Run]], run: Path
+) -> None:
+    command = ["evaluate", str(run), "--samples", "20", "--steps", "2", "--eta", "0,1", "--seed", "0,1"]
+    with_grids = [*command, "--grids", "4"]
+    both = {"evaluated-linear-2-eta-0-1.png", "evaluated-linear-2-eta-1-1.png"}
+    first = several_runs({"scores": command, "grids": with_grids, "again": with_grids})
+    assert all(made.outcome.code == 0 for made in first.values()), first
+    assert grids(run) == both
+    assert first["grids"].outcome.out.count("wrote") == 2 + 2  # two grids, the tables and the page
+    assert first["again"].outcome.out.count("known             the grid") == 2
+    lost = run / "samples" / "evaluated-linear-2-eta-1-1.png"
+    before = lost.read_bytes()
+    lost.unlink()
+    second = several_runs({"grids": with_grids})
+    assert all(made.outcome.code == 0 for made in second.values()), second
+    # The record without its picture is left alone.
+    assert grids(run) == both - {lost.name} | {"evaluated-linear-2-eta-1-2.png"}
+    assert (run / "samples" / "evaluated-linear-2-eta-1-2.png").read_bytes() == before
+
+
+def test_a_grid_that_cannot_be_written_is_one_error(
+    several_runs: Callable[..., dict[str, Run]], run: Path
+) -> None:
+    shutil.rmtree(run / "samples")
+    (run / "samples").touch()
+    command = ["evaluate", str(run), "--samples", "20", "--steps", "2", "--eta", "0", "--grids", "4"]
+    outcome = several_runs({"grids": command})["grids"].outcome
+    assert outcome.code == 2
+    assert "ddim-host: error: cannot write" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
 def test_killed_at_any_moment_it_goes_on_where_it_was(
     run: Path, environment: dict[str, str], ddim_host: Command, evaluated: tuple[Path, dict[str, Outcome]]
 ) -> None:

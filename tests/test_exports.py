@@ -149,15 +149,16 @@ def test_nothing_is_left_when_the_end_fails(
     tmp_path: Path, name: str, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exports, step, failing(OSError("no space left on device")))
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UserError, match="cannot write") as caught:
         write(tmp_path / name)
+    assert caught.value.why == "no space left on device"
     assert everything(tmp_path) == set()
 
 
 def test_a_folder_that_was_filled_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     thesis = tmp_path / "folder" / "thesis.txt"
     thesis.parent.mkdir()
-    with pytest.raises(OSError, match="not empty"):
+    with pytest.raises(UserError, match="not empty"):
         write(tmp_path / "folder", midway=thesis.touch)
     assert everything(tmp_path) == {"folder", "folder/thesis.txt"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -20,11 +21,12 @@ from ddim_host.files import locked
 from ddim_host.progress import ProgressReport, read_report
 from ddim_host.sweep.grid import AXES, Grid, read_grid, trial_name
 from ddim_host.sweep.journal import Journal, Stage, Trial
+from ddim_host.sweep.processes import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Command, Outcome, PythonCode
+    from tests.conftest import Command, Outcome, PythonCode, Run, Site
 
 # One option each, so that a sweep can repeat them.
 TINY = [
@@ -66,6 +68,8 @@ def test_a_name_tells_what_others_do_not_share() -> None:
     assert trial_name(options, set()) == "torch"
     assert trial_name(options, {"loss", "seed"}) == "torch,loss=huber-delta=0.1,seed=0"
     assert trial_name(options, {"data"}) == "torch,data=images-path=-a-b-c"
+    long = trial_name({"plugin": "torch", "data": "images:path=" + "\u96ea" * 300}, {"data"})
+    assert 100 < len(long.encode()) <= 120
 
 
 def test_the_length_of_the_command_line_wins() -> None:
@@ -73,6 +77,16 @@ def test_the_length_of_the_command_line_wins() -> None:
     asked = Grid({"train_steps": ("5",), "seed": ("2",)}, {"eta": "0"}).over(file)
     assert dict(asked.axes) == {"train_steps": ("5",), "seed": ("2",)}
     assert asked.evaluation == {"samples": "10", "eta": "0"}
+
+
+def test_a_run_s_own_file_is_swept_over_frameworks(tiny_run: Run) -> None:
+    file = read_grid(tiny_run.path / "config.toml")
+    assert file.axes["plugin"] == ("torch",)
+    [model] = file.axes["model"]
+    assert model.startswith("ddim-torch/unet:")
+    [both] = Grid({"plugin": ("torch", "jittor")}).over(file).axes["model"]
+    assert both == model.removeprefix("ddim-torch/")
+    assert Grid({"plugin": ("torch",)}).over(file).axes["model"] == (model,)
 
 
 def test_a_file_holds_values_and_lists_of_values(tmp_path: Path) -> None:
@@ -110,6 +124,13 @@ def test_a_file_holds_values_and_lists_of_values(tmp_path: Path) -> None:
         ("loss = [1]", "cannot read loss"),
         ("evaluate = 1", "not a table"),
         ("[evaluate]\nsample = 1", "unknown setting 'sample'"),
+        ('loss = "a\\u0000b"', "cannot read loss"),
+        (f"seed = 0x{'f' * 5000}", "cannot read seed"),
+        (f"seed = {'9' * 5000}", "not valid TOML"),
+        (
+            'data = {name = "images", parameters = {path = "a,size=3"}}',
+            "data in .* cannot be swept over",
+        ),
         ("=", "not valid TOML"),
     ],
 )
@@ -156,7 +177,12 @@ def test_the_state_of_bars_comes_back_from_another_process(python: PythonCode) -
     assert read_report(done.out) is None
 
 
-@pytest.mark.parametrize("line", ["", "training: 3%", "\x1e", "\x1e[]", '\x1e{"description": 1}'])
+INFINITE = '\x1e{"description": "", "done": Infinity, "total": null, "unit": "", "postfix": ""}'
+
+
+@pytest.mark.parametrize(
+    "line", ["", "training: 3%", "\x1e", "\x1e[]", '\x1e{"description": 1}', INFINITE, "\x1e" + "[" * 10**5]
+)
 def test_other_lines_are_no_reports(line: str) -> None:
     assert read_report(line) is None
 
@@ -239,6 +265,9 @@ def test_mistakes_are_known_before_the_first_experiment(
     for options, message in (
         (["--evaluate-steps=x"], "--steps cannot be 'x'"),
         (["--evaluate-samples=1"], "argument --samples"),
+        (["--evaluate-features=fid"], "no feature extractor named 'fid'"),
+        (["--evaluate-steps=10,1001"], "cannot sample in 1001 steps"),
+        (["--preset=paper"], "invalid choice: 'paper'"),
         (["--config=nowhere.toml"], "cannot read the configuration nowhere.toml"),
     ):
         done = in_process(*command, *options)
@@ -263,6 +292,152 @@ def test_one_process_at_a_time(ddim_host: Command, tmp_path: Path) -> None:
         done = ddim_host("sweep", "--plugin=torch", *TINY, "--out", tmp_path)
     assert done.code == 2
     assert "another process runs the sweep" in done.err
+
+
+def test_processes_end_with_all_that_they_started(tmp_path: Path, site: Site) -> None:
+    # A plugin's module can start processes that hold the pipe.
+    site.plugin(
+        "leaving-things-behind",
+        f"import subprocess\nsubprocess.Popen(['sleep', '1234.5'])\nopen({str(tmp_path / 'here')!r}, 'w')",
+    )
+    output = io.StringIO()
+    started = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in site.env.items():
+            patch.setenv(name, value)
+        code = Processes().run(["plugins"], output, lambda _: None)
+    assert code == 0, output.getvalue()
+    assert (tmp_path / "here").exists()
+    assert time.monotonic() - started < 60.0
+    assert not [line for line in processes() if "sleep 1234.5" in line]
+
+
+def test_a_report_after_a_line_that_was_not_ended(site: Site) -> None:
+    report = json.dumps({"description": "d", "done": 1, "total": None, "unit": "u", "postfix": ""})
+    site.plugin("chatty", f"import sys\nsys.stderr.write('half a line\\x1e' + {report!r} + '\\n')")
+    output = io.StringIO()
+    reports: list[ProgressReport] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in site.env.items():
+            patch.setenv(name, value)
+        Processes().run(["plugins"], output, reports.append)
+    assert reports == [ProgressReport("d", 1, None, "u", "")]
+    assert "half a line\n" in output.getvalue()
+    assert "\x1e" not in output.getvalue()
+
+
+def test_two_experiments_at_a_time(ddim_host: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    done = ddim_host("sweep", "--plugin=torch", *TINY, "--seed=0", "--seed=1", "--jobs=2", "--out", folder)
+    assert done.code == 0, done.err
+    assert "cannot be compared" in done.err
+    assert {trial["run"]["exit_code"] for trial in trials(folder).values()} == {0}
+
+
+def test_what_cannot_be_done_for_one_experiment_does_not_stop_the_others(
+    ddim_host: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    command = ["sweep", "--plugin=torch", *TINY, "--seed=0", "--seed=1", "--seed=2"]
+    (folder / "logs" / "torch,seed=0.log").mkdir(parents=True)
+    # A run that was begun and damaged.
+    broken = folder / "torch,seed=1"
+    broken.mkdir()
+    (broken / "config.toml").write_text("=", encoding="utf-8")
+    done = ddim_host(*command, "--out", folder)
+    assert done.code == 1
+    assert "torch,seed=0: `run` could not be run: Is a directory" in done.out
+    assert "torch,seed=1: `run` failed with exit code 2: the configuration" in done.out
+    assert "torch,seed=2: trained in" in done.out
+    assert "2 of 3 experiments failed: torch,seed=0, torch,seed=1" in done.err
+    assert "Traceback" not in done.out + done.err
+    # Without the journal, and from another place: what is there is taken up.
+    (folder / "sweep.json").unlink()
+    again = ddim_host(*command, "--out=-s", "--dry-run", cwd=_linked(tmp_path, folder))
+    assert again.code == 0, again.err
+    assert "torch,seed=2  run, resumed" in again.out
+
+
+def _linked(tmp_path: Path, folder: Path) -> Path:
+    """A folder in which `-s` is the sweep."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "-s").symlink_to(folder)
+    return tmp_path / "elsewhere"
+
+
+def test_a_folder_whose_name_looks_like_an_option(ddim_host: Command, tmp_path: Path) -> None:
+    command = ["sweep", "--plugin=torch", *TINY, "--out=-s"]
+    evaluation = ["--evaluate-samples=20", "--evaluate-steps=2", "--evaluate-eta=0"]
+    done = ddim_host(*command, *evaluation, cwd=tmp_path)
+    assert done.code == 0, done.out + done.err
+    assert "torch: evaluated in" in done.out
+    # Another spelling of the same folder.
+    done = ddim_host(*command[:-1], *evaluation, "--out", tmp_path / "-s", "--dry-run")
+    assert "1 of them done" in done.out
+
+
+def test_a_training_that_is_killed_is_told_as_that(environment: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    sweep = begun_sweep(environment, folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    os.kill(child_of(folder), signal.SIGKILL)
+    out, errors = sweep.communicate(timeout=60.0)
+    assert sweep.returncode == 1
+    assert "torch: `run` was killed by SIGKILL; all of it:" in out
+    assert "1 of 1 experiments failed" in errors
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP])
+def test_no_training_outlives_its_sweep(
+    how: signal.Signals, environment: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    sweep = begun_sweep(environment, folder)
+    sweep.send_signal(how)
+    sweep.wait(timeout=60.0)
+    until = time.monotonic() + 30.0
+    while [line for line in processes() if str(folder) in line]:
+        assert time.monotonic() < until, "the training goes on"
+        time.sleep(0.05)
+
+
+def test_a_run_is_trained_by_one_process(
+    environment: dict[str, str], ddim_host: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    sweep = begun_sweep(environment, folder)
+    try:
+        done = ddim_host("run", "--resume", "--out", folder / "torch")
+        assert done.code == 2
+        assert "another process trains the run" in done.err
+    finally:
+        sweep.terminate()
+        sweep.wait(timeout=60.0)
+
+
+def begun_sweep(environment: dict[str, str], folder: Path, **options: Any) -> subprocess.Popen[str]:
+    """A sweep of one experiment that would take for ever, in its training."""
+    endless = [option for option in TINY if not option.startswith("--train-steps")]
+    command = ["sweep", "--plugin=torch", *endless, "--train-steps=1000000", "--out", str(folder)]
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "ddim_host", *command],
+        env=environment,
+        text=True,
+        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options},
+    )
+    until = time.monotonic() + 60.0
+    while not (folder / "torch" / "checkpoints").exists():
+        assert time.monotonic() < until, "the training does not begin"
+        time.sleep(0.05)
+    return sweep
+
+
+def child_of(folder: Path) -> int:
+    """The process that trains in a sweep's folder."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        words = path.read_bytes().split(b"\0")
+        if f"--out={folder / 'torch'}".encode() in words:
+            return int(path.parent.name)
+    raise AssertionError("nothing trains")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
