@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import jittor as jt
 
-from ddim_host.unet import GROUP_NORM_EPS
 from ddim_jittor.attention import attention
+from ddim_jittor.group_norm import group_norm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,14 +42,7 @@ class JittorLayers:
 
     def group_norm(self, layer: GroupNorm, x: jt.Var, *, silu: bool) -> jt.Var:
         weight, bias = self._weight_and_bias(layer.name)
-        batch, channels, height, width = x.shape
-        grouped = x.reshape((batch, layer.groups, -1))
-        mean = grouped.mean(2, keepdims=True)
-        centred = grouped - mean
-        variance = (centred * centred).mean(2, keepdims=True)
-        normalised = (centred * jt.rsqrt(variance + GROUP_NORM_EPS)).reshape((batch, channels, height, width))
-        shifted = normalised * weight.reshape((1, channels, 1, 1)) + bias.reshape((1, channels, 1, 1))
-        return self.silu(shifted) if silu else shifted
+        return group_norm(x, weight, bias, groups=layer.groups, silu=silu)
 
     def silu(self, x: jt.Var) -> jt.Var:
         return x * x.sigmoid()
