@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -29,7 +30,7 @@ from ddim_host.records import read_record
 from ddim_host.waist import TrainingState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -136,23 +137,27 @@ def save_weights(folder: Path, model: Model, step: int) -> Path:
 
     Raises:
         DivergedError: A weight is not finite.
+        UserError: They cannot be written.
     """
     target = weights_folder(folder, step)
     if target.exists():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for which in _WHICH:
-        weights = model.weights(which)
-        if not all(np.isfinite(array).all() for array in weights.values()):
+    with _writing(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(partial, ignore_errors=True)
-            raise DivergedError
-        write_bytes(partial / f"{which}.safetensors", safetensors.numpy.save(weights))
-    _sync_folder(partial)
-    partial.rename(target)
-    _sync_folder(folder)
+            partial.mkdir()
+            for which in _WHICH:
+                weights = model.weights(which)
+                if not all(np.isfinite(array).all() for array in weights.values()):
+                    raise DivergedError
+                write_bytes(partial / f"{which}.safetensors", safetensors.numpy.save(weights))
+            _sync_folder(partial)
+            partial.rename(target)
+            _sync_folder(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # on a full disk its place is needed
     return target
 
 
@@ -164,6 +169,7 @@ def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress:
 
     Raises:
         DivergedError: A weight, or something else that training would go on with, is not finite.
+        UserError: It cannot be written. The one before it is still there.
     """
     target = save_weights(folder, model, progress.step)
     if (target / _PROGRESS).exists():
@@ -174,12 +180,25 @@ def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress:
         arrays |= {f"{moment}.{name}": value for name, value in getattr(training, moment).items()}
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise DivergedError
-    write_bytes(target / _TRAINING, safetensors.numpy.save(arrays))
-    # The last file: with it, the checkpoint is whole.
-    write_text(target / _PROGRESS, json.dumps(asdict(progress), indent=2) + "\n")
-    _sync_folder(target)
-    remove_others(folder, progress)
+    with _writing(folder):
+        write_bytes(target / _TRAINING, safetensors.numpy.save(arrays))
+        # The last file: with it, the checkpoint is whole.
+        write_text(target / _PROGRESS, json.dumps(asdict(progress), indent=2) + "\n")
+        _sync_folder(target)
+        remove_others(folder, progress)
     return target
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write a checkpoint into {folder}",
+            why=str(error.strerror or error),
+            fix="make room there, and go on with --resume: the last whole checkpoint is kept",
+        ) from None
 
 
 def remove_others(folder: Path, progress: Progress) -> None:

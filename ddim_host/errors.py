@@ -1,10 +1,22 @@
 """The errors that users are meant to read."""
 
-__all__ = ["DivergedError", "UserError"]
+__all__ = ["DivergedError", "InterruptedTrainingError", "UserError"]
 
 
 class DivergedError(Exception):
     """Training left the finite numbers: a loss or a weight is infinite or not a number."""
+
+
+class InterruptedTrainingError(Exception):
+    """Training was asked to end, and has left a checkpoint of where it was.
+
+    Args:
+        step: Optimizer steps taken by then.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"interrupted after {step:,} steps")
+        self.step = step
 
 
 class UserError(Exception):

@@ -18,10 +18,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddim_host.assembly import Experiment
+    from ddim_host.config import Config
     from ddim_host.runs import EpochMetrics, RunDirectory
     from ddim_host.waist import Model
 
-__all__ = ["run_experiment"]
+__all__ = ["picture_path", "run_experiment"]
+
+
+def picture_path(run: RunDirectory, config: Config) -> Path:
+    """The grid that a run ends with."""
+    name = f"{config.timestep_subset.name}-{config.steps}-eta-{config.eta:g}.png"
+    return run.samples_path / name
 
 
 def run_experiment(
@@ -41,9 +48,10 @@ def run_experiment(
     Raises:
         UserError: The data, the device or the directory is not to be had, or a checkpoint is damaged.
         DivergedError: A loss or a weight is not finite.
+        InterruptedTrainingError: There was a signal; a checkpoint was written.
     """
     config = experiment.config
-    path = run.samples_path / f"{config.timestep_subset.name}-{config.steps}-eta-{config.eta:g}.png"
+    path = picture_path(run, config)
     export = export_images(path, num_images=config.num_images)  # too many are an error before the training
     images = experiment.load_images()
     model = experiment.build_model()

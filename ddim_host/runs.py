@@ -213,12 +213,19 @@ class RunDirectory:
             ) from None
 
     def write_metrics(self, rows: list[EpochMetrics]) -> None:
-        """Write all rows, replacing the file."""
+        """Write all rows, replacing the file.
+
+        Raises:
+            UserError: It cannot be written.
+        """
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow([field.name for field in fields(EpochMetrics)])
         writer.writerows(astuple(row) for row in rows)
-        write_text(self.metrics_path, buffer.getvalue())
+        try:
+            write_text(self.metrics_path, buffer.getvalue())
+        except OSError as error:
+            raise self._unusable(error) from None
 
     def next_samples_path(self, stem: str) -> Path:
         """The first of `samples/STEM-1.png`, `-2`, ... that does not exist, nor a record beside it."""

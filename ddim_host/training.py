@@ -10,7 +10,8 @@ import numpy as np
 
 from ddim_host.batches import TestBatches
 from ddim_host.checkpoints import BestEpoch, Progress, remove_others, save_checkpoint, save_weights
-from ddim_host.errors import DivergedError
+from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError
+from ddim_host.interruption import Interruption
 from ddim_host.progress import progress_bar, restart
 from ddim_host.runs import EpochMetrics
 
@@ -82,6 +83,7 @@ class Trainer:
         # What the batches of an epoch hold at least: the first one may begin in the epoch before.
         self._images_of_an_epoch = len(images.train) - config.batch_size + 1
         self._first_epoch = self._train.epochs_done(progress.step)
+        self._interruption = Interruption()
         self._pending: list[tuple[Tensor, NDArray[np.float32]]] = []
         self._checkpointed = self._reported = time.monotonic()
 
@@ -90,18 +92,34 @@ class Trainer:
 
         Raises:
             DivergedError: A loss or a weight is not finite. The last checkpoint stays.
+            InterruptedTrainingError: There was a signal; the checkpoint is that of the step then taken.
+            UserError: The run directory cannot be written.
         """
+        with self._interruption:
+            try:
+                self._take_steps()
+            except (DivergedError, UserError):
+                raise
+            except Exception:
+                if self._interruption.requested:
+                    # Ctrl-C reaches the compilers of a framework, too, which then finds its own work broken.
+                    raise KeyboardInterrupt from None
+                raise
+        if self._interruption.requested and self._progress.step < self._total_steps:
+            raise InterruptedTrainingError(self._progress.step)
+
+    def _take_steps(self) -> None:
         progress = self._progress
         with progress_bar(
             "warming up (may compile)", self._total_steps, unit="step", done=progress.step
         ) as bar:
             warm = min(self._total_steps, progress.step + _WARMUP_STEPS)
-            while progress.step < warm:
+            while progress.step < warm and not self._interruption.requested:
                 self._warmup_step()
                 self._end_row_where_due()
             bar.set_description("training", refresh=False)
             restart(bar, progress.step)
-            while progress.step < self._total_steps:
+            while progress.step < self._total_steps and not self._interruption.requested:
                 self._steady_steps(bar)
                 self._end_row_where_due()
                 if self._checkpoint_is_due():
@@ -128,7 +146,7 @@ class Trainer:
         first = progress.step
         row_end = min(self._total_steps, self._train.first_step_after(self._train.epochs_done(first) + 1))
         started = time.perf_counter()
-        while progress.step < row_end and not self._checkpoint_is_due():
+        while progress.step < row_end and not (self._checkpoint_is_due() or self._interruption.requested):
             self._step()
             self._report(bar)
         self._model.synchronize()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import sys
 import textwrap
 from typing import TYPE_CHECKING
@@ -13,8 +14,8 @@ from ddim_host.checkpoints import load_progress
 from ddim_host.cli.options import requested
 from ddim_host.cli.text import sampling_line, times_line
 from ddim_host.config import PART_KINDS, Config, PartConfig, Request, read_request
-from ddim_host.errors import DivergedError, UserError
-from ddim_host.execution import run_experiment
+from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError
+from ddim_host.execution import picture_path, run_experiment
 from ddim_host.files import printable
 from ddim_host.parameters import format_choice
 from ddim_host.provenance import this_command
@@ -55,6 +56,9 @@ def main(options: argparse.Namespace) -> int:
         return 0
     if start is not directory:
         directory.require_free()
+    elif _is_complete(directory, experiment):
+        print(f"{'':<17} nothing is left to do")
+        return 0
     try:
         picture, times = run_experiment(experiment, directory, start=start)
     except DivergedError:
@@ -64,6 +68,10 @@ def main(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    except InterruptedTrainingError as stop:
+        go_on = f"ddim-host run --resume --out {shlex.quote(str(directory.path))}"
+        print(f"\nddim-host: {stop}; go on with: {printable(go_on)}", file=sys.stderr)
+        return 1
     for last in directory.read_metrics()[-1:]:
         print(f"trained {last.step} steps: train loss {last.train_loss:.5f}, test loss {last.test_loss:.5f}")
     print(times_line(experiment.config.num_images, times))
@@ -71,6 +79,15 @@ def main(options: argparse.Namespace) -> int:
     write_report([directory.path], directory.report_path, command=this_command())
     print(f"wrote {printable(directory.report_path)}")
     return 0
+
+
+def _is_complete(run: RunDirectory, experiment: Experiment) -> bool:
+    """Whether a run was trained to its end, and sampled from."""
+    config = experiment.config
+    if not run.has_checkpoint() or not picture_path(run, config).exists():
+        return False
+    length = config.train_steps or config.length(len(experiment.load_images().train))
+    return load_progress(run.latest_checkpoint()).step >= length
 
 
 def describe(experiment: Experiment) -> str:

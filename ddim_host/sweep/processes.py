@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "Processes"]
 
-_PATIENCE_SECONDS = 10.0
-"""How long a process may take to end in an orderly way."""
+_PATIENCE_SECONDS = 60.0
+"""How long a process may take to end in an orderly way: with a checkpoint."""
 
 
 class Output(Protocol):
