@@ -20,8 +20,17 @@ Tensor = TypeVar("Tensor", bound=Any)
 class Layers(Protocol[Tensor]):
     """What frameworks spell differently: operations on tensors `(B, C, H, W)`, holding the parameters."""
 
-    def conv(self, layer: Conv, x: Tensor) -> Tensor:
-        """Convolve; see `Conv` for the padding."""
+    def conv(
+        self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """Convolve; see `Conv` for the padding. Then add what is given.
+
+        Args:
+            layer: Which one.
+            x: `(B, C, H, W)`.
+            shift: `(B, C')`, added to every pixel.
+            residual: `(B, C', H', W')`, of the shape of the result.
+        """
         ...
 
     def linear(self, layer: Linear, x: Tensor) -> Tensor:
@@ -38,10 +47,6 @@ class Layers(Protocol[Tensor]):
 
     def dropout(self, x: Tensor) -> Tensor:
         """Drop elements with the spec's probability while training."""
-        ...
-
-    def add_per_channel(self, x: Tensor, shift: Tensor) -> Tensor:
-        """Add `(B, C)` to every pixel of `(B, C, H, W)`."""
         ...
 
     def self_attention(self, layer: Attention, x: Tensor) -> Tensor:
@@ -98,12 +103,11 @@ def predict_noise(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embeddin
 
 
 def _resnet(layers: Layers[Tensor], block: ResNet, x: Tensor, time: Tensor) -> Tensor:
-    hidden = layers.conv(block.conv1, layers.group_norm(block.norm1, x, silu=True))
-    hidden = layers.add_per_channel(hidden, layers.linear(block.time_emb_proj, time))
+    shift = layers.linear(block.time_emb_proj, time)
+    hidden = layers.conv(block.conv1, layers.group_norm(block.norm1, x, silu=True), shift=shift)
     hidden = layers.dropout(layers.group_norm(block.norm2, hidden, silu=True))
     shortcut = x if block.conv_shortcut is None else layers.conv(block.conv_shortcut, x)
-    result: Tensor = shortcut + layers.conv(block.conv2, hidden)
-    return result
+    return layers.conv(block.conv2, hidden, residual=shortcut)
 
 
 def _attention(layers: Layers[Tensor], block: Attention, x: Tensor) -> Tensor:

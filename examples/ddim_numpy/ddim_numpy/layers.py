@@ -32,7 +32,14 @@ class NumpyLayers:
         self._dropout = dropout
         self._rng = np.random.default_rng(seed)
 
-    def conv(self, layer: Conv, x: Tensor) -> Tensor:
+    def conv(
+        self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        x = self._convolve(layer, x)
+        x = x if shift is None else x + shift.reshape((*shift.shape, 1, 1))
+        return x if residual is None else residual + x
+
+    def _convolve(self, layer: Conv, x: Tensor) -> Tensor:
         """What the kernel sees from every pixel as a row, times the weights: one matrix product (im2col)."""
         weight, bias = self._weight_and_bias(layer.name)
         kernel, stride = layer.kernel, layer.stride
@@ -123,9 +130,6 @@ class NumpyLayers:
             return x
         keep = self._rng.random(x.shape, dtype=np.float32) >= self._dropout
         return x * (keep.astype(np.float32) / np.float32(1.0 - self._dropout))
-
-    def add_per_channel(self, x: Tensor, shift: Tensor) -> Tensor:
-        return x + shift.reshape((*shift.shape, 1, 1))
 
     def self_attention(self, layer: Attention, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape

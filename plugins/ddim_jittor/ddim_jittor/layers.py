@@ -29,12 +29,17 @@ class JittorLayers:
         self._parameters = parameters
         self._dropout = dropout
 
-    def conv(self, layer: Conv, x: jt.Var) -> jt.Var:
+    def conv(
+        self, layer: Conv, x: jt.Var, *, shift: jt.Var | None = None, residual: jt.Var | None = None
+    ) -> jt.Var:
         """See `ddim_host.unet.Layers`, as for the operations below."""
         weight, bias = self._weight_and_bias(layer.name)
         if layer.stride == 2:
-            return jt.nn.conv2d(jt.nn.pad(x, [0, 1, 0, 1]), weight, bias, stride=2)
-        return jt.nn.conv2d(x, weight, bias, padding=layer.kernel // 2)
+            x = jt.nn.conv2d(jt.nn.pad(x, [0, 1, 0, 1]), weight, bias, stride=2)
+        else:
+            x = jt.nn.conv2d(x, weight, bias, padding=layer.kernel // 2)
+        x = x if shift is None else x + shift.reshape((*shift.shape, 1, 1))
+        return x if residual is None else residual + x
 
     def linear(self, layer: Linear, x: jt.Var) -> jt.Var:
         weight, bias = self._weight_and_bias(layer.name)
@@ -52,9 +57,6 @@ class JittorLayers:
             return x
         kept = (jt.random(x.shape) >= self._dropout).float32()
         return x * kept * (1.0 / (1.0 - self._dropout))
-
-    def add_per_channel(self, x: jt.Var, shift: jt.Var) -> jt.Var:
-        return x + shift.reshape((*shift.shape, 1, 1))
 
     def self_attention(self, layer: Attention, x: jt.Var) -> jt.Var:
         batch, channels, height, width = x.shape

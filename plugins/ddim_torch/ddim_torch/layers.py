@@ -31,12 +31,17 @@ class TorchLayers:
         self._parameters = parameters
         self._dropout = dropout
 
-    def conv(self, layer: Conv, x: Tensor) -> Tensor:
+    def conv(
+        self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
         """See `ddim_host.unet.Layers`, as for the operations below."""
         weight, bias = self._weight_and_bias(layer.name)
         if layer.stride == 2:
-            return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
-        return functional.conv2d(x, weight, bias, padding=layer.kernel // 2)
+            x = functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
+        else:
+            x = functional.conv2d(x, weight, bias, padding=layer.kernel // 2)
+        x = x if shift is None else x + shift[:, :, None, None]
+        return x if residual is None else residual + x
 
     def linear(self, layer: Linear, x: Tensor) -> Tensor:
         weight, bias = self._weight_and_bias(layer.name)
@@ -52,9 +57,6 @@ class TorchLayers:
 
     def dropout(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self._dropout) if self._dropout > 0.0 else x
-
-    def add_per_channel(self, x: Tensor, shift: Tensor) -> Tensor:
-        return x + shift[:, :, None, None]
 
     def self_attention(self, layer: Attention, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape

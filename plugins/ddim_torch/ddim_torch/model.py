@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from ddim_host.errors import UserError
+from ddim_host.kernels import kernels
 from ddim_host.provenance import process_peak_memory_bytes, processor_name
 from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
 from ddim_host.waist import TrainingState
 from ddim_torch.layers import TorchLayers
+from ddim_torch.native_layers import NativeLayers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,13 +76,19 @@ class TorchModel:
         self._spec = spec
         self._unet = UNet.from_spec(spec)
         self._time_table = torch.from_numpy(time_embedding_table(spec)).to(device)
-        # Convolutions run fastest with the channels last, on both kinds of device.
+        self._kernels = kernels() if device.type == "cpu" and precision == "fp32" else None
+        if self._kernels:
+            self._kernels.keep_freed_memory()
+        # PyTorch's convolutions run fastest with the channels last, on both kinds of device.
+        layout = torch.contiguous_format if self._kernels else torch.channels_last
         self._raw = {
-            parameter.name: _channels_last(torch.zeros(parameter.shape, device=device)).requires_grad_()
+            parameter.name: _laid_out(torch.zeros(parameter.shape, device=device), layout).requires_grad_()
             for parameter in parameters(self._unet)
         }
         self._ema: dict[str, Tensor] | None = None
         self._optimizer: torch.optim.Adam | None = None
+        # Of convolutions, for as long as the weights do not change.
+        self._transformed: dict[WhichWeights, dict[str, Tensor]] = {"raw": {}, "ema": {}}
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
@@ -91,7 +99,7 @@ class TorchModel:
     def device_name(self) -> str:
         if self._device.type == "cuda":
             return torch.cuda.get_device_name(self._device)
-        return processor_name()
+        return f"{processor_name()}, {'native' if self._kernels else 'PyTorch'} kernels"
 
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
@@ -100,7 +108,7 @@ class TorchModel:
         for group in optimizer.param_groups:
             group["lr"] = lr
         torch.manual_seed(batch.dropout_seed)
-        losses = self._losses(batch, loss, TorchLayers(self._raw, self._spec.dropout))
+        losses = self._losses(batch, loss, self._training_layers(batch.dropout_seed))
         weights = torch.from_numpy(batch.weights).to(self._device)
         optimizer.zero_grad(set_to_none=True)
         (losses * weights).mean().backward()  # type: ignore[no-untyped-call]
@@ -108,16 +116,17 @@ class TorchModel:
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.values()), list(self._raw.values()), 1.0 - ema_decay)
+        self._transformed = {"raw": {}, "ema": {}}
         return losses.detach()
 
     @torch.no_grad()
     def evaluate_loss(self, batch: Batch, loss: Loss) -> Tensor:
-        return self._losses(batch, loss, TorchLayers(self._raw))
+        return self._losses(batch, loss, self._layers("raw"))
 
     @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: int, *, which: WhichWeights) -> Tensor:
         timesteps = torch.full((x_t.shape[0],), t, dtype=torch.int64, device=self._device)
-        return self._predict(TorchLayers(self._parameters(which)), x_t, timesteps)
+        return self._predict(self._layers(which), x_t, timesteps)
 
     def clip(self, tensor: Tensor, low: float, high: float) -> Tensor:
         return tensor.clamp(low, high)
@@ -145,6 +154,7 @@ class TorchModel:
     def load_weights(self, weights: Mapping[str, NDArray[np.float32]], which: WhichWeights) -> None:
         for name, parameter in self._parameters(which).items():
             parameter.copy_(torch.from_numpy(weights[name]))
+        self._transformed[which] = {}
 
     def training_state(self) -> TrainingState:
         optimizer = self._require_optimizer()
@@ -167,6 +177,16 @@ class TorchModel:
                 "exp_avg": _like(parameter, state.exp_avg[name]),
                 "exp_avg_sq": _like(parameter, state.exp_avg_sq[name]),
             }
+
+    def _training_layers(self, seed: int) -> TorchLayers:
+        if self._kernels is None:
+            return TorchLayers(self._raw, self._spec.dropout)
+        return NativeLayers(self._kernels, self._raw, dropout=self._spec.dropout, seed=seed)
+
+    def _layers(self, which: WhichWeights) -> TorchLayers:
+        if self._kernels is None:
+            return TorchLayers(self._parameters(which))
+        return NativeLayers(self._kernels, self._parameters(which), transformed=self._transformed[which])
 
     def _losses(self, batch: Batch, loss: Loss, layers: TorchLayers) -> Tensor:
         x_t = torch.from_numpy(batch.x_t).to(self._device)
@@ -197,8 +217,8 @@ class TorchModel:
         return self._optimizer
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+def _laid_out(tensor: Tensor, layout: torch.memory_format) -> Tensor:
+    return tensor.contiguous(memory_format=layout) if tensor.ndim == 4 else tensor
 
 
 def _like(parameter: Tensor, array: NDArray[np.float32]) -> Tensor:

@@ -1,0 +1,10 @@
+"""The heavy operations of the network for the CPU, in C++, once for all frameworks.
+
+The frameworks' own convolutions are about as fast as multiplying everything out allows; `source/winograd.h`
+needs a quarter of the multiplications. `source/group_norm.h` reads and writes each image as seldom as it can.
+The sources are compiled for the processor at hand when they are first needed; see `library.kernels`.
+"""
+
+from ddim_host.kernels.library import KERNELS_VARIABLE, Kernels, kernels
+
+__all__ = ["KERNELS_VARIABLE", "Kernels", "kernels"]

@@ -1,0 +1,43 @@
+// Dropout whose mask is a function of a seed and of where an element lies, so that nobody has to keep it.
+#pragma once
+
+#include "simd.h"
+
+namespace ddim {
+
+typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
+
+// Bits of a counter (the finaliser "lowbias32" of C. Wellons' hash prospector), with half of the seed on either side
+// of its first round.
+template <class W>
+inline W random_bits(W index, uint32_t low, uint32_t high) {
+    index = index * 0x9e3779b1u + low;
+    index ^= index >> 16;
+    index = index * 0x7feb352du + high;
+    index ^= index >> 15;
+    index *= 0x846ca68bu;
+    return index ^ (index >> 16);
+}
+
+// y = x / (1 - probability) where an element is kept, and 0 where it is not; x and y may be the same.
+inline void dropout(const float* x, float* y, int64_t size, uint64_t seed, float probability) {
+    // splitmix64: seeds that follow each other have nothing in common afterwards.
+    seed = (seed ^ (seed >> 30)) * 0xbf58476d1ce4e5b9u;
+    seed = (seed ^ (seed >> 27)) * 0x94d049bb133111ebu;
+    seed ^= seed >> 31;
+    const uint32_t low = (uint32_t)seed, high = (uint32_t)(seed >> 32);
+    const uint32_t limit = (uint32_t)(probability * 4294967296.0);
+    const float scale = 1.0f / (1.0f - probability);
+    Words lane;
+    for (int i = 0; i < LANES; i++) lane[i] = i;
+#pragma omp parallel for schedule(static)
+    for (int64_t block = 0; block < size / LANES; block++) {
+        const int64_t at = block * LANES;
+        const Words bits = random_bits(lane + (uint32_t)at, low, high);
+        store(y + at, bits >= limit ? load<Vector>(x + at) * scale : Vector{});
+    }
+    for (int64_t at = size / LANES * LANES; at < size; at++)
+        y[at] = random_bits((uint32_t)at, low, high) >= limit ? x[at] * scale : 0.0f;
+}
+
+}  // namespace ddim
