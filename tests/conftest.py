@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from ddim_host.assembly import Experiment
+from ddim_host.cache import cache_folder
 from ddim_host.cli import main
 from ddim_host.framework_guard import FRAMEWORK_ROOTS
 from ddim_host.runs import RunDirectory
@@ -134,12 +135,10 @@ def losses(*names: str) -> str:
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """For every process: one thread, so that busy cores do not wait for each other; a cache of its own."""
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "110",
-        "DDIM_HOST_CACHE": str(tmp_path_factory.mktemp("cache")),
-    }
+    cache, compiled = tmp_path_factory.mktemp("cache"), cache_folder() / "kernels"
+    compiled.mkdir(parents=True, exist_ok=True)
+    (cache / "kernels").symlink_to(compiled)  # compiled once for all
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110", "DDIM_HOST_CACHE": str(cache)}
 
 
 @pytest.fixture(scope="session")
