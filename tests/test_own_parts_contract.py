@@ -143,10 +143,9 @@ class TestTorch(ModelFactoryContract):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["jittor_contract.py", "jittor_group_norm.py"])
-def test_jittor(file: str) -> None:
+def test_jittor() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{file}"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/jittor_contract.py"],
         cwd=Path(__file__).parents[1],
         # The cache that all tests share: compiling Jittor takes minutes.
         env={**os.environ, "OMP_NUM_THREADS": "1"},

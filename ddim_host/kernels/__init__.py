@@ -5,6 +5,6 @@ needs a quarter of the multiplications. `source/group_norm.h` reads and writes e
 The sources are compiled for the processor at hand when they are first needed; see `library.kernels`.
 """
 
-from ddim_host.kernels.library import KERNELS_VARIABLE, Kernels, kernels
+from ddim_host.kernels.library import DECLARATIONS, KERNELS_VARIABLE, Kernels, kernels
 
-__all__ = ["KERNELS_VARIABLE", "Kernels", "kernels"]
+__all__ = ["DECLARATIONS", "KERNELS_VARIABLE", "Kernels", "kernels"]

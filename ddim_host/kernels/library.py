@@ -21,11 +21,14 @@ from ddim_host.cache import cache_errors, cache_folder
 from ddim_host.errors import UserError
 from ddim_host.files import printable, write_bytes
 
-__all__ = ["KERNELS_VARIABLE", "Kernels", "kernels"]
+__all__ = ["DECLARATIONS", "KERNELS_VARIABLE", "Kernels", "kernels"]
 
 KERNELS_VARIABLE = "DDIM_HOST_KERNELS"
 
 _SOURCE = Path(__file__).with_name("source")
+DECLARATIONS = (_SOURCE / "kernels.h").read_text(encoding="utf-8")
+"""What the library offers to C++ code that is compiled later, in the same process."""
+
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 
 

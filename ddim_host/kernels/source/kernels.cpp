@@ -1,5 +1,5 @@
-// What is called from outside. All tensors are float32 and contiguous, images (batch, height, width, channels), the
-// weights of a convolution (out, in, 3, 3). All processors that OpenMP may use take part.
+#include "kernels.h"
+
 #include <cstdlib>  // says whether this is glibc
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -13,17 +13,14 @@ using namespace ddim;
 
 extern "C" {
 
-// How many floats the transformed weights of a convolution have.
 int64_t ddim_conv3x3_weights_size(int64_t in_channels, int64_t out_channels) {
     return Shape{1, 1, 1, in_channels, out_channels}.weights_size();
 }
 
-// `turned`: from weights (in, out, 3, 3) to those that lead a gradient back from `in` to `out` channels.
 void ddim_conv3x3_transform(const float* w, float* u, int64_t in_channels, int64_t out_channels, bool turned) {
     transform_weights({1, 1, 1, in_channels, out_channels}, w, u, turned);
 }
 
-// bias (out), shift (batch, out) and residual (batch, height, width, out) may be null.
 void ddim_conv3x3(const float* x, const float* u, const float* bias, const float* shift, const float* residual,
                   float* y, int64_t batch, int64_t height, int64_t width, int64_t in_channels,
                   int64_t out_channels) {
@@ -35,12 +32,10 @@ void ddim_conv3x3_grad_weights(const float* x, const float* grad_y, float* grad_
     convolve_grad_weights({batch, height, width, in_channels, out_channels}, x, grad_y, grad_w);
 }
 
-// sums (batch, channels) of x (batch, pixels, channels).
 void ddim_sum_pixels(const float* x, float* sums, int64_t batch, int64_t pixels, int64_t channels) {
     sum_pixels(x, sums, batch, pixels, channels);
 }
 
-// statistics (batch, groups, 2).
 void ddim_group_norm(const float* x, const float* weight, const float* bias, float* y, float* statistics,
                      int64_t batch, int64_t pixels, int64_t channels, int64_t groups, float eps, bool silu) {
     group_norm(x, weight, bias, y, statistics, batch, pixels, channels, groups, eps, silu);
@@ -53,13 +48,10 @@ void ddim_group_norm_grad(const float* x, const float* weight, const float* bias
                     groups, silu);
 }
 
-// x and y may be the same; the gradient of y is led back by the same call.
 void ddim_dropout(const float* x, float* y, int64_t size, uint64_t seed, float probability) {
     dropout(x, y, size, seed, probability);
 }
 
-// A training step frees gigabytes and asks for them again, and glibc hands large blocks back to the system, which
-// then clears every page anew: a sixth of the step. From now on this process keeps what it has.
 void ddim_keep_freed_memory() {
 #ifdef __GLIBC__
     mallopt(M_MMAP_MAX, 0);

@@ -1,4 +1,4 @@
-"""The operations of the U-Net in Jittor."""
+"""The operations of the U-Net in Jittor's own, for any device: fast on CUDA."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import jittor as jt
 
-from ddim_jittor.attention import attention
-from ddim_jittor.group_norm import group_norm
+from ddim_host.unet import GROUP_NORM_EPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,17 +28,27 @@ class JittorLayers:
         self._parameters = parameters
         self._dropout = dropout
 
+    def to_layout(self, x: jt.Var) -> jt.Var:
+        """Images `(B, C, H, W)` as the operations below take them."""
+        return x
+
+    def from_layout(self, x: jt.Var) -> jt.Var:
+        """The way back."""
+        return x
+
     def conv(
         self, layer: Conv, x: jt.Var, *, shift: jt.Var | None = None, residual: jt.Var | None = None
     ) -> jt.Var:
         """See `ddim_host.unet.Layers`, as for the operations below."""
-        weight, bias = self._weight_and_bias(layer.name)
-        if layer.stride == 2:
-            x = jt.nn.conv2d(jt.nn.pad(x, [0, 1, 0, 1]), weight, bias, stride=2)
-        else:
-            x = jt.nn.conv2d(x, weight, bias, padding=layer.kernel // 2)
+        x = self._convolve(layer, x)
         x = x if shift is None else x + shift.reshape((*shift.shape, 1, 1))
         return x if residual is None else residual + x
+
+    def _convolve(self, layer: Conv, x: jt.Var) -> jt.Var:
+        weight, bias = self._weight_and_bias(layer.name)
+        if layer.stride == 2:
+            return jt.nn.conv2d(jt.nn.pad(x, [0, 1, 0, 1]), weight, bias, stride=2)
+        return jt.nn.conv2d(x, weight, bias, padding=layer.kernel // 2)
 
     def linear(self, layer: Linear, x: jt.Var) -> jt.Var:
         weight, bias = self._weight_and_bias(layer.name)
@@ -47,7 +56,13 @@ class JittorLayers:
 
     def group_norm(self, layer: GroupNorm, x: jt.Var, *, silu: bool) -> jt.Var:
         weight, bias = self._weight_and_bias(layer.name)
-        return group_norm(x, weight, bias, groups=layer.groups, silu=silu)
+        batch, channels, _, _ = x.shape
+        grouped = x.reshape((batch, layer.groups, -1))
+        centred = grouped - grouped.mean(2, keepdims=True)
+        variance = (centred * centred).mean(2, keepdims=True)
+        normalised = (centred * jt.rsqrt(variance + GROUP_NORM_EPS)).reshape(x.shape)
+        z = normalised * weight.reshape((1, channels, 1, 1)) + bias.reshape((1, channels, 1, 1))
+        return z * z.sigmoid() if silu else z
 
     def silu(self, x: jt.Var) -> jt.Var:
         return x * x.sigmoid()
@@ -65,7 +80,9 @@ class JittorLayers:
             self._per_pixel(projection, x).reshape(heads)
             for projection in (layer.to_q, layer.to_k, layer.to_v)
         )
-        return self._per_pixel(layer.to_out, attention(q, k, v).reshape(x.shape))
+        scores = jt.nn.bmm(q.transpose(0, 2, 1), k) * q.shape[1] ** -0.5
+        attended = jt.nn.bmm(v, jt.nn.softmax(scores, dim=2).transpose(0, 2, 1))
+        return self._per_pixel(layer.to_out, attended.reshape(x.shape))
 
     def upsample(self, x: jt.Var) -> jt.Var:
         batch, channels, height, width = x.shape

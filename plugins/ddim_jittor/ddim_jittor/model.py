@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import jittor as jt
 import numpy as np
 
+from ddim_host.kernels import kernels
 from ddim_host.provenance import process_peak_memory_bytes, processor_name
 from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
 from ddim_host.waist import TrainingState
 from ddim_jittor.layers import JittorLayers
+from ddim_jittor.native_layers import NativeLayers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +48,9 @@ class JittorModel:
         self._ema: dict[str, jt.Var] | None = None
         self._moments: tuple[dict[str, jt.Var], dict[str, jt.Var]] | None = None
         self._steps = 0
+        self._kernels = None if jt.flags.use_cuda else kernels()
+        # Of convolutions, for as long as the weights do not change.
+        self._transformed: dict[WhichWeights, dict[str, jt.Var]] = {"raw": {}, "ema": {}}
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
@@ -54,7 +59,9 @@ class JittorModel:
 
     @property
     def device_name(self) -> str:
-        return "CUDA" if jt.flags.use_cuda else processor_name()
+        if jt.flags.use_cuda:
+            return "CUDA"
+        return f"{processor_name()}, {'native' if self._kernels else 'Jittor'} kernels"
 
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
@@ -62,19 +69,20 @@ class JittorModel:
         ema = self._require_ema()
         # Below 2^31, where Jittor's seeds end.
         jt.set_seed(batch.dropout_seed % 2**31)
-        losses = self._losses(batch, loss, JittorLayers(self._raw, self._spec.dropout))
+        losses = self._losses(batch, loss, self._training_layers(batch.dropout_seed))
         names = list(self._raw)
         gradients = jt.grad((losses * jt.array(batch.weights)).mean(), [self._raw[name] for name in names])
         # `update` cuts the gradient by itself; under `no_grad` the parameters would stop asking for one.
         self._update(dict(zip(names, gradients, strict=True)), lr, max_grad_norm)
         for name, average in ema.items():
             average.update(average + (self._raw[name] - average) * (1.0 - ema_decay))
+        self._transformed = {"raw": {}, "ema": {}}
         jt.sync_all()
         return losses.stop_grad()
 
     def evaluate_loss(self, batch: Batch, loss: Loss) -> jt.Var:
         with jt.no_grad():
-            losses = self._losses(batch, loss, JittorLayers(self._raw))
+            losses = self._losses(batch, loss, self._layers("raw"))
         jt.sync_all()
         return losses
 
@@ -82,7 +90,7 @@ class JittorModel:
         jt.sync_all()
         with jt.no_grad():
             timesteps = jt.array(np.full(x_t.shape[0], t, dtype=np.int32))
-            predicted = self._predict(JittorLayers(self._parameters(which)), x_t, timesteps)
+            predicted = self._predict(self._layers(which), x_t, timesteps)
         jt.sync_all()
         return predicted
 
@@ -108,6 +116,7 @@ class JittorModel:
     def load_weights(self, weights: Mapping[str, NDArray[np.float32]], which: WhichWeights) -> None:
         for name, parameter in self._parameters(which).items():
             parameter.update(jt.array(weights[name]))
+        self._transformed[which] = {}
         jt.sync_all()
 
     def training_state(self) -> TrainingState:
@@ -137,12 +146,24 @@ class JittorModel:
             square.update(square * _BETA2 + gradient * gradient * (1.0 - _BETA2))
             parameter.update(parameter - mean * (lr / correction1) / (square.sqrt() / correction2 + _EPS))
 
+    def _training_layers(self, seed: int) -> JittorLayers:
+        if self._kernels is None:
+            return JittorLayers(self._raw, self._spec.dropout)
+        return NativeLayers(self._kernels, self._raw, dropout=self._spec.dropout, seed=seed)
+
+    def _layers(self, which: WhichWeights) -> JittorLayers:
+        parameters = self._parameters(which)
+        if self._kernels is None:
+            return JittorLayers(parameters)
+        return NativeLayers(self._kernels, parameters, transformed=self._transformed[which])
+
     def _losses(self, batch: Batch, loss: Loss, layers: JittorLayers) -> jt.Var:
         predicted = self._predict(layers, jt.array(batch.x_t), jt.array(batch.t.astype(np.int32)))
         return loss(predicted, jt.array(batch.target))
 
     def _predict(self, layers: JittorLayers, x_t: jt.Var, t: jt.Var) -> jt.Var:
-        return predict_noise(self._unet, layers, x_t, self._time_table[t])
+        predicted = predict_noise(self._unet, layers, layers.to_layout(x_t), self._time_table[t])
+        return layers.from_layout(predicted)
 
     def _parameters(self, which: WhichWeights) -> dict[str, jt.Var]:
         return self._raw if which == "raw" else self._require_ema()

@@ -1,0 +1,106 @@
+"""The operations of the U-Net on the CPU, on the host's own kernels, with the channels last."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING
+
+import jittor as jt
+import numpy as np
+
+from ddim_jittor import native
+from ddim_jittor.attention import attention
+from ddim_jittor.layers import JittorLayers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ddim_host.kernels import Kernels
+    from ddim_host.unet import Attention, Conv, GroupNorm, Linear
+
+__all__ = ["NativeLayers"]
+
+
+class NativeLayers(JittorLayers):
+    """Applies layers by name to images that lie in memory as `(B, H, W, C)`; see `ddim_host.unet.Layers`.
+
+    Args:
+        kernels: The host's kernels.
+        parameters: Parameters by canonical name.
+        dropout: Probability; 0 outside of training.
+        seed: Of the dropout.
+        transformed: Transformed weights of convolutions by name, kept from call to call; it is filled here.
+            None where the parameters change.
+    """
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        parameters: Mapping[str, jt.Var],
+        *,
+        dropout: float = 0.0,
+        seed: int = 0,
+        transformed: dict[str, jt.Var] | None = None,
+    ) -> None:
+        super().__init__(parameters, dropout)
+        self._kernels = kernels
+        self._transformed = transformed
+        self._seeds = count(seed)
+
+    def to_layout(self, x: jt.Var) -> jt.Var:
+        return x.transpose(0, 2, 3, 1)
+
+    def from_layout(self, x: jt.Var) -> jt.Var:
+        return x.transpose(0, 3, 1, 2)
+
+    def conv(
+        self, layer: Conv, x: jt.Var, *, shift: jt.Var | None = None, residual: jt.Var | None = None
+    ) -> jt.Var:
+        """See `ddim_host.unet.Layers`, as for the operations below."""
+        weight, bias = self._weight_and_bias(layer.name)
+        if layer.kernel == 3 and layer.stride == 1:
+            weights = weight, bias, self._transformed_weight(layer.name, weight)
+            return native.conv3x3(self._kernels, x, weights, shift=shift, residual=residual)
+        if layer.kernel == 1:
+            # A dense layer over the channels of each pixel, which lie beside each other.
+            y = jt.nn.matmul_transpose(x, weight.reshape(weight.shape[:2])) + bias
+        else:
+            y = self.to_layout(self._convolve(layer, self.from_layout(x)))
+        y = y if shift is None else y + shift.reshape((shift.shape[0], 1, 1, -1))
+        return y if residual is None else residual + y
+
+    def group_norm(self, layer: GroupNorm, x: jt.Var, *, silu: bool) -> jt.Var:
+        weight, bias = self._weight_and_bias(layer.name)
+        return native.group_norm(x, weight, bias, groups=layer.groups, silu=silu)
+
+    def dropout(self, x: jt.Var) -> jt.Var:
+        if self._dropout == 0.0:
+            return x
+        halves = np.array([next(self._seeds)], dtype=np.uint64).view(np.int32)
+        return native.dropout(x, jt.array(halves).stop_grad(), self._dropout)
+
+    def self_attention(self, layer: Attention, x: jt.Var) -> jt.Var:
+        batch, height, width, channels = x.shape
+        pixels = x.reshape((batch, height * width, channels))
+
+        def projected(projection: Linear) -> jt.Var:
+            return self.linear(projection, pixels)
+
+        attended = attention(
+            projected(layer.to_q), projected(layer.to_k), projected(layer.to_v), heads=layer.heads
+        )
+        return self.linear(layer.to_out, attended).reshape(x.shape)
+
+    def upsample(self, x: jt.Var) -> jt.Var:
+        batch, height, width, channels = x.shape
+        return x.reindex([batch, 2 * height, 2 * width, channels], ["i0", "i1/2", "i2/2", "i3"])
+
+    def concatenate(self, x: jt.Var, skip: jt.Var) -> jt.Var:
+        return jt.concat([x, skip], dim=3)
+
+    def _transformed_weight(self, name: str, weight: jt.Var) -> jt.Var | None:
+        if self._transformed is None:
+            return None
+        if name not in self._transformed:
+            self._transformed[name] = native.transform(self._kernels, weight).stop_grad()
+        return self._transformed[name]
