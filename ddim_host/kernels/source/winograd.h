@@ -106,7 +106,7 @@ struct Shape {
     int64_t tiles_across() const { return (width + 3) / 4; }
     int64_t tiles() const { return batch * tiles_down() * tiles_across(); }
     int64_t panels() const { return (out_channels + PANEL - 1) / PANEL; }
-    // A power of two would map the same column of all rows to few lines of the cache.
+    // A power of two would map the same column of all rows, and of all points, to few lines of the cache.
     int64_t in_row() const { return (in_channels + LANES - 1) / LANES * LANES + LANES; }
     int64_t weights_size() const { return POINTS * panels() * in_channels * PANEL; }
 };
@@ -182,7 +182,7 @@ inline void transform_input_tile(const Shape& shape, const float* x, const float
 inline void convolve(const Shape& shape, const float* x, const float* u, const float* bias, const float* shift,
                      const float* residual, float* y) {
     const int64_t tiles = shape.tiles(), panels = shape.panels(), in = shape.in_channels,
-                  out = shape.out_channels, in_row = shape.in_row(), out_row = panels * PANEL;
+                  out = shape.out_channels, in_row = shape.in_row(), out_row = panels * PANEL + LANES;
     // Enough tiles that reading the weights pays, few enough that both blocks stay in the cache, and a share for all.
     const int64_t threads = omp_get_max_threads(), share = (tiles + threads - 1) / threads;
     const int64_t capacity = std::min<int64_t>(8 * TILE, (share + TILE - 1) / TILE * TILE);
@@ -238,57 +238,75 @@ inline void convolve(const Shape& shape, const float* x, const float* u, const f
 }
 
 // The gradient of the weights: grad_w (out, in, 3, 3) from x and the gradient of y.
+//
+// The tiles are split among the threads, each with a sum of its own: nothing that one writes is read by another until
+// the sums are added up. Where there are more threads than tiles are worth, the output channels are split, too.
 inline void convolve_grad_weights(const Shape& shape, const float* x, const float* grad_y, float* grad_w) {
     const int64_t tiles = shape.tiles(), panels = shape.panels(), in = shape.in_channels,
-                  out = shape.out_channels, in_row = shape.in_row();
-    const int64_t capacity = std::min<int64_t>(96, tiles);
-    static thread_local std::vector<float> shared;
-    float* grad_u = scratch(shared, shape.weights_size() +
-                                        POINTS * capacity * (in_row + panels * PANEL) + in + panels * PANEL);
-    float* v = grad_u + shape.weights_size();         // (36, capacity, in_row)
-    float* m = v + POINTS * capacity * in_row;        // (36, panels, capacity, PANEL)
-    float* zeros = m + POINTS * capacity * panels * PANEL;
-    std::fill_n(zeros, std::max(in, panels * PANEL), 0.0f);
-    if (out % PANEL) std::fill_n(m, POINTS * capacity * panels * PANEL, 0.0f);
-#pragma omp parallel
-    for (int64_t first = 0; first < tiles; first += capacity) {
-        const int64_t count = std::min(capacity, tiles - first);
-#pragma omp for schedule(static)
-        for (int64_t tile = 0; tile < count; tile++) {
-            transform_input_tile(shape, x, zeros, first + tile, v + tile * in_row, capacity * in_row);
-            const float* pixels[4][4];
-            pixels_of_tile(shape, first + tile, 0, grad_y, out, (const float*)zeros, pixels);
-            for_each_vector(out, [&](auto kind, int64_t co) {
-                using V = decltype(kind);
-                V values[4][4], points[6][6];
+                  out = shape.out_channels, in_row = shape.in_row(), size = shape.weights_size();
+    const int64_t threads = omp_get_max_threads(), worth = 96;  // tiles that make up for adding to a sum
+    const int64_t splits = std::min(threads, (tiles + worth - 1) / worth);
+    const int64_t shares = std::min(panels, threads / splits);
+    const int64_t in_cache = (4 << 20) / (POINTS * sizeof(float) * (in_row + panels * PANEL));
+    const int64_t capacity = std::min((tiles + splits - 1) / splits, std::max(worth, in_cache));
+    static thread_local std::vector<float> memory_of_sums;
+    float* const sums = scratch(memory_of_sums, splits * size);
+#pragma omp parallel for num_threads(splits * shares) schedule(static, 1)
+    for (int64_t worker = 0; worker < splits * shares; worker++) {
+        const int64_t split = worker % splits, share = worker / splits;
+        const int64_t last = tiles * (split + 1) / splits;
+        const int64_t first_panel = panels * share / shares, own = panels * (share + 1) / shares - first_panel;
+        const int64_t first_channel = first_panel * PANEL, channels = std::min(out - first_channel, own * PANEL);
+        static thread_local std::vector<float> memory;
+        const int64_t m_point = own * capacity * PANEL + PANEL;  // see `in_row`
+        float* v = scratch(memory, POINTS * (capacity * in_row + m_point) + std::max(in, out));
+        float* m = v + POINTS * capacity * in_row;  // (36, own panels, capacity, PANEL)
+        float* zeros = m + POINTS * m_point;
+        std::fill_n(zeros, std::max(in, out), 0.0f);
+        if (channels % PANEL) std::fill_n(m, POINTS * m_point, 0.0f);
+        bool begun = false;
+        for (int64_t first = tiles * split / splits; first < last; first += capacity) {
+            const int64_t count = std::min(capacity, last - first);
+            for (int64_t tile = 0; tile < count; tile++) {
+                transform_input_tile(shape, x, zeros, first + tile, v + tile * in_row, capacity * in_row);
+                const float* pixels[4][4];
+                pixels_of_tile(shape, first + tile, 0, grad_y, out, (const float*)zeros, pixels);
+                for_each_vector(channels, [&](auto kind, int64_t c) {
+                    using V = decltype(kind);
+                    V values[4][4], points[6][6];
 #pragma GCC unroll 4
-                for (int i = 0; i < 4; i++)
+                    for (int i = 0; i < 4; i++)
 #pragma GCC unroll 4
-                    for (int j = 0; j < 4; j++) values[i][j] = load<V>(pixels[i][j] + co);
-                in_both_directions<4, 6>(values, points, output_transform_back<V>);
-                float* to = m + (co / PANEL * capacity + tile) * PANEL + co % PANEL;
+                        for (int j = 0; j < 4; j++) values[i][j] = load<V>(pixels[i][j] + first_channel + c);
+                    in_both_directions<4, 6>(values, points, output_transform_back<V>);
+                    float* to = m + (c / PANEL * capacity + tile) * PANEL + c % PANEL;
 #pragma GCC unroll 6
-                for (int i = 0; i < 6; i++)
+                    for (int i = 0; i < 6; i++)
 #pragma GCC unroll 6
-                    for (int j = 0; j < 6; j++)
-                        store(to + (i * 6 + j) * panels * capacity * PANEL, points[i][j]);
-            });
+                        for (int j = 0; j < 6; j++)
+                            store(to + (i * 6 + j) * m_point, points[i][j]);
+                });
+            }
+            for (int64_t point = 0; point < POINTS; point++)
+                for (int64_t panel = 0; panel < own; panel++)
+                    multiply(in, v + point * capacity * in_row, 1, in_row,
+                             m + point * m_point + panel * capacity * PANEL, count,
+                             sums + split * size + (point * panels + first_panel + panel) * in * PANEL, PANEL,
+                             begun);
+            begun = true;
         }
-#pragma omp for schedule(static)
-        for (int64_t product = 0; product < POINTS * panels; product++)
-            multiply(in, v + product / panels * capacity * in_row, 1, in_row, m + product * capacity * PANEL,
-                     count, grad_u + product * in * PANEL, PANEL, first > 0);
     }
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for collapse(2) schedule(static)
     for (int64_t panel = 0; panel < panels; panel++)
         for (int64_t ci = 0; ci < in; ci++) {
             float taps[9][PANEL];
             for (int half = 0; half < PANEL; half += LANES) {
-                Vector points[6][6], g[3][3];
-                for (int i = 0; i < 6; i++)
-                    for (int j = 0; j < 6; j++)
-                        points[i][j] =
-                            load<Vector>(grad_u + (((i * 6 + j) * panels + panel) * in + ci) * PANEL + half);
+                Vector points[6][6] = {}, g[3][3];
+                for (int64_t split = 0; split < splits; split++)
+                    for (int i = 0; i < 6; i++)
+                        for (int j = 0; j < 6; j++)
+                            points[i][j] += load<Vector>(
+                                sums + split * size + (((i * 6 + j) * panels + panel) * in + ci) * PANEL + half);
                 in_both_directions<6, 3>(points, g, weight_transform_back<Vector>);
                 for (int i = 0; i < 3; i++)
                     for (int j = 0; j < 3; j++) store(&taps[i * 3 + j][half], g[i][j]);
