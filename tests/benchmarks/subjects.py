@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ddim_host.assembly import Experiment
+    from ddim_host.data import Images
     from ddim_host.parameters import Value
 
-__all__ = ["FRAMEWORKS", "SIZES", "Subject", "subject"]
+__all__ = ["FRAMEWORKS", "SIZES", "Diffusers", "Subject", "subject"]
 
 FRAMEWORKS = ("torch", "torch-bf16", "jittor", "diffusers")
 SIZES = ("digits", "cifar10")
@@ -61,7 +62,7 @@ def subject(framework: str, size: str) -> Subject:
         framework: One of `FRAMEWORKS`.
         size: `digits` (1.0 million parameters) or `cifar10` (35,746,307).
     """
-    return _Diffusers(size) if framework == "diffusers" else _Host(framework, size)
+    return Diffusers(size) if framework == "diffusers" else _Host(framework, size)
 
 
 class _Host:
@@ -119,10 +120,12 @@ class _Host:
             pass
 
 
-class _Diffusers:
+class Diffusers:
     """The same network in diffusers, trained and sampled as its examples and its pipeline do it."""
 
-    def __init__(self, size: str) -> None:
+    def __init__(
+        self, size: str, *, images: Images | None = None, lr: float = 2e-4, ema_decay: float = 0.9999
+    ) -> None:
         # One framework in a process: PyTorch is only imported where it is measured.
         import torch  # noqa: PLC0415
         from diffusers.models.unets.unet_2d import UNet2DModel  # noqa: PLC0415
@@ -136,7 +139,7 @@ class _Diffusers:
         self.batch_size = _BATCH_SIZES[size]
         self._torch: Any = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._images = _images(size)
+        self._images = _images(size) if images is None else images
         self._unet = UNet2DModel(
             sample_size=_SHAPES[size][0],
             in_channels=_SHAPES[size][2],
@@ -157,8 +160,8 @@ class _Diffusers:
         make_pipeline: Any = DDIMPipeline  # it is only half typed
         self._pipeline = make_pipeline(self._unet, self._scheduler)
         self._pipeline.set_progress_bar_config(disable=True)
-        self._optimizer = torch.optim.Adam(self._unet.parameters(), lr=2e-4)
-        self._ema = EMAModel(self._unet.parameters(), decay=0.9999)
+        self._optimizer = torch.optim.Adam(self._unet.parameters(), lr=lr)
+        self._ema = EMAModel(self._unet.parameters(), decay=ema_decay)
         self._rng = np.random.default_rng(0)
         self._x_t = torch.randn(self.batch_size, *self._images.shape[1:], device=self._device)
         self._x_t = self._x_t.permute(0, 3, 1, 2).contiguous()
@@ -189,8 +192,25 @@ class _Diffusers:
             self._unet(self._x_t, 500).sample.cpu()
 
     def sample(self) -> None:
+        self.draw(_NUM_IMAGES, _NUM_STEPS)
+
+    def draw(self, num_images: int, num_steps: int) -> NDArray[np.float32]:
+        """Images in [0, 1], `(N, H, W, C)`."""
         self._unet.eval()
-        self._pipeline(batch_size=_NUM_IMAGES, num_inference_steps=_NUM_STEPS, eta=0.0, output_type="np")
+        output = self._pipeline(
+            batch_size=num_images, num_inference_steps=num_steps, eta=0.0, output_type="np"
+        )
+        images: NDArray[np.float32] = output.images
+        return images
+
+    def load_average(self) -> None:
+        """Put the averaged weights into the network, until `load_raw`."""
+        self._ema.store(self._unet.parameters())
+        self._ema.copy_to(self._unet.parameters())
+
+    def load_raw(self) -> None:
+        """Put the raw weights back."""
+        self._ema.restore(self._unet.parameters())
 
 
 def _images(size: str) -> NDArray[np.uint8]:
