@@ -185,7 +185,7 @@ inline void convolve(const Shape& shape, const float* x, const float* u, const f
                   out = shape.out_channels, in_row = shape.in_row(), out_row = panels * PANEL + LANES;
     // Enough tiles that reading the weights pays, few enough that both blocks stay in the cache, and a share for all.
     const int64_t threads = omp_get_max_threads(), share = (tiles + threads - 1) / threads;
-    const int64_t capacity = std::min<int64_t>(8 * TILE, (share + TILE - 1) / TILE * TILE);
+    const int64_t capacity = std::min<int64_t>(6 * TILE, (share + TILE - 1) / TILE * TILE);
     const int64_t blocks = (tiles + capacity - 1) / capacity;
 #pragma omp parallel
     {
@@ -244,11 +244,10 @@ inline void convolve(const Shape& shape, const float* x, const float* u, const f
 inline void convolve_grad_weights(const Shape& shape, const float* x, const float* grad_y, float* grad_w) {
     const int64_t tiles = shape.tiles(), panels = shape.panels(), in = shape.in_channels,
                   out = shape.out_channels, in_row = shape.in_row(), size = shape.weights_size();
-    const int64_t threads = omp_get_max_threads(), worth = 96;  // tiles that make up for adding to a sum
+    const int64_t threads = omp_get_max_threads(), worth = 64;  // tiles that make up for adding to a sum
     const int64_t splits = std::min(threads, (tiles + worth - 1) / worth);
     const int64_t shares = std::min(panels, threads / splits);
-    const int64_t in_cache = (4 << 20) / (POINTS * sizeof(float) * (in_row + panels * PANEL));
-    const int64_t capacity = std::min((tiles + splits - 1) / splits, std::max(worth, in_cache));
+    const int64_t capacity = std::min((tiles + splits - 1) / splits, worth);
     static thread_local std::vector<float> memory_of_sums;
     float* const sums = scratch(memory_of_sums, splits * size);
 #pragma omp parallel for num_threads(splits * shares) schedule(static, 1)
