@@ -45,6 +45,7 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_exactly(
     ddim_host: Command,
     tiny: list[str],
     tmp_path: Path,
+    *,
     number: signal.Signals,
     at: int,
 ) -> None:
