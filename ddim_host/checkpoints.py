@@ -25,7 +25,7 @@ import safetensors
 import safetensors.numpy
 
 from ddim_host.errors import DivergedError, UserError
-from ddim_host.files import write_bytes, write_text
+from ddim_host.files import read_text, remove_leftovers, write_bytes, write_text
 from ddim_host.records import read_record
 from ddim_host.waist import TrainingState
 
@@ -185,7 +185,7 @@ def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress:
         # The last file: with it, the checkpoint is whole.
         write_text(target / _PROGRESS, json.dumps(asdict(progress), indent=2) + "\n")
         _sync_folder(target)
-        remove_others(folder, progress)
+    remove_others(folder, progress)
     return target
 
 
@@ -205,20 +205,26 @@ def remove_others(folder: Path, progress: Progress) -> None:
     """Remove every checkpoint but the newest whole one, the best ones that it names, and those of `progress`.
 
     A run that is cut off goes on from the newest whole checkpoint, with the best epochs that it knew.
+
+    Raises:
+        UserError: The newest checkpoint is damaged, or the folder cannot be written.
     """
     latest = latest_checkpoint(folder)
     kept = {best.step for best in progress.best.values()}
     if latest is not None:
         kept |= {step_of(latest), *(best.step for best in load_progress(latest).best.values())}
-    for path in _step_folders(folder):
-        if step_of(path) not in kept:
-            # A folder that is removed file by file must not look like a checkpoint meanwhile.
-            path.rename(path.with_name(f".{path.name}.removed"))
-        elif path != latest:
-            for name in (_PROGRESS, _TRAINING):
-                (path / name).unlink(missing_ok=True)
-    for leftover in folder.glob(".step-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    with _writing(folder):
+        for path in _step_folders(folder):
+            if step_of(path) not in kept:
+                # A folder that is removed file by file must not look like a checkpoint meanwhile.
+                path.rename(path.with_name(f".{path.name}.removed"))
+            elif path != latest:
+                for name in (_PROGRESS, _TRAINING):
+                    (path / name).unlink(missing_ok=True)
+        # What a process left that was killed while it wrote.
+        for leftover in folder.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(*_step_folders(folder))
 
 
 def load_checkpoint(folder: Path, parameters: Iterable[Parameter]) -> Checkpoint:
@@ -260,7 +266,7 @@ def load_progress(folder: Path) -> Progress:
     """
     path = folder / _PROGRESS
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
         best = {
             measure: read_record(BestEpoch, document["best"][measure])
             for measure in get_args(Measure)

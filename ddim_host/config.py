@@ -13,6 +13,7 @@ import tomli_w
 
 from ddim_host.data import MAX_IMAGE_SIZE
 from ddim_host.errors import UserError
+from ddim_host.files import read_text
 from ddim_host.parameters import PartChoice, Value, convert, parse_choice, suggestion
 from ddim_host.registry import Kind
 from ddim_host.settings import MAX_STEPS, SETTINGS, read_setting
@@ -96,6 +97,7 @@ class Config:
     lr_warmup_steps: int
     ema_decay: float
     max_grad_norm: float
+    checkpoint_seconds: float
     test_images: int
     seed: int
     device: Device
@@ -255,8 +257,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         UserError: It cannot be read, or is not TOML.
     """
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}", why=str(error.strerror or error)) from None
     # Besides its own error, tomllib lets through those of absurdly long numbers and deep nesting.

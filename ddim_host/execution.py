@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
-from ddim_host.checkpoints import Checkpoint, Progress, load_checkpoint, remove_others
+from ddim_host.checkpoints import Checkpoint, Progress, load_checkpoint, remove_others, save_checkpoint
 from ddim_host.config import write_config
 from ddim_host.drawing import Drawing, Times, draw
 from ddim_host.exports import export_images
@@ -55,16 +56,29 @@ def run_experiment(
     export = export_images(path, num_images=config.num_images)  # too many are an error before the training
     images = experiment.load_images()
     model = experiment.build_model()
-    progress, metrics = _restore(experiment, model, start, resumed=start is run)
-    if start is not run:
-        origin = provenance(config.plugin.name, model)
-        run.create(write_config(config, experiment.source.image_shape, origin))
-    with run.training():
+    with contextlib.ExitStack() as stack:
+        if start is run:
+            stack.enter_context(run.training())  # what is read must not change any more
+        progress, metrics = _restore(experiment, model, start, resumed=start is run)
+        if start is not run:
+            stack.enter_context(run.training())
+            _begin(experiment, model, run, progress)
         # What was kept after the checkpoint will be made again.
         remove_others(run.checkpoints_path, progress)
         Trainer(experiment, model, images, run=run, progress=progress, metrics=metrics).train()
     used = UsedWeights("ema", "latest", (progress.step,))
     return path, draw(experiment, Denoiser(((model, 1.0),), "ema"), used, Drawing(config.num_images), export)
+
+
+def _begin(experiment: Experiment, model: Model, run: RunDirectory, progress: Progress) -> None:
+    """Make a new run of an empty folder."""
+    run.require_free()  # again: another process may have come first
+    if progress.step:
+        # Weights of another run are nowhere else in this one. They come before what makes it a run, so that
+        # one that is cut off here is never begun again with random weights.
+        save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), progress)
+    origin = provenance(experiment.config.plugin.name, model)
+    run.write_config(write_config(experiment.config, experiment.source.image_shape, origin))
 
 
 def _restore(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
+import stat
 import uuid
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -12,7 +15,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["locked", "printable", "replacing", "write_atomically", "write_bytes", "write_text"]
+__all__ = [
+    "is_leftover",
+    "locked",
+    "printable",
+    "read_bytes",
+    "read_text",
+    "remove_leftovers",
+    "replacing",
+    "write_atomically",
+    "write_bytes",
+    "write_text",
+]
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+MAX_TEXT_BYTES = 64 << 20
+"""No text that a run leaves comes near this."""
 
 
 @contextlib.contextmanager
@@ -67,6 +85,53 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes text as UTF-8, whole or not at all; see `write_atomically`."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is the temporary one of a process that was killed while it wrote."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Removes what killed processes left half written; nobody else may be writing into the folders.
+
+    Raises:
+        OSError: A folder cannot be written.
+    """
+    for folder in folders:
+        for path in folder.iterdir():
+            if is_leftover(path):
+                path.unlink(missing_ok=True)
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Reads a file that may be anybody's: never more than so many bytes, and never from a pipe or a device.
+
+    Args:
+        path: The file.
+        max_bytes: The size of the largest file that is read.
+
+    Raises:
+        OSError: It cannot be read, is too large, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its other end
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes")
+    return data
+
+
+def read_text(path: Path) -> str:
+    """Reads a file of text that may be anybody's; see `read_bytes`.
+
+    Raises:
+        OSError: It cannot be read, is too large, or is no regular file.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    return read_bytes(path, MAX_TEXT_BYTES).decode("utf-8")
 
 
 @contextlib.contextmanager

@@ -1,22 +1,32 @@
-"""Ctrl-C and SIGTERM as a wish: to end where nothing is lost."""
+"""Ctrl-C and SIGTERM: as a wish to end where nothing is lost, or at once."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Self
 
-__all__ = ["Interruption"]
+__all__ = ["Interruption", "end_as_by_ctrl_c"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NOTED = b"\nddim-host: ends after this step, with a checkpoint (at once, if interrupted again)\n"
+_STDERR = 2
+
+
+def end_as_by_ctrl_c(*numbers: signal.Signals) -> None:
+    """Have signals raise `KeyboardInterrupt`, so that what was begun is cleared away and a message said."""
+    for number in numbers:
+        signal.signal(number, _interrupt)
 
 
 class Interruption:
-    """While this lasts, the first signal only is remembered; a second one interrupts at once.
+    """While this lasts, a signal to end only is remembered; a second one ends the process at once.
 
     Attributes:
         requested: Whether there was a signal.
@@ -42,6 +52,15 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.requested:
-            raise KeyboardInterrupt
         self.requested = True
+        for each in self._before:
+            # Python would call a handler only between two of its own operations; one call of a framework may
+            # take a minute. Files are written whole or not at all, so that the kernel may end it anywhere.
+            signal.signal(each, signal.SIG_DFL)
+        # Not `print`: the signal may have come in the midst of one.
+        with contextlib.suppress(OSError):
+            os.write(_STDERR, _NOTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    raise KeyboardInterrupt

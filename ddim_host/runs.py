@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host.checkpoints import latest_checkpoint, load_progress, weights_folder
 from ddim_host.errors import UserError
-from ddim_host.files import locked, write_text
+from ddim_host.files import is_leftover, locked, read_text, write_text
 from ddim_host.records import read_record
 
 if TYPE_CHECKING:
@@ -120,34 +120,35 @@ class RunDirectory:
                 fix=f"continue it with --resume --out {self.path}, or choose another --out",
             )
         try:
-            free = not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+            free = not self.path.exists() or (
+                self.path.is_dir() and all(map(_is_nothing, self.path.iterdir()))
+            )
         except OSError as error:
             raise self._unusable(error) from None
         if not free:
             raise UserError(f"{self.path} exists and is not an empty folder", fix="choose another --out")
 
-    def create(self, config: str) -> None:
-        """Make the folder and write the configuration.
+    def write_config(self, config: str) -> None:
+        """Write the configuration: from now on there is a run here.
 
         Raises:
             UserError: It cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.config_path, config)
         except OSError as error:
             raise self._unusable(error) from None
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
-        """While this lasts, no other process trains this run.
+        """Make the folder, where it is missing; while this lasts, no other process trains a run in it.
 
         Raises:
             UserError: Another one does, or the folder cannot be used.
         """
         with contextlib.ExitStack() as stack:
             try:
-                self.checkpoints_path.mkdir(exist_ok=True)
+                self.checkpoints_path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(self.checkpoints_path, wait=False))
             except BlockingIOError:
                 raise UserError(
@@ -198,7 +199,7 @@ class RunDirectory:
             UserError: The file is damaged.
         """
         try:
-            text = self.metrics_path.read_text(encoding="utf-8")
+            text = read_text(self.metrics_path)
         except FileNotFoundError:
             return []
         except (OSError, UnicodeDecodeError) as error:
@@ -248,6 +249,13 @@ def existing_run(path: Path) -> RunDirectory:
 def next_run_path(framework: str, data: str) -> Path:
     """The first of `runs/FRAMEWORK-DATA-1`, `-2`, ... that does not exist."""
     return next(path for path in _numbered(Path("runs") / f"{framework}-{data}") if not path.exists())
+
+
+def _is_nothing(path: Path) -> bool:
+    """Whether this is what a process leaves that is killed before there is a run."""
+    if is_leftover(path):
+        return True
+    return path.name == "checkpoints" and path.is_dir() and not any(path.iterdir())
 
 
 def _numbered(path: Path, suffix: str = "") -> Iterator[Path]:

@@ -84,6 +84,10 @@ SETTINGS: dict[str, Setting] = {
             lambda x: 0 <= x < 1, "in [0, 1)",
         ),
         Setting("max_grad_norm", float, 1.0, "limit of the gradient's norm", lambda x: x > 0, "above 0"),
+        Setting(
+            "checkpoint_seconds", float, 300.0, "seconds of training between two checkpoints",
+            lambda x: x >= 0, "0 or more",
+        ),
         _count("test_images", 2000, "most test images that each test loss is measured on"),
         Setting("seed", int, 0, "seed of all randomness", lambda n: 0 <= n <= MAX_SEED, "in [0, 2^63)"),
         _choice("device", "auto", ("auto", "cpu", "cuda"), "where to compute: auto, cpu or cuda"),

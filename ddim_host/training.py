@@ -28,7 +28,6 @@ __all__ = ["Trainer", "ema_decay_at", "learning_rate_at"]
 
 # The first step finds the optimizer's memory new, the second one does not: both may have to be compiled.
 _WARMUP_STEPS = 2
-_CHECKPOINT_SECONDS = 300.0
 _REPORT_SECONDS = 0.5
 # How many steps may be on their way on the device before their losses are fetched: bounds the memory.
 _MOST_PENDING = 64
@@ -105,7 +104,7 @@ class Trainer:
                     # Ctrl-C reaches the compilers of a framework, too, which then finds its own work broken.
                     raise KeyboardInterrupt from None
                 raise
-        if self._interruption.requested and self._progress.step < self._total_steps:
+        if self._interruption.requested:
             raise InterruptedTrainingError(self._progress.step)
 
     def _take_steps(self) -> None:
@@ -124,7 +123,8 @@ class Trainer:
                 self._end_row_where_due()
                 if self._checkpoint_is_due():
                     self.save()
-        self.save()
+        if progress.step:  # before the first one there is nothing to keep
+            self.save()
 
     def save(self) -> None:
         """Write a checkpoint of the current state."""
@@ -146,9 +146,11 @@ class Trainer:
         first = progress.step
         row_end = min(self._total_steps, self._train.first_step_after(self._train.epochs_done(first) + 1))
         started = time.perf_counter()
-        while progress.step < row_end and not (self._checkpoint_is_due() or self._interruption.requested):
+        while progress.step < row_end and not self._interruption.requested:
             self._step()
             self._report(bar)
+            if self._checkpoint_is_due():
+                break
         self._model.synchronize()
         progress.seconds += time.perf_counter() - started
         progress.steady_images += (progress.step - first) * self._config.batch_size
@@ -257,4 +259,4 @@ class Trainer:
         return total / count
 
     def _checkpoint_is_due(self) -> bool:
-        return time.monotonic() - self._checkpointed > _CHECKPOINT_SECONDS
+        return time.monotonic() - self._checkpointed >= self._config.checkpoint_seconds

@@ -431,6 +431,7 @@ def variants(
     for copy in copies.values():
         shutil.copytree(tiny_run.path, copy)
     shutil.rmtree(copies["begun"] / "checkpoints")
+    (copies["damaged"] / "report.html").unlink()  # a finished run is not read again
     (copies["rowless"] / "metrics.csv").unlink()
     [raw] = copies["damaged"].glob("checkpoints/*/raw.safetensors")
     raw.write_bytes(raw.read_bytes()[:-100])

@@ -69,6 +69,7 @@ some_settings = st.fixed_dictionaries(
         "lr_warmup_steps": st.integers(0, 2**63 - 1),
         "ema_decay": st.floats(0, 1, exclude_max=True),
         "max_grad_norm": positive,
+        "checkpoint_seconds": positive,
         "test_images": counts,
         "seed": st.integers(0, 2**63 - 1),
         "device": st.sampled_from(["auto", "cpu", "cuda"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
+import signal
 import sys
 import textwrap
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from ddim_host.config import PART_KINDS, Config, PartConfig, Request, read_reque
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError
 from ddim_host.execution import picture_path, run_experiment
 from ddim_host.files import printable
+from ddim_host.interruption import end_as_by_ctrl_c
 from ddim_host.parameters import format_choice
 from ddim_host.provenance import this_command
 from ddim_host.report.writing import write_report
@@ -50,28 +52,32 @@ def main(options: argparse.Namespace) -> int:
         config = experiment.config
         directory = RunDirectory(options.out or next_run_path(config.plugin.name, config.data.name))
     print(describe(experiment))
+    complete = start is directory and _is_complete(directory, experiment)
     if start is not None:
-        _say_what_is_left(start, experiment.config, resumed=start is directory)
+        _say_what_is_left(start, experiment.config, resumed=start is directory, complete=complete)
     if options.dry_run:
         return 0
     if start is not directory:
         directory.require_free()
-    elif _is_complete(directory, experiment):
-        print(f"{'':<17} nothing is left to do")
+    elif complete:
         return 0
+    end_as_by_ctrl_c(signal.SIGTERM)
     try:
         picture, times = run_experiment(experiment, directory, start=start)
     except DivergedError:
+        kept = "there was no checkpoint yet"
+        if directory.has_checkpoint():
+            kept = f"the last whole checkpoint is {printable(directory.latest_checkpoint())}"
         print(
             "ddim-host: error: a loss or a weight is no longer a finite number; training stopped\n"
-            f"  fix: use a smaller --lr; the last whole checkpoint is in {directory.checkpoints_path}",
+            f"  fix: use a smaller --lr; {kept}",
             file=sys.stderr,
         )
         return 1
     except InterruptedTrainingError as stop:
-        go_on = f"ddim-host run --resume --out {shlex.quote(str(directory.path))}"
-        print(f"\nddim-host: {stop}; go on with: {printable(go_on)}", file=sys.stderr)
-        return 1
+        return _interrupted(directory, str(stop))
+    except KeyboardInterrupt:
+        return _interrupted(directory, "interrupted")
     for last in directory.read_metrics()[-1:]:
         print(f"trained {last.step} steps: train loss {last.train_loss:.5f}, test loss {last.test_loss:.5f}")
     print(times_line(experiment.config.num_images, times))
@@ -81,10 +87,18 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
+def _interrupted(run: RunDirectory, what: str) -> int:
+    """Say how to go on; the exit code."""
+    go_on = f"; go on with: ddim-host run --resume --out {shlex.quote(str(run.path))}"
+    print(f"\nddim-host: {what}{printable(go_on) if run.exists() else ''}", file=sys.stderr)
+    return 1
+
+
 def _is_complete(run: RunDirectory, experiment: Experiment) -> bool:
-    """Whether a run was trained to its end, and sampled from."""
+    """Whether a run was trained to its end, sampled from and reported."""
     config = experiment.config
-    if not run.has_checkpoint() or not picture_path(run, config).exists():
+    last_files = (picture_path(run, config), run.report_path)
+    if not (run.has_checkpoint() and all(path.exists() for path in last_files)):
         return False
     length = config.train_steps or config.length(len(experiment.load_images().train))
     return load_progress(run.latest_checkpoint()).step >= length
@@ -142,8 +156,8 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
     return experiment, directory
 
 
-def _say_what_is_left(start: RunDirectory, config: Config, *, resumed: bool) -> None:
-    """Say where a run goes on, and that it only samples where there is nothing left to train.
+def _say_what_is_left(start: RunDirectory, config: Config, *, resumed: bool, complete: bool) -> None:
+    """Say where a run goes on, and where there is little or nothing left to do.
 
     Raises:
         UserError: A new run would have fewer steps than the weights that it begins with.
@@ -157,7 +171,9 @@ def _say_what_is_left(start: RunDirectory, config: Config, *, resumed: bool) -> 
             fix=f"use more than {taken}, or {taken} to sample only",
         )
     print(f"{'begins':<17} after {taken:,} steps, with the newest checkpoint of {printable(start.path)}")
-    if length is not None and taken >= length:
+    if complete:
+        print(f"{'':<17} nothing is left to do (more: --start-from RUN --train-steps N)")
+    elif length is not None and taken >= length:
         print(f"{'':<17} nothing is left to train; it only samples (more: --start-from RUN --train-steps N)")
 
 

@@ -14,6 +14,7 @@ from ddim_host.assembly import assemble
 from ddim_host.cli.options import add_evaluate_options, read_list, requested
 from ddim_host.errors import UserError
 from ddim_host.files import printable
+from ddim_host.interruption import end_as_by_ctrl_c
 from ddim_host.parameters import parse_choice
 from ddim_host.plugins import installed_frameworks, load_plugins
 from ddim_host.progress import progress_bar
@@ -25,7 +26,6 @@ from ddim_host.sweep.sweeping import Sweep, claimed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import FrameType
 
     from ddim_host.sweep.sweeping import Todo
 
@@ -51,8 +51,7 @@ def main(options: argparse.Namespace) -> int:
         return 0
     if options.jobs > 1:
         print("note: the times of experiments that run at the same time cannot be compared", file=sys.stderr)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    end_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP)
     with claimed(folder, new=options.out is None):
         sweep = Sweep(folder)  # another process may have had it until now
         try:
@@ -151,10 +150,6 @@ def _how_to_go_on(folder: Path) -> str:
 
 def _next_folder() -> Path:
     return next(path for n in itertools.count(1) if not (path := Path("sweeps") / str(n)).exists())
-
-
-def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-    raise KeyboardInterrupt
 
 
 def _finish(sweep: Sweep, folder: Path, grid: Grid) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ddim_host.errors import UserError
 from ddim_host.evaluation.statistics import Measures, MeasureSettings
 from ddim_host.evaluation.worker import FeatureSpace
-from ddim_host.files import locked, write_text
+from ddim_host.files import locked, read_text, write_text
 from ddim_host.records import read_record
 from ddim_host.settings import CheckpointChoice
 from ddim_host.waist import Device, Precision, WhichWeights
@@ -193,7 +193,7 @@ class EvaluationFile:
             UserError: The file is damaged.
         """
         try:
-            document = json.loads(self.path.read_text(encoding="utf-8"))
+            document = json.loads(read_text(self.path))
             if document["format"] != _FORMAT:
                 raise ValueError(f"its format is {document['format']!r:.40}, not {_FORMAT}")
             scores = read_record(Scores, document)

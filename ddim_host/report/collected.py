@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ddim_host.config import PART_KINDS, Request, read_image_shape, read_request
 from ddim_host.errors import UserError
 from ddim_host.evaluation.scores import EvaluationFile, Scores
-from ddim_host.files import printable
+from ddim_host.files import printable, read_text
 from ddim_host.runs import existing_run
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _grid(picture: Path) -> Grid | None:
     """A grid with its record; None for pictures of something else."""
     beside = picture.with_suffix(".json")
     try:
-        record = json.loads(beside.read_text(encoding="utf-8"))
+        record = json.loads(read_text(beside))
         if not isinstance(record, dict):
             raise TypeError("it is no object")
         if record.get("kind") != "samples":

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
-from ddim_host.files import write_text
+from ddim_host.files import read_text, write_text
 from ddim_host.records import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
 __all__ = ["Journal", "Stage", "Trial"]
 
@@ -69,8 +69,11 @@ class Journal:
             UserError: The file is damaged, or cannot be read.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(read_text(path))
             trials = [read_record(Trial, record) for record in document["trials"]]
+            for trial in trials:
+                if Path(trial.name).name != trial.name:  # it is the name of a folder in this one
+                    raise ValueError(f"{trial.name!r:.80} cannot be the name of an experiment")
         except FileNotFoundError:
             trials = []
         except OSError as error:

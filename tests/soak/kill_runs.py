@@ -1,0 +1,149 @@
+"""Runs that are killed at random moments, again and again, and end with the weights of one that never was.
+
+python -m tests.soak.kill_runs --framework torch --kills 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# With a checkpoint after every step, a third of the kills or so come while one is written.
+_OPTIONS = (
+    "--device cpu --model unet:base_channels=8,num_groups=4,dropout=0 --batch-size 64 --test-images 8 "
+    "--num-images 4 --steps 3 --lr-warmup-steps 0 --timestep-sampler importance:history=1 "
+    "--num-train-timesteps 50 --checkpoint-seconds 0"
+)
+_MOST_SECONDS = 3600.0
+
+
+@dataclass
+class Counts:
+    """What was done.
+
+    Attributes:
+        kills: Processes that were killed.
+        writing: Those of them that were writing a checkpoint.
+        runs: Runs that ended, after these kills, with the weights of the straight one.
+    """
+
+    kills: int = 0
+    writing: int = 0
+    runs: int = 0
+
+
+def kill_runs(framework: str, kills: int, *, train_steps: int, seed: int, folder: Path) -> Counts:
+    """Kill runs at random moments until it was done often enough, then let the last one end.
+
+    Args:
+        framework: Its name.
+        kills: How many.
+        train_steps: Length of each run.
+        seed: Of the moments.
+        folder: Where the runs go.
+
+    Raises:
+        AssertionError: A run did not go on, or its results differ from those of the straight one.
+    """
+    rng = random.Random(seed)
+    begin = ["run", "--plugin", framework, *_OPTIONS.split(), "--train-steps", str(train_steps)]
+    straight = folder / "straight"
+    for _ in range(2):  # the second time nothing has to be compiled
+        started = time.monotonic()
+        path = folder / "first" if not (folder / "first").exists() else straight
+        _end([*begin, "--out", str(path)])
+    whole = time.monotonic() - started
+    counts = Counts()
+    while counts.kills < kills:
+        run = folder / f"run-{counts.runs}"
+        for _ in range(min(kills - counts.kills, max(1, kills // 10))):
+            process = _start(_command(begin, run))
+            # The first half of the time goes by before there is a framework.
+            moment = rng.uniform(0.3, 1.0) * whole
+            try:
+                code = process.wait(moment)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                counts.kills += 1
+                counts.writing += any(run.glob("checkpoints/.step-*")) or any(run.glob("**/.*.tmp"))
+            else:
+                assert code == 0, _said(process)
+                break
+            finally:
+                process.communicate()
+        _end(_command(begin, run))
+        _compare(straight, run)
+        counts.runs += 1
+        print(
+            f"{counts.kills} kills, {counts.writing} of them amid a write; {counts.runs} runs equal",
+            flush=True,
+        )
+    return counts
+
+
+def _command(begin: Sequence[str], run: Path) -> list[str]:
+    begun = (run / "config.toml").exists()
+    return ["run", "--resume", "--out", str(run)] if begun else [*begin, "--out", str(run)]
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ddim_host", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def _end(command: Sequence[str]) -> None:
+    process = _start(command)
+    _, err = process.communicate(timeout=_MOST_SECONDS)
+    assert process.returncode == 0, f"{' '.join(command)}\n{err.decode()}"
+
+
+def _said(process: subprocess.Popen[bytes]) -> str:
+    return process.communicate()[1].decode()
+
+
+def _compare(straight: Path, run: Path) -> None:
+    names = sorted(path.relative_to(straight) for path in straight.glob("checkpoints/*/*.safetensors"))
+    assert names == sorted(path.relative_to(run) for path in run.glob("checkpoints/*/*.safetensors"))
+    names += [path.relative_to(straight) for path in straight.glob("samples/*.png")]
+    for name in names:
+        assert (straight / name).read_bytes() == (run / name).read_bytes(), f"{name} differs in {run}"
+
+
+def main() -> None:
+    """Read the options, and say what was done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--framework", default="torch")
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--train-steps", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        kill_runs(
+            options.framework,
+            options.kills,
+            train_steps=options.train_steps,
+            seed=options.seed,
+            folder=Path(folder),
+        )
+
+
+if __name__ == "__main__":
+    main()
