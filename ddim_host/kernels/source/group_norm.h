@@ -34,7 +34,7 @@ inline float sum_of(const float* values, int64_t count) {
 }
 
 inline void sum_pixels(const float* x, float* sums, int64_t batch, int64_t pixels, int64_t channels) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic)
     for (int64_t image = 0; image < batch; image++) {
         float* to = sums + image * channels;
         std::fill_n(to, channels, 0.0f);
@@ -53,7 +53,7 @@ inline void group_norm(const float* x, const float* weight, const float* bias, f
     {
         PerChannel values(channels, 4);
         float *sums = values[0], *mean = values[1], *scale = values[2], *offset = values[3];
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t image = 0; image < batch; image++) {
             const float* from = x + image * pixels * channels;
             float* to = y + image * pixels * channels;
@@ -104,7 +104,7 @@ inline void group_norm_grad(const float* x, const float* weight, const float* bi
     {
         PerChannel values(channels, 4);
         float *mean = values[0], *scale = values[1], *mean_grad = values[2], *mean_product = values[3];
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t image = 0; image < batch; image++) {
             const float* from = x + image * pixels * channels;
             const float* above = grad_y + image * pixels * channels;
