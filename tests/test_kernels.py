@@ -123,7 +123,8 @@ def test_an_image_does_not_depend_on_its_company(native: Kernels) -> None:
         np.testing.assert_array_equal(alone[0], together[image])
 
 
-def normalised(x: Exact, weight: Exact, bias: Exact, groups: int, *, silu: bool) -> Exact:
+def normalised(arrays: list[Exact], groups: int, *, silu: bool) -> Exact:
+    x, weight, bias = arrays
     grouped = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
     mean, variance = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
     z: Exact = ((grouped - mean) / np.sqrt(variance + 1e-6)).reshape(x.shape) * weight + bias
@@ -149,7 +150,7 @@ def test_group_norm_in_both_directions(
     statistics = np.full((batch, groups, 2), np.nan, dtype=np.float32)
     native.group_norm(*map(at, (x, weight, bias, y, statistics)), batch, pixels, channels, groups, 1e-6, silu)
     arrays = [array.astype(np.float64) for array in (x, weight, bias)]
-    np.testing.assert_allclose(y, normalised(*arrays, groups, silu=silu), rtol=1e-4, atol=2e-4)
+    np.testing.assert_allclose(y, normalised(arrays, groups, silu=silu), rtol=1e-4, atol=2e-4)
     native.group_norm_grad(
         *map(at, (x, weight, bias, statistics, g, grad_x, grad_weight, grad_bias)),
         *(batch, pixels, channels, groups, silu),
@@ -159,7 +160,7 @@ def test_group_norm_in_both_directions(
         ends = []
         for step in (1e-6, -1e-6):
             moved = [a + step * direction if i == position else a for i, a in enumerate(arrays)]
-            ends.append(float((normalised(*moved, groups, silu=silu) * g).sum()))
+            ends.append(float((normalised(moved, groups, silu=silu) * g).sum()))
         slope, size = (ends[0] - ends[1]) / 2e-6, float(np.linalg.norm(gradient) * np.linalg.norm(direction))
         assert abs(float((gradient * direction).sum()) - slope) <= 1e-3 * size + 1e-3
 
@@ -171,7 +172,7 @@ def test_silu_far_from_zero(native: Kernels) -> None:
     statistics = np.empty((1, 16, 2), np.float32)
     native.group_norm(*map(at, (x, weight, bias, y, statistics)), 1, 2, 16, 16, 1e-6, True)
     np.testing.assert_allclose(y[0, 0, :4], [0, 0, 0, -30 * np.exp(-30.0)], atol=1e-30, rtol=1e-5)
-    np.testing.assert_array_equal(y[0, 0, 4:9], np.float32([0, 30, 90, 200, 3e38]))
+    np.testing.assert_array_equal(y[0, 0, 4:9], np.array([0, 30, 90, 200, 3e38], dtype=np.float32))
     assert np.isnan(y[0, 0, 9])
     np.testing.assert_array_equal(y[0, 1], y[0, 0])
 

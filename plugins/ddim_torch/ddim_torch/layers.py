@@ -67,8 +67,8 @@ class TorchLayers:
             *(self._weight_and_bias(part.name) for part in (layer.to_q, layer.to_k, layer.to_v)), strict=True
         )
         projected = functional.linear(tokens, torch.cat(weights), torch.cat(biases))
-        heads = projected.reshape(batch, height * width, 3, layer.heads, -1).permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(*heads.unbind())
+        q, k, v = projected.reshape(batch, height * width, 3, layer.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(q, k, v)
         joined = self.linear(layer.to_out, attended.transpose(1, 2).flatten(2))
         return joined.transpose(1, 2).reshape(batch, channels, height, width)
 
