@@ -39,12 +39,12 @@ def random_weights(experiment: Experiment) -> Weights:
     return weights
 
 
-def experiment_for(framework: str, data: str, images: str | None) -> Experiment:
-    """Digits, or the CIFAR-10 network on a folder of images; without dropout, which the frameworks draw."""
+def experiment_for(framework: str, data: str, images: str | None, *, dropout: str) -> Experiment:
+    """Digits, or the CIFAR-10 network on a folder of images."""
     choice = (
         PartChoice("digits", None, {}) if data == "digits" else PartChoice("images", None, {"path": images})
     )
-    model = PartChoice("unet", None, {"dropout": "0"})
+    model = PartChoice("unet", None, {"dropout": dropout})
     settings = {
         "device": "cpu",
         "precision": "fp32",
@@ -102,11 +102,16 @@ def gradients(experiment: Experiment, model: Model) -> dict[str, Any]:
     return {name: moment / 0.1 for name, moment in model.training_state().exp_avg.items()}
 
 
-TASKS = {"predicted-noise": predicted_noise, "loss-curve": loss_curve, "gradients": gradients}
+TASKS = {
+    "predicted-noise": predicted_noise,
+    "loss-curve": loss_curve,
+    "gradients": gradients,
+    "gradients-with-dropout": gradients,
+}
 
 
 def main(framework: str, task: str, data: str, images: str, out: str) -> None:
-    experiment = experiment_for(framework, data, images)
+    experiment = experiment_for(framework, data, images, dropout="0.2" if "dropout" in task else "0")
     result = TASKS[task](experiment, experiment.build_model())
     other = "jittor" if framework == "torch" else "torch"
     assert other not in sys.modules
