@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# With a checkpoint after every step, a third of the kills or so come while one is written.
+# A checkpoint after every step, so that many of the kills come while one is written.
 _OPTIONS = (
     "--device cpu --model unet:base_channels=8,num_groups=4,dropout=0 --batch-size 64 --test-images 8 "
     "--num-images 4 --steps 3 --lr-warmup-steps 0 --timestep-sampler importance:history=1 "
