@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tests.conftest import Command, PythonCode
 
 # The signal comes from within, after so many steps: during the warm-up and behind it.
+pytestmark = pytest.mark.slow
+
 _SIGNALLED = """
 import os, signal, sys
 from ddim_host.cli import main
@@ -91,7 +93,6 @@ def test_the_second_process_on_one_run_is_refused(
     assert f"another process trains the run in {path}" in second.err
 
 
-@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_the_same(tmp_path: Path) -> None:
     counts = kill_runs("torch", 2, train_steps=10, seed=0, folder=tmp_path)
     assert counts.kills == 2
