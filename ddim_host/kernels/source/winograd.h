@@ -3,8 +3,8 @@
 //
 //     Y = A^T [(G w G^T) o (B^T x B)] A
 //
-// A product of polynomials, evaluated at the points 0, a, -a, b, -b and infinity. The usual points 1 and 2 lose
-// twice as many bits as 3/4 and 3/2, which make every constant exact, too.
+// A product of polynomials, evaluated at the points 0, a, -a, b, -b and infinity. The usual points 1 and 2 have
+// twice the rounding error of 3/4 and 3/2, which make every constant exact, too.
 //
 // Images are (batch, height, width, channels), weights (out, in, 3, 3), transformed weights (36, panels of output
 // channels, in, PANEL). All 36 products of a block of tiles run over the channels, as matrix products. Gradients
