@@ -113,6 +113,20 @@ def test_gradients_of_the_convolution_are_its_adjoints(
             close(grad_w[:, :, i, j], np.einsum("bhwo,bhwi->oi", g.astype(np.float64), seen))
 
 
+def test_gradient_of_the_weights_over_more_tiles_than_are_summed_at_once(native: Kernels) -> None:
+    rng = np.random.default_rng(0)
+    batch = 8 * (os.cpu_count() or 1)  # of 64 tiles each, for every thread
+    x, g = normal(rng, batch, 32, 32, 5), normal(rng, batch, 32, 32, 18)
+    grad_w = np.full((18, 5, 3, 3), np.nan, dtype=np.float32)
+    native.conv3x3_grad_weights(at(x), at(g), at(grad_w), *x.shape, 18)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for i in range(3):
+        for j in range(3):
+            seen = padded[:, i : i + 32, j : j + 32]
+            exact = np.tensordot(g.astype(np.float64), seen, axes=([0, 1, 2], [0, 1, 2]))
+            close(grad_w[:, :, i, j], exact)
+
+
 def test_an_image_does_not_depend_on_its_company(native: Kernels) -> None:
     rng = np.random.default_rng(0)
     x, w = normal(rng, 13, 8, 8, 40), normal(rng, 24, 40, 3, 3)

@@ -37,7 +37,8 @@ class Kernels:
 
     Every address is that of float32 values, contiguous in the order that is given: images `(B, H, W, C)`,
     weights of a convolution `(out, in, 3, 3)`. Nothing is checked. All processors that OpenMP may use take
-    part; neither their number nor the other images of a batch change a result.
+    part. The other images of a batch never change an image's result, and the number of processors changes
+    only the last bits of `conv3x3_grad_weights`, whose sum is split among them.
 
     Args:
         path: The shared library. Its symbols become visible to libraries that are loaded later.
