@@ -105,7 +105,7 @@ def test_the_frechet_distance_is_that_of_pytorch_fid(
         assert ours == pytest.approx(exact, rel=1e-9)
         # With more features than images their root of a singular matrix has fewer right digits.
         singular = int(dimension) > len(other)
-        assert ours == pytest.approx(theirs, rel=1e-5 if singular else 1e-6)
+        assert ours == pytest.approx(theirs, rel=1e-4 if singular else 1e-6)
         assert abs(theirs - exact) >= abs(ours - exact) or not singular
 
 
