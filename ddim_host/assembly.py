@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from ddim_host import validation
@@ -19,6 +20,7 @@ from ddim_host.diffusion import NoiseSchedule, ddim_steps
 from ddim_host.errors import UserError
 from ddim_host.parameters import Parameter, PartChoice, resolve
 from ddim_host.plugins import installed_frameworks, load_plugins
+from ddim_host.processes import ALONE, launched
 from ddim_host.registry import Kind, Part
 from ddim_host.settings import SETTINGS
 from ddim_host.unet import UNet, UNetSpec
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
     from ddim_host.diffusion import DDIMStep
     from ddim_host.parameters import Value
     from ddim_host.plugins import Plugin
+    from ddim_host.processes import Processes
     from ddim_host.registry import Registry
-    from ddim_host.waist import Loss, Model
+    from ddim_host.waist import JoinProcesses, Loss, Model
 
 __all__ = ["Experiment", "assemble"]
 
@@ -51,6 +54,7 @@ class Experiment:
         loss: One number per image.
         weighting: float64 `(T,)`, the loss weighting.
         unet: The network's description.
+        join_processes: How the framework joins several processes; None where it cannot.
     """
 
     config: Config
@@ -61,6 +65,31 @@ class Experiment:
     loss: Loss
     weighting: NDArray[np.float64]
     unet: UNet
+    join_processes: JoinProcesses | None
+
+    @cached_property
+    def processes(self) -> Processes:
+        """Who runs this experiment: this process alone, or those that a launcher started, then joined.
+
+        Raises:
+            UserError: The framework cannot join them, or a batch is too small to be shared.
+        """
+        launch, config = launched(), self.config
+        if launch.count == 1:
+            return ALONE
+        if self.join_processes is None:
+            raise UserError(
+                f"the framework {config.plugin.name!r} runs in one process only",
+                why=f"{launch.launcher} started {launch.count}, and {config.plugin.distribution} gives no hook "
+                "ddim_process_groups",
+                fix=f"start it without {launch.launcher}",
+            )
+        if config.batch_size < launch.count:
+            raise UserError(
+                f"{launch.count} processes cannot share a batch of {config.batch_size}",
+                fix="use a larger --batch-size (that of all processes together), or fewer processes",
+            )
+        return self.join_processes(config.device)
 
     def load_images(self) -> TrainTest:
         """Read the data set, downloading or decoding it where that has not happened yet."""
@@ -76,6 +105,7 @@ class Experiment:
             batch_size=self.config.batch_size,
             random_flip=self.source.random_flip,
             seed=self.config.seed,
+            processes=self.processes,
         )
 
     def timesteps(self, num_inference_steps: int | None = None) -> NDArray[np.int64]:
@@ -96,7 +126,7 @@ class Experiment:
         return ddim_steps(self.schedule, self.timesteps(), self.config.eta)
 
     def build_model(self) -> Model:
-        """Build the network in the framework, with weights not yet defined.
+        """Build the network in the framework, with weights not yet defined; joins the processes first.
 
         Raises:
             UserError: The framework cannot be imported, or lacks what was asked for.
@@ -105,6 +135,7 @@ class Experiment:
         own = {parameter.name for parameter in part.parameters()}
         parameters = {k: v for k, v in self.config.model.parameters.items() if k in own}
         try:
+            _ = self.processes  # a network lives on the device that its process was given
             return validation.checked_model(
                 part,
                 lambda: part.make(self.unet.spec, self.config.device, self.config.precision, **parameters),
@@ -178,6 +209,7 @@ def assemble(request: Request, *, source: DataSource | None = None) -> Experimen
             parts[Kind.LOSS_WEIGHTING], parameters[Kind.LOSS_WEIGHTING], schedule
         ),
         unet=UNet.from_spec(spec),
+        join_processes=plugins.join_processes,
     )
     experiment.timesteps()  # a subset that does not work should be known before the training
     return experiment

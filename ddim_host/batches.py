@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddim_host.images import to_network
+from ddim_host.processes import ALONE, share
 from ddim_host.randomness import Stream, dropout_seed, generator, normal_images
 from ddim_host.waist import Batch
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ddim_host.contracts import TimestepSampler
     from ddim_host.data import Images
     from ddim_host.diffusion import NoiseSchedule
+    from ddim_host.processes import Processes
 
 __all__ = ["TestBatches", "TrainingBatches"]
 
@@ -38,9 +40,10 @@ class TrainingBatches:
         schedule: The noise schedule.
         sampler: Draws the timesteps.
         weighting: float64 `(T,)`, the loss weighting.
-        batch_size: B.
+        batch_size: B, of all processes together.
         random_flip: Whether images are mirrored at random.
         seed: The run's seed.
+        processes: Who shares a batch; each gets its rows of the same one.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class TrainingBatches:
         batch_size: int,
         random_flip: bool,
         seed: int,
+        processes: Processes = ALONE,
     ) -> None:
         self._images = images
         self._schedule = schedule
@@ -61,6 +65,7 @@ class TrainingBatches:
         self._batch_size = batch_size
         self._random_flip = random_flip
         self._seed = seed
+        self._rows = share(processes, batch_size)
         self._epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
 
     def epochs_done(self, step: int) -> int:
@@ -72,8 +77,9 @@ class TrainingBatches:
         return math.ceil(epochs * len(self._images) / self._batch_size)
 
     def batch(self, step: int) -> Batch:
-        """The batch of one step, counted from 0."""
-        positions = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
+        """This process's share of the batch of one step, counted from 0."""
+        rows = self._rows
+        positions = step * self._batch_size + np.arange(rows.start, rows.stop)
         epochs, offsets = np.divmod(positions, len(self._images))
         indices = np.empty_like(positions)
         flips = np.zeros(len(positions), dtype=np.bool_)
@@ -89,7 +95,7 @@ class TrainingBatches:
             self._seed, Stream.TRAINING_NOISE, steps=epochs, indices=indices, shape=x_start.shape[1:]
         )
         rng = generator(self._seed, Stream.TIMESTEPS, step=step)
-        t, weights = self._sampler.sample(self._batch_size, rng)
+        t, weights = (drawn[rows.start : rows.stop] for drawn in self._sampler.sample(self._batch_size, rng))
         return Batch(
             x_t=self._schedule.add_noise(x_start, noise, t),
             t=t,
@@ -97,6 +103,8 @@ class TrainingBatches:
             weights=weights * self._weighting[t].astype(np.float32),
             sampler_weights=weights,
             dropout_seed=dropout_seed(self._seed, step),
+            first=rows.start,
+            total=self._batch_size,
         )
 
     def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -121,24 +129,27 @@ class TestBatches:
     Attributes:
         images: uint8 `(M, H, W, C)`.
         schedule: The noise schedule.
-        batch_size: B.
+        batch_size: B, of all processes together.
         limit: The most images to use.
+        processes: Who shares a batch; each gets its rows of the same one.
     """
 
     images: Images
     schedule: NoiseSchedule
     batch_size: int
     limit: int
+    processes: Processes = ALONE
 
     def __iter__(self) -> Iterator[tuple[Batch, int]]:
-        """Batches, each with how many of its images count: the last one is filled up with repeats."""
+        """Batches, each with how many of the whole one's images count: the last is filled up with repeats."""
+        mine = share(self.processes, self.batch_size)
         size = min(len(self.images), self.limit)
         chosen = np.arange(size) * len(self.images) // size
         timesteps = self.schedule.num_train_timesteps
         rng = generator(TEST_SEED, Stream.TEST_TIMESTEPS)
         t = ((rng.permutation(size) + rng.random(size)) / size * timesteps).astype(np.int64)
         for start in range(0, size, self.batch_size):
-            rows = np.arange(start, start + self.batch_size) % size
+            rows = (start + np.arange(mine.start, mine.stop)) % size
             x_start = to_network(self.images[chosen[rows]])
             noise = normal_images(
                 TEST_SEED,
@@ -147,7 +158,7 @@ class TestBatches:
                 indices=chosen[rows],
                 shape=x_start.shape[1:],
             )
-            ones = np.ones(self.batch_size, dtype=np.float32)
+            ones = np.ones(len(mine), dtype=np.float32)
             batch = Batch(
                 x_t=self.schedule.add_noise(x_start, noise, t[rows]),
                 t=t[rows],
@@ -155,5 +166,7 @@ class TestBatches:
                 weights=ones,
                 sampler_weights=ones,
                 dropout_seed=0,
+                first=mine.start,
+                total=self.batch_size,
             )
             yield batch, min(self.batch_size, size - start)

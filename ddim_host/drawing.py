@@ -68,7 +68,7 @@ class Times:
 def draw(
     experiment: Experiment, denoiser: Denoiser, used: UsedWeights, drawing: Drawing, export: ImageExport
 ) -> Times:
-    """Sample as the experiment's configuration says, and write the images.
+    """Sample as the experiment's configuration says, and write the images, where this is the first process.
 
     Args:
         experiment: The experiment.
@@ -95,14 +95,18 @@ def draw(
         clip=config.clip,
         start=start,
         shown=shown,
+        processes=experiment.processes,
     )
+    first = experiment.processes.rank == 0
     batch_size = min(drawing.num_sampled, config.batch_size)
     calls = math.ceil(drawing.num_sampled / batch_size) * len(steps)
     with export, progress_bar("sampling", calls, unit="call") as bar:
         for images in sampler.images(drawing.num_sampled, batch_size=batch_size, on_call=bar.update):
-            export.add(images)
+            if first:
+                export.add(images)
         times = Times(sampler.seconds, sampler.warmup_seconds)
-        export.finish(drawing_record(experiment, denoiser, used, drawing) | asdict(times))
+        if first:
+            export.finish(drawing_record(experiment, denoiser, used, drawing) | asdict(times))
     return times
 
 

@@ -35,7 +35,7 @@ def picture_path(run: RunDirectory, config: Config) -> Path:
 def run_experiment(
     experiment: Experiment, run: RunDirectory, *, start: RunDirectory | None = None
 ) -> tuple[Path, Times]:
-    """Train, sample and write everything into the run directory.
+    """Train, sample and write everything into the run directory; of several processes the first one writes.
 
     Args:
         experiment: What to run.
@@ -56,15 +56,17 @@ def run_experiment(
     export = export_images(path, num_images=config.num_images)  # too many are an error before the training
     images = experiment.load_images()
     model = experiment.build_model()
+    first = experiment.processes.rank == 0
     with contextlib.ExitStack() as stack:
-        if start is run:
+        if first and start is run:
             stack.enter_context(run.training())  # what is read must not change any more
         progress, metrics = _restore(experiment, model, start, resumed=start is run)
-        if start is not run:
+        if first and start is not run:
             stack.enter_context(run.training())
             _begin(experiment, model, run, progress)
-        # What was kept after the checkpoint will be made again.
-        remove_others(run.checkpoints_path, progress)
+        if first:
+            # What was kept after the checkpoint will be made again.
+            remove_others(run.checkpoints_path, progress)
         Trainer(experiment, model, images, run=run, progress=progress, metrics=metrics).train()
     used = UsedWeights("ema", "latest", (progress.step,))
     return path, draw(experiment, Denoiser(((model, 1.0),), "ema"), used, Drawing(config.num_images), export)

@@ -1,7 +1,7 @@
 """Every extension point, on one screen.
 
 A plugin writes `from ddim_host import hookimpl` and implements any of these functions. Each returns
-`{name: part}` (the last one apart); `ddim_host.contracts` says what a part of each kind is.
+`{name: part}` (the last two apart); `ddim_host.contracts` says what a part of each kind is.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ddim_host import contracts
     from ddim_host.checks import Check
+    from ddim_host.waist import JoinProcesses
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
 
@@ -72,3 +73,8 @@ def ddim_feature_extractors() -> Mapping[str, contracts.FeatureExtractorFactory]
 @hookspec
 def ddim_machine_checks() -> Sequence[Check]:
     """What a framework plugin needs from this machine, and whether it is there; for `ddim-host doctor`."""
+
+
+@hookspec
+def ddim_process_groups() -> JoinProcesses:
+    """How processes that a launcher started find together in a framework: `(device) -> Processes`."""

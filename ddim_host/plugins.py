@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ddim_host.checks import Check
+    from ddim_host.waist import JoinProcesses
 
 __all__ = ["DISABLED", "STRICT", "Plugin", "Plugins", "installed_frameworks", "load_plugins"]
 
@@ -93,12 +94,14 @@ class Plugins:
         registry: The parts of those that were loaded.
         framework: The chosen one; None where none was.
         machine_checks: Looks for what the chosen framework needs from the machine.
+        join_processes: How the chosen framework joins several processes; None where it cannot.
     """
 
     installed: tuple[Plugin, ...]
     registry: Registry
     framework: Plugin | None
     machine_checks: Callable[[], list[Check]]
+    join_processes: JoinProcesses | None
 
     def problems(self) -> list[str]:
         """A line for each plugin that does not work, and for each name that several distributions give."""
@@ -173,7 +176,10 @@ def load_plugins(framework: str | None = None, *, strict: bool | None = None) ->
     def machine_checks() -> list[Check]:
         return [check for checks in manager.hook.ddim_machine_checks() for check in checks]
 
-    plugins = Plugins(installed, Registry(parts, failures), chosen, machine_checks)
+    joins = manager.hook.ddim_process_groups()
+    plugins = Plugins(
+        installed, Registry(parts, failures), chosen, machine_checks, joins[0] if joins else None
+    )
     if (STRICT in os.environ if strict is None else strict) and plugins.problems():
         raise UserError(
             "a plugin does not work, and --strict-plugins makes that an error",

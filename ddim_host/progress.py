@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
+from ddim_host.processes import launched
 from ddim_host.records import read_record
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def progress_bar(
         ncols=None if terminal else 110,
         dynamic_ncols=terminal,
         leave=leave,
+        disable=not launched().is_first,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ddim_host.diffusion import ddim_step
 from ddim_host.errors import UserError
 from ddim_host.images import to_uint8
+from ddim_host.processes import ALONE, gather, share
 from ddim_host.randomness import Stream, normal_images
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from ddim_host.data import Images
     from ddim_host.diffusion import DDIMStep
+    from ddim_host.processes import Processes
     from ddim_host.waist import Model, Tensor, WhichWeights
 
     StartNoise: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.float32]]
@@ -132,6 +134,7 @@ class Sampler:
         start: Where x_T comes from, if not from the seed.
         shown: The positions among the steps whose predicted x_start is wanted, increasing; None is the last
             one, the finished image. With K of them each image becomes K.
+        processes: Who shares a batch of `images`; each gets all of them.
 
     Attributes:
         seconds: Time of the sampling so far, noise included, on a warm device.
@@ -148,6 +151,7 @@ class Sampler:
         clip: bool,
         start: StartNoise | None = None,
         shown: Sequence[int] | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         height, width, channels = image_shape
         self._denoiser = denoiser
@@ -157,6 +161,7 @@ class Sampler:
         self._clip = clip
         self._start = start or start_noise(seed, self._shape)
         self._shown = frozenset([len(steps) - 1] if shown is None else shown)
+        self._processes = processes
         self._warm: set[int] = set()
         self.seconds = 0.0
         self.warmup_seconds = 0.0
@@ -182,7 +187,7 @@ class Sampler:
 
         Args:
             num_images: N.
-            batch_size: B, images per network call.
+            batch_size: B, images per network call, of all processes together.
             on_call: Called after each network call.
 
         Yields:
@@ -192,7 +197,8 @@ class Sampler:
             UserError: A pixel is not a finite number.
         """
         model = self._denoiser.model
-        sizes = {min(batch_size, num_images), num_images % batch_size} - {0} - self._warm
+        whole_sizes = (min(batch_size, num_images), num_images % batch_size)
+        sizes = {len(share(self._processes, size)) for size in whole_sizes} - {0} - self._warm
         self._warm |= sizes
         model.synchronize()
         started = time.perf_counter()
@@ -202,12 +208,15 @@ class Sampler:
         model.synchronize()
         self.warmup_seconds += time.perf_counter() - started
         for first in range(0, num_images, batch_size):
-            indices = np.arange(first, min(first + batch_size, num_images))
+            size = min(batch_size, num_images - first)
+            mine = share(self._processes, size)
             started = time.perf_counter()
-            pictures = self.batch(indices, on_call=on_call)
+            pictures = self.batch(first + np.arange(mine.start, mine.stop), on_call=on_call)
             self.seconds += time.perf_counter() - started
             require_finite(pictures)
-            yield to_uint8(pictures.reshape(-1, *self._shape))
+            images = to_uint8(pictures.reshape(-1, *self._shape))
+            images = images.reshape(*pictures.shape[:2], *images.shape[1:])
+            yield gather(self._processes, images, size).reshape(-1, *images.shape[2:])
 
     def _follow(
         self,
@@ -217,6 +226,8 @@ class Sampler:
         on_call: Callable[[], object],
     ) -> NDArray[np.float32]:
         model = self._denoiser.model
+        if not len(indices):  # fewer images than processes
+            return np.empty((0, len(shown), *self._shape), dtype=np.float32)
 
         def fresh_noise(step: DDIMStep) -> NDArray[np.float32]:
             timesteps = [step.t] * len(indices)

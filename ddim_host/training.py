@@ -12,6 +12,7 @@ from ddim_host.batches import TestBatches
 from ddim_host.checkpoints import BestEpoch, Progress, remove_others, save_checkpoint, save_weights
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError
 from ddim_host.interruption import Interruption
+from ddim_host.processes import gather
 from ddim_host.progress import progress_bar, restart
 from ddim_host.runs import EpochMetrics
 
@@ -48,7 +49,10 @@ def ema_decay_at(step: int, *, ema_decay: float) -> float:
 
 
 class Trainer:
-    """Trains one model to the end of its run.
+    """Trains one model to the end of its run, perhaps together with other processes.
+
+    Whatever depends on time or on signals is decided by all processes together after each step, so that they
+    stay in step with each other. The first one alone writes.
 
     Args:
         experiment: The assembled experiment.
@@ -77,7 +81,10 @@ class Trainer:
         self._progress = progress
         self._metrics = metrics
         self._train = experiment.training_batches(images.train)
-        self._test = TestBatches(images.test, experiment.schedule, config.batch_size, config.test_images)
+        self._processes = experiment.processes
+        self._test = TestBatches(
+            images.test, experiment.schedule, config.batch_size, config.test_images, self._processes
+        )
         self._total_steps = config.length(len(images.train))
         # What the batches of an epoch hold at least: the first one may begin in the epoch before.
         self._images_of_an_epoch = len(images.train) - config.batch_size + 1
@@ -85,6 +92,7 @@ class Trainer:
         self._interruption = Interruption()
         self._pending: list[tuple[Tensor, NDArray[np.float32]]] = []
         self._checkpointed = self._reported = time.monotonic()
+        self._stop = self._checkpoint_is_due = self._report_is_due = False
 
     def train(self) -> None:
         """Take the remaining steps; the run directory then holds all metrics and a checkpoint of the end.
@@ -104,7 +112,7 @@ class Trainer:
                     # Ctrl-C reaches the compilers of a framework, too, which then finds its own work broken.
                     raise KeyboardInterrupt from None
                 raise
-        if self._interruption.requested:
+        if self._stop:
             raise InterruptedTrainingError(self._progress.step)
 
     def _take_steps(self) -> None:
@@ -113,15 +121,15 @@ class Trainer:
             "warming up (may compile)", self._total_steps, unit="step", done=progress.step
         ) as bar:
             warm = min(self._total_steps, progress.step + _WARMUP_STEPS)
-            while progress.step < warm and not self._interruption.requested:
+            while progress.step < warm and not self._stop:
                 self._warmup_step()
                 self._end_row_where_due()
             bar.set_description("training", refresh=False)
             restart(bar, progress.step)
-            while progress.step < self._total_steps and not self._interruption.requested:
+            while progress.step < self._total_steps and not self._stop:
                 self._steady_steps(bar)
                 self._end_row_where_due()
-                if self._checkpoint_is_due():
+                if self._checkpoint_is_due:
                     self.save()
         if progress.step:  # before the first one there is nothing to keep
             self.save()
@@ -129,14 +137,17 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of the current state."""
         self._fetch_losses()
-        state = self._experiment.sampler.state_dict()
-        save_checkpoint(self._run.checkpoints_path, self._model, state, self._progress)
+        if self._processes.rank == 0:
+            state = self._experiment.sampler.state_dict()
+            save_checkpoint(self._run.checkpoints_path, self._model, state, self._progress)
         self._checkpointed = time.monotonic()
+        self._checkpoint_is_due = False
 
     def _warmup_step(self) -> None:
         """Take one step on a clock of its own: it compiles, allocates and fills caches."""
         started = time.perf_counter()
         self._step()
+        self._decide()
         self._model.synchronize()
         self._progress.warmup_seconds += time.perf_counter() - started
 
@@ -146,11 +157,10 @@ class Trainer:
         first = progress.step
         row_end = min(self._total_steps, self._train.first_step_after(self._train.epochs_done(first) + 1))
         started = time.perf_counter()
-        while progress.step < row_end and not self._interruption.requested:
+        while progress.step < row_end and not self._stop and not self._checkpoint_is_due:
             self._step()
+            self._decide()
             self._report(bar)
-            if self._checkpoint_is_due():
-                break
         self._model.synchronize()
         progress.seconds += time.perf_counter() - started
         progress.steady_images += (progress.step - first) * self._config.batch_size
@@ -172,9 +182,22 @@ class Trainer:
         if len(self._pending) >= _MOST_PENDING:
             self._fetch_losses()
 
+    def _decide(self) -> None:
+        """Agree on what depends on signals, which any process may get, and on the clock, which is the first's."""
+        now = time.monotonic()
+        first = self._processes.rank == 0
+        wanted = (
+            self._interruption.requested,
+            first and now - self._checkpointed >= self._config.checkpoint_seconds,
+            first and now - self._reported > _REPORT_SECONDS,
+        )
+        agreed = self._processes.sum(np.array(wanted, dtype=np.float32)) > 0.0
+        self._stop, self._checkpoint_is_due, self._report_is_due = agreed.tolist()
+
     def _update_sampler(self, batch: Batch, losses: Tensor) -> None:
         factors = self._experiment.weighting[batch.t].astype(np.float32)
-        self._experiment.sampler.update(batch.t, self._model.to_host(losses) * factors)
+        weighted = gather(self._processes, self._model.to_host(losses) * factors, batch.total)
+        self._experiment.sampler.update(gather(self._processes, batch.t, batch.total), weighted)
 
     def _fetch_losses(self) -> float:
         """Bring the losses of the last steps to the host.
@@ -187,7 +210,8 @@ class Trainer:
         """
         mean = math.nan
         for losses, sampler_weights in self._pending:
-            values = self._model.to_host(losses) * sampler_weights
+            mine = self._model.to_host(losses) * sampler_weights
+            values = gather(self._processes, mine, self._config.batch_size)
             mean = float(values.mean(dtype=np.float64))
             if not math.isfinite(mean):
                 raise DivergedError
@@ -198,7 +222,7 @@ class Trainer:
 
     def _report(self, bar: tqdm[Any]) -> None:
         """Show a loss, seldom enough not to hold up the device."""
-        if time.monotonic() - self._reported > _REPORT_SECONDS:
+        if self._report_is_due:
             shown = {"loss": f"{self._fetch_losses():.4g}"}
             if self._metrics:
                 shown["test"] = f"{self._metrics[-1].test_loss:.4g}"
@@ -228,7 +252,8 @@ class Trainer:
             peak_memory_bytes=self._model.peak_memory_bytes(),
         )
         self._metrics.append(row)
-        self._run.write_metrics(self._metrics)
+        if self._processes.rank == 0:
+            self._run.write_metrics(self._metrics)
         whole = epoch > last_epoch and progress.loss_count >= self._images_of_an_epoch
         progress.loss_sum, progress.loss_count = 0.0, 0
         progress.seconds, progress.steady_images, progress.warmup_seconds = 0.0, 0, 0.0
@@ -245,18 +270,16 @@ class Trainer:
             for measure, loss in row.measures().items()
             if measure not in best or loss < best[measure].loss
         }
-        if better:
+        best |= better
+        if better and self._processes.rank == 0:
             save_weights(self._run.checkpoints_path, self._model, row.step)
-            best |= better
             remove_others(self._run.checkpoints_path, self._progress)
 
     def _test_loss(self) -> float:
         total, count = 0.0, 0
         for batch, size in self._test:
-            losses = self._model.to_host(self._model.evaluate_loss(batch, self._experiment.loss))[:size]
-            total += float(losses.sum(dtype=np.float64))
+            losses = self._model.to_host(self._model.evaluate_loss(batch, self._experiment.loss))
+            whole = gather(self._processes, losses, batch.total)[:size]
+            total += float(whole.sum(dtype=np.float64))
             count += size
         return total / count
-
-    def _checkpoint_is_due(self) -> bool:
-        return time.monotonic() - self._checkpointed >= self._config.checkpoint_seconds

@@ -6,9 +6,11 @@ what it is given: all randomness comes from the host (in the batch, and as a see
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from ddim_host.processes import Processes
 from ddim_host.unet import Weights
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Device",
+    "JoinProcesses",
     "Loss",
     "Model",
     "ModelFactory",
@@ -68,6 +71,8 @@ class Batch:
         sampler_weights: float32 `(B,)`, the timestep sampler's part of `weights`, for the host: with it the
             mean loss of the batch estimates that at uniform timesteps.
         dropout_seed: Seed for whatever the framework draws inside this step; 63 bits.
+        first: Which row of the whole batch the first one here is: 0 where there is one process.
+        total: Rows of the whole batch, of all processes together: B where there is one.
     """
 
     x_t: NDArray[np.float32]
@@ -76,6 +81,8 @@ class Batch:
     weights: NDArray[np.float32]
     sampler_weights: NDArray[np.float32]
     dropout_seed: int
+    first: int
+    total: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +125,12 @@ class Model(Protocol):
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> Tensor:
-        """One step: forward, mean of weights x loss, backward, clip, Adam, EMA.
+        """One step: forward, sum of weights x loss over `batch.total`, backward, clip, Adam, EMA.
+
+        Where there are several processes, each adds its share of the gradient before it is clipped.
 
         Args:
-            batch: B images.
+            batch: B images, this process's share of the batch.
             loss: One number per image.
             lr: Learning rate of this step.
             ema_decay: `ema = ema_decay ema + (1 - ema_decay) raw`, after the update.
@@ -184,6 +193,13 @@ class Model(Protocol):
     def load_training_state(self, state: TrainingState) -> None:
         """Replace the optimizer's memory. Names and shapes have been checked by the host."""
         ...
+
+
+JoinProcesses: TypeAlias = Callable[[Device], Processes]
+"""Joins this process with the others that its launcher started, before anything is built on the device.
+
+Raises `UserError` where the launcher is not one that the framework knows. A second call returns the same.
+"""
 
 
 class ModelFactory(Protocol):

@@ -96,6 +96,8 @@ def gradients(experiment: Experiment, model: Model) -> dict[str, Any]:
         batch.weights[:16],
         batch.sampler_weights[:16],
         batch.dropout_seed,
+        first=0,
+        total=16,
     )
     # The first moment after one step is (1 - 0.9) times the gradient; the limit is out of reach.
     model.train_step(few, experiment.loss, lr=1e-3, ema_decay=0.5, max_grad_norm=1e9)

@@ -29,8 +29,8 @@ CALLED = {
 }
 
 
-def test_every_hook_but_one_gives_parts() -> None:
-    assert {*HOOKS} == {kind.value for kind in Kind} | {"ddim_machine_checks"}
+def test_every_hook_but_two_gives_parts() -> None:
+    assert {*HOOKS} == {kind.value for kind in Kind} | {"ddim_machine_checks", "ddim_process_groups"}
 
 
 @pytest.mark.parametrize("name", HOOKS)
@@ -63,6 +63,7 @@ def test_every_hook_is_implemented_by_something_real(python: PythonCode) -> None
         "plugins = load_plugins('torch')\n"
         "assert all(plugins.registry.of_kind(kind) for kind in Kind)\n"
         "assert plugins.machine_checks()\n"
+        "assert plugins.join_processes\n"
     )
     done = python(code)
     assert done.code == 0, done.err

@@ -197,14 +197,14 @@ def test_sum_of_pixels(native: Kernels) -> None:
     np.testing.assert_allclose(sums, x.sum(1), atol=1e-5)
 
 
-@given(size=st.integers(1, 100), seed=st.integers(0, 2**64 - 1))
-def test_dropout_is_a_function_of_seed_and_position(native: Kernels, size: int, seed: int) -> None:
+@given(size=st.integers(1, 100), start=st.integers(0, 100), seed=st.integers(0, 2**64 - 1))
+def test_dropout_is_a_function_of_seed_and_position(native: Kernels, size: int, start: int, seed: int) -> None:
     ones, first = np.ones(200, np.float32), np.empty(200, np.float32)
-    native.dropout(at(ones), at(first), 200, seed, 0.25)
+    native.dropout(at(ones), at(first), 200, 0, seed, 0.25)
     assert set(np.unique(first)) <= {np.float32(0), np.float32(4 / 3)}
     part = np.empty(size, np.float32)
-    native.dropout(at(ones[:size].copy()), at(part), size, seed, 0.25)
-    np.testing.assert_array_equal(part, first[:size])
+    native.dropout(at(ones[:size].copy()), at(part), size, start, seed, 0.25)
+    np.testing.assert_array_equal(part, first[start : start + size])
 
 
 def test_dropout_keeps_as_many_as_it_should_everywhere(native: Kernels) -> None:
@@ -212,7 +212,7 @@ def test_dropout_keeps_as_many_as_it_should_everywhere(native: Kernels) -> None:
     masks = []
     for seed in range(8):
         y = np.empty_like(ones)
-        native.dropout(at(ones), at(y), size, seed, 0.1)
+        native.dropout(at(ones), at(y), size, 0, seed, 0.1)
         masks.append(y > 0)
     kept = np.array(masks)
     deviation = np.sqrt(0.1 * 0.9)

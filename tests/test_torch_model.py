@@ -72,6 +72,8 @@ def batch(number: int = 0, size: int = 4, *, dropout_seed: int = 0) -> Batch:
         weights=rng.uniform(0.5, 2.0, size).astype(np.float32),
         sampler_weights=np.ones(size, dtype=np.float32),
         dropout_seed=dropout_seed,
+        first=0,
+        total=size,
     )
 
 
@@ -215,7 +217,7 @@ def test_every_parameter_receives_a_gradient() -> None:
 def test_image_weights_reach_the_gradient_but_not_the_reported_losses() -> None:
     both = batch(size=2)
     first = Batch(
-        both.x_t[:1], both.t[:1], both.target[:1], np.ones(1, np.float32), np.ones(1, np.float32), 0
+        both.x_t[:1], both.t[:1], both.target[:1], np.ones(1, np.float32), np.ones(1, np.float32), 0, 0, 1
     )
     expected = gradients(first)
     weighted = gradients(replace(both, weights=np.array([2.0, 0.0], np.float32)))

@@ -23,6 +23,7 @@ from ddim_host.cli.options import (
 )
 from ddim_host.errors import UserError
 from ddim_host.lifeline import follow_parent
+from ddim_host.processes import launched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 USER_ERROR, OTHER_ERROR = 2, 1
+
+_SHARED = ("run", "sample", "evaluate")
+"""Commands that several processes carry out together."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -43,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if getattr(options, "strict_plugins", False):
         os.environ["DDIM_HOST_STRICT_PLUGINS"] = "1"  # also for the processes that a command starts
     try:
+        launch = launched()
+        if launch.count > 1:
+            if options.command not in _SHARED:
+                raise UserError(
+                    f"`ddim-host {options.command}` is the work of one process",
+                    why=f"{launch.launcher} started {launch.count}",
+                    fix=f"start it without {launch.launcher}",
+                )
+            if not launch.is_first:
+                sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the end
         command = importlib.import_module(f"ddim_host.cli.{options.command.replace('-', '_')}")
         sys.exit(command.main(options))
     except UserError as error:

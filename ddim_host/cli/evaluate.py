@@ -7,18 +7,21 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ddim_host.cli.options import read_list, requested
 from ddim_host.cli.text import used_line
 from ddim_host.drawing import Drawing, draw, drawing_record
 from ddim_host.errors import UserError
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.scores import EvaluationFile
-from ddim_host.evaluation.scoring import Plan, measure_real_images, planned, score
+from ddim_host.evaluation.scoring import Plan, help_to_score, measure_real_images, planned, score
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, tables_of
 from ddim_host.exports import export_images
 from ddim_host.files import printable, write_text
 from ddim_host.parameters import format_choice, parse_choice
+from ddim_host.processes import launched
 from ddim_host.provenance import this_command
 from ddim_host.report.writing import write_report
 from ddim_host.runs import existing_run
@@ -51,6 +54,7 @@ def main(options: argparse.Namespace) -> int:
     run = existing_run(options.run)
     file = EvaluationFile(run.path / "evaluation.json")
     known = file.read()
+    first = launched().is_first
     steps, etas = read_list("steps", options.steps_list), read_list("eta", options.eta_list)
     seeds = None if options.seed_list is None else read_list("seed", options.seed_list)
     request = requested(options)
@@ -59,11 +63,14 @@ def main(options: argparse.Namespace) -> int:
     experiment = assemble_trained(run, request, needs_images=True)
     for number in steps:
         experiment.timesteps(number)
-    if known.scores:
+    if known.scores and first:
         _write_tables(run.path, known)  # whether results can be written should be known before the work
     config = experiment.config
     plan = Plan(options.samples, steps, etas, seeds or (config.seed,))
     features = options.features or ("digits_mlp" if config.data.name == "digits" else "inception")
+    if not first:
+        _help(experiment, run, plan, options)
+        return 0
     with Evaluator(parse_choice(features), experiment.source.image_shape, MeasureSettings()) as evaluator:
         data = format_choice(config.data.name, config.data.parameters)
         ruler = measure_real_images(evaluator, file, data, experiment.load_images(), options.reference)
@@ -73,6 +80,7 @@ def main(options: argparse.Namespace) -> int:
             _draw_grids(experiment, denoiser, used, run, plan, num_images=options.grids)
         sets = planned(experiment, denoiser, used, plan)
         missing = [sampled for sampled in sets if known.score_of(sampled, ruler) is None]
+        _agreed(experiment, [sampled in missing for sampled in sets])
         if len(missing) < len(sets):
             print(f"{'known':<17} {len(sets) - len(missing)} of {len(sets)} scores, from {file.path}")
         for result in score(experiment, denoiser, evaluator, ruler, missing):
@@ -87,6 +95,24 @@ def main(options: argparse.Namespace) -> int:
     write_report([run.path], run.report_path, command=this_command())
     print(f"wrote {printable(run.report_path)}")
     return 0
+
+
+def _help(experiment: Experiment, run: RunDirectory, plan: Plan, options: argparse.Namespace) -> None:
+    """Draw and sample this process's share; the first one says what there is to do, measures and writes."""
+    denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
+    if options.grids is not None:
+        _draw_grids(experiment, denoiser, used, run, plan, num_images=options.grids)
+    sets = planned(experiment, denoiser, used, plan)
+    wanted = _agreed(experiment, [False] * len(sets))
+    help_to_score(
+        experiment, denoiser, [sampled for sampled, is_wanted in zip(sets, wanted, strict=True) if is_wanted]
+    )
+
+
+def _agreed(experiment: Experiment, wanted: list[bool]) -> list[bool]:
+    """What any process wants; the first one alone knows."""
+    found: list[bool] = (experiment.processes.sum(np.array(wanted, dtype=np.float32)) > 0.0).tolist()
+    return found
 
 
 def _score_line(result: Score) -> str:
@@ -113,9 +139,10 @@ def _draw_grids(
     for steps, eta in product(plan.steps, plan.etas):
         config = replace(experiment.config, steps=steps, eta=eta, seed=plan.seeds[0])
         one = replace(experiment, config=config)
-        known = _drawn(run, drawing_record(one, denoiser, used, drawing))
-        if known is not None:
-            print(f"{'known':<17} the grid {printable(known)}", flush=True)
+        known = _drawn(run, drawing_record(one, denoiser, used, drawing)) if launched().is_first else None
+        if any(_agreed(experiment, [known is not None])):
+            if known is not None:
+                print(f"{'known':<17} the grid {printable(known)}", flush=True)
             continue
         path = run.next_samples_path(f"evaluated-{config.timestep_subset.name}-{steps}-eta-{eta:g}")
         draw(one, denoiser, used, drawing, export_images(path, num_images=num_images))

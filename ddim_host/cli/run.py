@@ -20,6 +20,7 @@ from ddim_host.execution import picture_path, run_experiment
 from ddim_host.files import printable
 from ddim_host.interruption import end_as_by_ctrl_c
 from ddim_host.parameters import format_choice
+from ddim_host.processes import launched
 from ddim_host.provenance import this_command
 from ddim_host.report.writing import write_report
 from ddim_host.runs import RunDirectory, existing_run, next_run_path
@@ -57,14 +58,17 @@ def main(options: argparse.Namespace) -> int:
         _say_what_is_left(start, experiment.config, resumed=start is directory, complete=complete)
     if options.dry_run:
         return 0
-    if start is not directory:
-        directory.require_free()
-    elif complete:
+    is_first = launched().is_first
+    if start is directory and complete:
         return 0
+    if start is not directory and is_first:
+        directory.require_free()
     end_as_by_ctrl_c(signal.SIGTERM)
     try:
         picture, times = run_experiment(experiment, directory, start=start)
     except DivergedError:
+        if not is_first:
+            return 1
         kept = "there was no checkpoint yet"
         if directory.has_checkpoint():
             kept = f"the last whole checkpoint is {printable(directory.latest_checkpoint())}"
@@ -78,6 +82,8 @@ def main(options: argparse.Namespace) -> int:
         return _interrupted(directory, str(stop))
     except KeyboardInterrupt:
         return _interrupted(directory, "interrupted")
+    if not is_first:
+        return 0
     for last in directory.read_metrics()[-1:]:
         print(f"trained {last.step} steps: train loss {last.train_loss:.5f}, test loss {last.test_loss:.5f}")
     print(times_line(experiment.config.num_images, times))
@@ -89,6 +95,8 @@ def main(options: argparse.Namespace) -> int:
 
 def _interrupted(run: RunDirectory, what: str) -> int:
     """Say how to go on; the exit code."""
+    if not launched().is_first:
+        return 1
     go_on = f"; go on with: ddim-host run --resume --out {shlex.quote(str(run.path))}"
     print(f"\nddim-host: {what}{printable(go_on) if run.exists() else ''}", file=sys.stderr)
     return 1

@@ -10,6 +10,7 @@ from ddim_host.drawing import Drawing, draw
 from ddim_host.errors import UserError
 from ddim_host.exports import export_images, require_new
 from ddim_host.files import printable
+from ddim_host.processes import launched
 from ddim_host.runs import existing_run
 from ddim_host.trained import assemble_trained, load_denoiser
 
@@ -58,7 +59,8 @@ def main(options: argparse.Namespace) -> int:
             f"{drawing.num_images:,} images are too many", why=f"at most {_MOST_IMAGES:,} are drawn at a time"
         )
     path = options.out or run.next_samples_path(drawing.kind)
-    require_new(path)
+    if launched().is_first:
+        require_new(path)
     columns = None if drawing.kind == "samples" else drawing.columns
     export = export_images(path, num_images=drawing.num_images, columns=columns)
     denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)

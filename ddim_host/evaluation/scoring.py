@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ddim_host.sampling import Denoiser
     from ddim_host.trained import UsedWeights
 
-__all__ = ["Half", "Plan", "measure_real_images", "planned", "score"]
+__all__ = ["Half", "Plan", "help_to_score", "measure_real_images", "planned", "score"]
 
 Half: TypeAlias = Literal["train", "test"]
 
@@ -123,7 +123,7 @@ def score(
     ruler: Ruler,
     sets: list[Sampled],
 ) -> Iterator[Score]:
-    """Sample and measure sets of images, with progress.
+    """Sample and measure sets of images, with progress; other processes call `help_to_score` meanwhile.
 
     Args:
         experiment: The experiment of the run.
@@ -143,13 +143,7 @@ def score(
     calls = sum(math.ceil(sampled.num_images / config.batch_size) * sampled.steps for sampled in sets)
     with progress_bar("scoring", calls, unit="call") as bar:
         for sampled in sets:
-            sampler = Sampler(
-                denoiser,
-                ddim_steps(experiment.schedule, sampled.timesteps, sampled.eta),
-                image_shape=experiment.source.image_shape,
-                seed=sampled.seed,
-                clip=sampled.clip,
-            )
+            sampler = _sampler(experiment, denoiser, sampled)
             evaluator.begin(sampled.num_images)
             for images in sampler.images(
                 sampled.num_images, batch_size=config.batch_size, on_call=bar.update
@@ -166,6 +160,31 @@ def score(
                 warnings=_doubts(sampled.num_images, ruler),
                 made_with=made_with,
             )
+
+
+def help_to_score(experiment: Experiment, denoiser: Denoiser, sets: list[Sampled]) -> None:
+    """Sample this process's share of what the first one scores.
+
+    Args:
+        experiment: The experiment of the run.
+        denoiser: Its trained network.
+        sets: Those that the first process calls `score` with.
+    """
+    for sampled in sets:
+        sampler = _sampler(experiment, denoiser, sampled)
+        for _ in sampler.images(sampled.num_images, batch_size=experiment.config.batch_size):
+            pass
+
+
+def _sampler(experiment: Experiment, denoiser: Denoiser, sampled: Sampled) -> Sampler:
+    return Sampler(
+        denoiser,
+        ddim_steps(experiment.schedule, sampled.timesteps, sampled.eta),
+        image_shape=experiment.source.image_shape,
+        seed=sampled.seed,
+        clip=sampled.clip,
+        processes=experiment.processes,
+    )
 
 
 def _gather(evaluator: Evaluator, images: Images, half: Half) -> None:

@@ -6,5 +6,14 @@ The sources are compiled for the processor at hand when they are first needed; s
 """
 
 from ddim_host.kernels.library import DECLARATIONS, KERNELS_VARIABLE, Kernels, kernels
+from ddim_host.kernels.use import Dropout, kept, transform_channels
 
-__all__ = ["DECLARATIONS", "KERNELS_VARIABLE", "Kernels", "kernels"]
+__all__ = [
+    "DECLARATIONS",
+    "KERNELS_VARIABLE",
+    "Dropout",
+    "Kernels",
+    "kept",
+    "kernels",
+    "transform_channels",
+]

@@ -56,8 +56,9 @@ class Kernels:
             equation 1), then z sigmoid(z) where `silu`; statistics `(B, groups, 2)` are for the gradient.
         group_norm_grad: `(x, weight, bias, statistics, grad_y, grad_x, grad_weight, grad_bias, B, H W, C,
             groups, silu)`.
-        dropout: `(x, y, size, seed, probability)`: a function of the seed, in [0, 2^64), and of where an
-            element lies; so the same call leads a gradient back. x and y may be the same.
+        dropout: `(x, y, size, first, seed, probability)`: a function of the seed, in [0, 2^64), and of where
+            an element lies, counted from `first`; so the same call leads a gradient back. x and y may be
+            the same.
         keep_freed_memory: `()`: from now on this process keeps memory that `free` was given for the next
             `malloc`, in place of giving it back to the system and having every page cleared again.
     """
@@ -79,7 +80,7 @@ class Kernels:
         self.sum_pixels = function("sum_pixels", *a[:2], *n[:3])
         self.group_norm = function("group_norm", *a[:5], *n[:4], real, flag)
         self.group_norm_grad = function("group_norm_grad", *a[:8], *n[:4], flag)
-        self.dropout = function("dropout", *a[:2], size, ctypes.c_uint64, real)
+        self.dropout = function("dropout", *a[:2], *n[:2], ctypes.c_uint64, real)
         self.keep_freed_memory = function("keep_freed_memory")
 
 

@@ -46,7 +46,7 @@ def one_batch(spec: UNetSpec, *, seed: int = 0, batch_size: int = 4) -> Batch:
     share = np.sqrt(schedule.alphas_cumprod[t])[:, None, None, None]
     x_t = share * np.tanh(rng.standard_normal(shape)) + np.sqrt(1.0 - share**2) * noise
     ones = np.ones(batch_size, dtype=np.float32)
-    return Batch(x_t.astype(np.float32), t, noise, ones, ones, dropout_seed=1)
+    return Batch(x_t.astype(np.float32), t, noise, ones, ones, dropout_seed=1, first=0, total=batch_size)
 
 
 def _mse(prediction: Any, target: Any) -> Any:

@@ -1,23 +1,23 @@
 """How long digits take to become good: seconds of training against the Fréchet distance, as JSON.
 
-    python -m tests.benchmarks.time_to_quality torch curve-torch.json
-    python -m tests.benchmarks.time_to_quality diffusers curve-diffusers.json
+    python -m tests.benchmarks.time_to_quality curves.json --picture curves.png
 
 `torch` and `jittor` are this project's default run; `diffusers` is a plain loop over the same network, batch
-size, learning rate and average (eager, fp32). Only training is timed: drawing batches, steps and averages,
-not the scores in between. A score is that of 1,000 samples (20 steps, eta 0, averaged weights) against the
-297 test digits.
+size, learning rate and average (eager, fp32). They train in turn, so many steps each; see
+`tests.benchmarks.in_turn`. Only training is timed: drawing batches, steps and averages, not the scores in
+between. A score is that of 1,000 samples (20 steps, eta 0, averaged weights) against the 297 test digits.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ddim_host.assembly import assemble
 from ddim_host.config import Request
@@ -28,18 +28,38 @@ from ddim_host.parts.feature_extractors.digits_mlp import DigitsMLP
 from ddim_host.sampling import Denoiser, Sampler
 from ddim_host.training import ema_decay_at, learning_rate_at
 from ddim_host.unet import initial_weights
+from tests.benchmarks.in_turn import waiting
 from tests.benchmarks.subjects import Diffusers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ddim_host.data import Images
 
 NUM_SAMPLES, NUM_STEPS = 1000, 20
 LR, EMA_DECAY = 1e-3, 0.995
 
 
-class Host:
+class Scored:
+    """Samples digits, and says how far they are from the real ones."""
+
+    test_images: Images
+
+    def samples(self) -> Images:
+        """1,000 digits, by the averaged weights."""
+        raise NotImplementedError
+
+    def frechet_distance(self) -> float:
+        """Of the samples and the test digits, in the features of `digits_mlp`."""
+        extractor = DigitsMLP()
+        gathered = []
+        for images in (self.samples(), self.test_images):
+            features = extractor(images)
+            moments = Moments(features.shape[1])
+            moments.add(features)
+            gathered.append(moments)
+        return frechet_distance(*gathered)
+
+
+class Host(Scored):
     """The default run on digits in one framework, a step at a time."""
 
     def __init__(self, framework: str) -> None:
@@ -77,7 +97,7 @@ class Host:
         return np.concatenate(list(sampler.images(NUM_SAMPLES, batch_size=250)))
 
 
-class Plain(Diffusers):
+class Plain(Diffusers, Scored):
     """The same with diffusers' network, optimizer, average and pipeline, as its examples have it."""
 
     def __init__(self) -> None:
@@ -96,43 +116,57 @@ class Plain(Diffusers):
         return to_uint8(pictures.transpose(0, 3, 1, 2) * np.float32(2) - 1)
 
 
-def curve(
-    subject: Host | Plain, *, every: int, steps: int, say: Callable[[dict[str, Any]], object]
-) -> list[dict[str, Any]]:
-    """Train, and score every so many steps."""
-    extractor = DigitsMLP()
+def scored(framework: str) -> Host | Plain:
+    """What is trained in a process; whatever is compiled at the beginning is compiled."""
+    return Plain() if framework == "diffusers" else Host(framework)
 
-    def moments(images: Images) -> Moments:
-        features = extractor(images)
-        gathered = Moments(features.shape[1])
-        gathered.add(features)
-        return gathered
 
-    real = moments(subject.test_images)
-    points: list[dict[str, Any]] = []
-    seconds = 0.0
-    for step in range(every, steps + 1, every):
-        started = time.perf_counter()
-        subject.train(every)
-        seconds += time.perf_counter() - started
-        distance = frechet_distance(moments(subject.samples()), real)
-        points.append({"step": step, "seconds": seconds, "frechet_distance": distance})
-        say(points[-1])
+def curves(frameworks: list[str], *, every: int, steps: int, enough: float) -> dict[str, list[dict[str, Any]]]:
+    """Train in turn, and score every so many steps, each until it is good enough."""
+    points: dict[str, list[dict[str, Any]]] = {name: [] for name in frameworks}
+    with ExitStack() as stack:
+        subjects = {name: stack.enter_context(waiting(scored, name)) for name in frameworks}
+        for step in range(every, steps + 1, every):
+            for name in list(subjects):
+                seconds, _ = subjects[name].call("train", every)
+                _, distance = subjects[name].call("frechet_distance")
+                before = points[name][-1]["seconds"] if points[name] else 0.0
+                points[name].append({"step": step, "seconds": before + seconds, "frechet_distance": distance})
+                print(name, points[name][-1], flush=True)
+                if distance < enough:
+                    del subjects[name]
     return points
 
 
+def draw(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """The curves as a picture."""
+    figure = Figure(figsize=(7.0, 3.6), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    for name, of_one in points.items():
+        x, y = ([point[key] for point in of_one] for key in ("seconds", "frechet_distance"))
+        axes.plot(x, y, label=name, marker=".")
+    axes.set_xlabel("seconds of training")
+    axes.set_ylabel("Fréchet distance to the test digits")
+    axes.set_yscale("log")
+    axes.grid(visible=True, alpha=0.2)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
 def main() -> None:
-    """Measure one framework."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("framework", choices=["torch", "jittor", "diffusers"])
     parser.add_argument("out", type=Path)
+    parser.add_argument("--frameworks", nargs="+", default=["torch", "jittor", "diffusers"])
     parser.add_argument("--every", type=int, default=50, help="steps between two scores (default: 50)")
-    parser.add_argument("--steps", type=int, default=600, help="steps altogether (default: 600)")
+    parser.add_argument("--steps", type=int, default=800, help="steps altogether (default: 800)")
+    parser.add_argument("--enough", type=float, default=6.5, help="end below this distance (default: 6.5)")
+    parser.add_argument("--picture", type=Path, help="where to draw the curves")
     options = parser.parse_args()
-    subject = Plain() if options.framework == "diffusers" else Host(options.framework)
-    subject.train(0)  # imports and compiles what it will
-    points = curve(subject, every=options.every, steps=options.steps, say=print)
+    points = curves(options.frameworks, every=options.every, steps=options.steps, enough=options.enough)
     options.out.write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8")
+    if options.picture is not None:
+        draw(points, options.picture)
 
 
 if __name__ == "__main__":

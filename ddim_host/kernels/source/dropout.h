@@ -19,8 +19,9 @@ inline W random_bits(W index, uint32_t low, uint32_t high) {
     return index ^ (index >> 16);
 }
 
-// y = x / (1 - probability) where an element is kept, and 0 where it is not; x and y may be the same.
-inline void dropout(const float* x, float* y, int64_t size, uint64_t seed, float probability) {
+// y = x / (1 - probability) where an element is kept, and 0 where it is not; x and y may be the same. `first` is where
+// the first element lies in the whole of which this is a part.
+inline void dropout(const float* x, float* y, int64_t size, int64_t first, uint64_t seed, float probability) {
     // splitmix64: seeds that follow each other have nothing in common afterwards.
     seed = (seed ^ (seed >> 30)) * 0xbf58476d1ce4e5b9u;
     seed = (seed ^ (seed >> 27)) * 0x94d049bb133111ebu;
@@ -33,11 +34,11 @@ inline void dropout(const float* x, float* y, int64_t size, uint64_t seed, float
 #pragma omp parallel for schedule(static)
     for (int64_t block = 0; block < size / LANES; block++) {
         const int64_t at = block * LANES;
-        const Words bits = random_bits(lane + (uint32_t)at, low, high);
+        const Words bits = random_bits(lane + (uint32_t)(first + at), low, high);
         store(y + at, bits >= limit ? load<Vector>(x + at) * scale : Vector{});
     }
     for (int64_t at = size / LANES * LANES; at < size; at++)
-        y[at] = random_bits((uint32_t)at, low, high) >= limit ? x[at] * scale : 0.0f;
+        y[at] = random_bits((uint32_t)(first + at), low, high) >= limit ? x[at] * scale : 0.0f;
 }
 
 }  // namespace ddim

@@ -48,8 +48,8 @@ void ddim_group_norm_grad(const float* x, const float* weight, const float* bias
                     groups, silu);
 }
 
-void ddim_dropout(const float* x, float* y, int64_t size, uint64_t seed, float probability) {
-    dropout(x, y, size, seed, probability);
+void ddim_dropout(const float* x, float* y, int64_t size, int64_t first, uint64_t seed, float probability) {
+    dropout(x, y, size, first, seed, probability);
 }
 
 void ddim_keep_freed_memory() {

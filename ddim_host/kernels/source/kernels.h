@@ -31,8 +31,9 @@ void ddim_group_norm_grad(const float* x, const float* weight, const float* bias
                           const float* grad_y, float* grad_x, float* grad_weight, float* grad_bias, int64_t batch,
                           int64_t pixels, int64_t channels, int64_t groups, bool silu);
 
-// x and y may be the same; the gradient of y is led back by the same call.
-void ddim_dropout(const float* x, float* y, int64_t size, uint64_t seed, float probability);
+// x and y may be the same; the gradient of y is led back by the same call. `first`: where the first element lies in the
+// whole of which x is a part.
+void ddim_dropout(const float* x, float* y, int64_t size, int64_t first, uint64_t seed, float probability);
 
 // A training step frees gigabytes and asks for them again, and glibc hands large blocks back to the system, which then
 // clears every page anew: a sixth of the step. From now on this process keeps what it has.

@@ -58,7 +58,7 @@ class NumpyModel:
         raw = {name: Tensor(array, needs_gradient=True) for name, array in self._raw.items()}
         layers = NumpyLayers(raw, self._spec.dropout, batch.dropout_seed)
         losses: Tensor = loss(self._predict(layers, batch.x_t, batch.t), batch.target)
-        losses.backward(batch.weights / np.float32(len(batch.weights)))  # of the mean of weights x losses
+        losses.backward(batch.weights / np.float32(batch.total))  # of the mean of weights x losses
         gradients = {
             name: np.zeros_like(tensor.array) if tensor.gradient is None else tensor.gradient
             for name, tensor in raw.items()

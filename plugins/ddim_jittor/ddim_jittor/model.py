@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import jittor as jt
 import numpy as np
 
-from ddim_host.kernels import kernels
+from ddim_host.kernels import Dropout, kernels
 from ddim_host.provenance import process_peak_memory_bytes, processor_name
 from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
 from ddim_host.waist import TrainingState
@@ -68,10 +68,13 @@ class JittorModel:
     ) -> jt.Var:
         ema = self._require_ema()
         # Below 2^31, where Jittor's seeds end.
-        jt.set_seed(batch.dropout_seed % 2**31)
-        losses = self._losses(batch, loss, self._training_layers(batch.dropout_seed))
+        jt.set_seed((batch.dropout_seed + batch.first) % 2**31)
+        losses = self._losses(batch, loss, self._training_layers(batch))
         names = list(self._raw)
-        gradients = jt.grad((losses * jt.array(batch.weights)).mean(), [self._raw[name] for name in names])
+        mean = (losses * jt.array(batch.weights)).sum() / batch.total
+        gradients = jt.grad(mean, [self._raw[name] for name in names])
+        if jt.in_mpi:
+            gradients = [gradient.mpi_all_reduce("add") for gradient in gradients]
         # `update` cuts the gradient by itself; under `no_grad` the parameters would stop asking for one.
         self._update(dict(zip(names, gradients, strict=True)), lr, max_grad_norm)
         for name, average in ema.items():
@@ -146,10 +149,11 @@ class JittorModel:
             square.update(square * _BETA2 + gradient * gradient * (1.0 - _BETA2))
             parameter.update(parameter - mean * (lr / correction1) / (square.sqrt() / correction2 + _EPS))
 
-    def _training_layers(self, seed: int) -> JittorLayers:
+    def _training_layers(self, batch: Batch) -> JittorLayers:
         if self._kernels is None:
             return JittorLayers(self._raw, self._spec.dropout)
-        return NativeLayers(self._kernels, self._raw, dropout=self._spec.dropout, seed=seed)
+        dropout = Dropout(self._spec.dropout, batch.dropout_seed, batch.first) if self._spec.dropout else None
+        return NativeLayers(self._kernels, self._raw, dropout=dropout)
 
     def _layers(self, which: WhichWeights) -> JittorLayers:
         parameters = self._parameters(which)

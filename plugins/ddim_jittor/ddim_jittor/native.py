@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import jittor as jt
 
-from ddim_host.kernels import DECLARATIONS, Kernels
+from ddim_host.kernels import DECLARATIONS, Kernels, transform_channels
 from ddim_host.unet import GROUP_NORM_EPS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def _call(shapes: Sequence[Sequence[int]], inputs: Sequence[jt.Var], source: str
     return results
 
 
-def transform(kernels: Kernels, weight: jt.Var, *, turned: bool = False) -> jt.Var:
+def transform(kernels: Kernels, weight: jt.Var, *, turned: bool) -> jt.Var:
     """The weights of a convolution, `(out, in, 3, 3)`, as `conv3x3` takes them.
 
     Args:
@@ -37,9 +37,7 @@ def transform(kernels: Kernels, weight: jt.Var, *, turned: bool = False) -> jt.V
         weight: float32 `(out, in, 3, 3)`.
         turned: For the gradient with respect to the input.
     """
-    out_channels, in_channels = weight.shape[:2]
-    if turned:
-        out_channels, in_channels = in_channels, out_channels
+    in_channels, out_channels = transform_channels(weight.shape, turned=turned)
     size = kernels.conv3x3_weights_size(in_channels, out_channels)
     channels = f"{in_channels}, {out_channels}, {'true' if turned else 'false'}"
     return _call([(size,)], [weight], f"ddim_conv3x3_transform(in0_p, out0_p, {channels});")[0]
@@ -56,7 +54,7 @@ def _convolve(x: jt.Var, transformed: jt.Var, channels: int, added: Sequence[jt.
 class _Conv3x3(jt.Function):
     """Convolution, bias, shift and residual in one."""
 
-    def __init__(self, kernels: Kernels, transformed: jt.Var | None) -> None:
+    def __init__(self, kernels: Kernels, transformed: jt.Var) -> None:
         super().__init__()
         self._kernels = kernels
         self._transformed = transformed
@@ -64,12 +62,9 @@ class _Conv3x3(jt.Function):
     def execute(
         self, x: jt.Var, weight: jt.Var, bias: jt.Var, shift: jt.Var | None, residual: jt.Var | None
     ) -> jt.Var:
-        transformed = self._transformed
-        if transformed is None:
-            transformed = transform(self._kernels, weight)
         self._saved = x, weight
         self._added = shift is not None, residual is not None
-        return _convolve(x, transformed, weight.shape[0], (bias, shift, residual))
+        return _convolve(x, self._transformed, weight.shape[0], (bias, shift, residual))
 
     def grad(self, grad_y: jt.Var) -> tuple[jt.Var | None, ...]:
         x, weight = self._saved
@@ -88,7 +83,7 @@ class _Conv3x3(jt.Function):
 def conv3x3(
     kernels: Kernels,
     x: jt.Var,
-    weights: tuple[jt.Var, jt.Var, jt.Var | None],
+    weights: tuple[jt.Var, jt.Var, jt.Var],
     *,
     shift: jt.Var | None,
     residual: jt.Var | None,
@@ -98,7 +93,7 @@ def conv3x3(
     Args:
         kernels: The host's kernels.
         x: float32 `(B, H, W, in)`.
-        weights: Weight `(out, in, 3, 3)`, bias `(out,)`, and the transformed weight where it is at hand.
+        weights: Weight `(out, in, 3, 3)`, bias `(out,)`, and the weight transformed.
         shift: `(B, out)`, or None.
         residual: `(B, H, W, out)`, or None.
 
@@ -165,7 +160,8 @@ class _Dropout(jt.Function):
         # The seed is data: in the source, it would make a kernel to be compiled for every step.
         source = (
             "const uint64_t seed = (uint64_t)(uint32_t)in1_p[0] | (uint64_t)(uint32_t)in1_p[1] << 32;"
-            f"ddim_dropout(in0_p, out0_p, in0->num, seed, {self._probability!r}f);"
+            "const int64_t first = in1_p[2] * (in0->num / in0_shape0);"
+            f"ddim_dropout(in0_p, out0_p, in0->num, first, seed, {self._probability!r}f);"
         )
         return _call([x.shape], [x, self._seed], source)[0]
 
@@ -178,7 +174,8 @@ def dropout(x: jt.Var, seed: jt.Var, probability: float) -> jt.Var:
 
     Args:
         x: float32, of any shape.
-        seed: int32 `(2,)`: the lower and the upper half of the seed.
+        seed: int32 `(4,)`: the lower and the upper half of the seed, and of which image of the whole batch the
+            first one here is.
         probability: That an element is dropped; in (0, 1).
     """
     return _Dropout(seed, probability)(x)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import TYPE_CHECKING
 
 import jittor as jt
 import numpy as np
 
+from ddim_host.kernels import kept
 from ddim_jittor import native
 from ddim_jittor.attention import attention
 from ddim_jittor.layers import JittorLayers
@@ -15,7 +15,7 @@ from ddim_jittor.layers import JittorLayers
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddim_host.kernels import Kernels
+    from ddim_host.kernels import Dropout, Kernels
     from ddim_host.unet import Attention, Conv, GroupNorm, Linear
 
 __all__ = ["NativeLayers"]
@@ -27,8 +27,7 @@ class NativeLayers(JittorLayers):
     Args:
         kernels: The host's kernels.
         parameters: Parameters by canonical name.
-        dropout: Probability; 0 outside of training.
-        seed: Of the dropout.
+        dropout: That of a training step; None where there is none.
         transformed: Transformed weights of convolutions by name, kept from call to call; it is filled here.
             None where the parameters change.
     """
@@ -38,14 +37,13 @@ class NativeLayers(JittorLayers):
         kernels: Kernels,
         parameters: Mapping[str, jt.Var],
         *,
-        dropout: float = 0.0,
-        seed: int = 0,
+        dropout: Dropout | None = None,
         transformed: dict[str, jt.Var] | None = None,
     ) -> None:
-        super().__init__(parameters, dropout)
+        super().__init__(parameters)
         self._kernels = kernels
+        self._counted_dropout = dropout
         self._transformed = transformed
-        self._seeds = count(seed)
 
     def to_layout(self, x: jt.Var) -> jt.Var:
         return x.transpose(0, 2, 3, 1)
@@ -59,7 +57,12 @@ class NativeLayers(JittorLayers):
         """See `ddim_host.unet.Layers`, as for the operations below."""
         weight, bias = self._weight_and_bias(layer.name)
         if layer.kernel == 3 and layer.stride == 1:
-            weights = weight, bias, self._transformed_weight(layer.name, weight)
+            transformed = kept(
+                self._transformed,
+                layer.name,
+                lambda: native.transform(self._kernels, weight, turned=False).stop_grad(),
+            )
+            weights = weight, bias, transformed
             return native.conv3x3(self._kernels, x, weights, shift=shift, residual=residual)
         if layer.kernel == 1:
             # A dense layer over the channels of each pixel, which lie beside each other.
@@ -74,10 +77,11 @@ class NativeLayers(JittorLayers):
         return native.group_norm(x, weight, bias, groups=layer.groups, silu=silu)
 
     def dropout(self, x: jt.Var) -> jt.Var:
-        if self._dropout == 0.0:
+        dropout = self._counted_dropout
+        if dropout is None:
             return x
-        halves = np.array([next(self._seeds)], dtype=np.uint64).view(np.int32)
-        return native.dropout(x, jt.array(halves).stop_grad(), self._dropout)
+        halves = np.array([dropout.next_seed(), dropout.first], dtype=np.uint64).view(np.int32)
+        return native.dropout(x, jt.array(halves).stop_grad(), dropout.probability)
 
     def self_attention(self, layer: Attention, x: jt.Var) -> jt.Var:
         batch, height, width, channels = x.shape
@@ -97,10 +101,3 @@ class NativeLayers(JittorLayers):
 
     def concatenate(self, x: jt.Var, skip: jt.Var) -> jt.Var:
         return jt.concat([x, skip], dim=3)
-
-    def _transformed_weight(self, name: str, weight: jt.Var) -> jt.Var | None:
-        if self._transformed is None:
-            return None
-        if name not in self._transformed:
-            self._transformed[name] = native.transform(self._kernels, weight).stop_grad()
-        return self._transformed[name]

@@ -10,7 +10,8 @@ from ddim_host.checks import Check
 if TYPE_CHECKING:
     from ddim_host.contracts import ModelFactory
     from ddim_host.unet import UNetSpec
-    from ddim_host.waist import Device, Model, Precision
+    from ddim_host.processes import Processes
+    from ddim_host.waist import Device, JoinProcesses, Model, Precision
 
 __all__ = ["unet"]
 
@@ -51,3 +52,15 @@ def ddim_machine_checks() -> list[Check]:
     missing = next((check for check in cuda_checks() if not check.ok), None)
     gpu = "usable" if missing is None else f"none that Jittor can use ({missing.detail}); runs on the CPU"
     return [*checks("cpu"), Check("GPU", True, gpu)]
+
+
+@hookimpl
+def ddim_process_groups() -> JoinProcesses:
+    """By MPI."""
+    return _join
+
+
+def _join(device: Device) -> Processes:
+    from ddim_jittor.processes import join  # noqa: PLC0415 - imports Jittor
+
+    return join(device)

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from ddim_host.errors import UserError
-from ddim_host.kernels import kernels
+from ddim_host.kernels import Dropout, kernels
 from ddim_host.provenance import process_peak_memory_bytes, processor_name
 from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
 from ddim_host.waist import TrainingState
@@ -16,7 +18,7 @@ from ddim_torch.layers import TorchLayers
 from ddim_torch.native_layers import NativeLayers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -40,7 +42,9 @@ def resolve_device(device: Device) -> torch.device:
             why=f"torch {torch.__version__} finds no CUDA device",
             fix="use --device cpu, or install a CUDA build of torch and the NVIDIA driver",
         )
-    return torch.device("cuda" if available and device != "cpu" else "cpu")
+    if not available or device == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
@@ -82,11 +86,15 @@ class TorchModel:
         # PyTorch's convolutions run fastest with the channels last, on both kinds of device.
         layout = torch.contiguous_format if self._kernels else torch.channels_last
         self._raw = {
-            parameter.name: _laid_out(torch.zeros(parameter.shape, device=device), layout).requires_grad_()
+            parameter.name: torch.nn.Parameter(
+                _laid_out(torch.zeros(parameter.shape, device=device), layout)
+            )
             for parameter in parameters(self._unet)
         }
         self._ema: dict[str, Tensor] | None = None
         self._optimizer: torch.optim.Adam | None = None
+        # Among several processes, what averages their gradients while the next ones are computed.
+        self._parallel: DistributedDataParallel | None = None
         # Of convolutions, for as long as the weights do not change.
         self._transformed: dict[WhichWeights, dict[str, Tensor]] = {"raw": {}, "ema": {}}
 
@@ -107,11 +115,18 @@ class TorchModel:
         optimizer, ema = self._require_optimizer(), self._require_ema()
         for group in optimizer.param_groups:
             group["lr"] = lr
-        torch.manual_seed(batch.dropout_seed)
-        losses = self._losses(batch, loss, self._training_layers(batch.dropout_seed))
+        torch.manual_seed((batch.dropout_seed + batch.first) % 2**63)
+        layers = self._training_layers(batch)
+        if distributed.is_initialized():
+            losses: Tensor = self._require_parallel()(lambda: self._losses(batch, loss, layers))
+            # Gradients are averaged over the processes.
+            share = distributed.get_world_size() / batch.total
+        else:
+            losses = self._losses(batch, loss, layers)
+            share = 1.0 / batch.total
         weights = torch.from_numpy(batch.weights).to(self._device)
         optimizer.zero_grad(set_to_none=True)
-        (losses * weights).mean().backward()  # type: ignore[no-untyped-call]
+        ((losses * weights).sum() * share).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._raw.values(), max_grad_norm)
         optimizer.step()
         with torch.no_grad():
@@ -178,10 +193,11 @@ class TorchModel:
                 "exp_avg_sq": _like(parameter, state.exp_avg_sq[name]),
             }
 
-    def _training_layers(self, seed: int) -> TorchLayers:
+    def _training_layers(self, batch: Batch) -> TorchLayers:
         if self._kernels is None:
             return TorchLayers(self._raw, self._spec.dropout)
-        return NativeLayers(self._kernels, self._raw, dropout=self._spec.dropout, seed=seed)
+        dropout = Dropout(self._spec.dropout, batch.dropout_seed, batch.first) if self._spec.dropout else None
+        return NativeLayers(self._kernels, self._raw, dropout=dropout)
 
     def _layers(self, which: WhichWeights) -> TorchLayers:
         if self._kernels is None:
@@ -211,10 +227,26 @@ class TorchModel:
             self._ema = {name: parameter.detach().clone() for name, parameter in self._raw.items()}
         return self._ema
 
+    def _require_parallel(self) -> DistributedDataParallel:
+        if self._parallel is None:
+            self._parallel = DistributedDataParallel(_Shared(self._raw.values()))
+        return self._parallel
+
     def _require_optimizer(self) -> torch.optim.Adam:
         if self._optimizer is None:
             self._optimizer = torch.optim.Adam(self._raw.values(), betas=(0.9, 0.999), eps=1e-8, fused=True)
         return self._optimizer
+
+
+class _Shared(torch.nn.Module):
+    """The parameters as a module, which is what PyTorch averages gradients of; it computes what it is told."""
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        super().__init__()
+        self.shared = torch.nn.ParameterList(parameters)
+
+    def forward(self, compute: Callable[[], Tensor]) -> Tensor:
+        return compute()
 
 
 def _laid_out(tensor: Tensor, layout: torch.memory_format) -> Tensor:

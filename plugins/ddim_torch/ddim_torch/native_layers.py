@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 
+from ddim_host.kernels import kept, transform_channels
 from ddim_host.unet import GROUP_NORM_EPS
 from ddim_torch.layers import TorchLayers
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ddim_host.kernels import Kernels
+    from ddim_host.kernels import Dropout, Kernels
     from ddim_host.unet import Conv, GroupNorm
 
 __all__ = ["NativeLayers"]
@@ -28,8 +28,7 @@ class NativeLayers(TorchLayers):
     Args:
         kernels: The host's kernels.
         parameters: Parameters by canonical name, contiguous.
-        dropout: Probability; 0 outside of training.
-        seed: Of the dropout.
+        dropout: That of a training step; None where there is none.
         transformed: Transformed weights of convolutions by name, kept from call to call; it is filled here.
             None where the parameters change.
     """
@@ -39,14 +38,13 @@ class NativeLayers(TorchLayers):
         kernels: Kernels,
         parameters: Mapping[str, Tensor],
         *,
-        dropout: float = 0.0,
-        seed: int = 0,
+        dropout: Dropout | None = None,
         transformed: dict[str, Tensor] | None = None,
     ) -> None:
-        super().__init__(parameters, dropout)
+        super().__init__(parameters)
         self._kernels = kernels
+        self._counted_dropout = dropout
         self._transformed = transformed
-        self._seeds = count(seed)
 
     def conv(
         self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
@@ -59,12 +57,9 @@ class NativeLayers(TorchLayers):
             return pixels.permute(0, 3, 1, 2)
         if layer.kernel != 3 or layer.stride != 1:
             return super().conv(layer, x, shift=shift, residual=residual)
-        if self._transformed is None:
-            transformed = _transform(self._kernels, weight, turned=False)
-        elif layer.name in self._transformed:
-            transformed = self._transformed[layer.name]
-        else:
-            transformed = self._transformed[layer.name] = _transform(self._kernels, weight, turned=False)
+        transformed = kept(
+            self._transformed, layer.name, lambda: _transform(self._kernels, weight, turned=False)
+        )
         return _apply(_Conv3x3, self._kernels, transformed, x, weight, bias, shift, residual)
 
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
@@ -72,9 +67,11 @@ class NativeLayers(TorchLayers):
         return _apply(_GroupNorm, self._kernels, x, weight, bias, layer.groups, silu)
 
     def dropout(self, x: Tensor) -> Tensor:
-        if self._dropout == 0.0:
+        dropout = self._counted_dropout
+        if dropout is None:
             return x
-        return _apply(_Dropout, self._kernels, x, next(self._seeds), self._dropout)
+        first = dropout.first * x[0].numel()
+        return _apply(_Dropout, self._kernels, x, first, dropout.next_seed(), dropout.probability)
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
@@ -83,11 +80,9 @@ def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tenso
 
 
 def _transform(kernels: Kernels, weight: Tensor, *, turned: bool) -> Tensor:
-    out_channels, in_channels = weight.shape[:2]
-    if turned:
-        out_channels, in_channels = in_channels, out_channels
-    transformed = torch.empty(kernels.conv3x3_weights_size(in_channels, out_channels))
-    kernels.conv3x3_transform(weight.data_ptr(), transformed.data_ptr(), in_channels, out_channels, turned)
+    channels = transform_channels(weight.shape, turned=turned)
+    transformed = torch.empty(kernels.conv3x3_weights_size(*channels))
+    kernels.conv3x3_transform(weight.data_ptr(), transformed.data_ptr(), *channels, turned)
     return transformed
 
 
@@ -188,20 +183,20 @@ class _Dropout(torch.autograd.Function):
     """Dropout whose mask is drawn again on the way back."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: Kernels, x: Tensor, seed: int, probability: float) -> Tensor:
+    def forward(ctx: Any, kernels: Kernels, x: Tensor, first: int, seed: int, probability: float) -> Tensor:
         x = _channels_last(x)
         y = torch.empty_like(x)
-        kernels.dropout(x.data_ptr(), y.data_ptr(), x.numel(), seed, probability)
-        ctx.saved = kernels, seed, probability
+        kernels.dropout(x.data_ptr(), y.data_ptr(), x.numel(), first, seed, probability)
+        ctx.saved = kernels, first, seed, probability
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        kernels, seed, probability = ctx.saved
+        kernels, first, seed, probability = ctx.saved
         grad_y = _channels_last(grad_y)
         grad_x = torch.empty_like(grad_y)
-        kernels.dropout(grad_y.data_ptr(), grad_x.data_ptr(), grad_y.numel(), seed, probability)
-        return None, grad_x, None, None
+        kernels.dropout(grad_y.data_ptr(), grad_x.data_ptr(), grad_y.numel(), first, seed, probability)
+        return None, grad_x, None, None, None
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

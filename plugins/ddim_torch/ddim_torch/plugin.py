@@ -10,7 +10,8 @@ from ddim_host.checks import Check
 if TYPE_CHECKING:
     from ddim_host.contracts import ModelFactory
     from ddim_host.unet import UNetSpec
-    from ddim_host.waist import Device, Model, Precision
+    from ddim_host.processes import Processes
+    from ddim_host.waist import Device, JoinProcesses, Model, Precision
 
 __all__ = ["unet"]
 
@@ -51,3 +52,15 @@ def ddim_machine_checks() -> list[Check]:
         Check("threads", True, str(torch.get_num_threads())),
         Check("GPU", True, gpu),
     ]
+
+
+@hookimpl
+def ddim_process_groups() -> JoinProcesses:
+    """By torch.distributed."""
+    return _join
+
+
+def _join(device: Device) -> Processes:
+    from ddim_torch.processes import join  # noqa: PLC0415 - heavy
+
+    return join(device)

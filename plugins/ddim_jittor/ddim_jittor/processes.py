@@ -1,0 +1,57 @@
+"""Processes that mpirun started, joined by Jittor's own MPI."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddim_host.errors import UserError
+from ddim_host.processes import launched
+from ddim_jittor.environment import import_jittor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ddim_host.waist import Device
+
+__all__ = ["JittorProcesses", "join"]
+
+
+class JittorProcesses:
+    """See `ddim_host.processes.Processes`."""
+
+    def __init__(self, rank: int, count: int) -> None:
+        self.rank = rank
+        self.count = count
+
+    def sum(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Processes`."""
+        import jittor as jt  # noqa: PLC0415 - it was imported by `join`
+
+        summed: NDArray[np.float32] = jt.array(array).mpi_all_reduce("add").numpy()
+        return summed
+
+
+def join(device: Device) -> JittorProcesses:
+    """Join the processes of a run: Jittor does so while it is imported.
+
+    Args:
+        device: Where the network will be.
+
+    Raises:
+        UserError: They were not started by mpirun, or Jittor cannot use MPI on this machine.
+    """
+    launch = launched()
+    if launch.launcher != "mpirun":
+        raise UserError(
+            f"Jittor does not know the processes that {launch.launcher} starts",
+            fix=f"mpirun -np {launch.count} ddim-host ... (Debian: apt-get install openmpi-bin libopenmpi-dev)",
+        )
+    jittor = import_jittor(device)
+    if not jittor.in_mpi or jittor.world_size != launch.count:
+        raise UserError(
+            "Jittor has no part in the processes that mpirun started",
+            why="it needs the compiler wrapper mpicc to build its MPI operators",
+            fix="install Open MPI with its headers (Debian: apt-get install openmpi-bin libopenmpi-dev)",
+        )
+    return JittorProcesses(jittor.rank, jittor.world_size)

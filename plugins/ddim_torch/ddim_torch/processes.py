@@ -1,0 +1,77 @@
+"""Processes that torchrun started, joined by torch.distributed: gloo between hosts, NCCL between GPUs."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import TYPE_CHECKING
+
+import torch
+from torch import distributed
+
+from ddim_host.errors import UserError
+from ddim_host.processes import launched
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ddim_host.waist import Device
+
+__all__ = ["TorchProcesses", "join"]
+
+
+class TorchProcesses:
+    """See `ddim_host.processes.Processes`."""
+
+    def __init__(self) -> None:
+        self.rank = distributed.get_rank()
+        self.count = distributed.get_world_size()
+
+    def sum(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Processes`. Arrays of the host go by gloo, also where gradients go by NCCL."""
+        total = torch.from_numpy(array.copy())
+        distributed.all_reduce(total)
+        summed: NDArray[np.float32] = total.numpy()
+        return summed
+
+
+def join(device: Device) -> TorchProcesses:
+    """Join the processes of a run; with GPUs, each gets its own.
+
+    Args:
+        device: Where the network will be.
+
+    Raises:
+        UserError: They were not started by torchrun, cannot find each other, or there are too few GPUs.
+    """
+    if not distributed.is_initialized():
+        launch = launched()
+        if launch.launcher != "torchrun":
+            raise UserError(
+                f"PyTorch does not know the processes that {launch.launcher} starts",
+                fix=f"torchrun --nproc-per-node {launch.count} -m ddim_host ...",
+            )
+        cuda = device != "cpu" and torch.cuda.is_available()
+        if cuda:
+            _choose_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+        try:
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                "the processes do not find each other",
+                why=str(error).splitlines()[0],
+                fix="start them with torchrun; on several machines see its --rdzv-endpoint",
+            ) from error
+        atexit.register(distributed.destroy_process_group)
+    return TorchProcesses()
+
+
+def _choose_gpu(number: int) -> None:
+    if number >= torch.cuda.device_count():
+        raise UserError(
+            f"process {number} of this machine has no GPU",
+            why=f"torchrun started more than the {torch.cuda.device_count()} that PyTorch sees",
+            fix="use a smaller --nproc-per-node, or --device cpu",
+        )
+    torch.cuda.set_device(number)

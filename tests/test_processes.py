@@ -1,0 +1,249 @@
+"""One experiment in several processes: its batches are shared, its results are those of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ddim_host.errors import UserError
+from ddim_host.processes import ALONE, Launch, gather, launched, share
+from ddim_host.runs import RunDirectory
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tests.conftest import Command
+
+MINUTES = 60.0
+# Of 7 images one process gets 3 and the other 4; of the last 5 digits to be tested some are repeats.
+TRAINING = (
+    "--model unet:base_channels=8,num_groups=4,dropout=0.1 --batch-size 7 --train-steps 260 --test-images 30 "
+    "--timestep-sampler importance:history=1 --num-train-timesteps 50 --steps 4 --num-images 15 --eta 0.5 "
+    "--lr-warmup-steps 0 --device cpu"
+).split()
+
+
+@dataclass(frozen=True)
+class Fake:
+    """One of several processes; the others contribute what is given here."""
+
+    rank: int
+    count: int
+    others: NDArray[np.float32] | float = 0.0
+
+    def sum(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        return array + np.float32(self.others)
+
+
+@given(total=st.integers(0, 100), count=st.integers(1, 12))
+def test_shares_are_a_partition_as_equal_as_can_be(total: int, count: int) -> None:
+    shares = [share(Fake(rank, count), total) for rank in range(count)]
+    assert [row for rows in shares for row in rows] == list(range(total))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(total=st.integers(0, 50), count=st.integers(1, 6), data=st.data())
+def test_gathering_puts_every_share_in_its_place(total: int, count: int, data: st.DataObject) -> None:
+    rank = data.draw(st.integers(0, count - 1))
+    whole = np.arange(2 * total, dtype=np.int64).reshape(total, 2)
+    mine = share(Fake(rank, count), total)
+    others = whole.astype(np.float32)
+    others[mine.start : mine.stop] = 0.0
+    gathered = gather(Fake(rank, count, others), whole[mine.start : mine.stop], total)
+    assert gathered.dtype == whole.dtype
+    np.testing.assert_array_equal(gathered, whole)
+
+
+def test_one_process_shares_with_nobody() -> None:
+    rows = np.arange(3.0)
+    assert share(ALONE, 3) == range(3)
+    assert gather(ALONE, rows, 3) is rows
+
+
+def test_the_environment_says_who_a_process_is() -> None:
+    assert launched({}) == Launch(0, 1, "")
+    assert launched({"RANK": "1", "WORLD_SIZE": "3"}) == Launch(1, 3, "torchrun")
+    mpi = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
+    assert launched(mpi) == Launch(0, 2, "mpirun")
+    assert launched({**mpi, "RANK": "0", "WORLD_SIZE": "1"}) == Launch(0, 2, "mpirun")
+    assert not Launch(1, 3, "torchrun").is_first
+
+
+@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("-1", "2"), ("one", "2"), ("0", ""), ("0", "0")])
+def test_an_environment_that_makes_no_sense_is_an_error(rank: str, size: str) -> None:
+    with pytest.raises(UserError, match="does not say which"):
+        launched({"RANK": rank, "WORLD_SIZE": size})
+
+
+def launcher(framework: str, count: int) -> list[str]:
+    """The command that starts `python` so many times."""
+    if framework == "torch":
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    mpirun = shutil.which("mpirun")
+    if mpirun is None:
+        pytest.skip("Open MPI is not installed (Debian: openmpi-bin, libopenmpi-dev)")
+    return [mpirun, "--allow-run-as-root", "--oversubscribe", "-np", str(count), sys.executable]
+
+
+def together(
+    framework: str, *arguments: str | Path, count: int = 2, script: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command, or a script in its place, in several processes."""
+    program = ["-m", "ddim_host"] if script is None else [str(script)]
+    return subprocess.run(
+        [*launcher(framework, count), *program, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=20 * MINUTES,
+        check=False,
+    )
+
+
+FRAMEWORKS = ["torch", "jittor"]
+
+
+@pytest.fixture(scope="module", params=FRAMEWORKS)
+def framework(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    launcher(name, 2)  # skips where there is none
+    return name
+
+
+@pytest.fixture(scope="module")
+def runs(
+    framework: str, ddim_host: Command, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunDirectory, RunDirectory]:
+    """A run in one process, and the same in two."""
+    folder = tmp_path_factory.mktemp("runs")
+    options = ["run", "--plugin", framework, *TRAINING, "--out"]
+    alone = ddim_host(*options, folder / "alone", env={"OMP_NUM_THREADS": "1"})
+    assert alone.code == 0, alone.err
+    done = together(framework, *options, folder / "together")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote ") == 2, "the first process alone speaks"
+    return RunDirectory(folder / "alone"), RunDirectory(folder / "together")
+
+
+def pictures_are_the_same(one: Path, other: Path) -> None:
+    first, second = (np.asarray(Image.open(path)).astype(int) for path in (one, other))
+    assert first.std() > 10
+    assert np.abs(first - second).max() <= 2
+
+
+@pytest.mark.slow
+def test_losses_and_weights_are_those_of_one_process(runs: tuple[RunDirectory, RunDirectory]) -> None:
+    alone, together_ = (run.read_metrics() for run in runs)
+    assert [(row.epoch, row.step) for row in alone] == [(row.epoch, row.step) for row in together_]
+    for one, other in zip(alone, together_, strict=True):
+        assert other.train_loss == pytest.approx(one.train_loss, rel=2e-3)
+        assert other.test_loss == pytest.approx(one.test_loss, rel=2e-3)
+    one, other = (
+        safetensors.numpy.load_file(run.latest_checkpoint() / "ema.safetensors") for run in runs
+    )
+    difference = sum(float(((one[name] - other[name]) ** 2).sum()) for name in one) ** 0.5
+    assert difference < 0.01 * sum(float((array**2).sum()) for array in one.values()) ** 0.5
+
+
+@pytest.mark.slow
+def test_samples_and_scores_are_those_of_one_process(
+    framework: str, runs: tuple[RunDirectory, RunDirectory], ddim_host: Command, tmp_path: Path
+) -> None:
+    run, _ = runs
+    options = ["sample", run.path, "--num-images", "15", "--out"]
+    assert ddim_host(*options, tmp_path / "alone.png").code == 0
+    done = together(framework, *options, tmp_path / "together.png")
+    assert done.returncode == 0, done.stderr
+    pictures_are_the_same(tmp_path / "alone.png", tmp_path / "together.png")
+    # One image for two processes: one of them has nothing to do.
+    done = together(framework, *options[:2], "--num-images", "1", "--out", tmp_path / "one.npz")
+    assert done.returncode == 0, done.stderr
+    measures = []
+    for name in ("alone", "together"):
+        copy = tmp_path / name
+        shutil.copytree(run.path, copy)
+        command = ["evaluate", copy, "--samples", "25", "--steps", "2,3", "--eta", "0,1", "--grids", "9"]
+        if name == "alone":
+            assert ddim_host(*command).code == 0
+        else:
+            done = together(framework, *command)
+            assert done.returncode == 0, done.stderr
+        scores = json.loads((copy / "evaluation.json").read_text(encoding="utf-8"))["scores"]
+        assert len(scores) == 4
+        measures.append([score["measures"]["frechet_distance"] for score in scores])
+        assert len(list((copy / "samples").glob("evaluated-*.png"))) == 4
+    assert measures[1] == pytest.approx(measures[0], rel=1e-3)
+    done = together(framework, *command)
+    assert "4 of 4 scores" in done.stdout
+
+
+_DIES = """
+import os, signal, sys
+from ddim_host.cli import main
+from ddim_host.processes import launched
+from ddim_host.training import Trainer
+
+def step(trainer, take=Trainer._step):
+    take(trainer)
+    if launched().rank == 1 and trainer._progress.step == 3:
+        os.kill(os.getpid(), int(sys.argv.pop()))
+
+Trainer._step = step
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_run(framework: str, tmp_path: Path) -> None:
+    script = tmp_path / "dies.py"
+    script.write_text(_DIES, encoding="utf-8")
+    options = ["run", "--plugin", framework, *TRAINING, "--out", tmp_path / "run", "9"]
+    # argparse must not see the number of the signal: it is taken from the end when it is needed.
+    script.write_text(_DIES.replace("main()\n", "main(sys.argv[1:-1])\n"), encoding="utf-8")
+    done = together(framework, *options, script=script)
+    assert done.returncode != 0
+    assert "wrote" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(framework: str, tmp_path: Path) -> None:
+    script = tmp_path / "signalled.py"
+    script.write_text(_DIES.replace("main()\n", "main(sys.argv[1:-1])\n"), encoding="utf-8")
+    path = tmp_path / "run"
+    options = ["run", "--plugin", framework, *TRAINING, "--out", path]
+    done = together(framework, *options, "15", script=script)
+    assert done.returncode != 0
+    assert "interrupted after 3 steps; go on with" in done.stderr
+    assert RunDirectory(path).latest_checkpoint().name == "step-00000003"
+
+
+@pytest.mark.slow
+def test_what_cannot_be_shared_is_refused(framework: str, ddim_host: Command, tmp_path: Path) -> None:
+    for arguments, what in (
+        (["sweep", "--plugin", framework], "is the work of one process"),
+        (["run", "--plugin", framework, "--batch-size", "1", "--out", tmp_path / "a"], "cannot share a batch"),
+    ):
+        done = together(framework, *arguments)
+        assert done.returncode != 0
+        assert what in done.stderr
+        assert "Traceback" not in done.stderr.replace("torch.distributed.elastic", "")
+    other = {"torch": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), "jittor": ("RANK", "WORLD_SIZE")}
+    rank, size = other[framework]
+    wrong = ddim_host(
+        *("run", "--plugin", framework, "--out", tmp_path / "b"), env={rank: "0", size: "2"}
+    )
+    assert wrong.code == 2
+    assert "does not know the processes" in wrong.err
