@@ -18,9 +18,10 @@ from ddim_host.defaults import (
 )
 from ddim_host.diffusion import NoiseSchedule, ddim_steps
 from ddim_host.errors import UserError
+from ddim_host.launch import launched
 from ddim_host.parameters import Parameter, PartChoice, resolve
 from ddim_host.plugins import installed_frameworks, load_plugins
-from ddim_host.processes import ALONE, launched
+from ddim_host.processes import ALONE
 from ddim_host.registry import Kind, Part
 from ddim_host.settings import SETTINGS
 from ddim_host.unet import UNet, UNetSpec
@@ -80,7 +81,7 @@ class Experiment:
         if self.join_processes is None:
             raise UserError(
                 f"the framework {config.plugin.name!r} runs in one process only",
-                why=f"{launch.launcher} started {launch.count}, and {config.plugin.distribution} gives no hook "
+                why=f"{launch.launcher} started {launch.count}, and {config.plugin.distribution} lacks the hook "
                 "ddim_process_groups",
                 fix=f"start it without {launch.launcher}",
             )
@@ -135,7 +136,7 @@ class Experiment:
         own = {parameter.name for parameter in part.parameters()}
         parameters = {k: v for k, v in self.config.model.parameters.items() if k in own}
         try:
-            _ = self.processes  # a network lives on the device that its process was given
+            _ = self.processes  # a network lives where its process was put
             return validation.checked_model(
                 part,
                 lambda: part.make(self.unet.spec, self.config.device, self.config.precision, **parameters),

@@ -95,7 +95,8 @@ class TrainingBatches:
             self._seed, Stream.TRAINING_NOISE, steps=epochs, indices=indices, shape=x_start.shape[1:]
         )
         rng = generator(self._seed, Stream.TIMESTEPS, step=step)
-        t, weights = (drawn[rows.start : rows.stop] for drawn in self._sampler.sample(self._batch_size, rng))
+        whole_t, whole_weights = self._sampler.sample(self._batch_size, rng)
+        t, weights = whole_t[rows.start : rows.stop], whole_weights[rows.start : rows.stop]
         return Batch(
             x_t=self._schedule.add_noise(x_start, noise, t),
             t=t,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import tomli_w
 
-from ddim_host.data import MAX_IMAGE_SIZE
 from ddim_host.errors import UserError
 from ddim_host.files import read_text
+from ddim_host.limits import MAX_IMAGE_SIZE, MAX_STEPS
 from ddim_host.parameters import PartChoice, Value, convert, parse_choice, suggestion
 from ddim_host.registry import Kind
-from ddim_host.settings import MAX_STEPS, SETTINGS, read_setting
+from ddim_host.settings import SETTINGS, read_setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MAX_IMAGE_SIZE", "DataSource", "Images", "TrainTest"]
-
-MAX_IMAGE_SIZE = 4096
-"""Height and width in pixels beyond which nobody trains a network on pixels."""
+__all__ = ["DataSource", "Images", "TrainTest"]
 
 Images: TypeAlias = NDArray[np.uint8]
 """Images as uint8 `(N, H, W, C)`, C = 1 (grey) or 3 (RGB); memory-mapped where large."""

@@ -19,6 +19,7 @@ import numpy as np
 from ddim_host.errors import UserError
 from ddim_host.files import replacing, write_bytes, write_text
 from ddim_host.images import grid_png, image_png
+from ddim_host.limits import MAX_GRID_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,10 +29,7 @@ if TYPE_CHECKING:
 
     from ddim_host.data import Images
 
-__all__ = ["MAX_GRID_IMAGES", "ImageExport", "export_images", "require_new"]
-
-MAX_GRID_IMAGES = 10_000
-"""More images than anybody looks at in one picture; it would also take gigabytes to draw."""
+__all__ = ["ImageExport", "export_images", "require_new"]
 
 
 class ImageExport(ABC):

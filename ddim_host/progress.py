@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
-from ddim_host.processes import launched
+from ddim_host.launch import launched
 from ddim_host.records import read_record
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def progress_bar(
         done: How many units were done before.
         scaled: Whether to count in thousands and millions, as for bytes.
         leave: Whether the bar stays on the terminal when it is closed.
+
+    Of several processes the first one alone shows it.
     """
     reports = os.environ.get(_WANTED) == "json"
     terminal = sys.stderr.isatty() and not reports
@@ -94,6 +96,8 @@ def progress_bar(
 
 def restart(bar: tqdm[Any], done: int) -> None:
     """Begin to count and to measure the time now, from `done` units on."""
+    if bar.disable:
+        return
     bar.initial = bar.n = done
     # `unpause` forgets the time since the bar was last shown.
     bar.unpause()

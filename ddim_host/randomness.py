@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["MAX_SEED", "Stream", "dropout_seed", "generator", "normal_images"]
-
-MAX_SEED = 2**63 - 1
+__all__ = ["Stream", "dropout_seed", "generator", "normal_images"]
 
 
 class Stream(IntEnum):

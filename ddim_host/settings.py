@@ -7,21 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ddim_host.errors import UserError
+from ddim_host.limits import MAX_SEED, MAX_STEPS
 from ddim_host.parameters import Value, convert, type_name
-from ddim_host.randomness import MAX_SEED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CHECKPOINTS", "MAX_STEPS", "SETTINGS", "CheckpointChoice", "Setting", "read_setting"]
+__all__ = ["CHECKPOINTS", "SETTINGS", "CheckpointChoice", "Setting", "read_setting"]
 
 CheckpointChoice: TypeAlias = Literal["latest", "best-train", "best-test", "best-avg", "ensemble"]
 """Whose weights to sample with: the newest, the best epoch by one of three losses, or all three together."""
 
 CHECKPOINTS: tuple[CheckpointChoice, ...] = get_args(CheckpointChoice)
-
-MAX_STEPS = 10**12
-"""More steps or epochs than anybody will ever take; a larger number is a slip of the finger."""
 
 
 @dataclass(frozen=True)

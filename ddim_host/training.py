@@ -183,7 +183,7 @@ class Trainer:
             self._fetch_losses()
 
     def _decide(self) -> None:
-        """Agree on what depends on signals, which any process may get, and on the clock, which is the first's."""
+        """Agree on what depends on signals, which any process may get, and on the first one's clock."""
         now = time.monotonic()
         first = self._processes.rank == 0
         wanted = (

@@ -26,7 +26,9 @@ def test_layers_and_independence_are_kept() -> None:
 
 def test_every_hook_that_gives_parts_has_a_kind_and_every_kind_a_hook() -> None:
     hooks = [name for name in vars(hookspecs) if name.startswith("ddim_")]
-    assert sorted(hooks) == sorted(["ddim_machine_checks", "ddim_process_groups", *(kind.value for kind in Kind)])
+    assert sorted(hooks) == sorted(
+        ["ddim_machine_checks", "ddim_process_groups", *(kind.value for kind in Kind)]
+    )
     assert all(inspect.getdoc(getattr(hookspecs, name)) for name in hooks)
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ddim_host import exports
 from ddim_host.errors import UserError
-from ddim_host.exports import MAX_GRID_IMAGES, export_images, require_new
+from ddim_host.exports import export_images, require_new
+from ddim_host.limits import MAX_GRID_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -198,7 +198,9 @@ def test_sum_of_pixels(native: Kernels) -> None:
 
 
 @given(size=st.integers(1, 100), start=st.integers(0, 100), seed=st.integers(0, 2**64 - 1))
-def test_dropout_is_a_function_of_seed_and_position(native: Kernels, size: int, start: int, seed: int) -> None:
+def test_dropout_is_a_function_of_seed_and_position(
+    native: Kernels, size: int, start: int, seed: int
+) -> None:
     ones, first = np.ones(200, np.float32), np.empty(200, np.float32)
     native.dropout(at(ones), at(first), 200, 0, seed, 0.25)
     assert set(np.unique(first)) <= {np.float32(0), np.float32(4 / 3)}

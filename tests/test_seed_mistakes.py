@@ -157,7 +157,16 @@ def clipped_gradient_norm(unet: ModelFactory) -> float:
     model = unet(SMALL, "cpu", "fp32")
     model.load_weights(initial_weights(UNet.from_spec(SMALL), seed=0), "raw")
     x_t, target = np.random.default_rng(0).standard_normal((2, 4, 1, 8, 8), dtype=np.float32)
-    batch = Batch(x_t, np.arange(4), target, np.ones(4, np.float32), np.ones(4, np.float32), dropout_seed=0, first=0, total=4)
+    batch = Batch(
+        x_t,
+        np.arange(4),
+        target,
+        np.ones(4, np.float32),
+        np.ones(4, np.float32),
+        dropout_seed=0,
+        first=0,
+        total=4,
+    )
     model.train_step(batch, mse, lr=1e-3, ema_decay=0.9, max_grad_norm=LIMIT)
     moments = model.training_state().exp_avg.values()
     return 10 * math.sqrt(sum(float((moment.astype(np.float64) ** 2).sum()) for moment in moments))

@@ -140,7 +140,9 @@ def largest_difference(spec: UNetSpec) -> tuple[float, float]:
     with torch.no_grad():
         t = rng.integers(0, spec.num_train_timesteps, 2)
         expected = theirs(torch.from_numpy(x_t), torch.from_numpy(t)).sample
-        batch = Batch(x_t, t, x_t, np.ones(2, np.float32), np.ones(2, np.float32), dropout_seed=0, first=0, total=2)
+        batch = Batch(
+            x_t, t, x_t, np.ones(2, np.float32), np.ones(2, np.float32), dropout_seed=0, first=0, total=2
+        )
         differences.append(ours.evaluate_loss(batch, whole_prediction) - expected)
         for shared in (0, spec.num_train_timesteps - 1):
             expected = theirs(torch.from_numpy(x_t), shared).sample

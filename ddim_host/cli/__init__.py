@@ -22,8 +22,8 @@ from ddim_host.cli.options import (
     add_sweep_options,
 )
 from ddim_host.errors import UserError
+from ddim_host.launch import launched
 from ddim_host.lifeline import follow_parent
-from ddim_host.processes import launched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

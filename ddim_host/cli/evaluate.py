@@ -20,8 +20,8 @@ from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, tables_of
 from ddim_host.exports import export_images
 from ddim_host.files import printable, write_text
+from ddim_host.launch import launched
 from ddim_host.parameters import format_choice, parse_choice
-from ddim_host.processes import launched
 from ddim_host.provenance import this_command
 from ddim_host.report.writing import write_report
 from ddim_host.runs import existing_run

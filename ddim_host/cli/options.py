@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ddim_host.config import PART_KINDS, Request, preset_names, read_epochs, read_preset, read_request
 from ddim_host.defaults import DEFAULT_PARTS, SMALL, default_settings
 from ddim_host.errors import UserError
-from ddim_host.exports import MAX_GRID_IMAGES
+from ddim_host.limits import MAX_GRID_IMAGES
 from ddim_host.parameters import parse_choice
 from ddim_host.registry import Kind
 from ddim_host.scaffold.kinds import PLUGIN_KINDS

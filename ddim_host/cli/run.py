@@ -19,8 +19,8 @@ from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError
 from ddim_host.execution import picture_path, run_experiment
 from ddim_host.files import printable
 from ddim_host.interruption import end_as_by_ctrl_c
+from ddim_host.launch import launched
 from ddim_host.parameters import format_choice
-from ddim_host.processes import launched
 from ddim_host.provenance import this_command
 from ddim_host.report.writing import write_report
 from ddim_host.runs import RunDirectory, existing_run, next_run_path
@@ -58,26 +58,21 @@ def main(options: argparse.Namespace) -> int:
         _say_what_is_left(start, experiment.config, resumed=start is directory, complete=complete)
     if options.dry_run:
         return 0
-    is_first = launched().is_first
     if start is directory and complete:
         return 0
-    if start is not directory and is_first:
+    if start is not directory and launched().is_first:
         directory.require_free()
+    return _carry_out(experiment, directory, start)
+
+
+def _carry_out(experiment: Experiment, directory: RunDirectory, start: RunDirectory | None) -> int:
+    """Run it, and say how it went, where this is the first process; the exit code."""
+    is_first = launched().is_first
     end_as_by_ctrl_c(signal.SIGTERM)
     try:
         picture, times = run_experiment(experiment, directory, start=start)
     except DivergedError:
-        if not is_first:
-            return 1
-        kept = "there was no checkpoint yet"
-        if directory.has_checkpoint():
-            kept = f"the last whole checkpoint is {printable(directory.latest_checkpoint())}"
-        print(
-            "ddim-host: error: a loss or a weight is no longer a finite number; training stopped\n"
-            f"  fix: use a smaller --lr; {kept}",
-            file=sys.stderr,
-        )
-        return 1
+        return _diverged(directory)
     except InterruptedTrainingError as stop:
         return _interrupted(directory, str(stop))
     except KeyboardInterrupt:
@@ -91,6 +86,21 @@ def main(options: argparse.Namespace) -> int:
     write_report([directory.path], directory.report_path, command=this_command())
     print(f"wrote {printable(directory.report_path)}")
     return 0
+
+
+def _diverged(run: RunDirectory) -> int:
+    """Say that training stopped, and what is left; the exit code."""
+    if not launched().is_first:
+        return 1
+    kept = "there was no checkpoint yet"
+    if run.has_checkpoint():
+        kept = f"the last whole checkpoint is {printable(run.latest_checkpoint())}"
+    print(
+        "ddim-host: error: a loss or a weight is no longer a finite number; training stopped\n"
+        f"  fix: use a smaller --lr; {kept}",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _interrupted(run: RunDirectory, what: str) -> int:

@@ -10,7 +10,7 @@ from ddim_host.drawing import Drawing, draw
 from ddim_host.errors import UserError
 from ddim_host.exports import export_images, require_new
 from ddim_host.files import printable
-from ddim_host.processes import launched
+from ddim_host.launch import launched
 from ddim_host.runs import existing_run
 from ddim_host.trained import assemble_trained, load_denoiser
 

@@ -121,7 +121,9 @@ def scored(framework: str) -> Host | Plain:
     return Plain() if framework == "diffusers" else Host(framework)
 
 
-def curves(frameworks: list[str], *, every: int, steps: int, enough: float) -> dict[str, list[dict[str, Any]]]:
+def curves(
+    frameworks: list[str], *, every: int, steps: int, enough: float
+) -> dict[str, list[dict[str, Any]]]:
     """Train in turn, and score every so many steps, each until it is good enough."""
     points: dict[str, list[dict[str, Any]]] = {name: [] for name in frameworks}
     with ExitStack() as stack:

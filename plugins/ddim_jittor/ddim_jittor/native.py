@@ -174,8 +174,8 @@ def dropout(x: jt.Var, seed: jt.Var, probability: float) -> jt.Var:
 
     Args:
         x: float32, of any shape.
-        seed: int32 `(4,)`: the lower and the upper half of the seed, and of which image of the whole batch the
-            first one here is.
+        seed: int32 `(4,)`: the lower and the upper half of the seed, and those of the number of the first
+            image here in the whole batch.
         probability: That an element is dropped; in (0, 1).
     """
     return _Dropout(seed, probability)(x)

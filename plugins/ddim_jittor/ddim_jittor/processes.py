@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
-from ddim_host.processes import launched
+from ddim_host.launch import launched
 from ddim_jittor.environment import import_jittor
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def join(device: Device) -> JittorProcesses:
     if launch.launcher != "mpirun":
         raise UserError(
             f"Jittor does not know the processes that {launch.launcher} starts",
-            fix=f"mpirun -np {launch.count} ddim-host ... (Debian: apt-get install openmpi-bin libopenmpi-dev)",
+            fix=f"mpirun -np {launch.count} ddim-host ... (Debian: openmpi-bin, libopenmpi-dev)",
         )
     jittor = import_jittor(device)
     if not jittor.in_mpi or jittor.world_size != launch.count:

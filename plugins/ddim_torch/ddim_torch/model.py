@@ -85,10 +85,8 @@ class TorchModel:
             self._kernels.keep_freed_memory()
         # PyTorch's convolutions run fastest with the channels last, on both kinds of device.
         layout = torch.contiguous_format if self._kernels else torch.channels_last
-        self._raw = {
-            parameter.name: torch.nn.Parameter(
-                _laid_out(torch.zeros(parameter.shape, device=device), layout)
-            )
+        self._raw: dict[str, Tensor] = {
+            parameter.name: torch.nn.Parameter(_laid_out(torch.zeros(parameter.shape, device=device), layout))
             for parameter in parameters(self._unet)
         }
         self._ema: dict[str, Tensor] | None = None
@@ -239,9 +237,9 @@ class TorchModel:
 
 
 class _Shared(torch.nn.Module):
-    """The parameters as a module, which is what PyTorch averages gradients of; it computes what it is told."""
+    """The parameters as a module, for that is what PyTorch averages gradients of."""
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
         super().__init__()
         self.shared = torch.nn.ParameterList(parameters)
 

@@ -9,8 +9,8 @@ from ddim_host.checks import Check
 
 if TYPE_CHECKING:
     from ddim_host.contracts import ModelFactory
-    from ddim_host.unet import UNetSpec
     from ddim_host.processes import Processes
+    from ddim_host.unet import UNetSpec
     from ddim_host.waist import Device, JoinProcesses, Model, Precision
 
 __all__ = ["unet"]

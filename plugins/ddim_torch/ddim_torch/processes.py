@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 
 from ddim_host.errors import UserError
-from ddim_host.processes import launched
+from ddim_host.launch import launched
 
 if TYPE_CHECKING:
     import numpy as np

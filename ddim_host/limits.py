@@ -1,0 +1,15 @@
+"""Numbers beyond which an input is a slip of the finger, or nothing that a machine could do."""
+
+__all__ = ["MAX_GRID_IMAGES", "MAX_IMAGE_SIZE", "MAX_SEED", "MAX_STEPS"]
+
+MAX_SEED = 2**63 - 1
+"""Seeds are keys of a generator of 64 bits; the half of them that every number format holds."""
+
+MAX_STEPS = 10**12
+"""More steps or epochs than anybody will ever take."""
+
+MAX_IMAGE_SIZE = 4096
+"""Height and width in pixels beyond which nobody trains a network on pixels."""
+
+MAX_GRID_IMAGES = 10_000
+"""More images than anybody looks at in one picture; it would also take gigabytes to draw."""
