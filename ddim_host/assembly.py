@@ -81,7 +81,7 @@ class Experiment:
         if self.join_processes is None:
             raise UserError(
                 f"the framework {config.plugin.name!r} runs in one process only",
-                why=f"{launch.launcher} started {launch.count}, and {config.plugin.distribution} lacks the hook "
+                why=f"{launch.launcher} started {launch.count}; {config.plugin.distribution} lacks the hook "
                 "ddim_process_groups",
                 fix=f"start it without {launch.launcher}",
             )
