@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
 
 from ddim_host.errors import UserError
 from ddim_host.kernels import Dropout, kernels
 from ddim_host.provenance import process_peak_memory_bytes, processor_name
 from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
 from ddim_host.waist import TrainingState
+from ddim_torch.adam import Adam
 from ddim_torch.layers import TorchLayers
 from ddim_torch.native_layers import NativeLayers
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor
+    from torch.nn.parallel import DistributedDataParallel
 
     from ddim_host.unet import UNetSpec
     from ddim_host.waist import Batch, Device, Loss, Precision, Weights, WhichWeights
@@ -90,7 +91,7 @@ class TorchModel:
             for parameter in parameters(self._unet)
         }
         self._ema: dict[str, Tensor] | None = None
-        self._optimizer: torch.optim.Adam | None = None
+        self._optimizer: Adam | None = None
         # Among several processes, what averages their gradients while the next ones are computed.
         self._parallel: DistributedDataParallel | None = None
         # Of convolutions, for as long as the weights do not change.
@@ -111,8 +112,6 @@ class TorchModel:
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> Tensor:
         optimizer, ema = self._require_optimizer(), self._require_ema()
-        for group in optimizer.param_groups:
-            group["lr"] = lr
         torch.manual_seed((batch.dropout_seed + batch.first) % 2**63)
         layers = self._training_layers(batch)
         if distributed.is_initialized():
@@ -123,10 +122,11 @@ class TorchModel:
             losses = self._losses(batch, loss, layers)
             share = 1.0 / batch.total
         weights = torch.from_numpy(batch.weights).to(self._device)
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in self._raw.values():
+            parameter.grad = None
         ((losses * weights).sum() * share).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._raw.values(), max_grad_norm)
-        optimizer.step()
+        optimizer.step(lr)
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.values()), list(self._raw.values()), 1.0 - ema_decay)
         self._transformed = {"raw": {}, "ema": {}}
@@ -171,25 +171,14 @@ class TorchModel:
 
     def training_state(self) -> TrainingState:
         optimizer = self._require_optimizer()
-        moments: dict[str, Weights] = {}
-        for moment in ("exp_avg", "exp_avg_sq"):
-            moments[moment] = _to_arrays(
-                {
-                    name: optimizer.state[parameter].get(moment, torch.zeros_like(parameter))
-                    for name, parameter in self._raw.items()
-                }
-            )
-        taken = [int(state["step"]) for state in optimizer.state.values() if state]
-        return TrainingState(taken[0] if taken else 0, moments["exp_avg"], moments["exp_avg_sq"])
+        return TrainingState(optimizer.steps, _to_arrays(optimizer.exp_avg), _to_arrays(optimizer.exp_avg_sq))
 
     def load_training_state(self, state: TrainingState) -> None:
         optimizer = self._require_optimizer()
-        for name, parameter in self._raw.items():
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(state.step), device=self._device),
-                "exp_avg": _like(parameter, state.exp_avg[name]),
-                "exp_avg_sq": _like(parameter, state.exp_avg_sq[name]),
-            }
+        optimizer.steps = state.step
+        for moment, arrays in ((optimizer.exp_avg, state.exp_avg), (optimizer.exp_avg_sq, state.exp_avg_sq)):
+            for name, tensor in moment.items():
+                tensor.copy_(torch.from_numpy(arrays[name]))
 
     def _training_layers(self, batch: Batch) -> TorchLayers:
         if self._kernels is None:
@@ -227,12 +216,14 @@ class TorchModel:
 
     def _require_parallel(self) -> DistributedDataParallel:
         if self._parallel is None:
+            from torch.nn.parallel import DistributedDataParallel  # noqa: PLC0415 - slow, and seldom needed
+
             self._parallel = DistributedDataParallel(_Shared(self._raw.values()))
         return self._parallel
 
-    def _require_optimizer(self) -> torch.optim.Adam:
+    def _require_optimizer(self) -> Adam:
         if self._optimizer is None:
-            self._optimizer = torch.optim.Adam(self._raw.values(), betas=(0.9, 0.999), eps=1e-8, fused=True)
+            self._optimizer = Adam(self._raw)
         return self._optimizer
 
 
@@ -249,11 +240,6 @@ class _Shared(torch.nn.Module):
 
 def _laid_out(tensor: Tensor, layout: torch.memory_format) -> Tensor:
     return tensor.contiguous(memory_format=layout) if tensor.ndim == 4 else tensor
-
-
-def _like(parameter: Tensor, array: NDArray[np.float32]) -> Tensor:
-    """An array as a tensor of the same device and memory layout as a parameter."""
-    return torch.empty_like(parameter, requires_grad=False).copy_(torch.from_numpy(array))
 
 
 def _to_arrays(tensors: Mapping[str, Tensor]) -> Weights:
