@@ -12,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ddim_host.runs import EpochMetrics, RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,6 +125,18 @@ def _compare(straight: Path, run: Path) -> None:
     names += [path.relative_to(straight) for path in straight.glob("samples/*.png")]
     for name in names:
         assert (straight / name).read_bytes() == (run / name).read_bytes(), f"{name} differs in {run}"
+    assert _metrics(straight) == _metrics(run), f"metrics differ in {run}"
+
+
+def _metrics(run: Path) -> list[EpochMetrics]:
+    """The rows of metrics, less what depends on the machine and its clock."""
+    nothing: dict[str, Any] = {
+        "seconds": 0.0,
+        "images_per_second": 0.0,
+        "warmup_seconds": 0.0,
+        "peak_memory_bytes": 0,
+    }
+    return [replace(row, **nothing) for row in RunDirectory(run).read_metrics()]
 
 
 def main() -> None:
