@@ -5,7 +5,8 @@
 `torch` and `jittor` are this project's default run; `diffusers` is a plain loop over the same network, batch
 size, learning rate and average (eager, fp32). They train in turn, so many steps each; see
 `tests.benchmarks.in_turn`. Only training is timed: drawing batches, steps and averages, not the scores in
-between, and not what the first steps compile. A score is that of 1,000 samples (20 steps, eta 0, averaged weights) against the 297 test digits.
+between, and not what the first steps compile. A score is that of 1,000 samples (20 steps, eta 0, averaged
+weights) against the 297 test digits.
 """
 
 from __future__ import annotations

@@ -130,12 +130,8 @@ def _compare(straight: Path, run: Path) -> None:
 
 def _metrics(run: Path) -> list[EpochMetrics]:
     """The rows of metrics, less what depends on the machine and its clock."""
-    nothing: dict[str, Any] = {
-        "seconds": 0.0,
-        "images_per_second": 0.0,
-        "warmup_seconds": 0.0,
-        "peak_memory_bytes": 0,
-    }
+    measured = ("seconds", "images_per_second", "warmup_seconds", "peak_memory_bytes")
+    nothing: dict[str, Any] = dict.fromkeys(measured, 0)
     return [replace(row, **nothing) for row in RunDirectory(run).read_metrics()]
 
 
