@@ -13,6 +13,7 @@ weights only, and so do those that the newest whole checkpoint knows as the best
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ import safetensors
 import safetensors.numpy
 
 from ddim_host.errors import DivergedError, UserError
-from ddim_host.files import read_text, remove_leftovers, write_bytes, write_text
+from ddim_host.files import read_bytes, read_text, remove_leftovers, write_bytes, write_text
 from ddim_host.records import read_record
 from ddim_host.waist import TrainingState
 
@@ -64,6 +65,8 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _SAMPLER = "timestep_sampler"
 _PROGRESS = "progress.json"
 _TRAINING = "training.safetensors"
+_MOST_BYTES_BESIDE = 64 << 20
+"""Room for the names of the arrays, and for what a timestep sampler remembers."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,7 @@ def load_checkpoint(folder: Path, parameters: Iterable[Parameter]) -> Checkpoint
     """
     parameters = tuple(parameters)
     path = folder / _TRAINING
-    arrays = _read_safetensors(path)
+    arrays = _read_safetensors(path, _most_bytes(parameters, len(_MOMENTS)))
     moments = {moment: _fitting(path, _with_prefix(arrays, f"{moment}."), parameters) for moment in _MOMENTS}
     progress = load_progress(folder)
     return Checkpoint(
@@ -254,8 +257,8 @@ def load_weights(folder: Path, which: WhichWeights, parameters: Iterable[Paramet
         UserError: The file is missing or damaged, or its names, shapes or types are not those of the network,
             or a number in it is not finite.
     """
-    path = folder / f"{which}.safetensors"
-    return _fitting(path, _read_safetensors(path), tuple(parameters))
+    path, parameters = folder / f"{which}.safetensors", tuple(parameters)
+    return _fitting(path, _read_safetensors(path, _most_bytes(parameters, 1)), parameters)
 
 
 def load_progress(folder: Path) -> Progress:
@@ -285,9 +288,14 @@ def load_progress(folder: Path) -> Progress:
         raise UserError(f"{path} is damaged", why=f"{type(error).__name__}: {error}") from None
 
 
-def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+def _most_bytes(parameters: Iterable[Parameter], copies: int) -> int:
+    """What a file with so many arrays for each parameter has at most; all else in it is small."""
+    return copies * 4 * sum(math.prod(parameter.shape) for parameter in parameters) + _MOST_BYTES_BESIDE
+
+
+def _read_safetensors(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
     try:
-        return safetensors.numpy.load(path.read_bytes())
+        return safetensors.numpy.load(read_bytes(path, max_bytes))
     except OSError as error:
         raise UserError(
             f"cannot read {path}",

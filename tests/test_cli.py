@@ -6,7 +6,10 @@ import csv
 import importlib.metadata
 import json
 import math
+import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from functools import partial
 from importlib.util import find_spec
@@ -888,3 +891,32 @@ def test_a_loss_that_is_no_number_stops_the_run(variants: dict[str, Run]) -> Non
 
 def test_a_run_that_diverges_in_its_last_step_does_not_end_well(variants: dict[str, Run]) -> None:
     assert variants["diverged"].outcome.code == 1
+
+
+def test_doctor_says_how_to_get_the_fast_kernels(ddim_host: Command, tmp_path: Path) -> None:
+    without = {"CXX": "no-such-compiler", "DDIM_HOST_CACHE": str(tmp_path)}
+    missing = ddim_host("doctor", env=without)
+    assert missing.code == 1
+    assert re.search(r"FAIL  kernels for the CPU +.*there is no C\+\+ compiler no-such-compiler", missing.out)
+    assert "fix: sudo apt-get install g++" in missing.out
+    off = ddim_host("doctor", env={**without, "DDIM_HOST_KERNELS": "framework"})
+    assert re.search(r"ok    kernels for the CPU +switched off by DDIM_HOST_KERNELS", off.out)
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(environment: dict[str, str]) -> None:
+    command = f"{sys.executable} -m ddim_host doctor | true"
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stderr == ""
+
+
+def test_help_imports_nothing_heavy(python: PythonCode) -> None:
+    code = (
+        "import sys\n"
+        "from ddim_host.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert not {'numpy', 'torch', 'jittor', 'matplotlib', 'scipy', 'sklearn'} & {*sys.modules}\n"
+    )
+    done = python(code)
+    assert done.code == 0, done.err

@@ -62,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except UserError as error:
         print(f"ddim-host: error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except BrokenPipeError:
+        # Whoever read the output (`head`, say) has seen enough; Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(OTHER_ERROR)
     except KeyboardInterrupt:
         print("\nddim-host: interrupted", file=sys.stderr)
         sys.exit(OTHER_ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
 from ddim_host.checks import Check
+from ddim_host.errors import UserError
+from ddim_host.kernels import KERNELS_VARIABLE, load_kernels
 from ddim_host.plugins import Plugin, installed_frameworks, load_plugins
 
 if TYPE_CHECKING:
@@ -46,12 +49,25 @@ def _host_checks(installed: tuple[Plugin, ...]) -> list[Check]:
     checks = [
         Check("Python", True, platform.python_version()),
         Check("NumPy", True, version("numpy")),
+        _kernels_check(),
     ]
     for plugin in installed:
         if plugin.kind == "parts":
             fix = f"pip install --force-reinstall {plugin.distribution}, or uninstall it"
             checks.append(Check(f"plugin {plugin.label}", not plugin.error, plugin.error or "loaded", fix))
     return checks
+
+
+def _kernels_check() -> Check:
+    """Whether the fast kernels for the CPU can be compiled; without them all works, at half the speed."""
+    name = "kernels for the CPU"
+    if os.environ.get(KERNELS_VARIABLE) == "framework":
+        return Check(name, True, f"switched off by {KERNELS_VARIABLE}")
+    try:
+        load_kernels()
+    except UserError as error:
+        return Check(name, False, f"{error.what}: {error.why}", error.fix)
+    return Check(name, True, "compiled for this processor")
 
 
 def _look_at(framework: str) -> int:

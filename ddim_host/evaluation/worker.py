@@ -17,7 +17,7 @@ import safetensors.numpy
 from ddim_host.cache import cache_errors, cache_folder
 from ddim_host.errors import UserError
 from ddim_host.evaluation.statistics import FeatureStatistics, Gathering, Measures, MeasureSettings, measure
-from ddim_host.files import write_bytes
+from ddim_host.files import read_bytes, write_bytes
 from ddim_host.framework_guard import allow_framework
 from ddim_host.parameters import format_choice, resolve
 from ddim_host.plugins import load_plugins
@@ -38,6 +38,8 @@ _Result = TypeVar("_Result")
 
 _FORMAT = 1
 """Of reference statistics in the cache."""
+
+_MOST_HEADER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ class Worker:
         Returns:
             Whether they are there, whole.
         """
-        self._reference = _read_statistics(self._path(images_sha256))
+        dimension, kept = self.space.dimension, self._settings.max_kept
+        most_bytes = 8 * (dimension + 1) * dimension + 4 * kept * dimension + _MOST_HEADER_BYTES
+        self._reference = _read_statistics(self._path(images_sha256), most_bytes)
         found = self._reference
         if found is not None and (found.count, len(found.mean)) != (count, self.space.dimension):
             self._reference = None
@@ -183,10 +187,10 @@ def _statistics_bytes(statistics: FeatureStatistics) -> bytes:
     )
 
 
-def _read_statistics(path: Path) -> FeatureStatistics | None:
+def _read_statistics(path: Path, max_bytes: int) -> FeatureStatistics | None:
     """Statistics from the cache; None where they are missing or not what they should be."""
     try:
-        arrays = safetensors.numpy.load(path.read_bytes())
+        arrays = safetensors.numpy.load(read_bytes(path, max_bytes))
         statistics = FeatureStatistics(
             int(arrays["count"].item()), arrays["mean"], arrays["covariance"], arrays["kept"]
         )

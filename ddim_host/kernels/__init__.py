@@ -5,7 +5,7 @@ needs a quarter of the multiplications. `source/group_norm.h` reads and writes e
 The sources are compiled for the processor at hand when they are first needed; see `library.kernels`.
 """
 
-from ddim_host.kernels.library import DECLARATIONS, KERNELS_VARIABLE, Kernels, kernels
+from ddim_host.kernels.library import DECLARATIONS, KERNELS_VARIABLE, Kernels, kernels, load_kernels
 from ddim_host.kernels.use import Dropout, kept, transform_channels
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "Kernels",
     "kept",
     "kernels",
+    "load_kernels",
     "transform_channels",
 ]

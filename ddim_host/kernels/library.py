@@ -21,7 +21,7 @@ from ddim_host.cache import cache_errors, cache_folder
 from ddim_host.errors import UserError
 from ddim_host.files import printable, write_bytes
 
-__all__ = ["DECLARATIONS", "KERNELS_VARIABLE", "Kernels", "kernels"]
+__all__ = ["DECLARATIONS", "KERNELS_VARIABLE", "Kernels", "kernels", "load_kernels"]
 
 KERNELS_VARIABLE = "DDIM_HOST_KERNELS"
 
@@ -104,12 +104,22 @@ def kernels() -> Kernels | None:
     if wanted == "framework":
         return None
     try:
-        return Kernels(_compiled())
+        return load_kernels()
     except UserError as error:
         if wanted == "native":
             raise
         print(f"ddim-host: {error.what} ({error.why}); the framework's own are used", file=sys.stderr)
         return None
+
+
+def load_kernels() -> Kernels:
+    """The kernels, whatever the environment says; compiled where this was not done before.
+
+    Raises:
+        UserError: They cannot be had on this machine.
+    """
+    try:
+        return Kernels(_compiled())
     except OSError as error:
         raise UserError(
             "the compiled kernels cannot be loaded",

@@ -12,9 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ddim_host.checkpoints import latest_checkpoint
+from ddim_host.runs import EpochMetrics, RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +29,9 @@ _OPTIONS = (
     "--num-train-timesteps 50 --checkpoint-seconds 0"
 )
 _MOST_SECONDS = 3600.0
+_KILLED_WHILE_STARTING = 0.2
+# Kills that come while steps are taken are this close to each other, so that many of them fit into a run.
+_KILLS_OF_A_RUN = 12.0
 
 
 @dataclass
@@ -58,39 +64,48 @@ def kill_runs(framework: str, kills: int, *, train_steps: int, seed: int, folder
     """
     rng = random.Random(seed)
     begin = ["run", "--plugin", framework, *_OPTIONS.split(), "--train-steps", str(train_steps)]
-    straight = folder / "straight"
-    for _ in range(2):  # the second time nothing has to be compiled
+    for name in ("first", "straight"):  # the second time nothing has to be compiled
         started = time.monotonic()
-        path = folder / "first" if not (folder / "first").exists() else straight
-        _end([*begin, "--out", str(path)])
-    whole = time.monotonic() - started
+        process = _start([*begin, "--out", str(folder / name)])
+        _wait_for_checkpoint(folder / name, process)
+        training = time.monotonic()
+        _end(process)
+    starting, rest = training - started, time.monotonic() - training
     counts = Counts()
     while counts.kills < kills:
         run = folder / f"run-{counts.runs}"
         for _ in range(min(kills - counts.kills, max(1, kills // 10))):
             process = _start(_command(begin, run))
-            # The first half of the time goes by before there is a framework.
-            moment = rng.uniform(0.3, 1.0) * whole
             try:
-                code = process.wait(moment)
+                if rng.random() < _KILLED_WHILE_STARTING:
+                    process.wait(rng.uniform(0.0, starting))
+                else:
+                    _wait_for_checkpoint(run, process)
+                    process.wait(rng.uniform(0.0, rest / _KILLS_OF_A_RUN))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
                 counts.kills += 1
                 counts.writing += any(run.glob("checkpoints/.step-*")) or any(run.glob("**/.*.tmp"))
             else:
-                assert code == 0, _said(process)
                 break
             finally:
                 process.communicate()
-        _end(_command(begin, run))
-        _compare(straight, run)
+        _end(_start(_command(begin, run)))
+        _compare(folder / "straight", run)
         counts.runs += 1
         print(
             f"{counts.kills} kills, {counts.writing} of them amid a write; {counts.runs} runs equal",
             flush=True,
         )
     return counts
+
+
+def _wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the process has written a checkpoint, or has ended."""
+    before = latest_checkpoint(run / "checkpoints")
+    while process.poll() is None and latest_checkpoint(run / "checkpoints") == before:
+        time.sleep(0.01)
 
 
 def _command(begin: Sequence[str], run: Path) -> list[str]:
@@ -107,14 +122,9 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     )
 
 
-def _end(command: Sequence[str]) -> None:
-    process = _start(command)
+def _end(process: subprocess.Popen[bytes]) -> None:
     _, err = process.communicate(timeout=_MOST_SECONDS)
-    assert process.returncode == 0, f"{' '.join(command)}\n{err.decode()}"
-
-
-def _said(process: subprocess.Popen[bytes]) -> str:
-    return process.communicate()[1].decode()
+    assert process.returncode == 0, f"{process.args!r}\n{err.decode()}"
 
 
 def _compare(straight: Path, run: Path) -> None:
@@ -123,6 +133,14 @@ def _compare(straight: Path, run: Path) -> None:
     names += [path.relative_to(straight) for path in straight.glob("samples/*.png")]
     for name in names:
         assert (straight / name).read_bytes() == (run / name).read_bytes(), f"{name} differs in {run}"
+    assert _metrics(straight) == _metrics(run), f"metrics differ in {run}"
+
+
+def _metrics(run: Path) -> list[EpochMetrics]:
+    """The rows of metrics, less what depends on the machine and its clock."""
+    measured = ("seconds", "images_per_second", "warmup_seconds", "peak_memory_bytes")
+    nothing: dict[str, Any] = dict.fromkeys(measured, 0)
+    return [replace(row, **nothing) for row in RunDirectory(run).read_metrics()]
 
 
 def main() -> None:
@@ -132,7 +150,7 @@ def main() -> None:
     )
     parser.add_argument("--framework", default="torch")
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--train-steps", type=int, default=60)
+    parser.add_argument("--train-steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from ddim_host import hookimpl
@@ -51,7 +52,8 @@ def ddim_machine_checks() -> list[Check]:
 
     missing = next((check for check in cuda_checks() if not check.ok), None)
     gpu = "usable" if missing is None else f"none that Jittor can use ({missing.detail}); runs on the CPU"
-    return [*checks("cpu"), Check("GPU", True, gpu)]
+    mpi = shutil.which("mpicc") or "none; runs in one process only (Debian: openmpi-bin, libopenmpi-dev)"
+    return [*checks("cpu"), Check("GPU", True, gpu), Check("MPI", True, mpi)]
 
 
 @hookimpl
