@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ddim_host.cache import cache_errors, cache_folder
-from ddim_host.errors import UserError
-from ddim_host.files import printable, write_bytes
+from ddim_host.errors import UserError, printable
+from ddim_host.files import write_bytes
 
 __all__ = ["DECLARATIONS", "KERNELS_VARIABLE", "Kernels", "kernels", "load_kernels"]
 
