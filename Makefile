@@ -17,7 +17,7 @@ ORACLES := $(addprefix --ignore=tests/test_,noise_schedules.py oracle_scheduler.
 PEERS := --no-deps --upgrade --target .venv/peers -r tests/peers.txt
 
 # What `make bench` measures, each in a process of its own, and which of it: `make bench BENCH="-k digits"`.
-MEASURED := torch jittor diffusers
+MEASURED := torch jittor diffusers denoising-diffusion-pytorch
 BENCH :=
 
 .PHONY: install demo test lint test-newest test-lowest bench clean
