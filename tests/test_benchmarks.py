@@ -64,7 +64,7 @@ def test_time_to_quality_is_a_curve(environment: dict[str, str], tmp_path: Path)
         str(picture),
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.time_to_quality", str(out), *options],
+        [sys.executable, "-m", "tests.benchmarks.time_to_quality", str(out), *options, "--picture", picture],
         cwd=ROOT,
         env=environment,
         capture_output=True,
