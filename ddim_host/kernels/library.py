@@ -104,12 +104,13 @@ def kernels() -> Kernels | None:
     if wanted == "framework":
         return None
     try:
-        return load_kernels()
+        _compiled()
     except UserError as error:
         if wanted == "native":
             raise
         print(f"ddim-host: {error.what} ({error.why}); the framework's own are used", file=sys.stderr)
         return None
+    return load_kernels()
 
 
 def load_kernels() -> Kernels:

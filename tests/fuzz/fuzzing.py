@@ -65,7 +65,7 @@ def sandbox(folder: Path) -> Iterator[Reader]:
     Args:
         folder: An empty folder; the cache will be in it, too.
     """
-    os.environ["DDIM_HOST_CACHE"] = str(folder / "cache")
+    os.environ["DDIM_HOST_CACHE"] = str(folder / "inner" / "cache")
     run = folder / "inner" / "run"
     for arguments in ([*_RUN, "--out", str(run)], ["evaluate", str(run), *_EVALUATE]):
         subprocess.run(
