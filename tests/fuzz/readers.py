@@ -8,8 +8,10 @@ import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import numpy as np
+import safetensors.numpy
 from PIL import Image
 
 from ddim_host import plugins
@@ -188,6 +190,14 @@ def _of_others(folder: Path) -> Iterator[Reader]:
         partial(mutated_safetensors, whole),
         lambda: _read_statistics(statistics, 1 << 20),
     )
+    inception = folder / "inception.safetensors"
+    arrays = dict.fromkeys(("layer.weight", "layer.running_var"), features)
+    yield Reader(
+        "Inception weights",
+        inception,
+        partial(mutated_safetensors, safetensors.numpy.save(arrays)),
+        partial(_read_inception, inception, dict.fromkeys(arrays, features.shape)),
+    )
     report = folder / "report"
     line = f'{REPORT_MARK}{{"description": "training", "done": 1, "total": 2, "unit": "step", "postfix": ""}}'
     yield Reader(
@@ -215,3 +225,11 @@ def _of_others(folder: Path) -> Iterator[Reader]:
 
     for name in texts:
         yield Reader(f"plugin metadata: {name}", info / name, _text(info / name), discover)
+
+
+def _read_inception(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Read the weights of an Inception network that is much smaller than the real one."""
+    from ddim_torch import inception_weights  # noqa: PLC0415 - imports torch
+
+    with mock.patch.object(inception_weights, "parameter_shapes", lambda: shapes):
+        inception_weights.read_weights(path)
