@@ -231,5 +231,5 @@ def _read_inception(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     """Read the weights of an Inception network that is much smaller than the real one."""
     from ddim_torch import inception_weights  # noqa: PLC0415 - imports torch
 
-    with mock.patch.object(inception_weights, "parameter_shapes", lambda: shapes):
+    with mock.patch.object(inception_weights, "parameter_shapes", return_value=shapes):
         inception_weights.read_weights(path)
