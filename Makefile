@@ -9,15 +9,16 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 HOST_AND_TORCH := -e . -e plugins/timestep_samplers -e plugins/losses -e plugins/ddim_torch
 EVERYTHING := $(HOST_AND_TORCH) -e plugins/ddim_jittor
 
-# What the tests of the other two environments leave out: what takes minutes, and what needs Jittor.
-QUICK := -m "not slow" --ignore=tests/test_jittor_environment.py
+# What the tests of the other two environments leave out: what takes minutes, and what needs Jittor. Two at a time,
+# each with one thread; the main environment tests with all of them.
+QUICK := -n 2 -m "not slow" --ignore=tests/test_jittor_environment.py
 # These hold results against diffusers, which needs newer releases than the oldest that are allowed.
 ORACLES := $(addprefix --ignore=tests/test_,noise_schedules.py oracle_scheduler.py unet.py)
 # With what they ask for, these would replace torch; without, only a process that is prepared may see them.
 PEERS := --no-deps --upgrade --target .venv/peers -r tests/peers.txt
 
 # What `make bench` measures, each in a process of its own, and which of it: `make bench BENCH="-k digits"`.
-MEASURED := torch jittor diffusers
+MEASURED := torch jittor diffusers denoising-diffusion-pytorch
 BENCH :=
 
 .PHONY: install demo test lint docs test-newest test-lowest bench clean
@@ -42,10 +43,10 @@ docs: .venv-newest/installed
 
 # Both ends of the declared ranges: the newest releases of everything, and the oldest that are allowed.
 test-newest: .venv-newest/installed
-	.venv-newest/bin/python -m pytest $(QUICK)
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest $(QUICK)
 
 test-lowest: .venv-lowest/installed
-	.venv-lowest/bin/python -m pytest $(QUICK) $(ORACLES)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(QUICK) $(ORACLES)
 
 bench: install
 	for framework in $(MEASURED); do \

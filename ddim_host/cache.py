@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError
-from ddim_host.files import printable
+from ddim_host.errors import UserError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

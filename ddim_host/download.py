@@ -9,8 +9,8 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 from ddim_host.cache import cache_errors
-from ddim_host.errors import UserError
-from ddim_host.files import printable, replacing
+from ddim_host.errors import UserError, printable
+from ddim_host.files import replacing
 from ddim_host.progress import progress_bar
 
 if TYPE_CHECKING:

@@ -1,6 +1,21 @@
 """The errors that users are meant to read."""
 
-__all__ = ["DivergedError", "InterruptedTrainingError", "UserError"]
+__all__ = ["DivergedError", "InterruptedTrainingError", "UserError", "printable"]
+
+
+def printable(text: object) -> str:
+    r"""Makes a file name, or a message that holds one, safe to print on one line.
+
+    File names may hold line ends, terminal escapes, and bytes that are not UTF-8, which no output stream
+    would encode.
+
+    Args:
+        text: A name, a path or an error; `str(text)` is shown.
+
+    Returns:
+        The same text with everything unprintable escaped (`\n`, `\x1b`, `\udcff`).
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
 class DivergedError(Exception):
@@ -29,10 +44,9 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.why = why
-        self.fix = fix
+        # What is wrong with a file is often told in words of that file.
+        self.what, self.why, self.fix = (printable(text) for text in (what, why, fix))
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         lines = [self.what]

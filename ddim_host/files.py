@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and showing their names."""
+"""Writing files whole or not at all, and reading those of anybody."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = [
     "is_leftover",
     "locked",
-    "printable",
     "read_bytes",
     "read_text",
     "remove_leftovers",
@@ -154,18 +153,3 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def printable(text: object) -> str:
-    r"""Makes a file name, or a message that holds one, safe to print on one line.
-
-    File names may hold line ends, terminal escapes, and bytes that are not UTF-8, which no output stream
-    would encode.
-
-    Args:
-        text: A name, a path or an error; `str(text)` is shown.
-
-    Returns:
-        The same text with everything unprintable escaped (`\n`, `\x1b`, `\udcff`).
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))

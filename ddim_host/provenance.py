@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim_host.files import printable
+from ddim_host.errors import printable
 
 if TYPE_CHECKING:
     from ddim_host.waist import Model

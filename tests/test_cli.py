@@ -783,15 +783,16 @@ from ddim_host.cli import main
 from ddim_host.runs import RunDirectory
 from ddim_host.training import Trainer
 
-def is_due(trainer):
-    return trainer._progress.step == 4 and not trainer._run.has_checkpoint()
+def decide(trainer, usual=Trainer._decide):
+    usual(trainer)
+    trainer._checkpoint_is_due = trainer._progress.step == 4
 
 def write_and_die(run, rows, write=RunDirectory.write_metrics):
     write(run, rows)
     if rows[-1].step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Trainer._checkpoint_is_due = is_due
+Trainer._decide = decide
 RunDirectory.write_metrics = write_and_die
 main()
 """

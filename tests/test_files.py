@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim_host.files import printable, replacing, write_atomically, write_bytes, write_text
+from ddim_host.errors import printable
+from ddim_host.files import replacing, write_atomically, write_bytes, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path

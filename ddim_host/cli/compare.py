@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError
-from ddim_host.files import printable
+from ddim_host.errors import UserError, printable
 from ddim_host.provenance import this_command
 from ddim_host.report.writing import write_report
 

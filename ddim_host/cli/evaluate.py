@@ -12,14 +12,14 @@ import numpy as np
 from ddim_host.cli.options import read_list, requested
 from ddim_host.cli.text import used_line
 from ddim_host.drawing import Drawing, draw, drawing_record
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.scoring import Plan, help_to_score, measure_real_images, planned, score
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, tables_of
 from ddim_host.exports import export_images
-from ddim_host.files import printable, write_text
+from ddim_host.files import write_text
 from ddim_host.launch import launched
 from ddim_host.parameters import format_choice, parse_choice
 from ddim_host.provenance import this_command

@@ -10,8 +10,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, metadata
 from typing import TYPE_CHECKING, Any
 
-from ddim_host.errors import UserError
-from ddim_host.files import printable
+from ddim_host.errors import UserError, printable
 from ddim_host.parameters import REQUIRED, Parameter, format_choice, suggestion, type_name
 from ddim_host.plugins import STRICT, Plugin, Plugins, load_plugins
 from ddim_host.registry import Kind

@@ -9,9 +9,8 @@ import numpy as np
 
 from ddim_host.cli.options import read_list, requested
 from ddim_host.cli.text import used_line
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, printable
 from ddim_host.exports import export_images, require_new
-from ddim_host.files import printable
 from ddim_host.images import to_uint8
 from ddim_host.parameters import format_choice
 from ddim_host.progress import progress_bar

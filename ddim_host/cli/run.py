@@ -15,9 +15,8 @@ from ddim_host.checkpoints import load_progress
 from ddim_host.cli.options import requested
 from ddim_host.cli.text import sampling_line, times_line
 from ddim_host.config import PART_KINDS, Config, PartConfig, Request, read_request
-from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError
+from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, printable
 from ddim_host.execution import picture_path, run_experiment
-from ddim_host.files import printable
 from ddim_host.interruption import end_as_by_ctrl_c
 from ddim_host.launch import launched
 from ddim_host.parameters import format_choice

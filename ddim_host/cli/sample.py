@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from ddim_host.cli.options import requested
 from ddim_host.cli.text import sampling_line, times_line, used_line
 from ddim_host.drawing import Drawing, draw
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, printable
 from ddim_host.exports import export_images, require_new
-from ddim_host.files import printable
 from ddim_host.launch import launched
 from ddim_host.runs import existing_run
 from ddim_host.trained import assemble_trained, load_denoiser

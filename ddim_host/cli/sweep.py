@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ddim_host.assembly import assemble
 from ddim_host.cli.options import add_evaluate_options, read_list, requested
-from ddim_host.errors import UserError
-from ddim_host.files import printable
+from ddim_host.errors import UserError, printable
 from ddim_host.interruption import end_as_by_ctrl_c
 from ddim_host.parameters import parse_choice
 from ddim_host.plugins import installed_frameworks, load_plugins

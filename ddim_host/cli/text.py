@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddim_host.files import printable
+from ddim_host.errors import printable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ddim_host.cache import cache_errors, cache_folder
-from ddim_host.errors import UserError
-from ddim_host.files import printable, write_bytes
+from ddim_host.errors import UserError, printable
+from ddim_host.files import write_bytes
 
 __all__ = ["DECLARATIONS", "KERNELS_VARIABLE", "Kernels", "kernels", "load_kernels"]
 
@@ -104,12 +104,13 @@ def kernels() -> Kernels | None:
     if wanted == "framework":
         return None
     try:
-        return load_kernels()
+        _compiled()
     except UserError as error:
         if wanted == "native":
             raise
         print(f"ddim-host: {error.what} ({error.why}); the framework's own are used", file=sys.stderr)
         return None
+    return load_kernels()
 
 
 def load_kernels() -> Kernels:

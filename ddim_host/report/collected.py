@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddim_host.config import PART_KINDS, Request, read_image_shape, read_request
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import EvaluationFile, Scores
-from ddim_host.files import printable, read_text
+from ddim_host.files import read_text
 from ddim_host.runs import existing_run
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ddim_host.errors import printable
 from ddim_host.evaluation.tables import number
-from ddim_host.files import printable
 from ddim_host.report.comparison import seconds_at, whole_epochs
 from ddim_host.report.plots import Curve, curves_svg
 from ddim_host.report.quality import quality_of

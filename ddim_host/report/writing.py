@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ddim_host.errors import UserError
-from ddim_host.files import printable, write_text
+from ddim_host.errors import UserError, printable
+from ddim_host.files import write_text
 from ddim_host.report.collected import collect
 from ddim_host.report.comparison import compare
 from ddim_host.report.documents import as_json, as_markdown

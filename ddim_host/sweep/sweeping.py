@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tqdm import tqdm
 
-from ddim_host.errors import UserError
-from ddim_host.files import locked, printable
+from ddim_host.errors import UserError, printable
+from ddim_host.files import locked
 from ddim_host.progress import progress_bar
 from ddim_host.runs import RunDirectory
 from ddim_host.sweep.grid import trial_name

@@ -6,6 +6,9 @@ its batch and its noise, clips the gradient, and updates optimizer and average.
 
 from __future__ import annotations
 
+import functools
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,9 +26,9 @@ if TYPE_CHECKING:
     from ddim_host.data import Images
     from ddim_host.parameters import Value
 
-__all__ = ["FRAMEWORKS", "SIZES", "Diffusers", "Subject", "subject"]
+__all__ = ["FRAMEWORKS", "SIZES", "DenoisingDiffusion", "Diffusers", "Subject", "subject"]
 
-FRAMEWORKS = ("torch", "torch-bf16", "jittor", "diffusers")
+FRAMEWORKS = ("torch", "torch-bf16", "jittor", "diffusers", "denoising-diffusion-pytorch")
 SIZES = ("digits", "cifar10")
 
 _SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
@@ -62,7 +65,9 @@ def subject(framework: str, size: str) -> Subject:
         framework: One of `FRAMEWORKS`.
         size: `digits` (1.0 million parameters) or `cifar10` (35,746,307).
     """
-    return Diffusers(size) if framework == "diffusers" else _Host(framework, size)
+    if framework == "diffusers":
+        return Diffusers(size)
+    return DenoisingDiffusion(size) if framework == "denoising-diffusion-pytorch" else _Host(framework, size)
 
 
 class _Host:
@@ -211,6 +216,81 @@ class Diffusers:
     def load_raw(self) -> None:
         """Put the raw weights back."""
         self._ema.restore(self._unet.parameters())
+
+
+class DenoisingDiffusion:
+    """The network of denoising-diffusion-pytorch in the same widths, trained as its `Trainer` does it.
+
+    It is another one: on CIFAR-10 28.5 million parameters, with other blocks and other attention.
+    """
+
+    def __init__(self, size: str) -> None:
+        import torch  # noqa: PLC0415 - see `Diffusers`
+
+        sys.path.insert(0, str(Path(sys.prefix) / "peers"))
+        declare_torchvision_operators(torch)
+        from denoising_diffusion_pytorch import GaussianDiffusion, Unet  # noqa: PLC0415
+        from ema_pytorch import EMA  # noqa: PLC0415
+
+        small = size == "digits"
+        height, _, channels = _SHAPES[size]
+        self._torch: Any = torch
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.batch_size = _BATCH_SIZES[size]
+        self._images = _images(size)
+        self._unet = Unet(
+            dim=32 if small else 128,
+            dim_mults=(1, 2) if small else (1, 2, 2, 2),
+            full_attn=(False, True) if small else (False, True, False, False),
+            channels=channels,
+            dropout=0.0 if small else 0.1,
+            flash_attn=False,
+        )
+        self._diffusion = GaussianDiffusion(
+            self._unet,
+            image_size=height,
+            timesteps=1000,
+            sampling_timesteps=_NUM_STEPS,
+            objective="pred_noise",
+            beta_schedule="linear",
+        ).to(self._device)
+        self._optimizer = torch.optim.Adam(self._diffusion.parameters(), lr=2e-4, betas=(0.9, 0.99))
+        self._ema = EMA(self._diffusion, beta=0.9999, update_every=10)
+        self._rng = np.random.default_rng(0)
+        self._x_t = torch.randn(self.batch_size, channels, height, height, device=self._device)
+        count = sum(parameter.numel() for parameter in self._unet.parameters())
+        self.description = {"device": self._device, "precision": "fp32", "parameters": f"{count:,}"}
+
+    def training_step(self) -> None:
+        torch = self._torch
+        self._diffusion.train()
+        chosen = self._images[self._rng.integers(len(self._images), size=self.batch_size)]
+        clean = torch.from_numpy(chosen.transpose(0, 3, 1, 2) / np.float32(255)).to(self._device)
+        loss = self._diffusion(clean)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._diffusion.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._ema.update()
+        loss.item()
+
+    def network_call(self) -> None:
+        self._diffusion.eval()
+        with self._torch.no_grad():
+            t = self._torch.full((self.batch_size,), 500, device=self._device)
+            self._unet(self._x_t, t).cpu()
+
+    def sample(self) -> None:
+        self._diffusion.eval()
+        self._diffusion.sample(batch_size=_NUM_IMAGES).cpu()
+
+
+@functools.cache
+def declare_torchvision_operators(torch: Any) -> None:
+    """Without these two torchvision does not load beside the CPU build of torch."""
+    for name in ("nms", "qnms"):
+        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        torch.library.define(f"torchvision::{name}", schema)
 
 
 def _images(size: str) -> NDArray[np.uint8]:

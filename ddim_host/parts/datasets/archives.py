@@ -11,8 +11,7 @@ import tarfile
 import zipfile
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
-from ddim_host.errors import UserError
-from ddim_host.files import printable
+from ddim_host.errors import UserError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator

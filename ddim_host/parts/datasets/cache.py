@@ -10,8 +10,8 @@ import numpy as np
 
 from ddim_host.cache import CACHE_VARIABLE, cache_errors, cache_folder
 from ddim_host.data import Images, TrainTest
-from ddim_host.errors import UserError
-from ddim_host.files import printable, replacing
+from ddim_host.errors import UserError, printable
+from ddim_host.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

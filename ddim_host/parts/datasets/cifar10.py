@@ -14,8 +14,7 @@ import numpy as np
 from ddim_host.cache import cache_folder
 from ddim_host.data import DataSource, Images, TrainTest
 from ddim_host.download import download
-from ddim_host.errors import UserError
-from ddim_host.files import printable
+from ddim_host.errors import UserError, printable
 from ddim_host.parts.datasets.archives import tar_files, too_many_bytes
 from ddim_host.parts.datasets.cache import new_train_test, open_train_test
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ddim_host.data import DataSource, TrainTest
-from ddim_host.errors import UserError
-from ddim_host.files import printable
+from ddim_host.errors import UserError, printable
 
 __all__ = ["digits"]
 

@@ -12,8 +12,7 @@ from pathlib import Path  # noqa: TC003 - the host reads the types of the option
 from typing import TYPE_CHECKING
 
 from ddim_host.data import DataSource, TrainTest
-from ddim_host.errors import UserError
-from ddim_host.files import printable
+from ddim_host.errors import UserError, printable
 from ddim_host.limits import MAX_IMAGE_SIZE
 from ddim_host.parts.datasets.cache import new_train_test, open_train_test
 from ddim_host.parts.datasets.decoding import decode_image, read_size

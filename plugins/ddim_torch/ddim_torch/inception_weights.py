@@ -18,8 +18,8 @@ import torch
 
 from ddim_host.cache import cache_errors, cache_folder
 from ddim_host.download import download
-from ddim_host.errors import UserError
-from ddim_host.files import locked, printable, write_bytes
+from ddim_host.errors import UserError, printable
+from ddim_host.files import locked, write_bytes
 from ddim_torch.inception import parameter_shapes
 
 if TYPE_CHECKING:

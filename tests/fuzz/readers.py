@@ -1,0 +1,235 @@
+"""What the host reads: for each kind of file a valid one, how it is made invalid, and who reads it."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import numpy as np
+import safetensors.numpy
+from PIL import Image
+
+from ddim_host import plugins
+from ddim_host.checkpoints import latest_checkpoint, load_checkpoint, load_progress, load_weights
+from ddim_host.config import Request, read_image_shape, read_request
+from ddim_host.evaluation.moments import Moments
+from ddim_host.evaluation.scores import EvaluationFile
+from ddim_host.evaluation.statistics import FeatureStatistics
+from ddim_host.evaluation.worker import _read_statistics, _statistics_bytes
+from ddim_host.parts.datasets import cache
+from ddim_host.parts.datasets.cifar10 import MEMBERS, cifar10
+from ddim_host.parts.datasets.decoding import decode_image
+from ddim_host.parts.datasets.images import images
+from ddim_host.progress import REPORT_MARK, read_report
+from ddim_host.report.collected import collect
+from ddim_host.runs import RunDirectory
+from ddim_host.sweep.grid import read_grid
+from ddim_host.sweep.journal import Journal, Stage
+from ddim_host.trained import assemble_trained
+from ddim_host.unet import parameters
+from tests.fuzz.mutations import mutated, mutated_safetensors, mutated_tar, mutated_zip, png_of_any_size
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+__all__ = ["Reader", "readers"]
+
+_SWEEP = """plugin = ["torch"]
+loss = ["mse", "l2"]
+seed = [0, 1]
+
+[evaluate]
+samples = 10
+steps = [1, 2]
+"""
+_FORMATS = (
+    *(("PNG", mode) for mode in ("L", "LA", "P", "RGB", "RGBA", "1", "I;16")),
+    *(("JPEG", mode) for mode in ("L", "RGB", "CMYK")),
+    *(("GIF", "P"), ("WEBP", "RGB"), ("WEBP", "RGBA"), ("BMP", "RGB"), ("BMP", "P")),
+)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One kind of file.
+
+    Attributes:
+        name: What it is.
+        path: Where the file is that is written anew for each input.
+        make: Makes an input.
+        read: Reads the file, as the host does.
+    """
+
+    name: str
+    path: Path
+    make: Callable[[random.Random], bytes]
+    read: Callable[[], object]
+
+
+def readers(run: Path, folder: Path) -> Iterator[Reader]:
+    """All of them.
+
+    Args:
+        run: A run that was trained, sampled and evaluated; its files are changed.
+        folder: For all other files.
+    """
+    yield from _of_run(run)
+    yield from _of_images(folder)
+    yield from _of_others(folder)
+
+
+def _text(path: Path) -> Callable[[random.Random], bytes]:
+    return partial(mutated, path.read_bytes(), text=True)
+
+
+def _of_run(run: Path) -> Iterator[Reader]:
+    directory = RunDirectory(run)
+    whole = latest_checkpoint(directory.checkpoints_path)
+    assert whole is not None
+    network = parameters(assemble_trained(directory, Request()).unet)
+    raw, training = whole / "raw.safetensors", whole / "training.safetensors"
+    yield Reader(
+        "weights",
+        raw,
+        partial(mutated_safetensors, raw.read_bytes()),
+        lambda: load_weights(whole, "raw", network),
+    )
+    yield Reader(
+        "training state",
+        training,
+        partial(mutated_safetensors, training.read_bytes()),
+        lambda: load_checkpoint(whole, network),
+    )
+    progress = whole / "progress.json"
+    yield Reader("progress", progress, _text(progress), lambda: load_progress(whole))
+
+    def read_config() -> None:
+        read_request(directory.config_path)
+        read_image_shape(directory.config_path)
+        collect(run, "run")
+
+    yield Reader("config", directory.config_path, _text(directory.config_path), read_config)
+    yield Reader("metrics", directory.metrics_path, _text(directory.metrics_path), directory.read_metrics)
+    evaluation = run / "evaluation.json"
+    yield Reader("evaluation", evaluation, _text(evaluation), EvaluationFile(evaluation).read)
+    record = next(directory.samples_path.glob("*.json"))
+    yield Reader("record of samples", record, _text(record), lambda: collect(run, "run").grids)
+    journal = run / "sweep.json"
+    kept = Journal(journal)
+    done = Stage(("run", "--plugin=torch"), 0, 1.5)
+    kept.write(replace(kept.trial({"plugin": "torch", "seed": "0"}, "torch-0"), run=done))
+    yield Reader("journal of a sweep", journal, _text(journal), lambda: Journal.read(journal))
+    sweep = run / "sweep.toml"
+    sweep.write_text(_SWEEP, encoding="utf-8")
+    yield Reader("file of a sweep", sweep, _text(sweep), lambda: read_grid(sweep))
+
+
+def _of_images(folder: Path) -> Iterator[Reader]:
+    pictures = [_picture(form, mode) for form, mode in _FORMATS]
+    path = folder / "image"
+
+    def make_image(rng: random.Random) -> bytes:
+        if rng.random() < 0.1:
+            return png_of_any_size(pictures[3], rng)
+        return mutated(rng.choice(pictures), rng)
+
+    yield Reader("image", path, make_image, lambda: decode_image(path.read_bytes(), "image", resize_to=8))
+    members = {f"{half}/{number}.png": pictures[3] for half in ("train", "test") for number in range(2)}
+    for kind, make in (("tar", mutated_tar), ("zip", mutated_zip)):
+        archive = folder / f"images.{kind}"
+
+        def read(archive: Path = archive) -> None:
+            images(path=archive, size=8).load()
+
+        yield Reader(f"{kind} of images", archive, partial(make, members), read)
+    record = b"\x03" + bytes(range(256)) * 12
+    batches = {f"cifar-10-batches-bin/{name}": record * 2 for name in MEMBERS}
+    official = folder / "cifar-10-binary.tar.gz"
+    yield Reader(
+        "CIFAR-10 archive",
+        official,
+        partial(mutated_tar, batches),
+        lambda: cifar10(path=official).load(),
+    )
+    with cache.new_train_test("fuzzed", 3, 2, (4, 4, 3)) as halves:
+        for writer, count in zip(halves, (3, 2), strict=True):
+            writer.write(0, np.zeros((count, 4, 4, 3), np.uint8))
+    decoded, _ = cache._paths("fuzzed")
+    yield Reader(
+        "decoded images in the cache",
+        decoded,
+        partial(mutated, decoded.read_bytes()),
+        lambda: cache.open_train_test("fuzzed", (4, 4, 3)),
+    )
+
+
+def _picture(form: str, mode: str) -> bytes:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    noise.convert("L" if mode.startswith("I") else "RGB").convert(mode).save(buffer, form)
+    return buffer.getvalue()
+
+
+def _of_others(folder: Path) -> Iterator[Reader]:
+    rng = np.random.default_rng(0)
+    moments = Moments(4)
+    features = rng.standard_normal((10, 4)).astype(np.float32)
+    moments.add(features)
+    statistics = folder / "features.safetensors"
+    whole = _statistics_bytes(FeatureStatistics(10, moments.mean, moments.covariance, features))
+    yield Reader(
+        "statistics in the cache",
+        statistics,
+        partial(mutated_safetensors, whole),
+        lambda: _read_statistics(statistics, 1 << 20),
+    )
+    inception = folder / "inception.safetensors"
+    arrays = dict.fromkeys(("layer.weight", "layer.running_var"), features)
+    yield Reader(
+        "Inception weights",
+        inception,
+        partial(mutated_safetensors, safetensors.numpy.save(arrays)),
+        partial(_read_inception, inception, dict.fromkeys(arrays, features.shape)),
+    )
+    report = folder / "report"
+    line = f'{REPORT_MARK}{{"description": "training", "done": 1, "total": 2, "unit": "step", "postfix": ""}}'
+    yield Reader(
+        "progress report",
+        report,
+        partial(mutated, line.encode(), text=True),
+        lambda: read_report(report.read_bytes().decode(errors="replace")),
+    )
+    info = folder / "site" / "fuzzed-1.0.dist-info"
+    info.mkdir(parents=True)
+    texts = {
+        "METADATA": "Metadata-Version: 2.1\nName: fuzzed\nVersion: 1.0\nRequires-Dist: ddim-host>=0.1\n",
+        "entry_points.txt": "[ddim_host.plugins]\na = fuzzed\n[ddim_host.frameworks]\nb = fuzzed:x\n",
+    }
+    for name, text in texts.items():
+        (info / name).write_text(text, encoding="utf-8")
+
+    def discover() -> None:
+        importlib.invalidate_caches()
+        sys.path.insert(0, str(info.parent))
+        try:
+            plugins._discover()
+        finally:
+            sys.path.remove(str(info.parent))
+
+    for name in texts:
+        yield Reader(f"plugin metadata: {name}", info / name, _text(info / name), discover)
+
+
+def _read_inception(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Read the weights of an Inception network that is much smaller than the real one."""
+    from ddim_torch import inception_weights  # noqa: PLC0415 - imports torch
+
+    with mock.patch.object(inception_weights, "parameter_shapes", return_value=shapes):
+        inception_weights.read_weights(path)
