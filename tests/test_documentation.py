@@ -93,7 +93,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=page_id)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md"], ids=page_id)
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)]+)\)", text):
@@ -104,6 +104,44 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert path.is_file(), (page.name, target)
         assert not anchor or anchor in anchors(path), (page.name, target)
         assert path.suffix != ".png" or path.stat().st_size < 200_000
+
+
+READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
+
+
+def without_blocks(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_both_readmes_have_the_same_blocks() -> None:
+    english, chinese = ([(b.language, b.text, b.not_run) for b in blocks_of(page)] for page in READMES)
+    assert english == chinese
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        pytest.param(r"^#+(?= )", id="headings"),
+        pytest.param(r"^(?:- |!\[)", id="lists-and-pictures"),
+        pytest.param(r"\]\(((?!README).+?)\)", id="links"),
+        pytest.param(r"\d+(?:[.,]\d+)*", id="numbers"),
+        pytest.param(r"`[^`]+`", id="code"),
+    ],
+)
+def test_both_readmes_say_the_same(pattern: str) -> None:
+    english, chinese = (re.findall(pattern, without_blocks(page), re.MULTILINE) for page in READMES)
+    if pattern.startswith("^"):
+        assert english == chinese
+    else:  # a sentence may be turned round
+        assert sorted(english) == sorted(chinese)
+
+
+def test_both_readmes_have_tables_of_the_same_shape() -> None:
+    english, chinese = (
+        [line.count("|") for line in without_blocks(page).splitlines() if line.startswith("|")]
+        for page in READMES
+    )
+    assert english == chinese
 
 
 def test_every_mistake_names_the_test_that_holds_it() -> None:
