@@ -1,7 +1,7 @@
 """The fenced blocks of the documentation, and how its commands are made short enough for tests.
 
-Three kinds of block are run: `sh` holds commands, one a line; `console` holds commands after `$ ` and, below a
-command, what it prints (`...` stands for any lines); `python` is run in one namespace for each page, and a
+Three kinds of block are run: `sh` holds commands, one a line; `console` holds commands after `$ ` and, below
+a command, what it prints (`...` stands for any lines); `python` is run in one namespace for each page, and a
 `text` block that is the next one after it is what it prints. `toml` is read by whatever it is for. A comment
 `<!-- not run: REASON -->` before a block keeps it from being run.
 """

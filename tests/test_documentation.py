@@ -80,7 +80,9 @@ def test_references_to_code_lead_to_it() -> None:
         assert line_of(reference) >= 1
 
 
-@pytest.mark.parametrize("reference", ["ddim_host/nowhere.py", "ddim_host/files.py::no", "ddim_host/data.py::TrainTest.no"])
+@pytest.mark.parametrize(
+    "reference", ["ddim_host/nowhere.py", "ddim_host/files.py::no", "ddim_host/data.py::TrainTest.no"]
+)
 def test_a_reference_to_nothing_is_found(reference: str) -> None:
     with pytest.raises(ValueError, match="no"):
         line_of(reference)
@@ -170,8 +172,12 @@ def texts_in_the_source() -> str:
 def test_messages_that_are_quoted_are_still_printed() -> None:
     troubles = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     plugins = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
-    quoted = re.findall(r"^(`+)(.+?)\1[:,; ]", re.sub(r"```.*?```", "", troubles, flags=re.DOTALL), re.MULTILINE)
-    quoted += re.findall(r"^\| (`+)(.+?)\1 \|", plugins.partition("## When something is wrong")[2], re.MULTILINE)
+    quoted = re.findall(
+        r"^(`+)(.+?)\1[:,; ]", re.sub(r"```.*?```", "", troubles, flags=re.DOTALL), re.MULTILINE
+    )
+    quoted += re.findall(
+        r"^\| (`+)(.+?)\1 \|", plugins.partition("## When something is wrong")[2], re.MULTILINE
+    )
     assert len(quoted) > 15
     known = texts_in_the_source()
     for _, message in quoted:
@@ -229,8 +235,8 @@ class Shell:
         pip = f"{sys.executable} -m pip --disable-pip-version-check --quiet"
         for name, text in {
             "ddim-host": f'exec {sys.executable} -m ddim_host "$@"',
-            # Neither editable nor with extras: those would change the environment of the tests.
-            "pip": f'shift; [ "$1" = -e ] && shift\nexec {pip} install --no-deps --target {site} "./${{1%[*}}"',
+            # `pip install -e FOLDER[EXTRA]`, but not so: it would change the environment of the tests.
+            "pip": f'exec {pip} install --no-deps --target {site} "./${{3%[*}}"',
         }.items():
             path = programs / name
             path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """The role `source`: a file of the repository, or something that it defines, linked to a page of its source.
 
 `ddim_host/diffusion/ddim.py::ddim_step` names a function, `...schedule.py::NoiseSchedule.add_noise` a method.
-What does not exist is a warning, which `make docs` makes an error; the line is looked up when the page is made.
+What does not exist is a warning, which `make docs` makes an error; lines are looked up when pages are made.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sphinx.application import Sphinx
+
 
 def _page(name: str) -> str:
     return f"_source/{name}"
