@@ -73,11 +73,12 @@ def test_references_to_code_lead_to_it() -> None:
     references = {
         reference
         for page in PAGES
-        for reference in re.findall(r"\{source\}`([^`]+)`", page.read_text(encoding="utf-8"))
+        for reference in re.findall(r"\[`([^`]+)`\]\(\.\./([^)]+)\)", page.read_text(encoding="utf-8"))
     }
     assert len(references) > 40
-    for reference in references:
+    for reference, file in references:
         assert line_of(reference) >= 1
+        assert reference.partition("::")[0] == file
 
 
 @pytest.mark.parametrize(
