@@ -12,12 +12,13 @@ project = "ddim-host"
 version = release = __version__
 language = "en"
 
-extensions = ["sphinxarg.ext", "myst_parser", "source_role", "sphinx.ext.mathjax"]
+extensions = ["mathml", "myst_parser", "source_role", "sphinxarg.ext"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "_ext"]
 nitpicky = True
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "ddim-host"
 html_show_copyright = False

@@ -1,0 +1,40 @@
+"""Formulas as MathML, which browsers show by themselves: a page needs neither a script nor a network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+    from sphinx.writers.html5 import HTML5Translator
+
+
+def _converted(node: nodes.Element, *, as_block: bool) -> str:
+    try:
+        return str(tex2mathml(node.astext(), as_block=as_block))
+    except MathError as error:
+        logging.getLogger(__name__).warning("cannot read this formula: %s", error, location=node)
+        return ""
+
+
+def inline(translator: HTML5Translator, node: nodes.Element) -> None:
+    """Write a formula within a line."""
+    translator.body.append(_converted(node, as_block=False))
+    raise nodes.SkipNode
+
+
+def block(translator: HTML5Translator, node: nodes.Element) -> None:
+    """Write a formula of its own."""
+    translator.body.append(f'<div class="math-wrapper">{_converted(node, as_block=True)}</div>\n')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (inline, None), (block, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
