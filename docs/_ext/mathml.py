@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from docutils import nodes
-from docutils.utils.math import MathError
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
 from sphinx.util import logging
 
 if TYPE_CHECKING:
@@ -16,9 +15,9 @@ if TYPE_CHECKING:
 
 def _converted(node: nodes.Element, *, as_block: bool) -> str:
     try:
-        return str(tex2mathml(node.astext(), as_block=as_block))
-    except MathError as error:
-        logging.getLogger(__name__).warning("cannot read this formula: %s", error, location=node)
+        return str(convert(node.astext(), display="block" if as_block else "inline"))
+    except Exception as error:  # whatever it finds wrong has an exception of its own
+        logging.getLogger(__name__).warning("cannot read this formula: %r", error, location=node)
         return ""
 
 
