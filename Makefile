@@ -21,14 +21,14 @@ PEERS := --no-deps --upgrade --target .venv/peers -r tests/peers.txt
 MEASURED := torch jittor diffusers denoising-diffusion-pytorch
 BENCH :=
 
-.PHONY: install demo test lint test-newest test-lowest bench clean
+.PHONY: install demo test lint docs test-newest test-lowest bench clean
 
 install: .venv/installed
 
 demo: install
 	.venv/bin/ddim-host run --plugin torch
 
-test: lint test-newest test-lowest install
+test: lint docs test-newest test-lowest install
 	.venv/bin/python -m pytest
 
 lint: .venv-newest/installed
@@ -36,6 +36,10 @@ lint: .venv-newest/installed
 	.venv-newest/bin/ruff format --check .
 	.venv-newest/bin/mypy
 	.venv-newest/bin/lint-imports
+
+# A link to nowhere, or a reference to code that is gone, is an error.
+docs: .venv-newest/installed
+	.venv-newest/bin/sphinx-build -W -n --keep-going --quiet -b html docs docs/_build/html
 
 # Both ends of the declared ranges: the newest releases of everything, and the oldest that are allowed.
 test-newest: .venv-newest/installed
@@ -60,7 +64,7 @@ bench: install
 
 .venv-newest/installed: $(PROJECTS)
 	$(call venv,.venv-newest)
-	.venv-newest/bin/python -m pip install --quiet $(HOST_AND_TORCH) --group test --group oracles
+	.venv-newest/bin/python -m pip install --quiet $(HOST_AND_TORCH) --group test --group oracles --group docs
 	touch $@
 
 .venv-lowest/installed: $(PROJECTS) tests/lowest.txt
@@ -75,4 +79,4 @@ define venv
 endef
 
 clean:
-	rm -rf .venv .venv-newest .venv-lowest
+	rm -rf .venv .venv-newest .venv-lowest docs/_build

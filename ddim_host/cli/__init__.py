@@ -28,7 +28,7 @@ from ddim_host.lifeline import follow_parent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 USER_ERROR, OTHER_ERROR = 2, 1
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: In place of `sys.argv[1:]`.
     """
     follow_parent()
-    options = _parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     if getattr(options, "strict_plugins", False):
         os.environ["DDIM_HOST_STRICT_PLUGINS"] = "1"  # also for the processes that a command starts
     try:
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(OTHER_ERROR)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """The whole command line; the documentation is made from it, too."""
     parser = argparse.ArgumentParser(
         prog="ddim-host",
         description="Run one DDIM diffusion experiment on PyTorch or on Jittor, every part of it a plugin.",
