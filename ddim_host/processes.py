@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ALONE", "Processes", "gather", "share"]
+__all__ = ["ALONE", "Processes", "gather", "share", "wait_for_all"]
 
 
 class Processes(Protocol):
@@ -78,3 +78,8 @@ def gather(processes: Processes, rows: NDArray[Any], total: int) -> NDArray[Any]
     whole[mine.start : mine.stop] = rows
     # To each row all but one process add zeros, which changes nothing.
     return processes.sum(whole).astype(rows.dtype)
+
+
+def wait_for_all(processes: Processes) -> None:
+    """Go on when every process is here."""
+    processes.sum(np.zeros(1, dtype=np.float32))

@@ -12,7 +12,7 @@ from ddim_host.batches import TestBatches
 from ddim_host.checkpoints import BestEpoch, Progress, remove_others, save_checkpoint, save_weights
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError
 from ddim_host.interruption import Interruption
-from ddim_host.processes import gather
+from ddim_host.processes import gather, wait_for_all
 from ddim_host.progress import progress_bar, restart
 from ddim_host.runs import EpochMetrics
 
@@ -140,6 +140,8 @@ class Trainer:
         if self._processes.rank == 0:
             state = self._experiment.sampler.state_dict()
             save_checkpoint(self._run.checkpoints_path, self._model, state, self._progress)
+        # None goes on, or ends, before it is written.
+        wait_for_all(self._processes)
         self._checkpointed = time.monotonic()
         self._checkpoint_is_due = False
 

@@ -268,3 +268,11 @@ def test_what_cannot_be_shared_is_refused(framework: str, ddim_host: Command, tm
     wrong = ddim_host(*("run", "--plugin", framework, "--out", tmp_path / "b"), env={rank: "0", size: "2"})
     assert wrong.code == 2
     assert "does not know the processes" in wrong.err
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_process_ends_all(framework: str, tmp_path: Path) -> None:
+    """It comes when the others are joined already, and wait for it."""
+    done = together(framework, "run", "--plugin", framework, *TRAINING, "--out", "/proc/nowhere")
+    assert done.returncode != 0
+    assert "cannot use the run directory /proc/nowhere" in done.stderr
