@@ -15,7 +15,7 @@ from ddim_host.registry import Kind
 if TYPE_CHECKING:
     from tests.conftest import PythonCode
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
 HOOKS = [name for name in vars(hookspecs) if name.startswith("ddim_")]
 
 # What a part of each kind is called with; a type alias has no signature of its own.
@@ -37,14 +37,14 @@ def test_every_hook_but_two_gives_parts() -> None:
 def test_a_hook_is_documented(name: str) -> None:
     assert inspect.getdoc(getattr(hookspecs, name))
     assert not inspect.signature(getattr(hookspecs, name)).parameters
-    assert re.search(rf"^\| `{name}` \|", README, re.MULTILINE)
+    assert re.search(rf"^\| `{name}` \|", GUIDE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.option)
-def test_the_readme_says_what_a_part_is_called_with(kind: Kind) -> None:
+def test_the_guide_says_what_a_part_is_called_with(kind: Kind) -> None:
     protocol: Any = CALLED.get(kind)
     names = [] if protocol is None else list(inspect.signature(protocol.__call__).parameters)[1:]
-    assert f"| `{kind.value}` | `({', '.join(names)})` |" in README
+    assert f"| `{kind.value}` | `({', '.join(names)})` |" in GUIDE
     if protocol is not None:
         specified = inspect.getdoc(getattr(hookspecs, kind.value)) or ""
         assert f"({', '.join(names)})" in specified

@@ -1,14 +1,12 @@
 """The role `source`: a file of the repository, or something that it defines, linked to a page of its source.
 
 `ddim_host/diffusion/ddim.py::ddim_step` names a function, `...schedule.py::NoiseSchedule.add_noise` a method.
-What does not exist is a warning, which `make docs` makes an error; the line is looked up when the page is made.
+What does not exist is a warning, which `make docs` makes an error; lines are looked up when pages are made.
 """
 
 from __future__ import annotations
 
-import ast
 import html
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
@@ -18,42 +16,12 @@ from pygments.lexers import get_lexer_for_filename
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
+from docs._ext.source_lines import ROOT, line_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sphinx.application import Sphinx
-
-ROOT = Path(__file__).parents[2]
-
-
-def line_of(reference: str, root: Path = ROOT) -> int:
-    """The line that a reference means; 1 where it means a whole file.
-
-    Raises:
-        ValueError: There is no such file, or it defines no such thing.
-    """
-    name, _, qualified = reference.partition("::")
-    path = root / name
-    if not path.is_file():
-        raise ValueError(f"there is no file {name}")
-    line, body = 1, ast.parse(path.read_text(encoding="utf-8")).body if qualified else []
-    for part in filter(None, qualified.split(".")):
-        found = next((node for node in body if part in _defined_by(node)), None)
-        if found is None:
-            raise ValueError(f"{name} defines no {qualified}")
-        line, body = found.lineno, getattr(found, "body", [])
-    return line
-
-
-def _defined_by(node: ast.stmt) -> set[str]:
-    match node:
-        case ast.FunctionDef() | ast.ClassDef():
-            return {node.name}
-        case ast.Assign():
-            return {target.id for target in node.targets if isinstance(target, ast.Name)}
-        case ast.AnnAssign(target=ast.Name(id=name)):
-            return {name}
-    return set()
 
 
 def _page(name: str) -> str:

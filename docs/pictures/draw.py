@@ -1,10 +1,10 @@
 """Draws the pictures of the documentation that are not the tool's own output, from what it wrote.
 
-    ddim-host run --plugin torch --out runs/torch
-    ddim-host run --plugin jittor --out runs/jittor
-    for S in 1 2 5 10 20 50; do ddim-host sample runs/torch --num-images 10 --steps $S --out S-$S.npz; done
-    for E in 0 0.2 0.5 1; do ddim-host sample runs/torch --num-images 10 --eta $E --out eta-$E.npz; done
-    python docs/pictures/draw.py .
+ddim-host run --plugin torch --out runs/torch
+ddim-host run --plugin jittor --out runs/jittor
+for S in 1 2 5 10 20 50; do ddim-host sample runs/torch --num-images 10 --steps $S --out S-$S.npz; done
+for E in 0 0.2 0.5 1; do ddim-host sample runs/torch --num-images 10 --eta $E --out eta-$E.npz; done
+python docs/pictures/draw.py .
 """
 
 from __future__ import annotations
