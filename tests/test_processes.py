@@ -314,7 +314,10 @@ def test_processes_with_different_checkpoints_are_refused() -> None:
     """One of them may have read it a moment later, from a run in training."""
     require_same_checkpoint(ALONE, 2**40 + 5)
     halves = np.array([2**16, 5], dtype=np.float32)
-    same, other = np.stack([0 * halves, halves]), np.stack([0 * halves, halves + [0, 1]])
+    same, other = (
+        np.stack([0 * halves, halves]),
+        np.stack([0 * halves, halves + np.array([0, 1], dtype=np.float32)]),
+    )
     require_same_checkpoint(Fake(0, 2, same), 2**40 + 5)
     with pytest.raises(UserError, match="different checkpoints"):
         require_same_checkpoint(Fake(0, 2, other.astype(np.float32)), 2**40 + 5)
