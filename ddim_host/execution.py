@@ -9,6 +9,7 @@ from ddim_host.checkpoints import Checkpoint, Progress, load_checkpoint, remove_
 from ddim_host.config import write_config
 from ddim_host.drawing import Drawing, Times, draw
 from ddim_host.exports import export_images
+from ddim_host.processes import require_same_checkpoint
 from ddim_host.provenance import provenance
 from ddim_host.sampling import Denoiser
 from ddim_host.trained import UsedWeights
@@ -61,6 +62,7 @@ def run_experiment(
         if first and start is run:
             stack.enter_context(run.training())  # what is read must not change any more
         progress, metrics = _restore(experiment, model, start, resumed=start is run)
+        require_same_checkpoint(experiment.processes, progress.step)
         if first and start is not run:
             stack.enter_context(run.training())
             _begin(experiment, model, run, progress)

@@ -8,6 +8,8 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ddim_host.launch import launched
+
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Self
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Interruption", "end_as_by_ctrl_c"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_NOTED = b"\nddim-host: ends after this step, with a checkpoint (at once, if interrupted again)\n"
+_ALONE = b" (at once, if interrupted again)"
+_NOTED = b"\nddim-host: ends after this step, with a checkpoint" + _ALONE + b"\n"
 _STDERR = 2
 
 
@@ -27,6 +30,8 @@ def end_as_by_ctrl_c(*numbers: signal.Signals) -> None:
 
 class Interruption:
     """While this lasts, a signal to end only is remembered; a second one ends the process at once.
+
+    Of several processes none ends at once: launchers pass signals on that may have reached them already.
 
     Attributes:
         requested: Whether there was a signal.
@@ -53,13 +58,14 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.requested = True
+        several = launched().count > 1
         for each in self._before:
             # Python would call a handler only between two of its own operations; one call of a framework may
             # take a minute. Files are written whole or not at all, so that the kernel may end it anywhere.
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, signal.SIG_IGN if several else signal.SIG_DFL)
         # Not `print`: the signal may have come in the midst of one.
         with contextlib.suppress(OSError):
-            os.write(_STDERR, _NOTED)
+            os.write(_STDERR, _NOTED.replace(_ALONE, b"") if several else _NOTED)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001

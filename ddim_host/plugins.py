@@ -11,7 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pluggy
 from packaging.requirements import InvalidRequirement, Requirement
@@ -148,6 +148,7 @@ def load_plugins(framework: str | None = None, *, strict: bool | None = None) ->
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     parts: list[Part] = []
+    join_processes: JoinProcesses | None = None
     for plugin, entry_point in found:
         if plugin.status != "available" or (plugin.kind == "framework" and plugin is not chosen):
             continue
@@ -157,6 +158,8 @@ def load_plugins(framework: str | None = None, *, strict: bool | None = None) ->
                 module = entry_point.load()
                 _register(manager, plugin, module)
                 parts += _parts_of(manager, plugin, module)
+                if plugin is chosen:
+                    join_processes = _join_of(manager, module)
         # A plugin may fail in any way, sys.exit() included; only an impatient user may not be held up.
         except KeyboardInterrupt:
             raise
@@ -176,10 +179,7 @@ def load_plugins(framework: str | None = None, *, strict: bool | None = None) ->
     def machine_checks() -> list[Check]:
         return [check for checks in manager.hook.ddim_machine_checks() for check in checks]
 
-    joins = manager.hook.ddim_process_groups()
-    plugins = Plugins(
-        installed, Registry(parts, failures), chosen, machine_checks, joins[0] if joins else None
-    )
+    plugins = Plugins(installed, Registry(parts, failures), chosen, machine_checks, join_processes)
     if (STRICT in os.environ if strict is None else strict) and plugins.problems():
         raise UserError(
             "a plugin does not work, and --strict-plugins makes that an error",
@@ -329,6 +329,13 @@ def _parts_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
                 parts.append(Part(kind, name, make, plugin.distribution, plugin.version))
             plugin.provides[kind.value] = sorted(provided)
     return parts
+
+
+def _join_of(manager: pluggy.PluginManager, framework: Any) -> JoinProcesses | None:
+    """How a framework joins several processes; None where it does not say."""
+    others = [other for other in manager.get_plugins() if other is not framework]
+    given = manager.subset_hook_caller("ddim_process_groups", others)()
+    return cast("JoinProcesses", given[0]) if given else None
 
 
 def _describe(error: BaseException) -> str:

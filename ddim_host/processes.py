@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ddim_host.errors import UserError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-__all__ = ["ALONE", "Processes", "gather", "share"]
+__all__ = ["ALONE", "Processes", "any_of", "gather", "require_same_checkpoint", "share", "wait_for_all"]
 
 
 class Processes(Protocol):
@@ -78,3 +82,40 @@ def gather(processes: Processes, rows: NDArray[Any], total: int) -> NDArray[Any]
     whole[mine.start : mine.stop] = rows
     # To each row all but one process add zeros, which changes nothing.
     return processes.sum(whole).astype(rows.dtype)
+
+
+def any_of(processes: Processes, wanted: Sequence[bool]) -> list[bool]:
+    """For each of several questions whether any process says yes.
+
+    Args:
+        processes: All of them; each asks the same questions.
+        wanted: This one's answers.
+    """
+    found: list[bool] = (processes.sum(np.array(wanted, dtype=np.float32)) > 0.0).tolist()
+    return found
+
+
+def wait_for_all(processes: Processes) -> None:
+    """Go on when every process is here."""
+    any_of(processes, [False])
+
+
+def require_same_checkpoint(processes: Processes, identity: int) -> None:
+    """Make sure that all have read the same checkpoint: a training that goes on replaces its checkpoints.
+
+    Args:
+        processes: All of them.
+        identity: What tells this one's checkpoint from others, such as its step; below 2^48.
+
+    Raises:
+        UserError: Others have read another one; in all processes.
+    """
+    halves = np.array([identity // 2**24, identity % 2**24], dtype=np.float32)
+    own = np.zeros((processes.count, 2), dtype=np.float32)
+    own[processes.rank] = halves
+    if (processes.sum(own) != halves).any():
+        raise UserError(
+            "the processes have read different checkpoints",
+            why="another process trains this run, and has written a checkpoint meanwhile",
+            fix="start again, or wait until the training has ended",
+        )

@@ -58,7 +58,7 @@ def progress_bar(
     scaled: bool = False,
     leave: bool = True,
 ) -> tqdm[Any]:
-    """A bar on stderr whose rate and ETA count only what was done since it was made.
+    """A bar on stderr whose rate and ETA count only what was done since it was made; of the first process.
 
     Make it after whatever compiles or warms up, so that the ETA is not spoilt by that.
 
@@ -69,8 +69,6 @@ def progress_bar(
         done: How many units were done before.
         scaled: Whether to count in thousands and millions, as for bytes.
         leave: Whether the bar stays on the terminal when it is closed.
-
-    Of several processes the first one alone shows it.
     """
     reports = os.environ.get(_WANTED) == "json"
     terminal = sys.stderr.isatty() and not reports

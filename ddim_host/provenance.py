@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import printable
+from ddim_host.launch import launched
 
 if TYPE_CHECKING:
     from ddim_host.waist import Model
@@ -20,7 +21,7 @@ __all__ = ["process_peak_memory_bytes", "processor_name", "provenance", "this_co
 
 
 def provenance(framework: str, model: Model) -> dict[str, str]:
-    """Versions, hardware and the command, as text by name."""
+    """Versions, hardware, how many processes, and the command, as text by name."""
     facts = {
         "command": this_command(),
         "python": platform.python_version(),
@@ -29,6 +30,8 @@ def provenance(framework: str, model: Model) -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "device": model.device_name,
     }
+    if launched().count > 1:
+        facts["processes"] = str(launched().count)
     for distribution in ("ddim-host", "numpy", framework):
         try:
             facts[distribution] = version(distribution)

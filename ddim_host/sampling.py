@@ -11,7 +11,7 @@ import numpy as np
 from ddim_host.diffusion import ddim_step
 from ddim_host.errors import UserError
 from ddim_host.images import to_uint8
-from ddim_host.processes import ALONE, gather, share
+from ddim_host.processes import ALONE, any_of, gather, share
 from ddim_host.randomness import Stream, normal_images
 
 if TYPE_CHECKING:
@@ -113,11 +113,15 @@ def require_finite(pictures: NDArray[np.float32]) -> None:
         UserError: One is infinite or not a number.
     """
     if not np.isfinite(pictures).all():
-        raise UserError(
-            "the network's images are not finite numbers",
-            why="its weights are out of bounds, or x_start was left unlimited and grew from step to step",
-            fix="use another checkpoint, or --clip true",
-        )
+        raise _not_finite()
+
+
+def _not_finite() -> UserError:
+    return UserError(
+        "the network's images are not finite numbers",
+        why="its weights are out of bounds, or x_start was left unlimited and grew from step to step",
+        fix="use another checkpoint, or --clip true",
+    )
 
 
 class Sampler:
@@ -212,11 +216,13 @@ class Sampler:
             mine = share(self._processes, size)
             started = time.perf_counter()
             pictures = self.batch(first + np.arange(mine.start, mine.stop), on_call=on_call)
-            self.seconds += time.perf_counter() - started
-            require_finite(pictures)
+            if any_of(self._processes, [not np.isfinite(pictures).all()])[0]:
+                raise _not_finite()
             images = to_uint8(pictures.reshape(-1, *self._shape))
             images = images.reshape(*pictures.shape[:2], *images.shape[1:])
-            yield gather(self._processes, images, size).reshape(-1, *images.shape[2:])
+            whole = gather(self._processes, images, size)
+            self.seconds += time.perf_counter() - started
+            yield whole.reshape(-1, *images.shape[2:])
 
     def _follow(
         self,
@@ -227,6 +233,8 @@ class Sampler:
     ) -> NDArray[np.float32]:
         model = self._denoiser.model
         if not len(indices):  # fewer images than processes
+            for _ in steps:
+                on_call()
             return np.empty((0, len(shown), *self._shape), dtype=np.float32)
 
         def fresh_noise(step: DDIMStep) -> NDArray[np.float32]:

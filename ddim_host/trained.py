@@ -12,6 +12,7 @@ from ddim_host.config import Request, read_image_shape, read_request
 from ddim_host.data import DataSource
 from ddim_host.errors import UserError
 from ddim_host.parameters import format_choice
+from ddim_host.processes import require_same_checkpoint
 from ddim_host.sampling import Denoiser
 from ddim_host.unet import parameters
 
@@ -94,6 +95,8 @@ def load_denoiser(
         model.load_weights(weights, "raw")
         members.append((model, count / total))
     steps = tuple(step_of(folder) for folder in counts)
+    # One number for all of them: of an ensemble, processes may even have found different numbers of epochs.
+    require_same_checkpoint(experiment.processes, hash(steps) % 2**48)
     return Denoiser(tuple(members), "raw"), UsedWeights(which, checkpoint, steps)
 
 

@@ -12,7 +12,7 @@ from ddim_host.batches import TestBatches
 from ddim_host.checkpoints import BestEpoch, Progress, remove_others, save_checkpoint, save_weights
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError
 from ddim_host.interruption import Interruption
-from ddim_host.processes import gather
+from ddim_host.processes import any_of, gather, wait_for_all
 from ddim_host.progress import progress_bar, restart
 from ddim_host.runs import EpochMetrics
 
@@ -133,6 +133,7 @@ class Trainer:
                     self.save()
         if progress.step:  # before the first one there is nothing to keep
             self.save()
+        self._decide()  # there may have been a signal since the last step
 
     def save(self) -> None:
         """Write a checkpoint of the current state."""
@@ -140,6 +141,8 @@ class Trainer:
         if self._processes.rank == 0:
             state = self._experiment.sampler.state_dict()
             save_checkpoint(self._run.checkpoints_path, self._model, state, self._progress)
+        # None goes on, or ends, before it is written.
+        wait_for_all(self._processes)
         self._checkpointed = time.monotonic()
         self._checkpoint_is_due = False
 
@@ -191,8 +194,7 @@ class Trainer:
             first and now - self._checkpointed >= self._config.checkpoint_seconds,
             first and now - self._reported > _REPORT_SECONDS,
         )
-        agreed = self._processes.sum(np.array(wanted, dtype=np.float32)) > 0.0
-        self._stop, self._checkpoint_is_due, self._report_is_due = agreed.tolist()
+        self._stop, self._checkpoint_is_due, self._report_is_due = any_of(self._processes, wanted)
 
     def _update_sampler(self, batch: Batch, losses: Tensor) -> None:
         factors = self._experiment.weighting[batch.t].astype(np.float32)

@@ -67,6 +67,28 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_exactly(
     assert "nothing is left to do" in ddim_host("run", "--resume", "--out", path).out
 
 
+_SIGNALLED_AT_THE_END = """
+import os, signal, sys
+from ddim_host.cli import main
+from ddim_host.training import Trainer
+
+def save(trainer, usual=Trainer.save):
+    usual(trainer)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+Trainer.save = save
+main()
+"""
+
+
+def test_a_signal_after_the_last_step_is_heeded(python: PythonCode, tiny: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    stopped = python(_SIGNALLED_AT_THE_END, *tiny, "--out", path)
+    assert stopped.code == 1, stopped.err
+    assert "interrupted after 3 steps; go on with" in stopped.err
+    assert not RunDirectory(path).samples_path.exists()
+
+
 def test_a_second_signal_ends_at_once(python: PythonCode, tiny: list[str], tmp_path: Path) -> None:
     ended = python(_SIGNALLED, str(int(signal.SIGTERM)), "2", "1", *tiny, "--out", tmp_path / "run")
     assert ended.code == -signal.SIGTERM

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from ddim_host.errors import UserError
 from ddim_host.launch import Launch, launched
-from ddim_host.processes import ALONE, gather, share
+from ddim_host.processes import ALONE, any_of, gather, require_same_checkpoint, share
 from ddim_host.runs import RunDirectory
 
 if TYPE_CHECKING:
@@ -110,14 +111,15 @@ def test_an_environment_that_makes_no_sense_is_an_error(rank: str, size: str) ->
         launched({"RANK": rank, "WORLD_SIZE": size})
 
 
-def launcher(framework: str, count: int) -> list[str]:
-    """The command that starts `python` so many times."""
+def launcher(framework: str, count: int, *, patience: int = 1) -> list[str]:
+    """The command that starts `python` so many times; MPI's waits so many seconds after a signal."""
     if framework == "torch":
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     mpirun = shutil.which("mpirun")
     if mpirun is None:
         pytest.skip("Open MPI is not installed (Debian: openmpi-bin, libopenmpi-dev)")
-    return [mpirun, "--allow-run-as-root", "--oversubscribe", "-np", str(count), sys.executable]
+    wait = ["--mca", "odls_base_sigkill_timeout", str(patience)]
+    return [mpirun, "--allow-run-as-root", "--oversubscribe", *wait, "-np", str(count), sys.executable]
 
 
 def together(
@@ -268,3 +270,54 @@ def test_what_cannot_be_shared_is_refused(framework: str, ddim_host: Command, tm
     wrong = ddim_host(*("run", "--plugin", framework, "--out", tmp_path / "b"), env={rank: "0", size: "2"})
     assert wrong.code == 2
     assert "does not know the processes" in wrong.err
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_process_ends_all(framework: str, tmp_path: Path) -> None:
+    """It comes when the others are joined already, and wait for it."""
+    done = together(framework, "run", "--plugin", framework, *TRAINING, "--out", "/proc/nowhere")
+    assert done.returncode != 0
+    assert "cannot use the run directory /proc/nowhere" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_launcher_and_to_its_processes_stops_all(framework: str, tmp_path: Path) -> None:
+    """As batch systems send it; it then reaches the processes twice."""
+    path = tmp_path / "run"
+    endless = ["run", "--plugin", framework, *TRAINING, "--train-steps", "1000000", "--out", str(path)]
+    process = subprocess.Popen(
+        [*launcher(framework, 2, patience=60), "-m", "ddim_host", *endless, "--checkpoint-seconds", "0"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not RunDirectory(path).has_checkpoint():
+        assert process.poll() is None
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=5 * MINUTES)
+    assert process.returncode != 0
+    assert "go on with: ddim-host run --resume --out" in err
+    assert RunDirectory(path).has_checkpoint()
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=4), st.lists(st.booleans(), min_size=4, max_size=4))
+def test_any_process_can_say_yes(mine: list[bool], others: list[bool]) -> None:
+    given = np.array(others[: len(mine)], dtype=np.float32)
+    answers = any_of(Fake(0, 2, given), mine)
+    assert answers == [one or other for one, other in zip(mine, others, strict=False)]
+
+
+def test_processes_with_different_checkpoints_are_refused() -> None:
+    """One of them may have read it a moment later, from a run in training."""
+    require_same_checkpoint(ALONE, 2**40 + 5)
+    halves = np.array([2**16, 5], dtype=np.float32)
+    same, other = (
+        np.stack([0 * halves, halves]),
+        np.stack([0 * halves, halves + np.array([0, 1], dtype=np.float32)]),
+    )
+    require_same_checkpoint(Fake(0, 2, same), 2**40 + 5)
+    with pytest.raises(UserError, match="different checkpoints"):
+        require_same_checkpoint(Fake(0, 2, other.astype(np.float32)), 2**40 + 5)

@@ -9,6 +9,8 @@ import argparse
 import importlib
 import os
 import sys
+import time
+import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 from ddim_host import __version__
@@ -35,6 +37,9 @@ USER_ERROR, OTHER_ERROR = 2, 1
 _SHARED = ("run", "sample", "evaluate")
 """Commands that several processes carry out together."""
 
+_LAST_WORDS_SECONDS = 1.0
+"""What the first process is given to say how it ended, before another one's end makes the launcher end it."""
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 2 the user's input was wrong, 1 anything else.
@@ -46,29 +51,69 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options = command_line().parse_args(arguments)
     if getattr(options, "strict_plugins", False):
         os.environ["DDIM_HOST_STRICT_PLUGINS"] = "1"  # also for the processes that a command starts
+    _leave(_carry_out(options))
+
+
+def _carry_out(options: argparse.Namespace) -> int:
+    """Call the command; the exit code."""
     try:
-        launch = launched()
-        if launch.count > 1:
-            if options.command not in _SHARED:
-                raise UserError(
-                    f"`ddim-host {options.command}` is the work of one process",
-                    why=f"{launch.launcher} started {launch.count}",
-                    fix=f"start it without {launch.launcher}",
-                )
-            if not launch.is_first:
-                sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the end
+        _take_place(options.command)
         command = importlib.import_module(f"ddim_host.cli.{options.command.replace('-', '_')}")
-        sys.exit(command.main(options))
+        code: int = command.main(options)
     except UserError as error:
         print(f"ddim-host: error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        return USER_ERROR
     except BrokenPipeError:
         # Whoever read the output (`head`, say) has seen enough; Python would complain once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(OTHER_ERROR)
+        return OTHER_ERROR
     except KeyboardInterrupt:
         print("\nddim-host: interrupted", file=sys.stderr)
-        sys.exit(OTHER_ERROR)
+        return OTHER_ERROR
+    except Exception:
+        if _is_one_of_several():
+            traceback.print_exc()
+            return OTHER_ERROR
+        raise
+    return code
+
+
+def _take_place(command: str) -> None:
+    """See to it that of several processes the first one alone speaks.
+
+    Raises:
+        UserError: The command is not for several processes.
+    """
+    launch = launched()
+    if launch.count > 1 and command not in _SHARED:
+        raise UserError(
+            f"`ddim-host {command}` is the work of one process",
+            why=f"{launch.launcher} started {launch.count}",
+            fix=f"start it without {launch.launcher}",
+        )
+    if not launch.is_first:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the end
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process; of several, in such a way that the launcher ends the others where it failed.
+
+    A failed process would else wait at its end for the others, which wait for it in the midst of a step.
+    """
+    if code and _is_one_of_several():
+        if not launched().is_first:
+            time.sleep(_LAST_WORDS_SECONDS)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _is_one_of_several() -> bool:
+    try:
+        return launched().count > 1
+    except UserError:
+        return False
 
 
 def command_line() -> argparse.ArgumentParser:

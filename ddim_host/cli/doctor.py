@@ -59,7 +59,7 @@ def _host_checks(installed: tuple[Plugin, ...]) -> list[Check]:
 
 
 def _kernels_check() -> Check:
-    """Whether the fast kernels for the CPU can be compiled; without them all works, at half the speed."""
+    """Whether the fast kernels for the CPU can be compiled. Without them all works, but slowly."""
     name = "kernels for the CPU"
     if os.environ.get(KERNELS_VARIABLE) == "framework":
         return Check(name, True, f"switched off by {KERNELS_VARIABLE}")

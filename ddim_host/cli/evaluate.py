@@ -7,8 +7,6 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ddim_host.cli.options import read_list, requested
 from ddim_host.cli.text import used_line
 from ddim_host.drawing import Drawing, draw, drawing_record
@@ -22,6 +20,7 @@ from ddim_host.exports import export_images
 from ddim_host.files import write_text
 from ddim_host.launch import launched
 from ddim_host.parameters import format_choice, parse_choice
+from ddim_host.processes import any_of
 from ddim_host.provenance import this_command
 from ddim_host.report.writing import write_report
 from ddim_host.runs import existing_run
@@ -68,19 +67,20 @@ def main(options: argparse.Namespace) -> int:
     config = experiment.config
     plan = Plan(options.samples, steps, etas, seeds or (config.seed,))
     features = options.features or ("digits_mlp" if config.data.name == "digits" else "inception")
+    # Before the real images are measured, which takes its time: all read the same checkpoint.
+    denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
     if not first:
-        _help(experiment, run, plan, options)
+        _help(experiment, run, plan, denoiser, used, num_grid_images=options.grids)
         return 0
     with Evaluator(parse_choice(features), experiment.source.image_shape, MeasureSettings()) as evaluator:
         data = format_choice(config.data.name, config.data.parameters)
         ruler = measure_real_images(evaluator, file, data, experiment.load_images(), options.reference)
-        denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
         print(used_line(run.path, config.plugin.name, used), flush=True)
         if options.grids is not None:
             _draw_grids(experiment, denoiser, used, run, plan, num_images=options.grids)
         sets = planned(experiment, denoiser, used, plan)
         missing = [sampled for sampled in sets if known.score_of(sampled, ruler) is None]
-        _agreed(experiment, [sampled in missing for sampled in sets])
+        any_of(experiment.processes, [sampled in missing for sampled in sets])
         if len(missing) < len(sets):
             print(f"{'known':<17} {len(sets) - len(missing)} of {len(sets)} scores, from {file.path}")
         for result in score(experiment, denoiser, evaluator, ruler, missing):
@@ -97,22 +97,23 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def _help(experiment: Experiment, run: RunDirectory, plan: Plan, options: argparse.Namespace) -> None:
+def _help(
+    experiment: Experiment,
+    run: RunDirectory,
+    plan: Plan,
+    denoiser: Denoiser,
+    used: UsedWeights,
+    *,
+    num_grid_images: int | None,
+) -> None:
     """Draw and sample this process's share; the first one says what there is to do, measures and writes."""
-    denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
-    if options.grids is not None:
-        _draw_grids(experiment, denoiser, used, run, plan, num_images=options.grids)
+    if num_grid_images is not None:
+        _draw_grids(experiment, denoiser, used, run, plan, num_images=num_grid_images)
     sets = planned(experiment, denoiser, used, plan)
-    wanted = _agreed(experiment, [False] * len(sets))
+    wanted = any_of(experiment.processes, [False] * len(sets))
     help_to_score(
         experiment, denoiser, [sampled for sampled, is_wanted in zip(sets, wanted, strict=True) if is_wanted]
     )
-
-
-def _agreed(experiment: Experiment, wanted: list[bool]) -> list[bool]:
-    """What any process wants; the first one alone knows."""
-    found: list[bool] = (experiment.processes.sum(np.array(wanted, dtype=np.float32)) > 0.0).tolist()
-    return found
 
 
 def _score_line(result: Score) -> str:
@@ -140,7 +141,7 @@ def _draw_grids(
         config = replace(experiment.config, steps=steps, eta=eta, seed=plan.seeds[0])
         one = replace(experiment, config=config)
         known = _drawn(run, drawing_record(one, denoiser, used, drawing)) if launched().is_first else None
-        if any(_agreed(experiment, [known is not None])):
+        if any_of(experiment.processes, [known is not None])[0]:
             if known is not None:
                 print(f"{'known':<17} the grid {printable(known)}", flush=True)
             continue

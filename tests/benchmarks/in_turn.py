@@ -27,10 +27,10 @@ class Waiting:
 
     def call(self, method: str, *arguments: Any) -> tuple[float, Any]:
         """Call a method of it: how many seconds that took there, and what it returned."""
-        self.connection.send((method, arguments))
         try:
+            self.connection.send((method, arguments))
             seconds, result = self.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             raise SystemExit("A process that is measured has ended; its error is above.") from None
         return seconds, result
 

@@ -221,7 +221,8 @@ class Diffusers:
 class DenoisingDiffusion:
     """The network of denoising-diffusion-pytorch in the same widths, trained as its `Trainer` does it.
 
-    It is another one: on CIFAR-10 28.5 million parameters, with other blocks and other attention.
+    It is another one: on CIFAR-10 28.5 million parameters, with other blocks and other attention. Its average
+    is updated at every tenth step.
     """
 
     def __init__(self, size: str) -> None:

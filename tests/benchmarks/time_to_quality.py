@@ -165,7 +165,8 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--frameworks", nargs="+", default=["torch", "jittor", "diffusers"])
+    names = ["torch", "jittor", "diffusers"]
+    parser.add_argument("--frameworks", nargs="+", choices=names, default=names)
     parser.add_argument("--every", type=int, default=50, help="steps between two scores (default: 50)")
     parser.add_argument("--steps", type=int, default=800, help="steps altogether (default: 800)")
     parser.add_argument("--enough", type=float, default=6.5, help="end below this distance (default: 6.5)")

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import random
-import resource
 import shlex
 import subprocess
 import sys
@@ -88,6 +87,7 @@ def fuzz(reader: Reader, inputs: int, *, seed: int, keep: Path) -> Result:
     result = Result(reader.name)
     before = reader.path.read_bytes() if reader.path.exists() else None
     outside = _outside(reader)
+    _forget_most_memory()
     memory = _most_memory()
     started = time.monotonic()
     for number in range(inputs):
@@ -123,6 +123,8 @@ def _problem(reader: Reader, result: Result) -> str:
         message = str(error)
         if not error.what or not all(c.isprintable() or c == "\n" for c in message):
             return f"message {message!r:.200}"
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
         result.refused += 1
         where = traceback.extract_tb(error.__traceback__)[-1]
@@ -139,5 +141,12 @@ def _outside(reader: Reader) -> tuple[int, bool]:
     return len([*above.iterdir()]) + len([*above.parent.iterdir()]), _ESCAPED.exists()
 
 
+def _forget_most_memory() -> None:
+    """Begin to measure the most memory anew; see proc(5)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
 def _most_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

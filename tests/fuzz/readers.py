@@ -217,11 +217,8 @@ def _of_others(folder: Path) -> Iterator[Reader]:
 
     def discover() -> None:
         importlib.invalidate_caches()
-        sys.path.insert(0, str(info.parent))
-        try:
+        with mock.patch.object(sys, "path", [str(info.parent)]):  # of all that is installed, this alone
             plugins._discover()
-        finally:
-            sys.path.remove(str(info.parent))
 
     for name in texts:
         yield Reader(f"plugin metadata: {name}", info / name, _text(info / name), discover)

@@ -88,6 +88,7 @@ def kill_runs(framework: str, kills: int, *, train_steps: int, seed: int, folder
                 counts.kills += 1
                 counts.writing += any(run.glob("checkpoints/.step-*")) or any(run.glob("**/.*.tmp"))
             else:
+                assert process.returncode == 0, process.communicate()[1].decode()
                 break
             finally:
                 process.communicate()

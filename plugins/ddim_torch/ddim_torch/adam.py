@@ -5,7 +5,7 @@ The class itself imports PyTorch's compiler with its first step: two seconds, fo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -48,7 +48,7 @@ class Adam:
         """
         self.steps += 1
         parameters = list(self._parameters.values())
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients = [cast("Tensor", parameter.grad) for parameter in parameters]  # a step gives each its own
         # One number for each parameter, on its device: a device that is fed asynchronously is not waited for.
         steps = [torch.full((), float(self.steps), device=parameters[0].device)] * len(parameters)
         torch._fused_adam_(

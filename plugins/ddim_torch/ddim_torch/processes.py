@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from ddim_host.waist import Device
 
 __all__ = ["TorchProcesses", "join"]
+
+# Others wait while the first one measures real images, say; one that has died is known of at once anyway.
+_TIMEOUT = timedelta(days=1)
 
 
 class TorchProcesses:
@@ -56,7 +60,7 @@ def join(device: Device) -> TorchProcesses:
         if cuda:
             _choose_gpu(int(os.environ.get("LOCAL_RANK", "0")))
         try:
-            distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 "the processes do not find each other",
