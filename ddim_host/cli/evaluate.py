@@ -17,7 +17,7 @@ from ddim_host.evaluation.scoring import Plan, help_to_score, measure_real_image
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, tables_of
 from ddim_host.exports import export_images
-from ddim_host.files import write_text
+from ddim_host.files import read_json, write_text
 from ddim_host.launch import launched
 from ddim_host.parameters import format_choice, parse_choice
 from ddim_host.processes import any_of
@@ -156,10 +156,10 @@ def _drawn(run: RunDirectory, record: dict[str, Any]) -> Path | None:
     for beside in sorted(run.samples_path.glob("*.json")):
         picture = beside.with_suffix(".png")
         try:
-            found = json.loads(beside.read_text(encoding="utf-8"))
+            found = read_json(beside)
             if isinstance(found, dict) and picture.exists() and all(found.get(k) == v for k, v in wanted):
                 return picture
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             continue  # a damaged record is no grid; `compare` says what is wrong with it
     return None
 
