@@ -24,8 +24,8 @@ SHORTER = {
     "run": TINY,
     "sweep": f"{TINY} --evaluate-samples 10 --evaluate-steps 2 --evaluate-eta 0 --evaluate-grids 4",
     "sample": "--num-images 4",
-    "reconstruct": "--num-images 4 --steps 2,3",
-    "evaluate": "--samples 10 --steps 2,3 --eta 0 --seed 0",
+    "reconstruct": "--num-images 4 --steps 2",
+    "evaluate": "--samples 10 --steps 2 --eta 0 --seed 0",
 }
 """What is appended to a command of the documentation: of two equal options the last one counts."""
 

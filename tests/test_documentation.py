@@ -73,11 +73,12 @@ def test_references_to_code_lead_to_it() -> None:
     references = {
         reference
         for page in PAGES
-        for reference in re.findall(r"\{source\}`([^`]+)`", page.read_text(encoding="utf-8"))
+        for reference in re.findall(r"\[`([^`]+)`\]\(\.\./([^)]+)\)", page.read_text(encoding="utf-8"))
     }
     assert len(references) > 40
-    for reference in references:
+    for reference, file in references:
         assert line_of(reference) >= 1
+        assert reference.partition("::")[0] == file
 
 
 @pytest.mark.parametrize(
@@ -225,11 +226,16 @@ def test_python_prints_what_is_shown(page: Path, tmp_path: Path, monkeypatch: py
 
 
 class Shell:
-    """Runs commands in a scratch folder, with `ddim-host` and a `pip` that installs into that folder."""
+    """Runs commands in a scratch folder, with `ddim-host` and a `pip` that installs into that folder.
+
+    All pages share it, so what one of them has run is there for the others. A command whose output is shown
+    is run without what was installed, though: it could show that.
+    """
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder / "work"
         self.folder.mkdir()
+        self.done: set[str] = set()
         programs, site = folder / "bin", folder / "site"
         programs.mkdir()
         pip = f"{sys.executable} -m pip --disable-pip-version-check --quiet"
@@ -241,20 +247,22 @@ class Shell:
             path = programs / name
             path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
             path.chmod(0o755)
-        modules = [str(site), environment.get("PYTHONPATH", str(ROOT))]
+        self.modules = environment.get("PYTHONPATH", str(ROOT))
         self.environment = {
             **environment,
             CACHE_VARIABLE: str(cache_folder()),  # the user's own, where Jittor's kernels are
             "PATH": f"{programs}{os.pathsep}{environment['PATH']}",
-            "PYTHONPATH": os.pathsep.join(modules),
+            "PYTHONPATH": os.pathsep.join([str(site), self.modules]),
         }
 
     def run(self, command: Command, where: str) -> None:
+        if command.text in self.done:
+            return
         done = subprocess.run(
             command.shortened,
             shell=True,
             cwd=self.folder,
-            env=self.environment,
+            env=self.environment | ({"PYTHONPATH": self.modules} if command.output else {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -266,13 +274,19 @@ class Shell:
         assert as_pattern(command.output).fullmatch(done.stdout.strip()) or not command.output, (
             f"{where}: {command.shortened}\n{done.stdout}"
         )
+        if not command.output:
+            self.done.add(command.text)
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Shell:
+    return Shell(tmp_path_factory.mktemp("documentation"), environment)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("jittor") is None, reason="Jittor is not installed")
 @pytest.mark.parametrize("page", TO_RUN, ids=page_id)
-def test_commands_run(page: Path, tmp_path: Path, environment: dict[str, str]) -> None:
-    shell = Shell(tmp_path, environment)
+def test_commands_run(page: Path, shell: Shell) -> None:
     for block in blocks_of(page):
         if block.language == "toml" and "[project" not in block.text:
             (shell.folder / "sweep.toml").write_text(block.text, encoding="utf-8")

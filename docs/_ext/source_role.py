@@ -1,12 +1,14 @@
-"""The role `source`: a file of the repository, or something that it defines, linked to a page of its source.
+"""Links to files of the repository, or to something that they define, as links to pages of their source.
 
-`ddim_host/diffusion/ddim.py::ddim_step` names a function, `...schedule.py::NoiseSchedule.add_noise` a method.
+[`ddim_host/diffusion/ddim.py::ddim_step`](../ddim_host/diffusion/ddim.py) names a function,
+`...schedule.py::NoiseSchedule.add_noise` a method. Where Markdown alone is read the link leads to the file.
 What does not exist is a warning, which `make docs` makes an error; lines are looked up when pages are made.
 """
 
 from __future__ import annotations
 
 import html
+import re
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
@@ -56,8 +58,14 @@ def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
         yield _page(name), {"title": name, "body": f"<h1>{html.escape(name)}</h1>{body}"}, "page.html"
 
 
+def read_links(app: Sphinx, page: str, source: list[str]) -> None:  # noqa: ARG001 - Sphinx gives them
+    """Make roles of the links to files, which Sphinx would copy in place of linking to them."""
+    source[0] = re.sub(r"\[`([^`]+)`\]\(\.\./[^)]+\)", r"{source}`\1`", source[0])
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_role("source", SourceRole())
+    app.connect("source-read", read_links)
     app.connect("html-collect-pages", source_pages)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
