@@ -72,8 +72,11 @@ def _number(kind: type[int] | type[float], value: Any) -> int | float:
         raise ValueError(f"{value!r:.80} is not an {kind.__name__}") from error
     if isinstance(value, bool) or (not isinstance(value, str) and number != value):
         raise ValueError(f"{value!r:.80} is not an {kind.__name__}")
-    # As text a number may be missing: a rate before any time has passed is "nan" in metrics.csv.
-    fits = isinstance(value, str) or math.isfinite(number) if isinstance(number, float) else abs(number) < _MOST
+    if isinstance(number, float):
+        # As text a number may be missing: a rate before any time has passed is "nan" in metrics.csv.
+        fits = isinstance(value, str) or math.isfinite(number)
+    else:
+        fits = abs(number) < _MOST
     if not fits:
         raise ValueError(f"{value!r:.80} is too large, or no number")
     return number
