@@ -26,7 +26,7 @@ import safetensors
 import safetensors.numpy
 
 from ddim_host.errors import DivergedError, UserError
-from ddim_host.files import read_bytes, read_text, remove_leftovers, write_bytes, write_text
+from ddim_host.files import read_bytes, read_json, remove_leftovers, write_bytes, write_text
 from ddim_host.records import read_record
 from ddim_host.waist import TrainingState
 
@@ -269,7 +269,7 @@ def load_progress(folder: Path) -> Progress:
     """
     path = folder / _PROGRESS
     try:
-        document = json.loads(read_text(path))
+        document = read_json(path)
         best = {
             measure: read_record(BestEpoch, document["best"][measure])
             for measure in get_args(Measure)
@@ -279,12 +279,14 @@ def load_progress(folder: Path) -> Progress:
         steps = [progress.step, *(epoch.step for epoch in best.values())]
         if min(*steps, progress.loss_count, progress.steady_images) < 0:
             raise ValueError("a count is negative")
+        if progress.step != step_of(folder):
+            raise ValueError(f"it tells of step {progress.step}")
         if max(steps) > progress.step:
             raise ValueError("an epoch ends after the checkpoint")
         return progress
     except OSError as error:
         raise UserError(f"cannot read {path}", why=str(error.strerror or error)) from None
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged", why=f"{type(error).__name__}: {error}") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import tomli_w
 
 from ddim_host.errors import UserError
-from ddim_host.files import read_text
+from ddim_host.files import read_text, require_plain
 from ddim_host.limits import MAX_IMAGE_SIZE, MAX_STEPS
 from ddim_host.parameters import PartChoice, Value, convert, parse_choice, suggestion
 from ddim_host.registry import Kind
@@ -51,6 +52,12 @@ PART_KINDS = (
 _PRESETS = Path(__file__).with_name("presets")
 _PROVENANCE = "provenance"
 _IMAGE_SHAPE = "image_shape"
+
+_MAX_TOML_BYTES = 64 << 10
+_LONG_KEY = re.compile(
+    r"""(?:(?:[\w-]{1,40}+|"(?:[^"\\\n]|\\.){0,40}+"|'[^'\n]{0,40}+')[ \t]*\.[ \t]*){32}"""
+)
+"""A name of so many names joined by dots; tomllib takes memory like the square of their number."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +264,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         UserError: It cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(read_text(path))
+        text = read_text(path, _MAX_TOML_BYTES)
+        if _LONG_KEY.search(text):
+            raise ValueError("too many names are joined by dots")
+        document = tomllib.loads(text)
+        require_plain(document)
+        return document
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}", why=str(error.strerror or error)) from None
     # Besides its own error, tomllib lets through those of absurdly long numbers and deep nesting.

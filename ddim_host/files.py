@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import re
 import stat
 import uuid
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,9 +20,11 @@ __all__ = [
     "is_leftover",
     "locked",
     "read_bytes",
+    "read_json",
     "read_text",
     "remove_leftovers",
     "replacing",
+    "require_plain",
     "write_atomically",
     "write_bytes",
     "write_text",
@@ -30,6 +33,8 @@ __all__ = [
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 MAX_TEXT_BYTES = 64 << 20
 """No text that a run leaves comes near this."""
+
+_MOST_NESTED = 20
 
 
 @contextlib.contextmanager
@@ -123,14 +128,58 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     return data
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """Reads a file of text that may be anybody's; see `read_bytes`.
 
     Raises:
         OSError: It cannot be read, is too large, or is no regular file.
         UnicodeDecodeError: It is not UTF-8.
     """
-    return read_bytes(path, MAX_TEXT_BYTES).decode("utf-8")
+    return read_bytes(path, max_bytes).decode("utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a file of JSON that may be anybody's; see `read_bytes`.
+
+    Raises:
+        OSError: It cannot be read, is too large, or is no regular file.
+        ValueError: It is not JSON, or see `require_plain`.
+    """
+    text = read_text(path)
+    try:
+        document = json.loads(text)
+    except RecursionError:
+        raise _nested_too_deeply() from None
+    require_plain(document)
+    return document
+
+
+def require_plain(value: object, *, nested: int = 0) -> None:
+    """Makes sure that whatever shows or writes a value can do so.
+
+    Parsers take nesting that `repr`, say, cannot follow, and JSON has escapes for halves of characters.
+
+    Args:
+        value: What a parser of JSON or TOML returned.
+        nested: In how many others it is.
+
+    Raises:
+        ValueError: It is nested deeper than any file of this project, or holds text that is not Unicode.
+    """
+    if nested > _MOST_NESTED:
+        raise _nested_too_deeply()
+    if isinstance(value, str):
+        value.encode("utf-8")
+    elif isinstance(value, dict):
+        for item in (*value, *value.values()):
+            require_plain(item, nested=nested + 1)
+    elif isinstance(value, list):
+        for item in value:
+            require_plain(item, nested=nested + 1)
+
+
+def _nested_too_deeply() -> ValueError:
+    return ValueError(f"it is nested deeper than {_MOST_NESTED} levels")
 
 
 @contextlib.contextmanager

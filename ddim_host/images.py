@@ -64,10 +64,12 @@ def grid_images(png: bytes, count: int, image_shape: tuple[int, int, int]) -> Im
         uint8 `(N, H, W, C)`.
 
     Raises:
-        ValueError: It is no PNG, or no such grid.
+        ValueError: It is no PNG, or no such grid; or there is none of so many images.
     """
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
 
+    if count < 1:
+        raise ValueError(f"no grid has {count} images")
     height, width, channels = image_shape
     layout = _Layout(count, height, width, None)
     try:
@@ -75,7 +77,7 @@ def grid_images(png: bytes, count: int, image_shape: tuple[int, int, int]) -> Im
             if picture.size != layout.size[::-1] or picture.mode != ("L" if channels == 1 else "RGB"):
                 raise ValueError(f"it is no grid of {count} images of {height} x {width} x {channels}")
             canvas = np.asarray(picture).reshape(*layout.size, channels)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ValueError(f"it is no PNG: {error}") from error
     scale = layout.scale
     return np.stack([canvas[layout.cell(cell)][::scale, ::scale] for cell in range(count)])

@@ -410,6 +410,10 @@ PROGRESS = {
         {**PROGRESS, "step": float("nan")},
         {name: value for name, value in PROGRESS.items() if name != "seconds"},
         {name: value for name, value in PROGRESS.items() if name != "best"},
+        {**PROGRESS, "step": 4},  # not that of its folder
+        {**PROGRESS, "loss_count": 10**400},
+        {**PROGRESS, "loss_sum": float("inf")},
+        {**PROGRESS, "loss_sum": "nan"},
         {**PROGRESS, "best": 3},
         {**PROGRESS, "best": {"train": {"step": 5}}},
         {**PROGRESS, "best": {"train": {"step": 6, "loss": 0.5}}},

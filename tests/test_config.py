@@ -304,6 +304,35 @@ def test_what_a_file_says_much_too_big(read: Callable[[str], Request], text: str
         read(text)
 
 
+@pytest.mark.parametrize("name", ["a", '"."', "'='", '"\\""', "a "])
+def test_a_name_of_thousands_of_names_is_refused_at_once(read: Callable[[str], Request], name: str) -> None:
+    """`tomllib` takes gigabytes for one, and what it returns is nested too deeply to be shown."""
+    for text in (".".join([name] * 6000) + " = 1", f"[lr.{'.'.join([name] * 6000)}]"):
+        with pytest.raises(UserError, match="is not valid TOML") as caught:
+            read(text)
+        assert caught.value.why == "too many names are joined by dots"
+
+
+def test_nesting_that_could_not_be_shown_is_refused(read: Callable[[str], Request]) -> None:
+    long = "a" * 50
+    for text in (f"lr.{'.'.join([long] * 1000)} = 1", f"[data.parameters]\nx = {'[' * 30}{']' * 30}"):
+        with pytest.raises(UserError, match="is not valid TOML") as caught:
+            read(text)
+        assert caught.value.why == "it is nested deeper than 20 levels"
+
+
+def test_dots_in_values_are_no_names(read: Callable[[str], Request]) -> None:
+    path = "/".join(["a.b.c"] * 30)
+    part = read(f'[data]\nname = "images"\n[data.parameters]\npath = "{path}"').parts[Kind.DATA]
+    assert part.arguments == {"path": path}
+
+
+def test_a_file_beyond_all_measure_is_not_read(read: Callable[[str], Request]) -> None:
+    with pytest.raises(UserError, match="cannot read the configuration") as caught:
+        read("# " + "x" * (64 << 10))
+    assert caught.value.why == "it has more than 65,536 bytes"
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     not_utf8 = tmp_path / "latin.toml"
     not_utf8.write_bytes(b'loss = "\xe9"')

@@ -489,8 +489,45 @@ def test_a_header_is_not_read_into_memory_without_bound(
             info.pax_headers = {"comment": "x" * 5000} if name == "b.png" else {}
             tar.addfile(info, io.BytesIO(png(1)))
     assert len(images(path=path).load().train) == 1
-    monkeypatch.setattr(sys.modules["ddim_host.parts.datasets.archives"], "MAX_FILE_BYTES", 4096)
+    monkeypatch.setattr(sys.modules["ddim_host.parts.datasets.archives"], "_MAX_HEADER_BYTES", 4096)
     assert "header asks for" in refused(path, "cannot read", size=8).why
+
+
+def test_headers_are_not_added_up_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million short ones before a file take as much memory as a long one."""
+    comments = []
+    for number in range(30):
+        comment = b"100 %04d=" % number + b"x" * 90 + b"\n"
+        header = tarfile.TarInfo("comment")
+        header.type, header.size = tarfile.XGLTYPE, len(comment)
+        comments.append(header.tobuf(tarfile.USTAR_FORMAT) + comment.ljust(512, b"\0"))
+    path = pack(tmp_path, ".tar", {"a.png": png(1), "b.png": png(2)})
+    archive = path.read_bytes()
+    path.write_bytes(archive[:1024] + b"".join(comments) + archive[1024:])  # before the second file
+    assert len(images(path=path).load().train) == 1
+    monkeypatch.setattr(sys.modules["ddim_host.parts.datasets.archives"], "_MAX_HEADER_BYTES", 20_000)
+    assert "header asks for" in refused(path, "cannot read", size=8).why
+
+
+@pytest.mark.parametrize("kind", [".tar.gz", ".tar.bz2", ".tar.xz"])
+def test_an_archive_that_expands_without_end_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what is passed over has to be decompressed: kilobytes could take hours."""
+    path = pack(tmp_path, kind, {"a.png": png(1), "b.png": png(2), "large.txt": b"0" * 5_000_000})
+    assert len(images(path=path).load().train) == 1
+    monkeypatch.setattr(sys.modules["ddim_host.parts.datasets.archives"], "MAX_FILE_BYTES", 100_000)
+    assert "expands to more than 200 times" in refused(path, "cannot read", size=8).why
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_is_not_decompressed_into_memory_without_bound(method: int, tmp_path: Path) -> None:
+    """The standard library does so for these methods: 1.2 kB of zeros were 3 GB in memory."""
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name in ("a.png", "b.png"):
+            archive.writestr(name, png(1))
+    assert "neither stored nor deflated" in refused(path, "cannot read", size=8).why
 
 
 def test_sparse_files_in_archives_are_ignored(tmp_path: Path) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, BinaryIO
+from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim_host.errors import printable
-from ddim_host.files import replacing, write_atomically, write_bytes, write_text
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from ddim_host.files import read_json, read_text, replacing, write_atomically, write_bytes, write_text
 
 
 def test_text_and_bytes_are_written_and_replaced(tmp_path: Path) -> None:
@@ -80,3 +78,35 @@ def test_printable_text_can_be_printed_on_one_line(text: str) -> None:
 def test_printable_leaves_ordinary_names_alone() -> None:
     assert printable("Ärger 1/猫.png") == "Ärger 1/猫.png"
     assert printable(os.fsdecode(b"a\xff\n\x1b[2J")) == r"a\udcff\n\x1b[2J"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "deeper than 20 levels"),
+        ("[" * 900 + "]" * 900, "deeper than 20 levels"),  # which the parser takes, and `repr` may not
+        ('{"a": ["\\ud800"]}', "surrogates"),
+        ('{"\\ud800": 1}', "surrogates"),
+        ("{", "Expecting"),
+        ("\xff", "invalid start byte"),
+    ],
+)
+def test_json_that_could_not_be_shown_or_written_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=message):
+        read_json(path)
+
+
+def test_texts_are_read_up_to_a_limit_and_never_from_pipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"1234")
+    assert read_text(path, 4) == "1234"
+    with pytest.raises(OSError, match="more than 3 bytes"):
+        read_text(path, 3)
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError, match=r"regular file|directory"):
+            read_text(other)

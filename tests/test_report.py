@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import struct
+import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -171,6 +173,21 @@ def test_grids_of_the_same_noise_are_held_against_each_other() -> None:
     assert (second.largest, second.num_within_two, second.mean) == (2, 5, 0.25)
     assert (third.largest, third.num_within_two) == (50, 4)
     assert alone.differences == (None,)
+
+
+@pytest.mark.parametrize("count", [0, -1, 5, 10**30])
+def test_a_number_of_images_that_cannot_be_is_no_grid(count: int) -> None:
+    with pytest.raises(ValueError, match="no grid"):
+        grid_images(grid_png(np.zeros((4, 8, 8, 3), np.uint8)), count, (8, 8, 3))
+
+
+def test_a_grid_that_claims_to_be_huge_is_none() -> None:
+    """Pillow has an error of its own for that."""
+    png = grid_png(np.zeros((4, 8, 8, 3), np.uint8))
+    header = b"IHDR" + struct.pack(">II", 65535, 65535) + png[24:29]
+    huge = png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+    with pytest.raises(ValueError, match="it is no PNG"):
+        grid_images(huge, 4, (8, 8, 3))
 
 
 def test_a_grid_of_another_size_than_its_record_says_has_no_difference() -> None:

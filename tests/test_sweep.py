@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from ddim_host.errors import UserError
 from ddim_host.files import locked
 from ddim_host.progress import ProgressReport, read_report
 from ddim_host.sweep.grid import AXES, Grid, read_grid, trial_name
-from ddim_host.sweep.journal import Journal, Stage, Trial
+from ddim_host.sweep.journal import _NAME, Journal, Stage, Trial
 from ddim_host.sweep.processes import Processes
 
 if TYPE_CHECKING:
@@ -160,6 +161,20 @@ def test_a_damaged_journal_is_an_error(tmp_path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"sweep\.json is damaged"):
         Journal.read(path)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "a/b", "a\0b", "a\nb", "-x", "logs", "\ud800"])
+def test_a_journal_cannot_name_a_folder_elsewhere(tmp_path: Path, name: str) -> None:
+    """An experiment that is known already is gone on with in its folder: it would be written there."""
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps({"trials": [{**asdict(Trial("torch", {})), "name": name}]}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"sweep\.json is damaged"):
+        Journal.read(path)
+
+
+@given(st.dictionaries(st.sampled_from(AXES), st.text(max_size=200), max_size=3))
+def test_every_name_that_is_given_can_be_read_back(options: dict[str, str]) -> None:
+    assert _NAME.fullmatch(f"{trial_name(options, set(options))}-2")
 
 
 def test_the_state_of_bars_comes_back_from_another_process(python: PythonCode) -> None:

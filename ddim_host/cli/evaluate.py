@@ -17,7 +17,7 @@ from ddim_host.evaluation.scoring import Plan, help_to_score, measure_real_image
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, tables_of
 from ddim_host.exports import export_images
-from ddim_host.files import write_text
+from ddim_host.files import read_json, write_text
 from ddim_host.launch import launched
 from ddim_host.parameters import format_choice, parse_choice
 from ddim_host.processes import any_of
@@ -67,12 +67,12 @@ def main(options: argparse.Namespace) -> int:
     config = experiment.config
     plan = Plan(options.samples, steps, etas, seeds or (config.seed,))
     features = options.features or ("digits_mlp" if config.data.name == "digits" else "inception")
-    # Before the real images are measured, which takes its time: all read the same checkpoint.
-    denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
     if not first:
-        _help(experiment, run, plan, denoiser, used, num_grid_images=options.grids)
+        _help(experiment, run, plan, options)
         return 0
     with Evaluator(parse_choice(features), experiment.source.image_shape, MeasureSettings()) as evaluator:
+        # Before the real images are measured, which takes its time: all processes read the same checkpoint.
+        denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
         data = format_choice(config.data.name, config.data.parameters)
         ruler = measure_real_images(evaluator, file, data, experiment.load_images(), options.reference)
         print(used_line(run.path, config.plugin.name, used), flush=True)
@@ -97,18 +97,11 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def _help(
-    experiment: Experiment,
-    run: RunDirectory,
-    plan: Plan,
-    denoiser: Denoiser,
-    used: UsedWeights,
-    *,
-    num_grid_images: int | None,
-) -> None:
+def _help(experiment: Experiment, run: RunDirectory, plan: Plan, options: argparse.Namespace) -> None:
     """Draw and sample this process's share; the first one says what there is to do, measures and writes."""
-    if num_grid_images is not None:
-        _draw_grids(experiment, denoiser, used, run, plan, num_images=num_grid_images)
+    denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
+    if options.grids is not None:
+        _draw_grids(experiment, denoiser, used, run, plan, num_images=options.grids)
     sets = planned(experiment, denoiser, used, plan)
     wanted = any_of(experiment.processes, [False] * len(sets))
     help_to_score(
@@ -156,10 +149,10 @@ def _drawn(run: RunDirectory, record: dict[str, Any]) -> Path | None:
     for beside in sorted(run.samples_path.glob("*.json")):
         picture = beside.with_suffix(".png")
         try:
-            found = json.loads(beside.read_text(encoding="utf-8"))
+            found = read_json(beside)
             if isinstance(found, dict) and picture.exists() and all(found.get(k) == v for k, v in wanted):
                 return picture
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             continue  # a damaged record is no grid; `compare` says what is wrong with it
     return None
 

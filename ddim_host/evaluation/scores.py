@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ddim_host.errors import UserError
 from ddim_host.evaluation.statistics import Measures, MeasureSettings
 from ddim_host.evaluation.worker import FeatureSpace
-from ddim_host.files import locked, read_text, write_text
+from ddim_host.files import locked, read_json, write_text
 from ddim_host.records import read_record
 from ddim_host.settings import CheckpointChoice
 from ddim_host.waist import Device, Precision, WhichWeights
@@ -193,7 +193,7 @@ class EvaluationFile:
             UserError: The file is damaged.
         """
         try:
-            document = json.loads(read_text(self.path))
+            document = read_json(self.path)
             if document["format"] != _FORMAT:
                 raise ValueError(f"its format is {document['format']!r:.40}, not {_FORMAT}")
             scores = read_record(Scores, document)
@@ -201,7 +201,7 @@ class EvaluationFile:
             return Scores()
         except OSError as error:
             raise UserError(f"cannot read {self.path}", why=str(error.strerror or error)) from None
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"{self.path} is damaged",
                 why=f"{type(error).__name__}: {error}",

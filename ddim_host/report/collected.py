@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ddim_host.config import PART_KINDS, Request, read_image_shape, read_request
+from ddim_host.config import PART_KINDS, Request, read_image_shape, read_request, read_toml
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import EvaluationFile, Scores
-from ddim_host.files import read_text
+from ddim_host.files import read_bytes, read_json
 from ddim_host.runs import existing_run
 
 if TYPE_CHECKING:
@@ -163,7 +161,7 @@ def _duration(value: object) -> float | None:
 
 
 def _provenance(run: RunDirectory) -> dict[str, str]:
-    table = tomllib.loads(run.config_path.read_text(encoding="utf-8")).get("provenance", {})
+    table = read_toml(run.config_path).get("provenance", {})
     return {key: printable(value) for key, value in table.items() if isinstance(value, str)}
 
 
@@ -171,13 +169,11 @@ def _grid(picture: Path) -> Grid | None:
     """A grid with its record; None for pictures of something else."""
     beside = picture.with_suffix(".json")
     try:
-        record = json.loads(read_text(beside))
+        record = read_json(beside)
         if not isinstance(record, dict):
             raise TypeError("it is no object")
         if record.get("kind") != "samples":
             return None
-        if picture.stat().st_size > _MOST_GRID_BYTES:
-            raise ValueError(f"it has more than {_MOST_GRID_BYTES >> 20} MB")
-        return Grid(picture.name, picture.read_bytes(), record)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return Grid(picture.name, read_bytes(picture, _MOST_GRID_BYTES), record)
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"cannot show {picture}", why=printable(error)) from None

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
-from ddim_host.files import read_text, write_text
+from ddim_host.files import read_json, write_text
 from ddim_host.records import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 __all__ = ["Journal", "Stage", "Trial"]
+
+_NAME = re.compile(r"(?!logs$)(?![.-])[\w.,=+-]{1,255}")
+"""Of a folder in that of the sweep, which also holds the logs; see `grid.trial_name`."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +73,16 @@ class Journal:
             UserError: The file is damaged, or cannot be read.
         """
         try:
-            document = json.loads(read_text(path))
+            document = read_json(path)
             trials = [read_record(Trial, record) for record in document["trials"]]
             for trial in trials:
-                if Path(trial.name).name != trial.name:  # it is the name of a folder in this one
+                if not _NAME.fullmatch(trial.name):
                     raise ValueError(f"{trial.name!r:.80} cannot be the name of an experiment")
         except FileNotFoundError:
             trials = []
         except OSError as error:
             raise UserError(f"cannot read {path}", why=str(error.strerror or error)) from None
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is damaged",
                 why=f"{type(error).__name__}: {error}",

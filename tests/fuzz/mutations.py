@@ -7,16 +7,28 @@ import json
 import re
 import struct
 import tarfile
+import tomllib
 import warnings
 import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import tomli_w
+
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["mutated", "mutated_safetensors", "mutated_tar", "mutated_zip", "png_of_any_size"]
+__all__ = [
+    "mutated",
+    "mutated_csv",
+    "mutated_json",
+    "mutated_safetensors",
+    "mutated_tar",
+    "mutated_toml",
+    "mutated_zip",
+    "png_of_any_size",
+]
 
 _TOKEN = re.compile(rb'"[^"\n]*"|[-+]?\d[\d.eE+-]*|true|false|null|[\[\]{},:=\n]')
 _ODD_TOKENS = (
@@ -28,6 +40,40 @@ _ODD_TOKENS = (
     b"\n",
 )
 _ODD_WORDS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
+_ODD_VALUES: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e308, 1e-320, 10**18, 2**63, 10**400),
+    *(float("nan"), float("inf"), -float("inf"), "nan", "inf", "1e999", "9" * 400, "-1", "0"),
+    *(
+        "",
+        " ",
+        "x",
+        "..",
+        ".",
+        "/etc",
+        "a\0b",
+        "a\nb",
+        "\x1b[31m",
+        "\ud800",
+        "\u202e",
+        "é" * 300,
+        "x" * 100_000,
+    ),
+    *(
+        "a.b/c:d=e,f=g",
+        "<script>",
+        "|",
+        "torch",
+        "digits",
+        "linear",
+        "raw",
+        "latest",
+        [],
+        {},
+        [[]],
+        [0] * 2000,
+    ),
+)
+_ZIP_METHODS = (*[zipfile.ZIP_STORED] * 3, *[zipfile.ZIP_DEFLATED] * 3, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _HOSTILE_NAMES = (
     *("../escaped.png", "/tmp/ddim-host-escaped.png", "a/../../escaped.png", "..", ".", "", "C:\\x.png"),
     *("x\x1b[31m.png", "x\ny.png", "\udcff.png", "a" * 300 + ".png", "/".join("d" * 200) + "/x.png"),
@@ -46,9 +92,42 @@ def mutated(data: bytes, rng: random.Random, *, text: bool = False) -> bytes:
     )
     if text:
         kinds = (_odd_token, _odd_token, _odd_token, _without_token, *kinds)
-    for _ in range(rng.randint(1, 4)):
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
         data = rng.choice(kinds)(data, rng)
     return data
+
+
+def mutated_json(data: bytes, rng: random.Random) -> bytes:
+    """JSON of odd values, which a reader meets only where the text is still JSON; or any other change."""
+    if rng.random() < 0.3:
+        return mutated(data, rng, text=True)
+    return json.dumps(_with_odd_values(json.loads(data), rng)).encode()
+
+
+def mutated_toml(data: bytes, rng: random.Random) -> bytes:
+    """TOML of odd values; see `mutated_json`."""
+    if rng.random() < 0.5:
+        return mutated(data, rng, text=True)
+    try:
+        return tomli_w.dumps(_with_odd_values(tomllib.loads(data.decode()), rng)).encode()
+    except (TypeError, ValueError, RecursionError):  # it has no null, and no halves of characters
+        name = ".".join(
+            rng.choice(("a", "ab", '"c"', "'d'")) for _ in range(rng.choice((2, 40, 2000, 20_000)))
+        )
+        return data + f"\n[{name}]\n{name}={rng.choice(_ODD_TOKENS)!r}".encode()
+
+
+def mutated_csv(data: bytes, rng: random.Random) -> bytes:
+    """CSV of odd cells; see `mutated_json`."""
+    if rng.random() < 0.3:
+        return mutated(data, rng, text=True)
+    rows = [line.split(",") for line in data.decode().splitlines()]
+    for _ in range(rng.randint(1, 3)):
+        row = rng.choice(rows[1:] or rows)
+        row[rng.randrange(len(row))] = str(_odd_value(rng))
+    if rng.random() < 0.3:
+        rows += [rng.choice(rows) for _ in range(rng.choice((1, 100)))]
+    return "\n".join(map(",".join, rows)).encode(errors="surrogatepass")
 
 
 def mutated_safetensors(data: bytes, rng: random.Random) -> bytes:
@@ -75,7 +154,7 @@ def mutated_tar(members: Mapping[str, bytes], rng: random.Random) -> bytes:
             info = tarfile.TarInfo(name)
             info.type = rng.choice(
                 (
-                    *[tarfile.REGTYPE] * 12,
+                    *[tarfile.REGTYPE] * 40,
                     tarfile.SYMTYPE,
                     tarfile.LNKTYPE,
                     tarfile.FIFOTYPE,
@@ -98,7 +177,7 @@ def mutated_zip(members: Mapping[str, bytes], rng: random.Random) -> bytes:
     buffer = io.BytesIO()
     with (
         warnings.catch_warnings(),
-        zipfile.ZipFile(buffer, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive,
+        zipfile.ZipFile(buffer, "w", rng.choice(_ZIP_METHODS)) as archive,
     ):
         warnings.simplefilter("ignore")  # a name that comes twice
         for name, data in _some(members, rng):
@@ -158,6 +237,44 @@ def _retold(header: bytes, rng: random.Random) -> bytes:
     else:
         entry[rng.choice(("shape", "dtype", "data_offsets", "more"))] = table[rng.choice(names)]["shape"]
     return json.dumps(table).encode()
+
+
+def _with_odd_values(document: Any, rng: random.Random) -> Any:
+    for _ in range(rng.randint(1, 3)):
+        places = [*_places(document)]
+        if not places:
+            return _odd_value(rng)
+        holder, key = rng.choice(places)
+        kind = rng.randrange(8)
+        if kind == 0:
+            del holder[key]
+        elif kind == 1:
+            other, other_key = rng.choice(places)
+            holder[key] = json.loads(json.dumps(other[other_key]))
+        elif kind == 2 and isinstance(holder, dict):
+            holder[rng.choice(("", "x", "\x1b", "\ud800", "__class__", "name"))] = holder.pop(key)
+        else:
+            holder[key] = _odd_value(rng)
+    return document
+
+
+def _odd_value(rng: random.Random) -> Any:
+    value = json.loads(json.dumps(rng.choice(_ODD_VALUES)))
+    if rng.random() < 0.05:
+        for _ in range(rng.choice((2, 25, 300, 900))):
+            value = [value] if rng.random() < 0.5 else {"a": value}
+    return value
+
+
+def _places(document: Any) -> Iterator[tuple[Any, Any]]:
+    """Everything in lists and dicts, as what holds it and its key."""
+    waiting = [document]
+    while waiting:
+        holder = waiting.pop()
+        if isinstance(holder, dict | list):
+            keys = list(holder) if isinstance(holder, dict) else range(len(holder))
+            waiting += [holder[key] for key in keys]
+            yield from ((holder, key) for key in keys)
 
 
 def _odd_token(data: bytes, rng: random.Random) -> bytes:

@@ -15,24 +15,38 @@ import safetensors.numpy
 from PIL import Image
 
 from ddim_host import plugins
-from ddim_host.checkpoints import latest_checkpoint, load_checkpoint, load_progress, load_weights
-from ddim_host.config import Request, read_image_shape, read_request
+from ddim_host.checkpoints import latest_checkpoint, load_checkpoint, load_weights
+from ddim_host.cli.evaluate import _drawn
+from ddim_host.config import Request
+from ddim_host.evaluation import tables
 from ddim_host.evaluation.moments import Moments
 from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.statistics import FeatureStatistics
 from ddim_host.evaluation.worker import _read_statistics, _statistics_bytes
 from ddim_host.parts.datasets import cache
 from ddim_host.parts.datasets.cifar10 import MEMBERS, cifar10
-from ddim_host.parts.datasets.decoding import decode_image
+from ddim_host.parts.datasets.decoding import decode_image, read_size
 from ddim_host.parts.datasets.images import images
 from ddim_host.progress import REPORT_MARK, read_report
 from ddim_host.report.collected import collect
+from ddim_host.report.comparison import compare
+from ddim_host.report.documents import as_markdown
 from ddim_host.runs import RunDirectory
-from ddim_host.sweep.grid import read_grid
+from ddim_host.sweep.grid import Grid, read_grid, trial_name
 from ddim_host.sweep.journal import Journal, Stage
+from ddim_host.sweep.sweeping import Sweep
 from ddim_host.trained import assemble_trained
 from ddim_host.unet import parameters
-from tests.fuzz.mutations import mutated, mutated_safetensors, mutated_tar, mutated_zip, png_of_any_size
+from tests.fuzz.mutations import (
+    mutated,
+    mutated_csv,
+    mutated_json,
+    mutated_safetensors,
+    mutated_tar,
+    mutated_toml,
+    mutated_zip,
+    png_of_any_size,
+)
 
 if TYPE_CHECKING:
     import random
@@ -89,11 +103,16 @@ def _text(path: Path) -> Callable[[random.Random], bytes]:
     return partial(mutated, path.read_bytes(), text=True)
 
 
+def _json(path: Path) -> Callable[[random.Random], bytes]:
+    return partial(mutated_json, path.read_bytes())
+
+
 def _of_run(run: Path) -> Iterator[Reader]:
     directory = RunDirectory(run)
     whole = latest_checkpoint(directory.checkpoints_path)
     assert whole is not None
-    network = parameters(assemble_trained(directory, Request()).unet)
+    experiment = assemble_trained(directory, Request())
+    network = parameters(experiment.unet)
     raw, training = whole / "raw.safetensors", whole / "training.safetensors"
     yield Reader(
         "weights",
@@ -101,34 +120,76 @@ def _of_run(run: Path) -> Iterator[Reader]:
         partial(mutated_safetensors, raw.read_bytes()),
         lambda: load_weights(whole, "raw", network),
     )
-    yield Reader(
-        "training state",
-        training,
-        partial(mutated_safetensors, training.read_bytes()),
-        lambda: load_checkpoint(whole, network),
-    )
+
+    def resume() -> None:
+        experiment.sampler.load_state_dict(load_checkpoint(whole, network).sampler)
+
+    yield Reader("training state", training, partial(mutated_safetensors, training.read_bytes()), resume)
     progress = whole / "progress.json"
-    yield Reader("progress", progress, _text(progress), lambda: load_progress(whole))
+    yield Reader("progress", progress, _json(progress), directory.best_checkpoints)
+    config = directory.config_path
+    yield Reader(
+        "config",
+        config,
+        partial(mutated_toml, config.read_bytes()),
+        lambda: assemble_trained(directory, Request()),
+    )
+    whole_run = collect(run, "another")
 
-    def read_config() -> None:
-        read_request(directory.config_path)
-        read_image_shape(directory.config_path)
-        collect(run, "run")
+    def compare_with_whole() -> None:
+        as_markdown(compare([whole_run, collect(run, "run")]), title="", command="").encode()
 
-    yield Reader("config", directory.config_path, _text(directory.config_path), read_config)
-    yield Reader("metrics", directory.metrics_path, _text(directory.metrics_path), directory.read_metrics)
+    yield Reader(
+        "config that is shown", config, partial(mutated_toml, config.read_bytes()), compare_with_whole
+    )
+    metrics = directory.metrics_path
+
+    def read_metrics() -> None:
+        directory.read_metrics()
+        compare_with_whole()
+
+    yield Reader("metrics", metrics, partial(mutated_csv, metrics.read_bytes()), read_metrics)
     evaluation = run / "evaluation.json"
-    yield Reader("evaluation", evaluation, _text(evaluation), EvaluationFile(evaluation).read)
+
+    def read_evaluation() -> None:
+        scores = EvaluationFile(evaluation).read()
+        (tables.as_csv(scores) + tables.as_markdown(tables.tables_of(scores))).encode()
+
+    yield Reader("evaluation", evaluation, _json(evaluation), read_evaluation)
     record = next(directory.samples_path.glob("*.json"))
-    yield Reader("record of samples", record, _text(record), lambda: collect(run, "run").grids)
+
+    def read_record() -> None:
+        compare_with_whole()
+        _drawn(directory, {"kind": "samples"})
+
+    yield Reader("record of samples", record, _json(record), read_record)
+    grid = record.with_suffix(".png")
+    png = grid.read_bytes()
+
+    def make_grid(rng: random.Random) -> bytes:
+        return png_of_any_size(png, rng) if rng.random() < 0.1 else mutated(png, rng)
+
+    yield Reader("grid of samples", grid, make_grid, compare_with_whole)
     journal = run / "sweep.json"
     kept = Journal(journal)
     done = Stage(("run", "--plugin=torch"), 0, 1.5)
     kept.write(replace(kept.trial({"plugin": "torch", "seed": "0"}, "torch-0"), run=done))
-    yield Reader("journal of a sweep", journal, _text(journal), lambda: Journal.read(journal))
+    axes = Grid({"plugin": ("torch",), "seed": ("0",)})
+
+    def plan() -> None:
+        for todo in Sweep(run).plan(axes):
+            assert (run / todo.trial.name).parent == run, todo.trial
+
+    yield Reader("journal of a sweep", journal, _json(journal), plan)
     sweep = run / "sweep.toml"
     sweep.write_text(_SWEEP, encoding="utf-8")
-    yield Reader("file of a sweep", sweep, _text(sweep), lambda: read_grid(sweep))
+
+    def read_sweep() -> None:
+        asked = read_grid(sweep)
+        for options in asked.trials():
+            trial_name(options, asked.varying())
+
+    yield Reader("file of a sweep", sweep, partial(mutated_toml, sweep.read_bytes()), read_sweep)
 
 
 def _of_images(folder: Path) -> Iterator[Reader]:
@@ -140,7 +201,12 @@ def _of_images(folder: Path) -> Iterator[Reader]:
             return png_of_any_size(pictures[3], rng)
         return mutated(rng.choice(pictures), rng)
 
-    yield Reader("image", path, make_image, lambda: decode_image(path.read_bytes(), "image", resize_to=8))
+    def read_image() -> None:
+        data = path.read_bytes()
+        read_size(data, "image")
+        assert decode_image(data, "image", resize_to=8).shape == (8, 8, 3)
+
+    yield Reader("image", path, make_image, read_image)
     members = {f"{half}/{number}.png": pictures[3] for half in ("train", "test") for number in range(2)}
     for kind, make in (("tar", mutated_tar), ("zip", mutated_zip)):
         archive = folder / f"images.{kind}"
@@ -162,11 +228,17 @@ def _of_images(folder: Path) -> Iterator[Reader]:
         for writer, count in zip(halves, (3, 2), strict=True):
             writer.write(0, np.zeros((count, 4, 4, 3), np.uint8))
     decoded, _ = cache._paths("fuzzed")
+
+    def read_decoded() -> None:
+        found = cache.open_train_test("fuzzed", (4, 4, 3))
+        if found is not None:
+            assert found.train.sum() >= 0
+
     yield Reader(
         "decoded images in the cache",
         decoded,
         partial(mutated, decoded.read_bytes()),
-        lambda: cache.open_train_test("fuzzed", (4, 4, 3)),
+        read_decoded,
     )
 
 
@@ -191,11 +263,12 @@ def _of_others(folder: Path) -> Iterator[Reader]:
         lambda: _read_statistics(statistics, 1 << 20),
     )
     inception = folder / "inception.safetensors"
-    arrays = dict.fromkeys(("layer.weight", "layer.running_var"), features)
+    arrays = dict.fromkeys(("layer.weight", "layer.running_var"), np.abs(features))
+    inception.write_bytes(safetensors.numpy.save(arrays))
     yield Reader(
         "Inception weights",
         inception,
-        partial(mutated_safetensors, safetensors.numpy.save(arrays)),
+        partial(mutated_safetensors, inception.read_bytes()),
         partial(_read_inception, inception, dict.fromkeys(arrays, features.shape)),
     )
     report = folder / "report"
@@ -215,10 +288,17 @@ def _of_others(folder: Path) -> Iterator[Reader]:
     for name, text in texts.items():
         (info / name).write_text(text, encoding="utf-8")
 
+    host = info.parent / "ddim_host-0.1.0.dist-info"
+    host.mkdir()
+    (host / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: ddim-host\nVersion: 0.1.0\n", encoding="utf-8"
+    )
+
     def discover() -> None:
         importlib.invalidate_caches()
-        with mock.patch.object(sys, "path", [str(info.parent)]):  # of all that is installed, this alone
-            plugins._discover()
+        with mock.patch.object(sys, "path", [str(info.parent)]):
+            for plugin, _ in plugins._discover():
+                plugin.label.encode()
 
     for name in texts:
         yield Reader(f"plugin metadata: {name}", info / name, _text(info / name), discover)

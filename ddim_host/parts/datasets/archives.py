@@ -6,6 +6,7 @@ import bz2
 import contextlib
 import gzip
 import lzma
+import os
 import stat
 import tarfile
 import zipfile
@@ -23,6 +24,11 @@ MAX_FILE_BYTES = 256 << 20
 """No file is read beyond this, whatever size it claims."""
 
 _MAX_TRAILING_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 20
+"""What comes before a file in a tar; `tarfile` keeps all of that in memory."""
+
+_MAX_EXPANSION = 200
+"""Images are compressed already. What expands so much more is made to take time and memory without end."""
 
 
 def is_zip(path: Path) -> bool:
@@ -110,6 +116,9 @@ def zip_files(
     """
     with _readable(path), zipfile.ZipFile(path) as archive:
         for name, member in _zip_members(archive, wanted):
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # `zipfile` decompresses these into memory without bound, whatever is asked for.
+                raise zipfile.BadZipFile(f"{name} is neither stored nor deflated")
             with archive.open(member) as file:
                 # What the archive says about the size may be wrong; what is read is not.
                 data = file.read(max_bytes + 1)
@@ -135,10 +144,16 @@ class _ForwardFile:
 
     Attributes:
         last_read: What the last `read` returned; where the archive ends as it should, a block of zeros.
+
+    Args:
+        stream: The tar, decompressed.
+        end: An archive that goes on beyond this is refused.
     """
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], end: int) -> None:
         self._stream = stream
+        self._end = end
+        self._allowed = _MAX_HEADER_BYTES
         self._position = 0
         self._put_back = b""
         self.last_read = b""
@@ -146,15 +161,22 @@ class _ForwardFile:
     def tell(self) -> int:
         return self._position
 
+    def allow(self, size: int) -> None:
+        """Lets no more than this be read, until it is called again."""
+        self._allowed = size
+
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= MAX_FILE_BYTES:
+        if not 0 <= size <= self._allowed:
             raise tarfile.ReadError(f"a header asks for {size} bytes")
+        self._allowed -= size
         self.last_read = self._put_back[:size] + self._stream.read(max(0, size - len(self._put_back)))
         self._put_back = self._put_back[size:]
         self._position += len(self.last_read)
         return self.last_read
 
     def seek(self, position: int) -> None:
+        if position > self._end:
+            raise tarfile.ReadError(f"it expands to more than {_MAX_EXPANSION} times its size")
         if position == self._position - 1 and self.last_read:
             # tarfile reads the byte before every header again, to see that the archive reaches so far.
             self._put_back = self.last_read[-1:] + self._put_back
@@ -181,7 +203,8 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(path.open("rb"))
         start = file.peek(8)
-        forward = _ForwardFile(stack.enter_context(_decompressed(file, start)))
+        end = MAX_FILE_BYTES + _MAX_EXPANSION * os.fstat(file.fileno()).st_size
+        forward = _ForwardFile(stack.enter_context(_decompressed(file, start)), end)
         try:
             tar = tarfile.TarFile(fileobj=cast("IO[bytes]", forward))
         except tarfile.ReadError as error:
@@ -197,18 +220,23 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         if forward.last_read.strip(b"\0") or len(forward.last_read) != tarfile.BLOCKSIZE:
             raise tarfile.ReadError("it ends too early, or is damaged")
         # The checksum of compressed data is behind its last byte.
+        forward.allow(_MAX_TRAILING_BYTES)
         forward.read(_MAX_TRAILING_BYTES)
 
 
 def _tar_members(
     tar: tarfile.TarFile, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    forward = cast("_ForwardFile", tar.fileobj)
     while (member := tar.next()) is not None:
         # tarfile remembers all that it has seen, which for a million files is a gigabyte.
         cast("Any", tar).members.clear()
+        cast("Any", tar).pax_headers.clear()
         name = _label(member.name)
         if member.isreg() and not member.issparse() and wanted(name):
+            forward.allow(MAX_FILE_BYTES)
             yield name, member
+        forward.allow(_MAX_HEADER_BYTES)
 
 
 def _zip_members(
