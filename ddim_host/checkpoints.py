@@ -281,6 +281,9 @@ def load_progress(folder: Path) -> Progress:
             raise ValueError("a count is negative")
         if progress.step != step_of(folder):
             raise ValueError(f"it tells of step {progress.step}")
+        losses = [progress.loss_sum, *(epoch.loss for epoch in best.values())]
+        if not all(map(math.isfinite, [*losses, progress.seconds, progress.warmup_seconds])):
+            raise ValueError("a loss or a time is not finite")
         if max(steps) > progress.step:
             raise ValueError("an epoch ends after the checkpoint")
         return progress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -28,8 +27,8 @@ def read_record(record: type[_Record], values: Mapping[str, Any], **others: obje
     Raises:
         KeyError: A field is missing.
         TypeError: A value is of another kind.
-        ValueError: A text is not a number of the field's type, a number is not finite or absurdly large, or a
-            value is none of a literal's.
+        ValueError: A text is not a number of the field's type, an integer is absurdly large, or a value
+            is none of a literal's.
     """
     if not isinstance(values, Mapping):
         raise TypeError(f"{values!r:.80} is not a {record.__name__}")
@@ -72,11 +71,6 @@ def _number(kind: type[int] | type[float], value: Any) -> int | float:
         raise ValueError(f"{value!r:.80} is not an {kind.__name__}") from error
     if isinstance(value, bool) or (not isinstance(value, str) and number != value):
         raise ValueError(f"{value!r:.80} is not an {kind.__name__}")
-    if isinstance(number, float):
-        # As text a number may be missing: a rate before any time has passed is "nan" in metrics.csv.
-        fits = isinstance(value, str) or math.isfinite(number)
-    else:
-        fits = abs(number) < _MOST
-    if not fits:
-        raise ValueError(f"{value!r:.80} is too large, or no number")
+    if isinstance(number, int) and abs(number) >= _MOST:
+        raise ValueError(f"{value!r:.80} is too large")
     return number

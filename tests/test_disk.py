@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Command
+    from tests.conftest import Command, Run
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +93,37 @@ def test_a_read_only_run_is_not_written_but_can_be_sampled(
     elsewhere = tmp_path / "grid.png"
     assert in_a_small_disk(*prepare, f"$HOST sample $DISK/run --out {elsewhere}").code == 0
     assert elsewhere.exists()
+
+
+@pytest.mark.parametrize("inside", [".", "checkpoints", "samples", "checkpoints/{step}", "config.toml"])
+def test_what_may_not_be_looked_at_is_named(
+    tiny_run: Run, environment: dict[str, str], tmp_path: Path, inside: str
+) -> None:
+    # Root may look at everything, unless it gives up what makes it so.
+    drop = "-dac_override,-dac_read_search"
+    unprivileged = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"] if os.geteuid() == 0 else []
+    if unprivileged and shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not to be had here")
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.path, run)
+    denied = run / inside.format(step=tiny_run.checkpoint.name)
+    mode = denied.stat().st_mode
+    denied.chmod(0)
+    try:
+        for command in ("sample", "run --resume --out"):
+            refused = subprocess.run(
+                [*unprivileged, sys.executable, "-m", "ddim_host", *command.split(), run],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert refused.returncode == 2, refused.stderr
+            assert refused.stderr.count("ddim-host: error: cannot ") == 1
+            assert "Permission denied" in refused.stderr
+            assert "Traceback" not in refused.stderr
+    finally:
+        denied.chmod(mode)
 
 
 def test_divergence_keeps_the_last_good_checkpoint(ddim_host: Command, tmp_path: Path) -> None:

@@ -63,6 +63,11 @@ def _carry_out(options: argparse.Namespace) -> int:
     except UserError as error:
         print(f"ddim-host: error: {error}", file=sys.stderr)
         return USER_ERROR
+    except PermissionError as error:
+        # Even to ask whether a path exists can be forbidden, and commands ask in many places.
+        denied = UserError(f"cannot use {error.filename or 'a file'}", why=str(error.strerror or error))
+        print(f"ddim-host: error: {denied}", file=sys.stderr)
+        return USER_ERROR
     except BrokenPipeError:
         # Whoever read the output (`head`, say) has seen enough; Python would complain once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -24,6 +24,11 @@ __all__ = [
 
 GROUP_NORM_EPS = 1e-6
 
+# Beyond these, the mere list of a network's layers, or of its parameters' sizes, could fill the memory.
+_MOST_CHANNELS = 1 << 16
+_MOST_LEVELS = 16
+_MOST_BLOCKS = 100
+
 
 @dataclass(frozen=True)
 class UNetSpec:
@@ -62,10 +67,12 @@ class UNetSpec:
         levels = len(self.channel_multipliers)
         if self.base_channels < 4 or self.base_channels % 2:
             yield f"base_channels must be an even number from 4 up, not {self.base_channels}"
-        if not levels or min(self.channel_multipliers) < 1:
-            yield "channel_multipliers must be one or more positive numbers"
-        if self.num_res_blocks < 1:
-            yield f"num_res_blocks must be at least 1, not {self.num_res_blocks}"
+        if not 1 <= levels <= _MOST_LEVELS or min(self.channel_multipliers) < 1:
+            yield f"channel_multipliers must be one to {_MOST_LEVELS} positive numbers"
+        if self.base_channels * max(self.channel_multipliers) > _MOST_CHANNELS:
+            yield f"no level can have more than {_MOST_CHANNELS:,} channels"
+        if not 1 <= self.num_res_blocks <= _MOST_BLOCKS:
+            yield f"num_res_blocks must be from 1 to {_MOST_BLOCKS}, not {self.num_res_blocks}"
         if self.image_size < 1 or self.image_size % 2 ** (levels - 1):
             yield (
                 f"{levels} levels halve the image {levels - 1} times, "

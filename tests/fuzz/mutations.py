@@ -261,7 +261,7 @@ def _with_odd_values(document: Any, rng: random.Random) -> Any:
 def _odd_value(rng: random.Random) -> Any:
     value = json.loads(json.dumps(rng.choice(_ODD_VALUES)))
     if rng.random() < 0.05:
-        for _ in range(rng.choice((2, 25, 300, 900))):
+        for _ in range(rng.choice((2, 25, 200))):
             value = [value] if rng.random() < 0.5 else {"a": value}
     return value
 
