@@ -9,9 +9,10 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 HOST_AND_TORCH := -e . -e plugins/timestep_samplers -e plugins/losses -e plugins/ddim_torch
 EVERYTHING := $(HOST_AND_TORCH) -e plugins/ddim_jittor
 
-# What the tests of the other two environments leave out: what takes minutes, and what needs Jittor. Two at a time,
-# each with one thread; the main environment tests with all of them.
-QUICK := -n 2 -m "not slow" --ignore=tests/test_jittor_environment.py
+# Two tests at a time, each with one thread, are faster than one with two.
+PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2
+# What the tests of the other two environments leave out: what takes minutes, and what needs Jittor.
+QUICK := -m "not slow" --ignore=tests/test_jittor_environment.py
 # These hold results against diffusers, which needs newer releases than the oldest that are allowed.
 ORACLES := $(addprefix --ignore=tests/test_,noise_schedules.py oracle_scheduler.py unet.py)
 # With what they ask for, these would replace torch; without, only a process that is prepared may see them.
@@ -29,7 +30,7 @@ demo: install
 	.venv/bin/ddim-host run --plugin torch
 
 test: lint docs test-newest test-lowest install
-	.venv/bin/python -m pytest
+	$(call PYTEST,.venv)
 
 lint: .venv-newest/installed
 	.venv-newest/bin/ruff check .
@@ -43,10 +44,10 @@ docs: .venv-newest/installed
 
 # Both ends of the declared ranges: the newest releases of everything, and the oldest that are allowed.
 test-newest: .venv-newest/installed
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest $(QUICK)
+	$(call PYTEST,.venv-newest) $(QUICK)
 
 test-lowest: .venv-lowest/installed
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(QUICK) $(ORACLES)
+	$(call PYTEST,.venv-lowest) $(QUICK) $(ORACLES)
 
 bench: install
 	for framework in $(MEASURED); do \

@@ -173,7 +173,7 @@ def refused(
         ("--model unet:channel_multipliers=1,2,2,2,2", "its size 8 is not divisible by 16"),
         ("--model unet:channel_multipliers=0", "channel_multipliers must be"),
         ("--model unet:channel_multipliers=", "channel_multipliers must be"),
-        ("--model unet:num_res_blocks=0", "num_res_blocks must be at least 1"),
+        ("--model unet:num_res_blocks=0", "num_res_blocks must be from 1 to 100"),
         ("--model unet:attention_head_dim=5", "32 channels do not divide into heads of 5"),
         ("--model unet:dropout=1", "dropout must lie in [0, 1)"),
         ("--model unet:image_size=8", "has no parameter 'image_size'"),
