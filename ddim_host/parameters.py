@@ -171,10 +171,16 @@ def resolve(label: str, known: Sequence[Parameter], arguments: Mapping[str, obje
     return values
 
 
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """`; did you mean 'mse'?` where something like `name` is known, otherwise nothing."""
+def suggestion(name: str, known: Sequence[str], *, prefix: str = "") -> str:
+    """`; did you mean 'mse'?` where something like `name` is known, otherwise nothing.
+
+    Args:
+        name: What was asked for.
+        known: What there is.
+        prefix: What is written before each of them, and makes none more alike.
+    """
     matches = get_close_matches(name, known, n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    return f"; did you mean {prefix + matches[0]!r}?" if matches else ""
 
 
 def type_name(annotation: Any) -> str:

@@ -101,11 +101,29 @@ def test_version(ddim_host: Command) -> None:
     ],
     ids=" ".join,
 )
-def test_misuse_shows_the_usage(in_process: Callable[..., Outcome], arguments: tuple[str, ...]) -> None:
+def test_misuse_is_one_error_that_leads_to_the_help(
+    in_process: Callable[..., Outcome], arguments: tuple[str, ...]
+) -> None:
     outcome = in_process(*arguments)
     assert (outcome.code, outcome.out) == (2, "")
-    assert outcome.err.startswith("usage: ddim-host")
-    assert outcome.err.count("error:") == 1
+    assert outcome.err.startswith("ddim-host: error: ")
+    assert re.search(r"^  fix: see `ddim-host( \w+)? --help`$", outcome.err, re.MULTILINE)
+    assert len(outcome.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run --los mse", "`ddim-host run` does not take '--los'; did you mean '--loss'?"),
+        ("run --stepz=3", "`ddim-host run` does not take '--stepz'; did you mean '--steps'?"),
+        ("run x", "`ddim-host run` does not take 'x'"),
+        ("run --eta", "argument --eta: expected one argument"),
+    ],
+)
+def test_an_unknown_word_is_answered_by_its_command(
+    in_process: Callable[..., Outcome], arguments: str, message: str
+) -> None:
+    assert in_process(*arguments.split()).err.startswith(f"ddim-host: error: {message}\n")
 
 
 def test_an_impatient_user_gets_one_line(

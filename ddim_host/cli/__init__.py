@@ -5,7 +5,6 @@ A command is the module of its name; it is imported only when it is called, so t
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
@@ -23,11 +22,13 @@ from ddim_host.cli.options import (
     add_sample_options,
     add_sweep_options,
 )
+from ddim_host.cli.parser import CommandParser
 from ddim_host.errors import UserError
 from ddim_host.launch import launched
 from ddim_host.lifeline import follow_parent
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
 __all__ = ["command_line", "main"]
@@ -123,7 +124,7 @@ def _is_one_of_several() -> bool:
 
 def command_line() -> argparse.ArgumentParser:
     """The whole command line; the documentation is made from it, too."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="ddim-host",
         description="Run one DDIM diffusion experiment on PyTorch or on Jittor, every part of it a plugin.",
         allow_abbrev=False,

@@ -79,7 +79,7 @@ def _carry_out(experiment: Experiment, directory: RunDirectory, start: RunDirect
     if not is_first:
         return 0
     for last in directory.read_metrics()[-1:]:
-        print(f"trained {last.step} steps: train loss {last.train_loss:.5f}, test loss {last.test_loss:.5f}")
+        print(f"trained {last.step} steps: train loss {last.train_loss:.4g}, test loss {last.test_loss:.4g}")
     print(times_line(experiment.config.num_images, times))
     print(f"wrote {printable(picture)}")
     write_report([directory.path], directory.report_path, command=this_command())

@@ -212,7 +212,7 @@ class Sweep:
             text = f"{trial}: {_DONE[name]} in {stage.seconds:.1f} s"
             with contextlib.suppress(UserError):  # a damaged file is said on the page
                 for row in RunDirectory(self.folder / trial).read_metrics()[-1:] if name == "run" else ():
-                    text += f", train loss {row.train_loss:.5f}, test loss {row.test_loss:.5f}"
+                    text += f", train loss {row.train_loss:.4g}, test loss {row.test_loss:.4g}"
             return text
         return f"{trial}: `{name}` {reason}; all of it: {self._log(trial)}"
 

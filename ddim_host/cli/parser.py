@@ -1,0 +1,38 @@
+"""What the command line says about words that it does not understand."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ddim_host.errors import UserError
+from ddim_host.parameters import suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["CommandParser"]
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors look like all others of this program, with the usage left to `--help`."""
+
+    # The names of the arguments are those of the base class, which has more than one signature.
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As the base class does it, but nothing is left over, and it is this command that says so."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            options = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+            meant = suggestion(word[2:], options, prefix="--") if word.startswith("--") else ""
+            self.error(f"`{self.prog}` does not take {word!r}{meant}")
+        return parsed, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit with code 2."""
+        print(
+            f"ddim-host: error: {UserError(message, fix=f'see `{self.prog} --help`')}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
