@@ -9,8 +9,8 @@ PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 HOST_AND_TORCH := -e . -e plugins/timestep_samplers -e plugins/losses -e plugins/ddim_torch
 EVERYTHING := $(HOST_AND_TORCH) -e plugins/ddim_jittor
 
-# Two tests at a time, each with one thread, are faster than one with two.
-PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2
+# Two files at a time, each with one thread, are faster than one with two; what the tests of a file share is made once.
+PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # What the tests of the other two environments leave out: what takes minutes, and what needs Jittor.
 QUICK := -m "not slow" --ignore=tests/test_jittor_environment.py
 # These hold results against diffusers, which needs newer releases than the oldest that are allowed.

@@ -183,7 +183,11 @@ def require_new(path: Path) -> None:
     try:
         for name in (path, path.with_suffix(".json")) if path.suffix else (path,):
             if _is_taken(name):
-                raise UserError(f"{name} exists already", fix="choose another --out, or move it away")
+                raise UserError(
+                    f"{name} exists already",
+                    why="" if name == path else f"how {path} is made would be written there",
+                    fix="choose another --out, or move it away",
+                )
         parent = next(folder for folder in path.absolute().parents if folder.exists())
     except OSError as error:
         raise UserError(f"cannot write {path}", why=str(error.strerror or error)) from None

@@ -165,7 +165,11 @@ def resolve(label: str, known: Sequence[Parameter], arguments: Mapping[str, obje
                     why=f"its parameters: {listed}",
                 ) from None
         elif isinstance(parameter.default, _Required):
-            raise UserError(f"{label} needs {parameter.name}=...", why=f"its parameters: {listed}")
+            raise UserError(
+                f"{label} needs {parameter.name}=...",
+                why=f"its parameters: {listed}",
+                fix=f"write NAME:{parameter.name}=...",
+            )
         else:
             values[parameter.name] = parameter.default
     return values

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from ddim_host.checkpoints import latest_checkpoint, load_progress, weights_folder
 from ddim_host.errors import UserError
 from ddim_host.files import is_leftover, locked, read_text, write_text
+from ddim_host.parameters import suggestion
 from ddim_host.records import read_record
 
 if TYPE_CHECKING:
@@ -179,7 +180,8 @@ class RunDirectory:
         if folder is None:
             raise UserError(
                 f"the run in {self.path} has no checkpoint yet",
-                fix=f"begin it again with --resume --out {self.path}",
+                fix="wait for its first one if it is being trained, and otherwise begin it again with "
+                f"--resume --out {self.path}",
             )
         return folder
 
@@ -241,9 +243,18 @@ def existing_run(path: Path) -> RunDirectory:
         UserError: There is none.
     """
     run = RunDirectory(path)
-    if not run.exists():
-        raise UserError(f"there is no run in {path}", why="it holds no config.toml")
-    return run
+    if run.exists():
+        return run
+    if not path.exists():
+        beside = [config.parent.name for config in path.absolute().parent.glob("*/config.toml")]
+        raise UserError(f"there is no run in {path}{suggestion(path.name, beside)}", why="it does not exist")
+    # `runs/first/checkpoints/step-00000450` is two levels below its run.
+    around = [folder for folder in path.absolute().parents[:2] if RunDirectory(folder).exists()]
+    raise UserError(
+        f"there is no run in {path}",
+        why=f"it is a part of the run {around[0]}" if around else "it holds no config.toml",
+        fix="name the run; where a checkpoint can be chosen, it is with --checkpoint" if around else "",
+    )
 
 
 def next_run_path(framework: str, data: str) -> Path:

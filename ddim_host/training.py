@@ -131,6 +131,8 @@ class Trainer:
                 self._end_row_where_due()
                 if self._checkpoint_is_due:
                     self.save()
+            if self._metrics:
+                bar.set_postfix(_losses(self._metrics[-1].train_loss, self._metrics[-1]), refresh=False)
         if progress.step:  # before the first one there is nothing to keep
             self.save()
         self._decide()  # there may have been a signal since the last step
@@ -225,10 +227,8 @@ class Trainer:
     def _report(self, bar: tqdm[Any]) -> None:
         """Show a loss, seldom enough not to hold up the device."""
         if self._report_is_due:
-            shown = {"loss": f"{self._fetch_losses():.4g}"}
-            if self._metrics:
-                shown["test"] = f"{self._metrics[-1].test_loss:.4g}"
-            bar.set_postfix(shown, refresh=False)
+            last = self._metrics[-1] if self._metrics else None
+            bar.set_postfix(_losses(self._fetch_losses(), last), refresh=False)
             self._reported = time.monotonic()
         bar.update()
 
@@ -285,3 +285,9 @@ class Trainer:
             total += float(whole.sum(dtype=np.float64))
             count += size
         return total / count
+
+
+def _losses(train_loss: float, row: EpochMetrics | None) -> dict[str, str]:
+    """What a bar shows: a loss of the training, and the newest test loss."""
+    test = {} if row is None else {"test": f"{row.test_loss:.4g}"}
+    return {"loss": f"{train_loss:.4g}", **test}

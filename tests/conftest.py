@@ -138,7 +138,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     cache, compiled = tmp_path_factory.mktemp("cache"), cache_folder() / "kernels"
     compiled.mkdir(parents=True, exist_ok=True)
     (cache / "kernels").symlink_to(compiled)  # compiled once for all
-    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110", "DDIM_HOST_CACHE": str(cache)}
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "110",
+        "DDIM_HOST_CACHE": str(cache),
+        # What Jittor compiles takes minutes; of it, too, the user's own is shared.
+        "DDIM_HOST_JITTOR_HOME": os.environ.get("DDIM_HOST_JITTOR_HOME") or str(cache_folder() / "jittor"),
+    }
 
 
 @pytest.fixture(scope="session")

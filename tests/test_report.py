@@ -369,15 +369,18 @@ def test_a_broken_run_does_no_harm_to_the_others(
     (runs[1] / "evaluation.json").write_text("nonsense", encoding="utf-8")
     [picture] = (runs[1] / "samples").glob("*.png")
     picture.with_suffix(".json").write_text("nonsense", encoding="utf-8")
+    broken_config = tmp_path / "broken"
+    broken_config.mkdir()
+    (broken_config / "config.toml").write_text("nonsense", encoding="utf-8")
     out = tmp_path / "page.html"
-    outcome = in_process("compare", *runs, tmp_path / "gone", "--out", out)
+    outcome = in_process("compare", *runs, broken_config, "--out", out)
     assert outcome.code == 0, outcome.err
     text = out.read_text(encoding="utf-8")
     for problem in (
         "metrics.csv is damaged",
         "evaluation.json is damaged",
         "cannot show",
-        "there is no run in",
+        "broken/config.toml is",
     ):
         assert problem in text
         assert problem in outcome.err
@@ -397,11 +400,38 @@ def test_nothing_is_overwritten(
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_no_run_at_all_is_an_error(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
-    outcome = in_process("compare", tmp_path / "x", tmp_path / "y", "--out", tmp_path / "page.html")
+def test_a_name_that_is_no_run_is_an_error_before_anything_is_replaced(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("mine", encoding="utf-8")
+    outcome = in_process("compare", *runs, tmp_path / "gone", "--out", page, "--force")
+    assert outcome.code == 2
+    assert f"there is no run in {tmp_path / 'gone'}\n  why: it does not exist" in outcome.err
+    assert page.read_text(encoding="utf-8") == "mine"
+
+
+def test_runs_of_which_none_can_be_read_are_an_error(
+    in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    (tmp_path / "config.toml").write_text("nonsense", encoding="utf-8")
+    outcome = in_process("compare", tmp_path, "--out", tmp_path / "page.html")
     assert outcome.code == 2
     assert "none of these runs can be read" in outcome.err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_training_that_has_not_come_to_its_end_is_said(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    metrics = runs[0] / "metrics.csv"
+    header, row = metrics.read_text(encoding="utf-8").splitlines()
+    epoch, step, *values = row.split(",")
+    metrics.write_text(f"{header}\n{','.join((epoch, str(int(step) - 1), *values))}\n", encoding="utf-8")
+    outcome = in_process("compare", *runs, "--out", tmp_path / "page.html")
+    said = f"a/run: its training has not come to an end: its metrics end at step {int(step) - 1} of {step}"
+    assert f"note: {said}\n" in outcome.err
+    assert said in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_the_page_is_the_same_every_time(runs: tuple[Path, Path]) -> None:

@@ -282,7 +282,7 @@ def test_mistakes_are_known_before_the_first_experiment(
         (["--evaluate-samples=1"], "argument --samples"),
         (["--evaluate-features=fid"], "no feature extractor named 'fid'"),
         (["--evaluate-steps=10,1001"], "cannot sample in 1001 steps"),
-        (["--preset=paper"], "invalid choice: 'paper'"),
+        (["--preset=paper"], "there is no 'paper'; choose from paper-cifar10"),
         (["--config=nowhere.toml"], "cannot read the configuration nowhere.toml"),
     ):
         done = in_process(*command, *options)

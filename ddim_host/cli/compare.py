@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ddim_host.errors import UserError, printable
 from ddim_host.provenance import this_command
 from ddim_host.report.writing import write_report
+from ddim_host.runs import existing_run
 
 if TYPE_CHECKING:
     import argparse
@@ -23,8 +24,10 @@ def main(options: argparse.Namespace) -> int:
         The exit code.
 
     Raises:
-        UserError: None of the runs can be read, or the output exists already or cannot be written.
+        UserError: One is no run, none of them can be read, or the output exists already or cannot be written.
     """
+    for run in options.runs:
+        existing_run(run)  # what is mistyped should be known before a page is replaced
     path: Path = options.out or Path(f"comparison.{options.format}")
     if path.exists() and not options.force:
         raise UserError(f"{path} exists already", fix="choose another --out, or add --force to replace it")

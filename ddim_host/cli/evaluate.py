@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
@@ -42,6 +43,23 @@ __all__ = ["main"]
 
 def main(options: argparse.Namespace) -> int:
     """Score the trained run that the options name; scores that it already has are not made again.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: See `_evaluate`.
+    """
+    try:
+        return _evaluate(options)
+    except KeyboardInterrupt:
+        if launched().is_first:
+            print("\nddim-host: interrupted; the same command goes on with what is missing", file=sys.stderr)
+        return 1
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    """Score it, and print what was measured.
 
     Returns:
         The exit code.

@@ -29,6 +29,15 @@ class CommandParser(argparse.ArgumentParser):
             self.error(f"`{self.prog}` does not take {word!r}{meant}")
         return parsed, unknown
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As the base class does it, with what may have been meant."""
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            meant = suggestion(str(value), choices)
+            raise argparse.ArgumentError(
+                action, f"there is no {value!r}{meant}; choose from {', '.join(choices)}"
+            )
+
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with code 2."""
         print(

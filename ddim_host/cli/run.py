@@ -131,7 +131,7 @@ def describe(experiment: Experiment) -> str:
     length = f"{config.train_steps:,} steps" if config.epochs is None else f"{config.epochs:,} epochs"
     lines += [
         f"{'images':<17} {experiment.source.description}",
-        f"{'network':<17} {size:,} parameters, {config.device}, {config.precision}",
+        f"{'network':<17} {size:,} parameters, device {config.device}, precision {config.precision}",
         f"{'training':<17} {length} of {config.batch_size} images, lr {config.lr:g}, "
         f"EMA {config.ema_decay:g}, seed {config.seed}",
         sampling_line(experiment, config.num_images),

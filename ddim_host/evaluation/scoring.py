@@ -138,6 +138,8 @@ def score(
     Raises:
         UserError: A pixel is not a finite number, or the evaluator ended.
     """
+    if not sets:
+        return
     config = experiment.config
     made_with = provenance(config.plugin.name, denoiser.model)
     calls = sum(math.ceil(sampled.num_images / config.batch_size) * sampled.steps for sampled in sets)

@@ -248,7 +248,8 @@ def remarks(table: Table) -> list[str]:
             f"Noise floor, {floor.real.num_images:,} real {floor.real.half} images against the reference: "
             f"Fréchet {number(m.frechet_distance)} (it falls as the number of images grows, and is only "
             f"comparable for as many), kernel x 1000 {number(1000.0 * m.kernel_distance)}, "
-            f"precision {number(m.precision)}, recall {number(m.recall)}."
+            f"precision {number(m.precision)}, recall {number(m.recall)}. Where the two halves of a data "
+            "set are not alike, samples can come closer to the reference than these."
         )
     doubts = {doubt: None for score in table.scores for doubt in score.warnings}
     lines += [f"Warning: {doubt}." for doubt in doubts]

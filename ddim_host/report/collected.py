@@ -70,7 +70,7 @@ class ReportedRun:
         metrics: The rows of `metrics.csv`.
         scores: What `evaluate` measured.
         grids: Grids of samples.
-        problems: What could not be read.
+        problems: What could not be read, or is not complete.
     """
 
     name: str
@@ -111,13 +111,15 @@ def collect(path: Path, name: str) -> ReportedRun:
             problems.append(f"{error.what}: {error.why}" if error.why else error.what)
             return otherwise
 
+    metrics: list[EpochMetrics] = read(run.read_metrics, [])
+    problems += _unfinished(request, metrics)
     return ReportedRun(
         name=name,
         path=path,
         image_shape=image_shape,
         settings=_settings(path, request),
         provenance=read(lambda: _provenance(run), {}),
-        metrics=tuple(read(run.read_metrics, [])),
+        metrics=tuple(metrics),
         scores=read(EvaluationFile(path / "evaluation.json").read, Scores()),
         grids=tuple(
             grid
@@ -126,6 +128,19 @@ def collect(path: Path, name: str) -> ReportedRun:
         ),
         problems=tuple(problems),
     )
+
+
+def _unfinished(request: Request, metrics: list[EpochMetrics]) -> list[str]:
+    """What to say of a run whose training goes on, or was interrupted."""
+    if not metrics:
+        return []  # which is said where runs are compared
+    last, steps = metrics[-1], request.settings.get("train_steps")
+    done, unit, total = (
+        (last.step, "step", steps) if isinstance(steps, int) else (last.epoch, "epoch", request.epochs or 0)
+    )
+    if done >= total:
+        return []
+    return [f"its training has not come to an end: its metrics end at {unit} {done:,} of {total:,}"]
 
 
 def _settings(path: Path, request: Request) -> dict[str, str]:
