@@ -19,6 +19,7 @@ import torch
 from ddim_host.cache import cache_errors, cache_folder
 from ddim_host.download import download
 from ddim_host.errors import UserError, printable
+from ddim_host.evaluation.paper import FID_WEIGHTS
 from ddim_host.files import locked, write_bytes
 from ddim_torch.inception import parameter_shapes
 
@@ -31,7 +32,7 @@ __all__ = ["read_weights"]
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE_NAME}"
-SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+SHA256 = FID_WEIGHTS
 NUM_BYTES = 95_628_359
 
 _KEPT_NAME = "inception-6726825d.safetensors"
