@@ -118,6 +118,11 @@ class Model(Protocol):
         ...
 
     @property
+    def threads(self) -> int:
+        """How many threads of this process the framework computes with, beside any GPU."""
+        ...
+
+    @property
     def precision(self) -> Literal["fp32", "bf16"]:
         """The arithmetic of the network, as resolved from `auto`."""
         ...

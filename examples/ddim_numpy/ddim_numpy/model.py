@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from ddim_host.provenance import process_peak_memory_bytes, processor_name
 from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
@@ -51,6 +52,11 @@ class NumpyModel:
     def device_name(self) -> str:
         """See `Model`, as for the methods below."""
         return processor_name()
+
+    @property
+    def threads(self) -> int:
+        """Those of the library that multiplies NumPy's matrices."""
+        return max((int(pool["num_threads"]) for pool in threadpool_info()), default=1)
 
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from typing import TYPE_CHECKING, Literal
 
@@ -62,6 +63,11 @@ class JittorModel:
         if jt.flags.use_cuda:
             return "CUDA"
         return f"{processor_name()}, {'native' if self._kernels else 'Jittor'} kernels"
+
+    @property
+    def threads(self) -> int:
+        # Its own kernels, oneDNN's and the host's are all threaded by this one library.
+        return int(ctypes.CDLL("libgomp.so.1").omp_get_max_threads())
 
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float

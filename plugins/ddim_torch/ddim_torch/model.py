@@ -108,6 +108,10 @@ class TorchModel:
             return torch.cuda.get_device_name(self._device)
         return f"{processor_name()}, {'native' if self._kernels else 'PyTorch'} kernels"
 
+    @property
+    def threads(self) -> int:
+        return torch.get_num_threads()
+
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> Tensor:
