@@ -24,7 +24,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "_ext"]
 nitpicky = True
-# Types of NumPy and of annotations have no page here to lead to; links of the pages themselves are all checked.
+# Types of NumPy and of annotations have no page here to lead to; links that the pages write are all checked.
 nitpick_ignore_regex = [("py:.*", ".*")]
 
 default_role = "literal"
@@ -32,7 +32,7 @@ autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_class_signature = "separated"
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {"Images": "Images", "Loss": "Loss", "Weights": "Weights", "SamplerState": "SamplerState"}
+autodoc_type_aliases = {name: name for name in ("Images", "Loss", "Weights", "SamplerState")}
 napoleon_use_ivar = True
 
 html_math_renderer = "mathml"
