@@ -58,8 +58,9 @@ def read_weights(path: Path | None) -> tuple[dict[str, NDArray[np.float32]], str
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
             raise OSError("it is not a file")
-        # A safetensors file begins with the length of its header; whatever else comes is a pickle.
-        is_pickle = path.suffix != ".safetensors"
+        # A safetensors file begins with the length of its header, eight bytes, and the header is JSON.
+        with path.open("rb") as file:
+            is_pickle = path.suffix != ".safetensors" and file.read(9)[8:] != b"{"
         if is_pickle and _sha256(path) != SHA256:
             raise UserError(
                 f"{printable(path)} is not read",
