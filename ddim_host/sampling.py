@@ -206,8 +206,8 @@ class Sampler:
         self._warm |= sizes
         model.synchronize()
         started = time.perf_counter()
-        # Whole steps, because a lazy framework compiles their arithmetic as well as the network; and both kinds
-        # of them, because the last one adds no noise and hands over its guess.
+        # Whole steps, because a lazy framework compiles their arithmetic as well as the network; and both
+        # kinds, because the last one adds no noise and hands over its guess.
         steps = self._steps if len(self._steps) == 1 else (self._steps[0], self._steps[-1])
         last = len(steps) - 1
         shown = frozenset([last]) if len(self._shown) == 1 else frozenset([0, last])
