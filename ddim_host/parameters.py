@@ -94,7 +94,9 @@ def parse_choice(text: str) -> PartChoice:
     if not name or (slash and not distribution):
         raise UserError(f"{text!r} does not name a part", fix="write name, or name:parameter=value,...")
     if colon and not tail.strip():
-        raise UserError(f"nothing follows the colon in {text!r}", fix=f"write {head} or {head}:parameter=value")
+        raise UserError(
+            f"nothing follows the colon in {text!r}", fix=f"write {head} or {head}:parameter=value"
+        )
     arguments: dict[str, object] = {}
     for argument in _ARGUMENT_BOUNDARY.split(tail) if tail else []:
         key, equals, value = argument.partition("=")
@@ -144,8 +146,8 @@ def user_parameters(part: Callable[..., object], arguments: int | None = None) -
         if not _supported(annotation):
             written = annotation.__name__ if isinstance(annotation, type) else annotation
             raise TypeError(
-                f"its parameter {name!r} has no type that users can set: {written}; there are bool, int, float, "
-                "str, Path, tuple[int, ...], tuple[float, ...], and each of these or None"
+                f"its parameter {name!r} has no type that users can set: {written}; there are bool, int, "
+                "float, str, Path, tuple[int, ...], tuple[float, ...], and each of these or None"
             )
         if default is parameter.empty:
             default = REQUIRED

@@ -278,9 +278,7 @@ def _damaged(distribution: importlib.metadata.Distribution, error: Exception) ->
     # No public attribute says where a distribution lies whose name cannot be read.
     name = getattr(getattr(distribution, "_path", None), "name", "unknown")
     plugin = Plugin(name, name, "", "parts", "")
-    plugin.fail(
-        f"its metadata cannot be read: {described(error)}", f"pip install --force-reinstall {name}"
-    )
+    plugin.fail(f"its metadata cannot be read: {described(error)}", f"pip install --force-reinstall {name}")
     return plugin
 
 
@@ -303,10 +301,11 @@ def _chosen(installed: Iterable[Plugin], name: str) -> Plugin:
     if not usable:
         raise UserError(f"the framework plugin {name!r} is switched off", fix=f"take it out of {DISABLED}")
     if len(usable) > 1:
+        choices = _choices("--plugin", name, [plugin.distribution for plugin in usable])
         raise UserError(
             f"several distributions give the framework {name!r}",
             why=" and ".join(f"{plugin.distribution} {plugin.version}" for plugin in usable),
-            fix=f"say which: {_choices('--plugin', name, [p.distribution for p in usable])}, or uninstall one",
+            fix=f"say which: {choices}, or uninstall one",
         )
     [chosen] = usable
     return chosen
@@ -375,8 +374,8 @@ def _parts_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
             plugin.provides[kind.value] = sorted(provided)
     if plugin.kind == "framework" and not plugin.provides.get(Kind.MODEL.value):
         raise ValueError(
-            f"a framework gives networks, by the hook {Kind.MODEL.value}; the entry points of parts that need "
-            "no framework are in the group 'ddim_host.plugins'"
+            f"a framework gives networks, by the hook {Kind.MODEL.value}; the entry points of parts that "
+            "need no framework are in the group 'ddim_host.plugins'"
         )
     return parts
 

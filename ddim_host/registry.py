@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections import defaultdict
 from dataclasses import dataclass
 from enum import Enum
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
 from ddim_host.errors import UserError
@@ -22,6 +23,7 @@ __all__ = [
     "Kind",
     "Part",
     "Registry",
+    "is_installed",
     "normalised_distribution",
     "own_first",
 ]
@@ -33,6 +35,16 @@ OWN_DISTRIBUTIONS = ("ddim-host", "ddim-torch", "ddim-jittor", "ddim-timestep-sa
 def normalised_distribution(name: str) -> str:
     """The one spelling of a distribution's name: `ddim_losses` and `DDIM.Losses` are `ddim-losses`."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def is_installed(distribution: str) -> bool:
+    """Whether a distribution of this name, normalised, is installed."""
+    for found in distributions():
+        # Any of them may be damaged.
+        with contextlib.suppress(Exception):
+            if normalised_distribution(found.metadata["Name"]) == distribution:
+                return True
+    return False
 
 
 def own_first(distributions: Iterable[str]) -> list[str]:
@@ -228,7 +240,7 @@ class Registry:
         own = [part.name for part in self.of_kind(kind) if part.distribution == distribution]
         if own:
             why = f"it gives {', '.join(own)}"
-        elif _is_installed(distribution):
+        elif is_installed(distribution):
             why = f"it gives no {kind.words}"
         else:
             why = f"no distribution {distribution!r} is installed"
@@ -245,11 +257,3 @@ def _choices(kind: Kind, parts: Iterable[Part]) -> str:
     """`--loss ddim-losses/mse or --loss other-losses/mse`."""
     named = {part.distribution: f"{kind.flag} {part.distribution}/{part.name}" for part in parts}
     return " or ".join(named[distribution] for distribution in own_first(named))
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True

@@ -164,12 +164,14 @@ def _failed_loss(part: Part, error: BaseException, prediction: Tensor) -> UserEr
     problem = f"it raised {described(error, part.package)}"
     framework = _imported_framework(part)
     if framework:
-        problem = f"its module imports {framework}, and a loss is called with arrays of any framework; {problem}"
+        problem = (
+            f"its module imports {framework}, and a loss is called with arrays of any framework; {problem}"
+        )
     kind = "NumPy arrays" if isinstance(prediction, np.ndarray) else _type_name(prediction)
     return part.broken(
         problem,
-        f"it was called with {kind} of shape {tuple(prediction.shape)}, and may use what all frameworks share: "
-        "+ - * /, **, abs, reshape(tuple), sum and mean of one axis",
+        f"it was called with {kind} of shape {tuple(prediction.shape)}, and may use what all frameworks "
+        "share: + - * /, **, abs, reshape(tuple), sum and mean of one axis",
     )
 
 

@@ -428,7 +428,10 @@ def anything(prediction: object, target: object, **options: float) -> None:
     [
         (no_annotation, "its parameter 'delta' has no annotation; write `delta: float`"),
         (no_such_type, "the types in its signature cannot be read: name 'Nowhere' is not defined"),
-        (a_dict, "its parameter 'delta' has no type that users can set: dict[str, int]; there are bool, int, "),
+        (
+            a_dict,
+            "its parameter 'delta' has no type that users can set: dict[str, int]; there are bool, int, ",
+        ),
         (a_union, "its parameter 'delta' has no type that users can set: int | str; there are bool, int, "),
         (a_pair, "its parameter 'delta' has no type that users can set: tuple[int, int]; there are "),
         (a_choice, "its parameter 'delta' has no type that users can set: typing.Literal['a', 'b']; "),

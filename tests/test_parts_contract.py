@@ -41,8 +41,7 @@ def raising(*_: object) -> None:
 
 
 ACCIDENT = (
-    "it raised ZeroDivisionError: by accident "
-    f"(test_parts_contract.py:{raising.__code__.co_firstlineno + 1})"
+    f"it raised ZeroDivisionError: by accident (test_parts_contract.py:{raising.__code__.co_firstlineno + 1})"
 )
 
 
@@ -400,7 +399,10 @@ NOT = ", and should be uint8 of shape (N, 8, 8, 1)"
     ("loaded", "why"),
     [
         (None, "load() returned a NoneType, not a TrainTest"),
-        (TrainTest(GOOD.astype(np.float32), GOOD), f"its train images are float32 of shape (3, 8, 8, 1){NOT}"),
+        (
+            TrainTest(GOOD.astype(np.float32), GOOD),
+            f"its train images are float32 of shape (3, 8, 8, 1){NOT}",
+        ),
         (TrainTest(GOOD, GOOD[:, :7]), f"its test images are uint8 of shape (3, 7, 8, 1){NOT}"),
         (TrainTest(GOOD, GOOD.tolist()), f"its test images are a list{NOT}"),
         (TrainTest(GOOD[0], GOOD), f"its train images are uint8 of shape (8, 8, 1){NOT}"),

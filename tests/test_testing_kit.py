@@ -27,9 +27,12 @@ from ddim_losses import mse
 from ddim_timestep_samplers import Importance, Uniform
 from ddim_torch.model import TorchModel
 from ddim_torch.plugin import unet
+from tests.conftest import losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.conftest import Site
 
 
 def fails(
@@ -88,6 +91,30 @@ def test_a_loss_that_overwrites_its_arguments() -> None:
         return (prediction**2).reshape((len(target), -1)).mean(1)
 
     fails(LossContract, greedy, "test_its_arguments_stay_as_they_are", "overwritten")
+
+
+def test_a_loss_in_frameworks_that_do_not_work(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.plugin("broken-framework", "raise OSError('no driver')", entry="broken", group="frameworks")
+    site.plugin("no-framework", losses("own"), entry="none", group="frameworks")
+    test = "test_it_is_the_same_in_every_framework"
+    tested = type("Tested", (LossContract,), {"part": staticmethod(mse)})()
+    for framework, reason in (("broken", "no driver"), ("none", "a framework gives networks")):
+        with pytest.raises(pytest.skip.Exception, match=reason):
+            getattr(tested, test)(framework)
+
+
+def in_numpy(prediction: Any, target: Any) -> Any:
+    """Works on NumPy arrays alone."""
+    losses = ((np.asarray(prediction) - np.asarray(target)) ** 2).reshape((len(target), -1)).mean(1)
+    return losses if isinstance(prediction, np.ndarray) else np.zeros(len(target), dtype=np.float32)
+
+
+def test_a_loss_that_returns_another_kind_of_array() -> None:
+    tested = type("Tested", (LossContract,), {"part": staticmethod(in_numpy)})()
+    with pytest.raises(
+        AssertionError, match=r"it must return an array of the framework .*, torch\.Tensor, not"
+    ):
+        tested.test_it_is_the_same_in_every_framework("torch")
 
 
 class Biased(Uniform):

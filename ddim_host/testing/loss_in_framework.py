@@ -1,7 +1,7 @@
 """A loss on the arrays of one framework: its values, and whether a network can be trained with it.
 
-Called with the framework, the loss's module and name, and its parameters; prints the losses as JSON. Ends with
-`UNUSABLE` and the reason where it is the framework that does not work.
+Called with the framework, the loss's module and name, and its parameters; prints the losses as JSON. Where it
+is the framework that does not work, it prints the reason and ends with the code `UNUSABLE`.
 """
 
 from __future__ import annotations

@@ -178,7 +178,9 @@ class ModelFactoryContract(PartContract):
         objectives = []
         for sign in (-1.0, 1.0):
             step = sign * _SMALL_STEP / norm
-            moved = {name: (array + step * gradient[name]).astype(np.float32) for name, array in start.items()}
+            moved = {
+                name: (array + step * gradient[name]).astype(np.float32) for name, array in start.items()
+            }
             model.load_weights(moved, "raw")
             losses = model.to_host(model.evaluate_loss(batch, _mse)).astype(np.float64)
             objectives.append(float((batch.weights * losses).sum() / batch.total))
