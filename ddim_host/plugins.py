@@ -22,7 +22,7 @@ from ddim_host.checks import Check
 from ddim_host.errors import UserError, described
 from ddim_host.framework_guard import FRAMEWORK_ROOTS, allow_framework
 from ddim_host.parameters import suggestion
-from ddim_host.registry import Failure, Kind, Part, Registry, normalised_distribution, own_first
+from ddim_host.registry import Failure, Kind, Part, Registry, normalised_distribution, own_first, which
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -301,11 +301,11 @@ def _chosen(installed: Iterable[Plugin], name: str) -> Plugin:
     if not usable:
         raise UserError(f"the framework plugin {name!r} is switched off", fix=f"take it out of {DISABLED}")
     if len(usable) > 1:
-        choices = _choices("--plugin", name, [plugin.distribution for plugin in usable])
+        choices = which("--plugin", name, [plugin.distribution for plugin in usable])
         raise UserError(
             f"several distributions give the framework {name!r}",
             why=" and ".join(f"{plugin.distribution} {plugin.version}" for plugin in usable),
-            fix=f"say which: {choices}, or uninstall one",
+            fix=f"say which: {choices}, or uninstall one" if choices else "uninstall one",
         )
     [chosen] = usable
     return chosen
@@ -335,7 +335,6 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> Non
         problem = " ".join(str(error).split())
         raise ValueError(f"{problem}; hooks have no arguments in this ddim-host, {_version()}") from error
     callers = manager.get_hookcallers(module) or []
-    plugin.hooks = frozenset(caller.name for caller in callers)
     unknown = [caller.name for caller in callers if not caller.has_spec()]
     if unknown or not callers:
         manager.unregister(module)
@@ -346,6 +345,7 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> Non
         )
     if not callers:
         raise ValueError("it implements no hook; is @hookimpl missing?")
+    plugin.hooks = frozenset(caller.name for caller in callers)
     others = sorted(plugin.hooks & _FRAMEWORK_HOOKS)
     if others and plugin.kind == "parts":
         raise ValueError(
@@ -418,13 +418,10 @@ def _clash(what: str, flag: str, name: str, owners: list[str]) -> str:
     several = own_first(owners)
     if len(several) == 1:
         return f"the {what} is given twice by {several[0]}, and cannot be used: tell its authors"
-    once = [owner for owner in several if owners.count(owner) == 1]
-    how = f": say which, as in {_choices(flag, name, once)}" if once else ""
-    return f"the {what} is given by {' and '.join(several)}{how}"
-
-
-def _choices(flag: str, name: str, owners: list[str]) -> str:
-    return " or ".join(f"{flag} {owner}/{name}" for owner in own_first(owners))
+    choices = which(flag, name, owners)
+    return f"the {what} is given by {' and '.join(several)}" + (
+        f": say which, as in {choices}" if choices else ""
+    )
 
 
 def _version() -> str:

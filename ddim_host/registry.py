@@ -15,7 +15,7 @@ from ddim_host.errors import UserError
 from ddim_host.parameters import Parameter, PartChoice, suggestion, user_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = [
     "OWN_DISTRIBUTIONS",
@@ -26,6 +26,7 @@ __all__ = [
     "is_installed",
     "normalised_distribution",
     "own_first",
+    "which",
 ]
 
 OWN_DISTRIBUTIONS = ("ddim-host", "ddim-torch", "ddim-jittor", "ddim-timestep-samplers", "ddim-losses")
@@ -50,6 +51,18 @@ def is_installed(distribution: str) -> bool:
 def own_first(distributions: Iterable[str]) -> list[str]:
     """Distributions, each once, sorted; those of this project come first."""
     return sorted(set(distributions), key=lambda name: (name not in OWN_DISTRIBUTIONS, name))
+
+
+def which(flag: str, name: str, owners: Sequence[str]) -> str:
+    """What to write for a name that several give: `--loss ddim-losses/mse or --loss other-losses/mse`.
+
+    Args:
+        flag: The option.
+        name: The name.
+        owners: The distributions that give it. One that gives it twice cannot be chosen, and is left out.
+    """
+    once = [owner for owner in own_first(owners) if owners.count(owner) == 1]
+    return " or ".join(f"{flag} {owner}/{name}" for owner in once)
 
 
 class Kind(Enum):
@@ -219,10 +232,11 @@ class Registry:
         if len(owners) == 1:
             raise found[0].broken(f"{owners[0]} gives this name twice")
         if owners:
+            choices = which(kind.flag, choice.name, [part.distribution for part in found])
             raise UserError(
                 f"several distributions give the {kind.words} {choice.name!r}",
                 why=" and ".join(owners),
-                fix=f"say which: {_choices(kind, found)}, or uninstall one",
+                fix=f"say which: {choices}, or uninstall one" if choices else "uninstall one",
             )
         notes = [failure.text for failure in self.failures if failure.may_concern(kind, wanted)]
         if wanted:
@@ -244,16 +258,11 @@ class Registry:
             why = f"it gives no {kind.words}"
         else:
             why = f"no distribution {distribution!r} is installed"
-        elsewhere = self._parts.get((kind, name), [])
+        others = [part.distribution for part in self._parts.get((kind, name), [])]
+        elsewhere = which(kind.flag, name, others)
         return UserError(
             f"there is no {kind.words} named {name!r} in {distribution}{suggestion(name, own)}",
             why=why,
             notes=notes,
-            fix=f"write {_choices(kind, elsewhere)}" if elsewhere else f"choose another {kind.words}",
+            fix=f"write {elsewhere}" if elsewhere else f"choose another {kind.words}",
         )
-
-
-def _choices(kind: Kind, parts: Iterable[Part]) -> str:
-    """`--loss ddim-losses/mse or --loss other-losses/mse`."""
-    named = {part.distribution: f"{kind.flag} {part.distribution}/{part.name}" for part in parts}
-    return " or ".join(named[distribution] for distribution in own_first(named))

@@ -306,9 +306,11 @@ def test_only_broken_plugins_that_may_give_a_part_are_mentioned(
     site: Site, in_process: Callable[..., Outcome]
 ) -> None:
     site.plugin("odd-losses", HOOK + "[abs]")
+    site.plugin("misspelt", "@hookimpl\ndef ddim_loses():\n    return {}")
     site.plugin("odd-data", "@hookimpl\ndef ddim_datasets():\n    return []")
     err = in_process(*DRY, "--loss", "odd").err
     assert "odd-losses 1.0" in err
+    assert "misspelt 1.0" in err  # whatever it was meant to give
     assert "odd-data" not in err
     err = in_process(*DRY, "--loss", "odd-data/odd").err
     assert "why: it gives no loss\n  fix: " in err
@@ -711,6 +713,9 @@ def test_a_distribution_that_gives_a_name_twice_is_not_advised(
     out = in_process("plugins").out
     assert "the loss 'echo' is given twice by more, and cannot be used: tell its authors" in out
     assert "the loss 'twin' is given by double and more: say which, as in --loss double/twin or " in out
+    site.distribution("third", "[ddim_host.plugins]\nthird = third_module\n")
+    site.module("third_module", "from ddim_host import hookimpl\n" + losses("echo"))
+    assert "fix: say which: --loss third/echo, or uninstall one" in in_process(*DRY, "--loss", "echo").err
     assert "gives this name twice" in in_process(*DRY, "--loss", "more/echo").err
 
 
