@@ -180,7 +180,7 @@ def refused(
         ("--noise-schedule linear:beta_end", "cannot read 'beta_end'"),
         ("--noise-schedule linear:beta_end=1", "the ends of the linear noise schedule are out of order"),
         ("--noise-schedule linear:beta_end=0.1,beta_end=0.2", "'beta_end' is given twice"),
-        ("--noise-schedule cosine:s=-1", "the offset s of the cosine noise schedule must not be negative"),
+        ("--noise-schedule cosine:s=-1", "the offset s of the cosine noise schedule must lie in [0, 1]"),
         ("--timestep-subset quad:span=2", "the span of the quad timestep subset must lie in (0, 1]"),
         ("--loss mse:delta=1", "loss 'mse' has no parameter 'delta'"),
         ("--model unet:channels=8", "has no parameter 'channels'; did you mean 'base_channels'?"),

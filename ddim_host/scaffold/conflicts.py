@@ -47,11 +47,15 @@ def _problem(plugin: NewPlugin, files: Mapping[str, str]) -> str:
         return f"there is a package {plugin.package!r}, which one of the two would hide"
     if plugin.part in _names(plugin.kind):
         return "there is one of that name, and users would have to say which one they mean"
-    own = (plugin.class_name, plugin.part)
+    return "" if plugin.kind is Kind.MODEL else _problem_within(plugin, files)
+
+
+def _problem_within(plugin: NewPlugin, files: Mapping[str, str]) -> str:
+    """As above, for the part and its class in the code that is to be written."""
     for path, text in files.items():
-        for name in _used_names(text, plugin.package) if path.endswith(".py") else ():
-            if name in own and plugin.kind is not Kind.MODEL:
-                return f"in {path} {name!r} is something else"
+        used = _used_names(text, plugin.package) if path.endswith(".py") else set()
+        for name in {plugin.part, plugin.class_name} & used:
+            return f"in {path} {name!r} is something else"
     return ""
 
 
