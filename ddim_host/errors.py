@@ -1,6 +1,18 @@
 """The errors that users are meant to read."""
 
-__all__ = ["DivergedError", "InterruptedTrainingError", "UserError", "printable"]
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["DivergedError", "InterruptedTrainingError", "UserError", "described", "printable"]
+
+_TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 def printable(text: object) -> str:
@@ -16,6 +28,35 @@ def printable(text: object) -> str:
         The same text with everything unprintable escaped (`\n`, `\x1b`, `\udcff`).
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def described(error: BaseException, package: str = "") -> str:
+    """What somebody else's code raised, in one line: `ValueError: no idea (my_parts/extra.py:2)`.
+
+    Args:
+        error: What was raised. The first line of its text is kept, without the colours of a terminal.
+        package: The top-level module of that code: the innermost line of it that took part is named. Empty
+            where nobody knows whose code it was.
+    """
+    lines = (" ".join(_TERMINAL_ESCAPE.sub("", line).split()) for line in str(error).splitlines())
+    first = next((line for line in lines if line), "")
+    text = "".join(character for character in first if character.isprintable())
+    place = _place(error, package)
+    return type(error).__name__ + (f": {text}" if text else "") + (f" ({place})" if place else "")
+
+
+def _place(error: BaseException, package: str) -> str:
+    """File and line where the code of a package was left; empty where it took no part."""
+    if isinstance(error, SyntaxError):
+        return ""  # its own text says where
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__", ""))
+        if package and module.partition(".")[0] == package:
+            path = PurePath(frame.f_code.co_filename)
+            depth = module.count(".") + (2 if path.stem == "__init__" else 1)
+            place = f"{'/'.join(path.parts[-depth:])}:{line}"
+    return place
 
 
 class DivergedError(Exception):
@@ -40,18 +81,21 @@ class UserError(Exception):
     Args:
         what: What went wrong, in one sentence without a full stop.
         why: The reason, or the choices there are; empty where `what` says it all.
+        notes: More about the reason, a line each.
         fix: What to do about it, a command where there is one.
     """
 
-    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
+    def __init__(self, what: str, *, why: str = "", notes: Iterable[str] = (), fix: str = "") -> None:
         # What is wrong with a file is often told in words of that file.
         self.what, self.why, self.fix = (printable(text) for text in (what, why, fix))
+        self.notes = tuple(printable(note) for note in notes)
         super().__init__(self.what)
 
     def __str__(self) -> str:
         lines = [self.what]
         if self.why:
             lines.append(f"  why: {self.why}")
+        lines += [f"       {note}" for note in self.notes]
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)

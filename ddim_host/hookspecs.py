@@ -1,7 +1,8 @@
 """Every extension point, on one screen.
 
 A plugin writes `from ddim_host import hookimpl` and implements any of these functions. Each returns
-`{name: part}` (the last two apart); `ddim_host.contracts` says what a part of each kind is.
+`{name: part}` (the last two apart); `ddim_host.contracts` says what a part of each kind is. The first and the
+last two are for frameworks alone.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -32,7 +33,7 @@ hookimpl: Callable[[_Hook], _Hook] = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def ddim_model_factories() -> Mapping[str, contracts.ModelFactory]:
-    """Networks: `(spec, device, precision) -> Model`. Given by framework plugins."""
+    """Networks: `(spec, device, precision) -> Model`. Every framework gives some."""
 
 
 @hookspec

@@ -86,13 +86,17 @@ def parse_choice(text: str) -> PartChoice:
     colons, commas and equals signs: `explicit:t=0,10,20`, `images:path=C:/a,b`.
 
     Raises:
-        UserError: There is no name, or an argument has no `=`.
+        UserError: There is no name, or an argument has no `=`, or nothing follows the colon.
     """
-    head, _, tail = text.partition(":")
+    head, colon, tail = text.partition(":")
     distribution, slash, name = head.rpartition("/")
     name = name.strip()
     if not name or (slash and not distribution):
         raise UserError(f"{text!r} does not name a part", fix="write name, or name:parameter=value,...")
+    if colon and not tail.strip():
+        raise UserError(
+            f"nothing follows the colon in {text!r}", fix=f"write {head} or {head}:parameter=value"
+        )
     arguments: dict[str, object] = {}
     for argument in _ARGUMENT_BOUNDARY.split(tail) if tail else []:
         key, equals, value = argument.partition("=")
@@ -113,11 +117,16 @@ def format_choice(name: str, values: Mapping[str, Value]) -> str:
     return f"{name}:{arguments}" if arguments else name
 
 
-def user_parameters(part: Callable[..., object]) -> tuple[Parameter, ...]:
+def user_parameters(part: Callable[..., object], arguments: int | None = None) -> tuple[Parameter, ...]:
     """The keyword-only parameters of a part.
 
+    Args:
+        part: The callable.
+        arguments: With how many arguments by position it is called; None where that is not to be checked.
+
     Raises:
-        TypeError: The signature cannot be read, or a parameter has no type that users can write.
+        TypeError: The signature cannot be read; a parameter is not one that users could set, or has no type
+            that they can write, or a default of another type.
     """
     try:
         signature = inspect.signature(part)
@@ -125,14 +134,59 @@ def user_parameters(part: Callable[..., object]) -> tuple[Parameter, ...]:
         hints = _types(part, keyword_only)
     except (NameError, TypeError, ValueError) as error:
         raise TypeError(f"the types in its signature cannot be read: {error}") from error
+    if arguments is not None:
+        _require_only(signature, arguments)
     found = []
     for parameter in keyword_only:
-        annotation = hints.get(parameter.name)
+        name, default = parameter.name, parameter.default
+        if parameter.annotation is parameter.empty:
+            known = type(default).__name__ if type(default) in _CONVERTERS else "float"
+            raise TypeError(f"its parameter {name!r} has no annotation; write `{name}: {known}`")
+        annotation = hints.get(name)
         if not _supported(annotation):
-            raise TypeError(f"its parameter {parameter.name!r} has no type that users can set: {annotation}")
-        default = REQUIRED if parameter.default is parameter.empty else parameter.default
-        found.append(Parameter(parameter.name, annotation, default))
+            written = annotation.__name__ if isinstance(annotation, type) else annotation
+            raise TypeError(
+                f"its parameter {name!r} has no type that users can set: {written}; there are bool, int, "
+                "float, str, Path, tuple[int, ...], tuple[float, ...], and each of these or None"
+            )
+        if default is parameter.empty:
+            default = REQUIRED
+        elif not _fits(default, annotation):
+            raise TypeError(
+                f"the default of its parameter {name!r}, {default!r:.40}, "
+                f"is not {_article(type_name(annotation))}"
+            )
+        found.append(Parameter(name, annotation, default))
     return tuple(found)
+
+
+def _require_only(signature: inspect.Signature, arguments: int) -> None:
+    """See to it that what a part is not called with can be set by users."""
+    by_position = [
+        p.name
+        for p in signature.parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(by_position) > arguments:
+        extra = by_position[arguments]
+        raise TypeError(f"nobody sets its parameter {extra!r}: put `*` before `{extra}` for users to set it")
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            raise TypeError(
+                f"nobody sets its parameters **{parameter.name}: write each of them after `*`, with its type"
+            )
+
+
+def _fits(default: object, annotation: Any) -> bool:
+    """Whether a default is of its parameter's type; an int is a float, too."""
+    members = [a for a in typing.get_args(annotation) if a is not Ellipsis]
+    if typing.get_origin(annotation) is tuple:
+        return isinstance(default, tuple) and all(_fits(item, members[0]) for item in default)
+    if members:
+        return any(_fits(default, member) for member in members)
+    if annotation in (int, float) and isinstance(default, bool):
+        return False
+    return isinstance(default, int | float if annotation is float else annotation)
 
 
 def resolve(label: str, known: Sequence[Parameter], arguments: Mapping[str, object]) -> dict[str, Value]:

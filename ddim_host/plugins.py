@@ -11,22 +11,23 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pluggy
 from packaging.requirements import InvalidRequirement, Requirement
 
 from ddim_host import hookspecs
-from ddim_host.errors import UserError
-from ddim_host.framework_guard import allow_framework
+from ddim_host.checks import Check
+from ddim_host.errors import UserError, described
+from ddim_host.framework_guard import FRAMEWORK_ROOTS, allow_framework
 from ddim_host.parameters import suggestion
-from ddim_host.registry import Kind, Part, Registry, normalised_distribution
+from ddim_host.registry import Failure, Kind, Part, Registry, normalised_distribution, own_first, which
 from ddim_host.threads import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ddim_host.checks import Check
     from ddim_host.waist import JoinProcesses
 
 __all__ = ["DISABLED", "STRICT", "Plugin", "Plugins", "installed_frameworks", "load_plugins"]
@@ -41,6 +42,9 @@ _GROUPS: dict[str, Literal["framework", "parts"]] = {
     "ddim_host.frameworks": "framework",
     "ddim_host.plugins": "parts",
 }
+
+_FRAMEWORK_HOOKS = {Kind.MODEL.value, "ddim_machine_checks", "ddim_process_groups"}
+"""Hooks that say something of one framework: no other plugin can implement them."""
 
 _SLOW_SECONDS = 2.0
 
@@ -58,6 +62,8 @@ class Plugin:
         provides: Hook -> names of parts; empty for what was not imported.
         status: `ok`, `available` (a framework that was not imported), `disabled` or `error`.
         error: Why it is not to be used; empty otherwise.
+        fix: What to do about that.
+        hooks: The hooks that it was seen to implement; empty where it was not imported.
     """
 
     name: str
@@ -68,15 +74,22 @@ class Plugin:
     provides: dict[str, list[str]] = field(default_factory=dict)
     status: Literal["ok", "available", "disabled", "error"] = "available"
     error: str = ""
+    fix: str = ""
+    hooks: frozenset[str] = frozenset()
+
+    @property
+    def package(self) -> str:
+        """The top-level module of its code."""
+        return self.entry_point.partition(":")[0].partition(".")[0].strip()
 
     @property
     def label(self) -> str:
         """For messages: `ddim-losses 0.1.0 (losses)`."""
         return f"{self.distribution} {self.version} ({self.name})"
 
-    def fail(self, error: str) -> None:
+    def fail(self, error: str, fix: str) -> None:
         """Mark the plugin as not usable."""
-        self.status, self.error, self.provides = "error", error, {}
+        self.status, self.error, self.fix, self.provides = "error", error, fix, {}
 
     def is_called(self, name: str) -> bool:
         """Whether a user who says `name`, `distribution` or `distribution/name` means this plugin."""
@@ -109,18 +122,15 @@ class Plugins:
         broken = [f"{plugin.label} is broken: {plugin.error}" for plugin in self.installed if plugin.error]
         frameworks = [plugin for plugin in self.installed if plugin.kind == "framework"]
         clashes = [
-            (f"framework {name!r}", f"--plugin {same[0].distribution}/{name}", [p.distribution for p in same])
+            (f"framework {name!r}", "--plugin", name, [p.distribution for p in same])
             for name, same in _by_name(frameworks).items()
             if len(same) > 1
         ]
         clashes += [
-            (f"{kind.words} {name!r}", f"{kind.flag} {owners[0]}/{name}", owners)
+            (f"{kind.words} {name!r}", kind.flag, name, owners)
             for kind, name, owners in self.registry.conflicts()
         ]
-        return broken + [
-            f"the {what} is given by {' and '.join(owners)}: say which, as in {how}"
-            for what, how, owners in clashes
-        ]
+        return broken + [_clash(*clash) for clash in clashes]
 
 
 def installed_frameworks() -> list[str]:
@@ -152,6 +162,7 @@ def load_plugins(framework: str | None = None, *, strict: bool | None = None) ->
     manager.add_hookspecs(hookspecs)
     parts: list[Part] = []
     join_processes: JoinProcesses | None = None
+    framework_module: Any = None
     for plugin, entry_point in found:
         if plugin.status != "available" or (plugin.kind == "framework" and plugin is not chosen):
             continue
@@ -162,31 +173,37 @@ def load_plugins(framework: str | None = None, *, strict: bool | None = None) ->
                 _register(manager, plugin, module)
                 parts += _parts_of(manager, plugin, module)
                 if plugin is chosen:
+                    framework_module = module
                     join_processes = _join_of(manager, module)
         # A plugin may fail in any way, sys.exit() included; only an impatient user may not be held up.
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            plugin.fail(_describe(error))
+            plugin.fail(described(error, plugin.package), _remedy(plugin, error))
         else:
             plugin.status = "ok"
     if chosen is not None and chosen.status == "error":
         raise UserError(
             f"the framework plugin {chosen.name!r} does not load",
             why=f"{chosen.label}: {chosen.error}",
-            fix=f"reinstall it: pip install --force-reinstall {chosen.distribution}",
+            fix=chosen.fix,
         )
-    installed = tuple(plugin for plugin, _ in found)
-    failures = [f"{p.label} is broken: {p.error}" for p in installed if p.kind == "parts" and p.error]
 
     def machine_checks() -> list[Check]:
-        return [check for checks in manager.hook.ddim_machine_checks() for check in checks]
+        return [] if chosen is None else _checks_of(manager, chosen, framework_module)
 
+    installed = tuple(plugin for plugin, _ in found)
+    failures = [
+        Failure(plugin.distribution, plugin.hooks, f"{plugin.label} is broken: {plugin.error}")
+        for plugin in installed
+        if plugin.kind == "parts" and plugin.error
+    ]
     plugins = Plugins(installed, Registry(parts, failures), chosen, machine_checks, join_processes)
-    if (STRICT in os.environ if strict is None else strict) and plugins.problems():
+    if (STRICT in os.environ if strict is None else strict) and (problems := plugins.problems()):
         raise UserError(
             "a plugin does not work, and --strict-plugins makes that an error",
-            why="; ".join(plugins.problems()),
+            why=problems[0],
+            notes=problems[1:],
             fix=f"uninstall it, or switch it off: {DISABLED}=DISTRIBUTION",
         )
     return plugins
@@ -201,8 +218,8 @@ def _discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
         # Any installed distribution may be damaged, also one that has nothing to do with this project.
         try:
             name = normalised_distribution(distribution.metadata["Name"] or "")
-            entry_points = [point for point in distribution.entry_points if point.group in _GROUPS]
-            missing = _newer_host(distribution) if entry_points else None
+            entry_points = [point for point in distribution.entry_points if _group_meant(point.group)]
+            needed = _newer_host(distribution) if entry_points else None
         except Exception as error:
             plugin = _damaged(distribution, error)
             found.append((plugin, importlib.metadata.EntryPoint(plugin.name, "", "")))
@@ -211,17 +228,37 @@ def _discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
             continue  # the same distribution further down the path, hidden by the first
         seen.add(name)
         for point in entry_points:
-            plugin = Plugin(point.name, name, distribution.version, _GROUPS[point.group], point.value)
+            group = cast("str", _group_meant(point.group))
+            plugin = Plugin(point.name, name, distribution.version, _GROUPS[group], point.value)
             if any(plugin.is_called(item) for item in disabled):
                 plugin.status = "disabled"
-            elif missing:
-                plugin.fail(missing)
+            elif group != point.group:
+                plugin.fail(
+                    f"nobody reads the entry points of {point.group!r}; did you mean {group!r}?",
+                    f'write [project.entry-points."{group}"] in its pyproject.toml, and install it again',
+                )
+            elif needed:
+                plugin.fail(
+                    f"it needs ddim-host{needed}, and this is {_version()}",
+                    f'pip install "ddim-host{needed}", or a version of {name} for ddim-host {_version()}',
+                )
             found.append((plugin, point))
     return sorted(found, key=lambda pair: (pair[0].kind, pair[0].name, pair[0].distribution))
 
 
+def _group_meant(group: str) -> str | None:
+    """The group that this is, or, as `ddim-host.plugin`, was perhaps meant to be; None for all others."""
+    if group in _GROUPS:
+        return group
+    plain = {re.sub(r"[-_.\s]+", "", name): name for name in _GROUPS}
+    spelt = re.sub(r"[-_.\s]+", "", group.lower())
+    # Whatever else begins with this project's name was meant for it, too.
+    matches = get_close_matches(spelt, plain, n=1, cutoff=0.0 if spelt.startswith("ddimhost") else 0.8)
+    return plain[matches[0]] if matches else None
+
+
 def _newer_host(distribution: importlib.metadata.Distribution) -> str | None:
-    """What to say where a distribution asks for another version of the host than this one.
+    """The versions of the host that a distribution asks for, where this one is none of them.
 
     pip sees to that when it installs; but a host can be replaced later, and pip can be told not to look.
     """
@@ -236,7 +273,7 @@ def _newer_host(distribution: importlib.metadata.Distribution) -> str | None:
             and (needed.marker is None or needed.marker.evaluate({"extra": ""}))
             and not needed.specifier.contains(version, prereleases=True)
         ):
-            return f"it needs ddim-host{needed.specifier}, and this is {version}; install one that fits"
+            return str(needed.specifier)
     return None
 
 
@@ -244,7 +281,7 @@ def _damaged(distribution: importlib.metadata.Distribution, error: Exception) ->
     # No public attribute says where a distribution lies whose name cannot be read.
     name = getattr(getattr(distribution, "_path", None), "name", "unknown")
     plugin = Plugin(name, name, "", "parts", "")
-    plugin.fail(f"its metadata cannot be read: {_describe(error)}")
+    plugin.fail(f"its metadata cannot be read: {described(error)}", f"pip install --force-reinstall {name}")
     return plugin
 
 
@@ -267,10 +304,11 @@ def _chosen(installed: Iterable[Plugin], name: str) -> Plugin:
     if not usable:
         raise UserError(f"the framework plugin {name!r} is switched off", fix=f"take it out of {DISABLED}")
     if len(usable) > 1:
+        choices = which("--plugin", name, [plugin.distribution for plugin in usable])
         raise UserError(
             f"several distributions give the framework {name!r}",
             why=" and ".join(f"{plugin.distribution} {plugin.version}" for plugin in usable),
-            fix=f"say which: --plugin {usable[0].distribution}/{name}, or uninstall one",
+            fix=f"say which: {choices}, or uninstall one" if choices else "uninstall one",
         )
     [chosen] = usable
     return chosen
@@ -310,6 +348,12 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> Non
         )
     if not callers:
         raise ValueError("it implements no hook; is @hookimpl missing?")
+    plugin.hooks = frozenset(caller.name for caller in callers)
+    others = sorted(plugin.hooks & _FRAMEWORK_HOOKS)
+    if others and plugin.kind == "parts":
+        raise ValueError(
+            f"{others[0]} is for frameworks alone; their entry points are in the group 'ddim_host.frameworks'"
+        )
 
 
 def _parts_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> list[Part]:
@@ -331,6 +375,11 @@ def _parts_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
                     raise TypeError(f"{kind.value}: {name!r} is a {type(make).__name__}, not a callable")
                 parts.append(Part(kind, name, make, plugin.distribution, plugin.version))
             plugin.provides[kind.value] = sorted(provided)
+    if plugin.kind == "framework" and not plugin.provides.get(Kind.MODEL.value):
+        raise ValueError(
+            f"a framework gives networks, by the hook {Kind.MODEL.value}; the entry points of parts that "
+            "need no framework are in the group 'ddim_host.plugins'"
+        )
     return parts
 
 
@@ -341,9 +390,41 @@ def _join_of(manager: pluggy.PluginManager, framework: Any) -> JoinProcesses | N
     return cast("JoinProcesses", given[0]) if given else None
 
 
-def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _checks_of(manager: pluggy.PluginManager, plugin: Plugin, framework: Any) -> list[Check]:
+    """What a framework says of the machine; where it fails at that, that is what is wrong."""
+    others = [other for other in manager.get_plugins() if other is not framework]
+    hook = "ddim_machine_checks"
+    try:
+        checks = [check for given in manager.subset_hook_caller(hook, others)() for check in given]
+    except (Exception, SystemExit) as error:
+        return [Check(hook, False, described(error, plugin.package), _remedy(plugin, error))]
+    for check in checks:
+        if not isinstance(check, Check):
+            problem = f"it gave a {type(check).__name__}, not a Check"
+            return [Check(hook, False, problem, f"tell the authors of {plugin.distribution}")]
+    return checks
+
+
+def _remedy(plugin: Plugin, error: BaseException) -> str:
+    """What to do about a plugin that raised this."""
+    name = plugin.distribution
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if missing == plugin.package != "":
+        return f"reinstall it: pip install --force-reinstall {name}"
+    if missing and (missing not in FRAMEWORK_ROOTS or missing == plugin.name):
+        return f"install what has the module {missing!r}"
+    return f"tell the authors of {name}, or switch it off: {DISABLED}={name}"
+
+
+def _clash(what: str, flag: str, name: str, owners: list[str]) -> str:
+    """What to say of a name that is given more than once."""
+    several = own_first(owners)
+    if len(several) == 1:
+        return f"the {what} is given twice by {several[0]}, and cannot be used: tell its authors"
+    choices = which(flag, name, owners)
+    return f"the {what} is given by {' and '.join(several)}" + (
+        f": say which, as in {choices}" if choices else ""
+    )
 
 
 def _version() -> str:

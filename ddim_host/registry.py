@@ -2,24 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 from collections import defaultdict
 from dataclasses import dataclass
 from enum import Enum
+from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
 from ddim_host.errors import UserError
 from ddim_host.parameters import Parameter, PartChoice, suggestion, user_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Kind", "Part", "Registry", "normalised_distribution"]
+__all__ = [
+    "OWN_DISTRIBUTIONS",
+    "Failure",
+    "Kind",
+    "Part",
+    "Registry",
+    "is_installed",
+    "normalised_distribution",
+    "own_first",
+    "which",
+]
+
+OWN_DISTRIBUTIONS = ("ddim-host", "ddim-torch", "ddim-jittor", "ddim-timestep-samplers", "ddim-losses")
+"""Those of this project, installed or not."""
 
 
 def normalised_distribution(name: str) -> str:
     """The one spelling of a distribution's name: `ddim_losses` and `DDIM.Losses` are `ddim-losses`."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def is_installed(distribution: str) -> bool:
+    """Whether a distribution of this name, normalised, is installed."""
+    for found in distributions():
+        # Any of them may be damaged.
+        with contextlib.suppress(Exception):
+            if normalised_distribution(found.metadata["Name"]) == distribution:
+                return True
+    return False
+
+
+def own_first(distributions: Iterable[str]) -> list[str]:
+    """Distributions, each once, sorted; those of this project come first."""
+    return sorted(set(distributions), key=lambda name: (name not in OWN_DISTRIBUTIONS, name))
+
+
+def which(flag: str, name: str, owners: Sequence[str]) -> str:
+    """What to write for a name that several give: `--loss ddim-losses/mse or --loss other-losses/mse`.
+
+    Args:
+        flag: The option.
+        name: The name.
+        owners: The distributions that give it. One that gives it twice cannot be chosen, and is left out.
+    """
+    once = [owner for owner in own_first(owners) if owners.count(owner) == 1]
+    return " or ".join(f"{flag} {owner}/{name}" for owner in once)
 
 
 class Kind(Enum):
@@ -50,6 +93,21 @@ class Kind(Enum):
         return {"data": "data set", "features": "feature extractor"}.get(
             self.option, self.option.replace("_", " ")
         )
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What a part of this kind is called with, by position; see `ddim_host.contracts`."""
+        return _ARGUMENTS.get(self, ())
+
+
+_ARGUMENTS = {
+    Kind.MODEL: ("spec", "device", "precision"),
+    Kind.NOISE_SCHEDULE: ("num_train_timesteps",),
+    Kind.TIMESTEP_SAMPLER: ("schedule",),
+    Kind.LOSS: ("prediction", "target"),
+    Kind.LOSS_WEIGHTING: ("schedule",),
+    Kind.TIMESTEP_SUBSET: ("schedule", "num_inference_steps"),
+}
 
 
 @dataclass(frozen=True)
@@ -82,17 +140,50 @@ class Part:
             UserError: The part's signature breaks the contract.
         """
         try:
-            return user_parameters(self.make)
+            return user_parameters(self.make, len(self.kind.arguments))
         except TypeError as error:
             raise self.broken(str(error)) from error
 
-    def broken(self, problem: str) -> UserError:
-        """The error that says that this part does not keep its contract."""
+    @property
+    def package(self) -> str:
+        """The top-level module of its code."""
+        make = self.make
+        while isinstance(make, functools.partial):
+            make = make.func
+        return str(getattr(make, "__module__", "")).partition(".")[0]
+
+    def broken(self, problem: str, *notes: str) -> UserError:
+        """The error that says that this part does not keep its contract.
+
+        Args:
+            problem: What is wrong with it.
+            notes: More about that, a line each.
+        """
         return UserError(
             f"{self.label} of {self.distribution} {self.version} does not work",
             why=problem,
+            notes=notes,
             fix=f"choose another {self.kind.words}, or tell the authors of {self.distribution}",
         )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A plugin that could not be loaded.
+
+    Attributes:
+        distribution: Whose it is.
+        hooks: The hooks that it implements, where it came as far as that.
+        text: What is wrong with it, in one line.
+    """
+
+    distribution: str
+    hooks: frozenset[str]
+    text: str
+
+    def may_concern(self, kind: Kind, distribution: str | None) -> bool:
+        """Whether a part of this kind, perhaps of this distribution, may be missing because of it."""
+        return distribution in (None, self.distribution) and (not self.hooks or kind.value in self.hooks)
 
 
 class Registry:
@@ -100,14 +191,14 @@ class Registry:
 
     Args:
         parts: The parts, in any order.
-        failures: One line for each plugin that could not be loaded, shown where a name is not found.
+        failures: The plugins that could not be loaded, shown where a name is not found.
     """
 
-    def __init__(self, parts: Iterable[Part], failures: Iterable[str] = ()) -> None:
+    def __init__(self, parts: Iterable[Part], failures: Iterable[Failure] = ()) -> None:
         self._parts: dict[tuple[Kind, str], list[Part]] = defaultdict(list)
         for part in parts:
             self._parts[part.kind, part.name].append(part)
-        self._failures = tuple(failures)
+        self.failures = tuple(failures)
 
     def conflicts(self) -> list[tuple[Kind, str, list[str]]]:
         """Names that several distributions give, each with their distributions."""
@@ -132,25 +223,46 @@ class Registry:
         Raises:
             UserError: No such part, or several distributions give the name and the user did not say which.
         """
-        found = self._parts.get((kind, choice.name), [])
-        if choice.distribution is not None:
-            wanted = normalised_distribution(choice.distribution)
-            found = [part for part in found if part.distribution == wanted]
+        named = self._parts.get((kind, choice.name), [])
+        wanted = choice.distribution and normalised_distribution(choice.distribution)
+        found = [part for part in named if wanted in (None, part.distribution)]
         if len(found) == 1:
             return found[0]
         owners = sorted({f"{part.distribution} {part.version}" for part in found})
         if len(owners) == 1:
             raise found[0].broken(f"{owners[0]} gives this name twice")
         if owners:
+            choices = which(kind.flag, choice.name, [part.distribution for part in found])
             raise UserError(
                 f"several distributions give the {kind.words} {choice.name!r}",
                 why=" and ".join(owners),
-                fix=f"say which: {kind.flag} {found[0].distribution}/{choice.name}, or uninstall one",
+                fix=f"say which: {choices}, or uninstall one" if choices else "uninstall one",
             )
+        notes = [failure.text for failure in self.failures if failure.may_concern(kind, wanted)]
+        if wanted:
+            raise self._not_of(kind, choice.name, wanted, notes)
         names = self.names(kind)
-        origin = f" in {choice.distribution}" if choice.distribution else ""
         raise UserError(
-            f"there is no {kind.words} named {choice.name!r}{origin}{suggestion(choice.name, names)}",
-            why="; ".join([f"installed: {', '.join(names) or 'none'}", *self._failures]),
+            f"there is no {kind.words} named {choice.name!r}{suggestion(choice.name, names)}",
+            why=f"installed: {', '.join(names) or 'none'}",
+            notes=notes,
             fix="choose one of these, or install the distribution that provides it",
+        )
+
+    def _not_of(self, kind: Kind, name: str, distribution: str, notes: list[str]) -> UserError:
+        """The error that says that a distribution does not give this part."""
+        own = [part.name for part in self.of_kind(kind) if part.distribution == distribution]
+        if own:
+            why = f"it gives {', '.join(own)}"
+        elif is_installed(distribution):
+            why = f"it gives no {kind.words}"
+        else:
+            why = f"no distribution {distribution!r} is installed"
+        others = [part.distribution for part in self._parts.get((kind, name), [])]
+        elsewhere = which(kind.flag, name, others)
+        return UserError(
+            f"there is no {kind.words} named {name!r} in {distribution}{suggestion(name, own)}",
+            why=why,
+            notes=notes,
+            fix=f"write {elsewhere}" if elsewhere else f"choose another {kind.words}",
         )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
 from ddim_host.data import DataSource, TrainTest
 from ddim_host.diffusion import NoiseSchedule
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, described
 from ddim_host.framework_guard import FRAMEWORK_ROOTS
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def use(part: Part, call: Callable[[], _Result], *, passing: tuple[type[Exceptio
     except kept:
         raise
     except (Exception, SystemExit) as error:
-        raise part.broken(f"it raised {type(error).__name__}: {error}") from error
+        raise part.broken(f"it raised {described(error, part.package)}") from error
 
 
 def checked_betas(
@@ -121,23 +123,73 @@ def checked_subset(
 
 
 def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
-    """A loss with its parameters set, whose result is checked to have the shape `(B,)`.
+    """A loss with its parameters set, whose result is checked: `(B,)`, an array like those it was given.
 
     It is tried on NumPy arrays first, so that a parameter that it refuses is known before anything begins.
     """
 
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
-        losses = use(part, lambda: part.make(prediction, target, **parameters))
+        try:
+            losses = part.make(prediction, target, **parameters)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise _failed_loss(part, error, prediction) from error
+        given, wanted = type(prediction), (prediction.shape[0],)
         shape = getattr(losses, "shape", None)
-        if shape is None or tuple(shape) != (prediction.shape[0],):
+        if shape is None or tuple(shape) != wanted:
+            it = _type_name(losses) + ("" if shape is None else f" of shape {tuple(shape)}")
+            raise part.broken(f"it must return one number per image, of shape {wanted}, not {it}")
+        if not isinstance(losses, given) and not isinstance(prediction, type(losses)):
             raise part.broken(
-                f"it must return one number per image, of shape ({prediction.shape[0]},), not {shape}"
+                "it must return an array of the framework that it was called with, "
+                f"{_type_name(prediction)}, not {_type_name(losses)}"
             )
         return losses
 
     trial = np.linspace(-1.0, 1.0, 2 * 3 * 4 * 4, dtype=np.float32).reshape(2, 3, 4, 4)
-    loss(trial, -trial)
+    with np.errstate(all="ignore"):
+        values = loss(trial, -trial)
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{part.label} with these parameters cannot be trained with",
+            why=f"its losses of two small images are {' and '.join(f'{value:g}' for value in values)}",
+            fix=f"choose other parameters, or another loss, or tell the authors of {part.distribution}",
+        )
     return loss
+
+
+def _failed_loss(part: Part, error: BaseException, prediction: Tensor) -> UserError:
+    """The error of a loss that raised: most often it did what one kind of array can and another cannot."""
+    problem = f"it raised {described(error, part.package)}"
+    framework = _imported_framework(part)
+    if framework:
+        problem = (
+            f"its module imports {framework}, and a loss is called with arrays of any framework; {problem}"
+        )
+    kind = "NumPy arrays" if isinstance(prediction, np.ndarray) else _type_name(prediction)
+    return part.broken(
+        problem,
+        f"it was called with {kind} of shape {tuple(prediction.shape)}, and may use what all frameworks "
+        "share: + - * /, **, abs, reshape(tuple), sum and mean of one axis",
+    )
+
+
+def _imported_framework(part: Part) -> str | None:
+    """The framework that the module of a part has imported, or something of it."""
+    module = sys.modules.get(str(getattr(part.make, "__module__", "")))
+    for value in vars(module).values() if module else ():
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        root = str(name).partition(".")[0]
+        if root in FRAMEWORK_ROOTS:
+            return root
+    return None
+
+
+def _type_name(value: object) -> str:
+    """`float`, `torch.Tensor`."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 class CheckedSampler:
@@ -228,8 +280,13 @@ def checked_images(part: Part, source: DataSource) -> TrainTest:
     if not isinstance(images, TrainTest):
         raise part.broken(f"load() returned a {type(images).__name__}, not a TrainTest")
     for name, half in (("train", images.train), ("test", images.test)):
-        if not isinstance(half, np.ndarray) or half.dtype != np.uint8 or half.shape[1:] != source.image_shape:
-            raise part.broken(f"its {name} images are not uint8 of shape (N, {source.image_shape})")
+        wanted = f"uint8 of shape (N, {', '.join(map(str, source.image_shape))})"
+        if not isinstance(half, np.ndarray):
+            raise part.broken(f"its {name} images are a {type(half).__name__}, and should be {wanted}")
+        if half.dtype != np.uint8 or half.shape[1:] != source.image_shape:
+            raise part.broken(
+                f"its {name} images are {half.dtype} of shape {half.shape}, and should be {wanted}"
+            )
         if len(half) == 0:
             raise part.broken(f"it has no {name} images")
     return images

@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from ddim_host import hookspecs
+import ddim_host
 from ddim_host.parameters import PartChoice
 from ddim_host.plugins import load_plugins
-from ddim_host.registry import Kind
+from ddim_host.registry import OWN_DISTRIBUTIONS, Kind
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,12 +25,12 @@ def test_layers_and_independence_are_kept() -> None:
     assert "0 broken" in done.stdout
 
 
-def test_every_hook_that_gives_parts_has_a_kind_and_every_kind_a_hook() -> None:
-    hooks = [name for name in vars(hookspecs) if name.startswith("ddim_")]
-    assert sorted(hooks) == sorted(
-        ["ddim_machine_checks", "ddim_process_groups", *(kind.value for kind in Kind)]
+def test_all_distributions_have_the_version_of_the_host() -> None:
+    projects = [ROOT / "pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml")]
+    tables = [tomllib.loads(path.read_text(encoding="utf-8"))["project"] for path in projects]
+    assert {table["name"]: table["version"] for table in tables} == dict.fromkeys(
+        OWN_DISTRIBUTIONS, ddim_host.__version__
     )
-    assert all(inspect.getdoc(getattr(hookspecs, name)) for name in hooks)
 
 
 @pytest.mark.usefixtures("no_framework")

@@ -18,6 +18,7 @@ import pytest
 
 from ddim_host.cache import CACHE_VARIABLE, cache_folder
 from ddim_host.cli import command_line
+from ddim_host.defaults import default_model_parameters
 from ddim_host.sweep.grid import read_grid
 from docs._ext.source_lines import line_of
 from tests.documentation import NOT_IN_TESTS, PAGES, ROOT, as_pattern, blocks_of, commands_of
@@ -183,6 +184,12 @@ def test_messages_that_are_quoted_are_still_printed() -> None:
     known = texts_in_the_source()
     for _, message in quoted:
         assert re.sub(r"'[^']*'", "\0", message) in known, message
+
+
+def test_the_parameters_of_the_network_are_those_of_the_program() -> None:
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    table = page.partition("| parameter | what it is |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == [*default_model_parameters(32)]
 
 
 def test_environment_variables_are_those_of_the_program() -> None:

@@ -45,6 +45,7 @@ def test_the_guide_says_what_a_part_is_called_with(kind: Kind) -> None:
     protocol: Any = CALLED.get(kind)
     names = [] if protocol is None else list(inspect.signature(protocol.__call__).parameters)[1:]
     assert f"| `{kind.value}` | `({', '.join(names)})` |" in GUIDE
+    assert kind.arguments == tuple(names)
     if protocol is not None:
         specified = inspect.getdoc(getattr(hookspecs, kind.value)) or ""
         assert f"({', '.join(names)})" in specified

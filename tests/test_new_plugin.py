@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ def written(ddim_host: Command, tmp_path_factory: pytest.TempPathFactory) -> dic
     for kind in PLUGIN_KINDS:
         outcome = ddim_host("new-plugin", f"my-{kind}", "--kind", kind, cwd=folder)
         assert outcome.code == 0, outcome.err
-        assert f"cd ddim-my-{kind}\n  pip install -e '.[test]'\n  pytest\n" in outcome.out
+        assert f"cd ddim-my-{kind}\n  pip install -e '.[test]'\n  python -m pytest\n" in outcome.out
     return {kind: folder / f"ddim-my-{kind}" for kind in PLUGIN_KINDS}
 
 
@@ -105,6 +106,63 @@ def test_names_follow_from_one(
 def test_names_that_cannot_be(name: str) -> None:
     with pytest.raises(UserError, match="cannot be the name of a plugin"):
         new_plugin(name, Kind.LOSS)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "why"),
+    [
+        ("host", "loss", "'ddim-host' would be one of this project"),
+        ("ddim-losses", "dataset", "'ddim-losses' would be one of this project"),
+        ("torch", "framework", "'ddim-torch' would be one of this project"),
+        ("timestep-samplers", "loss", "'ddim-timestep-samplers' would be one of this project"),
+        ("there", "loss", "a distribution 'ddim-there' is installed"),
+        ("lying-about", "loss", "there is a package 'ddim_lying_about'"),
+        ("mse", "loss", "there is one of that name"),
+        ("uniform", "timestep-sampler", "there is one of that name"),
+        ("paddle", "framework", "there is one of that name"),
+        ("np", "loss", "in ddim_np/__init__.py 'np' is something else"),
+        ("abs", "loss", "in ddim_abs/__init__.py 'abs' is something else"),
+        ("noise-schedule", "timestep-sampler", "in ddim_noise_schedule/__init__.py 'NoiseSchedule' is"),
+        ("loss-contract", "loss", "in tests/test_loss_contract.py 'LossContract' is something else"),
+    ],
+)
+@pytest.mark.usefixtures("site_of_others")
+def test_names_that_something_else_has_are_refused(
+    in_process: Callable[..., Outcome], tmp_path: Path, name: str, kind: str, why: str
+) -> None:
+    outcome = in_process("new-plugin", name, "--kind", kind, "--out", tmp_path / "new")
+    assert outcome.code == 2
+    assert "cannot be called" in outcome.err
+    assert why in outcome.err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def site_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Site(tmp_path / "others")
+    folder.distribution("ddim-there", "")
+    folder.distribution("other-paddle", "[ddim_host.frameworks]\npaddle = other_paddle\n")
+    folder.package("ddim_lying_about")
+    monkeypatch.syspath_prepend(folder.path)
+
+
+def test_a_name_is_only_taken_for_its_kind(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+    assert in_process("new-plugin", "mse", "--kind", "dataset", "--out", tmp_path / "new").code == 0
+
+
+def test_the_new_noise_schedule_refuses_what_it_says(
+    in_process: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "new"
+    assert in_process("new-plugin", "slow-rise", "--kind", "noise-schedule", "--out", folder).code == 0
+    monkeypatch.syspath_prepend(folder)
+    part = importlib.import_module("ddim_slow_rise").slow_rise
+    assert part(1000)[0] == pytest.approx(1e-4)
+    for ends in ({"beta_start": 0.0}, {"beta_start": 0.1}, {"beta_end": 1.0}):
+        with pytest.raises(UserError, match="0 < beta_start <= beta_end < 1"):
+            part(1000, **ends)
+    with pytest.raises(UserError, match="too steep for 20 timesteps"):
+        part(20)
 
 
 def test_nothing_is_overwritten(in_process: Callable[..., Outcome], tmp_path: Path) -> None:

@@ -99,9 +99,10 @@ def test_cosine_is_the_papers_formula(timesteps: int, s: float) -> None:
     )
 
 
-def test_cosine_refuses_a_negative_offset() -> None:
-    with pytest.raises(UserError, match="must not be negative"):
-        cosine(1000, s=-0.008)
+@pytest.mark.parametrize("s", [-0.008, 1.5, 1e12, float("inf")])
+def test_cosine_refuses_an_offset_that_leaves_no_cosine(s: float) -> None:
+    with pytest.raises(UserError, match=r"must lie in \[0, 1\]"):
+        cosine(1000, s=s)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     ("text", "name", "distribution", "arguments"),
     [
         ("mse", "mse", None, {}),
-        ("mse:", "mse", None, {}),
         (" mse ", "mse", None, {}),
         ("ddim-losses/mse", "mse", "ddim-losses", {}),
         ("my-losses/huber:delta=0.1", "huber", "my-losses", {"delta": "0.1"}),
@@ -60,6 +59,13 @@ def test_parts_are_read(text: str, name: str, distribution: str | None, argument
 def test_a_part_needs_a_name(text: str) -> None:
     with pytest.raises(UserError, match="does not name a part"):
         parse_choice(text)
+
+
+@pytest.mark.parametrize("text", ["mse:", "ddim-losses/mse: "])
+def test_something_follows_a_colon(text: str) -> None:
+    with pytest.raises(UserError, match="nothing follows the colon") as caught:
+        parse_choice(text)
+    assert caught.value.fix.startswith(f"write {text.partition(':')[0]} or ")
 
 
 @pytest.mark.parametrize(
@@ -397,14 +403,68 @@ def nested(*, delta: tuple[tuple[int, ...], ...] = ()) -> None:
     pass
 
 
+def half_an_integer(*, delta: int = 0.5) -> None:  # type: ignore[assignment]
+    pass
+
+
+def text_for_a_path(*, delta: Path | None = "x") -> None:  # type: ignore[assignment]
+    pass
+
+
+def numbers_for_integers(*, delta: tuple[int, ...] = (1, 2.5)) -> None:  # type: ignore[assignment]
+    pass
+
+
+def not_after_the_star(prediction: object, target: object, delta: float = 0.1) -> None:
+    pass
+
+
+def anything(prediction: object, target: object, **options: float) -> None:
+    pass
+
+
 @pytest.mark.parametrize(
-    "part", [no_annotation, no_such_type, a_dict, a_union, a_pair, a_choice, nested, print]
+    ("part", "why"),
+    [
+        (no_annotation, "its parameter 'delta' has no annotation; write `delta: float`"),
+        (no_such_type, "the types in its signature cannot be read: name 'Nowhere' is not defined"),
+        (
+            a_dict,
+            "its parameter 'delta' has no type that users can set: dict[str, int]; there are bool, int, ",
+        ),
+        (a_union, "its parameter 'delta' has no type that users can set: int | str; there are bool, int, "),
+        (a_pair, "its parameter 'delta' has no type that users can set: tuple[int, int]; there are "),
+        (a_choice, "its parameter 'delta' has no type that users can set: typing.Literal['a', 'b']; "),
+        (nested, "its parameter 'delta' has no type that users can set: "),
+        (half_an_integer, "the default of its parameter 'delta', 0.5, is not an integer"),
+        (text_for_a_path, "the default of its parameter 'delta', 'x', is not a path or none"),
+        (numbers_for_integers, "the default of its parameter 'delta', (1, 2.5), is not a list of integers"),
+        (not_after_the_star, "nobody sets its parameter 'delta': put `*` before `delta` for users to set it"),
+        (anything, "nobody sets its parameters **options: write each of them after `*`, with its type"),
+        (print, ""),
+    ],
 )
-def test_a_parameter_that_users_cannot_write_is_the_parts_fault(part: Callable[..., object]) -> None:
+def test_a_parameter_that_users_cannot_write_is_the_parts_fault(
+    part: Callable[..., object], why: str
+) -> None:
     with pytest.raises(UserError) as caught:
         Part(Kind.LOSS, "odd", part, "some-losses", "1.2").parameters()
     assert caught.value.what == "loss 'odd' of some-losses 1.2 does not work"
+    assert caught.value.why.startswith(why)
     assert "some-losses" in caught.value.fix
+
+
+def test_defaults_may_be_of_any_fitting_type() -> None:
+    def part(
+        *,
+        number: float = 1,
+        numbers: tuple[float, ...] = (1, 0.5),
+        path: Path | None = None,
+        flag: bool = False,
+        size: int | None = 3,
+    ) -> None: ...
+
+    assert len(user_parameters(part)) == 5
 
 
 def test_a_part_whose_signature_cannot_be_read_is_told_so() -> None:

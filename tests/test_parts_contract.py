@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from ddim_host.registry import Kind, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -30,11 +33,16 @@ def part(kind: Kind, make: Callable[..., Any]) -> Part:
 
 
 def returning(value: object) -> Callable[..., Any]:
-    return lambda *_, **__: value
+    return lambda *_: value
 
 
-def raising(*_: object, **__: object) -> None:
+def raising(*_: object) -> None:
     raise ZeroDivisionError("by accident")
+
+
+ACCIDENT = (
+    f"it raised ZeroDivisionError: by accident (test_parts_contract.py:{raising.__code__.co_firstlineno + 1})"
+)
 
 
 def blamed(check: Callable[[], object], kind: Kind) -> str:
@@ -48,7 +56,7 @@ def blamed(check: Callable[[], object], kind: Kind) -> str:
 
 def test_what_a_part_raises_becomes_its_error() -> None:
     why = blamed(lambda: validation.use(part(Kind.LOSS, raising), raising), Kind.LOSS)
-    assert why == "it raised ZeroDivisionError: by accident"
+    assert why == ACCIDENT
 
 
 def test_what_a_part_tells_users_is_passed_on() -> None:
@@ -140,9 +148,7 @@ def test_parts_that_raise() -> None:
         (Kind.LOSS, lambda p: validation.checked_loss(p, {})(np.ones((2, 1, 4, 4)), np.ones((2, 1, 4, 4)))),
     ):
         broken = part(kind, raising)
-        assert blamed(lambda check=check, broken=broken: check(broken), kind) == (  # type: ignore[misc]
-            "it raised ZeroDivisionError: by accident"
-        )
+        assert blamed(lambda check=check, broken=broken: check(broken), kind) == ACCIDENT  # type: ignore[misc]
 
 
 def test_good_parts_pass_with_their_parameters() -> None:
@@ -169,20 +175,81 @@ def test_weights_that_fp32_cannot_train_with_are_refused(largest: float) -> None
 
 
 @pytest.mark.parametrize(
-    "result",
-    [0.5, None, np.float32(0.5), np.ones(()), np.ones(1), np.ones((2, 1)), np.ones((2, 1, 4, 4)), [1.0, 2.0]],
+    ("result", "given"),
+    [
+        (0.5, "float"),
+        (None, "NoneType"),
+        (np.float32(0.5), "numpy.float32 of shape ()"),
+        (np.ones(()), "numpy.ndarray of shape ()"),
+        (np.ones(1), "numpy.ndarray of shape (1,)"),
+        (np.ones((2, 1)), "numpy.ndarray of shape (2, 1)"),
+        ([1.0, 2.0], "list"),
+        ((np.ones(2), np.ones(2)), "tuple"),
+    ],
 )
-def test_losses_are_one_number_per_image(result: object) -> None:
+def test_losses_are_one_number_per_image(result: object, given: str) -> None:
     careless = part(Kind.LOSS, returning(result))
     message = blamed(lambda: validation.checked_loss(careless, {}), Kind.LOSS)
-    assert "one number per image, of shape (2,)" in message
+    assert message == f"it must return one number per image, of shape (2,), not {given}"
+
+
+class Tensor:
+    """Stands in for the array of a framework."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+
+def test_a_loss_returns_the_kind_of_array_that_it_was_given() -> None:
+    loss = validation.checked_loss(part(Kind.LOSS, returning(np.ones(2))), {})
+    images = Tensor((2, 1, 4, 4))
+    assert re.fullmatch(
+        r"it must return an array of the framework that it was called with, \S*Tensor, not numpy.ndarray",
+        blamed(lambda: loss(images, images), Kind.LOSS),
+    )
+    good = part(Kind.LOSS, lambda p, t: np.ones(2) if isinstance(p, np.ndarray) else Tensor((2,)))
+    assert validation.checked_loss(good, {})(images, images).shape == (2,)
+
+
+def test_a_loss_that_is_not_finite_is_refused_before_anything_begins() -> None:
+    with pytest.raises(UserError, match="cannot be trained with") as caught:
+        validation.checked_loss(part(Kind.LOSS, returning(np.array([np.nan, 1.0]))), {})
+    assert caught.value.why == "its losses of two small images are nan and 1"
+
+
+def test_a_loss_that_raises_is_told_what_it_was_called_with() -> None:
+    with pytest.raises(UserError) as caught:
+        validation.checked_loss(part(Kind.LOSS, lambda p, t: p.size()), {})
+    assert caught.value.why.startswith("it raised TypeError: 'int' object is not callable")
+    [note] = caught.value.notes
+    assert note.startswith("it was called with NumPy arrays of shape (2, 3, 4, 4), and may use what all")
+
+
+def test_a_loss_whose_module_imports_a_framework_is_told_that_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import torch\ndef loss(p, t):\n    return torch.square(p - t)\n"
+    (tmp_path / "with_torch.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    made = importlib.import_module("with_torch").loss
+    why = blamed(lambda: validation.checked_loss(part(Kind.LOSS, made), {}), Kind.LOSS)
+    assert why.startswith("its module imports torch, and a loss is called with arrays of any framework; it ")
+    assert "(with_torch.py:3)" in why
+
+
+def test_of_a_long_message_the_first_line_is_kept_without_colours() -> None:
+    def long(prediction: Any, target: Any) -> None:
+        raise RuntimeError("\n\x1b[31mWrong\tinputs\x1b[0m,\x07 see help\nTypes:\n\tself\n")
+
+    why = blamed(lambda: validation.checked_loss(part(Kind.LOSS, long), {}), Kind.LOSS)
+    assert why.startswith("it raised RuntimeError: Wrong inputs, see help (")
 
 
 def test_losses_are_checked_whenever_they_are_used() -> None:
     """What they are tried on at first is not what they meet later."""
     loss = validation.checked_loss(part(Kind.LOSS, returning(np.ones(2))), {})
     images = np.zeros((3, 1, 4, 4), dtype=np.float32)
-    assert "one number per image, of shape (3,)" in blamed(lambda: loss(images, images), Kind.LOSS)
+    assert "one number per image, of shape (3,), not" in blamed(lambda: loss(images, images), Kind.LOSS)
 
 
 def test_a_parameter_that_a_loss_refuses_is_known_before_anything_begins() -> None:
@@ -289,7 +356,7 @@ def test_every_method_of_a_sampler_is_guarded() -> None:
         odd.state_dict,
         lambda: odd.load_state_dict({}),
     ):
-        assert blamed(call, Kind.TIMESTEP_SAMPLER) == "it raised ZeroDivisionError: by accident"
+        assert blamed(call, Kind.TIMESTEP_SAMPLER) == ACCIDENT
 
 
 # --- Data sets ----------------------------------------------------------------------------------------------
@@ -325,16 +392,20 @@ def test_sources_whose_shape_is_no_shape(shape: object) -> None:
 
 
 GOOD = np.zeros((3, 8, 8, 1), dtype=np.uint8)
+NOT = ", and should be uint8 of shape (N, 8, 8, 1)"
 
 
 @pytest.mark.parametrize(
     ("loaded", "why"),
     [
         (None, "load() returned a NoneType, not a TrainTest"),
-        (TrainTest(GOOD.astype(np.float32), GOOD), "its train images are not uint8 of shape (N, (8, 8, 1))"),
-        (TrainTest(GOOD, GOOD[:, :7]), "its test images are not uint8 of shape (N, (8, 8, 1))"),
-        (TrainTest(GOOD, GOOD.tolist()), "its test images are not uint8 of shape (N, (8, 8, 1))"),
-        (TrainTest(GOOD[0], GOOD), "its train images are not uint8 of shape (N, (8, 8, 1))"),
+        (
+            TrainTest(GOOD.astype(np.float32), GOOD),
+            f"its train images are float32 of shape (3, 8, 8, 1){NOT}",
+        ),
+        (TrainTest(GOOD, GOOD[:, :7]), f"its test images are uint8 of shape (3, 7, 8, 1){NOT}"),
+        (TrainTest(GOOD, GOOD.tolist()), f"its test images are a list{NOT}"),
+        (TrainTest(GOOD[0], GOOD), f"its train images are uint8 of shape (8, 8, 1){NOT}"),
         (TrainTest(GOOD[:0], GOOD), "it has no train images"),
         (TrainTest(GOOD, GOOD[:0]), "it has no test images"),
     ],
@@ -348,7 +419,7 @@ def test_images(loaded: object, why: str) -> None:
 def test_images_that_cannot_be_loaded() -> None:
     odd = part(Kind.DATA, returning(None))
     why = blamed(lambda: validation.checked_images(odd, source()), Kind.DATA)
-    assert why == "it raised ZeroDivisionError: by accident"
+    assert why == ACCIDENT
 
 
 # --- Model factories ----------------------------------------------------------------------------------------

@@ -42,8 +42,11 @@ BROKEN_IN_USE = {
     "exits-in-use": (loss("exiting", "import sys; sys.exit(3)"), "it raised SystemExit: 3"),
     "reduces": (loss("reducing", "return ((prediction - target) ** 2).mean()"), "one number per image"),
     "returns-none": (loss("nothing", "return None"), "one number per image"),
-    "one-argument": (loss("lonely", "return target", more=", third"), "it raised TypeError"),
-    "untyped": (loss("untyped", "return target", more=", *, power=2"), "no type that users can set"),
+    "three-arguments": (loss("lonely", "return target", more=", third"), "put `*` before `third`"),
+    "untyped": (
+        loss("untyped", "return target", more=", *, power=2"),
+        "has no annotation; write `power: int`",
+    ),
     "odd-type": (loss("odd", "return target", more=", *, power: set = None"), "no type that users can set"),
     "ghost-type": (loss("ghost", "return target", more=", *, power: 'Ghost' = 1"), "cannot be read"),
 }
@@ -114,7 +117,7 @@ def test_all_animals_are_shown(zoo: Path, environment: dict[str, str]) -> None:
     assert "it needs ddim-host>=99" in rows["modern"]["error"]
     code, out, err = call(zoo, environment, "plugins")
     assert code == 0, err
-    assert "  untyped  (broken: its parameter 'power' has no type that users can set" in out
+    assert "  untyped  (broken: its parameter 'power' has no annotation; write `power: int`" in out
 
 
 def test_what_does_not_need_them_works(

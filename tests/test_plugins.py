@@ -36,7 +36,7 @@ BROKEN = {
     "imports-in-hook": ("@hookimpl\ndef ddim_losses():\n    import torch", "cannot be imported here"),
     "imports-missing": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
     "syntax-error": ("def", "SyntaxError: invalid syntax"),
-    "raises": ("raise RuntimeError('first line\\nsecond line')", "RuntimeError: first line second line"),
+    "raises": ("raise RuntimeError('first line\\nsecond line')", "RuntimeError: first line (raises.py:2)"),
     "exits": ("import sys; sys.exit('good bye')", "SystemExit: good bye"),
     "misspelt-hook": (
         "@hookimpl\ndef ddim_loses():\n    return {}",
@@ -48,8 +48,13 @@ BROKEN = {
     ),
     "no-hooks": ("", "it implements no hook; is @hookimpl missing?"),
     "no-hookimpl": ("def ddim_losses():\n    return {}", "it implements no hook; is @hookimpl missing?"),
-    "hook-raises": ("@hookimpl\ndef ddim_losses():\n    return {}['x']", "KeyError: 'x'"),
+    "hook-raises": ("@hookimpl\ndef ddim_losses():\n    return {}['x']", "KeyError: 'x' (hook_raises.py:4)"),
     "hook-exits": ("@hookimpl\ndef ddim_losses():\n    raise SystemExit", "SystemExit"),
+    "gives-a-network": (
+        "@hookimpl\ndef ddim_model_factories():\n    return {'unet': abs}",
+        "ddim_model_factories is for frameworks alone; their entry points are in the group 'ddim_host.fra",
+    ),
+    "checks-machine": ("@hookimpl\ndef ddim_machine_checks():\n    return []", "is for frameworks alone"),
     "returns-list": (HOOK + "[abs]", "ddim_losses returned a list, not a dict of parts"),
     "not-callable": (HOOK + "{'three': 3}", "ddim_losses: 'three' is a int, not a callable"),
     "name-with-space": (HOOK + "{'a b': abs}", "ddim_losses: 'a b' cannot be the name of a part"),
@@ -145,7 +150,7 @@ def test_commands_work_beside_broken_plugins(
 
 def test_plugins_shows_people_who_is_broken_and_why(broken: Site, ddim_host: Command) -> None:
     out = ddim_host("plugins", env=broken.env).out
-    assert "  raises 1.0 (raises) is broken: RuntimeError: first line second line\n" in out
+    assert "  raises 1.0 (raises) is broken: RuntimeError: first line (raises.py:2)\n" in out
     assert re.search(r"^loss \(--loss\)(\n  .*)*\n  fine +works 1.0\n", out, re.MULTILINE)
 
 
@@ -251,6 +256,7 @@ def test_the_table_names_frameworks_and_parts_with_their_parameters(
 ) -> None:
     out = in_process("plugins").out
     version = importlib.metadata.version("ddim-host")
+    assert "\n\nmodel (--model)\n  unet  " in out
     assert re.search(rf"^framework \(--plugin\)(\n  .*)*\n  torch +ddim-torch {version}\n", out)
     assert re.search(rf"^  huber:delta=0.1 +ddim-losses {version}$", out, re.MULTILINE)
     assert "does not work" not in out
@@ -264,6 +270,10 @@ def test_the_table_names_frameworks_and_parts_with_their_parameters(
         ("images", ["data set 'images'", "--data images:path=...", "no default"]),
         ("ddim_losses", ["(losses): ok", "ddim_losses: balanced, huber"]),
         ("torch", ["ddim-torch", "run with --plugin torch"]),
+        (
+            "unet",
+            ["model 'unet', built by every framework", "  base_channels          Channels of the first"],
+        ),
     ],
 )
 def test_one_name_in_detail(in_process: Callable[..., Outcome], name: str, said: list[str]) -> None:
@@ -277,6 +287,103 @@ def test_a_name_that_nothing_has(in_process: Callable[..., Outcome]) -> None:
     outcome = in_process("plugins", "hubr")
     assert (outcome.code, outcome.out) == (2, "")
     assert "did you mean 'huber'?" in outcome.err
+
+
+def test_a_name_that_nothing_has_may_be_that_of_a_broken_plugin(
+    site: Site, in_process: Callable[..., Outcome]
+) -> None:
+    site.plugin("robust-losses", "import no_such_module")
+    site.plugin("other-losses", "raise OSError('no disk')")
+    outcome = in_process("plugins", "robust")
+    assert outcome.code == 2
+    assert (
+        "\n  why: other-losses 1.0 (other-losses) is broken: OSError: no disk (other_losses.py:2)"
+        "\n       robust-losses 1.0 (robust-losses) is broken: ModuleNotFoundError: " in outcome.err
+    )
+
+
+def test_only_broken_plugins_that_may_give_a_part_are_mentioned(
+    site: Site, in_process: Callable[..., Outcome]
+) -> None:
+    site.plugin("odd-losses", HOOK + "[abs]")
+    site.plugin("misspelt", "@hookimpl\ndef ddim_loses():\n    return {}")
+    site.plugin("odd-data", "@hookimpl\ndef ddim_datasets():\n    return []")
+    err = in_process(*DRY, "--loss", "odd").err
+    assert "odd-losses 1.0" in err
+    assert "misspelt 1.0" in err  # whatever it was meant to give
+    assert "odd-data" not in err
+    err = in_process(*DRY, "--loss", "odd-data/odd").err
+    assert "why: it gives no loss\n  fix: " in err
+
+
+# --- What mends it ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "fix"),
+    [
+        ("import no_such_module.part", "install what has the module 'no_such_module'"),
+        ("import odd_losses.part", "reinstall it: pip install --force-reinstall odd-losses"),
+        ("import torch", f"tell the authors of odd-losses, or switch it off: {DISABLED}=odd-losses"),
+        ("1 / 0", f"tell the authors of odd-losses, or switch it off: {DISABLED}=odd-losses"),
+    ],
+)
+def test_the_fix_depends_on_the_cause(
+    site: Site, in_process: Callable[..., Outcome], source: str, fix: str
+) -> None:
+    site.plugin("odd-losses", source)
+    assert installed("odd-losses").fix == fix
+    out = in_process("plugins", "odd-losses").out
+    assert f"\n  fix: {fix}\n" in out
+    assert "(odd_losses.py:2)" in out
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_the_innermost_line_of_a_plugin_is_named(site: Site) -> None:
+    site.package("deep_losses")
+    (site.path / "deep_losses" / "__init__.py").write_text("import deep_losses.extra\n", encoding="utf-8")
+    extra = "import json\njson.loads('{')\n"
+    (site.path / "deep_losses" / "extra.py").write_text(extra, encoding="utf-8")
+    site.distribution("deep", "[ddim_host.plugins]\ndeep = deep_losses\n")
+    assert installed("deep").error.endswith(" (deep_losses/extra.py:2)")
+
+
+@pytest.mark.parametrize(
+    ("group", "meant"),
+    [
+        ("ddim-host.plugins", "ddim_host.plugins"),
+        ("ddim_host.plugin", "ddim_host.plugins"),
+        ("DDIM.Host.Plugins", "ddim_host.plugins"),
+        ("ddim_host.losses", "ddim_host.plugins"),
+        ("dimhost.plugins", "ddim_host.plugins"),
+        ("ddim_host.framework", "ddim_host.frameworks"),
+        ("ddim-host-frameworks", "ddim_host.frameworks"),
+        ("console_scripts", None),
+        ("pytest11", None),
+        ("diffusers.plugins", None),
+    ],
+)
+def test_a_group_that_nobody_reads_is_shown(
+    site: Site, in_process: Callable[..., Outcome], group: str, meant: str | None
+) -> None:
+    site.distribution("lost-losses", f"[{group}]\nlost = lost_losses\n")
+    outcome = in_process("plugins", "lost-losses")
+    if meant is None:
+        assert "nothing installed is called 'lost-losses'" in outcome.err
+        return
+    assert f"nobody reads the entry points of {group!r}; did you mean {meant!r}?" in outcome.out
+    assert f'fix: write [project.entry-points."{meant}"] in its pyproject.toml' in outcome.out
+    assert "lost-losses 1.0 (lost) is broken: nobody reads" in in_process("plugins").out
+
+
+def test_a_framework_in_another_group_is_told_so_when_it_is_chosen(
+    site: Site, in_process: Callable[..., Outcome]
+) -> None:
+    site.distribution("ddim-paddle", "[ddim_host.framework]\npaddle = ddim_paddle\n")
+    outcome = in_process("run", "--plugin", "paddle", "--dry-run")
+    assert outcome.code == 2
+    assert "did you mean 'ddim_host.frameworks'?" in outcome.err
+    assert "paddle" not in installed_frameworks()
 
 
 # --- One framework per process ------------------------------------------------------------------------------
@@ -388,6 +495,47 @@ def test_a_framework_that_does_not_load(site: Site, in_process: Callable[..., Ou
     assert in_process(*DRY).code == 0
 
 
+def test_a_framework_without_a_network_does_not_load(site: Site, in_process: Callable[..., Outcome]) -> None:
+    site.plugin("own-losses", losses("own"), entry="own", group="frameworks")
+    outcome = in_process("run", "--plugin", "own", "--dry-run")
+    assert outcome.code == 2
+    assert "the framework plugin 'own' does not load" in outcome.err
+    assert "a framework gives networks, by the hook ddim_model_factories" in outcome.err
+    assert "'ddim_host.plugins'" in outcome.err
+
+
+NETWORK = (
+    "@hookimpl\ndef ddim_model_factories():\n    return {'unet': lambda spec, device, precision: None}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("return 1 / 0", "FAIL  ddim_machine_checks  ZeroDivisionError: division by zero (ddim_own.py:7)"),
+        ("raise SystemExit('bye')", "FAIL  ddim_machine_checks  SystemExit: bye (ddim_own.py:7)"),
+        ("return [3]", "FAIL  ddim_machine_checks  it gave a int, not a Check"),
+        ("return 3", "FAIL  ddim_machine_checks  TypeError: 'int' object is not iterable"),
+    ],
+)
+def test_doctor_survives_a_framework_whose_checks_fail(
+    site: Site, in_process: Callable[..., Outcome], body: str, found: str
+) -> None:
+    checks = f"@hookimpl\ndef ddim_machine_checks():\n    {body}"
+    site.plugin("ddim-own", NETWORK + checks, entry="own", group="frameworks")
+    outcome = in_process("doctor", "--plugin", "own")
+    assert (outcome.code, outcome.err) == (1, "")
+    assert found in outcome.out
+    assert "fix: tell the authors of ddim-own" in outcome.out
+
+
+def test_doctor_asks_the_chosen_framework_alone(site: Site, in_process: Callable[..., Outcome]) -> None:
+    """Not those that others left behind before they turned out to be broken."""
+    site.plugin("odd-parts", "@hookimpl\ndef ddim_machine_checks():\n    1 / 0\n" + losses("odd"))
+    site.plugin("ddim-own", NETWORK, entry="own", group="frameworks")
+    assert in_process("doctor", "--plugin", "own").out == "own (ddim-own 1.0)\n"
+
+
 def test_installed_frameworks_come_from_metadata_alone(site: Site) -> None:
     site.plugin("ddim-paddle", "raise SystemExit", entry="paddle", group="frameworks")
     assert {"paddle", "torch"} <= set(installed_frameworks())
@@ -468,6 +616,7 @@ def test_a_plugin_for_a_newer_host_says_so(site: Site, requirement: str, fits: b
     assert (plugin.status == "ok") == fits
     if not fits:
         assert plugin.error.startswith("it needs ddim-host")
+        assert plugin.fix.startswith('pip install "ddim-host')
         assert "modern" not in sys.modules
 
 
@@ -497,7 +646,7 @@ def test_a_name_given_twice_is_an_error_that_names_both(in_process: Callable[...
     assert outcome.code == 2
     version = importlib.metadata.version("ddim-losses")
     assert f"ddim-losses {version} and other-losses 2.5" in outcome.err
-    assert "--loss ddim-losses/mse" in outcome.err
+    assert "say which: --loss ddim-losses/mse or --loss other-losses/mse, or uninstall one" in outcome.err
 
 
 @pytest.mark.usefixtures("second_mse")
@@ -523,6 +672,51 @@ def test_a_part_is_not_looked_for_elsewhere(in_process: Callable[..., Outcome]) 
     outcome = in_process(*DRY, "--loss", "ddim-host/mse")
     assert outcome.code == 2
     assert "there is no loss named 'mse' in ddim-host" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        ("nosuch/mse", ["no distribution 'nosuch' is installed", "fix: write --loss ddim-losses/mse"]),
+        ("nosuch/odd", ["no distribution 'nosuch' is installed", "fix: choose another loss"]),
+        ("ddim-host/mse", ["it gives no loss", "fix: write --loss ddim-losses/mse"]),
+        (
+            "ddim-losses/hubr",
+            ["in ddim-losses; did you mean 'huber'?", "it gives balanced, huber, l1, l2, mse"],
+        ),
+    ],
+)
+def test_who_names_a_distribution_is_told_what_it_gives(
+    in_process: Callable[..., Outcome], loss: str, said: list[str]
+) -> None:
+    outcome = in_process(*DRY, "--loss", loss)
+    assert outcome.code == 2
+    assert all(text in outcome.err for text in said), outcome.err
+    assert "did you mean 'mse'" not in outcome.err
+
+
+def test_the_own_part_is_offered_first(site: Site, in_process: Callable[..., Outcome]) -> None:
+    site.plugin("a-losses", losses("mse"))
+    site.plugin("z-losses", losses("mse"))
+    offer = "--loss ddim-losses/mse or --loss a-losses/mse or --loss z-losses/mse"
+    assert f"say which: {offer}, or" in in_process(*DRY, "--loss", "mse").err
+    assert f"by ddim-losses and a-losses and z-losses: say which, as in {offer}" in in_process("plugins").out
+
+
+def test_a_distribution_that_gives_a_name_twice_is_not_advised(
+    site: Site, in_process: Callable[..., Outcome]
+) -> None:
+    site.plugin("double", losses("twin"))
+    site.distribution("more", "[ddim_host.plugins]\none = more_one\ntwo = more_two\n")
+    site.module("more_one", "from ddim_host import hookimpl\n" + losses("echo"))
+    site.module("more_two", "from ddim_host import hookimpl\n" + losses("echo", "twin"))
+    out = in_process("plugins").out
+    assert "the loss 'echo' is given twice by more, and cannot be used: tell its authors" in out
+    assert "the loss 'twin' is given by double and more: say which, as in --loss double/twin or " in out
+    site.distribution("third", "[ddim_host.plugins]\nthird = third_module\n")
+    site.module("third_module", "from ddim_host import hookimpl\n" + losses("echo"))
+    assert "fix: say which: --loss third/echo, or uninstall one" in in_process(*DRY, "--loss", "echo").err
+    assert "gives this name twice" in in_process(*DRY, "--loss", "more/echo").err
 
 
 @pytest.mark.parametrize("distribution", ["ddim_losses", "DDIM-Losses", "ddim.losses"])
@@ -620,9 +814,11 @@ def test_parts_know_who_provides_them(site: Site) -> None:
 
 @pytest.mark.usefixtures("no_framework")
 def test_one_plugin_may_give_parts_of_every_kind(site: Site) -> None:
-    kinds = "\n".join(f"@hookimpl\ndef {kind.value}(): return {{'b': abs, 'a': abs}}" for kind in Kind)
-    site.plugin("everything", kinds)
-    assert installed("everything").provides == {kind.value: ["a", "b"] for kind in Kind}
+    hooks = [kind.value for kind in Kind if kind is not Kind.MODEL]
+    site.plugin(
+        "everything", "\n".join(f"@hookimpl\ndef {hook}(): return {{'b': abs, 'a': abs}}" for hook in hooks)
+    )
+    assert installed("everything").provides == {hook: ["a", "b"] for hook in hooks}
 
 
 @pytest.mark.usefixtures("no_framework")

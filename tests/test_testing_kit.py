@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -25,9 +27,12 @@ from ddim_losses import mse
 from ddim_timestep_samplers import Importance, Uniform
 from ddim_torch.model import TorchModel
 from ddim_torch.plugin import unet
+from tests.conftest import losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.conftest import Site
 
 
 def fails(
@@ -88,6 +93,30 @@ def test_a_loss_that_overwrites_its_arguments() -> None:
     fails(LossContract, greedy, "test_its_arguments_stay_as_they_are", "overwritten")
 
 
+def test_a_loss_in_frameworks_that_do_not_work(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.plugin("broken-framework", "raise OSError('no driver')", entry="broken", group="frameworks")
+    site.plugin("no-framework", losses("own"), entry="none", group="frameworks")
+    test = "test_it_is_the_same_in_every_framework"
+    tested = type("Tested", (LossContract,), {"part": staticmethod(mse)})()
+    for framework, reason in (("broken", "no driver"), ("none", "a framework gives networks")):
+        with pytest.raises(pytest.skip.Exception, match=reason):
+            getattr(tested, test)(framework)
+
+
+def in_numpy(prediction: Any, target: Any) -> Any:
+    """Works on NumPy arrays alone."""
+    losses = ((np.asarray(prediction) - np.asarray(target)) ** 2).reshape((len(target), -1)).mean(1)
+    return losses if isinstance(prediction, np.ndarray) else np.zeros(len(target), dtype=np.float32)
+
+
+def test_a_loss_that_returns_another_kind_of_array() -> None:
+    tested = type("Tested", (LossContract,), {"part": staticmethod(in_numpy)})()
+    with pytest.raises(
+        AssertionError, match=r"it must return an array of the framework .*, torch\.Tensor, not"
+    ):
+        tested.test_it_is_the_same_in_every_framework("torch")
+
+
 class Biased(Uniform):
     """Draws small timesteps more often, and does not say so."""
 
@@ -101,6 +130,17 @@ class OwnRandomness(Uniform):
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Any:
         return super().sample(batch_size, np.random.default_rng())
+
+
+class Counting(Uniform):
+    """Remembers how often it was asked."""
+
+    asked = 0
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Any:
+        self.asked += 1
+        t, weights = super().sample(batch_size, rng)
+        return np.roll(t, self.asked), weights
 
 
 class Forgetful(Importance):
@@ -124,7 +164,8 @@ class Shared(Importance):
     ("sampler", "test", "message"),
     [
         (Biased, "test_weights_undo_the_bias", "the weights are biased"),
-        (OwnRandomness, "test_all_randomness_comes_from_the_generator", None),
+        (OwnRandomness, "test_all_randomness_comes_from_the_generator", "may use no other randomness"),
+        (Counting, "test_all_randomness_comes_from_the_generator", "must not change the sampler"),
         (Forgetful, "test_its_state_comes_back", "a restored sampler draws otherwise"),
         (Shared, "test_its_state_is_a_copy", "losses is not a copy"),
     ],
@@ -152,7 +193,7 @@ def test_data_sets() -> None:
 
     zeros = np.zeros((3, 4, 4, 1), dtype=np.uint8)
     test = "test_images_are_as_announced"
-    fails(DatasetContract, source(zeros.copy, lambda: zeros[0]), test, "test images are not uint8")
+    fails(DatasetContract, source(zeros.copy, lambda: zeros[0]), test, "test images are uint8 of shape")
     fails(DatasetContract, source(lambda: zeros, lambda: zeros), test, "share images")
     fails(DatasetContract, source(zeros.copy, zeros.copy, ""), test, "describe the images")
     rng = np.random.default_rng()
@@ -205,6 +246,43 @@ class NoClipping(TorchModel):
         return super().train_step(batch, loss, lr=lr, ema_decay=ema_decay, max_grad_norm=1e9)
 
 
+class NoWeights(TorchModel):
+    """Every image counts the same."""
+
+    def train_step(self, batch: Any, loss: Any, **how: Any) -> Any:
+        return super().train_step(replace(batch, weights=np.ones_like(batch.weights)), loss, **how)
+
+
+class NoTotal(TorchModel):
+    """Takes the mean over its own share of the batch."""
+
+    def train_step(self, batch: Any, loss: Any, **how: Any) -> Any:
+        return super().train_step(replace(batch, total=len(batch.t)), loss, **how)
+
+
+class ShortMemory(TorchModel):
+    """Another Adam: its second moment forgets too soon."""
+
+    def train_step(self, batch: Any, loss: Any, **how: Any) -> Any:
+        with patch("ddim_torch.adam._BETA2", 0.9):
+            return super().train_step(batch, loss, **how)
+
+
+class LargeEpsilon(TorchModel):
+    """Another Adam: it moves less where gradients are small."""
+
+    def train_step(self, batch: Any, loss: Any, **how: Any) -> Any:
+        with patch("ddim_torch.adam._EPS", 1e-3):
+            return super().train_step(batch, loss, **how)
+
+
+class OneDropout(TorchModel):
+    """Drops the same at every step."""
+
+    def train_step(self, batch: Any, loss: Any, **how: Any) -> Any:
+        return super().train_step(replace(batch, dropout_seed=0), loss, **how)
+
+
 class NoMemory(TorchModel):
     """Does not take the optimizer's memory back."""
 
@@ -222,7 +300,12 @@ class NoTime(TorchModel):
 @pytest.mark.parametrize(
     ("model", "test"),
     [
-        (NoAverage, "test_the_first_step_is_adams"),
+        (NoAverage, "test_every_step_is_adams"),
+        (ShortMemory, "test_every_step_is_adams"),
+        (LargeEpsilon, "test_every_step_is_adams"),
+        (NoWeights, "test_the_gradient_is_that_of_the_weighted_losses"),
+        (NoTotal, "test_the_gradient_is_that_of_the_weighted_losses"),
+        (OneDropout, "test_dropout_follows_its_seed"),
         (NoClipping, "test_gradients_are_clipped_before_the_step"),
         (NoMemory, "test_training_goes_on_where_it_stopped"),
         (NoTime, "test_predictions_are_each_images_own"),

@@ -170,7 +170,14 @@ def test_no_timestep_moves_that_need_not(given_positions: tuple[NDArray[np.float
 
 
 @pytest.mark.parametrize(
-    ("real", "message"), [([], "0 distinct"), ([0, 1, 2], "3 distinct"), ([1, 0], "not decrease")]
+    ("real", "message"),
+    [
+        ([], "0 distinct"),
+        ([0, 1, 2], "3 distinct"),
+        ([1, 0], "not decrease"),
+        ([0, np.nan], "must be finite"),
+        ([0, np.inf], "must be finite"),
+    ],
 )
 def test_impossible_positions_are_refused(real: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

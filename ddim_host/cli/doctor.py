@@ -53,8 +53,8 @@ def _host_checks(installed: tuple[Plugin, ...]) -> list[Check]:
     ]
     for plugin in installed:
         if plugin.kind == "parts":
-            fix = f"pip install --force-reinstall {plugin.distribution}, or uninstall it"
-            checks.append(Check(f"plugin {plugin.label}", not plugin.error, plugin.error or "loaded", fix))
+            detail = plugin.error or "loaded"
+            checks.append(Check(f"plugin {plugin.label}", not plugin.error, detail, plugin.fix))
     return checks
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import printable
+from ddim_host.plugins import installed_frameworks
+from ddim_host.registry import Kind
 from ddim_host.scaffold.kinds import PLUGIN_KINDS
 from ddim_host.scaffold.writing import new_plugin, write_plugin
 
@@ -22,7 +24,7 @@ def main(options: argparse.Namespace) -> int:
         The exit code.
 
     Raises:
-        UserError: The name cannot be used, or the folder exists already or cannot be written.
+        UserError: The name cannot be used or is taken, or the folder exists already or cannot be written.
     """
     plugin = new_plugin(options.name, PLUGIN_KINDS[options.kind])
     folder: Path = options.out or Path(plugin.distribution)
@@ -32,5 +34,8 @@ def main(options: argparse.Namespace) -> int:
         "feature-extractor": f"evaluate RUN --features {plugin.part}",
         "framework": f"run --plugin {plugin.part} --train-steps 20",
     }.get(options.kind, f"run --plugin torch {plugin.kind.flag} {plugin.part}")
-    print(f"\nnext:\n  cd {printable(folder)}\n  pip install -e '.[test]'\n  pytest\n  ddim-host {use}")
+    steps = (f"cd {printable(folder)}", "pip install -e '.[test]'", "python -m pytest", f"ddim-host {use}")
+    print("\nnext, in the environment of ddim-host:", *steps, sep="\n  ")
+    if plugin.kind is Kind.LOSS and "jittor" in installed_frameworks():
+        print("the first tests may compile Jittor for minutes; without it: python -m pytest -k 'not jittor'")
     return 0

@@ -290,7 +290,9 @@ def add_compare_options(parser: argparse.ArgumentParser) -> None:
 
 def add_new_plugin_options(parser: argparse.ArgumentParser) -> None:
     """Add every option of `new-plugin`."""
-    parser.add_argument("name", metavar="NAME", help="what users will write: --timestep-sampler NAME")
+    parser.add_argument(
+        "name", metavar="NAME", help="what users will write, as in --loss NAME; the distribution is ddim-NAME"
+    )
     parser.add_argument("--kind", required=True, choices=PLUGIN_KINDS, help="what it is to be")
     parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to make (default: ddim-NAME)")
 

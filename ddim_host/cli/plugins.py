@@ -6,21 +6,40 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from ddim_host.defaults import DEFAULT_PARTS, default_model_parameters
 from ddim_host.errors import UserError, printable
 from ddim_host.parameters import REQUIRED, Parameter, format_choice, suggestion, type_name
 from ddim_host.plugins import STRICT, Plugin, Plugins, load_plugins
 from ddim_host.registry import Kind
+from ddim_host.unet import UNetSpec
 
 if TYPE_CHECKING:
     import argparse
 
+    from ddim_host.parameters import Value
     from ddim_host.registry import Part
 
 __all__ = ["main"]
+
+_JSON_KEYS = (
+    "name",
+    "distribution",
+    "version",
+    "kind",
+    "entry_point",
+    "provides",
+    "status",
+    "error",
+)
+
+_UNET = DEFAULT_PARTS[Kind.MODEL]
+_SIZES = (8, 32)
+"""Of images, in pixels: two for which the network is not the same."""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -34,7 +53,8 @@ def main(options: argparse.Namespace) -> int:
     """
     loaded = load_plugins(strict=False)
     if options.json:
-        print(json.dumps([dataclasses.asdict(plugin) for plugin in loaded.installed], indent=2))
+        rows = [dataclasses.asdict(plugin) for plugin in loaded.installed]
+        print(json.dumps([{key: row[key] for key in _JSON_KEYS} for row in rows], indent=2))
     elif options.name is None:
         print("\n\n".join(_table(loaded)))
     else:
@@ -52,12 +72,12 @@ def _table(loaded: Plugins) -> list[str]:
     rows = [(p.name, f"{p.distribution} {p.version}") for p in frameworks]
     tables = [("framework (--plugin)", rows)]
     for kind in Kind:
-        if kind is Kind.MODEL:
-            continue  # they come with a framework, and none is loaded here
         rows = [
             (_signature(part), f"{part.distribution} {part.version}")
             for part in loaded.registry.of_kind(kind)
         ]
+        if kind is Kind.MODEL and frameworks:  # networks come with a framework, and none is loaded here
+            rows = [(_UNET, "every framework")]
         tables.append((f"{kind.words} ({kind.flag})", rows))
     width = max((len(left) for _, rows in tables for left, _ in rows), default=0)
     texts = [
@@ -85,14 +105,18 @@ def _details(loaded: Plugins, name: str) -> list[str]:
         for part in loaded.registry.of_kind(kind)
         if name in (part.name, f"{part.distribution}/{part.name}")
     ]
-    if not plugins and not parts:
-        known = {p.name for p in loaded.installed} | {p.distribution for p in loaded.installed}
+    networks = [_about_unet()] if name == _UNET else []
+    if not plugins and not parts and not networks:
+        failures = [failure.text for failure in loaded.registry.failures]
+        known = {_UNET} | {p.name for p in loaded.installed} | {p.distribution for p in loaded.installed}
         known |= {part.name for kind in Kind for part in loaded.registry.of_kind(kind)}
         raise UserError(
             f"nothing installed is called {name!r}{suggestion(name, sorted(known))}",
+            why="; ".join(failures[:1]),
+            notes=failures[1:],
             fix="`ddim-host plugins` shows all there is",
         )
-    return [_about_plugin(plugin) for plugin in plugins] + [_about_part(part) for part in parts]
+    return [*map(_about_plugin, plugins), *map(_about_part, parts), *networks]
 
 
 def _about_plugin(plugin: Plugin) -> str:
@@ -106,7 +130,7 @@ def _about_plugin(plugin: Plugin) -> str:
     lines.append(f"  {plugin.kind}, from {plugin.entry_point}")
     if plugin.kind == "framework" and plugin.status == "available":
         lines.append(f"  run with --plugin {plugin.name}")
-    lines += [f"  {printable(plugin.error)}"] if plugin.error else []
+    lines += [f"  {printable(plugin.error)}", f"  fix: {printable(plugin.fix)}"] if plugin.error else []
     lines += [f"  {hook}: {', '.join(names)}" for hook, names in plugin.provides.items()]
     return "\n".join(lines)
 
@@ -129,6 +153,27 @@ def _about_part(part: Part) -> str:
     return "\n".join(lines)
 
 
+def _about_unet() -> str:
+    """The network: frameworks build it, and none is loaded here, but its parameters are the host's."""
+    about = dict(re.findall(r"^ +(\w+): (.+)$", UNetSpec.__doc__ or "", re.MULTILINE))
+    types = get_type_hints(UNetSpec)
+    small, large = (default_model_parameters(size) for size in _SIZES)
+    lines = [
+        f"model {_UNET!r}, built by every framework",
+        "  The U-Net of DDPM. What is not set follows the size of the images.",
+        f"  {Kind.MODEL.flag} {_UNET}:base_channels=64,dropout=0",
+    ]
+    width = max(map(len, small))
+    for name in small:
+        defaults = _text_of(small[name])
+        if small[name] != large[name]:
+            one, other = (f"for {size} x {size} pixels" for size in _SIZES)
+            defaults = f"{defaults} {one}, {_text_of(large[name])} {other}"
+        lines.append(f"    {name:<{width}}  {about[name]}")
+        lines.append(f"    {'':<{width}}  ({type_name(types[name])}; default {defaults})")
+    return "\n".join(lines)
+
+
 def _signature(part: Part) -> str:
     """The part as users write it, with all that can be set and the defaults."""
     try:
@@ -141,4 +186,8 @@ def _signature(part: Part) -> str:
 
 def _written(parameter: Parameter) -> str:
     default: Any = parameter.default
-    return format_choice("", {"x": default}).removeprefix(":x=")
+    return _text_of(default)
+
+
+def _text_of(value: Value) -> str:
+    return format_choice("", {"x": value}).removeprefix(":x=")

@@ -28,7 +28,7 @@ def strictly_increasing(positions: ArrayLike, num_train_timesteps: int) -> NDArr
         int64 `(S,)`, strictly increasing, in [0, T).
 
     Raises:
-        ValueError: There are more positions than timesteps, none at all, or they decrease.
+        ValueError: There are more positions than timesteps, none at all, or they decrease or are not finite.
 
     Example:
         >>> strictly_increasing([0.0, 0.3, 0.9, 8.6, 9.0], 10)
@@ -36,7 +36,10 @@ def strictly_increasing(positions: ArrayLike, num_train_timesteps: int) -> NDArr
         >>> strictly_increasing([7.0, 8.6, 9.0, 9.0], 10)
         array([6, 7, 8, 9])
     """
-    rounded = np.rint(np.asarray(positions, dtype=np.float64)).astype(np.int64)
+    real = np.asarray(positions, dtype=np.float64)
+    if not np.isfinite(real).all():
+        raise ValueError("positions must be finite numbers")
+    rounded = np.rint(real).astype(np.int64)
     size = rounded.size
     if rounded.ndim != 1 or not 1 <= size <= num_train_timesteps:
         raise ValueError(f"cannot choose {size} distinct timesteps out of {num_train_timesteps}")

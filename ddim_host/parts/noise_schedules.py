@@ -94,16 +94,17 @@ def cosine(num_train_timesteps: int, *, s: float = 0.008) -> NDArray[np.float64]
 
     Args:
         num_train_timesteps: T.
-        s: Offset that keeps the first betas from vanishing, >= 0.
+        s: Offset that keeps the first betas from vanishing, in [0, 1].
 
     Returns:
         float64 `(T,)`.
 
     Raises:
-        UserError: `s` is negative.
+        UserError: `s` is outside [0, 1].
     """
-    if s < 0.0:
-        raise UserError("the offset s of the cosine noise schedule must not be negative", why=f"given is {s}")
+    # At 1 the squared cosine begins at half of its height; far beyond, nothing of it is left.
+    if not 0.0 <= s <= 1.0:
+        raise UserError("the offset s of the cosine noise schedule must lie in [0, 1]", why=f"given is {s}")
     u = np.arange(num_train_timesteps + 1, dtype=np.float64) / num_train_timesteps
     alphas_cumprod = np.cos(0.5 * np.pi * (u + s) / (1.0 + s)) ** 2
     betas: NDArray[np.float64] = np.minimum(1.0 - alphas_cumprod[1:] / alphas_cumprod[:-1], _MAX_BETA)

@@ -2,5 +2,6 @@
 
 kinds.py      what can be begun
 templates/    the files, and one module for each kind of part; each holds a small real part to begin from
+conflicts.py  whether the names are free
 writing.py    from a name and a kind to a folder
 """

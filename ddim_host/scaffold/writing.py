@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ddim_host import __version__
 from ddim_host.errors import UserError
 from ddim_host.registry import Kind
+from ddim_host.scaffold.conflicts import require_new
 
 __all__ = ["NewPlugin", "new_plugin", "write_plugin"]
 
@@ -87,9 +88,10 @@ def write_plugin(plugin: NewPlugin, folder: Path) -> list[Path]:
         The files.
 
     Raises:
-        UserError: The folder exists, or cannot be written.
+        UserError: The folder exists, or cannot be written; or one of the names is taken.
     """
     files = _framework(plugin) if plugin.kind is Kind.MODEL else _part(plugin)
+    require_new(plugin, files)
     partial = folder.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         if folder.exists() or folder.is_symlink():

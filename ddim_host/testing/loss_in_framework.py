@@ -1,6 +1,7 @@
 """A loss on the arrays of one framework: its values, and whether a network can be trained with it.
 
-Called with the framework, the loss's module and name, and its parameters; prints the losses as JSON.
+Called with the framework, the loss's module and name, and its parameters; prints the losses as JSON. Where it
+is the framework that does not work, it prints the reason and ends with the code `UNUSABLE`.
 """
 
 from __future__ import annotations
@@ -9,15 +10,22 @@ import functools
 import importlib
 import json
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ddim_host import validation
+from ddim_host.errors import UserError
 from ddim_host.parameters import PartChoice, resolve
 from ddim_host.plugins import load_plugins
 from ddim_host.registry import Kind, Part
 from ddim_host.testing.models import one_batch, tiny_spec
 from ddim_host.unet import UNet, initial_weights
+
+if TYPE_CHECKING:
+    from ddim_host.waist import Model
+
+UNUSABLE = 77
 
 
 def main(framework: str, module: str, name: str, parameters: str) -> None:
@@ -25,14 +33,18 @@ def main(framework: str, module: str, name: str, parameters: str) -> None:
 
     Raises:
         AssertionError: The weights are no longer finite after a step, or did not change.
+        UserError: The loss does not keep its contract.
+        SystemExit: The framework does not work.
     """
-    plugins = load_plugins(framework)
+    try:
+        model = _tiny_model(framework)
+    except (ImportError, UserError) as error:
+        print(error)
+        sys.exit(UNUSABLE)
     make = functools.reduce(getattr, name.split("."), importlib.import_module(module))
     part = Part(Kind.LOSS, name, make, module, "")  # type: ignore[arg-type]
     loss = validation.checked_loss(part, resolve(part.label, part.parameters(), json.loads(parameters)))
     spec = tiny_spec()
-    factory = plugins.registry.find(Kind.MODEL, PartChoice("unet", None, {}))
-    model = factory.make(spec, "cpu", "fp32")
     before = initial_weights(UNet.from_spec(spec), 0)
     for which in ("raw", "ema"):
         model.load_weights(before, which)
@@ -46,5 +58,13 @@ def main(framework: str, module: str, name: str, parameters: str) -> None:
     print(json.dumps([float(value) for value in values]))
 
 
+def _tiny_model(framework: str) -> Model:
+    factory = load_plugins(framework).registry.find(Kind.MODEL, PartChoice("unet", None, {}))
+    return validation.checked_model(factory, lambda: factory.make(tiny_spec(), "cpu", "fp32"))
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))

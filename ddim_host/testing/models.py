@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +14,18 @@ from ddim_host.unet import UNet, UNetSpec, initial_weights, parameters
 from ddim_host.waist import Batch
 
 if TYPE_CHECKING:
-    from ddim_host.waist import Model, WhichWeights
+    from ddim_host.waist import Model, Weights, WhichWeights
 
 __all__ = ["ModelFactoryContract", "one_batch", "tiny_spec"]
 
 _TIMESTEPS = 50
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+_SMALL_STEP = 0.01
+_OBJECTIVE = "the gradient is not that of sum(weights * losses) / total"
 _BOTH: tuple[WhichWeights, WhichWeights] = ("raw", "ema")
 
 
-def tiny_spec() -> UNetSpec:
+def tiny_spec(*, dropout: float = 0.0) -> UNetSpec:
     """A network of everything in small: two levels, attention, several groups."""
     return UNetSpec(
         image_size=8,
@@ -32,12 +36,16 @@ def tiny_spec() -> UNetSpec:
         num_res_blocks=1,
         attention_resolutions=(4,),
         num_groups=4,
-        dropout=0.0,
+        dropout=dropout,
     )
 
 
 def one_batch(spec: UNetSpec, *, seed: int = 0, batch_size: int = 4) -> Batch:
-    """A batch of noise with everything that a training step needs."""
+    """A batch of noise with everything that a training step needs.
+
+    It is a share of a larger batch, and its images do not count the same: whoever overlooks the total or the
+    weights computes another gradient.
+    """
     rng = np.random.default_rng(seed)
     shape = (batch_size, spec.image_channels, spec.image_size, spec.image_size)
     schedule = linear_schedule(spec.num_train_timesteps)
@@ -45,8 +53,27 @@ def one_batch(spec: UNetSpec, *, seed: int = 0, batch_size: int = 4) -> Batch:
     noise = rng.standard_normal(shape).astype(np.float32)
     share = np.sqrt(schedule.alphas_cumprod[t])[:, None, None, None]
     x_t = share * np.tanh(rng.standard_normal(shape)) + np.sqrt(1.0 - share**2) * noise
-    ones = np.ones(batch_size, dtype=np.float32)
-    return Batch(x_t.astype(np.float32), t, noise, ones, ones, dropout_seed=1, first=0, total=batch_size)
+    weights = np.geomspace(0.1, 3.0, batch_size, dtype=np.float32)
+    return Batch(
+        x_t.astype(np.float32), t, noise, weights, weights, dropout_seed=1, first=0, total=2 * batch_size
+    )
+
+
+def _anywhere() -> Weights:
+    """Weights of which none is at rest: the first ones leave most of the network without a gradient."""
+    rng = np.random.default_rng(7)
+    weights = initial_weights(UNet.from_spec(tiny_spec()), 0)
+    return {
+        name: array + 0.1 * rng.standard_normal(array.shape, dtype=np.float32)
+        for name, array in weights.items()
+    }
+
+
+def _require_close(found: Any, wanted: Any, what: str) -> None:
+    """Equal up to what fp32 makes of numbers of this size."""
+    np.testing.assert_allclose(
+        found, wanted, rtol=1e-2, atol=1e-4 * float(np.abs(wanted).max()), err_msg=what
+    )
 
 
 def _mse(prediction: Any, target: Any) -> Any:
@@ -58,9 +85,9 @@ class ModelFactoryContract(PartContract):
 
     kind = Kind.MODEL
 
-    def model(self, *, seed: int = 0) -> Model:
+    def model(self, *, seed: int = 0, dropout: float = 0.0) -> Model:
         """A tiny network with its first weights, on the CPU in fp32."""
-        part, spec = self.whole_part(), tiny_spec()
+        part, spec = self.whole_part(), tiny_spec(dropout=dropout)
         model = validation.checked_model(part, lambda: part.make(spec, "cpu", "fp32", **self.values()))
         weights = initial_weights(UNet.from_spec(spec), seed)
         model.load_weights(weights, "raw")
@@ -141,16 +168,68 @@ class ModelFactoryContract(PartContract):
         assert losses[0].shape == (len(batch.t),)
         assert losses[-1].mean() < 0.8 * losses[0].mean(), "the loss does not fall"
 
-    def test_the_first_step_is_adams(self) -> None:
-        """Of a single step Adam's size is the learning rate, and the average follows by its decay."""
+    def test_the_gradient_is_that_of_the_weighted_losses(self) -> None:
+        """Of the sum of weights x losses over `total`: it says how much a small step changes that."""
+        model, batch = self.model(), one_batch(tiny_spec())
+        start = _anywhere()
+        model.load_weights(start, "raw")
+        model.train_step(batch, _mse, lr=1e-3, ema_decay=0.9, max_grad_norm=1e9)
+        gradient = {name: array / 0.1 for name, array in model.training_state().exp_avg.items()}
+        norm = sum(float((array.astype(np.float64) ** 2).sum()) for array in gradient.values()) ** 0.5
+        objectives = []
+        for sign in (-1.0, 1.0):
+            step = sign * _SMALL_STEP / norm
+            moved = {
+                name: (array + step * gradient[name]).astype(np.float32) for name, array in start.items()
+            }
+            model.load_weights(moved, "raw")
+            losses = model.to_host(model.evaluate_loss(batch, _mse)).astype(np.float64)
+            objectives.append(float((batch.weights * losses).sum() / batch.total))
+        slope = (objectives[1] - objectives[0]) / (2.0 * _SMALL_STEP)
+        np.testing.assert_allclose(norm, slope, rtol=5e-3, err_msg=_OBJECTIVE)
+
+    def test_every_step_is_adams(self) -> None:
+        """Moments, weights and average after several steps are those of arXiv 1412.6980, algorithm 1."""
         model = self.model()
-        before = model.weights("raw")
-        self.trained(1, model=model)
-        raw, ema = model.weights("raw"), model.weights("ema")
-        name = "conv_out.bias"
-        np.testing.assert_allclose(np.abs(raw[name] - before[name]), 1e-3, rtol=1e-2)
-        for key, array in ema.items():
-            np.testing.assert_allclose(array, 0.9 * before[key] + 0.1 * raw[key], rtol=1e-4, atol=1e-7)
+        raw = _anywhere()
+        for which in _BOTH:
+            model.load_weights(raw, which)
+        first, second = ({name: np.zeros_like(array) for name, array in raw.items()} for _ in range(2))
+        ema = raw
+        for step in range(1, 5):
+            self.trained(1, first=step, model=model)
+            state = model.training_state()
+            assert state.step == step
+            for name, found in model.weights("raw").items():
+                # Whatever the gradient was: the first moment tells, and all else must follow from it.
+                gradient = (state.exp_avg[name].astype(np.float64) - _BETA_1 * first[name]) / (1.0 - _BETA_1)
+                square = _BETA_2 * second[name] + (1.0 - _BETA_2) * gradient**2
+                _require_close(state.exp_avg_sq[name], square, f"the second moment of {name}")
+                corrected = np.sqrt(square / (1.0 - _BETA_2**step)) + _EPSILON
+                moved = raw[name] - 1e-3 * state.exp_avg[name] / (1.0 - _BETA_1**step) / corrected
+                np.testing.assert_allclose(found, moved, rtol=1e-5, atol=1e-5, err_msg=f"step {step}: {name}")
+            raw, before = model.weights("raw"), ema
+            ema = model.weights("ema")
+            for name, average in ema.items():
+                wanted = 0.9 * before[name] + 0.1 * raw[name]
+                np.testing.assert_allclose(average, wanted, rtol=1e-5, atol=1e-6, err_msg=f"average {name}")
+            first, second = state.exp_avg, state.exp_avg_sq
+
+    def test_dropout_follows_its_seed(self) -> None:
+        """In training the same seed gives the same losses and another one others; elsewhere there is none."""
+        model = self.model(dropout=0.5)
+        losses = []
+        for seed in (1, 1, 2):
+            model.load_weights(_anywhere(), "raw")
+            batch = replace(one_batch(tiny_spec()), dropout_seed=seed)
+            evaluated = model.to_host(model.evaluate_loss(batch, _mse)).copy()
+            trained = model.train_step(batch, _mse, lr=1e-3, ema_decay=0.9, max_grad_norm=1.0)
+            losses.append((evaluated, model.to_host(trained).copy()))
+        (evaluated, one), (again, same), (_, other) = losses
+        np.testing.assert_array_equal(evaluated, again, "dropout in evaluate_loss")
+        np.testing.assert_array_equal(one, same, "dropout is not repeated by its seed")
+        assert (one != other).any(), "dropout does not depend on its seed"
+        assert (one != evaluated).any(), "there is no dropout"
 
     def test_gradients_are_clipped_before_the_step(self) -> None:
         """The optimizer remembers the clipped gradient, which has at most the norm that was asked for."""

@@ -12,6 +12,7 @@ from ddim_host import validation
 from ddim_host.parameters import format_choice
 from ddim_host.plugins import installed_frameworks
 from ddim_host.registry import Kind
+from ddim_host.testing.loss_in_framework import UNUSABLE
 from ddim_host.testing.part import PartContract, linear_schedule, run_python
 from ddim_host.validation import CheckedSampler
 
@@ -96,13 +97,20 @@ class TimestepSamplerContract(PartContract):
             sampler.sample(batch_size, np.random.default_rng(0))
 
     def test_all_randomness_comes_from_the_generator(self) -> None:
-        """The same generator gives the same draws, in two samplers and again in the same one."""
+        """The same generator gives the same draws, in two samplers and again in the same one.
+
+        `sample` must not change the sampler: what it learns, it learns in `update`.
+        """
         draws = [self.taught().sample(64, np.random.default_rng(3)) for _ in range(2)]
         sampler = self.taught()
         draws += [sampler.sample(64, np.random.default_rng(3)) for _ in range(2)]
-        for t, weights in draws[1:]:
-            np.testing.assert_array_equal(t, draws[0][0])
-            np.testing.assert_array_equal(weights, draws[0][1])
+        problem = (
+            "sample() draws otherwise from an equal generator: it may use no other randomness, and must not "
+            "change the sampler; only update() may"
+        )
+        for drawn in draws[1:]:
+            for one, other in zip(drawn, draws[0], strict=True):
+                np.testing.assert_array_equal(one, other, err_msg=problem)
 
     def test_weights_undo_the_bias(self) -> None:
         """The mean of `weight x f(t)` estimates the mean of f over uniform timesteps, for several f."""
@@ -202,7 +210,9 @@ class LossContract(PartContract):
             *("-m", "ddim_host.testing.loss_in_framework", framework, make.__module__, make.__qualname__),
             json.dumps(written),
         )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        if done.returncode == UNUSABLE:
+            pytest.skip(f"{framework} cannot be used here: {done.stdout}")
+        assert done.returncode == 0, f"in {framework}: {done.stdout}\n{done.stderr}"
         found = np.array(json.loads(done.stdout.splitlines()[-1]), dtype=np.float32)
         expected = self.losses(self.images(0), self.images(1))
         np.testing.assert_allclose(found, expected, rtol=1e-4, err_msg=f"{framework} computes another loss")
