@@ -93,7 +93,11 @@ class Experiment:
         return self.join_processes(config.device)
 
     def load_images(self) -> TrainTest:
-        """Read the data set, downloading or decoding it where that has not happened yet."""
+        """Read the data set, downloading or decoding it where that has not happened yet; once."""
+        return self._images
+
+    @cached_property
+    def _images(self) -> TrainTest:
         return validation.checked_images(self.parts[Kind.DATA], self.source)
 
     def training_batches(self, images: Images) -> TrainingBatches:

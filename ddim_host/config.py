@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import tomli_w
 
+from ddim_host.data import DataFingerprint
 from ddim_host.errors import UserError
 from ddim_host.files import read_text, require_plain
 from ddim_host.limits import MAX_IMAGE_SIZE, MAX_STEPS
 from ddim_host.parameters import PartChoice, Value, convert, parse_choice, suggestion
+from ddim_host.records import read_record
 from ddim_host.registry import Kind
 from ddim_host.settings import SETTINGS, read_setting
 
@@ -30,6 +32,7 @@ __all__ = [
     "PartConfig",
     "Request",
     "preset_names",
+    "read_fingerprint",
     "read_image_shape",
     "read_part",
     "read_preset",
@@ -52,6 +55,7 @@ PART_KINDS = (
 _PRESETS = Path(__file__).with_name("presets")
 _PROVENANCE = "provenance"
 _IMAGE_SHAPE = "image_shape"
+_FINGERPRINT = "images"
 
 _MAX_TOML_BYTES = 64 << 10
 _LONG_KEY = re.compile(
@@ -225,6 +229,27 @@ def read_image_shape(path: Path) -> tuple[int, int, int]:
     )
 
 
+def read_fingerprint(path: Path) -> DataFingerprint | None:
+    """Which images a run was trained on, from its `config.toml`.
+
+    Returns:
+        What it says; None for a file that was written by hand, and is no run's.
+
+    Raises:
+        UserError: The file cannot be read, or is a run's and does not say.
+    """
+    provenance = read_toml(path).get(_PROVENANCE)
+    if provenance is None:
+        return None
+    try:
+        return read_record(DataFingerprint, provenance[_FINGERPRINT])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{path} does not say which images its run was trained on",
+            why=f"[{_PROVENANCE}.{_FINGERPRINT}] should hold num_train, num_test, train_sha256 and test_sha256",
+        ) from None
+
+
 def read_epochs(given: object, *, origin: str) -> int:
     """A number of epochs.
 
@@ -242,8 +267,13 @@ def read_epochs(given: object, *, origin: str) -> int:
     return epochs
 
 
-def write_config(config: Config, image_shape: tuple[int, int, int], provenance: Mapping[str, str]) -> str:
-    """The text of `config.toml`; `read_request` and `read_image_shape` take it back."""
+def write_config(
+    config: Config,
+    image_shape: tuple[int, int, int],
+    fingerprint: DataFingerprint,
+    provenance: Mapping[str, str],
+) -> str:
+    """The text of `config.toml`; `read_request`, `read_image_shape` and `read_fingerprint` take it back."""
     document: dict[str, Any] = {}
     tables: dict[str, Any] = {}
     for item in dataclasses.fields(config):
@@ -253,7 +283,11 @@ def write_config(config: Config, image_shape: tuple[int, int, int], provenance: 
             tables[item.name] = {**dataclasses.asdict(value), "parameters": parameters}
         elif value is not None:
             document[item.name] = value
-    origin = {**provenance, _IMAGE_SHAPE: list(image_shape)}
+    origin = {
+        **provenance,
+        _IMAGE_SHAPE: list(image_shape),
+        _FINGERPRINT: dataclasses.asdict(fingerprint),
+    }
     return tomli_w.dumps({**document, **tables, _PROVENANCE: origin})
 
 

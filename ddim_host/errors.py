@@ -1,6 +1,6 @@
 """The errors that users are meant to read."""
 
-__all__ = ["DivergedError", "InterruptedTrainingError", "UserError", "printable"]
+__all__ = ["DivergedError", "InterruptedTrainingError", "UserError", "printable", "reason"]
 
 
 def printable(text: object) -> str:
@@ -16,6 +16,11 @@ def printable(text: object) -> str:
         The same text with everything unprintable escaped (`\n`, `\x1b`, `\udcff`).
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def reason(error: Exception) -> str:
+    """What went wrong with a file, for a message that names the file already."""
+    return printable(getattr(error, "strerror", None) or error)
 
 
 class DivergedError(Exception):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddim_host.assembly import assemble
 from ddim_host.checkpoints import load_weights, step_of
-from ddim_host.config import Request, read_image_shape, read_request
+from ddim_host.config import Request, read_fingerprint, read_image_shape, read_request
 from ddim_host.data import DataSource
 from ddim_host.errors import UserError
 from ddim_host.parameters import format_choice
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from ddim_host.assembly import Experiment
+    from ddim_host.data import TrainTest
     from ddim_host.runs import RunDirectory
     from ddim_host.settings import CheckpointChoice
     from ddim_host.waist import WhichWeights
 
-__all__ = ["UsedWeights", "assemble_trained", "load_denoiser", "record_of"]
+__all__ = ["UsedWeights", "assemble_trained", "load_denoiser", "other_images", "record_of"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,22 @@ def assemble_trained(run: RunDirectory, request: Request, *, needs_images: bool 
         raise AssertionError("the images of a trained run are not read")
 
     return assemble(request, source=DataSource(shape, False, f"those of {run.path}", load))
+
+
+def other_images(config_path: Path, images: TrainTest) -> str:
+    """How images differ from those that a run was trained on; empty where they are the same ones.
+
+    Args:
+        config_path: The run's `config.toml`; one written by hand names no images, and differs from none.
+        images: The images.
+
+    Raises:
+        UserError: The file cannot be read, or is a run's and does not say.
+    """
+    trained_on = read_fingerprint(config_path)
+    if trained_on in (None, images.fingerprint):
+        return ""
+    return f"it was trained on {trained_on}; these are {images.fingerprint}"
 
 
 def load_denoiser(

@@ -22,7 +22,7 @@ import pytest
 from ddim_host import batches
 from ddim_host.defaults import default_model_parameters
 from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps
-from ddim_host.evaluation.evaluator import image_hash
+from ddim_host.data import image_hash
 from ddim_host.evaluation.paper import FID_WEIGHTS, differences_from_the_paper
 from ddim_host.evaluation.scores import RealImages, Ruler, Sampled
 from ddim_host.evaluation.statistics import MeasureSettings
