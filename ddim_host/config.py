@@ -171,21 +171,28 @@ def read_request(path: Path) -> Request:
     epochs: int | None = None
     parts: dict[Kind, PartChoice] = {}
     settings: dict[str, Value] = {}
+    known = ["plugin", "epochs", *kinds, *SETTINGS]
     for key, given in document.items():
+        if key == "evaluate" or (key in known and isinstance(given, list)):
+            raise UserError(
+                f"{key} in {path} is for a sweep",
+                why="a run takes one value of everything, and evaluates nothing",
+                fix=f"call `ddim-host sweep --config {path}`, or give one value",
+            )
         if key == "plugin":
             # What a run's own file says of the distribution is how it was, not what is to be chosen.
-            plugin = given if isinstance(given, str) else read_part(given, f"plugin in {path}").name
+            plugin = given if isinstance(given, str) else read_part(given, "plugin", path).name
         elif key == "epochs":
             epochs = read_epochs(given, origin=f"epochs in {path}")
         elif key in kinds:
-            parts[kinds[key]] = read_part(given, f"{key} in {path}")
+            parts[kinds[key]] = read_part(given, key, path)
         elif key in SETTINGS:
             settings[key] = read_setting(key, given, origin=f"{key} in {path}")
         else:
-            known = ["plugin", "epochs", *kinds, *SETTINGS]
             raise UserError(
                 f"{path} has an unknown setting {key!r}{suggestion(key, known)}",
                 why=f"known: {', '.join(known)}",
+                fix="give --preset on the command line" if key == "preset" else "",
             )
     if epochs is not None and "train_steps" in settings:
         raise UserError(f"{path} gives both epochs and train_steps", fix="remove one of them")
@@ -246,7 +253,7 @@ def read_fingerprint(path: Path) -> DataFingerprint | None:
     except (KeyError, TypeError, ValueError):
         raise UserError(
             f"{path} does not say which images its run was trained on",
-            why=f"[{_PROVENANCE}.{_FINGERPRINT}] should hold num_train, num_test, train_sha256 and test_sha256",
+            why=f"[{_PROVENANCE}.{_FINGERPRINT}] should hold num_train, num_test, train_sha256, test_sha256",
         ) from None
 
 
@@ -319,12 +326,13 @@ def _toml(value: Value) -> object:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def read_part(given: object, origin: str) -> PartChoice:
+def read_part(given: object, key: str, path: Path) -> PartChoice:
     """A part as a TOML file gives it: a text as on the command line, or a table.
 
     Args:
         given: The value.
-        origin: Where it was given, for the message.
+        key: Its name in the file.
+        path: The file, for the message.
 
     Raises:
         UserError: It is neither.
@@ -344,6 +352,8 @@ def read_part(given: object, origin: str) -> PartChoice:
         ):
             return PartChoice(name, distribution, parameters)
     raise UserError(
-        f"cannot read {origin}",
+        f"cannot read {key} in {path}",
         why="a part is a string as on the command line, or a table with name, distribution and parameters",
+        fix=f'write {key} = "NAME:parameter=value,...", or a table [{key}] with name = "NAME", and its '
+        f"parameters below [{key}.parameters]",
     )

@@ -68,9 +68,7 @@ class TrainTest:
     @cached_property
     def fingerprint(self) -> DataFingerprint:
         """Which images these are; the first time, all of them are read."""
-        return DataFingerprint(
-            len(self.train), len(self.test), image_hash(self.train), image_hash(self.test)
-        )
+        return DataFingerprint(len(self.train), len(self.test), image_hash(self.train), image_hash(self.test))
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _restore(
     if checkpoint.training is not None:
         model.load_training_state(checkpoint.training)
     if resumed:
-        if checkpoint.training is not None:  # of a run that has not taken a step, there is nothing to take back
+        if checkpoint.training is not None:  # otherwise nothing was ever kept
             experiment.sampler.load_state_dict(checkpoint.sampler)
         return checkpoint.progress, metrics
     # Losses and times of another run, perhaps with another loss or on another framework, stay there; so does

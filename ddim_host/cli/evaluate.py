@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import read_list, requested
 from ddim_host.cli.text import note_other_images, used_line
+from ddim_host.defaults import default_features
 from ddim_host.drawing import Drawing, draw, drawing_record
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.evaluator import Evaluator
@@ -84,7 +85,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         _write_tables(run.path, known)  # whether results can be written should be known before the work
     config = experiment.config
     plan = Plan(options.samples, steps, etas, seeds or (config.seed,))
-    features = options.features or ("digits_mlp" if config.data.name == "digits" else "inception")
+    features = options.features or default_features(config.data.name)
     if not first:
         _help(experiment, run, plan, options)
         return 0

@@ -15,7 +15,7 @@ from ddim_host.cli.options import add_evaluate_options, read_list, requested
 from ddim_host.errors import UserError, printable
 from ddim_host.interruption import end_as_by_ctrl_c
 from ddim_host.parameters import parse_choice
-from ddim_host.plugins import installed_frameworks, load_plugins
+from ddim_host.plugins import load_plugins, no_framework_chosen
 from ddim_host.progress import progress_bar
 from ddim_host.provenance import this_command
 from ddim_host.registry import Kind
@@ -72,9 +72,7 @@ def _asked(options: argparse.Namespace) -> Grid:
     if options.config is not None:
         grid = grid.over(read_grid(options.config))
     if "plugin" not in grid.axes:
-        frameworks = installed_frameworks()
-        offer = " ".join(f"--plugin {name}" for name in frameworks)
-        raise UserError("no framework was chosen", fix=f"add one of these, or several: {offer}")
+        raise no_framework_chosen()
     return grid
 
 

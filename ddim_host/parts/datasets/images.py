@@ -35,7 +35,7 @@ FORMAT_VERSION = 2
 """Part of the name of what is cached: raise it where the same files would be decoded to other pixels."""
 
 _BY_FOLDERS = "-folders"
-"""Ends the name of what is cached where folders are the halves: it is told without reading an archive again."""
+"""Ends the name of what is cached where folders are the halves: no archive is read again to tell that."""
 
 _SAME_SIZE = "without size= all images have to be squares of one size"
 _RESIZE = "pass size=N, such as size={}: the middle of each image is cut out and resized to N x N"
