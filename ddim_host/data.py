@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 __all__ = ["DataFingerprint", "DataSource", "Images", "TrainTest", "image_hash"]
 
-Images: TypeAlias = NDArray[np.uint8]
+Images: TypeAlias = "NDArray[np.uint8]"
 """Images as uint8 `(N, H, W, C)`, C = 1 (grey) or 3 (RGB); memory-mapped where large."""
 
 _HASHED_BYTES = 16 << 20
@@ -97,5 +97,5 @@ def image_hash(images: Images) -> str:
     digest = hashlib.sha256(repr(images.shape).encode())
     rows = max(1, _HASHED_BYTES // max(1, images[:1].nbytes))
     for first in range(0, len(images), rows):
-        digest.update(np.ascontiguousarray(images[first : first + rows]).data)
+        digest.update(images[first : first + rows].tobytes())
     return digest.hexdigest()

@@ -238,7 +238,11 @@ def refused(
         ("--config nowhere.toml", "cannot read the configuration nowhere.toml"),
         ("--config .", "cannot read the configuration ."),
         ("--data cifar10:path=/no/where", "cannot read CIFAR-10 from /no/where"),
-        ("--data images:path=/no/where", "cannot open /no/where"),
+        ("--data images:path=/no/where", "cannot open /no/where\n  why: No such file or directory\n"),
+        ("--data images:path=~nosuchuser/x", "there is no home folder ~nosuchuser"),
+        ("--lr-warmup-steps 1000000000001", "from 0 to 1,000,000,000,000"),
+        ("--model unet:attention_resolutions=3", "holds 3, but its levels have 8, 4 pixels"),
+        ("--model unet:base_channels=12", "fix: add num_groups=3 to the parameters of --model"),
         ("--data images:path=/dev/null", "/dev/null is neither a folder nor a file"),
     ],
 )  # fmt: skip

@@ -100,7 +100,9 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         help="experiments at a time; with more than one their times cannot be compared (default: 1)",
     )
     files.add_argument(
-        "--dry-run", action="store_true", help="show the experiments and assemble each, and stop"
+        "--dry-run",
+        action="store_true",
+        help="show the experiments, assemble each, see that the features of --evaluate can be had, and stop",
     )
     evaluation = parser.add_argument_group("evaluation", "as `ddim-host evaluate` does it; see its --help")
     evaluation.add_argument("--evaluate", action="store_true", help="evaluate each run after its training")

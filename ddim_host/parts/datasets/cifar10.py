@@ -88,7 +88,7 @@ def official_archive() -> str:
 
 
 def _archive() -> Path:
-    return cache_folder() / URL.rpartition("/")[2]
+    return cache_folder() / "cifar-10-binary.tar.gz"
 
 
 def _load_official() -> TrainTest:
