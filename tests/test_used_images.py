@@ -16,13 +16,13 @@ from ddim_host.config import read_fingerprint
 from ddim_host.data import DataFingerprint, TrainTest, image_hash
 from ddim_host.errors import UserError
 from ddim_host.processes import ALONE, require_same_images
-from tests.conftest import Run
 from tests.test_processes import Fake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Outcome
+    from ddim_host.data import Images
+    from tests.conftest import Outcome, Run
 
 IMAGES = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4, 1)
 
@@ -57,7 +57,12 @@ def test_a_fingerprint_tells_images_from_others() -> None:
 
 def test_images_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[int] = []
-    monkeypatch.setattr("ddim_host.data.image_hash", lambda images: hashed.append(len(images)) or "0" * 64)
+
+    def count(images: Images) -> str:
+        hashed.append(len(images))
+        return "0" * 64
+
+    monkeypatch.setattr("ddim_host.data.image_hash", count)
     images = TrainTest(IMAGES, IMAGES[:1])
     assert images.fingerprint is images.fingerprint
     assert hashed == [2, 1]
@@ -178,9 +183,8 @@ def test_scores_with_other_images_are_noted(after: dict[str, Run]) -> None:
 def test_other_images_are_noted(before: Run, after: dict[str, Run], name: str) -> None:
     outcome = after[name].outcome
     assert outcome.code == 0, outcome.err
-    assert (
-        f"note: the images are not those of {before.path / 'config.toml'}: it was trained on" in outcome.err
-    )
+    config = before.path / "config.toml"
+    assert f"note: the images are not those of {config}: it was trained on 10 train" in outcome.err
 
 
 def test_a_new_run_says_which_images_it_has_itself(before: Run, after: dict[str, Run]) -> None:
