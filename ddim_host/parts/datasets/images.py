@@ -67,7 +67,7 @@ def images(
 
     Raises:
         UserError: An option is out of range, or there are no images to be read at `path`, or the first one
-            is not a square and `size` is not given.
+            is not a square, or too large, and `size` is not given.
     """
     if size is not None and not 1 <= size <= MAX_IMAGE_SIZE:
         raise UserError(f"images cannot have the size {size}", why=f"size= is from 1 to {MAX_IMAGE_SIZE}")
@@ -136,6 +136,12 @@ def _first_image(path: Path, size: int | None) -> tuple[str, int]:
         raise UserError(
             f"{printable(name)} in {printable(path)} is not a square: it is {width} x {height} pixels",
             why=_SAME_SIZE,
+            fix=_RESIZE.format(32),
+        )
+    if width > MAX_IMAGE_SIZE:
+        raise UserError(
+            f"{printable(name)} in {printable(path)} is too large: it is {width} x {height} pixels",
+            why=f"images have at most {MAX_IMAGE_SIZE} x {MAX_IMAGE_SIZE}",
             fix=_RESIZE.format(32),
         )
     return name, width
