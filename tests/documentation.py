@@ -106,7 +106,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def toml_name(block: Block) -> str:
-    """`pyproject.toml`; `sweep.toml` where a value is a list, or something is evaluated; otherwise `run.toml`."""
+    """`pyproject.toml`; `sweep.toml` where a value is a list, or there is an evaluation; else `run.toml`."""
     table = tomllib.loads(block.text)
     if "project" in table:
         return "pyproject.toml"
