@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ddim_host.assembly import assemble
@@ -13,8 +13,10 @@ from ddim_host.data import DataSource
 from ddim_host.errors import UserError
 from ddim_host.parameters import format_choice
 from ddim_host.processes import require_same_checkpoint
+from ddim_host.registry import Kind
 from ddim_host.sampling import Denoiser
 from ddim_host.unet import parameters
+from ddim_host.validation import checked_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,21 +60,23 @@ def assemble_trained(run: RunDirectory, request: Request, *, needs_images: bool 
     """
     request = request.over(read_request(run.config_path))
     shape = read_image_shape(run.config_path)
-    if needs_images:
-        experiment = assemble(request)
-        if experiment.source.image_shape != shape:
-            raise UserError(
-                f"the run in {run.path} was trained on images of another shape",
-                why=f"theirs is (height, width, channels) = {shape}, that of {experiment.config.data.name} "
-                f"is {experiment.source.image_shape}",
-                fix="choose other images with --data",
-            )
-        return experiment
 
     def load() -> NoReturn:
         raise AssertionError("the images of a trained run are not read")
 
-    return assemble(request, source=DataSource(shape, False, f"those of {run.path}", load))
+    experiment = assemble(request, source=DataSource(shape, False, f"those of {run.path}", load))
+    if not needs_images:
+        return experiment
+    config = experiment.config
+    source = checked_source(experiment.parts[Kind.DATA], config.data.parameters)
+    if source.image_shape != shape:
+        raise UserError(
+            f"the run in {run.path} was trained on images of another shape",
+            why=f"theirs is (height, width, channels) = {shape}, that of {config.data.name} is "
+            f"{source.image_shape}",
+            fix="choose other images with --data",
+        )
+    return replace(experiment, source=source)
 
 
 def other_images(config_path: Path, images: TrainTest) -> str:
