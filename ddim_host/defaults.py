@@ -73,7 +73,7 @@ def default_attention(image_size: int, levels: int) -> tuple[int, ...]:
 
 def default_features(data: str) -> str:
     """The feature extractor for the images of a data set."""
-    return "digits_mlp" if data == DEFAULT_PARTS[Kind.DATA] else "inception"
+    return "digits_mlp" if data == "digits" else "inception"
 
 
 def default_model_parameters(image_size: int) -> dict[str, Value]:
