@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "remove_leftovers",
     "replacing",
     "require_plain",
-    "write_atomically",
     "write_bytes",
     "write_text",
 ]
@@ -66,28 +65,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Writes a file whole or not at all.
-
-    Args:
-        path: The file to write or replace; its folder must exist.
-        write: Writes the content into the file that it is given.
-
-    Raises:
-        OSError: The folder cannot be written, or has no room left.
-    """
-    with replacing(path) as file:
-        write(file)
-
-
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes bytes whole or not at all; see `write_atomically`."""
+    """Writes bytes whole or not at all; see `replacing`."""
     with replacing(path) as file:
         file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text as UTF-8, whole or not at all; see `write_atomically`."""
+    """Writes text as UTF-8, whole or not at all; see `replacing`."""
     write_bytes(path, text.encode("utf-8"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.abc
-import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,13 +14,6 @@ if TYPE_CHECKING:
 __all__ = ["FRAMEWORK_ROOTS", "allow_framework"]
 
 FRAMEWORK_ROOTS = frozenset({"torch", "jittor", "tensorflow", "jax", "paddle", "mindspore"})
-
-_SPIN_COUNT = "10000"
-"""How long threads of libgomp, in both frameworks, wait for each other awake.
-
-On a machine with nothing else to do this is as fast as its default, 300,000. Where another process keeps one
-of two cores busy, training steps on digits took 0.6 s in place of 8 s.
-"""
 
 
 def allow_framework(chosen: str | None) -> None:
@@ -35,8 +27,6 @@ def allow_framework(chosen: str | None) -> None:
     """
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _FrameworkGuard)]
     sys.meta_path.insert(0, _FrameworkGuard(chosen))
-    if chosen is not None and "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     present = sorted((FRAMEWORK_ROOTS - {chosen}) & sys.modules.keys())
     if present:
         raise RuntimeError(f"this process was to run {chosen}, but already holds {', '.join(present)}")

@@ -21,6 +21,7 @@ from ddim_host.errors import UserError
 from ddim_host.framework_guard import allow_framework
 from ddim_host.parameters import suggestion
 from ddim_host.registry import Kind, Part, Registry, normalised_distribution
+from ddim_host.threads import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -164,6 +165,8 @@ def load_plugins(framework: str | None = None, *, strict: bool | None = None) ->
     found = _discover()
     chosen = None if framework is None else _chosen([plugin for plugin, _ in found], framework)
     allow_framework(None if chosen is None else chosen.name)
+    if chosen is not None:
+        let_waiting_threads_sleep()
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     parts: list[Part] = []

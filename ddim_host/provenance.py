@@ -21,7 +21,10 @@ __all__ = ["process_peak_memory_bytes", "processor_name", "provenance", "this_co
 
 
 def provenance(framework: str, model: Model) -> dict[str, str]:
-    """Versions, hardware, how many processes, and the command, as text by name."""
+    """What a result was made with, as text by name: `device` and `precision` as they came out of `auto`.
+
+    Threads are those of each process. Versions are those of distributions.
+    """
     facts = {
         "command": this_command(),
         "python": platform.python_version(),
@@ -29,9 +32,10 @@ def provenance(framework: str, model: Model) -> dict[str, str]:
         "processor": processor_name(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "device": model.device_name,
+        "precision": model.precision,
+        "threads": str(model.threads),
+        "processes": str(launched().count),
     }
-    if launched().count > 1:
-        facts["processes"] = str(launched().count)
     for distribution in ("ddim-host", "numpy", framework):
         try:
             facts[distribution] = version(distribution)

@@ -91,6 +91,7 @@ class Trainer:
         self._first_epoch = self._train.epochs_done(progress.step)
         self._interruption = Interruption()
         self._pending: list[tuple[Tensor, NDArray[np.float32]]] = []
+        self._newest_loss = math.nan
         self._checkpointed = self._reported = time.monotonic()
         self._stop = self._checkpoint_is_due = self._report_is_due = False
 
@@ -203,16 +204,12 @@ class Trainer:
         weighted = gather(self._processes, self._model.to_host(losses) * factors, batch.total)
         self._experiment.sampler.update(gather(self._processes, batch.t, batch.total), weighted)
 
-    def _fetch_losses(self) -> float:
+    def _fetch_losses(self) -> None:
         """Bring the losses of the last steps to the host.
-
-        Returns:
-            The mean loss of the newest step; NaN where there is none.
 
         Raises:
             DivergedError: One is not finite.
         """
-        mean = math.nan
         for losses, sampler_weights in self._pending:
             mine = self._model.to_host(losses) * sampler_weights
             values = gather(self._processes, mine, self._config.batch_size)
@@ -221,14 +218,15 @@ class Trainer:
                 raise DivergedError
             self._progress.loss_sum += float(values.sum(dtype=np.float64))
             self._progress.loss_count += len(values)
+            self._newest_loss = mean
         self._pending.clear()
-        return mean
 
     def _report(self, bar: tqdm[Any]) -> None:
         """Show a loss, seldom enough not to hold up the device."""
         if self._report_is_due:
+            self._fetch_losses()
             last = self._metrics[-1] if self._metrics else None
-            bar.set_postfix(_losses(self._fetch_losses(), last), refresh=False)
+            bar.set_postfix(_losses(self._newest_loss, last), refresh=False)
             self._reported = time.monotonic()
         bar.update()
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ddim_host.unet import UNetSpec
 
 __all__ = [
+    "ADAM_BETA1",
+    "ADAM_BETA2",
+    "ADAM_EPSILON",
     "Batch",
     "Device",
     "JoinProcesses",
@@ -100,11 +103,15 @@ class TrainingState:
     exp_avg_sq: Weights
 
 
+ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8
+"""Of the optimizer of every framework (arXiv 1412.6980, algorithm 1), as in DDPM."""
+
+
 class Model(Protocol):
     """A network on a device, its averaged (EMA) twin and its optimizer.
 
-    The optimizer is Adam with betas (0.9, 0.999) and epsilon 1e-8 after the bias correction (arXiv
-    1412.6980, algorithm 1), as in DDPM. Optimizer and EMA take no memory before they are needed.
+    The optimizer is Adam with the constants above, and epsilon after the bias correction. Optimizer and EMA
+    take no memory before they are needed.
     """
 
     @property
@@ -115,6 +122,11 @@ class Model(Protocol):
     @property
     def device_name(self) -> str:
         """The processor or GPU in words."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """How many threads of this process the framework computes with, beside any GPU."""
         ...
 
     @property

@@ -12,11 +12,28 @@ project = "ddim-host"
 version = release = __version__
 language = "en"
 
-extensions = ["mathml", "myst_parser", "source_role", "sphinxarg.ext"]
+extensions = [
+    "mathml",
+    "myst_parser",
+    "source_role",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinxarg.ext",
+]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "_ext"]
 nitpicky = True
+# Types of NumPy and of annotations have no page here to lead to; links that the pages write are all checked.
+nitpick_ignore_regex = [("py:.*", ".*")]
+
+default_role = "literal"
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
+autodoc_class_signature = "separated"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {name: name for name in ("Images", "Loss", "Weights", "SamplerState")}
+napoleon_use_ivar = True
 
 html_math_renderer = "mathml"
 html_theme = "furo"

@@ -24,6 +24,7 @@ class NumpyModel:
 
     device: Literal["cpu", "cuda"] = "cpu"
     device_name = "a pocket calculator"
+    threads = 1
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def __init__(self, network: Callable[[NDArray[np.float32], int], NDArray[np.float32]]) -> None:

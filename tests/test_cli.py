@@ -6,6 +6,7 @@ import csv
 import importlib.metadata
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -52,6 +53,31 @@ def test_help_lists_every_command(ddim_host: Command) -> None:
     assert outcome.out.startswith("usage: ddim-host")
     for command in ("run", "plugins"):
         assert f"\n    {command} " in outcome.out
+
+
+def test_output_that_nobody_reads_any_more_is_not_complained_of(environment: dict[str, str]) -> None:
+    """As of `ddim-host plugins | head -0`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "ddim_host", "plugins"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_another_pipe_that_breaks_is_not_taken_for_the_output(python: PythonCode) -> None:
+    outcome = python("""
+import ddim_host.cli.plugins
+from ddim_host.cli import main
+
+def broken(options):
+    raise BrokenPipeError("that of a helper")
+
+ddim_host.cli.plugins.main = broken
+main(["plugins"])
+""")
+    assert outcome.code == 1
+    assert "BrokenPipeError: that of a helper" in outcome.err
 
 
 def test_help_of_run_lists_every_option(in_process: Callable[..., Outcome]) -> None:
@@ -587,7 +613,20 @@ def test_config_says_everything(tiny_run: Run) -> None:
     assert config["model"]["parameters"]["num_groups"] == 4
     assert config["model"]["parameters"]["dropout"] == 0.0
     assert config["provenance"]["torch"] == importlib.metadata.version("torch")
+    assert (config["precision"], config["provenance"]["precision"]) == ("auto", "fp32")
+    assert (config["provenance"]["threads"], config["provenance"]["processes"]) == ("1", "1")
     assert config["provenance"]["command"].startswith("ddim-host run --plugin torch --device cpu")
+
+
+def test_the_threads_are_those_that_the_framework_uses(
+    several_runs: Callable[..., dict[str, Run]], tiny: list[str], tiny_run: Run, ddim_host: Command
+) -> None:
+    other = several_runs({"two": tiny}, env={"OMP_NUM_THREADS": "2"})["two"]
+    assert other.outcome.code == 0, other.outcome.err
+    config = tomllib.loads((other.path / "config.toml").read_text())
+    assert config["provenance"]["threads"] == "2"
+    compared = ddim_host("compare", tiny_run.path, other.path)
+    assert "times were measured under different conditions: threads 1 (tiny), 2 (two)" in compared.err
 
 
 def test_metrics_are_finite_and_end_with_the_run(tiny_run: Run) -> None:

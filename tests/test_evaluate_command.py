@@ -84,6 +84,8 @@ def test_every_combination_is_scored_with_its_protocol(evaluated: tuple[Path, di
     for outcome in outcomes.values():
         assert outcome.code == 0, outcome.err
     assert outcomes["grid"].out.count("\nS=") == 8
+    assert outcomes["grid"].out.count(" over subsets of these images), ") == 8
+    assert "e+0" not in outcomes["grid"].out
     keys = list(numbers(run))
     assert keys[:8] == [
         ("torch", seed, steps, eta) for seed in (0, 1) for steps in (2, 3) for eta in (0.0, 1.0)
@@ -126,7 +128,7 @@ def test_the_table_on_the_terminal(evaluated: tuple[Path, dict[str, Outcome]]) -
     _, outcomes = evaluated
     out = outcomes["more seeds"].out
     assert "Fréchet distance (no FID) in the features of digits_mlp" in out
-    assert "mean (range) of 3 seeds" in out
+    assert "mean (range) of 3 sampling seeds, 1 training" in " ".join(out.split())
     assert "Noise floor, 297 real test images" in out
     assert "images: 20 for each number, sampled in torch (cpu, fp32); seeds 0, 1, 2" in out
     assert "Noise floor, 1,500 real train images" in outcomes["test"].out

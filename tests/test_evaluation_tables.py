@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -35,10 +35,12 @@ def cells(text: str, title: str) -> list[list[str]]:
     """The rows of a text table under its title."""
     lines = text.split("\n")
     [first] = [number for number, line in enumerate(lines) if line.startswith(title)]
-    rows = []
+    rows: list[list[str]] = []
     for line in lines[first + 1 :]:
         if not line:
             break
+        if not rows and not line.lstrip().startswith("eta "):
+            continue  # the title goes on
         rows.append(re.split(r"\s{2,}", line.strip()))
     return rows
 
@@ -51,7 +53,7 @@ def test_a_table_is_eta_by_steps_with_mean_and_range() -> None:
         ["0", "201 (200 to 202)", "301 (300 to 302)"],
         ["1", "211 (210 to 212)", "311 (310 to 312)"],
     ]
-    assert "mean (range) of 3 seeds" in text
+    assert "mean (range) of 3 sampling seeds, 1 training" in " ".join(text.split())
     assert "seeds 0, 1, 2" in text
     assert cells(text, "Kernel distance")[1] == ["0", *["12.3 (12.3 to 12.3)"] * 2]
     assert cells(text, "Recall")[2] == ["1", *["0.500 (0.500 to 0.500)"] * 2]
@@ -164,6 +166,12 @@ def test_they_do_not_beside_another_one(sampled: dict[str, Any], ruler: dict[str
     assert why in line
 
 
+def test_another_data_set_whose_name_begins_alike_is_not_the_papers() -> None:
+    ruler = replace(PAPER_RULER, reference=replace(CIFAR10, data="cifar100:flip=true"))
+    [table] = tables_of(Scores((scored(PAPER_SAMPLED, ruler=ruler),)))
+    assert "paper" not in as_text(table)
+
+
 def test_digits_are_not_held_against_the_paper_at_all() -> None:
     [table] = tables_of(Scores((scored(),)))
     assert "paper" not in as_text(table)
@@ -194,6 +202,30 @@ def test_every_score_is_a_row_of_the_csv() -> None:
         "digits_mlp",
     )
     assert float(first["seconds_sampling"]) == 12.5
+
+
+def test_no_column_of_the_csv_hides_another() -> None:
+    """Every number of the JSON is there, under a name of its own."""
+    result = scored(replace(SAMPLED, precision="bf16"))
+    [header, values] = csv.reader(io.StringIO(as_csv(Scores((result,)))))
+    assert len(header) == len(set(header)) == len(values)
+    row = dict(zip(header, values, strict=True))
+    for name, value in asdict(result.measures).items():
+        assert float(row[name]) == value, name
+    assert row["arithmetic"] == "bf16"
+    renamed = {"arithmetic": "precision", "timesteps": "", "checkpoint_steps": ""}
+    for name, value in asdict(result.sampled).items():
+        if name not in renamed.values() and name not in renamed:
+            assert row[name] == str(value), name
+    for name, value in asdict(result.ruler.settings).items():
+        assert row[name] == str(value), name
+    for prefix, part in (
+        ("seconds", result.seconds),
+        ("features", result.ruler.features),
+        ("reference", result.ruler.reference),
+    ):
+        for name, value in asdict(part).items():
+            assert row[f"{prefix}_{name}"] == str(value), name
 
 
 def test_markdown_tables_are_well_formed() -> None:

@@ -179,6 +179,16 @@ def test_a_process_that_dies_is_an_error(site: Site) -> None:
         gather(process, REAL)
 
 
+def test_so_is_one_that_died_while_nobody_asked(site: Site) -> None:
+    """Then already the question cannot be sent."""
+    site.plugin("mine", extractor())
+    with evaluator("mine") as process:
+        process._process.kill()
+        process._process.join()
+        with pytest.raises(UserError, match="ended unexpectedly"):
+            gather(process, REAL)
+
+
 def test_leaving_does_not_wait_for_an_extractor(site: Site) -> None:
     site.plugin("mine", extractor(calling="len(images) < 5 or time.sleep(600)"))
     started = time.monotonic()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim_host.errors import printable
-from ddim_host.files import read_json, read_text, replacing, write_atomically, write_bytes, write_text
+from ddim_host.files import read_json, read_text, replacing, write_bytes, write_text
 
 
 def test_text_and_bytes_are_written_and_replaced(tmp_path: Path) -> None:
@@ -26,12 +25,13 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a"
     write_text(path, "old")
 
-    def fail(file: BinaryIO) -> None:
-        file.write(b"half of the n")
-        raise RuntimeError
+    def fail() -> None:
+        with replacing(path) as file:
+            file.write(b"half of the n")
+            raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        write_atomically(path, fail)
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

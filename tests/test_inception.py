@@ -103,7 +103,7 @@ def test_an_unknown_device_is_an_error(file: Path) -> None:
 
 def test_the_fingerprint_is_that_of_the_weights(file: Path, weights: Weights, tmp_path: Path) -> None:
     _, fingerprint = read_weights(file)
-    other = tmp_path / "other.safetensors"
+    other = tmp_path / "other.weights"
     safetensors.numpy.save_file({**weights, "fc.bias": np.zeros(1008, np.float32)}, other)
     assert read_weights(other)[1] == fingerprint, "what is not used does not count"
     name = next(iter(weights))

@@ -660,8 +660,8 @@ def test_threads_wait_awake_for_a_short_time_unless_the_user_says_otherwise(
         "import os\n"
         "[os.environ.pop(name, None) for name in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')]\n"
         f"os.environ.update({given})\n"
-        "from ddim_host.framework_guard import allow_framework\n"
-        f"allow_framework({framework})\n"
+        "from ddim_host.plugins import load_plugins\n"
+        f"load_plugins({framework})\n"
         "print(os.environ.get('GOMP_SPINCOUNT'))\n"
     )
     assert python(code).out.strip() == str(count)

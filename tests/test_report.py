@@ -132,6 +132,7 @@ def test_losses_of_other_frameworks_and_samplers_are() -> None:
 def test_speed_is_that_of_the_steady_state() -> None:
     [speed] = compare([reported()]).throughput
     assert speed.images_per_second == pytest.approx(100.0)
+    assert speed.range_over_epochs == (100.0, 100.0)
     assert speed.seconds_per_epoch == 3.0, "the median of the two whole epochs in which nothing was compiled"
     assert (speed.warmup_seconds, speed.total_seconds) == (7.0, 15.0)
     assert speed.peak_memory_bytes == 35_000_000
@@ -149,6 +150,85 @@ def test_scores_are_put_together_where_only_the_run_differs() -> None:
     assert "not comparable" in warning
     table = quality_of(comparison.quality[0]).tables[0]
     assert [[(c.mean, c.best) for c in row.cells] for row in table.rows] == [[(1.0, False)], [(0.5, True)]]
+
+
+def seeds_scored(run: str, *distances: float) -> ReportedRun:
+    scores = (scored(replace(SAMPLED, seed=seed), distance) for seed, distance in enumerate(distances))
+    return reported(run, scores=Scores(tuple(scores), (FLOOR,)))
+
+
+def test_what_cannot_be_told_from_the_best_is_marked_too() -> None:
+    """In a table a mark is read as a difference."""
+    runs = [
+        seeds_scored("best", 1.0, 1.2),
+        seeds_scored("overlaps", 1.19, 1.6),
+        seeds_scored("touches nothing", 1.3, 1.4),
+        seeds_scored("other", 2.0),
+    ]
+    [group] = compare(runs).quality
+    assert [[cell.best for cell in row.cells] for row in quality_of(group).tables[0].rows] == [
+        [True],
+        [True],
+        [False],
+        [False],
+    ]
+    [group] = compare([seeds_scored("one", 1.0001), seeds_scored("two", 1.0002)]).quality
+    assert [row.cells[0].best for row in quality_of(group).tables[0].rows] == [True, True], "both print 1.00"
+
+
+def test_a_caption_says_what_the_numbers_depend_on() -> None:
+    [group] = compare([seeds_scored("one", 1.0, 2.0), seeds_scored("two", 1.0, 2.0)]).quality
+    for table in quality_of(group).tables:
+        for fact in (
+            "in the features of digits_mlp",
+            "mean (range) of 2 sampling seeds, 1 training each",
+            "N = 4,000 samples against 1,500 real train images",
+            "of N = 297 real test images",
+        ):
+            assert fact in table.title, fact
+    kernel = quality_of(group).tables[1]
+    assert "x 1000" in kernel.title
+    assert "noise floor 200, " in kernel.title, "in the unit of the table"
+
+
+CONDITIONS = {
+    "device": "a processor, native kernels",
+    "precision": "fp32",
+    "threads": "1",
+    "processes": "1",
+    "torch": "2.13.0",
+    "command": "ddim-host run --plugin torch",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("threads", "2"), ("precision", "bf16"), ("processes", "4"), ("device", "a GPU")]
+)
+def test_speeds_of_unlike_conditions_are_said_to_be(name: str, value: str) -> None:
+    other = reported("two", provenance={**CONDITIONS, name: value})
+    comparison = compare([reported(provenance=CONDITIONS), other])
+    [warning] = comparison.warnings
+    wanted = f"times were measured under different conditions: {name} {CONDITIONS[name]} (one), {value} (two)"
+    assert warning == wanted
+    shown = {condition.setting: condition.values for condition in comparison.conditions}
+    assert shown[name] == (CONDITIONS[name], value)
+    assert shown["framework"] == ("torch 2.13.0", "torch 2.13.0")
+    page = render_page(comparison, title="t", command="c")
+    assert page.index("Conditions of measurement") < page.index("Speed of training")
+    document = json.loads(as_json(comparison, title="t", command="c"))
+    assert document["conditions"][name] == {"one": CONDITIONS[name], "two": value}
+
+
+def test_like_conditions_are_no_warning() -> None:
+    """Nor are those of a run that does not know them, or that has no speed."""
+    runs = [
+        reported(provenance=CONDITIONS),
+        reported("two", provenance={**CONDITIONS, "torch": "2.14.0", "command": "another one"}),
+        reported("three", provenance={}),
+    ]
+    assert compare(runs).warnings == ()
+    untrained = reported("four", provenance={**CONDITIONS, "threads": "2"}, metrics=())
+    assert compare([runs[0], untrained]).warnings == ("four: no epoch has ended yet",)
 
 
 @pytest.mark.parametrize(
@@ -324,10 +404,51 @@ def test_times_that_are_none_are_not_shown(seconds: object) -> None:
     [grid] = reported().grids[:1]
     strange = replace(grid, record={**grid.record, "seconds": seconds})
     page = render_page(compare([reported(grids=(strange,))]), title="t", command="c")
-    assert "one: sampled in" not in page
+    assert ": sampled in" not in page
     timed = replace(grid, record={**grid.record, "seconds": 0.5, "warmup_seconds": 12.25})
     page = render_page(compare([reported(grids=(timed,))]), title="t", command="c")
-    assert "one: sampled in 0.500 s, after 12.2 s of compiling" in page
+    assert "seed 0: sampled in 0.500 s, after 12.2 s of compiling" in page
+
+
+def test_a_single_run_begins_with_its_pictures() -> None:
+    page = render_page(compare([reported(metrics=rows())]), title="one", command="c")
+    assert page.index("<h2>Samples") < page.index("<h2>What was run") < page.index("<h2>Curves")
+    assert "<details open" not in page
+    several = render_page(compare([reported(), reported("two")]), title="two", command="c")
+    assert several.index("<h2>What differs") < several.index("<h2>Curves") < several.index("<h2>Samples")
+
+
+def test_the_numbers_of_a_loss_are_there_once() -> None:
+    page = render_page(compare([reported()]), title="one", command="c")
+    assert page.count('<th scope="col">train loss</th>') == 1
+    assert page.count("The numbers of both figures") == 1
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "_r", "运行", "a & b < c", "$x_1$"])
+def test_any_name_of_a_folder_is_in_the_legend(name: str) -> None:
+    """Warnings are errors in the tests, and a formula would be one of Matplotlib's."""
+    page = render_page(compare([reported(name)]), title="t", command="c")
+    for figure in re.findall(r"<svg .*?</svg>", page, re.DOTALL)[:2]:
+        text = Elements()
+        text.feed(figure)
+        assert f"{name}, train" in text.text
+        assert f"{name}, test" in text.text
+
+
+def test_json_has_no_number_that_is_none() -> None:
+    """A run so short that it only warmed up has no rate."""
+    [row, *_] = rows()
+    warm = replace(row, seconds=0.0, images_per_second=float("nan"))
+    strange = Grid("grid.png", grid_png(IMAGES), {**RECORD, "seconds": float("inf")})
+    text = as_json(compare([reported(metrics=(warm,), grids=(strange,))]), title="t", command="c")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    document = json.loads(text, parse_constant=refuse)
+    assert document["runs"][0]["metrics"][0]["images_per_second"] is None
+    assert document["throughput"]["one"]["range_over_epochs"] is None
+    assert document["grids"][0]["protocol"]["seconds"] is None
 
 
 def test_markdown_and_json_say_the_same_numbers() -> None:
@@ -338,7 +459,7 @@ def test_markdown_and_json_say_the_same_numbers() -> None:
     assert [run["metrics"][-1]["test_loss"] for run in document["runs"]] == [0.6 / 35] * 2
     text = as_markdown(comparison, title="t", command="c")
     assert "| plugin | torch | jittor |" in text
-    assert "| one | 100 | 3.00 | 7.00 | 15.0 |" in text
+    assert "| one | 100 (100 to 100) | 3.00 | 7.00 | 15.0 | 35.0 |" in text
     assert "| one | 35 | 0.0143 | 0.0171 |" in text
 
 
@@ -393,6 +514,54 @@ def test_a_broken_run_does_no_harm_to_the_others(
         assert problem in text
         assert problem in outcome.err
     assert "a/run" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("timesteps", 3),
+        ("timesteps", None),
+        ("timesteps", ["x"]),
+        ("rows", "many"),
+        ("seed", [0]),
+        ("eta", "<b>"),
+        ("eta", True),
+    ],
+)
+def test_a_damaged_record_of_a_grid_does_no_harm(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path, name: str, value: object
+) -> None:
+    [picture] = (runs[0] / "samples").glob("*.png")
+    beside = picture.with_suffix(".json")
+    record = json.loads(beside.read_text(encoding="utf-8"))
+    for damaged in ({**record, name: value}, {key: kept for key, kept in record.items() if key != name}):
+        beside.write_text(json.dumps(damaged), encoding="utf-8")
+        out = tmp_path / "page.html"
+        outcome = in_process("compare", *runs, "--out", out, "--force")
+        assert outcome.code == 0, outcome.err
+        assert f"note: a/run: cannot show {picture}: " in outcome.err
+        assert out.read_text(encoding="utf-8").count("<img ") == 1, "the other run's"
+
+
+def test_a_name_that_is_too_long_is_one_error(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    outcome = in_process("compare", *runs, "--out", tmp_path / ("x" * 300))
+    assert outcome.code == 2
+    assert "cannot write" in outcome.err
+    assert "why: File name too long" in outcome.err
+
+
+def test_without_a_name_the_page_goes_where_the_user_is_and_this_is_said(
+    runs: tuple[Path, Path],
+    in_process: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = in_process("compare", *runs)
+    assert f"wrote comparison.html into the current folder, {tmp_path}\n" in outcome.out
+    assert (tmp_path / "comparison.html").is_file()
 
 
 def test_nothing_is_overwritten(

@@ -319,16 +319,19 @@ def test_errors_are_printed_and_recorded(made: dict[str, Made], tiny_run: Run) -
         "device": "cpu",
         "precision": "fp32",
         "rows": 8,
+        "pictured": [0, 32, 65, 98, 164, 197, 230, 296],
         "columns": ["original", "2 steps", "100 steps"],
         "unit": "mean squared error per dimension, pixels in [0, 1]",
     }
     assert (few["steps"], few["timesteps"]) == (2, [0, 999])
     assert (many["steps"], len(many["timesteps"])) == (100, 100)
     assert 0 < many["mse"] < few["mse"] / 10
-    network, header, *table, wrote = made["reconstruction.png"].outcome.out.splitlines()
+    network, images, unit, header, *table, wrote = made["reconstruction.png"].outcome.out.splitlines()
     assert network.startswith(f"network           {tiny_run.path}, latest checkpoint: step 3; ")
-    assert header.split() == ["steps", "MSE", "DDIM", "paper,", "CIFAR-10"]
-    expected = [["2", f"{few['mse']:.2e}", "-"], ["100", f"{many['mse']:.2e}", "0.0009"]]
+    assert images == "images            10 of the 297 test images of digits"
+    assert "per dimension, pixels in [0, 1]; decoded without clipping" in unit
+    assert header.split() == ["steps", "MSE"], "the paper's errors are of other images"
+    expected = [["2", f"{few['mse']:.2e}"], ["100", f"{many['mse']:.2e}"]]
     assert [line.split() for line in table] == expected
     assert wrote.startswith(f"wrote {made['reconstruction.png'].out}: 8 of the images; columns: original, ")
 
@@ -338,6 +341,10 @@ def test_originals_and_reconstructions_are_side_by_side(made: dict[str, Made]) -
         pixels = np.asarray(picture).astype(int)
     assert pixels.shape == (8 * 66 + 2, 3 * 66 + 2)  # eight images; as they were, and two numbers of steps
     original, rough, fine = (pixels[:, 2 + 66 * column :][:, :64] for column in range(3))
+    test = digits().load().test
+    for row, index in enumerate(made["reconstruction.png"].record["pictured"]):
+        shown = original[2 + 66 * row :][:64]  # each pixel as a square of eight
+        np.testing.assert_array_equal(shown[::8, ::8], test[index, ..., 0])
     assert np.abs(fine - original).mean() < np.abs(rough - original).mean() / 2
 
 
@@ -375,12 +382,13 @@ def silent_network(
 
 
 def test_by_default_the_steps_are_those_of_the_paper(
-    silent_network: Callable[..., Outcome], tiny_run: Run, tmp_path: Path
+    silent_network: Callable[..., Outcome], tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ddim_host.cli.reconstruct.is_cifar10", lambda data: data == "digits")
     out = tmp_path / "x.png"
     outcome = silent_network("reconstruct", tiny_run.path, "--num-images", "1", "--out", out)
     assert outcome.code == 0, outcome.err
-    rows = [line.split() for line in outcome.out.splitlines()[2:-1]]
+    rows = [line.split() for line in outcome.out.splitlines()[4:-1]]
     assert {int(steps): float(paper) for steps, _, paper in rows} == PAPER_ERRORS
     assert all(row["mse"] < 1e-9 for row in json.loads(out.with_suffix(".json").read_text())["errors"])
 

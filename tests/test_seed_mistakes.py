@@ -322,7 +322,7 @@ def test_the_clock_of_sampling_waits_for_the_device(monkeypatch: pytest.MonkeyPa
     for _ in sampler.images(4, batch_size=2):
         pass
     assert sampler.seconds == 3 * 2
-    assert sampler.warmup_seconds == 1
+    assert sampler.warmup_seconds == 2  # the first and the last step
 
 
 def test_pixels_are_limited_and_rounded() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -237,7 +238,10 @@ def test_a_failure_does_not_hold_up_the_others(swept: tuple[Path, dict[str, Outc
     assert outcomes["planned"].out.splitlines()[1:] == ["  torch,lr=1e-3  run", "  torch,lr=1e30  run"]
     first = outcomes["first"]
     assert first.code == 1
-    assert "torch,lr=1e-3: trained in" in first.out
+    assert re.search(
+        r"torch,lr=1e-3: trained; the whole process took [\d.]+ s, its training loop [\d.]+ s; train loss ",
+        first.out,
+    )
     assert "torch,lr=1e30: `run` failed with exit code 1: a loss or a weight is no longer" in first.out
     assert "1 of 2 experiments failed: torch,lr=1e30" in first.err
     assert "Traceback" not in first.out + first.err
@@ -378,7 +382,7 @@ def test_what_cannot_be_done_for_one_experiment_does_not_stop_the_others(
     assert done.code == 1
     assert "torch,seed=0: `run` could not be run: Is a directory" in done.out
     assert "torch,seed=1: `run` failed with exit code 2: the configuration" in done.out
-    assert "torch,seed=2: trained in" in done.out
+    assert "torch,seed=2: trained; the whole process took " in done.out
     assert "2 of 3 experiments failed: torch,seed=0, torch,seed=1" in done.err
     assert "Traceback" not in done.out + done.err
     # Without the journal, and from another place: what is there is taken up.
@@ -400,7 +404,7 @@ def test_a_folder_whose_name_looks_like_an_option(ddim_host: Command, tmp_path: 
     evaluation = ["--evaluate-samples=20", "--evaluate-steps=2", "--evaluate-eta=0"]
     done = ddim_host(*command, *evaluation, cwd=tmp_path)
     assert done.code == 0, done.out + done.err
-    assert "torch: evaluated in" in done.out
+    assert "torch: evaluated; the whole process took " in done.out
     # Another spelling of the same folder.
     done = ddim_host(*command[:-1], *evaluation, "--out", tmp_path / "-s", "--dry-run")
     assert "1 of them done" in done.out
@@ -504,7 +508,7 @@ def test_an_interrupted_sweep_ends_its_process_and_goes_on(
     # Another length is another experiment: it stands beside the interrupted one.
     done = ddim_host(*command)
     assert done.code == 0, done.err
-    assert "trained in" in done.out
+    assert "trained; the whole process took " in done.out
 
 
 def processes() -> list[str]:

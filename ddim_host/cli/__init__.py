@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import select
 import sys
 import time
 import traceback
@@ -61,6 +62,7 @@ def _carry_out(options: argparse.Namespace) -> int:
         _take_place(options.command)
         command = importlib.import_module(f"ddim_host.cli.{options.command.replace('-', '_')}")
         code: int = command.main(options)
+        sys.stdout.flush()  # here, where it is known what to do if nobody reads it
     except UserError as error:
         print(f"ddim-host: error: {error}", file=sys.stderr)
         return USER_ERROR
@@ -70,6 +72,8 @@ def _carry_out(options: argparse.Namespace) -> int:
         print(f"ddim-host: error: {denied}", file=sys.stderr)
         return USER_ERROR
     except BrokenPipeError:
+        if not _nobody_reads_output():
+            raise  # it was another pipe
         # Whoever read the output (`head`, say) has seen enough; Python would complain once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OTHER_ERROR
@@ -113,6 +117,13 @@ def _leave(code: int) -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _nobody_reads_output() -> bool:
+    """Whether standard output is a pipe or a socket whose other end was closed."""
+    poll = select.poll()
+    poll.register(sys.stdout, select.POLLOUT)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def _is_one_of_several() -> bool:

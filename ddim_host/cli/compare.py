@@ -29,9 +29,14 @@ def main(options: argparse.Namespace) -> int:
     for run in options.runs:
         existing_run(run)  # what is mistyped should be known before a page is replaced
     path: Path = options.out or Path(f"comparison.{options.format}")
-    if path.exists() and not options.force:
+    try:
+        taken = path.exists()
+    except OSError as error:  # a name that is too long, for one
+        raise UserError(f"cannot write {path}", why=str(error.strerror or error)) from None
+    if taken and not options.force:
         raise UserError(f"{path} exists already", fix="choose another --out, or add --force to replace it")
     for warning in write_report(options.runs, path, command=this_command(), kind=options.format):
         print(f"note: {warning}", file=sys.stderr)
-    print(f"wrote {printable(path)}")
+    place = "" if options.out else f" into the current folder, {printable(Path.cwd())}"
+    print(f"wrote {printable(path)}{place}")
     return 0

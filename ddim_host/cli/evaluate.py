@@ -17,7 +17,7 @@ from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.scoring import Plan, help_to_score, measure_real_images, planned, score
 from ddim_host.evaluation.statistics import MeasureSettings
-from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, tables_of
+from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, number, tables_of
 from ddim_host.exports import export_images
 from ddim_host.files import read_json, write_text
 from ddim_host.launch import launched
@@ -79,8 +79,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     # The first number of steps is what the timestep subset is tried with.
     request = replace(request, settings={**request.settings, "steps": steps[0]})
     experiment = assemble_trained(run, request, needs_images=True)
-    for number in steps:
-        experiment.timesteps(number)
+    for count in steps:
+        experiment.timesteps(count)
     if known.scores and first:
         _write_tables(run.path, known)  # whether results can be written should be known before the work
     config = experiment.config
@@ -134,7 +134,8 @@ def _score_line(result: Score) -> str:
     sampled, m = result.sampled, result.measures
     return (
         f"S={sampled.steps} eta={sampled.eta:g} seed={sampled.seed}: Fréchet {m.frechet_distance:.4g}, "
-        f"kernel {m.kernel_distance:.2e} (+- {m.kernel_distance_error:.0e}), precision {m.precision:.3f}, "
+        f"kernel x 1000 {number(1000.0 * m.kernel_distance)} (+- {number(1000.0 * m.kernel_distance_error)} "
+        f"over subsets of these images), precision {m.precision:.3f}, "
         f"recall {m.recall:.3f}; sampled in {result.seconds.sampling:.1f} s, features "
         f"{result.seconds.features:.1f} s"
     )

@@ -272,7 +272,12 @@ def add_compare_options(parser: argparse.ArgumentParser) -> None:
         help="html: a page with curves and pictures; md: words and numbers; json: the same for programs "
         "(default: html)",
     )
-    parser.add_argument("--out", metavar="FILE", type=Path, help="(default: comparison.html, .md or .json)")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="(default: comparison.html, .md or .json in the current folder)",
+    )
     parser.add_argument("--force", action="store_true", help="replace the file where it exists")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from ddim_host.cli.options import read_list, requested
 from ddim_host.cli.text import note_other_images, used_line
 from ddim_host.errors import UserError, printable
+from ddim_host.evaluation.paper import is_cifar10
 from ddim_host.exports import export_images, require_new
 from ddim_host.images import to_uint8
 from ddim_host.parameters import format_choice
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_SHOWN = 8
+_PICTURED = 8
 
 
 def main(options: argparse.Namespace) -> int:
@@ -65,20 +66,31 @@ def main(options: argparse.Namespace) -> int:
     denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
     print(used_line(run.path, config.plugin.name, used))
     batches = -(-len(chosen) // config.batch_size)
-    rows, pictures = [], [test[chosen[:_SHOWN]]]
-    print(f"{'steps':>6}  {'MSE':>10}  {'DDIM paper, CIFAR-10':>20}")
+    # Spread over the images, which may be sorted by class.
+    pictured = np.unique(np.linspace(0, len(chosen) - 1, min(_PICTURED, len(chosen))).astype(np.int64))
+    rows, pictures = [], [test[chosen[pictured]]]
+    print(
+        f"{'images':<17} {len(chosen):,} of the {len(test):,} test images of "
+        f"{printable(format_choice(config.data.name, config.data.parameters))}\n"
+        f"{'MSE':<17} mean squared error per dimension, pixels in [0, 1]; decoded without clipping"
+    )
+    # The paper's column says nothing beside other images.
+    paper = PAPER_ERRORS if is_cifar10(config.data.name) else {}
+    print(f"{'steps':>6}  {'MSE':>10}{'  DDIM paper' if paper else ''}")
     with progress_bar("reconstructing", batches * sum(2 * len(s) for s in subsets), unit="call") as bar:
         for subset in subsets:
-            errors, shown = _reconstructed(experiment, denoiser, subset, test[chosen], bar.update)
+            errors, shown = _reconstructed(
+                experiment, denoiser, subset, test[chosen], pictured=pictured, on_call=bar.update
+            )
             row = {"steps": len(subset), "mse": float(errors.mean()), "timesteps": subset.tolist()}
             rows.append(row)
             pictures.append(shown)
             bar.clear()
-            paper = PAPER_ERRORS.get(len(subset))
-            print(f"{len(subset):>6}  {row['mse']:>10.2e}  {f'{paper:g}' if paper else '-':>20}", flush=True)
-    beside = np.stack(pictures, axis=1)
-    grid = beside.reshape(-1, *beside.shape[2:])
-    with export_images(path, num_images=len(grid), columns=beside.shape[1]) as export:
+            beside = f"  {paper.get(len(subset), '-'):>10}" if paper else ""
+            print(f"{len(subset):>6}  {row['mse']:>10.2e}{beside}", flush=True)
+    table = np.stack(pictures, axis=1)
+    grid = table.reshape(-1, *table.shape[2:])
+    with export_images(path, num_images=len(grid), columns=table.shape[1]) as export:
         export.add(grid)
         export.finish(
             {
@@ -86,14 +98,15 @@ def main(options: argparse.Namespace) -> int:
                 "images": f"test half of {format_choice(config.data.name, config.data.parameters)}",
                 "images_sha256": data.fingerprint.test_sha256,
                 **record_of(experiment, denoiser, used),
-                "rows": len(beside),
+                "rows": len(table),
+                "pictured": chosen[pictured].tolist(),
                 "columns": ["original", *(f"{row['steps']} steps" for row in rows)],
                 "unit": "mean squared error per dimension, pixels in [0, 1]",
                 "errors": rows,
             }
         )
     columns = ", ".join(str(row["steps"]) for row in rows)
-    print(f"wrote {printable(path)}: {len(beside)} of the images; columns: original, then {columns} steps")
+    print(f"wrote {printable(path)}: {len(table)} of the images; columns: original, then {columns} steps")
     return 0
 
 
@@ -102,14 +115,17 @@ def _reconstructed(
     denoiser: Denoiser,
     subset: NDArray[np.int64],
     images: Images,
+    *,
+    pictured: NDArray[np.int64],
     on_call: Callable[[], object],
 ) -> tuple[NDArray[np.float64], Images]:
-    """The error of every image, and the first images as they came back."""
+    """The error of every image, and those at some positions as they came back."""
     errors, shown = [], []
     size = experiment.config.batch_size
     for start in range(0, len(images), size):
         batch = images[start : start + size]
         decoded = reconstruct(denoiser, experiment.schedule, subset, batch, on_call=on_call)
         errors.append(squared_errors(batch, decoded))
-        shown.append(to_uint8(decoded[: max(0, _SHOWN - start)]))
+        here = pictured[(pictured >= start) & (pictured < start + size)] - start
+        shown.append(to_uint8(decoded[here]))
     return np.concatenate(errors), np.concatenate(shown)

@@ -62,5 +62,5 @@ def times_line(num_images: int, times: Times) -> str:
     """How long sampling took, with and without what comes before."""
     return (
         f"sampled {num_images:,} images in {times.seconds:.2f} s; "
-        f"{times.seconds + times.warmup_seconds:.2f} s with the first step, which compiles and warms up"
+        f"{times.seconds + times.warmup_seconds:.2f} s with the warm-up before it, which also compiles"
     )

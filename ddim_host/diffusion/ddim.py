@@ -23,7 +23,7 @@ def predict_x_start(x_t: Tensor, noise: Tensor, alpha_cumprod: float) -> Tensor:
     Args:
         x_t: `(B, ...)`.
         noise: Predicted epsilon, of the same shape.
-        alpha_cumprod: abar_t in (0, 1).
+        alpha_cumprod: abar_t in (0, 1].
 
     Returns:
         Predicted x_start, of the same shape.
@@ -43,7 +43,7 @@ def ddim_step(
     """From x_t to x_(t_prev) (arXiv 2010.02502, equation 12).
 
     With `clip` the predicted x_start is limited to [-1, 1] and epsilon recomputed from it, so that the two
-    still add up to x_t.
+    still add up to x_t. That takes some noise in x_t, so a step that begins at the clean image has no `clip`.
 
     Args:
         x_t: `(B, ...)`.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Gaussian",
-    "KernelDistance",
     "frechet_distance",
     "kernel_distance",
     "precision_recall",

@@ -98,13 +98,15 @@ class Evaluator:
 
     def _ask(self, method: str, *arguments: object) -> Any:
         started = time.perf_counter()
-        self._connection.send((method, *arguments))
-        answer = self._answer()
+        answer = self._answer((method, *arguments))
         self.seconds += time.perf_counter() - started
         return answer
 
-    def _answer(self) -> Any:
+    def _answer(self, request: tuple[object, ...] | None = None) -> Any:
+        """What the process answers to a request; without one, what it says when it has begun."""
         try:
+            if request is not None:
+                self._connection.send(request)
             result, error = self._connection.recv()
         except (EOFError, OSError):
             raise UserError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ddim_host.evaluation.scores import Ruler, Sampled
 
-__all__ = ["FID_WEIGHTS", "PAPER_FIDS", "differences_from_the_paper"]
+__all__ = ["FID_WEIGHTS", "PAPER_FIDS", "differences_from_the_paper", "is_cifar10"]
 
 FID_WEIGHTS = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """SHA-256 of the published weights of the FID network, `pt_inception-2015-12-05-6726825d.pth`."""
@@ -28,11 +28,16 @@ PAPER_FIDS: dict[float, dict[int, float]] = {
 _NUM_IMAGES = 50_000
 
 
+def is_cifar10(data: str) -> bool:
+    """Whether a data set, as users write it, is the one that the paper's numbers are of."""
+    return data.partition(":")[0] == "cifar10"
+
+
 def differences_from_the_paper(sampled: Sampled, ruler: Ruler) -> list[str]:
     """What was not done as for the paper's table; where there is nothing, the numbers may be compared."""
     real, features = ruler.reference, ruler.features
     same = {
-        "the images are not CIFAR-10's": real.data.partition(":")[0] == "cifar10",
+        "the images are not CIFAR-10's": is_cifar10(real.data),
         f"the reference is not its {_NUM_IMAGES:,} training images": (
             (real.half, real.num_images) == ("train", _NUM_IMAGES)
         ),

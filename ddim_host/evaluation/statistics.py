@@ -33,11 +33,6 @@ class FeatureStatistics:
     covariance: NDArray[np.float64]
     kept: NDArray[np.float32]
 
-    @property
-    def dimension(self) -> int:
-        """D."""
-        return len(self.mean)
-
 
 class Gathering:
     """Gathers the statistics of images whose features come batch by batch; bounded memory for any number.

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ddim_host.evaluation.paper import FID_WEIGHTS, PAPER_FIDS, differences_from_the_paper
+from ddim_host.evaluation.paper import FID_WEIGHTS, PAPER_FIDS, differences_from_the_paper, is_cifar10
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +26,7 @@ __all__ = [
     "as_markdown",
     "as_text",
     "number",
+    "over_seeds",
     "protocol_lines",
     "remarks",
     "tables_of",
@@ -39,18 +40,19 @@ class Shown:
     """A measure, and how it is shown.
 
     Attributes:
-        title: What it is, with this ruler.
+        name: What it is, with this ruler.
         value: The number.
         higher_is_better: Whether that is so; otherwise lower is.
     """
 
-    title: Callable[[Ruler], str]
+    name: Callable[[Ruler], str]
     value: Callable[[Measures], float]
     higher_is_better: bool
 
-    def mean(self, scores: Sequence[Score]) -> float:
-        """The mean over seeds."""
-        return sum(self.value(score.measures) for score in scores) / len(scores)
+    def title(self, ruler: Ruler) -> str:
+        """What it is, in which features, and which way is better."""
+        better = "higher" if self.higher_is_better else "lower"
+        return f"{self.name(ruler)} in the features of {ruler.features.name}; {better} is better"
 
 
 @dataclass(frozen=True)
@@ -94,28 +96,25 @@ class Table:
         return text if len(values) in (0, len(self.seeds)) else f"{text}, {len(values)} of them"
 
 
-def _frechet_title(ruler: Ruler) -> str:
-    features = ruler.features
-    title = (
-        "FID, the Fréchet distance" if features.fingerprint == FID_WEIGHTS else "Fréchet distance (no FID)"
-    )
-    return f"{title} in the features of {features.name}; lower is better"
+def _frechet_name(ruler: Ruler) -> str:
+    is_fid = ruler.features.fingerprint == FID_WEIGHTS
+    return "FID, the Fréchet distance" if is_fid else "Fréchet distance (no FID)"
 
 
 SHOWN = (
-    Shown(_frechet_title, lambda m: m.frechet_distance, higher_is_better=False),
+    Shown(_frechet_name, lambda m: m.frechet_distance, higher_is_better=False),
     Shown(
-        lambda _: "Kernel distance (MMD^2) x 1000; lower is better",
+        lambda _: "Kernel distance (MMD^2) x 1000",
         lambda m: 1000.0 * m.kernel_distance,
         higher_is_better=False,
     ),
     Shown(
-        lambda _: "Precision: generated images that look real; higher is better",
+        lambda _: "Precision, generated images that look real,",
         lambda m: m.precision,
         higher_is_better=True,
     ),
     Shown(
-        lambda _: "Recall: real images that are covered; higher is better",
+        lambda _: "Recall, real images that are covered,",
         lambda m: m.recall,
         higher_is_better=True,
     ),
@@ -142,7 +141,7 @@ def as_text(table: Table) -> str:
     for title, cells in _grids(table):
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         rows = ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in cells]
-        blocks.append("\n".join([title, *rows]))
+        blocks.append("\n".join([_wrapped([title]), *rows]))
     return "\n\n".join([*blocks, _wrapped(remarks(table))]).rstrip()
 
 
@@ -161,7 +160,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
             rows = [f"| {' | '.join(row)} |" for row in cells]
             rule = f"| {' | '.join(['---:'] * len(cells[0]))} |"
             blocks += [f"**{title}**", "\n".join([rows[0], rule, *rows[1:]])]
-        blocks += [f"{line}" for line in remarks(table)]
+        blocks += remarks(table)
     return "\n\n".join(blocks) + "\n"
 
 
@@ -182,6 +181,8 @@ def _wrapped(lines: list[str]) -> str:
 
 def _flat(score: Score) -> dict[str, object]:
     sampled = asdict(score.sampled)
+    # That of the measures has the same name.
+    sampled["arithmetic"] = sampled.pop("precision")
     sampled["timesteps"] = " ".join(map(str, score.sampled.timesteps))
     sampled["checkpoint_steps"] = " ".join(map(str, score.sampled.checkpoint_steps))
     ruler = score.ruler
@@ -222,7 +223,7 @@ def protocol_lines(table: Table) -> list[str]:
 def _grids(table: Table) -> list[tuple[str, _Cells]]:
     """A title and cells, header included, for each measure; then the paper's where that is comparable."""
     header = ["eta", *(f"S = {steps}" for steps in table.steps)]
-    spread = f"; mean (range) of {len(table.seeds)} seeds" if len(table.seeds) > 1 else ""
+    spread = f"; {over_seeds([table])}" if len(table.seeds) > 1 else ""
     grids = []
     for shown in SHOWN:
         rows = [
@@ -236,6 +237,13 @@ def _grids(table: Table) -> list[tuple[str, _Cells]]:
         ]
         grids.append(("FID in the DDIM paper (arXiv 2010.02502, table 1)", [header, *rows]))
     return grids
+
+
+def over_seeds(tables: Sequence[Table]) -> str:
+    """What a cell of several seeds is: these draw other noise, but the weights are those of one training."""
+    counts = sorted({len(table.seeds) for table in tables})
+    each = " each" if len(tables) > 1 else ""
+    return f"mean (range) of {' or '.join(map(str, counts))} sampling seeds, 1 training{each}"
 
 
 def remarks(table: Table) -> list[str]:
@@ -254,7 +262,7 @@ def remarks(table: Table) -> list[str]:
     doubts = {doubt: None for score in table.scores for doubt in score.warnings}
     lines += [f"Warning: {doubt}." for doubt in doubts]
     differences = differences_from_the_paper(table.scores[0].sampled, table.scores[0].ruler)
-    if differences and table.scores[0].ruler.reference.data.startswith("cifar10"):
+    if differences and is_cifar10(table.scores[0].ruler.reference.data):
         lines.append(f"Not comparable with the DDIM paper's table: {'; '.join(differences)}.")
     return lines
 

@@ -22,6 +22,7 @@ from ddim_host.framework_guard import allow_framework
 from ddim_host.parameters import format_choice, resolve
 from ddim_host.plugins import load_plugins
 from ddim_host.registry import Kind
+from ddim_host.threads import let_waiting_threads_sleep
 from ddim_host.validation import checked_extractor, checked_features, framework_of
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Worker:
         self._part = load_plugins().registry.find(Kind.FEATURES, choice)
         parameters = resolve(self._part.label, self._part.parameters(), choice.arguments)
         allow_framework(framework_of(self._part))
+        let_waiting_threads_sleep()
         self._settings = settings
         self._extractor = checked_extractor(self._part, parameters)
         trial = checked_features(self._part, self._extractor, np.zeros((2, *image_shape), np.uint8))

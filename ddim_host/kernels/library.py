@@ -90,10 +90,11 @@ def kernels() -> Kernels | None:
 
     Returns:
         None where `$DDIM_HOST_KERNELS` is `framework`; or where it is `auto`, the default, and they cannot be
-        had on this machine, which is said on standard error.
+        compiled on this machine, which is said on standard error.
 
     Raises:
-        UserError: It is `native`, and they cannot be had; or it is something else.
+        UserError: It is `native`, and they cannot be compiled; or what was compiled cannot be loaded; or it
+            is something else.
     """
     wanted = os.environ.get(KERNELS_VARIABLE) or "auto"
     if wanted not in ("auto", "native", "framework"):

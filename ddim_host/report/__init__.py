@@ -3,6 +3,8 @@
 collected    everything that a run directory holds, as far as it is whole
 comparison   what differs, what may be compared and what may not
 plots        curves as SVG
+speed        how fast runs trained, as a table
+quality      scores of several runs, as tables
 page         the self-contained HTML page
 documents    the same as Markdown and as JSON
 """

@@ -17,6 +17,7 @@ from ddim_host.config import (
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import EvaluationFile, Scores
 from ddim_host.files import read_bytes, read_json
+from ddim_host.records import read_record
 from ddim_host.runs import existing_run
 
 if TYPE_CHECKING:
@@ -31,6 +32,16 @@ _Result = TypeVar("_Result")
 
 _MOST_GRID_BYTES = 8 << 20
 """A page with larger pictures could not be sent to anybody."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a page says of a grid; a record may hold more."""
+
+    rows: int
+    seed: int
+    eta: float
+    timesteps: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -196,6 +207,9 @@ def _grid(picture: Path) -> Grid | None:
             raise TypeError("it is no object")
         if record.get("kind") != "samples":
             return None
+        read_record(_Shown, record)
         return Grid(picture.name, read_bytes(picture, _MOST_GRID_BYTES), record)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"cannot show {picture}", why=printable(error)) from None
+    except KeyError as error:
+        raise UserError(f"cannot show {picture}", why=f"its record has no {printable(error)}") from None

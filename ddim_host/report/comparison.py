@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison",
-    "Difference",
-    "GridSet",
     "LossGroup",
     "QualityGroup",
-    "Throughput",
     "compare",
     "seconds_at",
     "whole_epochs",
@@ -34,10 +31,13 @@ __all__ = [
 # What the numbers of a loss curve depend on besides the network and how it is trained.
 _LOSS_UNITS = ("data", "loss", "noise_schedule", "num_train_timesteps", "test_images")
 
+# As `provenance.provenance` names them, in the order in which people read them.
+_CONDITIONS = ("device", "precision", "threads", "processes", "processor", "cores")
+
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting that is not the same in all runs.
+    """A setting, or a condition of measurement, run by run.
 
     Attributes:
         setting: Its name.
@@ -68,14 +68,16 @@ class Throughput:
     Attributes:
         run: The run.
         images_per_second: In steady state, over the whole training.
+        range_over_epochs: The lowest and the highest such rate of a whole epoch; None where there is none.
         seconds_per_epoch: The median of whole epochs; None where there is none.
         warmup_seconds: Compilation and warm-up, which are not in the other numbers.
-        total_seconds: Steady state and warm-up together, without tests and checkpoints.
+        total_seconds: Steady state and warm-up together: the training loop, without tests and checkpoints.
         peak_memory_bytes: The most memory used.
     """
 
     run: ReportedRun
     images_per_second: float
+    range_over_epochs: tuple[float, float] | None
     seconds_per_epoch: float | None
     warmup_seconds: float
     total_seconds: float
@@ -87,7 +89,7 @@ class QualityGroup:
     """Scores of several runs that were taken in the same way.
 
     Attributes:
-        tables: Each run's table, by the run's position.
+        tables: Each run that has such scores, with its table.
     """
 
     tables: tuple[tuple[ReportedRun, Table], ...]
@@ -130,6 +132,7 @@ class Comparison:
         warnings: What cannot be compared, and what could not be read.
         differing: Settings that differ.
         common: Settings that are the same, by name.
+        conditions: What times depend on besides the settings, for each run of `throughput`.
         losses: Runs with comparable losses.
         throughput: How fast each run trained; those without metrics are missing.
         quality: Scores that are comparable.
@@ -140,6 +143,7 @@ class Comparison:
     warnings: tuple[str, ...]
     differing: tuple[Difference, ...]
     common: dict[str, str]
+    conditions: tuple[Difference, ...]
     losses: tuple[LossGroup, ...]
     throughput: tuple[Throughput, ...]
     quality: tuple[QualityGroup, ...]
@@ -169,19 +173,41 @@ def compare(runs: Sequence[ReportedRun], unreadable: Sequence[str] = ()) -> Comp
             f"there are {len(quality)} tables of sample quality, of different protocols (number of samples, "
             "features, ...): their numbers are not comparable"
         )
-    machines = {run.provenance.get("device", "") for run in runs} - {""}
-    if len(machines) > 1:
-        warnings.append(f"times were measured on different devices: {', '.join(sorted(machines))}")
+    timed = [run for run in runs if run.metrics]
+    conditions = _conditions(timed)
+    warnings += _unlike(timed, conditions)
     return Comparison(
         runs=tuple(runs),
         warnings=tuple(warnings),
         differing=tuple(Difference(n, values[n]) for n in names if len(set(values[n])) > 1),
         common={n: values[n][0] for n in names if len(set(values[n])) == 1},
+        conditions=conditions,
         losses=losses,
-        throughput=tuple(_throughput(run) for run in runs if run.metrics),
+        throughput=tuple(map(_throughput, timed)),
         quality=quality,
         grids=_grid_sets(runs),
     )
+
+
+def _conditions(runs: Sequence[ReportedRun]) -> tuple[Difference, ...]:
+    """On what each run computed, and with what; a condition that no run knows is left out."""
+    frameworks = tuple(f"{run.framework} {run.provenance.get(run.framework, '')}".strip() for run in runs)
+    known = [Difference(name, tuple(run.provenance.get(name, "-") for run in runs)) for name in _CONDITIONS]
+    return (Difference("framework", frameworks), *(one for one in known if set(one.values) - {"-"}))
+
+
+def _unlike(runs: Sequence[ReportedRun], conditions: Sequence[Difference]) -> list[str]:
+    """A warning where speeds that stand side by side were measured under different conditions."""
+    told = []
+    for condition in conditions:
+        runs_of: dict[str, list[str]] = defaultdict(list)
+        for run, value in zip(runs, condition.values, strict=True):
+            runs_of[value].append(run.name)
+        runs_of.pop("-", None)
+        if len(runs_of) > 1 and condition.setting in _CONDITIONS:
+            different = ", ".join(f"{value} ({', '.join(names)})" for value, names in runs_of.items())
+            told.append(f"{condition.setting} {different}")
+    return [f"times were measured under different conditions: {'; '.join(told)}"] if told else []
 
 
 def seconds_at(metrics: Sequence[EpochMetrics]) -> list[float]:
@@ -213,12 +239,14 @@ def _throughput(run: ReportedRun) -> Throughput:
     steady = [row for row in run.metrics if row.seconds > 0.0]
     seconds = sum(row.seconds for row in steady)
     images = sum(row.seconds * row.images_per_second for row in steady)
-    epochs = [row.seconds for row in whole_epochs(run.metrics)]
+    epochs = whole_epochs(run.metrics)
+    rates = [row.images_per_second for row in epochs]
     warmup = sum(row.warmup_seconds for row in run.metrics)
     return Throughput(
         run=run,
         images_per_second=images / seconds if seconds else 0.0,
-        seconds_per_epoch=float(np.median(epochs)) if epochs else None,
+        range_over_epochs=(min(rates), max(rates)) if rates else None,
+        seconds_per_epoch=float(np.median([row.seconds for row in epochs])) if epochs else None,
         warmup_seconds=warmup,
         total_seconds=seconds + warmup,
         peak_memory_bytes=max(row.peak_memory_bytes for row in run.metrics),

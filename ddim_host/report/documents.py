@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddim_host.evaluation.tables import number
-from ddim_host.report.quality import quality_of
+from ddim_host.report.quality import HOW_TO_READ, quality_of
+from ddim_host.report.speed import HOW_SPEED_WAS_MEASURED, SPEED_COLUMNS, rate_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,18 +29,22 @@ def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
         blocks += ["## What differs", _table(["setting", *_names(comparison)], rows)]
     blocks += ["## What is the same", _items(f"{name}: {value}" for name, value in comparison.common.items())]
     if comparison.throughput:
-        header = ["run", "images per second", "seconds per epoch", "warm-up seconds", "seconds in all"]
+        rows = [[condition.setting, *condition.values] for condition in comparison.conditions]
+        names = [speed.run.name for speed in comparison.throughput]
+        blocks += ["## Conditions of measurement", _table(["condition", *names], rows)]
+        header = ["run", *SPEED_COLUMNS]
         rows = [
             [
                 speed.run.name,
-                number(speed.images_per_second),
+                rate_text(speed),
                 number(speed.seconds_per_epoch),
                 number(speed.warmup_seconds),
                 number(speed.total_seconds),
+                number(speed.peak_memory_bytes / 1e6),
             ]
             for speed in comparison.throughput
         ]
-        blocks += ["## Speed of training, in steady state", _table(header, rows)]
+        blocks += ["## Speed of training, in steady state", HOW_SPEED_WAS_MEASURED, _table(header, rows)]
     for group in comparison.losses:
         header = ["run", "steps", "train loss", "test loss"]
         rows = [
@@ -48,7 +54,7 @@ def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
         ]
         blocks += [f"## Last losses ({group.description})", _table(header, rows)]
     for quality in map(quality_of, comparison.quality):
-        blocks.append("## Sample quality")
+        blocks += ["## Sample quality", HOW_TO_READ]
         for run, lines in quality.protocols:
             blocks += [f"{run}:", _items(lines)]
         for table in quality.tables:
@@ -57,13 +63,13 @@ def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
                 [row.run, f"{row.eta:g}", *(f"**{c.text}**" if c.best else c.text for c in row.cells)]
                 for row in table.rows
             ]
-            blocks += [f"{table.title}; the best of each column is bold", _table(header, rows)]
+            blocks += [table.title, _table(header, rows)]
         blocks += quality.remarks
     return "\n\n".join(blocks) + "\n"
 
 
 def as_json(comparison: Comparison, *, title: str, command: str) -> str:
-    """Everything but the pictures."""
+    """Everything but the pictures; null where a number is none, as the rate of a row that only warmed up."""
     document = {
         "title": title,
         "command": command,
@@ -85,9 +91,16 @@ def as_json(comparison: Comparison, *, title: str, command: str) -> str:
             }
             for run in comparison.runs
         ],
+        "conditions": {
+            condition.setting: dict(
+                zip((speed.run.name for speed in comparison.throughput), condition.values, strict=True)
+            )
+            for condition in comparison.conditions
+        },
         "throughput": {
             speed.run.name: {
                 "images_per_second": speed.images_per_second,
+                "range_over_epochs": speed.range_over_epochs,
                 "seconds_per_epoch": speed.seconds_per_epoch,
                 "warmup_seconds": speed.warmup_seconds,
                 "total_seconds": speed.total_seconds,
@@ -108,7 +121,18 @@ def as_json(comparison: Comparison, *, title: str, command: str) -> str:
             for grids in comparison.grids
         ],
     }
-    return json.dumps(document, indent=2) + "\n"
+    return json.dumps(_finite(document), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The same without NaN and infinities, which JSON does not have: null stands in their place."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 def _names(comparison: Comparison) -> list[str]:

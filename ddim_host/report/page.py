@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from ddim_host.errors import printable
 from ddim_host.evaluation.tables import number
 from ddim_host.report.comparison import seconds_at, whole_epochs
 from ddim_host.report.plots import Curve, curves_svg
-from ddim_host.report.quality import quality_of
+from ddim_host.report.quality import HOW_TO_READ, quality_of
+from ddim_host.report.speed import HOW_SPEED_WAS_MEASURED, SPEED_COLUMNS, rate_text
 
 if TYPE_CHECKING:
     from ddim_host.report.comparison import Comparison, LossGroup
@@ -30,7 +32,8 @@ class Figure:
         svg: The picture.
         summary: The same in words, for those who cannot see it.
         header: The columns of the numbers behind it.
-        rows: The numbers.
+        rows: The numbers; none where they stand below another figure.
+        rows_title: What they are.
     """
 
     title: str
@@ -38,6 +41,7 @@ class Figure:
     summary: str
     header: list[str]
     rows: list[list[str]]
+    rows_title: str = "The numbers"
 
 
 def render_page(comparison: Comparison, *, title: str, command: str) -> str:
@@ -57,6 +61,8 @@ def render_page(comparison: Comparison, *, title: str, command: str) -> str:
     )
     environment.filters["number"] = number
     environment.filters["png"] = _data_address
+    environment.filters["breakable"] = _breakable
+    environment.filters["rate"] = rate_text
     environment.filters["printable"] = printable
     environment.filters["shell"] = lambda path: printable(shlex.quote(str(path)))
     return environment.get_template("page.html").render(
@@ -64,6 +70,9 @@ def render_page(comparison: Comparison, *, title: str, command: str) -> str:
         title=title,
         command=command,
         figures=_figures(comparison),
+        speed_columns=SPEED_COLUMNS,
+        how_speed_was_measured=HOW_SPEED_WAS_MEASURED,
+        how_to_read=HOW_TO_READ,
         quality=[quality_of(group) for group in comparison.quality],
     )
 
@@ -111,7 +120,14 @@ def _loss_figure(
             values = [getattr(row, f"{half}_loss") for row in run.metrics]
             curves.append(Curve(f"{run.name}, {half}", at, values, colours[run.name], dash))
         rows += [
-            [run.name, str(row.step), number(second), number(row.train_loss), number(row.test_loss)]
+            [
+                run.name,
+                str(row.epoch),
+                str(row.step),
+                number(second),
+                number(row.train_loss),
+                number(row.test_loss),
+            ]
             for row, second in zip(run.metrics, seconds, strict=True)
         ]
     axis = "seconds of training, compilation included" if against == "seconds" else "training steps"
@@ -123,14 +139,23 @@ def _loss_figure(
         f"Loss against {against}{of_what}",
         curves_svg(name, curves, x=axis, y="loss", logarithmic=_spans_decades(curves)),
         last,
-        ["run", "step", "seconds", "train loss", "test loss"],
-        rows,
+        ["run", "epoch", "step", "seconds", "train loss", "test loss"],
+        rows if against == "seconds" else [],
+        rows_title="The numbers of both figures",
     )
 
 
 def _spans_decades(curves: list[Curve]) -> bool:
     values = [value for curve in curves for value in curve.y]
     return min(values) > 0.0 and max(values) > 5.0 * min(values)
+
+
+def _breakable(text: str) -> str:
+    """A number with its range, which may stand below it where there is little room."""
+    number_text, bracket, rest = text.partition(" (")
+    if not bracket:
+        return text
+    return Markup('{} <span class="range">({}</span>').format(number_text, rest)
 
 
 def _data_address(png: bytes) -> str:

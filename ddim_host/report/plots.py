@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from matplotlib.lines import Line2D
 
 __all__ = ["Curve", "curves_svg"]
 
@@ -70,14 +73,16 @@ def curves_svg(name: str, curves: Sequence[Curve], *, x: str, y: str, logarithmi
         **dict.fromkeys(("axes.edgecolor", "axes.labelcolor"), _INK),
         "grid.alpha": 0.15,
     }
-    with rc_context(style):
+    with rc_context(style), warnings.catch_warnings():
+        # The page has the glyphs: its text stays text. Here it is only measured.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         axes = figure.add_subplot()
+        lines: list[Line2D] = []
         for curve in curves:
-            axes.plot(
+            lines += axes.plot(
                 curve.x,
                 curve.y,
-                label=curve.label,
                 color=_COLOURS[curve.colour % len(_COLOURS)],
                 linestyle=_DASHES[curve.dash % len(_DASHES)],
                 linewidth=1.6,
@@ -89,7 +94,11 @@ def curves_svg(name: str, curves: Sequence[Curve], *, x: str, y: str, logarithmi
         if logarithmic:
             axes.set_yscale("log")
         axes.grid(visible=True)
-        axes.legend(frameon=False, fontsize=9)
+        legend = axes.legend(lines, [""] * len(lines), frameon=False, fontsize=9)
+        for text, curve in zip(legend.get_texts(), curves, strict=True):
+            # Names are not Matplotlib's markup, in which `$` begins a formula and `_` hides a label.
+            text.set_parse_math(False)
+            text.set_text(curve.label)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _embedded(buffer.getvalue(), name)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from ddim_host.evaluation.tables import SHOWN, Shown, protocol_lines, remarks
+from ddim_host.evaluation.tables import SHOWN, Shown, number, over_seeds, protocol_lines, remarks
 
 if TYPE_CHECKING:
+    from ddim_host.evaluation.tables import Table
     from ddim_host.report.comparison import QualityGroup
 
-__all__ = ["Quality", "QualityCell", "QualityRow", "QualityTable", "quality_of"]
+__all__ = ["HOW_TO_READ", "quality_of"]
+
+HOW_TO_READ = (
+    "S is the number of sampling steps, each a call of the network for every image. Eta 0 is deterministic "
+    "DDIM, eta 1 adds as much noise as DDPM. Marked is the best of each column, and with it whatever cannot "
+    "be told from it: what prints the same, or has a range over seeds that overlaps with its range."
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,7 @@ class QualityCell:
     Attributes:
         mean: Over the seeds; None where nothing was measured.
         text: The same for people, with the range over the seeds.
-        best: Whether no mean in its column is better.
+        best: Whether no cell of its column can be told to be better.
     """
 
     mean: float | None
@@ -42,7 +50,7 @@ class QualityTable:
     """One measure of several runs.
 
     Attributes:
-        title: What it is.
+        title: What it is, and what its numbers depend on.
         steps: The columns.
         rows: The rows.
     """
@@ -78,17 +86,50 @@ def quality_of(group: QualityGroup) -> Quality:
 
 def _table(group: QualityGroup, shown: Shown) -> QualityTable:
     steps = sorted({steps for _, table in group.tables for steps in table.steps})
-    choose = max if shown.higher_is_better else min
-    cells = [(s, table.cell(eta, s)) for _, table in group.tables for eta in table.etas for s in table.steps]
-    best = {s: choose(shown.mean(cell) for at, cell in cells if at == s and cell) for s in steps}
+
+    def values(table: Table, eta: float, at: int) -> list[float]:
+        return [shown.value(score.measures) for score in table.cell(eta, at)]
+
+    best = {}
+    for at in steps:
+        column = [found for _, t in group.tables for eta in t.etas if (found := values(t, eta, at))]
+        best[at] = (max if shown.higher_is_better else min)(column, key=fmean)
     rows = []
     for run, table in group.tables:
         for eta in table.etas:
-            means = [shown.mean(cell) if (cell := table.cell(eta, s)) else None for s in steps]
-            row = tuple(
-                QualityCell(mean, table.cell_text(shown, eta, s), best=mean == best[s])
-                for s, mean in zip(steps, means, strict=True)
-            )
-            rows.append(QualityRow(run.name, eta, row))
-    ruler = group.tables[0][1].scores[0].ruler
-    return QualityTable(shown.title(ruler), tuple(steps), tuple(rows))
+            cells = []
+            for at in steps:
+                found = values(table, eta, at)
+                cells.append(
+                    QualityCell(
+                        fmean(found) if found else None,
+                        table.cell_text(shown, eta, at),
+                        best=bool(found) and _cannot_be_told_apart(found, best[at]),
+                    )
+                )
+            rows.append(QualityRow(run.name, eta, tuple(cells)))
+    return QualityTable(_caption(group, shown), tuple(steps), tuple(rows))
+
+
+def _cannot_be_told_apart(one: list[float], other: list[float]) -> bool:
+    """Whether two cells print the same mean, or have ranges over seeds that overlap."""
+    overlap = min(one) <= max(other) and min(other) <= max(one)
+    return overlap or number(fmean(one)) == number(fmean(other))
+
+
+def _caption(group: QualityGroup, shown: Shown) -> str:
+    """What a table shows, and what its numbers depend on."""
+    tables = [table for _, table in group.tables]
+    sampled, ruler = tables[0].scores[0].sampled, tables[0].scores[0].ruler
+    reference = ruler.reference
+    said = [shown.title(ruler)]
+    if any(len(table.seeds) > 1 for table in tables):
+        said.append(over_seeds(tables))
+    said.append(
+        f"N = {sampled.num_images:,} samples against {reference.num_images:,} real {reference.half} images"
+    )
+    floor = next((table.noise_floor for table in tables if table.noise_floor is not None), None)
+    if floor is not None:
+        value = number(shown.value(floor.measures))
+        said.append(f"noise floor {value}, of N = {floor.real.num_images:,} real {floor.real.half} images")
+    return "; ".join(said)

@@ -215,12 +215,23 @@ class Sweep:
         elif stage.exit_code:
             reason = f"failed with exit code {stage.exit_code}: {said.reason or 'it said nothing'}"
         else:
-            text = f"{trial}: {_DONE[name]} in {stage.seconds:.1f} s"
-            with contextlib.suppress(UserError):  # a damaged file is said on the page
-                for row in RunDirectory(self.folder / trial).read_metrics()[-1:] if name == "run" else ():
-                    text += f", train loss {row.train_loss:.4g}, test loss {row.test_loss:.4g}"
-            return text
+            text = f"{trial}: {_DONE[name]}; the whole process took {stage.seconds:.1f} s"
+            return text + (self._training(trial, stage) if name == "run" else "")
         return f"{trial}: `{name}` {reason}; all of it: {self._log(trial)}"
+
+    def _training(self, trial: str, stage: Stage) -> str:
+        """How long the training itself took, and what came of it."""
+        try:
+            metrics = RunDirectory(self.folder / trial).read_metrics()
+        except UserError:
+            return ""  # a damaged file is said on the page
+        text = ""
+        if "--resume" not in stage.command:  # else some of it was in an earlier process
+            loop = sum(row.seconds + row.warmup_seconds for row in metrics)
+            text += f", its training loop {loop:.1f} s"
+        for row in metrics[-1:]:
+            text += f"; train loss {row.train_loss:.4g}, test loss {row.test_loss:.4g}"
+        return text
 
     def _log(self, trial: str) -> Path:
         return self._logs / f"{trial}.log"

@@ -76,10 +76,11 @@ class ModelFactoryContract(PartContract):
         return model
 
     def test_it_says_where_it_computes(self) -> None:
-        """Device, its name, precision, memory; and it can be waited for."""
+        """Device, its name, threads, precision, memory; and it can be waited for."""
         model = self.model()
         assert (model.device, model.precision) == ("cpu", "fp32")
         assert model.device_name
+        assert model.threads >= 1
         model.synchronize()
         assert model.peak_memory_bytes() > 0
 

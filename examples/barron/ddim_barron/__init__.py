@@ -5,6 +5,7 @@ It may use what all of them share: arithmetic, `**`, `abs`, `reshape(tuple)`, `s
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ddim_host import hookimpl
@@ -28,7 +29,7 @@ def barron(prediction: Any, target: Any, *, alpha: float = 1.0, scale: float = 0
     Args:
         prediction: `(B, C, H, W)`, an array of any framework.
         target: `(B, C, H, W)`.
-        alpha: How robust; below 2, not 0 (where the formula becomes a logarithm).
+        alpha: How robust; at most 2, finite, not 0 (where the formula becomes a logarithm).
         scale: The difference from which the loss is no longer a square, above 0.
 
     Returns:
@@ -37,8 +38,10 @@ def barron(prediction: Any, target: Any, *, alpha: float = 1.0, scale: float = 0
     Raises:
         UserError: A parameter is out of range.
     """
-    if not alpha <= 2.0 or alpha == 0.0:
-        raise UserError("the alpha of the barron loss must be at most 2, and not 0", why=f"given is {alpha}")
+    if not -math.inf < alpha <= 2.0 or alpha == 0.0:
+        raise UserError(
+            "the alpha of the barron loss must be finite, at most 2, and not 0", why=f"given is {alpha}"
+        )
     if not scale > 0.0:
         raise UserError("the scale of the barron loss must be above 0", why=f"given is {scale}")
     squares = ((prediction - target) * (1.0 / scale)) ** 2

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from ddim_host.provenance import process_peak_memory_bytes, processor_name
 from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
-from ddim_host.waist import TrainingState
+from ddim_host.waist import ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, TrainingState
 from ddim_numpy.layers import NumpyLayers
 from ddim_numpy.tensor import Tensor
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from ddim_numpy.tensor import Array
 
 __all__ = ["NumpyModel"]
-
-_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
 
 class NumpyModel:
@@ -51,6 +50,11 @@ class NumpyModel:
     def device_name(self) -> str:
         """See `Model`, as for the methods below."""
         return processor_name()
+
+    @property
+    def threads(self) -> int:
+        """Those of the library that multiplies NumPy's matrices."""
+        return max((int(pool["num_threads"]) for pool in threadpool_info()), default=1)
 
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
@@ -112,13 +116,13 @@ class NumpyModel:
         """Adam (arXiv 1412.6980, algorithm 1), on gradients times `shrink`."""
         state = self._require_state()
         step = state.step + 1
-        bias_1, bias_2 = 1.0 - _BETA_1**step, 1.0 - _BETA_2**step
+        bias_1, bias_2 = 1.0 - ADAM_BETA1**step, 1.0 - ADAM_BETA2**step
         for name, gradient in gradients.items():
             clipped = gradient * shrink
             first, second = state.exp_avg[name], state.exp_avg_sq[name]
-            first += (1.0 - _BETA_1) * (clipped - first)
-            second += (1.0 - _BETA_2) * (clipped * clipped - second)
-            self._raw[name] -= (lr / bias_1) * first / (np.sqrt(second / bias_2) + _EPSILON)
+            first += (1.0 - ADAM_BETA1) * (clipped - first)
+            second += (1.0 - ADAM_BETA2) * (clipped * clipped - second)
+            self._raw[name] -= (lr / bias_1) * first / (np.sqrt(second / bias_2) + ADAM_EPSILON)
         self._state = TrainingState(step, state.exp_avg, state.exp_avg_sq)
 
     def _predict(self, layers: NumpyLayers, x_t: Array, t: NDArray[np.int64]) -> Tensor:

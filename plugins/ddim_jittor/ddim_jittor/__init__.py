@@ -2,6 +2,13 @@
 
 plugin         the model factory, found through the entry point; imports no Jittor by itself
 environment    importing Jittor so that it always works
+machine        what it needs on this machine, for it and for `ddim-host doctor`
+compiling, first_compile
+               compiling its core: the process that waits, and the script that compiles
 model          the waist: training step, prediction, weights in and out
-layers         the operations of the U-Net
+layers, attention
+               the operations of the U-Net in Jittor
+native_layers, native
+               the same on the host's kernels, and these kernels as operators of Jittor
+processes      joining the processes that MPI started
 """

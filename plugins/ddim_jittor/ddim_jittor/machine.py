@@ -21,7 +21,7 @@ from ddim_host.parameters import no_home
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["checks", "cuda_checks", "find_nvcc", "jittor_home", "lay_onednn", "require"]
+__all__ = ["checks", "cuda_checks", "find_nvcc", "gpu_name", "jittor_home", "lay_onednn", "require"]
 
 ONEDNN = "2022.2.1"
 
@@ -220,6 +220,21 @@ def _gpu() -> Check:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         return Check(name, False, "the NVIDIA driver sees no GPU", "check nvidia-smi, or use --device cpu")
     return Check(name, True, f"{count.value} found")
+
+
+def gpu_name() -> str:
+    """The first GPU in the driver's words; `CUDA` where it has none for it."""
+    try:
+        driver = ctypes.CDLL("libcuda.so")
+    except OSError:
+        return "CUDA"
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    known = (
+        driver.cuInit(0) == 0
+        and driver.cuDeviceGet(ctypes.byref(device), 0) == 0
+        and driver.cuDeviceGetName(name, len(name), device) == 0
+    )
+    return name.value.decode(errors="replace") if known else "CUDA"
 
 
 def _plain(path: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from typing import TYPE_CHECKING, Literal
 
@@ -11,8 +12,9 @@ import numpy as np
 from ddim_host.kernels import Dropout, kernels
 from ddim_host.provenance import process_peak_memory_bytes, processor_name
 from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
-from ddim_host.waist import TrainingState
+from ddim_host.waist import ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, TrainingState
 from ddim_jittor.layers import JittorLayers
+from ddim_jittor.machine import gpu_name
 from ddim_jittor.native_layers import NativeLayers
 
 if TYPE_CHECKING:
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from ddim_host.waist import Batch, Loss, Weights, WhichWeights
 
 __all__ = ["JittorModel"]
-
-_BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
 
 
 class JittorModel:
@@ -60,8 +60,13 @@ class JittorModel:
     @property
     def device_name(self) -> str:
         if jt.flags.use_cuda:
-            return "CUDA"
+            return gpu_name()
         return f"{processor_name()}, {'native' if self._kernels else 'Jittor'} kernels"
+
+    @property
+    def threads(self) -> int:
+        # Its own kernels, oneDNN's and the host's are all threaded by this one library.
+        return int(ctypes.CDLL("libgomp.so.1").omp_get_max_threads())
 
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
@@ -111,6 +116,9 @@ class JittorModel:
         jt.sync_all(True)
 
     def peak_memory_bytes(self) -> int:
+        if jt.flags.use_cuda:
+            # What Jittor's allocator holds of the GPU; it keeps for itself what it frees.
+            return int(jt.get_mem_info().total_cuda_used)
         return process_peak_memory_bytes()
 
     def weights(self, which: WhichWeights) -> Weights:
@@ -140,14 +148,16 @@ class JittorModel:
         squares = [(gradient * gradient).sum() for gradient in gradients.values()]
         norm = jt.concat(squares).sum().sqrt()
         scale = (max_grad_norm / (norm + 1e-6)).minimum(1.0)
-        correction1 = 1.0 - _BETA1**self._steps
-        correction2 = math.sqrt(1.0 - _BETA2**self._steps)
+        correction1 = 1.0 - ADAM_BETA1**self._steps
+        correction2 = math.sqrt(1.0 - ADAM_BETA2**self._steps)
         for name, parameter in self._raw.items():
             gradient = gradients[name] * scale
             mean, square = exp_avg[name], exp_avg_sq[name]
-            mean.update(mean * _BETA1 + gradient * (1.0 - _BETA1))
-            square.update(square * _BETA2 + gradient * gradient * (1.0 - _BETA2))
-            parameter.update(parameter - mean * (lr / correction1) / (square.sqrt() / correction2 + _EPS))
+            mean.update(mean * ADAM_BETA1 + gradient * (1.0 - ADAM_BETA1))
+            square.update(square * ADAM_BETA2 + gradient * gradient * (1.0 - ADAM_BETA2))
+            parameter.update(
+                parameter - mean * (lr / correction1) / (square.sqrt() / correction2 + ADAM_EPSILON)
+            )
 
     def _training_layers(self, batch: Batch) -> JittorLayers:
         if self._kernels is None:

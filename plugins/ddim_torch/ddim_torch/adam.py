@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from ddim_host.waist import ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
 __all__ = ["Adam"]
-
-_BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
 
 
 class Adam:
@@ -59,10 +59,10 @@ class Adam:
             [],
             steps,
             lr=lr,
-            beta1=_BETA1,
-            beta2=_BETA2,
+            beta1=ADAM_BETA1,
+            beta2=ADAM_BETA2,
             weight_decay=0.0,
-            eps=_EPS,
+            eps=ADAM_EPSILON,
             amsgrad=False,
             maximize=False,
         )

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     Kernel: TypeAlias = tuple[int, int]
     Layers: TypeAlias = "Conv | Pool | tuple[Layers, ...] | list[Layers]"
 
-__all__ = ["NUM_FEATURES", "InceptionNetwork", "parameter_shapes"]
+__all__ = ["InceptionNetwork", "parameter_shapes"]
 
-NUM_FEATURES = 2048
 
 _IMAGE_SIZE = 299
 _BATCH_NORM_EPS = 1e-3

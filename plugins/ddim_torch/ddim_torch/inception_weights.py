@@ -19,6 +19,7 @@ import torch
 from ddim_host.cache import cache_errors, cache_folder
 from ddim_host.download import download
 from ddim_host.errors import UserError, printable
+from ddim_host.evaluation.paper import FID_WEIGHTS
 from ddim_host.files import locked, write_bytes
 from ddim_torch.inception import parameter_shapes
 
@@ -31,7 +32,7 @@ __all__ = ["published_weights", "read_weights"]
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE_NAME}"
-SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+SHA256 = FID_WEIGHTS
 NUM_BYTES = 95_628_359
 
 _KEPT_NAME = "inception-6726825d.safetensors"
@@ -57,8 +58,9 @@ def read_weights(path: Path | None) -> tuple[dict[str, NDArray[np.float32]], str
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
             raise OSError("it is not a file")
-        # A safetensors file begins with the length of its header; whatever else comes is a pickle.
-        is_pickle = path.suffix != ".safetensors"
+        # A safetensors file begins with the length of its header, eight bytes, and the header is JSON.
+        with path.open("rb") as file:
+            is_pickle = path.suffix != ".safetensors" and file.read(9)[8:] != b"{"
         if is_pickle and _sha256(path) != SHA256:
             raise UserError(
                 f"{printable(path)} is not read",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 from torch import distributed
 
@@ -20,6 +19,7 @@ from ddim_torch.native_layers import NativeLayers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
     from torch.nn.parallel import DistributedDataParallel
@@ -107,6 +107,10 @@ class TorchModel:
         if self._device.type == "cuda":
             return torch.cuda.get_device_name(self._device)
         return f"{processor_name()}, {'native' if self._kernels else 'PyTorch'} kernels"
+
+    @property
+    def threads(self) -> int:
+        return torch.get_num_threads()
 
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
@@ -243,7 +247,4 @@ def _laid_out(tensor: Tensor, layout: torch.memory_format) -> Tensor:
 
 
 def _to_arrays(tensors: Mapping[str, Tensor]) -> Weights:
-    return {
-        name: np.ascontiguousarray(tensor.detach().cpu().numpy().copy(order="C"))
-        for name, tensor in tensors.items()
-    }
+    return {name: tensor.detach().cpu().numpy().copy(order="C") for name, tensor in tensors.items()}
