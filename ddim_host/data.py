@@ -40,8 +40,9 @@ class DataFingerprint:
 
     @property
     def number(self) -> int:
-        """48 bits of it."""
-        return int(self.train_sha256[:12], 16) ^ int(self.test_sha256[:12], 16)
+        """48 bits of a hash of it."""
+        both = hashlib.sha256(f"{self.train_sha256} {self.test_sha256}".encode())
+        return int(both.hexdigest()[:12], 16)
 
     def __str__(self) -> str:
         return (
