@@ -271,7 +271,7 @@ def test_without_a_path_the_archive_is_downloaded_once(
     module = importlib.import_module("ddim_host.parts.datasets.cifar10")
     monkeypatch.setattr(module, "URL", archive.as_uri())
     monkeypatch.setattr(module, "MD5", hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest())
-    assert "from the official archive (not in the cache yet; 170 MB, downloaded once)" in cifar10().description
+    assert "official archive (not in the cache yet; 170 MB, downloaded once)" in cifar10().description
     np.testing.assert_array_equal(cifar10().load().test, random_images(7, seed=5))
     assert official_archive() == "decoded in the cache"
 
