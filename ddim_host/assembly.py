@@ -13,6 +13,7 @@ from ddim_host.config import PART_KINDS, Config, PartConfig, Request
 from ddim_host.defaults import (
     DEFAULT_DISTRIBUTIONS,
     DEFAULT_PARTS,
+    default_attention,
     default_model_parameters,
     default_settings,
 )
@@ -20,7 +21,7 @@ from ddim_host.diffusion import NoiseSchedule, ddim_steps
 from ddim_host.errors import UserError
 from ddim_host.launch import launched
 from ddim_host.parameters import Parameter, PartChoice, resolve
-from ddim_host.plugins import installed_frameworks, load_plugins
+from ddim_host.plugins import load_plugins, no_framework_chosen
 from ddim_host.processes import ALONE
 from ddim_host.registry import Kind, Part
 from ddim_host.settings import SETTINGS
@@ -93,7 +94,11 @@ class Experiment:
         return self.join_processes(config.device)
 
     def load_images(self) -> TrainTest:
-        """Read the data set, downloading or decoding it where that has not happened yet."""
+        """Read the data set, downloading or decoding it where that has not happened yet; once."""
+        return self._images
+
+    @cached_property
+    def _images(self) -> TrainTest:
         return validation.checked_images(self.parts[Kind.DATA], self.source)
 
     def training_batches(self, images: Images) -> TrainingBatches:
@@ -161,13 +166,7 @@ def assemble(request: Request, *, source: DataSource | None = None) -> Experimen
         UserError: Anything that the user asked for is unknown, ill-typed, not allowed or not to be had.
     """
     if request.plugin is None:
-        frameworks = installed_frameworks()
-        offers = " or ".join(f"--plugin {name}" for name in frameworks)
-        raise UserError(
-            "no framework was chosen",
-            why=f"installed: {', '.join(frameworks) or 'none'}",
-            fix=f"add {offers}" if frameworks else "pip install ddim-torch, or ddim-jittor",
-        )
+        raise no_framework_chosen()
     plugins = load_plugins(request.plugin)
     framework = cast("Plugin", plugins.framework)
     choices = {kind: request.parts.get(kind) or _default_part(kind, plugins.registry) for kind in PART_KINDS}
@@ -183,7 +182,12 @@ def assemble(request: Request, *, source: DataSource | None = None) -> Experimen
     if source is None:
         source = validation.checked_source(parts[Kind.DATA], parameters[Kind.DATA])
     size, _, channels = source.image_shape
-    parameters[Kind.MODEL] = resolved(Kind.MODEL, _model_parameters(parts[Kind.MODEL], size))
+    model = resolved(Kind.MODEL, _model_parameters(parts[Kind.MODEL], size))
+    if "attention_resolutions" not in choices[Kind.MODEL].arguments:
+        # The levels need not be those of the default network.
+        levels = len(cast("tuple[int, ...]", model["channel_multipliers"]))
+        model["attention_resolutions"] = default_attention(size, levels)
+    parameters[Kind.MODEL] = model
     values: dict[str, Any] = _settings(request, source)
     values["plugin"] = PartConfig(framework.name, framework.distribution, framework.version)
     for kind, part in parts.items():

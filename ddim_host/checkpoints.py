@@ -334,7 +334,11 @@ def _fitting(path: Path, arrays: Mapping[str, NDArray[Any]], parameters: tuple[P
         if problem:
             break
     if problem:
-        raise UserError(f"{path} does not fit the network of this run", why=problem)
+        raise UserError(
+            f"{path} does not fit the network of this run",
+            why=problem,
+            fix="leave --model, and the size and the colours of the images, as they were when it was saved",
+        )
     return {parameter.name: arrays[parameter.name] for parameter in parameters}
 
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import tomli_w
 
+from ddim_host.data import DataFingerprint
 from ddim_host.errors import UserError
 from ddim_host.files import read_text, require_plain
 from ddim_host.limits import MAX_IMAGE_SIZE, MAX_STEPS
 from ddim_host.parameters import PartChoice, Value, convert, parse_choice, suggestion
+from ddim_host.records import read_record
 from ddim_host.registry import Kind
 from ddim_host.settings import SETTINGS, read_setting
 
@@ -30,6 +32,7 @@ __all__ = [
     "PartConfig",
     "Request",
     "preset_names",
+    "read_fingerprint",
     "read_image_shape",
     "read_part",
     "read_preset",
@@ -52,6 +55,7 @@ PART_KINDS = (
 _PRESETS = Path(__file__).with_name("presets")
 _PROVENANCE = "provenance"
 _IMAGE_SHAPE = "image_shape"
+_FINGERPRINT = "images"
 
 _MAX_TOML_BYTES = 64 << 10
 _LONG_KEY = re.compile(
@@ -167,21 +171,28 @@ def read_request(path: Path) -> Request:
     epochs: int | None = None
     parts: dict[Kind, PartChoice] = {}
     settings: dict[str, Value] = {}
+    known = ["plugin", "epochs", *kinds, *SETTINGS]
     for key, given in document.items():
+        if key == "evaluate" or (key in known and isinstance(given, list)):
+            raise UserError(
+                f"{key} in {path} is for a sweep",
+                why="a run takes one value of everything, and evaluates nothing",
+                fix=f"call `ddim-host sweep --config {path}`, or give one value",
+            )
         if key == "plugin":
             # What a run's own file says of the distribution is how it was, not what is to be chosen.
-            plugin = given if isinstance(given, str) else read_part(given, f"plugin in {path}").name
+            plugin = given if isinstance(given, str) else read_part(given, "plugin", path).name
         elif key == "epochs":
             epochs = read_epochs(given, origin=f"epochs in {path}")
         elif key in kinds:
-            parts[kinds[key]] = read_part(given, f"{key} in {path}")
+            parts[kinds[key]] = read_part(given, key, path)
         elif key in SETTINGS:
             settings[key] = read_setting(key, given, origin=f"{key} in {path}")
         else:
-            known = ["plugin", "epochs", *kinds, *SETTINGS]
             raise UserError(
                 f"{path} has an unknown setting {key!r}{suggestion(key, known)}",
                 why=f"known: {', '.join(known)}",
+                fix="give --preset on the command line" if key == "preset" else "",
             )
     if epochs is not None and "train_steps" in settings:
         raise UserError(f"{path} gives both epochs and train_steps", fix="remove one of them")
@@ -225,6 +236,27 @@ def read_image_shape(path: Path) -> tuple[int, int, int]:
     )
 
 
+def read_fingerprint(path: Path) -> DataFingerprint | None:
+    """Which images a run was trained on, from its `config.toml`.
+
+    Returns:
+        What it says; None for a file that was written by hand, and is no run's.
+
+    Raises:
+        UserError: The file cannot be read, or is a run's and does not say.
+    """
+    provenance = read_toml(path).get(_PROVENANCE)
+    if provenance is None:
+        return None
+    try:
+        return read_record(DataFingerprint, provenance[_FINGERPRINT])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{path} does not say which images its run was trained on",
+            why=f"[{_PROVENANCE}.{_FINGERPRINT}] should hold num_train, num_test, train_sha256, test_sha256",
+        ) from None
+
+
 def read_epochs(given: object, *, origin: str) -> int:
     """A number of epochs.
 
@@ -242,8 +274,13 @@ def read_epochs(given: object, *, origin: str) -> int:
     return epochs
 
 
-def write_config(config: Config, image_shape: tuple[int, int, int], provenance: Mapping[str, str]) -> str:
-    """The text of `config.toml`; `read_request` and `read_image_shape` take it back."""
+def write_config(
+    config: Config,
+    image_shape: tuple[int, int, int],
+    fingerprint: DataFingerprint,
+    provenance: Mapping[str, str],
+) -> str:
+    """The text of `config.toml`; `read_request`, `read_image_shape` and `read_fingerprint` take it back."""
     document: dict[str, Any] = {}
     tables: dict[str, Any] = {}
     for item in dataclasses.fields(config):
@@ -253,7 +290,11 @@ def write_config(config: Config, image_shape: tuple[int, int, int], provenance: 
             tables[item.name] = {**dataclasses.asdict(value), "parameters": parameters}
         elif value is not None:
             document[item.name] = value
-    origin = {**provenance, _IMAGE_SHAPE: list(image_shape)}
+    origin = {
+        **provenance,
+        _IMAGE_SHAPE: list(image_shape),
+        _FINGERPRINT: dataclasses.asdict(fingerprint),
+    }
     return tomli_w.dumps({**document, **tables, _PROVENANCE: origin})
 
 
@@ -285,12 +326,13 @@ def _toml(value: Value) -> object:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def read_part(given: object, origin: str) -> PartChoice:
+def read_part(given: object, key: str, path: Path) -> PartChoice:
     """A part as a TOML file gives it: a text as on the command line, or a table.
 
     Args:
         given: The value.
-        origin: Where it was given, for the message.
+        key: Its name in the file.
+        path: The file, for the message.
 
     Raises:
         UserError: It is neither.
@@ -310,6 +352,8 @@ def read_part(given: object, origin: str) -> PartChoice:
         ):
             return PartChoice(name, distribution, parameters)
     raise UserError(
-        f"cannot read {origin}",
+        f"cannot read {key} in {path}",
         why="a part is a string as on the command line, or a table with name, distribution and parameters",
+        fix=f'write {key} = "NAME:parameter=value,...", or a table [{key}] with name = "NAME", and its '
+        f"parameters below [{key}.parameters]",
     )

@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DataSource", "Images", "TrainTest"]
+    import numpy as np
+    from numpy.typing import NDArray
 
-Images: TypeAlias = NDArray[np.uint8]
+__all__ = ["DataFingerprint", "DataSource", "Images", "TrainTest", "image_hash"]
+
+Images: TypeAlias = "NDArray[np.uint8]"
 """Images as uint8 `(N, H, W, C)`, C = 1 (grey) or 3 (RGB); memory-mapped where large."""
+
+_HASHED_BYTES = 16 << 20
+"""About how many bytes of a memory map are looked at at a time."""
+
+
+@dataclass(frozen=True)
+class DataFingerprint:
+    """Which images a data set held: two are equal where all pixels of both halves are.
+
+    Attributes:
+        num_train: The number of training images.
+        num_test: The number of test images.
+        train_sha256: Of the training images; see `image_hash`.
+        test_sha256: Of the test images.
+    """
+
+    num_train: int
+    num_test: int
+    train_sha256: str
+    test_sha256: str
+
+    @property
+    def number(self) -> int:
+        """48 bits of a hash of it."""
+        both = hashlib.sha256(f"{self.train_sha256} {self.test_sha256}".encode())
+        return int(both.hexdigest()[:12], 16)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_train:,} train (SHA-256 {self.train_sha256[:12]}...), "
+            f"{self.num_test:,} test ({self.test_sha256[:12]}...)"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +58,18 @@ class TrainTest:
     Attributes:
         train: uint8 `(N, H, W, C)`, N >= 1.
         test: uint8 `(M, H, W, C)`, M >= 1, disjoint from `train`.
+        split: How it was decided which image belongs to which half, in a few words, where that is only known
+            from the images: "1 in 10 for testing".
     """
 
     train: Images
     test: Images
+    split: str = ""
+
+    @cached_property
+    def fingerprint(self) -> DataFingerprint:
+        """Which images these are; the first time, all of them are read."""
+        return DataFingerprint(len(self.train), len(self.test), image_hash(self.train), image_hash(self.test))
 
 
 @dataclass(frozen=True)
@@ -49,3 +91,12 @@ class DataSource:
     random_flip: bool
     description: str
     load: Callable[[], TrainTest]
+
+
+def image_hash(images: Images) -> str:
+    """The SHA-256 of images, of their shape and all pixels, in hexadecimal."""
+    digest = hashlib.sha256(repr(images.shape).encode())
+    rows = max(1, _HASHED_BYTES // max(1, images[:1].nbytes))
+    for first in range(0, len(images), rows):
+        digest.update(images[first : first + rows].tobytes())
+    return digest.hexdigest()

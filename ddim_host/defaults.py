@@ -9,7 +9,15 @@ from ddim_host.registry import Kind
 if TYPE_CHECKING:
     from ddim_host.parameters import Value
 
-__all__ = ["DEFAULT_DISTRIBUTIONS", "DEFAULT_PARTS", "SMALL", "default_model_parameters", "default_settings"]
+__all__ = [
+    "DEFAULT_DISTRIBUTIONS",
+    "DEFAULT_PARTS",
+    "SMALL",
+    "default_attention",
+    "default_features",
+    "default_model_parameters",
+    "default_settings",
+]
 
 DEFAULT_PARTS = {
     Kind.DATA: "digits",
@@ -57,23 +65,31 @@ def default_settings(image_size: int) -> dict[str, Value]:
     }
 
 
+def default_attention(image_size: int, levels: int) -> tuple[int, ...]:
+    """Where a U-Net has attention: at the largest level but the first of at most 16 x 16 pixels."""
+    sizes = [image_size >> level for level in range(1, levels)]
+    return tuple(size for size in sizes if size <= 16)[:1]
+
+
+def default_features(data: str) -> str:
+    """The feature extractor for the images of a data set."""
+    return "digits_mlp" if data == "digits" else "inception"
+
+
 def default_model_parameters(image_size: int) -> dict[str, Value]:
     """The U-Net for images of `image_size` pixels; for 32 it is DDPM's, with 35,746,307 parameters in RGB.
 
-    The image is halved as often as its size allows, three times at most (once up to 16 pixels); attention is
-    at the largest of the smaller levels that has at most 16 x 16 pixels.
+    The image is halved as often as its size allows, three times at most (once up to 16 pixels).
     """
     small = image_size <= SMALL
     halvings = 0
     while halvings < (1 if small else 3) and image_size % 2 ** (halvings + 1) == 0:
         halvings += 1
-    sizes = [image_size >> level for level in range(1, halvings + 1)]
-    attention = tuple(size for size in sizes if size <= 16)[:1]
     return {
         "base_channels": 32 if small else 128,
         "channel_multipliers": (1, *[2] * halvings),
         "num_res_blocks": 2,
-        "attention_resolutions": attention,
+        "attention_resolutions": default_attention(image_size, halvings + 1),
         "attention_head_dim": None,
         # With as many groups as channels the norm of one channel would cancel the time embedding.
         "num_groups": 8 if small else 32,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["DivergedError", "InterruptedTrainingError", "UserError", "described", "printable"]
+__all__ = ["DivergedError", "InterruptedTrainingError", "UserError", "described", "printable", "reason"]
 
 _TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
@@ -57,6 +57,11 @@ def _place(error: BaseException, package: str) -> str:
             depth = module.count(".") + (2 if path.stem == "__init__" else 1)
             place = f"{'/'.join(path.parts[-depth:])}:{line}"
     return place
+
+
+def reason(error: Exception) -> str:
+    """What went wrong with a file, for a message that names the file already."""
+    return printable(getattr(error, "strerror", None) or error)
 
 
 class DivergedError(Exception):

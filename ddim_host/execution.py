@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from ddim_host.checkpoints import Checkpoint, Progress, load_checkpoint, remove_others, save_checkpoint
 from ddim_host.config import write_config
 from ddim_host.drawing import Drawing, Times, draw
+from ddim_host.errors import UserError
 from ddim_host.exports import export_images
-from ddim_host.processes import require_same_checkpoint
+from ddim_host.processes import require_same_checkpoint, require_same_images
 from ddim_host.provenance import provenance
 from ddim_host.sampling import Denoiser
-from ddim_host.trained import UsedWeights
+from ddim_host.trained import UsedWeights, other_images
 from ddim_host.training import Trainer
 from ddim_host.unet import initial_weights, parameters
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ddim_host.assembly import Experiment
     from ddim_host.config import Config
+    from ddim_host.data import TrainTest
     from ddim_host.runs import EpochMetrics, RunDirectory
     from ddim_host.waist import Model
 
@@ -48,7 +50,8 @@ def run_experiment(
         Path of the grid, and how long the sampling took.
 
     Raises:
-        UserError: The data, the device or the directory is not to be had, or a checkpoint is damaged.
+        UserError: The data, the device or the directory is not to be had, or a checkpoint is damaged; or a
+            resumed run would go on with other images.
         DivergedError: A loss or a weight is not finite.
         InterruptedTrainingError: There was a signal; a checkpoint was written.
     """
@@ -56,7 +59,10 @@ def run_experiment(
     path = picture_path(run, config)
     export = export_images(path, num_images=config.num_images)  # too many are an error before the training
     images = experiment.load_images()
+    if start is run:
+        _require_same_images(run, images)
     model = experiment.build_model()
+    require_same_images(experiment.processes, images.fingerprint.number)
     first = experiment.processes.rank == 0
     with contextlib.ExitStack() as stack:
         if first and start is run:
@@ -65,7 +71,7 @@ def run_experiment(
         require_same_checkpoint(experiment.processes, progress.step)
         if first and start is not run:
             stack.enter_context(run.training())
-            _begin(experiment, model, run, progress)
+            _begin(experiment, model, images, run, progress)
         if first:
             # What was kept after the checkpoint will be made again.
             remove_others(run.checkpoints_path, progress)
@@ -74,7 +80,24 @@ def run_experiment(
     return path, draw(experiment, Denoiser(((model, 1.0),), "ema"), used, Drawing(config.num_images), export)
 
 
-def _begin(experiment: Experiment, model: Model, run: RunDirectory, progress: Progress) -> None:
+def _require_same_images(run: RunDirectory, images: TrainTest) -> None:
+    """Make sure that a resumed run goes on with the images that it began with.
+
+    Raises:
+        UserError: It would not.
+    """
+    why = other_images(run.config_path, images)
+    if why:
+        raise UserError(
+            f"the images are not those that the run in {run.path} began with",
+            why=why,
+            fix=f"bring those back, or begin another run with --start-from {run.path}",
+        )
+
+
+def _begin(
+    experiment: Experiment, model: Model, images: TrainTest, run: RunDirectory, progress: Progress
+) -> None:
     """Make a new run of an empty folder."""
     run.require_free()  # again: another process may have come first
     if progress.step:
@@ -82,7 +105,8 @@ def _begin(experiment: Experiment, model: Model, run: RunDirectory, progress: Pr
         # one that is cut off here is never begun again with random weights.
         save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), progress)
     origin = provenance(experiment.config.plugin.name, model)
-    run.write_config(write_config(experiment.config, experiment.source.image_shape, origin))
+    shape = experiment.source.image_shape
+    run.write_config(write_config(experiment.config, shape, images.fingerprint, origin))
 
 
 def _restore(
@@ -95,7 +119,7 @@ def _restore(
     if checkpoint.training is not None:
         model.load_training_state(checkpoint.training)
     if resumed:
-        if checkpoint.sampler:
+        if checkpoint.training is not None:  # otherwise nothing was ever kept
             experiment.sampler.load_state_dict(checkpoint.sampler)
         return checkpoint.progress, metrics
     # Losses and times of another run, perhaps with another loss or on another framework, stay there; so does

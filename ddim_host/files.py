@@ -149,12 +149,15 @@ def require_plain(value: object, *, nested: int = 0) -> None:
         nested: In how many others it is.
 
     Raises:
-        ValueError: It is nested deeper than any file of this project, or holds text that is not Unicode.
+        ValueError: It is nested deeper than any file of this project, or holds text that is not Unicode, or
+            an integer of more than 64 bits, which may have more digits than Python writes.
     """
     if nested > _MOST_NESTED:
         raise _nested_too_deeply()
     if isinstance(value, str):
         value.encode("utf-8")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("it holds an integer of more than 64 bits")
     elif isinstance(value, dict):
         for item in (*value, *value.values()):
             require_plain(item, nested=nested + 1)

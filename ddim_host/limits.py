@@ -1,6 +1,6 @@
 """Numbers beyond which an input is a slip of the finger, or nothing that a machine could do."""
 
-__all__ = ["MAX_GRID_IMAGES", "MAX_IMAGE_SIZE", "MAX_SEED", "MAX_STEPS"]
+__all__ = ["MAX_GRID_IMAGES", "MAX_IMAGES", "MAX_IMAGE_SIZE", "MAX_SEED", "MAX_STEPS"]
 
 MAX_SEED = 2**63 - 1
 """Seeds are keys of a generator of 64 bits; the half of them that every number format holds."""
@@ -10,6 +10,9 @@ MAX_STEPS = 10**12
 
 MAX_IMAGE_SIZE = 4096
 """Height and width in pixels beyond which nobody trains a network on pixels."""
+
+MAX_IMAGES = 1_000_000
+"""More images than anybody samples at a time."""
 
 MAX_GRID_IMAGES = 10_000
 """More images than anybody looks at in one picture; it would also take gigabytes to draw."""

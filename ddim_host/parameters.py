@@ -24,6 +24,7 @@ __all__ = [
     "Value",
     "convert",
     "format_choice",
+    "no_home",
     "parse_choice",
     "resolve",
     "suggestion",
@@ -284,6 +285,7 @@ def convert(given: object, annotation: Any) -> Value:
 
     Raises:
         ValueError: It does not fit.
+        UserError: It is a path in the home folder of nobody.
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
@@ -338,8 +340,20 @@ def _path(given: object) -> Path:
     if not text:
         raise ValueError
     text.encode("utf-8")  # a ValueError for names in another encoding, which no TOML file could hold
-    # Absolute, so that a stored configuration means the same from another folder.
-    return Path(text).expanduser().absolute()
+    try:
+        # Absolute, so that a stored configuration means the same from another folder.
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise no_home(text) from None
+
+
+def no_home(path: str) -> UserError:
+    """The error for a path that begins with the home folder of nobody: `~nosuchuser/x`."""
+    return UserError(
+        f"there is no home folder {path.partition('/')[0]}",
+        why=f"the path is {path}",
+        fix="write the whole path, from / on",
+    )
 
 
 _CONVERTERS: dict[type, Callable[[object], Value]] = {

@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
     from ddim_host.waist import JoinProcesses
 
-__all__ = ["DISABLED", "STRICT", "Plugin", "Plugins", "installed_frameworks", "load_plugins"]
+__all__ = [
+    "DISABLED",
+    "STRICT",
+    "Plugin",
+    "Plugins",
+    "installed_frameworks",
+    "load_plugins",
+    "no_framework_chosen",
+]
 
 DISABLED = "DDIM_HOST_DISABLE_PLUGINS"
 """Variable of the environment: plugins that are not imported, by distribution, name or both: `a,b/c`."""
@@ -137,6 +145,17 @@ def installed_frameworks() -> list[str]:
     """The names that `--plugin` can take, from metadata alone."""
     frameworks = (plugin for plugin, _ in _discover() if plugin.kind == "framework")
     return sorted({plugin.name for plugin in frameworks if plugin.status == "available"})
+
+
+def no_framework_chosen() -> UserError:
+    """The error for a command that needs `--plugin` and was not given one."""
+    frameworks = installed_frameworks()
+    offers = " or ".join(f"--plugin {name}" for name in frameworks)
+    return UserError(
+        "no framework was chosen",
+        why=f"installed: {', '.join(frameworks) or 'none'}",
+        fix=f"add {offers}" if frameworks else "pip install ddim-torch, or ddim-jittor",
+    )
 
 
 def load_plugins(framework: str | None = None, *, strict: bool | None = None) -> Plugins:

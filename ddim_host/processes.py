@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ALONE", "Processes", "any_of", "gather", "require_same_checkpoint", "share", "wait_for_all"]
+__all__ = [
+    "ALONE",
+    "Processes",
+    "any_of",
+    "gather",
+    "require_same_checkpoint",
+    "require_same_images",
+    "share",
+    "wait_for_all",
+]
 
 
 class Processes(Protocol):
@@ -110,12 +119,35 @@ def require_same_checkpoint(processes: Processes, identity: int) -> None:
     Raises:
         UserError: Others have read another one; in all processes.
     """
-    halves = np.array([identity // 2**24, identity % 2**24], dtype=np.float32)
-    own = np.zeros((processes.count, 2), dtype=np.float32)
-    own[processes.rank] = halves
-    if (processes.sum(own) != halves).any():
+    if not _same(processes, identity):
         raise UserError(
             "the processes have read different checkpoints",
             why="another process trains this run, and has written a checkpoint meanwhile",
             fix="start again, or wait until the training has ended",
         )
+
+
+def require_same_images(processes: Processes, identity: int) -> None:
+    """Make sure that all have read the same data set: each machine may have a copy of its own.
+
+    Args:
+        processes: All of them.
+        identity: What tells this one's images from others; below 2^48.
+
+    Raises:
+        UserError: Others have read other images; in all processes.
+    """
+    if not _same(processes, identity):
+        raise UserError(
+            "the processes have read different images",
+            why="the files changed meanwhile, or the machines have different copies of them",
+            fix="give all of them the same files, and start again",
+        )
+
+
+def _same(processes: Processes, identity: int) -> bool:
+    """Whether all processes call this with the same number, below 2^48."""
+    halves = np.array([identity // 2**24, identity % 2**24], dtype=np.float32)
+    own = np.zeros((processes.count, 2), dtype=np.float32)
+    own[processes.rank] = halves
+    return bool((processes.sum(own) == halves).all())

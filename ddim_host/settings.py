@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ddim_host.errors import UserError
-from ddim_host.limits import MAX_SEED, MAX_STEPS
+from ddim_host.limits import MAX_IMAGES, MAX_SEED, MAX_STEPS
 from ddim_host.parameters import Value, convert, type_name
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ SETTINGS: dict[str, Setting] = {
             "clip", bool, True, "limit the predicted x_start to [-1, 1] while sampling",
             lambda _: True, "",
         ),
-        _count("num_images", 64, "images to sample", most=1_000_000),
+        _count("num_images", 64, "images to sample", most=MAX_IMAGES),
         _count("train_steps", None, "length of the training in optimizer steps"),
         _count("batch_size", None, "images per step, in training and in sampling", most=100_000),
         Setting("lr", float, None, "learning rate of Adam", lambda x: x > 0, "above 0"),
         Setting(
             "lr_warmup_steps", int, None, "steps over which the learning rate rises to its value",
-            lambda n: n >= 0, "0 or more",
+            lambda n: 0 <= n <= MAX_STEPS, f"from 0 to {MAX_STEPS:,}",
         ),
         Setting(
             "ema_decay", float, None, "decay of the averaged weights, reached gradually",

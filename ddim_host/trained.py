@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ddim_host.assembly import assemble
 from ddim_host.checkpoints import load_weights, step_of
-from ddim_host.config import Request, read_image_shape, read_request
+from ddim_host.config import Request, read_fingerprint, read_image_shape, read_request
 from ddim_host.data import DataSource
 from ddim_host.errors import UserError
 from ddim_host.parameters import format_choice
 from ddim_host.processes import require_same_checkpoint
+from ddim_host.registry import Kind
 from ddim_host.sampling import Denoiser
 from ddim_host.unet import parameters
+from ddim_host.validation import checked_source
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import NoReturn
 
     from ddim_host.assembly import Experiment
+    from ddim_host.data import TrainTest
     from ddim_host.runs import RunDirectory
     from ddim_host.settings import CheckpointChoice
     from ddim_host.waist import WhichWeights
 
-__all__ = ["UsedWeights", "assemble_trained", "load_denoiser", "record_of"]
+__all__ = ["UsedWeights", "assemble_trained", "load_denoiser", "other_images", "record_of"]
 
 
 @dataclass(frozen=True)
@@ -57,21 +60,39 @@ def assemble_trained(run: RunDirectory, request: Request, *, needs_images: bool 
     """
     request = request.over(read_request(run.config_path))
     shape = read_image_shape(run.config_path)
-    if needs_images:
-        experiment = assemble(request)
-        if experiment.source.image_shape != shape:
-            raise UserError(
-                f"the run in {run.path} was trained on images of another shape",
-                why=f"theirs is (height, width, channels) = {shape}, that of {experiment.config.data.name} "
-                f"is {experiment.source.image_shape}",
-                fix="choose other images with --data",
-            )
-        return experiment
 
     def load() -> NoReturn:
         raise AssertionError("the images of a trained run are not read")
 
-    return assemble(request, source=DataSource(shape, False, f"those of {run.path}", load))
+    experiment = assemble(request, source=DataSource(shape, False, f"those of {run.path}", load))
+    if not needs_images:
+        return experiment
+    config = experiment.config
+    source = checked_source(experiment.parts[Kind.DATA], config.data.parameters)
+    if source.image_shape != shape:
+        raise UserError(
+            f"the run in {run.path} was trained on images of another shape",
+            why=f"theirs is (height, width, channels) = {shape}, that of {config.data.name} is "
+            f"{source.image_shape}",
+            fix="choose other images with --data",
+        )
+    return replace(experiment, source=source)
+
+
+def other_images(config_path: Path, images: TrainTest) -> str:
+    """How images differ from those that a run was trained on; empty where they are the same ones.
+
+    Args:
+        config_path: The run's `config.toml`; one written by hand names no images, and differs from none.
+        images: The images.
+
+    Raises:
+        UserError: The file cannot be read, or is a run's and does not say.
+    """
+    trained_on = read_fingerprint(config_path)
+    if trained_on in (None, images.fingerprint):
+        return ""
+    return f"it was trained on {trained_on}; these are {images.fingerprint}"
 
 
 def load_denoiser(

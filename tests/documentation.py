@@ -9,6 +9,7 @@ a command, what it prints (`...` stands for any lines); `python` is run in one n
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +103,15 @@ def blocks_of(page: Path) -> list[Block]:
         )
         number, last_text = end + 1, ""
     return found
+
+
+def toml_name(block: Block) -> str:
+    """`pyproject.toml`; `sweep.toml` where a value is a list, or there is an evaluation; else `run.toml`."""
+    table = tomllib.loads(block.text)
+    if "project" in table:
+        return "pyproject.toml"
+    several = "evaluate" in table or any(isinstance(value, list) for value in table.values())
+    return "sweep.toml" if several else "run.toml"
 
 
 def commands_of(block: Block) -> list[Command]:

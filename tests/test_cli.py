@@ -264,7 +264,11 @@ def refused(
         ("--config nowhere.toml", "cannot read the configuration nowhere.toml"),
         ("--config .", "cannot read the configuration ."),
         ("--data cifar10:path=/no/where", "cannot read CIFAR-10 from /no/where"),
-        ("--data images:path=/no/where", "cannot open /no/where"),
+        ("--data images:path=/no/where", "cannot open /no/where\n  why: No such file or directory\n"),
+        ("--data images:path=~nosuchuser/x", "there is no home folder ~nosuchuser"),
+        ("--lr-warmup-steps 1000000000001", "from 0 to 1,000,000,000,000"),
+        ("--model unet:attention_resolutions=3", "holds 3, but its levels have 8, 4 pixels"),
+        ("--model unet:base_channels=12", "fix: add num_groups=3 to the parameters of --model"),
         ("--data images:path=/dev/null", "/dev/null is neither a folder nor a file"),
     ],
 )  # fmt: skip
@@ -962,6 +966,8 @@ def test_doctor_says_how_to_get_the_fast_kernels(ddim_host: Command, tmp_path: P
     assert "fix: sudo apt-get install g++" in missing.out
     off = ddim_host("doctor", env={**without, "DDIM_HOST_KERNELS": "framework"})
     assert re.search(r"ok    kernels for the CPU +switched off by DDIM_HOST_KERNELS", off.out)
+    for name in ("CIFAR-10", "FID weights"):  # worth knowing, and no failure
+        assert re.search(rf"ok    {name} +not in the cache yet; \d+ MB, downloaded once", off.out)
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(environment: dict[str, str]) -> None:

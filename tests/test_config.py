@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim_host.assembly import assemble
-from ddim_host.config import PART_KINDS, Config, PartConfig, Request, read_request, write_config
+from ddim_host.config import (
+    PART_KINDS,
+    Config,
+    PartConfig,
+    Request,
+    read_fingerprint,
+    read_request,
+    write_config,
+)
+from ddim_host.data import DataFingerprint
 from ddim_host.errors import UserError
 from ddim_host.parameters import REQUIRED, Parameter, PartChoice, parse_choice, resolve
 from ddim_host.registry import Kind
@@ -22,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.conftest import Outcome
+
+IMAGES = DataFingerprint(5, 1, "a" * 64, "b" * 64)
 
 
 @pytest.fixture
@@ -66,7 +77,7 @@ some_settings = st.fixed_dictionaries(
         "num_images": counts,
         "batch_size": counts,
         "lr": positive,
-        "lr_warmup_steps": st.integers(0, 2**63 - 1),
+        "lr_warmup_steps": st.integers(0, 10**12),
         "ema_decay": st.floats(0, 1, exclude_max=True),
         "max_grad_norm": positive,
         "checkpoint_seconds": positive,
@@ -100,7 +111,7 @@ def test_whatever_a_config_holds_is_read_as_it_was_written(
     plugin = PartConfig("torch", "ddim-torch", "0.1.0")
     config = Config(plugin=plugin, train_steps=length[0], epochs=length[1], **parts, **given_settings)
     path = tmp_path_factory.getbasetemp() / "config.toml"
-    path.write_text(write_config(config, (8, 8, 1), provenance), encoding="utf-8", newline="")
+    path.write_text(write_config(config, (8, 8, 1), IMAGES, provenance), encoding="utf-8", newline="")
 
     request = read_request(path)
     assert (request.plugin, request.epochs) == ("torch", config.epochs)
@@ -119,7 +130,7 @@ def test_a_default_that_users_could_not_set_is_taken_back(
 ) -> None:
     config = assemble(Request(plugin="torch")).config
     part = dataclasses.replace(config.loss, parameters={"odd": default})
-    request = read(write_config(dataclasses.replace(config, loss=part), (8, 8, 1), {}))
+    request = read(write_config(dataclasses.replace(config, loss=part), (8, 8, 1), IMAGES, {}))
     known = [Parameter("odd", annotation, default)]
     assert resolve("part", known, request.parts[Kind.LOSS].arguments) == {"odd": default}
 
@@ -145,7 +156,7 @@ def test_an_experiment_is_assembled_again_from_its_config(
     read: Callable[[str], Request], no_framework: None, request_: Request
 ) -> None:
     config = assemble(request_).config
-    text = write_config(config, (8, 8, 1), {"command": "odd \"quotes\" and 'others' = \n"})
+    text = write_config(config, (8, 8, 1), IMAGES, {"command": "odd \"quotes\" and 'others' = \n"})
     assert assemble(read(text)).config == config
     assert set(tomllib.loads(text)) == {
         "plugin",
@@ -256,7 +267,7 @@ def test_an_empty_file_says_nothing(read: Callable[[str], Request]) -> None:
         ("batch_size = 1.5", "batch_size in {path} cannot be 1.5"),
         ("batch_size = true", "batch_size in {path} cannot be True"),
         ("batch_size = 0", "batch_size in {path} cannot be 0"),
-        ("batch_size = [8]", "batch_size in {path} cannot be [8]"),
+        ("batch_size = [8]", "batch_size in {path} is for a sweep"),
         ("eta = nan", "eta in {path} cannot be nan"),
         ("lr = -inf", "lr in {path} cannot be -inf"),
         ("lr = 2020-01-01", "lr in {path} cannot be"),
@@ -268,7 +279,10 @@ def test_an_empty_file_says_nothing(read: Callable[[str], Request]) -> None:
         ("epochs = 'x'", "epochs in {path} cannot be 'x'"),
         ("epochs = 1\ntrain_steps = 2", "gives both epochs and train_steps"),
         ("loss = 3", "cannot read loss in {path}"),
-        ("loss = ['mse']", "cannot read loss in {path}"),
+        ("loss = ['mse']", "loss in {path} is for a sweep"),
+        ("plugin = ['torch', 'jittor']", "plugin in {path} is for a sweep"),
+        ("[evaluate]\nsamples = 10", "evaluate in {path} is for a sweep"),
+        ("[model]\nbase_channels = 16", "cannot read model in {path}"),
         ("loss = ''", "'' does not name a part"),
         ("plugin = 3", "cannot read plugin in {path}"),
         ("[loss]", "cannot read loss in {path}"),
@@ -289,6 +303,31 @@ def test_what_a_file_says_wrong(
     assert message.format(path=tmp_path / "some.toml") in caught.value.what
 
 
+def test_the_right_form_of_a_part_is_told(read: Callable[[str], Request]) -> None:
+    with pytest.raises(UserError) as caught:
+        read("[model]\nbase_channels = 16")
+    assert 'model = "NAME:parameter=value,..."' in caught.value.fix
+    assert "[model.parameters]" in caught.value.fix
+
+
+def test_a_preset_is_named_on_the_command_line(read: Callable[[str], Request]) -> None:
+    with pytest.raises(UserError, match="unknown setting 'preset'") as caught:
+        read("preset = 'paper-cifar10'")
+    assert "--preset" in caught.value.fix
+
+
+def test_a_run_says_which_images_it_was_trained_on(read: Callable[[str], Request], tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    read(write_config(assemble(Request(plugin="torch")).config, (8, 8, 1), IMAGES, {}))
+    assert read_fingerprint(path) == IMAGES
+    read("seed = 3")
+    assert read_fingerprint(path) is None, "no run's file says nothing"
+    for text in ("[provenance]", "[provenance]\nimages = 3", "[provenance.images]\nnum_train = 3"):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match="does not say which images"):
+            read_fingerprint(path)
+
+
 def test_true_is_no_number_of_epochs(read: Callable[[str], Request]) -> None:
     with pytest.raises(UserError):
         read("epochs = true")
@@ -296,8 +335,15 @@ def test_true_is_no_number_of_epochs(read: Callable[[str], Request]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["lr = 1" + "0" * 400, "seed = 1" + "0" * 5000, "loss = " + "[" * 5000],
-    ids=["beyond floats", "beyond integers", "nested"],
+    [
+        "lr = 1" + "0" * 400,
+        "seed = 1" + "0" * 5000,
+        "seed = 0x" + "f" * 5000,
+        f"[model]\nname = 'unet'\nparameters = {{ num_groups = 0x{'f' * 5000} }}",
+        "lr_warmup_steps = 1" + "0" * 18,
+        "loss = " + "[" * 5000,
+    ],
+    ids=["beyond floats", "beyond integers", "in hexadecimal", "of a part", "beyond all steps", "nested"],
 )
 def test_what_a_file_says_much_too_big(read: Callable[[str], Request], text: str) -> None:
     with pytest.raises(UserError):

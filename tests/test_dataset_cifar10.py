@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as npst
 
 from ddim_host.errors import UserError
 from ddim_host.parts.datasets import cifar10
+from ddim_host.parts.datasets.cifar10 import official_archive
 
 if TYPE_CHECKING:
     from ddim_host.data import Images
@@ -270,12 +271,15 @@ def test_without_a_path_the_archive_is_downloaded_once(
     module = importlib.import_module("ddim_host.parts.datasets.cifar10")
     monkeypatch.setattr(module, "URL", archive.as_uri())
     monkeypatch.setattr(module, "MD5", hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest())
+    assert "official archive (not in the cache yet; 170 MB, downloaded once)" in cifar10().description
     np.testing.assert_array_equal(cifar10().load().test, random_images(7, seed=5))
+    assert official_archive() == "decoded in the cache"
 
     monkeypatch.setattr(module, "URL", (tmp_path / "gone").as_uri())
     np.testing.assert_array_equal(cifar10().load().test, random_images(7, seed=5))
     for file in cache.glob("*.npy"):  # the archive is still there
         file.unlink()
+    assert official_archive() == "in the cache"
     np.testing.assert_array_equal(cifar10().load().test, random_images(7, seed=5))
 
 

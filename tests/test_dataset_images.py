@@ -191,6 +191,27 @@ def test_sizes_out_of_range(size: int, tmp_path: Path) -> None:
         images(path=tmp_path, size=size)
 
 
+def test_images_beyond_all_sizes_are_refused_unless_they_are_resized(tmp_path: Path) -> None:
+    large = encode(Image.new("L", (4097, 4097)))
+    path = pack(tmp_path, "folder", {"a.png": large, "b.png": large})
+    with pytest.raises(UserError, match="is too large: it is 4097 x 4097 pixels") as caught:
+        images(path=path)
+    assert "pass size=N" in caught.value.fix
+    assert images(path=path, size=8).image_shape == (8, 8, 3)
+
+
+def test_how_the_halves_were_found_is_told(tmp_path: Path) -> None:
+    for kind in KINDS:
+        folders = {f"around/{half}/{i}.png": png(i) for half in ("Train", "test") for i in range(3)}
+        mine = images(path=pack(tmp_path, kind, folders))
+        plain = images(path=pack(tmp_path / "plain", kind, {f"train/{i}.png": png(i) for i in range(6)}))
+        for _ in range(2):  # the second time from the cache
+            found = mine.load()
+            assert (len(found.train), len(found.test)) == (3, 3)
+            assert found.split == "its folders train/ and test/"
+            assert plain.load().split == "1 in 10 for testing"
+
+
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 0.51, float("nan"), float("inf")])
 def test_fractions_out_of_range(fraction: float, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="test_fraction"):

@@ -18,10 +18,11 @@ import pytest
 
 from ddim_host.cache import CACHE_VARIABLE, cache_folder
 from ddim_host.cli import command_line
+from ddim_host.config import read_request
 from ddim_host.defaults import default_model_parameters
 from ddim_host.sweep.grid import read_grid
 from docs._ext.source_lines import line_of
-from tests.documentation import NOT_IN_TESTS, PAGES, ROOT, as_pattern, blocks_of, commands_of
+from tests.documentation import NOT_IN_TESTS, PAGES, ROOT, as_pattern, blocks_of, commands_of, toml_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,14 +203,16 @@ def test_environment_variables_are_those_of_the_program() -> None:
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "toml"], ids=block_id)
 def test_toml_is_read_by_what_it_is_for(block: Block, tmp_path: Path) -> None:
-    table = tomllib.loads(block.text)
-    if "project" in table:
+    name, table = toml_name(block), tomllib.loads(block.text)
+    path = tmp_path / name
+    path.write_text(block.text, encoding="utf-8")
+    if name == "pyproject.toml":
         [(group, entries)] = table["project"]["entry-points"].items()
         assert group in ("ddim_host.plugins", "ddim_host.frameworks")
         assert all(isinstance(module, str) for module in entries.values())
+    elif name == "run.toml":
+        assert read_request(path).plugin == "torch"
     else:
-        path = tmp_path / "sweep.toml"
-        path.write_text(block.text, encoding="utf-8")
         assert read_grid(path).axes["plugin"] == ("torch", "jittor")
 
 
@@ -295,8 +298,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str])
 @pytest.mark.parametrize("page", TO_RUN, ids=page_id)
 def test_commands_run(page: Path, shell: Shell) -> None:
     for block in blocks_of(page):
-        if block.language == "toml" and "[project" not in block.text:
-            (shell.folder / "sweep.toml").write_text(block.text, encoding="utf-8")
+        if block.language == "toml":
+            (shell.folder / toml_name(block)).write_text(block.text, encoding="utf-8")
         if block.language not in ("sh", "console") or block.not_run is not None:
             continue
         for command in commands_of(block):

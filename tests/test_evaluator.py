@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from ddim_host.data import image_hash
 from ddim_host.errors import UserError
-from ddim_host.evaluation.evaluator import Evaluator, image_hash
+from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.statistics import Gathering, MeasureSettings, measure
 from ddim_host.parameters import parse_choice
 from ddim_host.parts.feature_extractors import DigitsMLP

@@ -226,8 +226,11 @@ def test_it_is_converted_once_and_then_read_without_a_pickle(
     published: Path, weights: Weights, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.mkdir()
+    assert inception_weights.published_weights().startswith("not in the cache yet")
     (cache / inception_weights.FILE_NAME).write_bytes(published.read_bytes())
+    assert inception_weights.published_weights() == "in the cache"
     arrays, fingerprint = read_weights(None)
+    assert inception_weights.published_weights() == "in the cache"
     assert same(arrays, weights)
     assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
     monkeypatch.setattr(torch, "load", None)

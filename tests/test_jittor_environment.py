@@ -181,6 +181,9 @@ def test_home_follows_the_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert machine.jittor_home() == tmp_path / "ours/jittor"
     monkeypatch.setenv("DDIM_HOST_JITTOR_HOME", "~/here")
     assert machine.jittor_home() == tmp_path / "user/here"
+    monkeypatch.setenv("DDIM_HOST_JITTOR_HOME", "~nosuchuser/here")
+    with pytest.raises(UserError, match="there is no home folder ~nosuchuser"):
+        machine.jittor_home()
 
 
 @pytest.fixture

@@ -230,6 +230,12 @@ def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert convert("~/b", Path) == Path("/home/somebody/b")
 
 
+def test_the_home_folder_of_nobody_is_refused() -> None:
+    with pytest.raises(UserError, match="there is no home folder ~nosuchuser\n") as caught:
+        convert("~nosuchuser/x", Path)
+    assert "~nosuchuser/x" in caught.value.why
+
+
 @pytest.mark.parametrize(
     ("annotation", "words"),
     [

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tests.conftest import Command
+    from tests.conftest import Command, Site
 
 MINUTES = 60.0
 SCORED = ["--samples", "25", "--steps", "2,3", "--eta", "0,1", "--grids", "9"]
@@ -270,6 +270,33 @@ def test_what_cannot_be_shared_is_refused(framework: str, ddim_host: Command, tm
     wrong = ddim_host(*("run", "--plugin", framework, "--out", tmp_path / "b"), env={rank: "0", size: "2"})
     assert wrong.code == 2
     assert "does not know the processes" in wrong.err
+
+
+LOCAL_COPIES = """
+import os
+import numpy as np
+from ddim_host.data import DataSource, TrainTest
+
+@hookimpl
+def ddim_datasets():
+    return {"copies": copies}
+
+def copies() -> DataSource:
+    images = np.full((8, 8, 8, 1), int(os.environ["RANK"]), np.uint8)
+    return DataSource((8, 8, 1), False, "other images on each machine", lambda: TrainTest(images, images))
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_other_copies_of_the_images_are_refused(tmp_path: Path, site: Site) -> None:
+    site.plugin("local-copies", LOCAL_COPIES)
+    options = ["run", "--plugin", "torch", *TRAINING, "--data", "copies", "--out"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", site.env["PYTHONPATH"])
+        done = together("torch", *options, tmp_path / "run")
+    assert done.returncode != 0
+    assert "the processes have read different images" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

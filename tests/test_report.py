@@ -106,7 +106,15 @@ def test_settings_that_differ_come_apart_from_those_that_do_not() -> None:
     assert comparison.common["data"] == "digits"
 
 
-@pytest.mark.parametrize("change", [{"loss": "l2"}, {"data": "cifar10"}, {"num_train_timesteps": "50"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": "l2"},
+        {"data": "cifar10"},
+        {"data.images": "8 train (SHA-256 0123456789ab...), 2 test (0123456789ab...)"},
+        {"num_train_timesteps": "50"},
+    ],
+)
 def test_losses_in_other_units_are_not_put_together(change: dict[str, str]) -> None:
     comparison = compare([reported(), reported("two"), with_settings("three", **change)])
     assert [[run.name for run in group.runs] for group in comparison.losses] == [["one", "two"], ["three"]]

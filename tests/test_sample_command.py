@@ -17,6 +17,7 @@ from PIL import Image
 
 from ddim_host.assembly import Experiment
 from ddim_host.checkpoints import weights_folder
+from ddim_host.data import image_hash
 from ddim_host.parts.datasets import digits
 from ddim_host.reconstruction import PAPER_ERRORS
 from ddim_host.runs import RunDirectory
@@ -309,6 +310,7 @@ def test_errors_are_printed_and_recorded(made: dict[str, Made], tiny_run: Run) -
     assert record == {
         "num_images": 10,
         "images": "test half of digits",
+        "images_sha256": image_hash(digits().load().test),
         "checkpoint": "latest",
         "checkpoint_steps": [3],
         "weights": "ema",

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from ddim_host import batches
+from ddim_host.data import image_hash
 from ddim_host.defaults import default_model_parameters
 from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps
-from ddim_host.evaluation.evaluator import image_hash
 from ddim_host.evaluation.paper import FID_WEIGHTS, differences_from_the_paper
 from ddim_host.evaluation.scores import RealImages, Ruler, Sampled
 from ddim_host.evaluation.statistics import MeasureSettings
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from tests.conftest import Command, Run
 
 SCHEDULE = NoiseSchedule(linear(1000))
-SMALL = UNetSpec(8, 1, 50, base_channels=8, channel_multipliers=(1, 2), num_groups=4, dropout=0.0)
+SMALL = UNetSpec(8, 1, 50, 8, channel_multipliers=(1, 2), attention_resolutions=(), num_groups=4, dropout=0.0)
 LIMIT = 1e-3
 """A gradient norm that is always exceeded."""
 

@@ -24,6 +24,7 @@ from ddim_host.progress import ProgressReport, read_report
 from ddim_host.sweep.grid import AXES, Grid, read_grid, trial_name
 from ddim_host.sweep.journal import _NAME, Journal, Stage, Trial
 from ddim_host.sweep.processes import Processes
+from ddim_host.sweep.sweeping import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,7 +128,7 @@ def test_a_file_holds_values_and_lists_of_values(tmp_path: Path) -> None:
         ("evaluate = 1", "not a table"),
         ("[evaluate]\nsample = 1", "unknown setting 'sample'"),
         ('loss = "a\\u0000b"', "cannot read loss"),
-        (f"seed = 0x{'f' * 5000}", "cannot read seed"),
+        (f"seed = 0x{'f' * 5000}", "not valid TOML"),
         (f"seed = {'9' * 5000}", "not valid TOML"),
         (
             'data = {name = "images", parameters = {path = "a,size=3"}}',
@@ -286,17 +287,31 @@ def test_mistakes_are_known_before_the_first_experiment(
         (["--evaluate-samples=1"], "argument --samples"),
         (["--evaluate-features=fid"], "no feature extractor named 'fid'"),
         (["--evaluate-steps=10,1001"], "cannot sample in 1001 steps"),
+        (["--evaluate-features=inception:weights=/nowhere"], "cannot read the weights /nowhere"),
+        (["--evaluate-features=inception:weights=/nowhere", "--dry-run"], "cannot read the weights /nowhere"),
         (["--preset=paper"], "there is no 'paper'; choose from paper-cifar10"),
         (["--config=nowhere.toml"], "cannot read the configuration nowhere.toml"),
     ):
         done = in_process(*command, *options)
         assert (done.code, message in done.err) == (2, True), done.err
-    assert "add one of these" in in_process("sweep").err
+    assert "add --plugin jittor or --plugin torch" in in_process("sweep").err
     done = ddim_host(*command, "--loss=mse", "--loss=msee", "--loss=l22")
     assert done.code == 2
     assert "the experiment torch,loss=msee cannot be run (nor can 1 others)" in done.err
     assert "no loss named 'msee'" in done.err
     assert not folder.exists()
+
+
+def test_a_setting_that_an_earlier_sweep_did_not_have_is_in_the_name(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    axes = {"plugin": ("torch",), "loss": ("mse", "l1")}
+    sweep = Sweep(folder)
+    folder.mkdir()
+    sweep._journal.write(*(one.trial for one in sweep.plan(Grid(axes))))
+    names = [one.trial.name for one in Sweep(folder).plan(Grid({**axes, "lr": ("0.01",)}))]
+    assert names == ["torch,loss=mse,lr=0.01", "torch,loss=l1,lr=0.01"]
+    fewer = [one.trial.name for one in Sweep(folder).plan(Grid({"plugin": ("torch",), "loss": ("mse",)}))]
+    assert fewer == ["torch,loss=mse"]
 
 
 def test_a_folder_with_something_else_is_refused(in_process: Callable[..., Outcome], tmp_path: Path) -> None:

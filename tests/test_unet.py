@@ -183,7 +183,7 @@ def test_the_cifar10_network_computes_what_diffusers_computes() -> None:
 
 @pytest.mark.parametrize(("timesteps", "channels"), [(1000, 128), (1000, 32), (4000, 4)])
 def test_the_time_embedding_is_that_of_diffusers(timesteps: int, channels: int) -> None:
-    spec = UNetSpec(8, 1, timesteps, base_channels=channels, num_groups=1)
+    spec = UNetSpec(8, 1, timesteps, channels, attention_resolutions=(), num_groups=1)
     table = time_embedding_table(spec)
     theirs = get_timestep_embedding(
         torch.arange(timesteps), channels, flip_sin_to_cos=False, downscale_freq_shift=1
@@ -220,7 +220,7 @@ def numpy_attention(layer: Attention, weights: Weights, x: NDArray[np.float64]) 
 @pytest.mark.parametrize("head_dim", [None, 8, 2])
 def test_attention_projects_the_attended_values(head_dim: int | None) -> None:
     """The seed projected the block's input instead, so that its attention attended to nothing."""
-    spec = UNetSpec(8, 1, 10, base_channels=16, attention_head_dim=head_dim, num_groups=4)
+    spec = UNetSpec(8, 1, 10, 16, attention_resolutions=(), attention_head_dim=head_dim, num_groups=4)
     layer = UNet.from_spec(spec).middle[1]
     weights = random_weights(spec)
     layers = TorchLayers({name: torch.from_numpy(value) for name, value in weights.items()})
@@ -303,9 +303,21 @@ def test_first_weights_have_ddpms_variance() -> None:
         ({"num_res_blocks": 2**63}, "num_res_blocks"),
         ({"dropout": 1.0}, "dropout"),
         ({"dropout": -0.1}, "dropout"),
+        ({"attention_resolutions": (16, 15)}, "holds 15, but its levels have 32, 16, 8, 4 pixels"),
+        ({"attention_resolutions": (2,)}, "holds 2"),
+        ({"channel_multipliers": (1,)}, "holds 16, but its levels have 32 pixels"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused(changes: dict[str, Any], message: str) -> None:
     valid: dict[str, Any] = {"image_size": 32, "image_channels": 3, "num_train_timesteps": 1000}
     with pytest.raises(UserError, match=message):
         UNetSpec(**valid | changes)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(16, 4), (30, 6), (36, 9), (4, 1), (6, 1), (130, 26)])
+def test_groups_that_fit_are_proposed(channels: int, groups: int) -> None:
+    """As many as there can be with four channels or more in each: one alone would be normalised away."""
+    with pytest.raises(UserError) as caught:
+        UNetSpec(32, 3, 1000, base_channels=channels)
+    assert caught.value.fix == f"add num_groups={groups} to the parameters of --model"
+    UNetSpec(32, 3, 1000, base_channels=channels, num_groups=groups)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from ddim_host.checks import Check
 from ddim_host.errors import UserError
 from ddim_host.kernels import KERNELS_VARIABLE, load_kernels
+from ddim_host.parts.datasets.cifar10 import official_archive
 from ddim_host.plugins import Plugin, installed_frameworks, load_plugins
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def _host_checks(installed: tuple[Plugin, ...]) -> list[Check]:
         Check("Python", True, platform.python_version()),
         Check("NumPy", True, version("numpy")),
         _kernels_check(),
+        _cifar10_check(),
     ]
     for plugin in installed:
         if plugin.kind == "parts":
@@ -68,6 +70,15 @@ def _kernels_check() -> Check:
     except UserError as error:
         return Check(name, False, f"{error.what}: {error.why}", error.fix)
     return Check(name, True, "compiled for this processor")
+
+
+def _cifar10_check() -> Check:
+    """Whether CIFAR-10 is here: worth knowing while there is a network, and no failure."""
+    name = "CIFAR-10"
+    try:
+        return Check(name, True, official_archive())
+    except UserError as error:
+        return Check(name, False, f"{error.what}: {error.why}", error.fix)
 
 
 def _look_at(framework: str) -> int:

@@ -9,7 +9,8 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import read_list, requested
-from ddim_host.cli.text import used_line
+from ddim_host.cli.text import note_other_images, used_line
+from ddim_host.defaults import default_features
 from ddim_host.drawing import Drawing, draw, drawing_record
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.evaluator import Evaluator
@@ -84,7 +85,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         _write_tables(run.path, known)  # whether results can be written should be known before the work
     config = experiment.config
     plan = Plan(options.samples, steps, etas, seeds or (config.seed,))
-    features = options.features or ("digits_mlp" if config.data.name == "digits" else "inception")
+    features = options.features or default_features(config.data.name)
     if not first:
         _help(experiment, run, plan, options)
         return 0
@@ -92,7 +93,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         # Before the real images are measured, which takes its time: all processes read the same checkpoint.
         denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
         data = format_choice(config.data.name, config.data.parameters)
-        ruler = measure_real_images(evaluator, file, data, experiment.load_images(), options.reference)
+        images = experiment.load_images()
+        note_other_images(run.config_path, images)
+        ruler = measure_real_images(evaluator, file, data, images, options.reference)
         print(used_line(run.path, config.plugin.name, used), flush=True)
         if options.grids is not None:
             _draw_grids(experiment, denoiser, used, run, plan, num_images=options.grids)

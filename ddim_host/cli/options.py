@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 from ddim_host.config import PART_KINDS, Request, preset_names, read_epochs, read_preset, read_request
 from ddim_host.defaults import DEFAULT_PARTS, SMALL, default_settings
 from ddim_host.errors import UserError
-from ddim_host.limits import MAX_GRID_IMAGES
+from ddim_host.limits import MAX_GRID_IMAGES, MAX_IMAGES
 from ddim_host.parameters import parse_choice
 from ddim_host.registry import Kind
 from ddim_host.scaffold.kinds import PLUGIN_KINDS
 from ddim_host.settings import CHECKPOINTS, SETTINGS, read_setting
+from ddim_host.sweep.grid import EVALUATION_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,23 +54,15 @@ _LIST_HELP = {
     "seed": "seeds of the noise; several give mean and range",
 }
 
-_EVALUATION_HELP = {
-    "samples": "N images for each score",
-    "steps": "N,... numbers of steps",
-    "eta": "X,... values of eta",
-    "seed": "N,... seeds of the noise",
-    "features": "PART the feature extractor",
-    "reference": "train|test the real images to compare with",
-    "grids": "N images of each score in a picture",
-}
-
 _MOST_COLUMNS = 1000
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add every option of `run`."""
     files = _add_experiment_options(parser)
-    files.add_argument("--config", metavar="FILE", type=Path, help="TOML file with any of the above")
+    files.add_argument(
+        "--config", metavar="FILE", type=Path, help="TOML file with any of the above but --preset"
+    )
     files.add_argument(
         "--out", metavar="DIR", type=Path, help="the run directory (default: runs/PLUGIN-DATA-NUMBER)"
     )
@@ -107,15 +100,15 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         help="experiments at a time; with more than one their times cannot be compared (default: 1)",
     )
     files.add_argument(
-        "--dry-run", action="store_true", help="show the experiments and assemble each, and stop"
+        "--dry-run",
+        action="store_true",
+        help="show the experiments, assemble each, see that the features of --evaluate can be had, and stop",
     )
     evaluation = parser.add_argument_group("evaluation", "as `ddim-host evaluate` does it; see its --help")
     evaluation.add_argument("--evaluate", action="store_true", help="evaluate each run after its training")
-    for name, text in _EVALUATION_HELP.items():
+    for name, (takes, text) in EVALUATION_OPTIONS.items():
         evaluation.add_argument(
-            f"--evaluate-{name}",
-            metavar=text.split()[0],
-            help=f"its --{name}, {text.partition(' ')[2]}; implies --evaluate",
+            f"--evaluate-{name}", metavar=takes, help=f"its --{name}, {text}; implies --evaluate"
         )
 
 
@@ -208,7 +201,7 @@ def add_reconstruct_options(parser: argparse.ArgumentParser) -> None:
         "--num-images",
         dest="images",
         metavar="N",
-        type=_count(1, 10**6),
+        type=_count(1, MAX_IMAGES),
         default=100,
         help="test images, evenly chosen; all where there are no more (default: 100)",
     )
@@ -233,7 +226,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument(
         "--samples",
         metavar="N",
-        type=_count(10, 10**6),
+        type=_count(10, MAX_IMAGES),
         default=10_000,
         help="images for each score; scores of different N are not comparable (default: 10000)",
     )

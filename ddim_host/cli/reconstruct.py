@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddim_host.cli.options import read_list, requested
-from ddim_host.cli.text import used_line
+from ddim_host.cli.text import note_other_images, used_line
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.paper import is_cifar10
 from ddim_host.exports import export_images, require_new
@@ -59,7 +59,9 @@ def main(options: argparse.Namespace) -> int:
     if path.suffix.lower() != ".png":
         raise UserError(f"a reconstruction is drawn as a PNG, not as {path}", fix="name it x.png")
     require_new(path)
-    test = experiment.load_images().test
+    data = experiment.load_images()
+    note_other_images(run.config_path, data)
+    test = data.test
     chosen = np.unique(np.linspace(0, len(test) - 1, min(options.images, len(test))).astype(np.int64))
     denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
     print(used_line(run.path, config.plugin.name, used))
@@ -94,6 +96,7 @@ def main(options: argparse.Namespace) -> int:
             {
                 "num_images": len(chosen),
                 "images": f"test half of {format_choice(config.data.name, config.data.parameters)}",
+                "images_sha256": data.fingerprint.test_sha256,
                 **record_of(experiment, denoiser, used),
                 "rows": len(table),
                 "pictured": chosen[pictured].tolist(),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ddim_host.assembly import Experiment, assemble
 from ddim_host.checkpoints import load_progress
 from ddim_host.cli.options import requested
-from ddim_host.cli.text import sampling_line, times_line
+from ddim_host.cli.text import note_other_images, sampling_line, split_line, times_line
 from ddim_host.config import PART_KINDS, Config, PartConfig, Request, read_request
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, printable
 from ddim_host.execution import picture_path, run_experiment
@@ -27,6 +27,7 @@ from ddim_host.unet import parameters
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
 __all__ = ["main"]
 
@@ -61,14 +62,24 @@ def main(options: argparse.Namespace) -> int:
         return 0
     if start is not directory and launched().is_first:
         directory.require_free()
-    return _carry_out(experiment, directory, start)
+    return _carry_out(experiment, directory, start, options.config)
 
 
-def _carry_out(experiment: Experiment, directory: RunDirectory, start: RunDirectory | None) -> int:
+def _carry_out(
+    experiment: Experiment, directory: RunDirectory, start: RunDirectory | None, config: Path | None
+) -> int:
     """Run it, and say how it went, where this is the first process; the exit code."""
     is_first = launched().is_first
     end_as_by_ctrl_c(signal.SIGTERM)
     try:
+        images = experiment.load_images()
+        print(split_line(images), flush=True)
+        if start is not directory:  # a resumed run refuses other images
+            if start is not None:
+                _require_longer(start, experiment.config, experiment.config.length(len(images.train)))
+                config = start.config_path
+            if config is not None:
+                note_other_images(config, images)
         picture, times = run_experiment(experiment, directory, start=start)
     except DivergedError:
         return _diverged(directory)
@@ -179,19 +190,43 @@ def _say_what_is_left(start: RunDirectory, config: Config, *, resumed: bool, com
     Raises:
         UserError: A new run would have fewer steps than the weights that it begins with.
     """
-    taken = load_progress(start.latest_checkpoint()).step if start.has_checkpoint() else 0
+    taken = _taken(start)
     length = config.train_steps
-    if length is not None and taken > length and not resumed:
-        raise UserError(
-            f"{printable(start.path)} has already taken {taken:,} steps",
-            why=f"--train-steps {length} is a total, which counts them",
-            fix=f"use more than {taken}, or {taken} to sample only",
-        )
+    if length is not None and not resumed:
+        _require_longer(start, config, length)
     print(f"{'begins':<17} after {taken:,} steps, with the newest checkpoint of {printable(start.path)}")
     if complete:
         print(f"{'':<17} nothing is left to do (more: --start-from RUN --train-steps N)")
     elif length is not None and taken >= length:
         print(f"{'':<17} nothing is left to train; it only samples (more: --start-from RUN --train-steps N)")
+
+
+def _taken(run: RunDirectory) -> int:
+    """The steps that a run has taken up to its newest checkpoint."""
+    return load_progress(run.latest_checkpoint()).step if run.has_checkpoint() else 0
+
+
+def _require_longer(start: RunDirectory, config: Config, length: int) -> None:
+    """Make sure that a new run has no fewer steps than the weights that it begins with.
+
+    Args:
+        start: Whose weights these are.
+        config: The new run.
+        length: Its length in steps, which in epochs depends on the number of images.
+
+    Raises:
+        UserError: It has fewer.
+    """
+    taken = _taken(start)
+    if taken <= length:
+        return
+    if config.epochs is None:
+        why = f"--train-steps {length} is a total, which counts them"
+        fix = f"use more than {taken}, or {taken} to sample only"
+    else:
+        why = f"--epochs {config.epochs} is {length:,} steps, a total which counts them"
+        fix = f"use more epochs, or --train-steps {taken} to sample only"
+    raise UserError(f"{printable(start.path)} has already taken {taken:,} steps", why=why, fix=fix)
 
 
 def _differences(one: Config, other: Config) -> list[str]:

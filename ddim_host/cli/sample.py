@@ -10,6 +10,7 @@ from ddim_host.drawing import Drawing, draw
 from ddim_host.errors import UserError, printable
 from ddim_host.exports import export_images, require_new
 from ddim_host.launch import launched
+from ddim_host.limits import MAX_IMAGES
 from ddim_host.runs import existing_run
 from ddim_host.trained import assemble_trained, load_denoiser
 
@@ -24,7 +25,6 @@ _LAYOUTS = {
     "trajectory": ": row r is sample r of this seed, from the first step to the last",
 }
 _DEFAULT_ROWS = 8
-_MOST_IMAGES = 1_000_000
 
 
 def main(options: argparse.Namespace) -> int:
@@ -53,9 +53,9 @@ def main(options: argparse.Namespace) -> int:
             )
     elif options.show_trajectory is not None:
         drawing = Drawing(rows, min(options.show_trajectory, config.steps), "trajectory")
-    if drawing.num_images > _MOST_IMAGES:
+    if drawing.num_images > MAX_IMAGES:
         raise UserError(
-            f"{drawing.num_images:,} images are too many", why=f"at most {_MOST_IMAGES:,} are drawn at a time"
+            f"{drawing.num_images:,} images are too many", why=f"at most {MAX_IMAGES:,} are drawn at a time"
         )
     path = options.out or run.next_samples_path(drawing.kind)
     if launched().is_first:

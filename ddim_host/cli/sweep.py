@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ddim_host.assembly import assemble
 from ddim_host.cli.options import add_evaluate_options, read_list, requested
+from ddim_host.defaults import default_features
 from ddim_host.errors import UserError, printable
+from ddim_host.evaluation.evaluator import Evaluator
+from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.interruption import end_as_by_ctrl_c
 from ddim_host.parameters import parse_choice
-from ddim_host.plugins import installed_frameworks, load_plugins
+from ddim_host.plugins import load_plugins, no_framework_chosen
 from ddim_host.progress import progress_bar
 from ddim_host.provenance import this_command
 from ddim_host.registry import Kind
@@ -26,6 +29,7 @@ from ddim_host.sweep.sweeping import Sweep, claimed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ddim_host.assembly import Experiment
     from ddim_host.sweep.sweeping import Todo
 
 __all__ = ["main"]
@@ -72,9 +76,7 @@ def _asked(options: argparse.Namespace) -> Grid:
     if options.config is not None:
         grid = grid.over(read_grid(options.config))
     if "plugin" not in grid.axes:
-        frameworks = installed_frameworks()
-        offer = " ".join(f"--plugin {name}" for name in frameworks)
-        raise UserError("no framework was chosen", fix=f"add one of these, or several: {offer}")
+        raise no_framework_chosen()
     return grid
 
 
@@ -87,6 +89,7 @@ def _check(todo: list[Todo], evaluation: Mapping[str, str] | None) -> None:
         UserError: Some cannot be assembled, or evaluated; the reason for the first is told.
     """
     steps = _evaluated_steps(evaluation)
+    features = _Features(evaluation)
     failed: list[tuple[str, UserError]] = []
     with progress_bar("checking", len(todo), unit="experiment", leave=False) as bar:
         for one in todo:
@@ -95,6 +98,7 @@ def _check(todo: list[Todo], evaluation: Mapping[str, str] | None) -> None:
                     experiment = assemble(requested(argparse.Namespace(**one.trial.options)))
                     for number in steps:
                         experiment.timesteps(number)
+                    features.require(experiment)
                 except UserError as error:
                     failed.append((one.trial.name, error))
             bar.update()
@@ -123,6 +127,40 @@ def _evaluated_steps(evaluation: Mapping[str, str] | None) -> tuple[int, ...]:
     if options.features is not None:
         load_plugins().registry.find(Kind.FEATURES, parse_choice(options.features))
     return read_list("steps", options.steps_list)
+
+
+class _Features:
+    """Makes each feature extractor that will be needed once, as `evaluate` will: it may be a download.
+
+    Args:
+        evaluation: Options of `evaluate`; None where nothing is to be evaluated.
+    """
+
+    def __init__(self, evaluation: Mapping[str, str] | None) -> None:
+        self._wanted = evaluation is not None
+        self._named = (evaluation or {}).get("features")
+        self._outcomes: dict[tuple[object, ...], UserError | None] = {}
+
+    def require(self, experiment: Experiment) -> None:
+        """Make sure that the features of an experiment's images can be had.
+
+        Raises:
+            UserError: They cannot.
+        """
+        if not self._wanted:
+            return
+        name = self._named or default_features(experiment.config.data.name)
+        shape = experiment.source.image_shape
+        if (name, shape) not in self._outcomes:
+            self._outcomes[name, shape] = None
+            try:
+                with Evaluator(parse_choice(name), shape, MeasureSettings()):
+                    pass
+            except UserError as error:
+                self._outcomes[name, shape] = error
+        outcome = self._outcomes[name, shape]
+        if outcome is not None:
+            raise outcome
 
 
 class _EvaluateParser(argparse.ArgumentParser):

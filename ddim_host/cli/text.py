@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import printable
+from ddim_host.launch import launched
+from ddim_host.trained import other_images
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ddim_host.assembly import Experiment
+    from ddim_host.data import TrainTest
     from ddim_host.drawing import Times
     from ddim_host.trained import UsedWeights
 
-__all__ = ["sampling_line", "times_line", "used_line"]
+__all__ = ["note_other_images", "sampling_line", "split_line", "times_line", "used_line"]
 
 
 def used_line(path: Path, framework: str, used: UsedWeights) -> str:
@@ -24,6 +28,24 @@ def used_line(path: Path, framework: str, used: UsedWeights) -> str:
         f"{'network':<17} {printable(path)}, {used.checkpoint} checkpoint: step {steps}; {which} weights; "
         f"in {framework}"
     )
+
+
+def split_line(images: TrainTest) -> str:
+    """How many images each half of a data set has."""
+    split = f" ({images.split})" if images.split else ""
+    return f"{'images':<17} {len(images.train):,} train, {len(images.test):,} test{split}"
+
+
+def note_other_images(config_path: Path, images: TrainTest) -> None:
+    """Say on stderr, in the first process, where images are not those that a run was trained on.
+
+    Raises:
+        UserError: The run's configuration cannot be read, or does not say.
+    """
+    why = other_images(config_path, images)
+    if why and launched().is_first:
+        path = printable(config_path)
+        print(f"note: the images are not those of {path}: {why}", file=sys.stderr)
 
 
 def sampling_line(experiment: Experiment, num_images: int) -> str:

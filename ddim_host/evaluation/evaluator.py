@@ -6,7 +6,6 @@ Images go there a batch at a time, and numbers come back.
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import time
 from typing import TYPE_CHECKING, Any, cast
@@ -25,9 +24,7 @@ if TYPE_CHECKING:
     from ddim_host.evaluation.worker import FeatureSpace
     from ddim_host.parameters import PartChoice
 
-__all__ = ["Evaluator", "image_hash"]
-
-_HASHED_IMAGES = 4096
+__all__ = ["Evaluator"]
 
 
 class Evaluator:
@@ -125,11 +122,3 @@ class Evaluator:
         self._process.terminate()
         self._process.join()
         self._connection.close()
-
-
-def image_hash(images: Images) -> str:
-    """The SHA-256 of images, of their shape and all pixels, in hexadecimal."""
-    digest = hashlib.sha256(repr(images.shape).encode())
-    for first in range(0, len(images), _HASHED_IMAGES):
-        digest.update(np.ascontiguousarray(images[first : first + _HASHED_IMAGES]).data)
-    return digest.hexdigest()

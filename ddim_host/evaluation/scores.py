@@ -68,7 +68,7 @@ class RealImages:
         data: The data set with its parameters.
         half: `train` or `test`.
         num_images: How many there are.
-        sha256: Of all pixels; see `evaluator.image_hash`.
+        sha256: Of all pixels; see `data.image_hash`.
     """
 
     data: str = field(compare=False)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ddim_host.diffusion import ddim_steps
 from ddim_host.errors import UserError
-from ddim_host.evaluation.evaluator import image_hash
 from ddim_host.evaluation.scores import NoiseFloor, RealImages, Ruler, Sampled, Score, Seconds
 from ddim_host.progress import progress_bar
 from ddim_host.provenance import provenance
@@ -74,7 +73,8 @@ def measure_real_images(
     """
     other: Half = "test" if half == "train" else "train"
     halves = {"train": images.train, "test": images.test}
-    real = {name: RealImages(data, name, len(pixels), image_hash(pixels)) for name, pixels in halves.items()}
+    hashes = {"train": images.fingerprint.train_sha256, "test": images.fingerprint.test_sha256}
+    real = {name: RealImages(data, name, len(halves[name]), hashes[name]) for name in halves}
     if real[half].num_images <= evaluator.settings.neighbours:
         raise UserError(
             f"the {half} images of {data} are too few to compare with",

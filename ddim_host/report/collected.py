@@ -6,7 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ddim_host.config import PART_KINDS, Request, read_image_shape, read_request, read_toml
+from ddim_host.config import (
+    PART_KINDS,
+    Request,
+    read_fingerprint,
+    read_image_shape,
+    read_request,
+    read_toml,
+)
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import EvaluationFile, Scores
 from ddim_host.files import read_bytes, read_json
@@ -128,7 +135,7 @@ def collect(path: Path, name: str) -> ReportedRun:
         name=name,
         path=path,
         image_shape=image_shape,
-        settings=_settings(path, request),
+        settings=_settings(path, request) | {"data.images": str(read_fingerprint(run.config_path))},
         provenance=read(lambda: _provenance(run), {}),
         metrics=tuple(metrics),
         scores=read(EvaluationFile(path / "evaluation.json").read, Scores()),

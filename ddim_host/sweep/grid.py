@@ -13,7 +13,7 @@ from ddim_host.parameters import format_choice, parse_choice, suggestion
 from ddim_host.settings import SETTINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from ddim_host.parameters import Value
@@ -25,8 +25,16 @@ _PARTS = ("plugin", *(kind.option for kind in PART_KINDS))
 AXES = (*_PARTS, "preset", "epochs", *SETTINGS)
 """What can have several values: every part and setting of a run, and presets."""
 
-EVALUATION_OPTIONS = ("samples", "steps", "eta", "seed", "features", "reference", "grids")
-"""Options of `evaluate` that a sweep passes on."""
+EVALUATION_OPTIONS = {
+    "samples": ("N", "images for each score"),
+    "steps": ("N,...", "numbers of steps"),
+    "eta": ("X,...", "values of eta"),
+    "seed": ("N,...", "seeds of the noise"),
+    "features": ("PART", "the feature extractor"),
+    "reference": ("train|test", "the real images to compare with"),
+    "grids": ("N", "images of each score in a picture"),
+}
+"""Options of `evaluate` that a sweep passes on: what they take, and what that is."""
 
 _MOST_TRIALS = 10_000
 _LONGEST_NAME = 120
@@ -95,9 +103,8 @@ def read_grid(path: Path) -> Grid:
         values = given if isinstance(given, list) else [given]
         if not values:
             raise UserError(f"{key} in {path} has no values")
-        origin = f"{key} in {path}"
         read = _plugin if key == "plugin" else _part if key in _PARTS else _scalar
-        axes[key] = tuple(read(value, origin) for value in values)
+        axes[key] = tuple(read(value, key, path) for value in values)
     return Grid(axes, None if evaluation is None else _evaluation(evaluation, path))
 
 
@@ -118,20 +125,21 @@ def _evaluation(table: object, path: Path) -> dict[str, str]:
     for key, given in table.items():
         _require_known(key, EVALUATION_OPTIONS, path)
         values = given if isinstance(given, list) else [given]
-        options[key] = ",".join(_scalar(value, f"evaluate.{key} in {path}") for value in values)
+        options[key] = ",".join(_scalar(value, f"evaluate.{key}", path) for value in values)
     return options
 
 
-def _require_known(key: str, known: tuple[str, ...], path: Path) -> None:
+def _require_known(key: str, known: Collection[str], path: Path) -> None:
     if key not in known:
         raise UserError(
-            f"{path} has an unknown setting {key!r}{suggestion(key, known)}", why=f"known: {', '.join(known)}"
+            f"{path} has an unknown setting {key!r}{suggestion(key, [*known])}",
+            why=f"known: {', '.join(known)}",
         )
 
 
-def _plugin(given: object, origin: str) -> str:
+def _plugin(given: object, key: str, path: Path) -> str:
     # What a run's own file says of the distribution is how it was, not what is to be chosen.
-    return _scalar(given, origin) if isinstance(given, str) else read_part(given, origin).name
+    return _scalar(given, key, path) if isinstance(given, str) else read_part(given, key, path).name
 
 
 def _any_distribution(part: str) -> str:
@@ -139,32 +147,29 @@ def _any_distribution(part: str) -> str:
     return name.rpartition("/")[2] + colon + parameters
 
 
-def _part(given: object, origin: str) -> str:
+def _part(given: object, key: str, path: Path) -> str:
     if isinstance(given, str):
-        return _scalar(given, origin)
-    choice = read_part(given, origin)
+        return _scalar(given, key, path)
+    choice = read_part(given, key, path)
     arguments: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in choice.arguments.items()
     }
     name = f"{choice.distribution}/{choice.name}" if choice.distribution else choice.name
-    text = _scalar(format_choice(name, arguments), origin)
+    text = _scalar(format_choice(name, arguments), key, path)
     if parse_choice(text).arguments.keys() != arguments.keys():
         raise UserError(
-            f"{origin} cannot be swept over",
+            f"{key} in {path} cannot be swept over",
             why=f"{text!r:.200} would be read as other parameters, because a text in it looks like one",
             fix="call `ddim-host run --config` with this part, or use another file name",
         )
     return text
 
 
-def _scalar(given: Value | object, origin: str) -> str:
+def _scalar(given: Value | object, key: str, path: Path) -> str:
     if isinstance(given, bool):
         return str(given).lower()
     if isinstance(given, int | float | str):
-        try:
-            text = str(given)
-        except ValueError:  # of an absurdly long integer
-            text = "\0"
+        text = str(given)
         if "\0" not in text:
             return text
-    raise UserError(f"cannot read {origin}", why="a value is a number, a text, true or false")
+    raise UserError(f"cannot read {key} in {path}", why="a value is a number, a text, true or false")

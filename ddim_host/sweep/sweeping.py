@@ -124,7 +124,13 @@ class Sweep:
         todo: list[Todo] = []
         for options in grid.trials():
             taken = [one.trial.name for one in todo]
-            trial = self._journal.trial(options, trial_name(options, varying), taken)
+            name = trial_name(options, varying)
+            other = self._journal.trials.get(name)
+            if other is not None:
+                # An earlier command called an experiment so in which something else was the same for all.
+                changed = {key for key, value in options.items() if other.options.get(key) != value}
+                name = trial_name(options, varying | changed)
+            trial = self._journal.trial(options, name, taken)
             todo.append(Todo(trial, self._stages(trial, grid.evaluation)))
         return todo
 

@@ -29,6 +29,9 @@ _MOST_CHANNELS = 1 << 16
 _MOST_LEVELS = 16
 _MOST_BLOCKS = 100
 
+_FEWEST_IN_GROUP = 4
+"""Channels in a group, where a number of groups is proposed; as in the networks that are the defaults."""
+
 
 @dataclass(frozen=True)
 class UNetSpec:
@@ -41,7 +44,8 @@ class UNetSpec:
         base_channels: Channels of the first level; even, for the sines and cosines of the timestep.
         channel_multipliers: Channels of each level, in units of `base_channels` (not compounding).
         num_res_blocks: Residual blocks per level on the way down; one more on the way up.
-        attention_resolutions: Sizes in pixels of the levels that have self-attention (the middle always has).
+        attention_resolutions: Sizes in pixels of the levels that have self-attention (the middle always has);
+            each is that of a level.
         attention_head_dim: Channels of a head; None for a single head, as in DDPM.
         num_groups: Groups of each group normalisation; divides the channels of every level.
         dropout: Probability, before the second convolution of every residual block.
@@ -61,9 +65,36 @@ class UNetSpec:
     def __post_init__(self) -> None:
         problem = next(self._problems(), None)
         if problem:
-            raise UserError(f"this U-Net cannot be built: {problem}", fix="change the parameters of --model")
+            what, fix = problem
+            raise UserError(f"this U-Net cannot be built: {what}", fix=f"{fix} the parameters of --model")
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong, and what to do with the parameters."""
+        for problem in self._wrong_sizes():
+            yield problem, "change"
+        for channels in sorted({self.base_channels * m for m in (1, *self.channel_multipliers)}):
+            if self.num_groups < 1 or channels % self.num_groups:
+                yield (
+                    f"{channels} channels do not divide into num_groups = {self.num_groups} equal groups",
+                    f"add num_groups={self._fitting_groups()} to",
+                )
+            if self.attention_head_dim is not None and (
+                self.attention_head_dim < 1 or channels % self.attention_head_dim
+            ):
+                yield f"{channels} channels do not divide into heads of {self.attention_head_dim}", "change"
+
+    def _fitting_groups(self) -> int:
+        """The most groups that every level divides into, with enough channels in each.
+
+        With as many groups as channels the norm of one channel would cancel the time embedding.
+        """
+        return max(
+            groups
+            for groups in range(1, self.base_channels // _FEWEST_IN_GROUP + 1)
+            if self.base_channels % groups == 0
+        )
+
+    def _wrong_sizes(self) -> Iterator[str]:
         levels = len(self.channel_multipliers)
         if self.base_channels < 4 or self.base_channels % 2:
             yield f"base_channels must be an even number from 4 up, not {self.base_channels}"
@@ -80,13 +111,13 @@ class UNetSpec:
             )
         if not 0.0 <= self.dropout < 1.0:
             yield f"dropout must lie in [0, 1), not {self.dropout}"
-        for channels in sorted({self.base_channels * m for m in (1, *self.channel_multipliers)}):
-            if self.num_groups < 1 or channels % self.num_groups:
-                yield f"{channels} channels do not divide into num_groups = {self.num_groups} equal groups"
-            if self.attention_head_dim is not None and (
-                self.attention_head_dim < 1 or channels % self.attention_head_dim
-            ):
-                yield f"{channels} channels do not divide into heads of {self.attention_head_dim}"
+        sizes = [self.image_size >> level for level in range(levels)]
+        for size in self.attention_resolutions:
+            if size not in sizes:
+                yield (
+                    f"attention_resolutions holds {size}, "
+                    f"but its levels have {', '.join(map(str, sizes))} pixels"
+                )
 
 
 @dataclass(frozen=True)

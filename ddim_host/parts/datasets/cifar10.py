@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import os
@@ -14,11 +13,11 @@ import numpy as np
 from ddim_host.cache import cache_folder
 from ddim_host.data import DataSource, Images, TrainTest
 from ddim_host.download import download
-from ddim_host.errors import UserError, printable
+from ddim_host.errors import UserError, printable, reason
 from ddim_host.parts.datasets.archives import tar_files, too_many_bytes
 from ddim_host.parts.datasets.cache import new_train_test, open_train_test
 
-__all__ = ["cifar10"]
+__all__ = ["cifar10", "official_archive"]
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -60,10 +59,8 @@ def cifar10(*, path: Path | None = None, flip: bool = True) -> DataSource:
         UserError: There is nothing at `path`.
     """
     if path is not None:
-        with contextlib.suppress(RuntimeError):  # a home folder that nobody knows
-            path = path.expanduser()
         _check_exists(path)
-    origin = "the official archive" if path is None else printable(path)
+    origin = f"the official archive ({official_archive()})" if path is None else printable(path)
     return DataSource(
         image_shape=SHAPE,
         random_flip=flip,
@@ -83,11 +80,22 @@ def _load(path: Path | None) -> TrainTest:
     return _cached(digest, _read_archive(path), path) if found is None else found
 
 
+def official_archive() -> str:
+    """Whether the official archive is in the cache, in words; nothing is downloaded."""
+    if open_train_test(_key(MD5), SHAPE) is not None:
+        return "decoded in the cache"
+    return "in the cache" if _archive().is_file() else "not in the cache yet; 170 MB, downloaded once"
+
+
+def _archive() -> Path:
+    return cache_folder() / "cifar-10-binary.tar.gz"
+
+
 def _load_official() -> TrainTest:
     found = open_train_test(_key(MD5), SHAPE)
     if found is not None:
         return found
-    archive = cache_folder() / "cifar-10-binary.tar.gz"
+    archive = _archive()
     if not archive.is_file() or _digest_file(archive) != MD5:
         download(URL, archive, checksum=f"md5:{MD5}", max_bytes=MAX_ARCHIVE_BYTES, fix=_FIX)
     return _cached(MD5, _read_archive(archive), archive)
@@ -180,14 +188,14 @@ def _digest_file(path: Path) -> str:
                 raise _wrong(path, "it is neither a folder nor a file")
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     except OSError as error:
-        raise _wrong(path, printable(error)) from error
+        raise _wrong(path, reason(error)) from error
 
 
 def _check_exists(path: Path) -> None:
     try:
         path.stat()
     except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
-        raise _wrong(path, printable(error)) from error
+        raise _wrong(path, reason(error)) from error
 
 
 def _wrong(path: Path, why: str) -> UserError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ddim_host.errors import UserError, printable
+from ddim_host.errors import UserError, printable, reason
 from ddim_host.parts.datasets.archives import (
     MAX_FILE_BYTES,
     is_zip,
@@ -23,7 +23,7 @@ from ddim_host.parts.datasets.archives import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
-__all__ = ["EXTENSIONS", "ImageFiles", "is_image_name", "open_image_files", "split_names"]
+__all__ = ["EXTENSIONS", "ImageFiles", "has_halves", "is_image_name", "open_image_files", "split_names"]
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
@@ -58,7 +58,7 @@ def open_image_files(path: Path) -> ImageFiles:
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot open {printable(path)}",
-            why=printable(error),
+            why=reason(error),
             fix="give path= of a folder, zip or tar that exists and may be read",
         ) from error
     if stat.S_ISDIR(status.st_mode):
@@ -92,13 +92,23 @@ def split_names(names: Sequence[str], every: int) -> tuple[list[int], list[int]]
         names (equal names in the order they come in). Both have at least one where there are two names.
     """
     order = sorted(range(len(names)), key=lambda i: names[i])
+    folders = _outer_folders(names)
+    if {"train", "test"} <= {*folders}:
+        return [i for i in order if folders[i] == "train"], [i for i in order if folders[i] == "test"]
+    return [i for rank, i in enumerate(order) if rank % every], order[::every]
+
+
+def has_halves(names: Sequence[str]) -> bool:
+    """Whether there are folders `train` and `test`, which then are the two halves; see `split_names`."""
+    return {"train", "test"} <= {*_outer_folders(names)}
+
+
+def _outer_folders(names: Sequence[str]) -> list[str]:
+    """Of each name the outer folder in lower case, below a single folder around everything; or nothing."""
     parts = [name.split("/") for name in names]
     if len({p[0] for p in parts}) == 1 and all(len(p) > 1 for p in parts):
         parts = [p[1:] for p in parts]
-    halves = [p[0].lower() if len(p) > 1 else "" for p in parts]
-    if "train" in halves and "test" in halves:
-        return [i for i in order if halves[i] == "train"], [i for i in order if halves[i] == "test"]
-    return [i for rank, i in enumerate(order) if rank % every], order[::every]
+    return [p[0].lower() if len(p) > 1 else "" for p in parts]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path  # noqa: TC003 - the host reads the types of the options at run time
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,13 @@ from ddim_host.errors import UserError, printable
 from ddim_host.limits import MAX_IMAGE_SIZE
 from ddim_host.parts.datasets.cache import new_train_test, open_train_test
 from ddim_host.parts.datasets.decoding import decode_image, read_size
-from ddim_host.parts.datasets.image_files import EXTENSIONS, ImageFiles, open_image_files, split_names
+from ddim_host.parts.datasets.image_files import (
+    EXTENSIONS,
+    ImageFiles,
+    has_halves,
+    open_image_files,
+    split_names,
+)
 from ddim_host.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -25,8 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["images"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of the name of what is cached: raise it where the same files would be decoded to other pixels."""
+
+_BY_FOLDERS = "-folders"
+"""Ends the name of what is cached where folders are the halves: no archive is read again to tell that."""
 
 _SAME_SIZE = "without size= all images have to be squares of one size"
 _RESIZE = "pass size=N, such as size={}: the middle of each image is cut out and resized to N x N"
@@ -58,7 +67,7 @@ def images(
 
     Raises:
         UserError: An option is out of range, or there are no images to be read at `path`, or the first one
-            is not a square and `size` is not given.
+            is not a square, or too large, and `size` is not given.
     """
     if size is not None and not 1 <= size <= MAX_IMAGE_SIZE:
         raise UserError(f"images cannot have the size {size}", why=f"size= is from 1 to {MAX_IMAGE_SIZE}")
@@ -69,8 +78,6 @@ def images(
             fix="leave it out: one in ten images is then for testing",
         )
     every = round(min(1 / test_fraction, 2.0**53))
-    with contextlib.suppress(RuntimeError):  # a home folder that nobody knows
-        path = path.expanduser()
     name, side = _first_image(path, size)
     recipe = _Recipe(path, side, every, same_size_as=name if size is None else None)
     return DataSource(
@@ -105,7 +112,7 @@ class _Recipe:
         return self.side, self.side, 3
 
     def key(self, files: ImageFiles) -> str:
-        """The name in the cache."""
+        """The name in the cache, or what it begins with; see `_BY_FOLDERS`."""
         decisive = [FORMAT_VERSION, self.side, self.every, self.same_size_as is None, files.identity()]
         # Names that are not UTF-8 hold lone surrogates, which JSON escapes.
         return "images-" + hashlib.sha256(json.dumps(decisive).encode("ascii")).hexdigest()[:32]
@@ -131,6 +138,12 @@ def _first_image(path: Path, size: int | None) -> tuple[str, int]:
             why=_SAME_SIZE,
             fix=_RESIZE.format(32),
         )
+    if width > MAX_IMAGE_SIZE:
+        raise UserError(
+            f"{printable(name)} in {printable(path)} is too large: it is {width} x {height} pixels",
+            why=f"images have at most {MAX_IMAGE_SIZE} x {MAX_IMAGE_SIZE}",
+            fix=_RESIZE.format(32),
+        )
     return name, width
 
 
@@ -138,13 +151,23 @@ def _load(recipe: _Recipe) -> TrainTest:
     """Opens the decoded images in the cache, after decoding them if need be."""
     files = open_image_files(recipe.path)
     key = recipe.key(files)
-    found = open_train_test(key, recipe.shape)
+    found = _open(key, recipe)
     if found is None:
         _decode_all(files, recipe, key)
-        found = open_train_test(key, recipe.shape)
+        found = _open(key, recipe)
     if found is None:
         raise UserError("the decoded images vanished from the cache", fix="run it again")
     return found
+
+
+def _open(key: str, recipe: _Recipe) -> TrainTest | None:
+    """The decoded images in the cache, split in either way; None where they are not there."""
+    splits = {_BY_FOLDERS: "its folders train/ and test/", "": f"1 in {recipe.every} for testing"}
+    for suffix, split in splits.items():
+        found = open_train_test(key + suffix, recipe.shape)
+        if found is not None:
+            return replace(found, split=split)
+    return None
 
 
 def _decode_all(files: ImageFiles, recipe: _Recipe, key: str) -> None:
@@ -160,6 +183,8 @@ def _decode_all(files: ImageFiles, recipe: _Recipe, key: str) -> None:
             why="at least one is for training and one for testing",
             fix="give path= of a folder, zip or tar with more images",
         )
+    if has_halves(names):
+        key += _BY_FOLDERS
     progress = progress_bar("decoding images", len(train) + len(test), unit="image")
     with progress, new_train_test(key, len(train), len(test), recipe.shape) as (train_images, test_images):
         places = {position: (train_images, row) for row, position in enumerate(train)}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ddim_host.cache import cache_folder
 from ddim_host.checks import Check
 from ddim_host.errors import UserError
+from ddim_host.parameters import no_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,10 @@ def jittor_home() -> Path:
         UserError: There is no home folder to put a cache into.
     """
     if own := os.environ.get("DDIM_HOST_JITTOR_HOME"):
-        return Path(own).expanduser().absolute()
+        try:
+            return Path(own).expanduser().absolute()
+        except RuntimeError:
+            raise no_home(own) from None
     return cache_folder() / "jittor"
 
 

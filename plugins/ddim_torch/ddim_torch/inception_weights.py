@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["read_weights"]
+__all__ = ["published_weights", "read_weights"]
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE_NAME}"
@@ -74,6 +74,14 @@ def read_weights(path: Path | None) -> tuple[dict[str, NDArray[np.float32]], str
         raise UserError(
             f"cannot read the weights {printable(path)}", why=reason, fix=_how_to_get_them()
         ) from None
+
+
+def published_weights() -> str:
+    """Whether the published weights are in the cache, in words; nothing is read or downloaded."""
+    folder = cache_folder()
+    if (folder / _KEPT_NAME).is_file() or (folder / FILE_NAME).is_file():
+        return "in the cache"
+    return f"not in the cache yet; {NUM_BYTES / 1e6:.0f} MB, downloaded once"
 
 
 def _published() -> tuple[dict[str, NDArray[np.float32]], str]:

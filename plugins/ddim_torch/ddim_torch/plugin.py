@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host import hookimpl
 from ddim_host.checks import Check
+from ddim_host.errors import UserError
 
 if TYPE_CHECKING:
     from ddim_host.contracts import ModelFactory
@@ -51,7 +52,18 @@ def ddim_machine_checks() -> list[Check]:
         Check("torch", True, torch.__version__),
         Check("threads", True, str(torch.get_num_threads())),
         Check("GPU", True, gpu),
+        _weights_check(),
     ]
+
+
+def _weights_check() -> Check:
+    """Whether the weights of FID are here: worth knowing while there is a network, and no failure."""
+    from ddim_torch.inception_weights import published_weights  # noqa: PLC0415 - imports torch
+
+    try:
+        return Check("FID weights", True, published_weights())
+    except UserError as error:
+        return Check("FID weights", False, f"{error.what}: {error.why}", error.fix)
 
 
 @hookimpl
