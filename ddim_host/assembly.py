@@ -18,10 +18,11 @@ from ddim_host.defaults import (
     default_settings,
 )
 from ddim_host.diffusion import NoiseSchedule, ddim_steps
+from ddim_host.discovery import no_framework_chosen
 from ddim_host.errors import UserError
 from ddim_host.launch import launched
 from ddim_host.parameters import Parameter, PartChoice, resolve
-from ddim_host.plugins import load_plugins, no_framework_chosen
+from ddim_host.plugins import load_plugins
 from ddim_host.processes import ALONE
 from ddim_host.registry import Kind, Part
 from ddim_host.settings import SETTINGS
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from ddim_host.contracts import TimestepSampler
     from ddim_host.data import DataSource, Images, TrainTest
     from ddim_host.diffusion import DDIMStep
+    from ddim_host.discovery import Plugin
     from ddim_host.parameters import Value
-    from ddim_host.plugins import Plugin
     from ddim_host.processes import Processes
     from ddim_host.registry import Registry
     from ddim_host.waist import JoinProcesses, Loss, Model

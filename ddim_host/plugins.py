@@ -1,28 +1,26 @@
-"""Finding and loading plugins, each in isolation: a plugin that does not work harms nobody else."""
+"""Loading plugins, each in isolation: a plugin that does not work harms nobody else."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import re
 import sys
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
-from packaging.requirements import InvalidRequirement, Requirement
 
 from ddim_host import hookspecs
 from ddim_host.checks import Check
+from ddim_host.discovery import DISABLED, Plugin, discover, host_version
 from ddim_host.errors import UserError, described
 from ddim_host.framework_guard import FRAMEWORK_ROOTS, allow_framework
 from ddim_host.parameters import suggestion
-from ddim_host.registry import Failure, Kind, Part, Registry, normalised_distribution, own_first, which
+from ddim_host.registry import Failure, Kind, Part, Registry, own_first, which
 from ddim_host.threads import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
@@ -30,81 +28,15 @@ if TYPE_CHECKING:
 
     from ddim_host.waist import JoinProcesses
 
-__all__ = [
-    "DISABLED",
-    "STRICT",
-    "Plugin",
-    "Plugins",
-    "installed_frameworks",
-    "load_plugins",
-    "no_framework_chosen",
-]
-
-DISABLED = "DDIM_HOST_DISABLE_PLUGINS"
-"""Variable of the environment: plugins that are not imported, by distribution, name or both: `a,b/c`."""
+__all__ = ["STRICT", "Plugins", "load_plugins"]
 
 STRICT = "DDIM_HOST_STRICT_PLUGINS"
 """Variable of the environment: where it is set, a plugin that does not work is an error."""
-
-_GROUPS: dict[str, Literal["framework", "parts"]] = {
-    "ddim_host.frameworks": "framework",
-    "ddim_host.plugins": "parts",
-}
 
 _FRAMEWORK_HOOKS = {Kind.MODEL.value, "ddim_machine_checks", "ddim_process_groups"}
 """Hooks that say something of one framework: no other plugin can implement them."""
 
 _SLOW_SECONDS = 2.0
-
-
-@dataclass
-class Plugin:
-    """An entry point, and what became of it.
-
-    Attributes:
-        name: The entry point's name; of a framework also the name of the module that it stands for.
-        distribution: The distribution that declares it.
-        version: The distribution's version.
-        kind: `framework` or `parts`.
-        entry_point: What it refers to, `module` or `module:object`.
-        provides: Hook -> names of parts; empty for what was not imported.
-        status: `ok`, `available` (a framework that was not imported), `disabled` or `error`.
-        error: Why it is not to be used; empty otherwise.
-        fix: What to do about that.
-        hooks: The hooks that it was seen to implement; empty where it was not imported.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    kind: Literal["framework", "parts"]
-    entry_point: str
-    provides: dict[str, list[str]] = field(default_factory=dict)
-    status: Literal["ok", "available", "disabled", "error"] = "available"
-    error: str = ""
-    fix: str = ""
-    hooks: frozenset[str] = frozenset()
-
-    @property
-    def package(self) -> str:
-        """The top-level module of its code."""
-        return self.entry_point.partition(":")[0].partition(".")[0].strip()
-
-    @property
-    def label(self) -> str:
-        """For messages: `ddim-losses 0.1.0 (losses)`."""
-        return f"{self.distribution} {self.version} ({self.name})"
-
-    def fail(self, error: str, fix: str) -> None:
-        """Mark the plugin as not usable."""
-        self.status, self.error, self.fix, self.provides = "error", error, fix, {}
-
-    def is_called(self, name: str) -> bool:
-        """Whether a user who says `name`, `distribution` or `distribution/name` means this plugin."""
-        distribution, _, own_name = name.rpartition("/")
-        if distribution:
-            return (normalised_distribution(distribution), own_name) == (self.distribution, self.name)
-        return name == self.name or normalised_distribution(name) == self.distribution
 
 
 @dataclass(frozen=True)
@@ -141,23 +73,6 @@ class Plugins:
         return broken + [_clash(*clash) for clash in clashes]
 
 
-def installed_frameworks() -> list[str]:
-    """The names that `--plugin` can take, from metadata alone."""
-    frameworks = (plugin for plugin, _ in _discover() if plugin.kind == "framework")
-    return sorted({plugin.name for plugin in frameworks if plugin.status == "available"})
-
-
-def no_framework_chosen() -> UserError:
-    """The error for a command that needs `--plugin` and was not given one."""
-    frameworks = installed_frameworks()
-    offers = " or ".join(f"--plugin {name}" for name in frameworks)
-    return UserError(
-        "no framework was chosen",
-        why=f"installed: {', '.join(frameworks) or 'none'}",
-        fix=f"add {offers}" if frameworks else "pip install ddim-torch, or ddim-jittor",
-    )
-
-
 def load_plugins(framework: str | None = None, *, strict: bool | None = None) -> Plugins:
     """Load all parts plugins and the chosen framework; from now on no other framework can be imported.
 
@@ -172,7 +87,7 @@ def load_plugins(framework: str | None = None, *, strict: bool | None = None) ->
             plugin does not work, where that is an error.
         RuntimeError: The process already holds another framework.
     """
-    found = _discover()
+    found = discover()
     chosen = None if framework is None else _chosen([plugin for plugin, _ in found], framework)
     allow_framework(None if chosen is None else chosen.name)
     if chosen is not None:
@@ -228,82 +143,6 @@ def load_plugins(framework: str | None = None, *, strict: bool | None = None) ->
     return plugins
 
 
-def _discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
-    """All entry points of both groups, sorted; nothing is imported."""
-    found = []
-    seen = set()
-    disabled = [name for item in os.environ.get(DISABLED, "").split(",") if (name := item.strip())]
-    for distribution in importlib.metadata.distributions():
-        # Any installed distribution may be damaged, also one that has nothing to do with this project.
-        try:
-            name = normalised_distribution(distribution.metadata["Name"] or "")
-            entry_points = [point for point in distribution.entry_points if _group_meant(point.group)]
-            needed = _newer_host(distribution) if entry_points else None
-        except Exception as error:
-            plugin = _damaged(distribution, error)
-            found.append((plugin, importlib.metadata.EntryPoint(plugin.name, "", "")))
-            continue
-        if not name or name in seen:
-            continue  # the same distribution further down the path, hidden by the first
-        seen.add(name)
-        for point in entry_points:
-            group = cast("str", _group_meant(point.group))
-            plugin = Plugin(point.name, name, distribution.version, _GROUPS[group], point.value)
-            if any(plugin.is_called(item) for item in disabled):
-                plugin.status = "disabled"
-            elif group != point.group:
-                plugin.fail(
-                    f"nobody reads the entry points of {point.group!r}; did you mean {group!r}?",
-                    f'write [project.entry-points."{group}"] in its pyproject.toml, and install it again',
-                )
-            elif needed:
-                plugin.fail(
-                    f"it needs ddim-host{needed}, and this is {_version()}",
-                    f'pip install "ddim-host{needed}", or a version of {name} for ddim-host {_version()}',
-                )
-            found.append((plugin, point))
-    return sorted(found, key=lambda pair: (pair[0].kind, pair[0].name, pair[0].distribution))
-
-
-def _group_meant(group: str) -> str | None:
-    """The group that this is, or, as `ddim-host.plugin`, was perhaps meant to be; None for all others."""
-    if group in _GROUPS:
-        return group
-    plain = {re.sub(r"[-_.\s]+", "", name): name for name in _GROUPS}
-    spelt = re.sub(r"[-_.\s]+", "", group.lower())
-    # Whatever else begins with this project's name was meant for it, too.
-    matches = get_close_matches(spelt, plain, n=1, cutoff=0.0 if spelt.startswith("ddimhost") else 0.8)
-    return plain[matches[0]] if matches else None
-
-
-def _newer_host(distribution: importlib.metadata.Distribution) -> str | None:
-    """The versions of the host that a distribution asks for, where this one is none of them.
-
-    pip sees to that when it installs; but a host can be replaced later, and pip can be told not to look.
-    """
-    version = _version()
-    for text in distribution.requires or ():
-        try:
-            needed = Requirement(text)
-        except InvalidRequirement:
-            continue
-        if (
-            normalised_distribution(needed.name) == "ddim-host"
-            and (needed.marker is None or needed.marker.evaluate({"extra": ""}))
-            and not needed.specifier.contains(version, prereleases=True)
-        ):
-            return str(needed.specifier)
-    return None
-
-
-def _damaged(distribution: importlib.metadata.Distribution, error: Exception) -> Plugin:
-    # No public attribute says where a distribution lies whose name cannot be read.
-    name = getattr(getattr(distribution, "_path", None), "name", "unknown")
-    plugin = Plugin(name, name, "", "parts", "")
-    plugin.fail(f"its metadata cannot be read: {described(error)}", f"pip install --force-reinstall {name}")
-    return plugin
-
-
 def _chosen(installed: Iterable[Plugin], name: str) -> Plugin:
     """The framework that the user means.
 
@@ -355,7 +194,7 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> Non
         manager.register(module, name=f"{plugin.kind}/{plugin.distribution}/{plugin.name}")
     except pluggy.PluginValidationError as error:
         problem = " ".join(str(error).split())
-        raise ValueError(f"{problem}; hooks have no arguments in this ddim-host, {_version()}") from error
+        raise ValueError(f"{problem}; hooks have no arguments in this ddim-host, {host_version()}") from error
     callers = manager.get_hookcallers(module) or []
     unknown = [caller.name for caller in callers if not caller.has_spec()]
     if unknown or not callers:
@@ -363,7 +202,7 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> Non
     if unknown:
         known = [name for name in vars(hookspecs) if name.startswith("ddim_")]
         raise ValueError(
-            f"there is no hook {unknown[0]!r} in ddim-host {_version()}{suggestion(unknown[0], known)}"
+            f"there is no hook {unknown[0]!r} in ddim-host {host_version()}{suggestion(unknown[0], known)}"
         )
     if not callers:
         raise ValueError("it implements no hook; is @hookimpl missing?")
@@ -444,10 +283,6 @@ def _clash(what: str, flag: str, name: str, owners: list[str]) -> str:
     return f"the {what} is given by {' and '.join(several)}" + (
         f": say which, as in {choices}" if choices else ""
     )
-
-
-def _version() -> str:
-    return importlib.metadata.version("ddim-host")
 
 
 def _by_name(plugins: Iterable[Plugin]) -> dict[str, list[Plugin]]:

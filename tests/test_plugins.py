@@ -14,9 +14,10 @@ import pluggy
 import pytest
 
 import ddim_losses
+from ddim_host.discovery import DISABLED, Plugin, installed_frameworks
 from ddim_host.hookspecs import PROJECT, hookspec
 from ddim_host.parameters import parse_choice
-from ddim_host.plugins import DISABLED, STRICT, Plugin, Plugins, installed_frameworks, load_plugins
+from ddim_host.plugins import STRICT, Plugins, load_plugins
 from ddim_host.registry import Kind
 from tests.conftest import Outcome, Site, losses
 

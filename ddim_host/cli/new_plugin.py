@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddim_host.discovery import installed_frameworks
 from ddim_host.errors import printable
-from ddim_host.plugins import installed_frameworks
 from ddim_host.registry import Kind
 from ddim_host.scaffold.kinds import PLUGIN_KINDS
 from ddim_host.scaffold.writing import new_plugin, write_plugin

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from ddim_host.defaults import DEFAULT_PARTS, default_model_parameters
 from ddim_host.errors import UserError, printable
 from ddim_host.parameters import REQUIRED, Parameter, format_choice, suggestion, type_name
-from ddim_host.plugins import STRICT, Plugin, Plugins, load_plugins
+from ddim_host.plugins import STRICT, Plugins, load_plugins
 from ddim_host.registry import Kind
 from ddim_host.unet import UNetSpec
 
 if TYPE_CHECKING:
     import argparse
 
+    from ddim_host.discovery import Plugin
     from ddim_host.parameters import Value
     from ddim_host.registry import Part
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NoReturn
 from ddim_host.assembly import assemble
 from ddim_host.cli.options import add_evaluate_options, read_list, requested
 from ddim_host.defaults import default_features
+from ddim_host.discovery import no_framework_chosen
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.interruption import end_as_by_ctrl_c
 from ddim_host.parameters import parse_choice
-from ddim_host.plugins import load_plugins, no_framework_chosen
+from ddim_host.plugins import load_plugins
 from ddim_host.progress import progress_bar
 from ddim_host.provenance import this_command
 from ddim_host.registry import Kind

@@ -7,8 +7,9 @@ import builtins
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ddim_host.discovery import installed_frameworks
 from ddim_host.errors import UserError
-from ddim_host.plugins import installed_frameworks, load_plugins
+from ddim_host.plugins import load_plugins
 from ddim_host.registry import OWN_DISTRIBUTIONS, Kind, is_installed
 
 if TYPE_CHECKING:

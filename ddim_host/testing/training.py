@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ddim_host import validation
+from ddim_host.discovery import installed_frameworks
 from ddim_host.parameters import format_choice
-from ddim_host.plugins import installed_frameworks
 from ddim_host.registry import Kind
 from ddim_host.testing.loss_in_framework import UNUSABLE
 from ddim_host.testing.part import PartContract, linear_schedule, run_python

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 from PIL import Image
 
-from ddim_host import plugins
+from ddim_host import discovery
 from ddim_host.checkpoints import latest_checkpoint, load_checkpoint, load_weights
 from ddim_host.cli.evaluate import _drawn
 from ddim_host.config import Request
@@ -297,7 +297,7 @@ def _of_others(folder: Path) -> Iterator[Reader]:
     def discover() -> None:
         importlib.invalidate_caches()
         with mock.patch.object(sys, "path", [str(info.parent)]):
-            for plugin, _ in plugins._discover():
+            for plugin, _ in discovery.discover():
                 plugin.label.encode()
 
     for name in texts:
