@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import select
+import signal
 import sys
 import time
 import traceback
@@ -111,6 +112,9 @@ def _leave(code: int) -> NoReturn:
     A failed process would else wait at its end for the others, which wait for it in the midst of a step.
     """
     if code and _is_one_of_several():
+        # The launcher ends all of them where one has failed; this one ends already.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         if not launched().is_first:
             time.sleep(_LAST_WORDS_SECONDS)
         sys.stdout.flush()
