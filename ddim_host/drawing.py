@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Drawing", "Times", "draw", "drawing_record", "shown_steps"]
 
-Kind: TypeAlias = Literal["samples", "interpolation", "trajectory"]
+PictureKind: TypeAlias = Literal["samples", "interpolation", "trajectory"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Drawing:
 
     rows: int
     columns: int = 1
-    kind: Kind = "samples"
+    kind: PictureKind = "samples"
 
     @property
     def num_images(self) -> int:

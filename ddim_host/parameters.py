@@ -24,6 +24,7 @@ __all__ = [
     "Value",
     "convert",
     "format_choice",
+    "format_value",
     "no_home",
     "parse_choice",
     "resolve",
@@ -114,8 +115,15 @@ def parse_choice(text: str) -> PartChoice:
 
 def format_choice(name: str, values: Mapping[str, Value]) -> str:
     """The text that `parse_choice` and `resolve` turn back into these values."""
-    arguments = ",".join(f"{key}={_format(value)}" for key, value in values.items())
+    arguments = ",".join(f"{key}={format_value(value)}" for key, value in values.items())
     return f"{name}:{arguments}" if arguments else name
+
+
+def format_value(value: Value) -> str:
+    """The text that a value is written as on a command line, and read back from."""
+    if isinstance(value, tuple):
+        return ",".join(str(item) for item in value)
+    return str(value).lower() if isinstance(value, bool | None) else str(value)
 
 
 def user_parameters(part: Callable[..., object], arguments: int | None = None) -> tuple[Parameter, ...]:
@@ -365,16 +373,10 @@ _CONVERTERS: dict[type, Callable[[object], Value]] = {
 }
 
 
-def _format(value: Value) -> str:
-    if isinstance(value, tuple):
-        return ",".join(str(item) for item in value)
-    return str(value).lower() if isinstance(value, bool | None) else str(value)
-
-
 def _default_text(parameter: Parameter) -> str:
     if isinstance(parameter.default, _Required):
         return "required"
-    return f"default {_format(parameter.default)}"
+    return f"default {format_value(parameter.default)}"
 
 
 def _article(noun: str) -> str:

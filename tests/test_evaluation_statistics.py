@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim_host.evaluation.distances import frechet_distance, kernel_distance, precision_recall
-from ddim_host.evaluation.statistics import Gathering, MeasureSettings, measure
+from ddim_host.evaluation.statistics import MeasureSettings, StatisticsAccumulator, measure
 from ddim_host.randomness import Stream, generator
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def features(count: int, dimension: int = 4, *, seed: int = 0, shift: float = 0.
 
 
 def gathered(vectors: NDArray[np.float32], batch_size: int, max_kept: int = 1000) -> FeatureStatistics:
-    gathering = Gathering(len(vectors), max_kept)
+    gathering = StatisticsAccumulator(len(vectors), max_kept)
     for first in range(0, len(vectors), batch_size):
         gathering.add(vectors[first : first + batch_size])
     return gathering.statistics()
@@ -54,7 +54,7 @@ def test_the_kept_images_are_spread_over_a_set_that_is_sorted_by_class() -> None
 
 @pytest.mark.parametrize("came", [0, 9, 11])
 def test_another_number_of_images_than_announced_is_noticed(came: int) -> None:
-    gathering = Gathering(10, 5)
+    gathering = StatisticsAccumulator(10, 5)
     if came:
         gathering.add(features(came))
     with pytest.raises(ValueError, match=f"10 images were announced, {came} came"):

@@ -12,7 +12,7 @@ import pytest
 from ddim_host.data import image_hash
 from ddim_host.errors import UserError
 from ddim_host.evaluation.evaluator import Evaluator
-from ddim_host.evaluation.statistics import Gathering, MeasureSettings, measure
+from ddim_host.evaluation.statistics import MeasureSettings, StatisticsAccumulator, measure
 from ddim_host.parameters import parse_choice
 from ddim_host.parts.feature_extractors import DigitsMLP
 
@@ -61,7 +61,7 @@ def measures_of(process: Evaluator) -> Measures:
 
 
 def test_numbers_are_those_of_this_process() -> None:
-    gatherings = [Gathering(60, SETTINGS.max_kept) for _ in range(2)]
+    gatherings = [StatisticsAccumulator(60, SETTINGS.max_kept) for _ in range(2)]
     for gathering, images in zip(gatherings, (GENERATED, REAL), strict=True):
         gathering.add(DigitsMLP()(images))
     with evaluator() as process:

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from ddim_host.errors import UserError
 from ddim_host.files import locked
 from ddim_host.progress import ProgressReport, read_report
+from ddim_host.sweep.commands import CommandRunner
 from ddim_host.sweep.grid import AXES, Grid, read_grid, trial_name
 from ddim_host.sweep.journal import _NAME, Journal, Stage, Trial
-from ddim_host.sweep.processes import Processes
 from ddim_host.sweep.sweeping import Sweep
 
 if TYPE_CHECKING:
@@ -339,7 +339,7 @@ def test_processes_end_with_all_that_they_started(tmp_path: Path, site: Site) ->
     with pytest.MonkeyPatch.context() as patch:
         for name, value in site.env.items():
             patch.setenv(name, value)
-        code = Processes().run(["plugins"], output, lambda _: None)
+        code = CommandRunner().run(["plugins"], output, lambda _: None)
     assert code == 0, output.getvalue()
     assert (tmp_path / "here").exists()
     assert time.monotonic() - started < 60.0
@@ -354,7 +354,7 @@ def test_a_report_after_a_line_that_was_not_ended(site: Site) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in site.env.items():
             patch.setenv(name, value)
-        Processes().run(["plugins"], output, reports.append)
+        CommandRunner().run(["plugins"], output, reports.append)
     assert reports == [ProgressReport("d", 1, None, "u", "")]
     assert "half a line\n" in output.getvalue()
     assert "\x1e" not in output.getvalue()

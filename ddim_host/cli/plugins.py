@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ddim_host.defaults import DEFAULT_PARTS, default_model_parameters
 from ddim_host.errors import UserError, printable
-from ddim_host.parameters import REQUIRED, Parameter, format_choice, suggestion, type_name
+from ddim_host.parameters import REQUIRED, Parameter, format_choice, format_value, suggestion, type_name
 from ddim_host.plugins import STRICT, Plugins, load_plugins
 from ddim_host.registry import Kind
 from ddim_host.unet import UNetSpec
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import argparse
 
     from ddim_host.discovery import Plugin
-    from ddim_host.parameters import Value
     from ddim_host.registry import Part
 
 __all__ = ["main"]
@@ -166,10 +165,10 @@ def _about_unet() -> str:
     ]
     width = max(map(len, small))
     for name in small:
-        defaults = _text_of(small[name])
+        defaults = format_value(small[name])
         if small[name] != large[name]:
             one, other = (f"for {size} x {size} pixels" for size in _SIZES)
-            defaults = f"{defaults} {one}, {_text_of(large[name])} {other}"
+            defaults = f"{defaults} {one}, {format_value(large[name])} {other}"
         lines.append(f"    {name:<{width}}  {about[name]}")
         lines.append(f"    {'':<{width}}  ({type_name(types[name])}; default {defaults})")
     return "\n".join(lines)
@@ -187,8 +186,4 @@ def _signature(part: Part) -> str:
 
 def _written(parameter: Parameter) -> str:
     default: Any = parameter.default
-    return _text_of(default)
-
-
-def _text_of(value: Value) -> str:
-    return format_choice("", {"x": value}).removeprefix(":x=")
+    return format_value(default)

@@ -19,7 +19,7 @@ from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError,
 from ddim_host.execution import picture_path, run_experiment
 from ddim_host.interruption import end_as_by_ctrl_c
 from ddim_host.launch import launched
-from ddim_host.parameters import format_choice
+from ddim_host.parameters import format_value
 from ddim_host.provenance import this_command
 from ddim_host.report.writing import write_report
 from ddim_host.runs import RunDirectory, existing_run, next_run_path
@@ -152,7 +152,7 @@ def describe(experiment: Experiment) -> str:
 
 def _part_lines(title: str, part: PartConfig) -> list[str]:
     """A part and its distribution, and below them its parameters, as wide as a terminal."""
-    settings = [format_choice("", {name: value}).removeprefix(":") for name, value in part.parameters.items()]
+    settings = [f"{name}={format_value(value)}" for name, value in part.parameters.items()]
     indent = " " * 18
     below = textwrap.wrap(
         "  ".join(settings),

@@ -14,7 +14,7 @@ from ddim_host.randomness import Stream, generator
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FeatureStatistics", "Gathering", "MeasureSettings", "Measures", "measure"]
+__all__ = ["FeatureStatistics", "MeasureSettings", "Measures", "StatisticsAccumulator", "measure"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class FeatureStatistics:
     kept: NDArray[np.float32]
 
 
-class Gathering:
+class StatisticsAccumulator:
     """Gathers the statistics of images whose features come batch by batch; bounded memory for any number.
 
     The images whose features are kept are spread evenly over the set, which may be sorted by class.

@@ -16,7 +16,13 @@ import safetensors.numpy
 
 from ddim_host.cache import cache_errors, cache_folder
 from ddim_host.errors import UserError
-from ddim_host.evaluation.statistics import FeatureStatistics, Gathering, Measures, MeasureSettings, measure
+from ddim_host.evaluation.statistics import (
+    FeatureStatistics,
+    Measures,
+    MeasureSettings,
+    StatisticsAccumulator,
+    measure,
+)
 from ddim_host.files import read_bytes, write_bytes
 from ddim_host.framework_guard import allow_framework
 from ddim_host.parameters import format_choice, resolve
@@ -95,7 +101,7 @@ class Worker:
             fingerprint=self._extractor.fingerprint,
             dimension=trial.shape[1],
         )
-        self._gathering = Gathering(0, 0)
+        self._gathering = StatisticsAccumulator(0, 0)
         self._reference: FeatureStatistics | None = None
 
     def load_reference(self, images_sha256: str, count: int) -> bool:
@@ -118,7 +124,7 @@ class Worker:
 
     def begin(self, count: int) -> None:
         """Begin a set of so many images."""
-        self._gathering = Gathering(count, self._settings.max_kept)
+        self._gathering = StatisticsAccumulator(count, self._settings.max_kept)
 
     def add(self, images: Images) -> None:
         """Take the next images of the set, uint8 `(B, H, W, C)`."""

@@ -2,6 +2,6 @@
 
 grid.py        which experiments there are
 journal.py     what was done with each, on disk
-processes.py   the processes that do it
+commands.py    the processes that do it
 sweeping.py    the experiments one after the other
 """

@@ -18,9 +18,9 @@ from ddim_host.errors import UserError, printable
 from ddim_host.files import locked
 from ddim_host.progress import progress_bar
 from ddim_host.runs import RunDirectory
+from ddim_host.sweep.commands import CommandRunner
 from ddim_host.sweep.grid import trial_name
 from ddim_host.sweep.journal import Journal, Stage
-from ddim_host.sweep.processes import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -106,7 +106,7 @@ class Sweep:
             raise UserError(f"cannot use {folder}", why=str(error.strerror or error)) from None
         if other:
             raise UserError(f"{folder} exists and holds no sweep", fix="choose another --out")
-        self._processes = Processes()
+        self._runner = CommandRunner()
         self._lock = Lock()
 
     @property
@@ -157,7 +157,7 @@ class Sweep:
                     future.result()
                     bar.update()
             except BaseException:
-                self._processes.stop()
+                self._runner.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -203,7 +203,7 @@ class Sweep:
         with self._log(trial).open("a", encoding="utf-8") as log, _Live(trial) as live:
             log.write(f"$ {shlex.join(('ddim-host', *command))}\n")
             said = _LastWords(log)
-            code = self._processes.run(command, said, live.show)
+            code = self._runner.run(command, said, live.show)
         return None if code is None else (Stage(command, code, time.perf_counter() - started), said)
 
     def _outcome(self, trial: str, name: StageName, stage: Stage, said: _LastWords) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from ddim_host import validation
 from ddim_host.discovery import installed_frameworks
-from ddim_host.parameters import format_choice
+from ddim_host.parameters import format_value
 from ddim_host.registry import Kind
 from ddim_host.testing.loss_in_framework import UNUSABLE
 from ddim_host.testing.part import PartContract, linear_schedule, run_python
@@ -205,7 +205,7 @@ class LossContract(PartContract):
         """Value and a training step, on the framework's own arrays; each in a process of its own."""
         make = self.whole_part().make
         # Written as text, as on a command line, and read back by the same rules.
-        written = {name: format_choice("", {"x": v}).removeprefix(":x=") for name, v in self.values().items()}
+        written = {name: format_value(value) for name, value in self.values().items()}
         done = run_python(
             *("-m", "ddim_host.testing.loss_in_framework", framework, make.__module__, make.__qualname__),
             json.dumps(written),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ddim_host.progress import ProgressReport
 
-__all__ = ["Output", "Processes"]
+__all__ = ["CommandRunner"]
 
 _PATIENCE_SECONDS = 60.0
 """How long a process may take to end in an orderly way: with a checkpoint."""
@@ -34,7 +34,7 @@ class Output(Protocol):
         """Make it readable to others."""
 
 
-class Processes:
+class CommandRunner:
     """Starts processes, from several threads too, and ends those that run.
 
     Each leads a process group of its own: Ctrl-C on a terminal does not reach it, and whatever it starts
