@@ -264,7 +264,7 @@ class ShortMemory(TorchModel):
     """Another Adam: its second moment forgets too soon."""
 
     def train_step(self, batch: Any, loss: Any, **how: Any) -> Any:
-        with patch("ddim_torch.adam._BETA2", 0.9):
+        with patch("ddim_torch.adam.ADAM_BETA2", 0.9):
             return super().train_step(batch, loss, **how)
 
 
@@ -272,7 +272,7 @@ class LargeEpsilon(TorchModel):
     """Another Adam: it moves less where gradients are small."""
 
     def train_step(self, batch: Any, loss: Any, **how: Any) -> Any:
-        with patch("ddim_torch.adam._EPS", 1e-3):
+        with patch("ddim_torch.adam.ADAM_EPSILON", 1e-3):
             return super().train_step(batch, loss, **how)
 
 
