@@ -177,7 +177,8 @@ def read_request(path: Path) -> Request:
             raise UserError(
                 f"{key} in {path} is for a sweep",
                 why="a run takes one value of everything, and evaluates nothing",
-                fix=f"call `ddim-host sweep --config {path}`, or give one value",
+                fix=f"call `ddim-host sweep --config {path}`, or "
+                + ("take it out" if key == "evaluate" else "give one value"),
             )
         if key == "plugin":
             # What a run's own file says of the distribution is how it was, not what is to be chosen.
@@ -254,6 +255,7 @@ def read_fingerprint(path: Path) -> DataFingerprint | None:
         raise UserError(
             f"{path} does not say which images its run was trained on",
             why=f"[{_PROVENANCE}.{_FINGERPRINT}] should hold num_train, num_test, train_sha256, test_sha256",
+            fix=f"take [{_PROVENANCE}] out of a copy of it, and train with --config COPY",
         ) from None
 
 

@@ -151,8 +151,9 @@ def _group_meant(group: str) -> str | None:
         return group
     plain = {re.sub(r"[-_.\s]+", "", name): name for name in _GROUPS}
     spelt = re.sub(r"[-_.\s]+", "", group.lower())
-    # Whatever else begins with this project's name was meant for it, too.
-    matches = get_close_matches(spelt, plain, n=1, cutoff=0.0 if spelt.startswith("ddimhost") else 0.8)
+    # What stands in this project's own namespace was meant for it.
+    own = re.match(r"ddim[-_]?host\.", group.lower()) is not None
+    matches = get_close_matches(spelt, plain, n=1, cutoff=0.0 if own else 0.8)
     return plain[matches[0]] if matches else None
 
 

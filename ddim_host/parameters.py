@@ -149,8 +149,7 @@ def user_parameters(part: Callable[..., object], arguments: int | None = None) -
     for parameter in keyword_only:
         name, default = parameter.name, parameter.default
         if parameter.annotation is parameter.empty:
-            known = type(default).__name__ if type(default) in _CONVERTERS else "float"
-            raise TypeError(f"its parameter {name!r} has no annotation; write `{name}: {known}`")
+            raise TypeError(f"its parameter {name!r} has no annotation; write `{name}: {_type_of(default)}`")
         annotation = hints.get(name)
         if not _supported(annotation):
             written = annotation.__name__ if isinstance(annotation, type) else annotation
@@ -164,9 +163,17 @@ def user_parameters(part: Callable[..., object], arguments: int | None = None) -
             raise TypeError(
                 f"the default of its parameter {name!r}, {default!r:.40}, "
                 f"is not {_article(type_name(annotation))}"
+                + (f"; write {tuple(default)!r:.40}" if isinstance(default, list) else "")
             )
         found.append(Parameter(name, annotation, default))
     return tuple(found)
+
+
+def _type_of(default: object) -> str:
+    """The annotation that a parameter with this default most likely wants."""
+    if isinstance(default, tuple | list):
+        return f"tuple[{'int' if all(type(item) is int for item in default) else 'float'}, ...]"
+    return type(default).__name__ if type(default) in _CONVERTERS else "float"
 
 
 def _require_only(signature: inspect.Signature, arguments: int) -> None:

@@ -60,7 +60,7 @@ class Plugins:
     def problems(self) -> list[str]:
         """A line for each plugin that does not work, and for each name that several distributions give."""
         broken = [f"{plugin.label} is broken: {plugin.error}" for plugin in self.installed if plugin.error]
-        frameworks = [plugin for plugin in self.installed if plugin.kind == "framework"]
+        frameworks = [p for p in self.installed if p.kind == "framework" and not p.error]
         clashes = [
             (f"framework {name!r}", "--plugin", name, [p.distribution for p in same])
             for name, same in _by_name(frameworks).items()
@@ -151,7 +151,10 @@ def _chosen(installed: Iterable[Plugin], name: str) -> Plugin:
     """
     frameworks = [plugin for plugin in installed if plugin.kind == "framework"]
     meant = [p for p in frameworks if p.name == name or ("/" in name and p.is_called(name))]
-    usable = [plugin for plugin in meant if plugin.status != "disabled"]
+    # One that is broken is meant only where there is no other.
+    usable = [plugin for plugin in meant if plugin.status == "available"] or [
+        plugin for plugin in meant if plugin.status != "disabled"
+    ]
     if not meant:
         names = sorted({plugin.name for plugin in frameworks})
         raise UserError(

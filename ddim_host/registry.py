@@ -224,7 +224,7 @@ class Registry:
             UserError: No such part, or several distributions give the name and the user did not say which.
         """
         named = self._parts.get((kind, choice.name), [])
-        wanted = choice.distribution and normalised_distribution(choice.distribution)
+        wanted = None if choice.distribution is None else normalised_distribution(choice.distribution)
         found = [part for part in named if wanted in (None, part.distribution)]
         if len(found) == 1:
             return found[0]
@@ -239,7 +239,7 @@ class Registry:
                 fix=f"say which: {choices}, or uninstall one" if choices else "uninstall one",
             )
         notes = [failure.text for failure in self.failures if failure.may_concern(kind, wanted)]
-        if wanted:
+        if wanted is not None:
             raise self._not_of(kind, choice.name, wanted, notes)
         names = self.names(kind)
         raise UserError(

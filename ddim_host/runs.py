@@ -153,7 +153,8 @@ class RunDirectory:
                 stack.enter_context(locked(self.checkpoints_path, wait=False))
             except BlockingIOError:
                 raise UserError(
-                    f"another process trains the run in {self.path}", fix="wait for it, or end it"
+                    f"another process trains the run in {self.path}",
+                    fix="wait for it or end it, or name another folder with --out",
                 ) from None
             except OSError as error:
                 raise self._unusable(error) from None

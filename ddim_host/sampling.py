@@ -142,7 +142,8 @@ class Sampler:
 
     Attributes:
         seconds: Time of the sampling so far, noise included, on a warm device.
-        warmup_seconds: Time of one whole step before, which compiles where the framework does that.
+        warmup_seconds: Time of the first and the last step before, once for each size of a batch; they
+            compile where the framework does that.
     """
 
     def __init__(

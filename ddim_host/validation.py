@@ -131,14 +131,14 @@ def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         try:
             losses = part.make(prediction, target, **parameters)
+            shape = None if (given_shape := getattr(losses, "shape", None)) is None else tuple(given_shape)
         except UserError:
             raise
         except (Exception, SystemExit) as error:
             raise _failed_loss(part, error, prediction) from error
         given, wanted = type(prediction), (prediction.shape[0],)
-        shape = getattr(losses, "shape", None)
-        if shape is None or tuple(shape) != wanted:
-            it = _type_name(losses) + ("" if shape is None else f" of shape {tuple(shape)}")
+        if shape != wanted:
+            it = _type_name(losses) + ("" if shape is None else f" of shape {shape}")
             raise part.broken(f"it must return one number per image, of shape {wanted}, not {it}")
         if not isinstance(losses, given) and not isinstance(prediction, type(losses)):
             raise part.broken(
@@ -150,6 +150,8 @@ def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
     trial = np.linspace(-1.0, 1.0, 2 * 3 * 4 * 4, dtype=np.float32).reshape(2, 3, 4, 4)
     with np.errstate(all="ignore"):
         values = loss(trial, -trial)
+    if values.dtype.kind != "f":
+        raise part.broken(f"it must return floating-point numbers, not {values.dtype}")
     if not np.isfinite(values).all():
         raise UserError(
             f"{part.label} with these parameters cannot be trained with",

@@ -65,6 +65,13 @@ def test_output_that_nobody_reads_any_more_is_not_complained_of(environment: dic
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def test_an_output_that_was_closed_from_the_start_is_no_error(environment: dict[str, str]) -> None:
+    """As of `ddim-host plugins >&-`."""
+    command = ["sh", "-c", '"$0" -m ddim_host plugins >&-', sys.executable]
+    done = subprocess.run(command, stderr=subprocess.PIPE, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_another_pipe_that_breaks_is_not_taken_for_the_output(python: PythonCode) -> None:
     outcome = python("""
 import ddim_host.cli.plugins
@@ -143,13 +150,16 @@ def test_misuse_is_one_error_that_leads_to_the_help(
         ("run --los mse", "`ddim-host run` does not take '--los'; did you mean '--loss'?"),
         ("run --stepz=3", "`ddim-host run` does not take '--stepz'; did you mean '--steps'?"),
         ("run x", "`ddim-host run` does not take 'x'"),
+        ("run x=y", "`ddim-host run` does not take 'x=y'"),
+        ("run -steps 5", "`ddim-host run` does not take '-steps'; did you mean '--steps'?"),
+        ("smaple", "argument COMMAND: there is no 'smaple'; did you mean 'sample'? choose from run,"),
         ("run --eta", "argument --eta: expected one argument"),
     ],
 )
 def test_an_unknown_word_is_answered_by_its_command(
     in_process: Callable[..., Outcome], arguments: str, message: str
 ) -> None:
-    assert in_process(*arguments.split()).err.startswith(f"ddim-host: error: {message}\n")
+    assert in_process(*arguments.split()).err.startswith(f"ddim-host: error: {message}")
 
 
 def test_an_impatient_user_gets_one_line(
@@ -267,8 +277,9 @@ def refused(
         ("--data images:path=/no/where", "cannot open /no/where\n  why: No such file or directory\n"),
         ("--data images:path=~nosuchuser/x", "there is no home folder ~nosuchuser"),
         ("--lr-warmup-steps 1000000000001", "from 0 to 1,000,000,000,000"),
-        ("--model unet:attention_resolutions=3", "holds 3, but its levels have 8, 4 pixels"),
-        ("--model unet:base_channels=12", "fix: add num_groups=3 to the parameters of --model"),
+        ("--model unet:attention_resolutions=3", "holds 3, but the levels have 8, 4 pixels"),
+        ("--model unet:attention_resolutions=3", "fix: set attention_resolutions=8 in the parameters"),
+        ("--model unet:base_channels=12", "fix: set num_groups=3 in the parameters of --model"),
         ("--data images:path=/dev/null", "/dev/null is neither a folder nor a file"),
     ],
 )  # fmt: skip

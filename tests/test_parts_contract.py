@@ -193,6 +193,21 @@ def test_losses_are_one_number_per_image(result: object, given: str) -> None:
     assert message == f"it must return one number per image, of shape (2,), not {given}"
 
 
+@pytest.mark.parametrize("dtype", [object, str, complex, np.int64])
+def test_losses_are_floating_point_numbers(dtype: Any) -> None:
+    careless = part(Kind.LOSS, returning(np.ones(2).astype(dtype)))
+    message = blamed(lambda: validation.checked_loss(careless, {}), Kind.LOSS)
+    assert message == f"it must return floating-point numbers, not {np.ones(2).astype(dtype).dtype}"
+
+
+def test_a_shape_that_is_none_is_the_losss_mistake() -> None:
+    class Odd:
+        shape = 3
+
+    message = blamed(lambda: validation.checked_loss(part(Kind.LOSS, returning(Odd())), {}), Kind.LOSS)
+    assert message.startswith("it raised TypeError")
+
+
 class Tensor:
     """Stands in for the array of a framework."""
 

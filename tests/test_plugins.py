@@ -273,7 +273,11 @@ def test_the_table_names_frameworks_and_parts_with_their_parameters(
         ("torch", ["ddim-torch", "run with --plugin torch"]),
         (
             "unet",
-            ["model 'unet', built by every framework", "  base_channels          Channels of the first"],
+            [
+                "model 'unet', built by every framework",
+                "  base_channels          Channels of the first",
+                "self-attention; the middle always has.\n",
+            ],
         ),
     ],
 )
@@ -362,6 +366,7 @@ def test_the_innermost_line_of_a_plugin_is_named(site: Site) -> None:
         ("console_scripts", None),
         ("pytest11", None),
         ("diffusers.plugins", None),
+        ("ddim_host_tools", None),
     ],
 )
 def test_a_group_that_nobody_reads_is_shown(
@@ -385,6 +390,17 @@ def test_a_framework_in_another_group_is_told_so_when_it_is_chosen(
     assert outcome.code == 2
     assert "did you mean 'ddim_host.frameworks'?" in outcome.err
     assert "paddle" not in installed_frameworks()
+
+
+def test_a_framework_in_another_group_does_not_hold_up_the_one_of_that_name(
+    site: Site, in_process: Callable[..., Outcome]
+) -> None:
+    site.distribution("lost-torch", "[ddim-host.framework]\ntorch = lost_torch\n")
+    outcome = in_process("run", "--plugin", "torch", "--dry-run")
+    assert outcome.code == 0, outcome.err
+    listed = in_process("plugins").out
+    assert "several" not in listed
+    assert "is given by" not in listed
 
 
 # --- One framework per process ------------------------------------------------------------------------------

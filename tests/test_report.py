@@ -588,6 +588,15 @@ def test_a_name_that_is_no_run_is_an_error_before_anything_is_replaced(
     assert page.read_text(encoding="utf-8") == "mine"
 
 
+def test_a_folder_without_a_run_does_no_harm_to_the_others(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    outcome = in_process("compare", *runs, tmp_path / "empty", "--out", tmp_path / "page.html")
+    assert outcome.code == 0, outcome.err
+    assert f"note: there is no run in {tmp_path / 'empty'}: it holds no config.toml" in outcome.err
+
+
 def test_runs_of_which_none_can_be_read_are_an_error(
     in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:

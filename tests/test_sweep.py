@@ -299,6 +299,8 @@ def test_mistakes_are_known_before_the_first_experiment(
     assert done.code == 2
     assert "the experiment torch,loss=msee cannot be run (nor can 1 others)" in done.err
     assert "no loss named 'msee'" in done.err
+    offline = in_process(*command, "--evaluate-features=inception:weights=/nowhere")
+    assert "--evaluate-features inception:weights=FILE" in offline.err
     assert not folder.exists()
 
 

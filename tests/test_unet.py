@@ -303,9 +303,9 @@ def test_first_weights_have_ddpms_variance() -> None:
         ({"num_res_blocks": 2**63}, "num_res_blocks"),
         ({"dropout": 1.0}, "dropout"),
         ({"dropout": -0.1}, "dropout"),
-        ({"attention_resolutions": (16, 15)}, "holds 15, but its levels have 32, 16, 8, 4 pixels"),
+        ({"attention_resolutions": (16, 15)}, "holds 15, but the levels have 32, 16, 8, 4 pixels"),
         ({"attention_resolutions": (2,)}, "holds 2"),
-        ({"channel_multipliers": (1,)}, "holds 16, but its levels have 32 pixels"),
+        ({"channel_multipliers": (1,)}, "holds 16, but the levels have 32 pixels"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -319,5 +319,5 @@ def test_groups_that_fit_are_proposed(channels: int, groups: int) -> None:
     """As many as there can be with four channels or more in each: one alone would be normalised away."""
     with pytest.raises(UserError) as caught:
         UNetSpec(32, 3, 1000, base_channels=channels)
-    assert caught.value.fix == f"add num_groups={groups} to the parameters of --model"
+    assert caught.value.fix == f"set num_groups={groups} in the parameters of --model"
     UNetSpec(32, 3, 1000, base_channels=channels, num_groups=groups)

@@ -149,7 +149,7 @@ def after(
 
 def test_a_run_says_how_many_images_it_has_and_which(before: Run) -> None:
     assert before.outcome.code == 0, before.outcome.err
-    assert "\nimages            10 train, 2 test (1 in 10 for testing)\n" in before.outcome.out
+    assert "\nsplit             10 train, 2 test (1 in 10 for testing)\n" in before.outcome.out
     found = fingerprint(before.path)
     assert (found.num_train, found.num_test) == (10, 2)
     with (before.path / "config.toml").open("rb") as file:

@@ -63,7 +63,8 @@ def _carry_out(options: argparse.Namespace) -> int:
         _take_place(options.command)
         command = importlib.import_module(f"ddim_host.cli.{options.command.replace('-', '_')}")
         code: int = command.main(options)
-        sys.stdout.flush()  # here, where it is known what to do if nobody reads it
+        if sys.stdout is not None:  # as where it was closed before the start
+            sys.stdout.flush()  # here, where it is known what to do if nobody reads it
     except UserError as error:
         print(f"ddim-host: error: {error}", file=sys.stderr)
         return USER_ERROR
@@ -117,14 +118,17 @@ def _leave(code: int) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)
         if not launched().is_first:
             time.sleep(_LAST_WORDS_SECONDS)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
         os._exit(code)
     sys.exit(code)
 
 
 def _nobody_reads_output() -> bool:
     """Whether standard output is a pipe or a socket whose other end was closed."""
+    if sys.stdout is None:
+        return False
     poll = select.poll()
     poll.register(sys.stdout, select.POLLOUT)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

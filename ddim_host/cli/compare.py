@@ -24,10 +24,12 @@ def main(options: argparse.Namespace) -> int:
         The exit code.
 
     Raises:
-        UserError: One is no run, none of them can be read, or the output exists already or cannot be written.
+        UserError: One does not exist, none of them can be read, or the output exists already or cannot be
+            written.
     """
     for run in options.runs:
-        existing_run(run)  # what is mistyped should be known before a page is replaced
+        if not run.exists():
+            existing_run(run)  # raises: what is mistyped should be known before a page is replaced
     path: Path = options.out or Path(f"comparison.{options.format}")
     try:
         taken = path.exists()

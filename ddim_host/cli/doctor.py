@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
+from ddim_host.cache import cache_errors
 from ddim_host.checks import Check
 from ddim_host.discovery import Plugin, installed_frameworks
 from ddim_host.errors import UserError
@@ -55,7 +56,7 @@ def _host_checks(installed: tuple[Plugin, ...]) -> list[Check]:
         _cifar10_check(),
     ]
     for plugin in installed:
-        if plugin.kind == "parts":
+        if plugin.kind == "parts" or plugin.error:
             detail = plugin.error or "loaded"
             checks.append(Check(f"plugin {plugin.label}", not plugin.error, detail, plugin.fix))
     return checks
@@ -77,7 +78,8 @@ def _cifar10_check() -> Check:
     """Whether CIFAR-10 is here: worth knowing while there is a network, and no failure."""
     name = "CIFAR-10"
     try:
-        return Check(name, True, official_archive())
+        with cache_errors():
+            return Check(name, True, official_archive())
     except UserError as error:
         return Check(name, False, f"{error.what}: {error.why}", error.fix)
 

@@ -23,9 +23,10 @@ class CommandParser(argparse.ArgumentParser):
         """As the base class does it, but nothing is left over, and it is this command that says so."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            word = unknown[0].partition("=")[0]
+            is_option = unknown[0].startswith("-")
+            word = unknown[0].partition("=")[0] if is_option else unknown[0]
             options = [option[2:] for option in self._option_string_actions if option.startswith("--")]
-            meant = suggestion(word[2:], options, prefix="--") if word.startswith("--") else ""
+            meant = suggestion(word.lstrip("-"), options, prefix="--") if is_option else ""
             self.error(f"`{self.prog}` does not take {word!r}{meant}")
         return parsed, unknown
 
@@ -35,7 +36,7 @@ class CommandParser(argparse.ArgumentParser):
             choices = [str(choice) for choice in action.choices]
             meant = suggestion(str(value), choices)
             raise argparse.ArgumentError(
-                action, f"there is no {value!r}{meant}; choose from {', '.join(choices)}"
+                action, f"there is no {value!r}{meant or ';'} choose from {', '.join(choices)}"
             )
 
     def error(self, message: str) -> NoReturn:

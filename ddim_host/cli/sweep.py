@@ -107,7 +107,8 @@ def _check(todo: list[Todo], evaluation: Mapping[str, str] | None) -> None:
         name, first = failed[0]
         others = f" (nor can {len(failed) - 1} others)" if len(failed) > 1 else ""
         why = f"{first.what}; {first.why}" if first.why else first.what
-        raise UserError(f"the experiment {name} cannot be run{others}", why=why, fix=first.fix)
+        fix = first.fix.replace("--features", "--evaluate-features")  # as the option is called here
+        raise UserError(f"the experiment {name} cannot be run{others}", why=why, notes=first.notes, fix=fix)
 
 
 def _evaluated_steps(evaluation: Mapping[str, str] | None) -> tuple[int, ...]:

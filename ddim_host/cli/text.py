@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["note_other_images", "sampling_line", "split_line", "times_line", "used_line"]
 
+_MOST_LEFT = 0.1
+"""Of an image, in amplitude, where sampling begins: with more the network sees what it was not trained on."""
+
 
 def used_line(path: Path, framework: str, used: UsedWeights) -> str:
     """Which weights are used, in which framework."""
@@ -33,7 +36,7 @@ def used_line(path: Path, framework: str, used: UsedWeights) -> str:
 def split_line(images: TrainTest) -> str:
     """How many images each half of a data set has."""
     split = f" ({images.split})" if images.split else ""
-    return f"{'images':<17} {len(images.train):,} train, {len(images.test):,} test{split}"
+    return f"{'split':<17} {len(images.train):,} train, {len(images.test):,} test{split}"
 
 
 def note_other_images(config_path: Path, images: TrainTest) -> None:
@@ -49,18 +52,25 @@ def note_other_images(config_path: Path, images: TrainTest) -> None:
 
 
 def sampling_line(experiment: Experiment, num_images: int) -> str:
-    """How images are sampled, with the list of timesteps."""
-    config = experiment.config
-    timesteps = ", ".join(str(t) for t in experiment.timesteps())
-    return (
+    """How images are sampled, with the list of timesteps, and what is doubtful about that."""
+    config, timesteps = experiment.config, experiment.timesteps()
+    lines = [
         f"{'sampling':<17} {num_images:,} images in {config.steps} steps, eta {config.eta:g}, "
-        f"clip {str(config.clip).lower()}, seed {config.seed}\n{'':<17} t = {timesteps}"
-    )
+        f"clip {str(config.clip).lower()}, seed {config.seed}",
+        f"{'':<17} t = {', '.join(map(str, timesteps))}",
+    ]
+    left = experiment.schedule.sqrt_alphas_cumprod[timesteps[-1]]
+    if left > _MOST_LEFT:
+        lines.append(
+            f"{'':<17} it begins with pure noise at t = {timesteps[-1]}, where this schedule leaves "
+            f"{left:.0%} of the image: another --timestep-subset may do better"
+        )
+    return "\n".join(lines)
 
 
 def times_line(num_images: int, times: Times) -> str:
-    """How long sampling took, with and without what comes before."""
+    """How long sampling took, and what comes before."""
     return (
-        f"sampled {num_images:,} images in {times.seconds:.2f} s; "
-        f"{times.seconds + times.warmup_seconds:.2f} s with the warm-up before it, which also compiles"
+        f"sampled {num_images:,} images in {times.seconds:.2f} s, "
+        f"after {times.warmup_seconds:.2f} s of warm-up, which also compiles"
     )

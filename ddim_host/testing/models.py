@@ -11,7 +11,7 @@ from ddim_host import validation
 from ddim_host.registry import Kind
 from ddim_host.testing.part import PartContract, linear_schedule
 from ddim_host.unet import UNet, UNetSpec, initial_weights, parameters
-from ddim_host.waist import Batch
+from ddim_host.waist import ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, Batch
 
 if TYPE_CHECKING:
     from ddim_host.waist import Model, Weights, WhichWeights
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["ModelFactoryContract", "one_batch", "tiny_spec"]
 
 _TIMESTEPS = 50
-_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 _SMALL_STEP = 0.01
 _OBJECTIVE = "the gradient is not that of sum(weights * losses) / total"
 _BOTH: tuple[WhichWeights, WhichWeights] = ("raw", "ema")
@@ -202,11 +201,13 @@ class ModelFactoryContract(PartContract):
             assert state.step == step
             for name, found in model.weights("raw").items():
                 # Whatever the gradient was: the first moment tells, and all else must follow from it.
-                gradient = (state.exp_avg[name].astype(np.float64) - _BETA_1 * first[name]) / (1.0 - _BETA_1)
-                square = _BETA_2 * second[name] + (1.0 - _BETA_2) * gradient**2
+                gradient = (state.exp_avg[name].astype(np.float64) - ADAM_BETA1 * first[name]) / (
+                    1.0 - ADAM_BETA1
+                )
+                square = ADAM_BETA2 * second[name] + (1.0 - ADAM_BETA2) * gradient**2
                 _require_close(state.exp_avg_sq[name], square, f"the second moment of {name}")
-                corrected = np.sqrt(square / (1.0 - _BETA_2**step)) + _EPSILON
-                moved = raw[name] - 1e-3 * state.exp_avg[name] / (1.0 - _BETA_1**step) / corrected
+                corrected = np.sqrt(square / (1.0 - ADAM_BETA2**step)) + ADAM_EPSILON
+                moved = raw[name] - 1e-3 * state.exp_avg[name] / (1.0 - ADAM_BETA1**step) / corrected
                 np.testing.assert_allclose(found, moved, rtol=1e-5, atol=1e-5, err_msg=f"step {step}: {name}")
             raw, before = model.weights("raw"), ema
             ema = model.weights("ema")

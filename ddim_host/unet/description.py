@@ -30,6 +30,7 @@ _MOST_LEVELS = 16
 _MOST_BLOCKS = 100
 
 _FEWEST_IN_GROUP = 4
+_LARGEST_ATTENTION = 16
 """Channels in a group, where a number of groups is proposed; as in the networks that are the defaults."""
 
 
@@ -44,9 +45,8 @@ class UNetSpec:
         base_channels: Channels of the first level; even, for the sines and cosines of the timestep.
         channel_multipliers: Channels of each level, in units of `base_channels` (not compounding).
         num_res_blocks: Residual blocks per level on the way down; one more on the way up.
-        attention_resolutions: Sizes in pixels of the levels that have self-attention (the middle always has);
-            each is that of a level.
-        attention_head_dim: Channels of a head; None for a single head, as in DDPM.
+        attention_resolutions: Sizes in pixels of the levels that have self-attention; the middle always has.
+        attention_head_dim: Channels of a head; `none` for a single head, as in DDPM.
         num_groups: Groups of each group normalisation; divides the channels of every level.
         dropout: Probability, before the second convolution of every residual block.
     """
@@ -76,12 +76,21 @@ class UNetSpec:
             if self.num_groups < 1 or channels % self.num_groups:
                 yield (
                     f"{channels} channels do not divide into num_groups = {self.num_groups} equal groups",
-                    f"add num_groups={self._fitting_groups()} to",
+                    f"set num_groups={self._fitting_groups()} in",
                 )
             if self.attention_head_dim is not None and (
                 self.attention_head_dim < 1 or channels % self.attention_head_dim
             ):
                 yield f"{channels} channels do not divide into heads of {self.attention_head_dim}", "change"
+        sizes = [self.image_size >> level for level in range(len(self.channel_multipliers))]
+        for size in self.attention_resolutions:
+            if size not in sizes:
+                proposed = max((other for other in sizes if other <= _LARGEST_ATTENTION), default=sizes[-1])
+                yield (
+                    f"attention_resolutions holds {size}, "
+                    f"but the levels have {', '.join(map(str, sizes))} pixels",
+                    f"set attention_resolutions={proposed} in",
+                )
 
     def _fitting_groups(self) -> int:
         """The most groups that every level divides into, with enough channels in each.
@@ -111,13 +120,6 @@ class UNetSpec:
             )
         if not 0.0 <= self.dropout < 1.0:
             yield f"dropout must lie in [0, 1), not {self.dropout}"
-        sizes = [self.image_size >> level for level in range(levels)]
-        for size in self.attention_resolutions:
-            if size not in sizes:
-                yield (
-                    f"attention_resolutions holds {size}, "
-                    f"but its levels have {', '.join(map(str, sizes))} pixels"
-                )
 
 
 @dataclass(frozen=True)

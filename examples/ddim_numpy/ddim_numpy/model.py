@@ -54,7 +54,8 @@ class NumpyModel:
     @property
     def threads(self) -> int:
         """Those of the library that multiplies NumPy's matrices."""
-        return max((int(pool["num_threads"]) for pool in threadpool_info()), default=1)
+        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        return int(max(pools, default=1))
 
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float

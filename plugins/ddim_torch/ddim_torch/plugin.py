@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddim_host import hookimpl
+from ddim_host.cache import cache_errors
 from ddim_host.checks import Check
 from ddim_host.errors import UserError
 
@@ -61,7 +62,8 @@ def _weights_check() -> Check:
     from ddim_torch.inception_weights import published_weights  # noqa: PLC0415 - imports torch
 
     try:
-        return Check("FID weights", True, published_weights())
+        with cache_errors():
+            return Check("FID weights", True, published_weights())
     except UserError as error:
         return Check("FID weights", False, f"{error.what}: {error.why}", error.fix)
 
