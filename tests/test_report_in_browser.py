@@ -58,7 +58,7 @@ def chromium(folder: Path, address: str, *options: str) -> subprocess.CompletedP
     command = [
         CHROMIUM,
         *("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage"),
-        *("--enable-logging=stderr", "--virtual-time-budget=5000", f"--user-data-dir={folder / 'profile'}"),
+        *("--enable-logging=stderr", "--virtual-time-budget=60000", f"--user-data-dir={folder / 'profile'}"),
         *options,
         address,
     ]
