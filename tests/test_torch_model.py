@@ -429,3 +429,17 @@ def test_a_gpu_that_is_not_there_is_the_users_error() -> None:
         unet(SPEC, "cuda", "fp32")
     assert "--device cpu" in caught.value.fix
     assert unet(SPEC, "auto", "fp32").device == "cpu"
+
+
+def test_dense_layers_are_the_same_in_both_of_pytorchs_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN, which some processors are faster with, and MKL."""
+    weights, results = random_weights(), {}
+    for onednn in (False, True):
+        monkeypatch.setattr("ddim_torch.native_layers._ONEDNN_IS_FASTER", onednn)
+        trained = model(weights=weights)
+        x_t = trained.to_device(batch().x_t)
+        predicted = trained.to_host(trained.predict_noise(x_t, 7, which="raw")).copy()
+        trained.train_step(batch(), mse, lr=1e-3, ema_decay=0.9, max_grad_norm=NEVER)
+        results[onednn] = {"prediction": predicted, **trained.training_state().exp_avg}
+    for name, array in results[False].items():
+        np.testing.assert_allclose(results[True][name], array, rtol=1e-3, atol=1e-5, err_msg=name)

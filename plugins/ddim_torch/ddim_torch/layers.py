@@ -45,7 +45,7 @@ class TorchLayers:
 
     def linear(self, layer: Linear, x: Tensor) -> Tensor:
         weight, bias = self._weight_and_bias(layer.name)
-        return functional.linear(x, weight, bias)
+        return self._dense(x, weight, bias)
 
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
         weight, bias = self._weight_and_bias(layer.name)
@@ -66,7 +66,7 @@ class TorchLayers:
         weights, biases = zip(
             *(self._weight_and_bias(part.name) for part in (layer.to_q, layer.to_k, layer.to_v)), strict=True
         )
-        projected = functional.linear(tokens, torch.cat(weights), torch.cat(biases))
+        projected = self._dense(tokens, torch.cat(weights), torch.cat(biases))
         q, k, v = projected.reshape(batch, height * width, 3, layer.heads, -1).permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(q, k, v)
         joined = self.linear(layer.to_out, attended.transpose(1, 2).flatten(2))
@@ -77,6 +77,9 @@ class TorchLayers:
 
     def concatenate(self, x: Tensor, skip: Tensor) -> Tensor:
         return torch.cat([x, skip], dim=1)
+
+    def _dense(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.linear(x, weight, bias)
 
     def _weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
         return self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
