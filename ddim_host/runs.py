@@ -250,7 +250,8 @@ def existing_run(path: Path) -> RunDirectory:
         beside = [config.parent.name for config in path.absolute().parent.glob("*/config.toml")]
         raise UserError(f"there is no run in {path}{suggestion(path.name, beside)}", why="it does not exist")
     # `runs/first/checkpoints/step-00000450` is two levels below its run.
-    around = [folder for folder in path.absolute().parents[:2] if RunDirectory(folder).exists()]
+    above = (RunDirectory(folder) for folder in path.absolute().parents[:2])
+    around = [run.path for run in above if run.exists() and run.checkpoints_path.is_dir()]
     raise UserError(
         f"there is no run in {path}",
         why=f"it is a part of the run {around[0]}" if around else "it holds no config.toml",
