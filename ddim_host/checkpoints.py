@@ -25,7 +25,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ddim_host.errors import DivergedError, UserError
+from ddim_host.errors import DivergedError, UserError, reason
 from ddim_host.files import read_bytes, read_json, remove_leftovers, write_bytes, write_text
 from ddim_host.records import read_record
 from ddim_host.waist import TrainingState
@@ -199,7 +199,7 @@ def _writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write a checkpoint into {folder}",
-            why=str(error.strerror or error),
+            why=reason(error),
             fix="make room there, and go on with --resume: the last whole checkpoint is kept",
         ) from None
 
@@ -288,7 +288,7 @@ def load_progress(folder: Path) -> Progress:
             raise ValueError("an epoch ends after the checkpoint")
         return progress
     except OSError as error:
-        raise UserError(f"cannot read {path}", why=str(error.strerror or error)) from None
+        raise UserError(f"cannot read {path}", why=reason(error)) from None
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged", why=f"{type(error).__name__}: {error}") from None
 
@@ -304,7 +304,7 @@ def _read_safetensors(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
     except OSError as error:
         raise UserError(
             f"cannot read {path}",
-            why=str(error.strerror or error),
+            why=reason(error),
             fix="try again: a training that goes on replaces its checkpoints",
         ) from None
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:

@@ -1,6 +1,12 @@
 """What a check of the machine found: a line of `ddim-host doctor`."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddim_host.errors import UserError
 
 __all__ = ["Check"]
 
@@ -20,3 +26,8 @@ class Check:
     ok: bool
     detail: str
     fix: str = ""
+
+    @classmethod
+    def failed(cls, name: str, error: UserError) -> Check:
+        """The check that found what an error says."""
+        return cls(name, False, f"{error.what}: {error.why}", error.fix)

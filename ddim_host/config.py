@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import tomli_w
 
 from ddim_host.data import DataFingerprint
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, reason
 from ddim_host.files import read_text, require_plain
 from ddim_host.limits import MAX_IMAGE_SIZE, MAX_STEPS
 from ddim_host.parameters import PartChoice, Value, convert, parse_choice, suggestion
@@ -314,7 +314,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         require_plain(document)
         return document
     except OSError as error:
-        raise UserError(f"cannot read the configuration {path}", why=str(error.strerror or error)) from None
+        raise UserError(f"cannot read the configuration {path}", why=reason(error)) from None
     # Besides its own error, tomllib lets through those of absurdly long numbers and deep nesting.
     except (ValueError, RecursionError) as error:
         raise UserError(f"the configuration {path} is not valid TOML", why=str(error)) from None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, reason
 from ddim_host.files import replacing, write_bytes, write_text
 from ddim_host.images import grid_png, image_png
 from ddim_host.limits import MAX_GRID_IMAGES
@@ -190,7 +190,7 @@ def require_new(path: Path) -> None:
                 )
         parent = next(folder for folder in path.absolute().parents if folder.exists())
     except OSError as error:
-        raise UserError(f"cannot write {path}", why=str(error.strerror or error)) from None
+        raise UserError(f"cannot write {path}", why=reason(error)) from None
     # Asking for permission is not enough: the name may be too long, or the file system read-only.
     trial = parent / (path.name if parent == path.absolute().parent else f".{uuid.uuid4().hex}")
     if not path.exists():
@@ -198,8 +198,8 @@ def require_new(path: Path) -> None:
             trial.touch(exist_ok=False)
             trial.unlink()
         except OSError as error:
-            reason = f"{parent}: {error.strerror or error}"
-            raise UserError(f"cannot write {path}", why=reason, fix="choose another --out") from None
+            why = f"{parent}: {reason(error)}"
+            raise UserError(f"cannot write {path}", why=why, fix="choose another --out") from None
 
 
 @contextmanager
@@ -207,7 +207,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}", why=str(error.strerror or error)) from None
+        raise UserError(f"cannot write {path}", why=reason(error)) from None
 
 
 def _is_taken(path: Path) -> bool:

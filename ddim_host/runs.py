@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim_host.checkpoints import latest_checkpoint, load_progress, weights_folder
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, reason
 from ddim_host.files import is_leftover, locked, read_text, write_text
 from ddim_host.parameters import suggestion
 from ddim_host.records import read_record
@@ -163,7 +163,7 @@ class RunDirectory:
     def _unusable(self, error: OSError) -> UserError:
         return UserError(
             f"cannot use the run directory {self.path}",
-            why=str(error.strerror or error),
+            why=reason(error),
             fix="choose another place with --out",
         )
 

@@ -597,6 +597,14 @@ def test_a_folder_without_a_run_does_no_harm_to_the_others(
     assert f"note: there is no run in {tmp_path / 'empty'}: it holds no config.toml" in outcome.err
 
 
+def test_a_run_whose_name_is_too_long_is_one_error(
+    in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    outcome = in_process("compare", tmp_path / ("x" * 300), "--out", tmp_path / "page.html")
+    assert outcome.code == 2
+    assert "why: File name too long" in outcome.err
+
+
 def test_runs_of_which_none_can_be_read_are_an_error(
     in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:

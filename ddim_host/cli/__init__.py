@@ -25,7 +25,7 @@ from ddim_host.cli.options import (
     add_sweep_options,
 )
 from ddim_host.cli.parser import CommandParser
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, reason
 from ddim_host.launch import launched
 from ddim_host.lifeline import follow_parent
 
@@ -70,7 +70,7 @@ def _carry_out(options: argparse.Namespace) -> int:
         return USER_ERROR
     except PermissionError as error:
         # Even to ask whether a path exists can be forbidden, and commands ask in many places.
-        denied = UserError(f"cannot use {error.filename or 'a file'}", why=str(error.strerror or error))
+        denied = UserError(f"cannot use {error.filename or 'a file'}", why=reason(error))
         print(f"ddim-host: error: {denied}", file=sys.stderr)
         return USER_ERROR
     except BrokenPipeError:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError, printable
+from ddim_host.errors import UserError, printable, reason
 from ddim_host.provenance import this_command
 from ddim_host.report.writing import write_report
-from ddim_host.runs import existing_run
+from ddim_host.runs import RunDirectory, existing_run
 
 if TYPE_CHECKING:
     import argparse
@@ -27,18 +27,18 @@ def main(options: argparse.Namespace) -> int:
         UserError: One does not exist, none of them can be read, or the output exists already or cannot be
             written.
     """
-    for run in options.runs:
-        if not run.exists():
-            existing_run(run)  # raises: what is mistyped should be known before a page is replaced
-    path: Path = options.out or Path(f"comparison.{options.format}")
+    for path in options.runs:
+        if not RunDirectory(path).exists() and not path.exists():
+            existing_run(path)  # raises: what is mistyped should be known before a page is replaced
+    out: Path = options.out or Path(f"comparison.{options.format}")
     try:
-        taken = path.exists()
+        taken = out.exists()
     except OSError as error:  # a name that is too long, for one
-        raise UserError(f"cannot write {path}", why=str(error.strerror or error)) from None
+        raise UserError(f"cannot write {out}", why=reason(error)) from None
     if taken and not options.force:
-        raise UserError(f"{path} exists already", fix="choose another --out, or add --force to replace it")
-    for warning in write_report(options.runs, path, command=this_command(), kind=options.format):
+        raise UserError(f"{out} exists already", fix="choose another --out, or add --force to replace it")
+    for warning in write_report(options.runs, out, command=this_command(), kind=options.format):
         print(f"note: {warning}", file=sys.stderr)
     place = "" if options.out else f" into the current folder, {printable(Path.cwd())}"
-    print(f"wrote {printable(path)}{place}")
+    print(f"wrote {printable(out)}{place}")
     return 0

@@ -70,7 +70,7 @@ def _kernels_check() -> Check:
     try:
         load_kernels()
     except UserError as error:
-        return Check(name, False, f"{error.what}: {error.why}", error.fix)
+        return Check.failed(name, error)
     return Check(name, True, "compiled for this processor")
 
 
@@ -81,7 +81,7 @@ def _cifar10_check() -> Check:
         with cache_errors():
             return Check(name, True, official_archive())
     except UserError as error:
-        return Check(name, False, f"{error.what}: {error.why}", error.fix)
+        return Check.failed(name, error)
 
 
 def _look_at(framework: str) -> int:

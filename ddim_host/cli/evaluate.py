@@ -12,7 +12,7 @@ from ddim_host.cli.options import read_list, requested
 from ddim_host.cli.text import note_other_images, used_line
 from ddim_host.defaults import default_features
 from ddim_host.drawing import Drawing, draw, drawing_record
-from ddim_host.errors import UserError, printable
+from ddim_host.errors import UserError, printable, reason
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.scoring import Plan, help_to_score, measure_real_images, planned, score
@@ -186,4 +186,4 @@ def _write_tables(folder: Path, scores: Scores) -> None:
         for name, text in texts.items():
             write_text(folder / name, text)
     except OSError as error:
-        raise UserError(f"cannot write into {folder}", why=str(error.strerror or error)) from None
+        raise UserError(f"cannot write into {folder}", why=reason(error)) from None

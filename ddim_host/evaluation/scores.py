@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, reason
 from ddim_host.evaluation.statistics import Measures, MeasureSettings
 from ddim_host.evaluation.worker import FeatureSpace
 from ddim_host.files import locked, read_json, write_text
@@ -200,7 +200,7 @@ class EvaluationFile:
         except FileNotFoundError:
             return Scores()
         except OSError as error:
-            raise UserError(f"cannot read {self.path}", why=str(error.strerror or error)) from None
+            raise UserError(f"cannot read {self.path}", why=reason(error)) from None
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"{self.path} is damaged",
@@ -220,7 +220,7 @@ class EvaluationFile:
                 known = self.read().with_result(result)
                 write_text(self.path, _text(known))
         except OSError as error:
-            raise UserError(f"cannot write {self.path}", why=str(error.strerror or error)) from None
+            raise UserError(f"cannot write {self.path}", why=reason(error)) from None
         return known
 
 

@@ -101,7 +101,7 @@ class Worker:
             fingerprint=self._extractor.fingerprint,
             dimension=trial.shape[1],
         )
-        self._gathering = StatisticsAccumulator(0, 0)
+        self._accumulator = StatisticsAccumulator(0, 0)
         self._reference: FeatureStatistics | None = None
 
     def load_reference(self, images_sha256: str, count: int) -> bool:
@@ -124,12 +124,12 @@ class Worker:
 
     def begin(self, count: int) -> None:
         """Begin a set of so many images."""
-        self._gathering = StatisticsAccumulator(count, self._settings.max_kept)
+        self._accumulator = StatisticsAccumulator(count, self._settings.max_kept)
 
     def add(self, images: Images) -> None:
         """Take the next images of the set, uint8 `(B, H, W, C)`."""
         features = checked_features(self._part, self._extractor, images, self.space.dimension)
-        self._gathering.add(features)
+        self._accumulator.add(features)
 
     def use_as_reference(self, images_sha256: str) -> None:
         """Make the set the reference, and keep its statistics in the cache.
@@ -137,7 +137,7 @@ class Worker:
         Raises:
             UserError: The cache cannot be written.
         """
-        self._reference = self._gathering.statistics()
+        self._reference = self._accumulator.statistics()
         with cache_errors():
             path = self._path(images_sha256)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ class Worker:
     def measure(self) -> Measures:
         """Compare the set with the reference."""
         assert self._reference is not None, "the reference comes first"
-        return measure(self._gathering.statistics(), self._reference, self._settings)
+        return measure(self._accumulator.statistics(), self._reference, self._settings)
 
     def _path(self, images_sha256: str) -> Path:
         key = repr((_FORMAT, self.space, self._settings.max_kept, images_sha256))

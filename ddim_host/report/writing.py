@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ddim_host.errors import UserError, printable
+from ddim_host.errors import UserError, printable, reason
 from ddim_host.files import write_text
 from ddim_host.report.collected import collect
 from ddim_host.report.comparison import compare
@@ -51,7 +51,7 @@ def write_report(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
     except OSError as error:
-        raise UserError(f"cannot write {out}", why=str(error.strerror or error)) from None
+        raise UserError(f"cannot write {out}", why=reason(error)) from None
     return comparison.warnings
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ddim_host import __version__
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, reason
 from ddim_host.registry import Kind
 from ddim_host.scaffold.conflicts import require_new
 
@@ -102,7 +102,7 @@ def write_plugin(plugin: NewPlugin, folder: Path) -> list[Path]:
             path.write_text(text, encoding="utf-8")
         partial.rename(folder)
     except OSError as error:
-        raise UserError(f"cannot write {folder}", why=str(error.strerror or error)) from None
+        raise UserError(f"cannot write {folder}", why=reason(error)) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [folder / name for name in files]

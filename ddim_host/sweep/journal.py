@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, reason
 from ddim_host.files import read_json, write_text
 from ddim_host.records import read_record
 
@@ -81,7 +81,7 @@ class Journal:
         except FileNotFoundError:
             trials = []
         except OSError as error:
-            raise UserError(f"cannot read {path}", why=str(error.strerror or error)) from None
+            raise UserError(f"cannot read {path}", why=reason(error)) from None
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is damaged",
@@ -120,4 +120,4 @@ class Journal:
         try:
             write_text(self.path, json.dumps(document, indent=2) + "\n")
         except OSError as error:
-            raise UserError(f"cannot write {self.path}", why=str(error.strerror or error)) from None
+            raise UserError(f"cannot write {self.path}", why=reason(error)) from None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tqdm import tqdm
 
-from ddim_host.errors import UserError, printable
+from ddim_host.errors import UserError, printable, reason
 from ddim_host.files import locked
 from ddim_host.progress import progress_bar
 from ddim_host.runs import RunDirectory
@@ -80,7 +80,7 @@ def claimed(folder: Path, *, new: bool = False) -> Iterator[None]:
                 f"another process runs the sweep in {folder}", fix="wait for it, or choose another --out"
             ) from None
         except OSError as error:
-            raise UserError(f"cannot use {folder}", why=str(error.strerror or error)) from None
+            raise UserError(f"cannot use {folder}", why=reason(error)) from None
         yield
 
 
@@ -103,7 +103,7 @@ class Sweep:
         except FileNotFoundError:
             other = False
         except OSError as error:
-            raise UserError(f"cannot use {folder}", why=str(error.strerror or error)) from None
+            raise UserError(f"cannot use {folder}", why=reason(error)) from None
         if other:
             raise UserError(f"{folder} exists and holds no sweep", fix="choose another --out")
         self._runner = CommandRunner()
@@ -183,8 +183,7 @@ class Sweep:
             try:
                 done = self._call(trial.name, command)
             except OSError as error:
-                reason = printable(error.strerror or error)
-                tqdm.write(printable(f"{trial.name}: `{name}` could not be run: {reason}"))
+                tqdm.write(printable(f"{trial.name}: `{name}` could not be run: {reason(error)}"))
                 return
             if done is None:
                 return  # everything was stopped
@@ -211,13 +210,13 @@ class Sweep:
         if stage.exit_code < 0:
             number = -stage.exit_code
             known = {one.value: one.name for one in signal.Signals}
-            reason = f"was killed by {known.get(number, f'signal {number}')}"
+            ending = f"was killed by {known.get(number, f'signal {number}')}"
         elif stage.exit_code:
-            reason = f"failed with exit code {stage.exit_code}: {said.reason or 'it said nothing'}"
+            ending = f"failed with exit code {stage.exit_code}: {said.reason or 'it said nothing'}"
         else:
             text = f"{trial}: {_DONE[name]}; the whole process took {stage.seconds:.1f} s"
             return text + (self._training(trial, stage) if name == "run" else "")
-        return f"{trial}: `{name}` {reason}; all of it: {self._log(trial)}"
+        return f"{trial}: `{name}` {ending}; all of it: {self._log(trial)}"
 
     def _training(self, trial: str, stage: Stage) -> str:
         """How long the training itself took, and what came of it."""

@@ -92,8 +92,8 @@ def split_names(names: Sequence[str], every: int) -> tuple[list[int], list[int]]
         names (equal names in the order they come in). Both have at least one where there are two names.
     """
     order = sorted(range(len(names)), key=lambda i: names[i])
-    folders = _outer_folders(names)
-    if {"train", "test"} <= {*folders}:
+    if has_halves(names):
+        folders = _outer_folders(names)
         return [i for i in order if folders[i] == "train"], [i for i in order if folders[i] == "test"]
     return [i for rank, i in enumerate(order) if rank % every], order[::every]
 

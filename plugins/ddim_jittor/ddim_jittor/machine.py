@@ -211,10 +211,8 @@ def _cudnn() -> Check:
 
 def _gpu() -> Check:
     name, fix = "GPU", "install the NVIDIA driver, or use --device cpu"
-    try:
-        # Not `libcuda.so.1`: Jittor opens this name, which some containers lack.
-        driver = ctypes.CDLL("libcuda.so")
-    except OSError:
+    driver = _driver()
+    if driver is None:
         return Check(name, False, "there is no NVIDIA driver (libcuda.so)", fix)
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
@@ -224,17 +222,23 @@ def _gpu() -> Check:
 
 def gpu_name() -> str:
     """The first GPU in the driver's words; `CUDA` where it has none for it."""
-    try:
-        driver = ctypes.CDLL("libcuda.so")
-    except OSError:
-        return "CUDA"
+    driver = _driver()
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
     known = (
-        driver.cuInit(0) == 0
+        driver is not None
+        and driver.cuInit(0) == 0
         and driver.cuDeviceGet(ctypes.byref(device), 0) == 0
         and driver.cuDeviceGetName(name, len(name), device) == 0
     )
     return name.value.decode(errors="replace") if known else "CUDA"
+
+
+def _driver() -> ctypes.CDLL | None:
+    try:
+        # Not `libcuda.so.1`: Jittor opens this name, which some containers lack.
+        return ctypes.CDLL("libcuda.so")
+    except OSError:
+        return None
 
 
 def _plain(path: object) -> bool:

@@ -18,7 +18,7 @@ import torch
 
 from ddim_host.cache import cache_errors, cache_folder
 from ddim_host.download import download
-from ddim_host.errors import UserError, printable
+from ddim_host.errors import UserError, printable, reason
 from ddim_host.evaluation.paper import FID_WEIGHTS
 from ddim_host.files import locked, write_bytes
 from ddim_torch.inception import parameter_shapes
@@ -70,9 +70,9 @@ def read_weights(path: Path | None) -> tuple[dict[str, NDArray[np.float32]], str
             )
         return (_from_pickle(path), SHA256) if is_pickle else _from_safetensors(path)
     except OSError as error:
-        reason = str(error.strerror or error)
+        why = reason(error)
         raise UserError(
-            f"cannot read the weights {printable(path)}", why=reason, fix=_how_to_get_them()
+            f"cannot read the weights {printable(path)}", why=why, fix=_how_to_get_them()
         ) from None
 
 

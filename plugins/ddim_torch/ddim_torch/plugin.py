@@ -65,7 +65,7 @@ def _weights_check() -> Check:
         with cache_errors():
             return Check("FID weights", True, published_weights())
     except UserError as error:
-        return Check("FID weights", False, f"{error.what}: {error.why}", error.fix)
+        return Check.failed("FID weights", error)
 
 
 @hookimpl
