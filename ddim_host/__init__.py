@@ -1,7 +1,88 @@
-"""Run one DDIM diffusion experiment on PyTorch or on Jittor, every part of it a plugin."""
+"""Run one DDIM diffusion experiment on PyTorch or on Jittor, every part of it a plugin.
 
-from ddim_host.hookspecs import hookimpl
+Everything that the author of a part writes is imported from here; authors of frameworks import from
+`ddim_host.framework` too, and tests from `ddim_host.testing`. All other modules may move.
+"""
 
-__all__ = ["__version__", "hookimpl"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ddim_host.errors import UserError
+from ddim_host.plugin.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from ddim_host.diffusion import NoiseSchedule, strictly_increasing
+    from ddim_host.plugin.contracts import (
+        DatasetFactory,
+        FeatureExtractor,
+        FeatureExtractorFactory,
+        Loss,
+        LossWeighting,
+        NoiseScheduleFactory,
+        SamplerState,
+        TimestepSampler,
+        TimestepSamplerFactory,
+        TimestepSubset,
+    )
+    from ddim_host.plugin.data import DataSource, Images, TrainTest
+    from ddim_host.system.cache import cache_errors, cache_folder
+    from ddim_host.system.download import download
+    from ddim_host.system.files import absolute_path, file_errors, locked, write_bytes
+
+__all__ = [
+    "DataSource",
+    "DatasetFactory",
+    "FeatureExtractor",
+    "FeatureExtractorFactory",
+    "Images",
+    "Loss",
+    "LossWeighting",
+    "NoiseSchedule",
+    "NoiseScheduleFactory",
+    "SamplerState",
+    "TimestepSampler",
+    "TimestepSamplerFactory",
+    "TimestepSubset",
+    "TrainTest",
+    "UserError",
+    "__version__",
+    "absolute_path",
+    "cache_errors",
+    "cache_folder",
+    "download",
+    "file_errors",
+    "hookimpl",
+    "locked",
+    "strictly_increasing",
+    "write_bytes",
+]
 
 __version__ = "0.1.0"
+
+# What imports NumPy is imported when it is asked for: `ddim-host --help` needs none of it.
+_MODULES = {
+    "ddim_host.diffusion": ("NoiseSchedule", "strictly_increasing"),
+    "ddim_host.plugin.contracts": (
+        "DatasetFactory",
+        "FeatureExtractor",
+        "FeatureExtractorFactory",
+        "Loss",
+        "LossWeighting",
+        "NoiseScheduleFactory",
+        "SamplerState",
+        "TimestepSampler",
+        "TimestepSamplerFactory",
+        "TimestepSubset",
+    ),
+    "ddim_host.plugin.data": ("DataSource", "Images", "TrainTest"),
+    "ddim_host.system.cache": ("cache_errors", "cache_folder"),
+    "ddim_host.system.download": ("download",),
+    "ddim_host.system.files": ("absolute_path", "file_errors", "locked", "write_bytes"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

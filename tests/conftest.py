@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from ddim_host.assembly import Experiment
-from ddim_host.cache import cache_folder
 from ddim_host.cli import main
-from ddim_host.framework_guard import FRAMEWORK_ROOTS
-from ddim_host.runs import RunDirectory
+from ddim_host.experiment.assembly import Experiment
+from ddim_host.plugin.framework_guard import FRAMEWORK_ROOTS
+from ddim_host.run.directory import RunDirectory
+from ddim_host.system.cache import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

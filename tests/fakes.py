@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.waist import Batch, Loss, Tensor, TrainingState, Weights, WhichWeights
+    from ddim_host.framework.interface import Batch, Loss, Tensor, TrainingState, Weights, WhichWeights
 
 
 class NumpyModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ddim_host.plugins import load_plugins
+from ddim_host.plugin.loading import load_plugins
 from ddim_host.testing import ModelFactoryContract
 from ddim_jittor.plugin import unet
 

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddim_host.assembly import assemble
-from ddim_host.config import Request
-from ddim_host.parameters import PartChoice
-from ddim_host.registry import Kind
-from ddim_host.settings import read_setting
-from ddim_host.training import ema_decay_at, learning_rate_at
-from ddim_host.unet import initial_weights, parameters
-from ddim_host.waist import Batch
+from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.config import Request
+from ddim_host.experiment.settings import read_setting
+from ddim_host.framework.interface import Batch
+from ddim_host.framework.unet import initial_weights, parameters
+from ddim_host.plugin.parameters import PartChoice
+from ddim_host.plugin.registry import Kind
+from ddim_host.run.batches import training_batches
+from ddim_host.run.training import ema_decay_at, learning_rate_at
 
 if TYPE_CHECKING:
-    from ddim_host.assembly import Experiment
-    from ddim_host.waist import Model, Weights
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.framework.interface import Model, Weights
 
 
 def random_weights(experiment: Experiment) -> Weights:
@@ -71,7 +72,7 @@ def loss_curve(experiment: Experiment, model: Model) -> dict[str, Any]:
     weights = initial_weights(experiment.unet, config.seed)
     model.load_weights(weights, "raw")
     model.load_weights(weights, "ema")
-    batches = experiment.training_batches(experiment.load_images().train)
+    batches = training_batches(experiment, experiment.load_images().train)
     losses = []
     for step in range(200):
         values = model.train_step(
@@ -88,7 +89,7 @@ def loss_curve(experiment: Experiment, model: Model) -> dict[str, Any]:
 def gradients(experiment: Experiment, model: Model) -> dict[str, Any]:
     """The gradient of every parameter at random weights, read from Adam's first moment after one step."""
     model.load_weights(random_weights(experiment), "raw")
-    batch = experiment.training_batches(experiment.load_images().train).batch(0)
+    batch = training_batches(experiment, experiment.load_images().train).batch(0)
     few = Batch(
         batch.x_t[:16],
         batch.t[:16],

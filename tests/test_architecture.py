@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import ddim_host
-from ddim_host.parameters import PartChoice
-from ddim_host.plugins import load_plugins
-from ddim_host.registry import OWN_DISTRIBUTIONS, Kind
+from ddim_host.plugin.loading import load_plugins
+from ddim_host.plugin.parameters import PartChoice
+from ddim_host.plugin.registry import OWN_DISTRIBUTIONS, Kind
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,18 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim_host import batches
-from ddim_host.batches import TrainingBatches
 from ddim_host.diffusion import NoiseSchedule
-from ddim_host.images import to_network
 from ddim_host.parts.noise_schedules import linear
+from ddim_host.run import batches
+from ddim_host.run.batches import TrainingBatches
+from ddim_host.run.images import to_network
 from ddim_timestep_samplers import Uniform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ddim_host.data import Images
-    from ddim_host.waist import Batch
+    from ddim_host.framework.interface import Batch
+    from ddim_host.plugin.data import Images
 
 # Little noise, so that every image can be recognised in x_t.
 SCHEDULE = NoiseSchedule(np.full(10, 1e-3))

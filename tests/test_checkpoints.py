@@ -14,8 +14,11 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddim_host import checkpoints, files
-from ddim_host.checkpoints import (
+from ddim_host.errors import DivergedError, UserError
+from ddim_host.framework.interface import TrainingState
+from ddim_host.framework.unet import Parameter
+from ddim_host.run import checkpoints
+from ddim_host.run.checkpoints import (
     BestEpoch,
     Progress,
     latest_checkpoint,
@@ -26,16 +29,14 @@ from ddim_host.checkpoints import (
     save_checkpoint,
     save_weights,
 )
-from ddim_host.errors import DivergedError, UserError
-from ddim_host.unet import Parameter
-from ddim_host.waist import TrainingState
+from ddim_host.system import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from ddim_host.waist import Model
+    from ddim_host.framework.interface import Model
 
 FILES = {"raw.safetensors", "ema.safetensors", "training.safetensors", "progress.json"}
 PARAMETERS = (Parameter("conv.weight", (3, 2, 2), "uniform"), Parameter("conv.bias", (3,), "zeros"))

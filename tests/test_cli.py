@@ -22,10 +22,10 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from ddim_host.cache import CACHE_VARIABLE, cache_folder
-from ddim_host.checkpoints import load_progress
-from ddim_host.settings import SETTINGS
-from ddim_host.unet import UNet, UNetSpec, parameters
+from ddim_host.experiment.settings import SETTINGS
+from ddim_host.framework.unet import UNet, UNetSpec, parameters
+from ddim_host.run.checkpoints import load_progress
+from ddim_host.system.cache import CACHE_VARIABLE, cache_folder
 from tests.conftest import Outcome, Run, Site
 
 if TYPE_CHECKING:
@@ -855,8 +855,8 @@ def test_a_finished_run_without_metrics_can_be_resumed(variants: dict[str, Run])
 KILLED_AT_STEP_5 = """
 import os, signal
 from ddim_host.cli import main
-from ddim_host.runs import RunDirectory
-from ddim_host.training import Trainer
+from ddim_host.run.directory import RunDirectory
+from ddim_host.run.training import Trainer
 
 def decide(trainer, usual=Trainer._decide):
     usual(trainer)
@@ -876,7 +876,7 @@ main()
 ENDS_BEFORE_TRAINING = """
 import sys
 from ddim_host.cli import main
-from ddim_host.training import Trainer
+from ddim_host.run.training import Trainer
 Trainer.train = lambda trainer: sys.exit(0)
 main()
 """

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 from PIL import Image
 
-from ddim_host.cache import CACHE_VARIABLE, cache_folder
-from ddim_host.registry import Kind
-from ddim_host.runs import RunDirectory
+from ddim_host.plugin.registry import Kind
+from ddim_host.run.directory import RunDirectory
+from ddim_host.system.cache import CACHE_VARIABLE, cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim_host.assembly import assemble
-from ddim_host.config import (
+from ddim_host.errors import UserError
+from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.config import (
     PART_KINDS,
     Config,
     PartConfig,
@@ -21,11 +22,10 @@ from ddim_host.config import (
     read_request,
     write_config,
 )
-from ddim_host.data import DataFingerprint
-from ddim_host.errors import UserError
-from ddim_host.parameters import REQUIRED, Parameter, PartChoice, parse_choice, resolve
-from ddim_host.registry import Kind
-from ddim_host.settings import SETTINGS
+from ddim_host.experiment.settings import SETTINGS
+from ddim_host.plugin.data import DataFingerprint
+from ddim_host.plugin.parameters import REQUIRED, Parameter, PartChoice, parse_choice, resolve
+from ddim_host.plugin.registry import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,7 @@ from ddim_host.parts.datasets import cifar10
 from ddim_host.parts.datasets.cifar10 import official_archive
 
 if TYPE_CHECKING:
-    from ddim_host.data import Images
+    from ddim_host.plugin.data import Images
 
 TRAIN = [f"data_batch_{i}.bin" for i in range(1, 6)]
 NAMES = [*TRAIN, "test_batch.bin"]

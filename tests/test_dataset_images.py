@@ -22,11 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddim_host.cache import cache_folder
 from ddim_host.errors import UserError
 from ddim_host.parts.datasets import images
 from ddim_host.parts.datasets.decoding import decode_image
 from ddim_host.parts.datasets.image_files import is_image_name, split_names
+from ddim_host.system.cache import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

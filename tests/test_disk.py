@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddim_host.runs import RunDirectory
+from ddim_host.run.directory import RunDirectory
 from tests.conftest import Outcome
 
 if TYPE_CHECKING:

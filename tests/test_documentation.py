@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddim_host.cache import CACHE_VARIABLE, cache_folder
 from ddim_host.cli import command_line
-from ddim_host.config import read_request
-from ddim_host.defaults import default_model_parameters
+from ddim_host.experiment.config import read_request
+from ddim_host.experiment.defaults import default_model_parameters
 from ddim_host.sweep.grid import read_grid
+from ddim_host.system.cache import CACHE_VARIABLE, cache_folder
 from docs._ext.source_lines import line_of
 from tests.documentation import NOT_IN_TESTS, PAGES, ROOT, as_pattern, blocks_of, commands_of, toml_name
 
@@ -84,7 +84,8 @@ def test_references_to_code_lead_to_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", ["ddim_host/nowhere.py", "ddim_host/files.py::no", "ddim_host/data.py::TrainTest.no"]
+    "reference",
+    ["ddim_host/nowhere.py", "ddim_host/system/files.py::no", "ddim_host/plugin/data.py::TrainTest.no"],
 )
 def test_a_reference_to_nothing_is_found(reference: str) -> None:
     with pytest.raises(ValueError, match="no"):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddim_host.download import download
 from ddim_host.errors import UserError
+from ddim_host.system.download import download
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddim_host.diffusion.randomness import Stream, generator
 from ddim_host.evaluation.distances import frechet_distance, kernel_distance, precision_recall
 from ddim_host.evaluation.statistics import MeasureSettings, StatisticsAccumulator, measure
-from ddim_host.randomness import Stream, generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ddim_host.data import image_hash
 from ddim_host.errors import UserError
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.statistics import MeasureSettings, StatisticsAccumulator, measure
-from ddim_host.parameters import parse_choice
 from ddim_host.parts.feature_extractors import DigitsMLP
+from ddim_host.plugin.data import image_hash
+from ddim_host.plugin.parameters import parse_choice
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddim_host.data import Images
     from ddim_host.evaluation.statistics import Measures
+    from ddim_host.plugin.data import Images
     from tests.conftest import Site
 
 SHAPE = (8, 8, 1)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ddim_host import contracts, hookspecs, testing
-from ddim_host.registry import Kind
+from ddim_host import testing
+from ddim_host.plugin import contracts, hookspecs
+from ddim_host.plugin.registry import Kind
 
 if TYPE_CHECKING:
     from tests.conftest import PythonCode
@@ -59,8 +60,8 @@ def test_a_kind_has_a_contract_to_test_with(kind: Kind) -> None:
 
 def test_every_hook_is_implemented_by_something_real(python: PythonCode) -> None:
     code = (
-        "from ddim_host.plugins import load_plugins\n"
-        "from ddim_host.registry import Kind\n"
+        "from ddim_host.plugin.loading import load_plugins\n"
+        "from ddim_host.plugin.registry import Kind\n"
         "plugins = load_plugins('torch')\n"
         "assert all(plugins.registry.of_kind(kind) for kind in Kind)\n"
         "assert plugins.machine_checks()\n"

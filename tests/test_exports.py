@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddim_host import exports
 from ddim_host.errors import UserError
-from ddim_host.exports import export_images, require_new
-from ddim_host.limits import MAX_GRID_IMAGES
+from ddim_host.run import exports
+from ddim_host.run.exports import export_images, require_new
+from ddim_host.system.limits import MAX_GRID_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

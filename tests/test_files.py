@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim_host.errors import printable
-from ddim_host.files import read_json, read_text, replacing, write_bytes, write_text
+from ddim_host.system.files import read_json, read_text, replacing, write_bytes, write_text
 
 
 def test_text_and_bytes_are_written_and_replaced(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps
 from ddim_host.parts.noise_schedules import linear
 from ddim_host.parts.timestep_subsets import cosine, leading, quad, trailing
 from ddim_host.parts.timestep_subsets import linear as evenly
-from ddim_host.sampling import Denoiser, Sampler
+from ddim_host.run.sampling import Denoiser, Sampler
 from tests.fakes import NumpyModel
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.contracts import TimestepSubset
     from ddim_host.diffusion import DDIMStep
+    from ddim_host.plugin.contracts import TimestepSubset
 
 SCHEDULE = NoiseSchedule(linear(1000))
 SUBSETS = [evenly, quad, cosine, leading, trailing]

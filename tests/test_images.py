@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ddim_host.images import grid_png, to_network, to_uint8
+from ddim_host.run.images import grid_png, to_network, to_uint8
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,8 +16,8 @@ import pytest
 import safetensors.numpy
 import torch
 
-from ddim_host.cache import cache_folder
 from ddim_host.errors import UserError
+from ddim_host.system.cache import cache_folder
 from ddim_torch import inception_weights
 from ddim_torch.features import Inception
 from ddim_torch.inception import parameter_shapes
@@ -86,7 +86,8 @@ def test_the_network_has_the_parameters_of_the_published_file() -> None:
 
 def test_it_is_found_by_its_name_without_importing_torch() -> None:
     code = (
-        "import sys\nfrom ddim_host.plugins import load_plugins\nfrom ddim_host.registry import Kind\n"
+        "import sys\nfrom ddim_host.plugin.loading import load_plugins\n"
+        "from ddim_host.plugin.registry import Kind\n"
         "print(load_plugins().registry.names(Kind.FEATURES), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ddim_host.runs import RunDirectory
+from ddim_host.run.directory import RunDirectory
 from tests.soak.kill_runs import kill_runs
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 _SIGNALLED = """
 import os, signal, sys
 from ddim_host.cli import main
-from ddim_host.training import Trainer
+from ddim_host.run.training import Trainer
 
 number, at, again = map(int, sys.argv[1:4])
 del sys.argv[1:4]
@@ -70,7 +70,7 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_exactly(
 _SIGNALLED_AT_THE_END = """
 import os, signal, sys
 from ddim_host.cli import main
-from ddim_host.training import Trainer
+from ddim_host.run.training import Trainer
 
 def save(trainer, usual=Trainer.save):
     usual(trainer)

@@ -32,7 +32,7 @@ from ddim_jittor.environment import import_jittor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ddim_host.checks import Check
+    from ddim_host.framework.checks import Check
 
 SOURCES = [str(Path(module.__file__ or "").parents[1]) for module in (ddim_host.errors, machine)]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddim_host.kernels import Kernels, kernels
+from ddim_host.framework.kernels import Kernels, cpu_kernels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SIZES = st.tuples(*(st.integers(1, limit) for limit in (3, 11, 9, 40, 40)))
 """Batch, height, width, channels in and out: tiles, vectors and panels that are not full among them."""
 
-NATIVE = kernels()
+NATIVE = cpu_kernels()
 pytestmark = pytest.mark.skipif(NATIVE is None, reason="the kernels cannot be compiled here")
 
 
@@ -231,9 +231,9 @@ def test_dropout_keeps_as_many_as_it_should_everywhere(native: Kernels) -> None:
 CHOOSE = """
 import sys
 from ddim_host.errors import UserError
-from ddim_host.kernels import kernels
+from ddim_host.framework.kernels import cpu_kernels
 try:
-    print(kernels() is not None)
+    print(cpu_kernels() is not None)
 except UserError as error:
     print(f"{error.what}; {error.why}; {error.fix}")
 """

@@ -18,7 +18,7 @@ from ddim_host.parts.noise_schedules import linear
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddim_host.contracts import LossWeighting
+    from ddim_host.plugin.contracts import LossWeighting
 
 SCHEDULE = NoiseSchedule(linear(1000))
 BETAS = st.lists(st.floats(1e-4, 0.9), min_size=1, max_size=30)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddim_host.errors import UserError
-from ddim_host.registry import Kind
+from ddim_host.plugin.registry import Kind
 from ddim_host.scaffold.kinds import PLUGIN_KINDS
-from ddim_host.scaffold.writing import new_plugin
+from ddim_host.scaffold.rendering import new_plugin
 from tests.conftest import Site
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.contracts import NoiseScheduleFactory
+    from ddim_host.plugin.contracts import NoiseScheduleFactory
 
     Scaled = Callable[..., NDArray[np.float64]]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ddim_host.discovery import installed_frameworks
 from ddim_host.parts import loss_weightings, noise_schedules, timestep_subsets
 from ddim_host.parts.datasets import digits
 from ddim_host.parts.feature_extractors import DigitsMLP
+from ddim_host.plugin.discovery import installed_frameworks
 from ddim_host.testing import (
     DatasetContract,
     FeatureExtractorContract,

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ddim_host.errors import UserError
-from ddim_host.parameters import (
+from ddim_host.plugin.parameters import (
     REQUIRED,
     Parameter,
     PartChoice,
@@ -24,7 +24,7 @@ from ddim_host.parameters import (
     type_name,
     user_parameters,
 )
-from ddim_host.registry import Kind, Part
+from ddim_host.plugin.registry import Kind, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from ddim_host.runs import RunDirectory
+from ddim_host.run.directory import RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ddim_host import validation
-from ddim_host.assembly import assemble
-from ddim_host.config import Request
-from ddim_host.data import DataSource, TrainTest
 from ddim_host.diffusion import NoiseSchedule
 from ddim_host.errors import UserError
-from ddim_host.registry import Kind, Part
+from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.config import Request
+from ddim_host.plugin import validation
+from ddim_host.plugin.data import DataSource, TrainTest
+from ddim_host.plugin.registry import Kind, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable

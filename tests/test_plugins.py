@@ -14,11 +14,11 @@ import pluggy
 import pytest
 
 import ddim_losses
-from ddim_host.discovery import DISABLED, Plugin, installed_frameworks
-from ddim_host.hookspecs import PROJECT, hookspec
-from ddim_host.parameters import parse_choice
-from ddim_host.plugins import STRICT, Plugins, load_plugins
-from ddim_host.registry import Kind
+from ddim_host.plugin.discovery import DISABLED, Plugin, installed_frameworks
+from ddim_host.plugin.hookspecs import PROJECT, hookspec
+from ddim_host.plugin.loading import STRICT, Plugins, load_plugins
+from ddim_host.plugin.parameters import parse_choice
+from ddim_host.plugin.registry import Kind
 from tests.conftest import Outcome, Site, losses
 
 if TYPE_CHECKING:
@@ -458,7 +458,7 @@ def test_looking_for_another_framework_is_no_error_but_importing_it_is(
 ) -> None:
     code = """
 import importlib.util
-from ddim_host.plugins import load_plugins
+from ddim_host.plugin.loading import load_plugins
 load_plugins('torch')
 assert importlib.util.find_spec('tensorflow') is not None
 assert importlib.util.find_spec('mindspore') is None
@@ -474,14 +474,14 @@ load_plugins('torch')
 
 
 def test_who_imports_another_framework_is_told_why_it_cannot(paddle: Site, python: PythonCode) -> None:
-    code = "from ddim_host.plugins import load_plugins; load_plugins('torch'); import tensorflow"
+    code = "from ddim_host.plugin.loading import load_plugins; load_plugins('torch'); import tensorflow"
     outcome = python(code, env=paddle.env)
     assert "'tensorflow' cannot be imported here: this process runs torch" in outcome.err
 
 
 def test_the_guard_stays_after_loading_and_follows_the_last_choice(paddle: Site, python: PythonCode) -> None:
     code = """
-from ddim_host.plugins import load_plugins
+from ddim_host.plugin.loading import load_plugins
 load_plugins()
 try:
     import torch
@@ -873,7 +873,7 @@ def test_threads_wait_awake_for_a_short_time_unless_the_user_says_otherwise(
         "import os\n"
         "[os.environ.pop(name, None) for name in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')]\n"
         f"os.environ.update({given})\n"
-        "from ddim_host.plugins import load_plugins\n"
+        "from ddim_host.plugin.loading import load_plugins\n"
         f"load_plugins({framework})\n"
         "print(os.environ.get('GOMP_SPINCOUNT'))\n"
     )

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim_host.errors import UserError
-from ddim_host.launch import Launch, launched
-from ddim_host.processes import ALONE, any_of, gather, require_same_checkpoint, share
-from ddim_host.runs import RunDirectory
+from ddim_host.framework.processes import ALONE, any_of, gather, require_same_checkpoint, share
+from ddim_host.run.directory import RunDirectory
+from ddim_host.system.launch import Launch, launched
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -214,8 +214,8 @@ def test_scores_are_those_of_one_process(
 _SIGNALLED = """
 import os, signal, sys
 from ddim_host.cli import main
-from ddim_host.launch import launched
-from ddim_host.training import Trainer
+from ddim_host.system.launch import launched
+from ddim_host.run.training import Trainer
 
 def step(trainer, take=Trainer._step):
     take(trainer)
@@ -275,7 +275,7 @@ def test_what_cannot_be_shared_is_refused(framework: str, ddim_host: Command, tm
 LOCAL_COPIES = """
 import os
 import numpy as np
-from ddim_host.data import DataSource, TrainTest
+from ddim_host.plugin.data import DataSource, TrainTest
 
 @hookimpl
 def ddim_datasets():

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ddim_host.limits import MAX_SEED
-from ddim_host.randomness import Stream, dropout_seed, generator, normal_images
+from ddim_host.diffusion.randomness import Stream, dropout_seed, generator, normal_images
+from ddim_host.system.limits import MAX_SEED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

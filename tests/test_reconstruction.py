@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps, encoding_steps
-from ddim_host.images import to_network
 from ddim_host.parts.noise_schedules import linear
 from ddim_host.parts.timestep_subsets import linear as evenly
 from ddim_host.parts.timestep_subsets import quad
-from ddim_host.reconstruction import PAPER_ERRORS, reconstruct, squared_errors
-from ddim_host.sampling import Denoiser
+from ddim_host.run.images import to_network
+from ddim_host.run.reconstruction import PAPER_ERRORS, reconstruct, squared_errors
+from ddim_host.run.sampling import Denoiser
 from tests.fakes import NumpyModel
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.contracts import TimestepSubset
+    from ddim_host.plugin.contracts import TimestepSubset
 
     Network = Callable[[NDArray[np.float32], int], NDArray[np.float32]]
 

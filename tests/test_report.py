@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from ddim_host.evaluation.scores import EvaluationFile, Scores
-from ddim_host.images import grid_images, grid_png
-from ddim_host.report.collected import Grid, ReportedRun, collect
 from ddim_host.report.comparison import compare
 from ddim_host.report.documents import as_json, as_markdown
 from ddim_host.report.page import render_page
 from ddim_host.report.quality import quality_of
-from ddim_host.runs import EpochMetrics
+from ddim_host.report.reported_run import Grid, ReportedRun, collect
+from ddim_host.run.directory import EpochMetrics
+from ddim_host.run.images import grid_images, grid_png
 from tests.evaluation_samples import FLOOR, RULER, SAMPLED, scored
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddim_host.errors import UserError
-from ddim_host.runs import EpochMetrics, RunDirectory
+from ddim_host.run.directory import EpochMetrics, RunDirectory
 
 if TYPE_CHECKING:
     from pathlib import Path

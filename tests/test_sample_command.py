@@ -15,12 +15,12 @@ import safetensors.numpy
 import tomli_w
 from PIL import Image
 
-from ddim_host.assembly import Experiment
-from ddim_host.checkpoints import weights_folder
-from ddim_host.data import image_hash
+from ddim_host.experiment.assembly import Experiment
 from ddim_host.parts.datasets import digits
-from ddim_host.reconstruction import PAPER_ERRORS
-from ddim_host.runs import RunDirectory
+from ddim_host.plugin.data import image_hash
+from ddim_host.run.checkpoints import weights_folder
+from ddim_host.run.directory import RunDirectory
+from ddim_host.run.reconstruction import PAPER_ERRORS
 from tests.fakes import NumpyModel
 
 if TYPE_CHECKING:
@@ -711,5 +711,14 @@ def test_help_imports_nothing_heavy(python: PythonCode, command: str) -> None:
     )
     modules = set(python(code, command, "--help").err.rpartition("modules:")[2].split())
     assert "ddim_host.cli" in modules
-    heavy = {"torch", "jittor", "scipy", "sklearn", "PIL", "ddim_torch", "ddim_jittor", "ddim_host.sampling"}
+    heavy = {
+        "torch",
+        "jittor",
+        "scipy",
+        "sklearn",
+        "PIL",
+        "ddim_torch",
+        "ddim_jittor",
+        "ddim_host.run.sampling",
+    }
     assert not heavy & modules

@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim_host.diffusion import NoiseSchedule, ddim_steps
+from ddim_host.diffusion.randomness import Stream, normal_images
 from ddim_host.errors import UserError
-from ddim_host.images import to_uint8
 from ddim_host.parts.noise_schedules import linear
 from ddim_host.parts.timestep_subsets import quad
-from ddim_host.randomness import Stream, normal_images
-from ddim_host.sampling import Denoiser, Sampler
+from ddim_host.run.images import to_uint8
+from ddim_host.run.sampling import Denoiser, Sampler
 from tests.fakes import NumpyModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ddim_host.data import Images
+    from ddim_host.plugin.data import Images
 
 SCHEDULE = NoiseSchedule(linear(100))
 SUBSET = quad(SCHEDULE, 7).tolist()

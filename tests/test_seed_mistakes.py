@@ -19,22 +19,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ddim_host import batches
-from ddim_host.data import image_hash
-from ddim_host.defaults import default_model_parameters
 from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps
 from ddim_host.evaluation.paper import FID_WEIGHTS, differences_from_the_paper
 from ddim_host.evaluation.scores import RealImages, Ruler, Sampled
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.worker import FeatureSpace
-from ddim_host.images import to_network, to_uint8
+from ddim_host.experiment.defaults import default_model_parameters
+from ddim_host.framework.interface import Batch
+from ddim_host.framework.unet import UNet, UNetSpec, initial_weights, parameters
 from ddim_host.parts import ddim_timestep_subsets
 from ddim_host.parts.datasets import digits
 from ddim_host.parts.noise_schedules import linear
-from ddim_host.runs import RunDirectory
-from ddim_host.sampling import Denoiser, Sampler
-from ddim_host.unet import UNet, UNetSpec, initial_weights, parameters
-from ddim_host.waist import Batch
+from ddim_host.plugin.data import image_hash
+from ddim_host.run import batches
+from ddim_host.run.directory import RunDirectory
+from ddim_host.run.images import to_network, to_uint8
+from ddim_host.run.sampling import Denoiser, Sampler
 from ddim_losses import mse
 from ddim_torch.plugin import unet
 from tests.fakes import NumpyModel
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.contracts import ModelFactory
-    from ddim_host.waist import WhichWeights
+    from ddim_host.framework.interface import WhichWeights
+    from ddim_host.plugin.contracts import ModelFactory
     from tests.conftest import Command, Run
 
 SCHEDULE = NoiseSchedule(linear(1000))
@@ -309,7 +309,7 @@ class BusyDevice(NumpyModel):
 def test_the_clock_of_sampling_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """It stopped before the device was done, in both frameworks."""
     device = BusyDevice()
-    monkeypatch.setattr("ddim_host.sampling.time", SimpleNamespace(perf_counter=lambda: device.now))
+    monkeypatch.setattr("ddim_host.run.sampling.time", SimpleNamespace(perf_counter=lambda: device.now))
     sampler = Sampler(
         Denoiser(((device, 1.0),), "ema"),
         ddim_steps(SCHEDULE, [10, 500, 999], eta=0.0),

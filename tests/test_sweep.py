@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim_host.errors import UserError
-from ddim_host.files import locked
-from ddim_host.progress import ProgressReport, read_report
 from ddim_host.sweep.commands import CommandRunner
 from ddim_host.sweep.grid import AXES, Grid, read_grid, trial_name
 from ddim_host.sweep.journal import _NAME, Journal, Stage, Trial
 from ddim_host.sweep.sweeping import Sweep
+from ddim_host.system.files import locked
+from ddim_host.system.progress import ProgressReport, read_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +181,7 @@ def test_every_name_that_is_given_can_be_read_back(options: dict[str, str]) -> N
 
 def test_the_state_of_bars_comes_back_from_another_process(python: PythonCode) -> None:
     code = (
-        "from ddim_host.progress import progress_bar\n"
+        "from ddim_host.system.progress import progress_bar\n"
         "with progress_bar('testing', 3, unit='step') as bar:\n"
         "    print('other output')\n"
         "    bar.set_postfix(loss=1, refresh=False)\n"
@@ -206,7 +206,7 @@ def test_other_lines_are_no_reports(line: str) -> None:
 
 def test_bars_below_each_other_do_not_move_the_cursor_of_a_log(python: PythonCode) -> None:
     code = (
-        "from ddim_host.progress import progress_bar\n"
+        "from ddim_host.system.progress import progress_bar\n"
         "with progress_bar('one', 3, unit='step'), progress_bar('two', 3, unit='step', leave=False) as bar:\n"
         "    bar.update(3)\n"
     )

@@ -10,8 +10,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from ddim_host.data import DataSource, TrainTest
 from ddim_host.errors import UserError
+from ddim_host.plugin.data import DataSource, TrainTest
 from ddim_host.testing import (
     DatasetContract,
     FeatureExtractorContract,

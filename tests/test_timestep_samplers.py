@@ -17,7 +17,7 @@ from ddim_timestep_samplers import Antithetic, Importance, Uniform, ddim_timeste
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ddim_host.contracts import SamplerState, TimestepSampler, TimestepSamplerFactory
+    from ddim_host.plugin.contracts import SamplerState, TimestepSampler, TimestepSamplerFactory
 
 STATELESS = pytest.mark.parametrize("factory", [Uniform, Antithetic])
 

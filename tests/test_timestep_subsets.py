@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from ddim_host.diffusion import NoiseSchedule, strictly_increasing
 from ddim_host.errors import UserError
-from ddim_host.parameters import parse_choice, resolve, user_parameters
 from ddim_host.parts.timestep_subsets import cosine, explicit, leading, linear, quad, trailing
+from ddim_host.plugin.parameters import parse_choice, resolve, user_parameters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ddim_host.contracts import TimestepSubset
+    from ddim_host.plugin.contracts import TimestepSubset
 
 PARTS = pytest.mark.parametrize("part", [linear, quad, cosine, leading, trailing])
 # A number of timesteps T, and a number of inference steps S <= T.

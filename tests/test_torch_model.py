@@ -11,8 +11,15 @@ import pytest
 import torch
 
 from ddim_host.errors import UserError
-from ddim_host.unet import UNet, UNetSpec, initial_weights, parameters, predict_noise, time_embedding_table
-from ddim_host.waist import Batch, TrainingState
+from ddim_host.framework.interface import Batch, TrainingState
+from ddim_host.framework.unet import (
+    UNet,
+    UNetSpec,
+    initial_weights,
+    parameters,
+    predict_noise,
+    time_embedding_table,
+)
 from ddim_losses import mse
 from ddim_torch.layers import TorchLayers
 from ddim_torch.plugin import unet
@@ -23,8 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ddim_host.unet import Weights
-    from ddim_host.waist import Model
+    from ddim_host.framework.interface import Model
+    from ddim_host.framework.unet import Weights
 
 SPEC = UNetSpec(
     image_size=8,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ddim_host.assembly import Experiment
-from ddim_host.checkpoints import weights_folder
-from ddim_host.config import Request
-from ddim_host.runs import RunDirectory
-from ddim_host.trained import UsedWeights, assemble_trained, load_denoiser
+from ddim_host.experiment.assembly import Experiment
+from ddim_host.experiment.config import Request
+from ddim_host.run.checkpoints import weights_folder
+from ddim_host.run.directory import RunDirectory
+from ddim_host.run.trained import UsedWeights, assemble_trained, load_denoiser
 from tests.fakes import NumpyModel
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.settings import CheckpointChoice
-    from ddim_host.waist import WhichWeights
+    from ddim_host.experiment.settings import CheckpointChoice
+    from ddim_host.framework.interface import WhichWeights
     from tests.conftest import Run
 
 

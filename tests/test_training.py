@@ -11,14 +11,14 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim_host.assembly import assemble
-from ddim_host.checkpoints import Progress, load_progress, step_of
-from ddim_host.config import Request
-from ddim_host.parameters import PartChoice
-from ddim_host.registry import Kind
-from ddim_host.runs import RunDirectory
-from ddim_host.training import Trainer, ema_decay_at, learning_rate_at
-from ddim_host.waist import TrainingState
+from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.config import Request
+from ddim_host.framework.interface import TrainingState
+from ddim_host.plugin.parameters import PartChoice
+from ddim_host.plugin.registry import Kind
+from ddim_host.run.checkpoints import Progress, load_progress, step_of
+from ddim_host.run.directory import RunDirectory
+from ddim_host.run.training import Trainer, ema_decay_at, learning_rate_at
 from tests.fakes import NumpyModel
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.parameters import Value
-    from ddim_host.waist import Batch, Loss, Weights, WhichWeights
+    from ddim_host.framework.interface import Batch, Loss, Weights, WhichWeights
+    from ddim_host.plugin.parameters import Value
 
 LR = st.floats(1e-6, 1)
 

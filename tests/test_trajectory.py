@@ -21,7 +21,7 @@ from ddim_host.diffusion import (
 from ddim_host.parts.noise_schedules import cosine, linear
 
 if TYPE_CHECKING:
-    from ddim_host.contracts import NoiseScheduleFactory
+    from ddim_host.plugin.contracts import NoiseScheduleFactory
 
 BETAS = st.lists(st.floats(1e-4, 0.9), min_size=1, max_size=30)
 ETA = st.floats(0, 1)

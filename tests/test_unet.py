@@ -12,8 +12,8 @@ from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 from ddim_host.errors import UserError
-from ddim_host.unet import UNet, UNetSpec, initial_weights, parameters, time_embedding_table
-from ddim_host.waist import Batch
+from ddim_host.framework.interface import Batch
+from ddim_host.framework.unet import UNet, UNetSpec, initial_weights, parameters, time_embedding_table
 from ddim_torch.layers import TorchLayers
 from ddim_torch.plugin import unet
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.unet import Attention, Weights
+    from ddim_host.framework.unet import Attention, Weights
 
 CIFAR10 = UNetSpec(image_size=32, image_channels=3, num_train_timesteps=1000)
 DIGITS = UNetSpec(

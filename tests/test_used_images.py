@@ -12,16 +12,16 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from ddim_host.config import read_fingerprint
-from ddim_host.data import DataFingerprint, TrainTest, image_hash
 from ddim_host.errors import UserError
-from ddim_host.processes import ALONE, require_same_images
+from ddim_host.experiment.config import read_fingerprint
+from ddim_host.framework.processes import ALONE, require_same_images
+from ddim_host.plugin.data import DataFingerprint, TrainTest, image_hash
 from tests.test_processes import Fake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddim_host.data import Images
+    from ddim_host.plugin.data import Images
     from tests.conftest import Outcome, Run
 
 IMAGES = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4, 1)
@@ -65,7 +65,7 @@ def test_images_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         hashed.append(len(images))
         return "0" * 64
 
-    monkeypatch.setattr("ddim_host.data.image_hash", count)
+    monkeypatch.setattr("ddim_host.plugin.data.image_hash", count)
     images = TrainTest(IMAGES, IMAGES[:1])
     assert images.fingerprint is images.fingerprint
     assert hashed == [2, 1]

@@ -26,8 +26,8 @@ from ddim_host.cli.options import (
 )
 from ddim_host.cli.parser import CommandParser
 from ddim_host.errors import UserError, reason
-from ddim_host.launch import launched
-from ddim_host.lifeline import follow_parent
+from ddim_host.system.launch import launched
+from ddim_host.system.parent_death import follow_parent
 
 if TYPE_CHECKING:
     import argparse

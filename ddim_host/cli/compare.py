@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError, printable, reason
-from ddim_host.provenance import this_command
-from ddim_host.report.writing import write_report
-from ddim_host.runs import RunDirectory, existing_run
+from ddim_host.report.output import write_report
+from ddim_host.run.directory import RunDirectory, existing_run
+from ddim_host.run.provenance import this_command
 
 if TYPE_CHECKING:
     import argparse

@@ -9,13 +9,13 @@ import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
-from ddim_host.cache import cache_errors
-from ddim_host.checks import Check
-from ddim_host.discovery import Plugin, installed_frameworks
 from ddim_host.errors import UserError
-from ddim_host.kernels import KERNELS_VARIABLE, load_kernels
+from ddim_host.framework.checks import Check
+from ddim_host.framework.kernels import KERNELS_VARIABLE, load_kernels
 from ddim_host.parts.datasets.cifar10 import official_archive
-from ddim_host.plugins import load_plugins
+from ddim_host.plugin.discovery import Plugin, installed_frameworks
+from ddim_host.plugin.loading import load_plugins
+from ddim_host.system.cache import cache_errors
 
 if TYPE_CHECKING:
     import argparse

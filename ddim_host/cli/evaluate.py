@@ -9,35 +9,35 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import read_list, requested
-from ddim_host.cli.text import note_other_images, used_line
-from ddim_host.defaults import default_features
-from ddim_host.drawing import Drawing, draw, drawing_record
+from ddim_host.cli.output import note_other_images, used_line
 from ddim_host.errors import UserError, printable, reason
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.scoring import Plan, help_to_score, measure_real_images, planned, score
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, number, tables_of
-from ddim_host.exports import export_images
-from ddim_host.files import read_json, write_text
-from ddim_host.launch import launched
-from ddim_host.parameters import format_choice, parse_choice
-from ddim_host.processes import any_of
-from ddim_host.provenance import this_command
-from ddim_host.report.writing import write_report
-from ddim_host.runs import existing_run
-from ddim_host.trained import assemble_trained, load_denoiser
+from ddim_host.experiment.defaults import default_features
+from ddim_host.framework.processes import any_of
+from ddim_host.plugin.parameters import format_choice, parse_choice
+from ddim_host.report.output import write_report
+from ddim_host.run.directory import existing_run
+from ddim_host.run.drawing import Drawing, draw, drawing_record
+from ddim_host.run.exports import export_images
+from ddim_host.run.provenance import this_command
+from ddim_host.run.trained import assemble_trained, load_denoiser
+from ddim_host.system.files import read_json, write_text
+from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
     from typing import Any
 
-    from ddim_host.assembly import Experiment
     from ddim_host.evaluation.scores import Score, Scores
-    from ddim_host.runs import RunDirectory
-    from ddim_host.sampling import Denoiser
-    from ddim_host.trained import UsedWeights
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.run.directory import RunDirectory
+    from ddim_host.run.sampling import Denoiser
+    from ddim_host.run.trained import UsedWeights
 
 __all__ = ["main"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim_host.discovery import installed_frameworks
 from ddim_host.errors import printable
-from ddim_host.registry import Kind
+from ddim_host.plugin.discovery import installed_frameworks
+from ddim_host.plugin.registry import Kind
 from ddim_host.scaffold.kinds import PLUGIN_KINDS
-from ddim_host.scaffold.writing import new_plugin, write_plugin
+from ddim_host.scaffold.rendering import new_plugin, write_plugin
 
 if TYPE_CHECKING:
     import argparse

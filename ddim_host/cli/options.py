@@ -6,15 +6,22 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ddim_host.config import PART_KINDS, Request, preset_names, read_epochs, read_preset, read_request
-from ddim_host.defaults import DEFAULT_PARTS, SMALL, default_settings
 from ddim_host.errors import UserError
-from ddim_host.limits import MAX_GRID_IMAGES, MAX_IMAGES
-from ddim_host.parameters import parse_choice
-from ddim_host.registry import Kind
+from ddim_host.experiment.config import (
+    PART_KINDS,
+    Request,
+    preset_names,
+    read_epochs,
+    read_preset,
+    read_request,
+)
+from ddim_host.experiment.defaults import DEFAULT_PARTS, SMALL, default_settings
+from ddim_host.experiment.settings import CHECKPOINTS, SETTINGS, read_setting
+from ddim_host.plugin.parameters import parse_choice
+from ddim_host.plugin.registry import Kind
 from ddim_host.scaffold.kinds import PLUGIN_KINDS
-from ddim_host.settings import CHECKPOINTS, SETTINGS, read_setting
 from ddim_host.sweep.grid import EVALUATION_OPTIONS
+from ddim_host.system.limits import MAX_GRID_IMAGES, MAX_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ddim_host.errors import UserError
-from ddim_host.parameters import suggestion
+from ddim_host.plugin.parameters import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

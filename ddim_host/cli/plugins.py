@@ -11,18 +11,25 @@ import sys
 from importlib.metadata import PackageNotFoundError, metadata
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from ddim_host.defaults import DEFAULT_PARTS, default_model_parameters
 from ddim_host.errors import UserError, printable
-from ddim_host.parameters import REQUIRED, Parameter, format_choice, format_value, suggestion, type_name
-from ddim_host.plugins import STRICT, Plugins, load_plugins
-from ddim_host.registry import Kind
-from ddim_host.unet import UNetSpec
+from ddim_host.experiment.defaults import DEFAULT_PARTS, default_model_parameters
+from ddim_host.framework.unet import UNetSpec
+from ddim_host.plugin.loading import STRICT, Plugins, load_plugins
+from ddim_host.plugin.parameters import (
+    REQUIRED,
+    Parameter,
+    format_choice,
+    format_value,
+    suggestion,
+    type_name,
+)
+from ddim_host.plugin.registry import Kind
 
 if TYPE_CHECKING:
     import argparse
 
-    from ddim_host.discovery import Plugin
-    from ddim_host.registry import Part
+    from ddim_host.plugin.discovery import Plugin
+    from ddim_host.plugin.registry import Part
 
 __all__ = ["main"]
 

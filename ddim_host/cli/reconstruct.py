@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddim_host.cli.options import read_list, requested
-from ddim_host.cli.text import note_other_images, used_line
+from ddim_host.cli.output import note_other_images, used_line
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.paper import is_cifar10
-from ddim_host.exports import export_images, require_new
-from ddim_host.images import to_uint8
-from ddim_host.parameters import format_choice
-from ddim_host.progress import progress_bar
-from ddim_host.reconstruction import PAPER_ERRORS, reconstruct, squared_errors
-from ddim_host.runs import existing_run
-from ddim_host.trained import assemble_trained, load_denoiser, record_of
+from ddim_host.plugin.parameters import format_choice
+from ddim_host.run.directory import existing_run
+from ddim_host.run.exports import export_images, require_new
+from ddim_host.run.images import to_uint8
+from ddim_host.run.reconstruction import PAPER_ERRORS, reconstruct, squared_errors
+from ddim_host.run.trained import assemble_trained, load_denoiser, record_of
+from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
     import argparse
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.assembly import Experiment
-    from ddim_host.data import Images
-    from ddim_host.sampling import Denoiser
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.plugin.data import Images
+    from ddim_host.run.sampling import Denoiser
 
 __all__ = ["main"]
 

@@ -10,20 +10,20 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
-from ddim_host.assembly import Experiment, assemble
-from ddim_host.checkpoints import load_progress
 from ddim_host.cli.options import requested
-from ddim_host.cli.text import note_other_images, sampling_line, split_line, times_line
-from ddim_host.config import PART_KINDS, Config, PartConfig, Request, read_request
+from ddim_host.cli.output import note_other_images, sampling_line, split_line, times_line
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, printable
-from ddim_host.execution import picture_path, run_experiment
-from ddim_host.interruption import end_as_by_ctrl_c
-from ddim_host.launch import launched
-from ddim_host.parameters import format_value
-from ddim_host.provenance import this_command
-from ddim_host.report.writing import write_report
-from ddim_host.runs import RunDirectory, existing_run, next_run_path
-from ddim_host.unet import parameters
+from ddim_host.experiment.assembly import Experiment, assemble
+from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request, read_request
+from ddim_host.framework.unet import parameters
+from ddim_host.plugin.parameters import format_value
+from ddim_host.report.output import write_report
+from ddim_host.run.checkpoints import load_progress
+from ddim_host.run.directory import RunDirectory, existing_run, next_run_path
+from ddim_host.run.execution import picture_path, run_experiment
+from ddim_host.run.provenance import this_command
+from ddim_host.system.interruption import end_as_by_ctrl_c
+from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
     import argparse

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import requested
-from ddim_host.cli.text import sampling_line, times_line, used_line
-from ddim_host.drawing import Drawing, draw
+from ddim_host.cli.output import sampling_line, times_line, used_line
 from ddim_host.errors import UserError, printable
-from ddim_host.exports import export_images, require_new
-from ddim_host.launch import launched
-from ddim_host.limits import MAX_IMAGES
-from ddim_host.runs import existing_run
-from ddim_host.trained import assemble_trained, load_denoiser
+from ddim_host.run.directory import existing_run
+from ddim_host.run.drawing import Drawing, draw
+from ddim_host.run.exports import export_images, require_new
+from ddim_host.run.trained import assemble_trained, load_denoiser
+from ddim_host.system.launch import launched
+from ddim_host.system.limits import MAX_IMAGES
 
 if TYPE_CHECKING:
     import argparse

@@ -10,27 +10,27 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ddim_host.assembly import assemble
 from ddim_host.cli.options import add_evaluate_options, read_list, requested
-from ddim_host.defaults import default_features
-from ddim_host.discovery import no_framework_chosen
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.statistics import MeasureSettings
-from ddim_host.interruption import end_as_by_ctrl_c
-from ddim_host.parameters import parse_choice
-from ddim_host.plugins import load_plugins
-from ddim_host.progress import progress_bar
-from ddim_host.provenance import this_command
-from ddim_host.registry import Kind
-from ddim_host.report.writing import write_report
+from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.defaults import default_features
+from ddim_host.plugin.discovery import no_framework_chosen
+from ddim_host.plugin.loading import load_plugins
+from ddim_host.plugin.parameters import parse_choice
+from ddim_host.plugin.registry import Kind
+from ddim_host.report.output import write_report
+from ddim_host.run.provenance import this_command
 from ddim_host.sweep.grid import AXES, EVALUATION_OPTIONS, Grid, read_grid
 from ddim_host.sweep.sweeping import Sweep, claimed
+from ddim_host.system.interruption import end_as_by_ctrl_c
+from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddim_host.assembly import Experiment
+    from ddim_host.experiment.assembly import Experiment
     from ddim_host.sweep.sweeping import Todo
 
 __all__ = ["main"]

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ddim_host.data import Images
     from ddim_host.evaluation.statistics import Measures, MeasureSettings
     from ddim_host.evaluation.worker import FeatureSpace
-    from ddim_host.parameters import PartChoice
+    from ddim_host.plugin.data import Images
+    from ddim_host.plugin.parameters import PartChoice
 
 __all__ = ["Evaluator"]
 

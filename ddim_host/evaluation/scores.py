@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from ddim_host.errors import UserError, reason
 from ddim_host.evaluation.statistics import Measures, MeasureSettings
 from ddim_host.evaluation.worker import FeatureSpace
-from ddim_host.files import locked, read_json, write_text
-from ddim_host.records import read_record
-from ddim_host.settings import CheckpointChoice
-from ddim_host.waist import Device, Precision, WhichWeights
+from ddim_host.experiment.settings import CheckpointChoice
+from ddim_host.framework.interface import Device, Precision, WhichWeights
+from ddim_host.system.files import locked, read_json, write_text
+from ddim_host.system.records import read_record
 
 if TYPE_CHECKING:
     from pathlib import Path

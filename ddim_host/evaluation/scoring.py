@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from ddim_host.diffusion import ddim_steps
 from ddim_host.errors import UserError
 from ddim_host.evaluation.scores import NoiseFloor, RealImages, Ruler, Sampled, Score, Seconds
-from ddim_host.progress import progress_bar
-from ddim_host.provenance import provenance
-from ddim_host.sampling import Sampler
-from ddim_host.trained import record_of
+from ddim_host.run.provenance import provenance
+from ddim_host.run.sampling import Sampler
+from ddim_host.run.trained import record_of
+from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ddim_host.assembly import Experiment
-    from ddim_host.data import Images, TrainTest
     from ddim_host.evaluation.evaluator import Evaluator
     from ddim_host.evaluation.scores import EvaluationFile
-    from ddim_host.sampling import Denoiser
-    from ddim_host.trained import UsedWeights
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.plugin.data import Images, TrainTest
+    from ddim_host.run.sampling import Denoiser
+    from ddim_host.run.trained import UsedWeights
 
 __all__ = ["Half", "Plan", "help_to_score", "measure_real_images", "planned", "score"]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ddim_host.diffusion.randomness import Stream, generator
 from ddim_host.evaluation.distances import frechet_distance, kernel_distance, precision_recall
 from ddim_host.evaluation.moments import Moments
-from ddim_host.randomness import Stream, generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import safetensors.numpy
 
-from ddim_host.cache import cache_errors, cache_folder
 from ddim_host.errors import UserError
 from ddim_host.evaluation.statistics import (
     FeatureStatistics,
@@ -23,21 +22,22 @@ from ddim_host.evaluation.statistics import (
     StatisticsAccumulator,
     measure,
 )
-from ddim_host.files import read_bytes, write_bytes
-from ddim_host.framework_guard import allow_framework
-from ddim_host.parameters import format_choice, resolve
-from ddim_host.plugins import load_plugins
-from ddim_host.registry import Kind
-from ddim_host.threads import let_waiting_threads_sleep
-from ddim_host.validation import checked_extractor, checked_features, framework_of
+from ddim_host.plugin.framework_guard import allow_framework
+from ddim_host.plugin.loading import load_plugins
+from ddim_host.plugin.parameters import format_choice, resolve
+from ddim_host.plugin.registry import Kind
+from ddim_host.plugin.validation import checked_extractor, checked_features, framework_of
+from ddim_host.system.cache import cache_errors, cache_folder
+from ddim_host.system.files import read_bytes, write_bytes
+from ddim_host.system.threads import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-    from ddim_host.data import Images
-    from ddim_host.parameters import PartChoice
+    from ddim_host.plugin.data import Images
+    from ddim_host.plugin.parameters import PartChoice
 
 __all__ = ["FeatureSpace", "Worker", "serve"]
 

@@ -5,17 +5,17 @@ Noise schedules, loss weightings, timestep subsets, data sets and a feature extr
 This module is an ordinary parts plugin, found through the same entry point as everybody else's.
 """
 
-from ddim_host.contracts import (
+from ddim_host.parts import loss_weightings, noise_schedules, timestep_subsets
+from ddim_host.parts.datasets import cifar10, digits, images
+from ddim_host.parts.feature_extractors import DigitsMLP
+from ddim_host.plugin.contracts import (
     DatasetFactory,
     FeatureExtractorFactory,
     LossWeighting,
     NoiseScheduleFactory,
     TimestepSubset,
 )
-from ddim_host.hookspecs import hookimpl
-from ddim_host.parts import loss_weightings, noise_schedules, timestep_subsets
-from ddim_host.parts.datasets import cifar10, digits, images
-from ddim_host.parts.feature_extractors import DigitsMLP
+from ddim_host.plugin.hookspecs import hookimpl
 
 __all__: list[str] = []
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddim_host.evaluation.tables import Table, tables_of
-from ddim_host.images import grid_images
+from ddim_host.run.images import grid_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ddim_host.evaluation.scores import Score
-    from ddim_host.report.collected import Grid, ReportedRun
-    from ddim_host.runs import EpochMetrics
+    from ddim_host.report.reported_run import Grid, ReportedRun
+    from ddim_host.run.directory import EpochMetrics
 
 __all__ = [
     "Comparison",

@@ -7,15 +7,15 @@ import builtins
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from ddim_host.discovery import installed_frameworks
 from ddim_host.errors import UserError
-from ddim_host.plugins import load_plugins
-from ddim_host.registry import OWN_DISTRIBUTIONS, Kind, is_installed
+from ddim_host.plugin.discovery import installed_frameworks
+from ddim_host.plugin.loading import load_plugins
+from ddim_host.plugin.registry import OWN_DISTRIBUTIONS, Kind, is_installed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddim_host.scaffold.writing import NewPlugin
+    from ddim_host.scaffold.rendering import NewPlugin
 
 __all__ = ["require_new"]
 

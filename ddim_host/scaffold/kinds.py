@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ddim_host.registry import Kind
+from ddim_host.plugin.registry import Kind
 
 __all__ = ["PLUGIN_KINDS"]
 

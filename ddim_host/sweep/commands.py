@@ -10,13 +10,13 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from ddim_host.lifeline import following
-from ddim_host.progress import REPORT_MARK, asking_for_reports, read_report
+from ddim_host.system.parent_death import following
+from ddim_host.system.progress import REPORT_MARK, asking_for_reports, read_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ddim_host.progress import ProgressReport
+    from ddim_host.system.progress import ProgressReport
 
 __all__ = ["CommandRunner"]
 

@@ -7,16 +7,16 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ddim_host.config import PART_KINDS, read_part, read_toml
 from ddim_host.errors import UserError
-from ddim_host.parameters import format_choice, parse_choice, suggestion
-from ddim_host.settings import SETTINGS
+from ddim_host.experiment.config import PART_KINDS, read_part, read_toml
+from ddim_host.experiment.settings import SETTINGS
+from ddim_host.plugin.parameters import format_choice, parse_choice, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    from ddim_host.parameters import Value
+    from ddim_host.plugin.parameters import Value
 
 __all__ = ["AXES", "EVALUATION_OPTIONS", "Grid", "read_grid", "trial_name"]
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError, reason
-from ddim_host.files import read_json, write_text
-from ddim_host.records import read_record
+from ddim_host.system.files import read_json, write_text
+from ddim_host.system.records import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from tqdm import tqdm
 
 from ddim_host.errors import UserError, printable, reason
-from ddim_host.files import locked
-from ddim_host.progress import progress_bar
-from ddim_host.runs import RunDirectory
+from ddim_host.run.directory import RunDirectory
 from ddim_host.sweep.commands import CommandRunner
 from ddim_host.sweep.grid import trial_name
 from ddim_host.sweep.journal import Journal, Stage
+from ddim_host.system.files import locked
+from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
     from typing import Any, TextIO
 
-    from ddim_host.progress import ProgressReport
     from ddim_host.sweep.grid import Grid
     from ddim_host.sweep.journal import Trial
+    from ddim_host.system.progress import ProgressReport
 
 __all__ = ["StageName", "Sweep", "Todo", "claimed"]
 

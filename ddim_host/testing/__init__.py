@@ -11,8 +11,8 @@ to have their defaults. pytest finds the inherited tests; add your own beside th
 """
 
 from ddim_host.testing.evaluation import FeatureExtractorContract
-from ddim_host.testing.models import ModelFactoryContract
-from ddim_host.testing.part import PartContract
+from ddim_host.testing.models import ModelFactoryContract, one_batch, tiny_spec
+from ddim_host.testing.part import PartContract, linear_schedule
 from ddim_host.testing.sampling import TimestepSubsetContract
 from ddim_host.testing.training import (
     DatasetContract,
@@ -32,4 +32,7 @@ __all__ = [
     "PartContract",
     "TimestepSamplerContract",
     "TimestepSubsetContract",
+    "linear_schedule",
+    "one_batch",
+    "tiny_spec",
 ]

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from ddim_host import validation
-from ddim_host.registry import Kind
+from ddim_host.plugin import validation
+from ddim_host.plugin.registry import Kind
 from ddim_host.testing.part import PartContract
 
 if TYPE_CHECKING:
-    from ddim_host.contracts import FeatureExtractor
+    from ddim_host.plugin.contracts import FeatureExtractor
 
 __all__ = ["FeatureExtractorContract"]
 

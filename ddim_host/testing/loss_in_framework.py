@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host import validation
 from ddim_host.errors import UserError
-from ddim_host.parameters import PartChoice, resolve
-from ddim_host.plugins import load_plugins
-from ddim_host.registry import Kind, Part
+from ddim_host.framework.unet import UNet, initial_weights
+from ddim_host.plugin import validation
+from ddim_host.plugin.loading import load_plugins
+from ddim_host.plugin.parameters import PartChoice, resolve
+from ddim_host.plugin.registry import Kind, Part
 from ddim_host.testing.models import one_batch, tiny_spec
-from ddim_host.unet import UNet, initial_weights
 
 if TYPE_CHECKING:
-    from ddim_host.waist import Model
+    from ddim_host.framework.interface import Model
 
 UNUSABLE = 77
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddim_host import validation
-from ddim_host.registry import Kind
+from ddim_host.framework.interface import ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, Batch
+from ddim_host.framework.unet import UNet, UNetSpec, initial_weights, parameters
+from ddim_host.plugin import validation
+from ddim_host.plugin.registry import Kind
 from ddim_host.testing.part import PartContract, linear_schedule
-from ddim_host.unet import UNet, UNetSpec, initial_weights, parameters
-from ddim_host.waist import ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, Batch
 
 if TYPE_CHECKING:
-    from ddim_host.waist import Model, Weights, WhichWeights
+    from ddim_host.framework.interface import Model, Weights, WhichWeights
 
 __all__ = ["ModelFactoryContract", "one_batch", "tiny_spec"]
 

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ddim_host.diffusion import NoiseSchedule
-from ddim_host.parameters import resolve
-from ddim_host.registry import Kind, Part
+from ddim_host.plugin.parameters import resolve
+from ddim_host.plugin.registry import Kind, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ddim_host.parameters import Value
+    from ddim_host.plugin.parameters import Value
 
 __all__ = ["PartContract", "linear_schedule", "run_python"]
 
 _IMPORT = """
 import importlib, sys
-from ddim_host.framework_guard import allow_framework
+from ddim_host.plugin.framework_guard import allow_framework
 allow_framework(None)
 importlib.import_module(sys.argv[1])
 """

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ddim_host import validation
-from ddim_host.registry import Kind
+from ddim_host.plugin import validation
+from ddim_host.plugin.registry import Kind
 from ddim_host.testing.part import PartContract, linear_schedule
 
 __all__ = ["TimestepSubsetContract"]

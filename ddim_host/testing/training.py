@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pytest
 
-from ddim_host import validation
-from ddim_host.discovery import installed_frameworks
-from ddim_host.parameters import format_value
-from ddim_host.registry import Kind
+from ddim_host.plugin import validation
+from ddim_host.plugin.discovery import installed_frameworks
+from ddim_host.plugin.parameters import format_value
+from ddim_host.plugin.registry import Kind
+from ddim_host.plugin.validation import CheckedSampler
 from ddim_host.testing.loss_in_framework import UNUSABLE
 from ddim_host.testing.part import PartContract, linear_schedule, run_python
-from ddim_host.validation import CheckedSampler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

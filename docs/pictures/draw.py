@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ddim_host.images import grid_png
-from ddim_host.runs import RunDirectory
+from ddim_host.run.directory import RunDirectory
+from ddim_host.run.images import grid_png
 
 HERE = Path(__file__).parent
 COLOURS = {"torch": "#0072b2", "jittor": "#d55e00"}

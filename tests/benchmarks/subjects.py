@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ddim_host.assembly import assemble
-from ddim_host.config import Request
-from ddim_host.data import DataSource, TrainTest
-from ddim_host.sampling import Denoiser, Sampler
-from ddim_host.unet import initial_weights
+from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.config import Request
+from ddim_host.framework.unet import initial_weights
+from ddim_host.plugin.data import DataSource, TrainTest
+from ddim_host.run.batches import training_batches
+from ddim_host.run.sampling import Denoiser, Sampler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ddim_host.assembly import Experiment
-    from ddim_host.data import Images
-    from ddim_host.parameters import Value
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.plugin.data import Images
+    from ddim_host.plugin.parameters import Value
 
 __all__ = ["FRAMEWORKS", "SIZES", "DenoisingDiffusion", "Diffusers", "Subject", "subject"]
 
@@ -84,7 +85,7 @@ class _Host:
             "precision": precision or "fp32",
         }
         self._experiment: Experiment = assemble(Request(plugin, settings=settings), source=source)
-        self._batches = self._experiment.training_batches(images)
+        self._batches = training_batches(self._experiment, images)
         self._model = self._experiment.build_model()
         weights = initial_weights(self._experiment.unet, 0)
         self._model.load_weights(weights, "raw")

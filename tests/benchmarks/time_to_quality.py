@@ -20,20 +20,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ddim_host.assembly import assemble
-from ddim_host.config import Request
 from ddim_host.evaluation.distances import frechet_distance
 from ddim_host.evaluation.moments import Moments
-from ddim_host.images import to_uint8
+from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.config import Request
+from ddim_host.framework.unet import initial_weights
 from ddim_host.parts.feature_extractors.digits_mlp import DigitsMLP
-from ddim_host.sampling import Denoiser, Sampler
-from ddim_host.training import ema_decay_at, learning_rate_at
-from ddim_host.unet import initial_weights
+from ddim_host.run.batches import training_batches
+from ddim_host.run.images import to_uint8
+from ddim_host.run.sampling import Denoiser, Sampler
+from ddim_host.run.training import ema_decay_at, learning_rate_at
 from tests.benchmarks.in_turn import waiting
 from tests.benchmarks.subjects import Diffusers
 
 if TYPE_CHECKING:
-    from ddim_host.data import Images
+    from ddim_host.plugin.data import Images
 
 NUM_SAMPLES, NUM_STEPS = 1000, 20
 LR, EMA_DECAY = 1e-3, 0.995
@@ -67,7 +68,7 @@ class Host(Scored):
         self._experiment = assemble(Request(framework))
         images = self._experiment.load_images()
         self.test_images = images.test
-        self._batches = self._experiment.training_batches(images.train)
+        self._batches = training_batches(self._experiment, images.train)
         self._model = self._experiment.build_model()
         weights = initial_weights(self._experiment.unet, self._experiment.config.seed)
         self._model.load_weights(weights, "raw")

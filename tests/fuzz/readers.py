@@ -14,29 +14,29 @@ import numpy as np
 import safetensors.numpy
 from PIL import Image
 
-from ddim_host import discovery
-from ddim_host.checkpoints import latest_checkpoint, load_checkpoint, load_weights
 from ddim_host.cli.evaluate import _drawn
-from ddim_host.config import Request
 from ddim_host.evaluation import tables
 from ddim_host.evaluation.moments import Moments
 from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.statistics import FeatureStatistics
 from ddim_host.evaluation.worker import _read_statistics, _statistics_bytes
+from ddim_host.experiment.config import Request
+from ddim_host.framework.unet import parameters
 from ddim_host.parts.datasets import cache
 from ddim_host.parts.datasets.cifar10 import MEMBERS, cifar10
 from ddim_host.parts.datasets.decoding import decode_image, read_size
 from ddim_host.parts.datasets.images import images
-from ddim_host.progress import REPORT_MARK, read_report
-from ddim_host.report.collected import collect
+from ddim_host.plugin import discovery
 from ddim_host.report.comparison import compare
 from ddim_host.report.documents import as_markdown
-from ddim_host.runs import RunDirectory
+from ddim_host.report.reported_run import collect
+from ddim_host.run.checkpoints import latest_checkpoint, load_checkpoint, load_weights
+from ddim_host.run.directory import RunDirectory
+from ddim_host.run.trained import assemble_trained
 from ddim_host.sweep.grid import Grid, read_grid, trial_name
 from ddim_host.sweep.journal import Journal, Stage
 from ddim_host.sweep.sweeping import Sweep
-from ddim_host.trained import assemble_trained
-from ddim_host.unet import parameters
+from ddim_host.system.progress import REPORT_MARK, read_report
 from tests.fuzz.mutations import (
     mutated,
     mutated_csv,

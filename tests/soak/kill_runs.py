@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim_host.checkpoints import latest_checkpoint
-from ddim_host.runs import EpochMetrics, RunDirectory
+from ddim_host.run.checkpoints import latest_checkpoint
+from ddim_host.run.directory import EpochMetrics, RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from ddim_host.cache import CACHE_VARIABLE, cache_errors, cache_folder
-from ddim_host.data import Images, TrainTest
 from ddim_host.errors import UserError, printable
-from ddim_host.files import replacing
+from ddim_host.plugin.data import Images, TrainTest
+from ddim_host.system.cache import CACHE_VARIABLE, cache_errors, cache_folder
+from ddim_host.system.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ddim_host.cache import cache_folder
-from ddim_host.data import DataSource, Images, TrainTest
-from ddim_host.download import download
 from ddim_host.errors import UserError, printable, reason
 from ddim_host.parts.datasets.archives import tar_files, too_many_bytes
 from ddim_host.parts.datasets.cache import new_train_test, open_train_test
+from ddim_host.plugin.data import DataSource, Images, TrainTest
+from ddim_host.system.cache import cache_folder
+from ddim_host.system.download import download
 
 __all__ = ["cifar10", "official_archive"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ddim_host.data import DataSource, TrainTest
 from ddim_host.errors import UserError, printable
+from ddim_host.plugin.data import DataSource, TrainTest
 
 __all__ = ["digits"]
 

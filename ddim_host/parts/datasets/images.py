@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path  # noqa: TC003 - the host reads the types of the options at run time
 from typing import TYPE_CHECKING
 
-from ddim_host.data import DataSource, TrainTest
 from ddim_host.errors import UserError, printable
-from ddim_host.limits import MAX_IMAGE_SIZE
 from ddim_host.parts.datasets.cache import new_train_test, open_train_test
 from ddim_host.parts.datasets.decoding import decode_image, read_size
 from ddim_host.parts.datasets.image_files import (
@@ -23,7 +21,9 @@ from ddim_host.parts.datasets.image_files import (
     open_image_files,
     split_names,
 )
-from ddim_host.progress import progress_bar
+from ddim_host.plugin.data import DataSource, TrainTest
+from ddim_host.system.limits import MAX_IMAGE_SIZE
+from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
     import numpy as np

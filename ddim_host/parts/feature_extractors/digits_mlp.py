@@ -14,7 +14,7 @@ from ddim_host.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ddim_host.data import Images
+    from ddim_host.plugin.data import Images
 
 __all__ = ["DigitsMLP"]
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ddim_host import hookimpl
-from ddim_host.errors import UserError
+from ddim_host import UserError, hookimpl
 
 __all__ = ["barron"]
 

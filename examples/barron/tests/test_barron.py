@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ddim_barron import barron
 
-from ddim_host.errors import UserError
+from ddim_host import UserError
 from ddim_host.testing import LossContract
 
 

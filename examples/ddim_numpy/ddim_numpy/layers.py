@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host.unet import GROUP_NORM_EPS
+from ddim_host.framework import GROUP_NORM_EPS
 from ddim_numpy.tensor import Tensor, result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddim_host.unet import Attention, Conv, GroupNorm, Linear
+    from ddim_host.framework import Attention, Conv, GroupNorm, Linear
     from ddim_numpy.tensor import Array
 
 __all__ = ["NumpyLayers"]
 
 
 class NumpyLayers:
-    """Applies layers by name to tensors `(B, C, H, W)`; see `ddim_host.unet.Layers`.
+    """Applies layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`.
 
     Args:
         parameters: Parameters by canonical name.
@@ -97,7 +97,7 @@ class NumpyLayers:
         )
 
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
-        """See `ddim_host.unet.Layers`, as for the operations below."""
+        """See `ddim_host.framework.Layers`, as for the operations below."""
         weight, bias = self._weight_and_bias(layer.name)
         groups = (x.shape[0], layer.groups, -1)
         per_channel = (1, -1, 1, 1)

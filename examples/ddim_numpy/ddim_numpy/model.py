@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from ddim_host.provenance import process_peak_memory_bytes, processor_name
-from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
-from ddim_host.waist import ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, TrainingState
+from ddim_host.framework import (
+    ADAM_BETA1,
+    ADAM_BETA2,
+    ADAM_EPSILON,
+    TrainingState,
+    UNet,
+    parameters,
+    predict_noise,
+    process_peak_memory_bytes,
+    processor_name,
+    time_embedding_table,
+)
 from ddim_numpy.layers import NumpyLayers
 from ddim_numpy.tensor import Tensor
 
@@ -18,15 +27,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.unet import UNetSpec
-    from ddim_host.waist import Batch, Loss, Weights, WhichWeights
+    from ddim_host.framework import Batch, Loss, UNetSpec, Weights, WhichWeights
     from ddim_numpy.tensor import Array
 
 __all__ = ["NumpyModel"]
 
 
 class NumpyModel:
-    """A U-Net in NumPy; see `ddim_host.waist.Model`.
+    """A U-Net in NumPy; see `ddim_host.framework.Model`.
 
     Args:
         spec: The network.

@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host import hookimpl
-from ddim_host.checks import Check
-from ddim_host.errors import UserError
+from ddim_host import UserError, hookimpl
+from ddim_host.framework import Check
 
 if TYPE_CHECKING:
-    from ddim_host.contracts import ModelFactory
-    from ddim_host.unet import UNetSpec
-    from ddim_host.waist import Device, Model, Precision
+    from ddim_host.framework import Device, Model, ModelFactory, Precision, UNetSpec
 
 __all__ = ["unet"]
 

@@ -11,10 +11,9 @@ import pytest
 from ddim_numpy.plugin import unet
 from ddim_numpy.tensor import Tensor
 
-from ddim_host.errors import UserError
-from ddim_host.testing import ModelFactoryContract
-from ddim_host.testing.models import one_batch, tiny_spec
-from ddim_host.unet import UNet, initial_weights
+from ddim_host import UserError
+from ddim_host.framework import UNet, initial_weights
+from ddim_host.testing import ModelFactoryContract, one_batch, tiny_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host import hookimpl
-from ddim_host.diffusion import strictly_increasing
-from ddim_host.errors import UserError
+from ddim_host import UserError, hookimpl, strictly_increasing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ddim_host.contracts import TimestepSubset
-    from ddim_host.diffusion import NoiseSchedule
+    from ddim_host import NoiseSchedule, TimestepSubset
 
 __all__ = ["karras"]
 

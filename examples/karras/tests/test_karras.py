@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from ddim_karras import karras
 
-from ddim_host.testing import TimestepSubsetContract
-from ddim_host.testing.part import linear_schedule
+from ddim_host.testing import TimestepSubsetContract, linear_schedule
 
 
 class TestKarras(TimestepSubsetContract):

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host import hookimpl
-from ddim_host.errors import UserError
+from ddim_host import UserError, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from ddim_host.contracts import SamplerState, TimestepSamplerFactory
-    from ddim_host.diffusion import NoiseSchedule
+    from ddim_host import NoiseSchedule, SamplerState, TimestepSamplerFactory
 
 __all__ = ["LogitNormal"]
 

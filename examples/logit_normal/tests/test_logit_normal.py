@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from ddim_logit_normal import LogitNormal
 
-from ddim_host.errors import UserError
-from ddim_host.testing import TimestepSamplerContract
-from ddim_host.testing.part import linear_schedule
+from ddim_host import UserError
+from ddim_host.testing import TimestepSamplerContract, linear_schedule
 
 
 class TestLogitNormal(TimestepSamplerContract):

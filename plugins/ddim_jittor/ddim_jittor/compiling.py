@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ddim_host.errors import UserError
+from ddim_host import UserError
 from ddim_jittor import first_compile
 
 if TYPE_CHECKING:

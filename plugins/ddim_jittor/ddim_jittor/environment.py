@@ -22,7 +22,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim_host.errors import UserError
+from ddim_host import UserError
+from ddim_host.framework import processor_flags
 from ddim_jittor.compiling import ensure_compiled, read_if_there
 from ddim_jittor.first_compile import import_jittor_utils
 from ddim_jittor.machine import checks, cuda_checks, find_nvcc, jittor_home, lay_onednn, require
@@ -119,7 +120,7 @@ def _settings(home: Path, cuda: bool) -> dict[str, str | None]:
         # By default the git branch checked out around the environment: another branch, another two minutes.
         # Code is compiled for this very processor; Jittor files it under the processor's name alone, which in
         # virtual machines does not tell its features.
-        "cache_name": f"ddim-host-{_processor_features()}",
+        "cache_name": f"ddim-host-{hashlib.sha256(processor_flags().encode()).hexdigest()[:8]}",
         "nvcc_path": str(find_nvcc()) if cuda else "",
         # Not needed, and downloaded.
         "use_cutt": "0",
@@ -168,14 +169,6 @@ esac
         temporary.chmod(0o755)
         temporary.replace(path)
     return path
-
-
-def _processor_features() -> str:
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open() as lines:
-        for line in lines:
-            if line.startswith("flags"):
-                return hashlib.sha256(" ".join(sorted(line.split())).encode()).hexdigest()[:8]
-    return "unknown"
 
 
 @contextlib.contextmanager

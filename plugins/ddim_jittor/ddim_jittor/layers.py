@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import jittor as jt
 
-from ddim_host.unet import GROUP_NORM_EPS
+from ddim_host.framework import GROUP_NORM_EPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddim_host.unet import Attention, Conv, GroupNorm, Linear
+    from ddim_host.framework import Attention, Conv, GroupNorm, Linear
 
 __all__ = ["JittorLayers"]
 
 
 class JittorLayers:
-    """Applies layers by name to tensors `(B, C, H, W)`; see `ddim_host.unet.Layers`.
+    """Applies layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`.
 
     Args:
         parameters: Parameters by canonical name.
@@ -39,7 +39,7 @@ class JittorLayers:
     def conv(
         self, layer: Conv, x: jt.Var, *, shift: jt.Var | None = None, residual: jt.Var | None = None
     ) -> jt.Var:
-        """See `ddim_host.unet.Layers`, as for the operations below."""
+        """See `ddim_host.framework.Layers`, as for the operations below."""
         x = self._convolve(layer, x)
         x = x if shift is None else x + shift.reshape((*shift.shape, 1, 1))
         return x if residual is None else residual + x

@@ -13,10 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim_host.cache import cache_folder
-from ddim_host.checks import Check
-from ddim_host.errors import UserError
-from ddim_host.parameters import no_home
+from ddim_host import UserError, absolute_path, cache_folder
+from ddim_host.framework import Check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,10 +42,7 @@ def jittor_home() -> Path:
         UserError: There is no home folder to put a cache into.
     """
     if own := os.environ.get("DDIM_HOST_JITTOR_HOME"):
-        try:
-            return Path(own).expanduser().absolute()
-        except RuntimeError:
-            raise no_home(own) from None
+        return absolute_path(own)
     return cache_folder() / "jittor"
 
 

@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Literal
 import jittor as jt
 import numpy as np
 
-from ddim_host.kernels import Dropout, kernels
-from ddim_host.provenance import process_peak_memory_bytes, processor_name
-from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
-from ddim_host.waist import ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON, TrainingState
+from ddim_host.framework import (
+    ADAM_BETA1,
+    ADAM_BETA2,
+    ADAM_EPSILON,
+    Dropout,
+    TrainingState,
+    UNet,
+    cpu_kernels,
+    parameters,
+    predict_noise,
+    process_peak_memory_bytes,
+    processor_name,
+    time_embedding_table,
+)
 from ddim_jittor.layers import JittorLayers
 from ddim_jittor.machine import gpu_name
 from ddim_jittor.native_layers import NativeLayers
@@ -22,14 +32,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.unet import UNetSpec
-    from ddim_host.waist import Batch, Loss, Weights, WhichWeights
+    from ddim_host.framework import Batch, Loss, UNetSpec, Weights, WhichWeights
 
 __all__ = ["JittorModel"]
 
 
 class JittorModel:
-    """A U-Net in Jittor, on the device that Jittor was imported for; see `ddim_host.waist.Model`.
+    """A U-Net in Jittor, on the device that Jittor was imported for; see `ddim_host.framework.Model`.
 
     Jittor is lazy: it collects operations and runs them when a value is asked for. Every step ends by running
     what was collected, so that what is fused does not depend on who looked at which value, and when.
@@ -48,7 +57,7 @@ class JittorModel:
         self._ema: dict[str, jt.Var] | None = None
         self._moments: tuple[dict[str, jt.Var], dict[str, jt.Var]] | None = None
         self._steps = 0
-        self._kernels = None if jt.flags.use_cuda else kernels()
+        self._kernels = None if jt.flags.use_cuda else cpu_kernels()
         # Of convolutions, for as long as the weights do not change.
         self._transformed: dict[WhichWeights, dict[str, jt.Var]] = {"raw": {}, "ema": {}}
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import jittor as jt
 
-from ddim_host.kernels import DECLARATIONS, Kernels, transform_channels
-from ddim_host.unet import GROUP_NORM_EPS
+from ddim_host.framework import DECLARATIONS, GROUP_NORM_EPS, Kernels, transform_channels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jittor as jt
 import numpy as np
 
-from ddim_host.kernels import kept
+from ddim_host.framework import cached
 from ddim_jittor import native
 from ddim_jittor.attention import attention
 from ddim_jittor.layers import JittorLayers
@@ -15,14 +15,13 @@ from ddim_jittor.layers import JittorLayers
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddim_host.kernels import Dropout, Kernels
-    from ddim_host.unet import Attention, Conv, GroupNorm, Linear
+    from ddim_host.framework import Attention, Conv, Dropout, GroupNorm, Kernels, Linear
 
 __all__ = ["NativeLayers"]
 
 
 class NativeLayers(JittorLayers):
-    """Applies layers by name to images that lie in memory as `(B, H, W, C)`; see `ddim_host.unet.Layers`.
+    """Apply layers by name to images that lie in memory as `(B, H, W, C)`; see `ddim_host.framework.Layers`.
 
     Args:
         kernels: The host's kernels.
@@ -54,10 +53,10 @@ class NativeLayers(JittorLayers):
     def conv(
         self, layer: Conv, x: jt.Var, *, shift: jt.Var | None = None, residual: jt.Var | None = None
     ) -> jt.Var:
-        """See `ddim_host.unet.Layers`, as for the operations below."""
+        """See `ddim_host.framework.Layers`, as for the operations below."""
         weight, bias = self._weight_and_bias(layer.name)
         if layer.kernel == 3 and layer.stride == 1:
-            transformed = kept(
+            transformed = cached(
                 self._transformed,
                 layer.name,
                 lambda: native.transform(self._kernels, weight, turned=False).stop_grad(),

@@ -6,13 +6,10 @@ import shutil
 from typing import TYPE_CHECKING
 
 from ddim_host import hookimpl
-from ddim_host.checks import Check
+from ddim_host.framework import Check
 
 if TYPE_CHECKING:
-    from ddim_host.contracts import ModelFactory
-    from ddim_host.processes import Processes
-    from ddim_host.unet import UNetSpec
-    from ddim_host.waist import Device, JoinProcesses, Model, Precision
+    from ddim_host.framework import Device, JoinProcesses, Model, ModelFactory, Precision, Processes, UNetSpec
 
 __all__ = ["unet"]
 
@@ -34,7 +31,7 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
     Raises:
         UserError: Jittor cannot be imported, or the device or the precision is not to be had.
     """
-    from ddim_host.errors import UserError  # noqa: PLC0415 - see the module's docstring
+    from ddim_host import UserError  # noqa: PLC0415 - see the module's docstring
     from ddim_jittor.environment import import_jittor  # noqa: PLC0415
 
     if precision == "bf16":

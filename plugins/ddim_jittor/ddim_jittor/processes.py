@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError
-from ddim_host.launch import launched
+from ddim_host import UserError
+from ddim_host.framework import launched
 from ddim_jittor.environment import import_jittor
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ddim_host.waist import Device
+    from ddim_host.framework import Device
 
 __all__ = ["JittorProcesses", "join"]
 
 
 class JittorProcesses:
-    """See `ddim_host.processes.Processes`."""
+    """See `ddim_host.framework.Processes`."""
 
     def __init__(self, rank: int, count: int) -> None:
         self.rank = rank

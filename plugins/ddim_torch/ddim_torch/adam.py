@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from ddim_host.waist import ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON
+from ddim_host.framework import ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ __all__ = ["Adam"]
 
 
 class Adam:
-    """Adam as `ddim_host.waist.Model` has it (arXiv 1412.6980, algorithm 1).
+    """Adam as `ddim_host.framework.Model` has it (arXiv 1412.6980, algorithm 1).
 
     Args:
         parameters: By name; each step changes them in place.

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ddim_host import hookimpl
-from ddim_host.errors import UserError
+from ddim_host import UserError, hookimpl
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ddim_host.contracts import FeatureExtractorFactory
-    from ddim_host.data import Images
-    from ddim_host.waist import Device
+    from ddim_host import FeatureExtractorFactory, Images
+    from ddim_host.framework import Device
 
 __all__ = ["Inception"]
 

@@ -16,11 +16,7 @@ import safetensors
 import safetensors.numpy
 import torch
 
-from ddim_host.cache import cache_errors, cache_folder
-from ddim_host.download import download
-from ddim_host.errors import UserError, printable, reason
-from ddim_host.evaluation.paper import FID_WEIGHTS
-from ddim_host.files import locked, write_bytes
+from ddim_host import UserError, cache_errors, cache_folder, download, file_errors, locked, write_bytes
 from ddim_torch.inception import parameter_shapes
 
 if TYPE_CHECKING:
@@ -32,7 +28,7 @@ __all__ = ["published_weights", "read_weights"]
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE_NAME}"
-SHA256 = FID_WEIGHTS
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 NUM_BYTES = 95_628_359
 
 _KEPT_NAME = "inception-6726825d.safetensors"
@@ -55,7 +51,7 @@ def read_weights(path: Path | None) -> tuple[dict[str, NDArray[np.float32]], str
     if path is None:
         return _published()
     path = path.expanduser()
-    try:
+    with file_errors(f"cannot read the weights {path}", fix=_how_to_get_them()):
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
             raise OSError("it is not a file")
         # A safetensors file begins with the length of its header, eight bytes, and the header is JSON.
@@ -63,17 +59,12 @@ def read_weights(path: Path | None) -> tuple[dict[str, NDArray[np.float32]], str
             is_pickle = path.suffix != ".safetensors" and file.read(9)[8:] != b"{"
         if is_pickle and _sha256(path) != SHA256:
             raise UserError(
-                f"{printable(path)} is not read",
+                f"{path} is not read",
                 why="it is a pickle, which may run any code, and not the published file of "
                 f"SHA-256 {SHA256[:12]}...",
                 fix="convert it to safetensors, or give a copy of the published file",
             )
         return (_from_pickle(path), SHA256) if is_pickle else _from_safetensors(path)
-    except OSError as error:
-        why = reason(error)
-        raise UserError(
-            f"cannot read the weights {printable(path)}", why=why, fix=_how_to_get_them()
-        ) from None
 
 
 def published_weights() -> str:
@@ -121,7 +112,7 @@ def _from_pickle(path: Path) -> dict[str, NDArray[np.float32]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read the weights {printable(path)}", why=printable(error)) from None
+        raise UserError(f"cannot read the weights {path}", why=str(error)) from None
     return _checked(path, {name: tensor.numpy() for name, tensor in state.items() if tensor.ndim})
 
 
@@ -134,7 +125,7 @@ def _from_safetensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
             arrays = {name: file.get_tensor(name) for name in wanted.keys() & file.keys()}
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(
-            f"{printable(path)} is not a whole safetensors file", why=printable(error), fix=_how_to_get_them()
+            f"{path} is not a whole safetensors file", why=str(error), fix=_how_to_get_them()
         ) from None
     weights = _checked(path, arrays)
     content = _content_sha256(weights)
@@ -158,7 +149,7 @@ def _checked(path: Path, arrays: dict[str, NDArray[np.float32]]) -> dict[str, ND
             problem = f"{name}, a variance, is negative somewhere"
         if array is None or problem:
             raise UserError(
-                f"{printable(path)} does not hold the weights of the Inception network of FID",
+                f"{path} does not hold the weights of the Inception network of FID",
                 why=problem,
                 fix=_how_to_get_them(),
             )
@@ -182,5 +173,5 @@ def _sha256(path: Path) -> str:
 def _how_to_get_them() -> str:
     return (
         f"get {FILE_NAME} from {URL} on any machine, and pass --features inception:weights=FILE "
-        f"or put it into {printable(cache_folder())}"
+        f"or put it into {cache_folder()}"
     )

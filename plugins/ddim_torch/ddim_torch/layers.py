@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from ddim_host.unet import GROUP_NORM_EPS
+from ddim_host.framework import GROUP_NORM_EPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from ddim_host.unet import Attention, Conv, GroupNorm, Linear
+    from ddim_host.framework import Attention, Conv, GroupNorm, Linear
 
 __all__ = ["TorchLayers"]
 
 
 class TorchLayers:
-    """Applies layers by name to tensors `(B, C, H, W)`; see `ddim_host.unet.Layers`.
+    """Applies layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`.
 
     Args:
         parameters: Parameters by canonical name.
@@ -34,7 +34,7 @@ class TorchLayers:
     def conv(
         self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """See `ddim_host.unet.Layers`, as for the operations below."""
+        """See `ddim_host.framework.Layers`, as for the operations below."""
         weight, bias = self._weight_and_bias(layer.name)
         if layer.stride == 2:
             x = functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import distributed
 
-from ddim_host.errors import UserError
-from ddim_host.kernels import Dropout, kernels
-from ddim_host.provenance import process_peak_memory_bytes, processor_name
-from ddim_host.unet import UNet, parameters, predict_noise, time_embedding_table
-from ddim_host.waist import TrainingState
+from ddim_host import UserError
+from ddim_host.framework import (
+    Dropout,
+    TrainingState,
+    UNet,
+    cpu_kernels,
+    parameters,
+    predict_noise,
+    process_peak_memory_bytes,
+    processor_name,
+    time_embedding_table,
+)
 from ddim_torch.adam import Adam
 from ddim_torch.layers import TorchLayers
 from ddim_torch.native_layers import NativeLayers
@@ -24,8 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn.parallel import DistributedDataParallel
 
-    from ddim_host.unet import UNetSpec
-    from ddim_host.waist import Batch, Device, Loss, Precision, Weights, WhichWeights
+    from ddim_host.framework import Batch, Device, Loss, Precision, UNetSpec, Weights, WhichWeights
 
 __all__ = ["TorchModel", "resolve_device", "resolve_precision"]
 
@@ -65,7 +71,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
 
 
 class TorchModel:
-    """A U-Net in PyTorch; see `ddim_host.waist.Model`.
+    """A U-Net in PyTorch; see `ddim_host.framework.Model`.
 
     Weights are fp32 whatever the precision; bf16 is autocast around the network.
 
@@ -81,7 +87,7 @@ class TorchModel:
         self._spec = spec
         self._unet = UNet.from_spec(spec)
         self._time_table = torch.from_numpy(time_embedding_table(spec)).to(device)
-        self._kernels = kernels() if device.type == "cpu" and precision == "fp32" else None
+        self._kernels = cpu_kernels() if device.type == "cpu" and precision == "fp32" else None
         if self._kernels:
             self._kernels.keep_freed_memory()
         # PyTorch's convolutions run fastest with the channels last, on both kinds of device.

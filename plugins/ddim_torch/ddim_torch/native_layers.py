@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from ddim_host.kernels import kept, transform_channels
-from ddim_host.provenance import processor_name
-from ddim_host.unet import GROUP_NORM_EPS
+from ddim_host.framework import GROUP_NORM_EPS, cached, processor_name, transform_channels
 from ddim_torch.layers import TorchLayers
 
 if TYPE_CHECKING:
@@ -17,8 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ddim_host.kernels import Dropout, Kernels
-    from ddim_host.unet import Conv, GroupNorm
+    from ddim_host.framework import Conv, Dropout, GroupNorm, Kernels
 
 __all__ = ["NativeLayers"]
 
@@ -62,7 +59,7 @@ class NativeLayers(TorchLayers):
     def conv(
         self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """See `ddim_host.unet.Layers`, as for the operation below."""
+        """See `ddim_host.framework.Layers`, as for the operation below."""
         weight, bias = self._weight_and_bias(layer.name)
         if layer.kernel == 1 and shift is None and residual is None and not _ONEDNN_IS_FASTER:
             # A dense layer over the channels of each pixel, which lie beside each other.
@@ -70,7 +67,7 @@ class NativeLayers(TorchLayers):
             return pixels.permute(0, 3, 1, 2)
         if layer.kernel != 3 or layer.stride != 1:
             return super().conv(layer, x, shift=shift, residual=residual)
-        transformed = kept(
+        transformed = cached(
             self._transformed, layer.name, lambda: _transform(self._kernels, weight, turned=False)
         )
         return _apply(_Conv3x3, self._kernels, transformed, x, weight, bias, shift, residual)

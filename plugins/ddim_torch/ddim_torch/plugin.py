@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddim_host import hookimpl
-from ddim_host.cache import cache_errors
-from ddim_host.checks import Check
-from ddim_host.errors import UserError
+from ddim_host import UserError, cache_errors, hookimpl
+from ddim_host.framework import Check
 
 if TYPE_CHECKING:
-    from ddim_host.contracts import ModelFactory
-    from ddim_host.processes import Processes
-    from ddim_host.unet import UNetSpec
-    from ddim_host.waist import Device, JoinProcesses, Model, Precision
+    from ddim_host.framework import Device, JoinProcesses, Model, ModelFactory, Precision, Processes, UNetSpec
 
 __all__ = ["unet"]
 

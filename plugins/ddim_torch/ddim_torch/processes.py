@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import distributed
 
-from ddim_host.errors import UserError
-from ddim_host.launch import launched
+from ddim_host import UserError
+from ddim_host.framework import launched
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ddim_host.waist import Device
+    from ddim_host.framework import Device
 
 __all__ = ["TorchProcesses", "join"]
 
@@ -26,7 +26,7 @@ _TIMEOUT = timedelta(days=1)
 
 
 class TorchProcesses:
-    """See `ddim_host.processes.Processes`."""
+    """See `ddim_host.framework.Processes`."""
 
     def __init__(self) -> None:
         self.rank = distributed.get_rank()

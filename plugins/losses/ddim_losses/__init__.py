@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ddim_host import hookimpl
-from ddim_host.errors import UserError
+from ddim_host import UserError, hookimpl
 
 if TYPE_CHECKING:
-    from ddim_host.contracts import Loss
+    from ddim_host import Loss
 
 __all__ = ["balanced", "huber", "l1", "l2", "mse"]
 

@@ -13,7 +13,7 @@ from ddim_timestep_samplers.importance import Importance
 from ddim_timestep_samplers.stateless import Antithetic, Uniform
 
 if TYPE_CHECKING:
-    from ddim_host.contracts import TimestepSamplerFactory
+    from ddim_host import TimestepSamplerFactory
 
 __all__ = ["Antithetic", "Importance", "Uniform"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host.errors import UserError
+from ddim_host import UserError
 from ddim_timestep_samplers.stateless import Uniform
 
 if TYPE_CHECKING:
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.contracts import SamplerState
-    from ddim_host.diffusion import NoiseSchedule
+    from ddim_host import NoiseSchedule, SamplerState
 
 __all__ = ["Importance"]
 

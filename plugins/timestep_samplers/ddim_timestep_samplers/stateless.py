@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.contracts import SamplerState
-    from ddim_host.diffusion import NoiseSchedule
+    from ddim_host import NoiseSchedule, SamplerState
 
 __all__ = ["Antithetic", "Uniform"]
 

@@ -1,0 +1,97 @@
+"""What is used where nobody says otherwise: the parts, and settings that follow the size of the images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddim_host.plugin.registry import Kind
+
+if TYPE_CHECKING:
+    from ddim_host.plugin.parameters import Value
+
+__all__ = [
+    "DEFAULT_DISTRIBUTIONS",
+    "DEFAULT_PARTS",
+    "SMALL",
+    "default_attention",
+    "default_features",
+    "default_model_parameters",
+    "default_settings",
+]
+
+DEFAULT_PARTS = {
+    Kind.DATA: "digits",
+    Kind.MODEL: "unet",
+    Kind.NOISE_SCHEDULE: "linear",
+    Kind.TIMESTEP_SAMPLER: "uniform",
+    Kind.LOSS: "mse",
+    Kind.LOSS_WEIGHTING: "none",
+    Kind.TIMESTEP_SUBSET: "linear",
+}
+
+DEFAULT_DISTRIBUTIONS = {
+    Kind.DATA: "ddim-host",
+    Kind.NOISE_SCHEDULE: "ddim-host",
+    Kind.TIMESTEP_SAMPLER: "ddim-timestep-samplers",
+    Kind.LOSS: "ddim-losses",
+    Kind.LOSS_WEIGHTING: "ddim-host",
+    Kind.TIMESTEP_SUBSET: "ddim-host",
+}
+"""Who gives the default parts, should another distribution give one of the same name; not so for networks."""
+
+SMALL = 16
+"""Up to this size in pixels the small network does."""
+
+
+def default_settings(image_size: int) -> dict[str, Value]:
+    """Length of the training, batch size, learning rate and EMA for images of `image_size` pixels.
+
+    Above 16 pixels these are DDPM's for CIFAR-10 (arXiv 2006.11239, appendix B).
+    """
+    if image_size <= SMALL:
+        return {
+            "train_steps": 450,
+            "batch_size": 128,
+            "lr": 1e-3,
+            "lr_warmup_steps": 100,
+            "ema_decay": 0.995,
+        }
+    return {
+        "train_steps": 800_000,
+        "batch_size": 128,
+        "lr": 2e-4,
+        "lr_warmup_steps": 5000,
+        "ema_decay": 0.9999,
+    }
+
+
+def default_attention(image_size: int, levels: int) -> tuple[int, ...]:
+    """Where a U-Net has attention: at the largest level but the first of at most 16 x 16 pixels."""
+    sizes = [image_size >> level for level in range(1, levels)]
+    return tuple(size for size in sizes if size <= 16)[:1]
+
+
+def default_features(data: str) -> str:
+    """The feature extractor for the images of a data set."""
+    return "digits_mlp" if data == "digits" else "inception"
+
+
+def default_model_parameters(image_size: int) -> dict[str, Value]:
+    """The U-Net for images of `image_size` pixels; for 32 it is DDPM's, with 35,746,307 parameters in RGB.
+
+    The image is halved as often as its size allows, three times at most (once up to 16 pixels).
+    """
+    small = image_size <= SMALL
+    halvings = 0
+    while halvings < (1 if small else 3) and image_size % 2 ** (halvings + 1) == 0:
+        halvings += 1
+    return {
+        "base_channels": 32 if small else 128,
+        "channel_multipliers": (1, *[2] * halvings),
+        "num_res_blocks": 2,
+        "attention_resolutions": default_attention(image_size, halvings + 1),
+        "attention_head_dim": None,
+        # With as many groups as channels the norm of one channel would cancel the time embedding.
+        "num_groups": 8 if small else 32,
+        "dropout": 0.0 if small else 0.1,
+    }

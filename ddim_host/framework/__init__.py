@@ -1,0 +1,90 @@
+"""Everything that crosses to PyTorch or Jittor; what authors of frameworks import.
+
+interface   what the host asks of a framework: `Model`, and what goes in and out of it
+checks      what a framework needs from the machine
+processes   several processes that share one experiment
+unet        the network, described and computed once over a framework's operations
+kernels     the heavy operations on the CPU, in C++, for every framework
+"""
+
+from ddim_host.framework.checks import Check
+from ddim_host.framework.interface import (
+    ADAM_BETA1,
+    ADAM_BETA2,
+    ADAM_EPSILON,
+    Batch,
+    Device,
+    JoinProcesses,
+    Loss,
+    Model,
+    ModelFactory,
+    Precision,
+    TrainingState,
+    WhichWeights,
+)
+from ddim_host.framework.kernels import (
+    DECLARATIONS,
+    Dropout,
+    Kernels,
+    cached,
+    cpu_kernels,
+    transform_channels,
+)
+from ddim_host.framework.processes import Processes
+from ddim_host.framework.unet import (
+    GROUP_NORM_EPS,
+    Attention,
+    Conv,
+    GroupNorm,
+    Layers,
+    Linear,
+    UNet,
+    UNetSpec,
+    Weights,
+    initial_weights,
+    parameters,
+    predict_noise,
+    time_embedding_table,
+)
+from ddim_host.system.launch import launched
+from ddim_host.system.machine import process_peak_memory_bytes, processor_flags, processor_name
+
+__all__ = [
+    "ADAM_BETA1",
+    "ADAM_BETA2",
+    "ADAM_EPSILON",
+    "DECLARATIONS",
+    "GROUP_NORM_EPS",
+    "Attention",
+    "Batch",
+    "Check",
+    "Conv",
+    "Device",
+    "Dropout",
+    "GroupNorm",
+    "JoinProcesses",
+    "Kernels",
+    "Layers",
+    "Linear",
+    "Loss",
+    "Model",
+    "ModelFactory",
+    "Precision",
+    "Processes",
+    "TrainingState",
+    "UNet",
+    "UNetSpec",
+    "Weights",
+    "WhichWeights",
+    "cached",
+    "cpu_kernels",
+    "initial_weights",
+    "launched",
+    "parameters",
+    "predict_noise",
+    "process_peak_memory_bytes",
+    "processor_flags",
+    "processor_name",
+    "time_embedding_table",
+    "transform_channels",
+]

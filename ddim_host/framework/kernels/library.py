@@ -1,0 +1,173 @@
+"""Compiling the kernels for this processor, once, and loading them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ddim_host.errors import UserError, printable
+from ddim_host.system.cache import cache_errors, cache_folder
+from ddim_host.system.files import write_bytes
+from ddim_host.system.machine import processor_flags
+
+__all__ = ["DECLARATIONS", "KERNELS_VARIABLE", "Kernels", "cpu_kernels", "load_kernels"]
+
+KERNELS_VARIABLE = "DDIM_HOST_KERNELS"
+
+_SOURCE = Path(__file__).with_name("source")
+DECLARATIONS = (_SOURCE / "kernels.h").read_text(encoding="utf-8")
+"""What the library offers to C++ code that is compiled later, in the same process."""
+
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+
+
+class Kernels:
+    """The compiled kernels, each a function of addresses and sizes.
+
+    Every address is that of float32 values, contiguous in the order that is given: images `(B, H, W, C)`,
+    weights of a convolution `(out, in, 3, 3)`. Nothing is checked. All processors that OpenMP may use take
+    part. The other images of a batch never change an image's result, and the number of processors changes
+    only the last bits of `conv3x3_grad_weights`, whose sum is split among them.
+
+    Args:
+        path: The shared library. Its symbols become visible to libraries that are loaded later.
+
+    Attributes:
+        conv3x3_weights_size: `(in, out)`: how many values `conv3x3_transform` writes.
+        conv3x3_transform: `(w, u, in, out, turned)`: weights to what `conv3x3` takes (arXiv 1509.09308). With
+            `turned`, w is `(in, out, 3, 3)`, and the result leads the gradient of a convolution to its input.
+        conv3x3: `(x, u, bias, shift, residual, y, B, H, W, in, out)`: convolve with stride 1 and one pixel of
+            zeros around, then add bias `(out,)`, shift `(B, out)` to every pixel, and residual `(B, H, W,
+            out)`; any of the three may be None.
+        conv3x3_grad_weights: `(x, grad_y, grad_w, B, H, W, in, out)`.
+        sum_pixels: `(x, sums, B, H W, C)`: sums `(B, C)`.
+        group_norm: `(x, weight, bias, y, statistics, B, H W, C, groups, eps, silu)` (arXiv 1803.08494,
+            equation 1), then z sigmoid(z) where `silu`; statistics `(B, groups, 2)` are for the gradient.
+        group_norm_grad: `(x, weight, bias, statistics, grad_y, grad_x, grad_weight, grad_bias, B, H W, C,
+            groups, silu)`.
+        dropout: `(x, y, size, first, seed, probability)`: a function of the seed, in [0, 2^64), and of where
+            an element lies, counted from `first`; so the same call leads a gradient back. x and y may be
+            the same.
+        keep_freed_memory: `()`: from now on this process keeps memory that `free` was given for the next
+            `malloc`, in place of giving it back to the system and having every page cleared again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+
+        def function(name: str, *arguments: type, result: type | None = None) -> Any:
+            found = getattr(library, f"ddim_{name}")
+            found.argtypes, found.restype = arguments, result
+            return found
+
+        address, size, flag, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_bool, ctypes.c_float
+        a, n = [address] * 8, [size] * 5
+        self.conv3x3_weights_size = function("conv3x3_weights_size", size, size, result=size)
+        self.conv3x3_transform = function("conv3x3_transform", *a[:2], *n[:2], flag)
+        self.conv3x3 = function("conv3x3", *a[:6], *n)
+        self.conv3x3_grad_weights = function("conv3x3_grad_weights", *a[:3], *n)
+        self.sum_pixels = function("sum_pixels", *a[:2], *n[:3])
+        self.group_norm = function("group_norm", *a[:5], *n[:4], real, flag)
+        self.group_norm_grad = function("group_norm_grad", *a[:8], *n[:4], flag)
+        self.dropout = function("dropout", *a[:2], *n[:2], ctypes.c_uint64, real)
+        self.keep_freed_memory = function("keep_freed_memory")
+
+
+@functools.cache
+def cpu_kernels() -> Kernels | None:
+    """The kernels, compiled where this was not done before: a few seconds, which are announced.
+
+    Returns:
+        None where `$DDIM_HOST_KERNELS` is `framework`; or where it is `auto`, the default, and they cannot be
+        compiled on this machine, which is said on standard error.
+
+    Raises:
+        UserError: It is `native`, and they cannot be compiled; or what was compiled cannot be loaded; or it
+            is something else.
+    """
+    wanted = os.environ.get(KERNELS_VARIABLE) or "auto"
+    if wanted not in ("auto", "native", "framework"):
+        raise UserError(
+            f"unknown kernels: {KERNELS_VARIABLE}={printable(wanted)}",
+            fix=f"set {KERNELS_VARIABLE} to auto, native or framework",
+        )
+    if wanted == "framework":
+        return None
+    try:
+        _compiled()
+    except UserError as error:
+        if wanted == "native":
+            raise
+        print(f"ddim-host: {error.what} ({error.why}); the framework's own are used", file=sys.stderr)
+        return None
+    return load_kernels()
+
+
+def load_kernels() -> Kernels:
+    """The kernels, whatever the environment says; compiled where this was not done before.
+
+    Raises:
+        UserError: They cannot be had on this machine.
+    """
+    try:
+        return Kernels(_compiled())
+    except OSError as error:
+        raise UserError(
+            "the compiled kernels cannot be loaded",
+            why=printable(error),
+            fix=f"remove the folder {_folder()}, or set {KERNELS_VARIABLE}=framework",
+        ) from None
+
+
+def _folder() -> Path:
+    return cache_folder() / "kernels"
+
+
+def _compiled() -> Path:
+    """The shared library for this processor."""
+    sources = {path.name: path.read_bytes() for path in sorted(_SOURCE.iterdir())}
+    identity = repr((sources, _FLAGS, processor_flags())).encode()
+    path = _folder() / f"{hashlib.sha256(identity).hexdigest()[:16]}.so"
+    if not path.exists():
+        library = _compile()
+        with cache_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, library)
+    return path
+
+
+def _compile() -> bytes:
+    compiler = shlex.split(os.environ.get("CXX") or "g++")
+    if shutil.which(compiler[0]) is None:
+        raise _unavailable(f"there is no C++ compiler {compiler[0]}", "sudo apt-get install g++")
+    started = time.monotonic()
+    print("compiling kernels for this processor, once: ", end="", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "kernels.so")
+        command = [*compiler, *_FLAGS, str(_SOURCE / "kernels.cpp"), "-o", str(target)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        finally:
+            print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)
+        if done.returncode != 0:
+            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+            raise _unavailable(f"{compiler[0]} failed: {printable(first)[:300]}", "install a recent g++")
+        return target.read_bytes()
+
+
+def _unavailable(why: str, remedy: str) -> UserError:
+    return UserError(
+        "the native kernels cannot be compiled",
+        why=why,
+        fix=f"{remedy}; or set {KERNELS_VARIABLE}=framework",
+    )

@@ -1,0 +1,140 @@
+"""The computation of the network, written once over the operations that a framework provides."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ddim_host.framework.unet.description import (
+        Attention,
+        Conv,
+        GroupNorm,
+        Linear,
+        ResNet,
+        UNet,
+        UNetSpec,
+    )
+
+__all__ = ["Layers", "predict_noise", "time_embedding_table"]
+
+Tensor = TypeVar("Tensor", bound=Any)
+
+
+class Layers(Protocol[Tensor]):
+    """What frameworks spell differently: operations on tensors `(B, C, H, W)`, holding the parameters."""
+
+    def conv(
+        self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """Convolve; see `Conv` for the padding. Then add what is given.
+
+        Args:
+            layer: Which one.
+            x: `(B, C, H, W)`.
+            shift: `(B, C')`, added to every pixel.
+            residual: `(B, C', H', W')`, of the shape of the result.
+        """
+        ...
+
+    def linear(self, layer: Linear, x: Tensor) -> Tensor:
+        """Apply a dense layer to the last axis."""
+        ...
+
+    def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
+        """Normalise, scale and shift, then x sigmoid(x) where `silu` is true."""
+        ...
+
+    def silu(self, x: Tensor) -> Tensor:
+        """Compute x sigmoid(x)."""
+        ...
+
+    def dropout(self, x: Tensor) -> Tensor:
+        """Drop elements with the spec's probability while training."""
+        ...
+
+    def self_attention(self, layer: Attention, x: Tensor) -> Tensor:
+        """Attend from every pixel to all pixels, with projections, without the norm and the residual."""
+        ...
+
+    def upsample(self, x: Tensor) -> Tensor:
+        """Double height and width by repeating pixels."""
+        ...
+
+    def concatenate(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Join along the channels."""
+        ...
+
+
+def predict_noise(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embedding: Tensor) -> Tensor:
+    """Run the network.
+
+    Args:
+        unet: The network's description.
+        layers: A framework's operations, holding the parameters.
+        x_t: `(B, C, H, W)`.
+        time_embedding: `(B, base_channels)`, rows of `time_embedding_table`.
+
+    Returns:
+        Epsilon, `(B, C, H, W)`.
+    """
+    time = layers.silu(layers.linear(unet.time_linear_1, time_embedding))
+    # Every residual block begins with the silu of this, so it is taken once.
+    time = layers.silu(layers.linear(unet.time_linear_2, time))
+    x = layers.conv(unet.conv_in, x_t)
+    skips = [x]
+    for level in unet.down:
+        for index, resnet in enumerate(level.resnets):
+            x = _resnet(layers, resnet, x, time)
+            if level.attentions:
+                x = _attention(layers, level.attentions[index], x)
+            skips.append(x)
+        if level.resample is not None:
+            x = layers.conv(level.resample, x)
+            skips.append(x)
+    first, attention, second = unet.middle
+    x = _resnet(layers, first, x, time)
+    x = _attention(layers, attention, x)
+    x = _resnet(layers, second, x, time)
+    for level in unet.up:
+        for index, resnet in enumerate(level.resnets):
+            x = _resnet(layers, resnet, layers.concatenate(x, skips.pop()), time)
+            if level.attentions:
+                x = _attention(layers, level.attentions[index], x)
+        if level.resample is not None:
+            x = layers.conv(level.resample, layers.upsample(x))
+    return layers.conv(unet.conv_out, layers.group_norm(unet.conv_norm_out, x, silu=True))
+
+
+def _resnet(layers: Layers[Tensor], block: ResNet, x: Tensor, time: Tensor) -> Tensor:
+    shift = layers.linear(block.time_emb_proj, time)
+    hidden = layers.conv(block.conv1, layers.group_norm(block.norm1, x, silu=True), shift=shift)
+    hidden = layers.dropout(layers.group_norm(block.norm2, hidden, silu=True))
+    shortcut = x if block.conv_shortcut is None else layers.conv(block.conv_shortcut, x)
+    return layers.conv(block.conv2, hidden, residual=shortcut)
+
+
+def _attention(layers: Layers[Tensor], block: Attention, x: Tensor) -> Tensor:
+    result: Tensor = x + layers.self_attention(block, layers.group_norm(block.group_norm, x, silu=False))
+    return result
+
+
+def time_embedding_table(spec: UNetSpec) -> NDArray[np.float32]:
+    """Sines and cosines of every timestep (arXiv 1706.03762, section 3.5, as in DDPM).
+
+    `sin(t w_k)` then `cos(t w_k)` with `w_k = 10000^(-k / (n - 1))` for k < n = base_channels / 2.
+
+    Args:
+        spec: The network.
+
+    Returns:
+        float32 `(T, base_channels)`, computed in float64.
+    """
+    half = spec.base_channels // 2
+    frequencies = np.exp(-math.log(10000.0) * np.arange(half) / (half - 1))
+    angles = np.arange(spec.num_train_timesteps)[:, None] * frequencies[None, :]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Find plugins, name their parts, and check that they keep their contracts."""

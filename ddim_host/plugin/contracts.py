@@ -1,0 +1,124 @@
+"""What each kind of part is: a callable whose positional parameters are the contract.
+
+Its keyword-only parameters are what users may set (`--loss huber:delta=0.1`), with types and defaults read
+from the signature; see `ddim_host.plugin.parameters` for the types. The host checks what a part returns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from ddim_host.framework.interface import Loss, ModelFactory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ddim_host.diffusion import NoiseSchedule
+    from ddim_host.plugin.data import DataSource, Images
+
+__all__ = [
+    "DatasetFactory",
+    "FeatureExtractor",
+    "FeatureExtractorFactory",
+    "Loss",
+    "LossWeighting",
+    "ModelFactory",
+    "NoiseScheduleFactory",
+    "SamplerState",
+    "TimestepSampler",
+    "TimestepSamplerFactory",
+    "TimestepSubset",
+]
+
+SamplerState: TypeAlias = "dict[str, NDArray[np.float64]]"
+"""The state of a timestep sampler, as named arrays; it is stored in checkpoints."""
+
+
+class NoiseScheduleFactory(Protocol):
+    """Betas, float64 `(T,)`, each in (0, 1)."""
+
+    def __call__(self, num_train_timesteps: int, /) -> NDArray[np.float64]: ...
+
+
+class TimestepSampler(Protocol):
+    """Draws the timestep of each image of a training batch.
+
+    Where `needs_losses` is true, `update` is called after every step, before the next `sample`.
+    """
+
+    needs_losses: bool
+
+    def sample(
+        self, batch_size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Timesteps int64 `(B,)` in [0, T) and weights float32 `(B,)` that undo the bias of their choice."""
+        ...
+
+    def update(self, t: NDArray[np.int64], losses: NDArray[np.float32]) -> None:
+        """Learn from the losses `(B,)`, times the loss weighting only, at the timesteps `t`."""
+        ...
+
+    def state_dict(self) -> SamplerState:
+        """Everything that `sample` depends on besides its arguments; empty where there is nothing."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """Take back what `state_dict` gave."""
+        ...
+
+
+class TimestepSamplerFactory(Protocol):
+    """A timestep sampler for a noise schedule; most often the sampler's class itself."""
+
+    def __call__(self, schedule: NoiseSchedule, /) -> TimestepSampler: ...
+
+
+class LossWeighting(Protocol):
+    """A factor per timestep, float64 `(T,)`, finite and not negative: it changes the objective."""
+
+    def __call__(self, schedule: NoiseSchedule, /) -> NDArray[np.float64]: ...
+
+
+class TimestepSubset(Protocol):
+    """Exactly S timesteps, int64 `(S,)`, strictly increasing, in [0, T)."""
+
+    def __call__(self, schedule: NoiseSchedule, num_inference_steps: int, /) -> NDArray[np.int64]: ...
+
+
+DatasetFactory: TypeAlias = "Callable[..., DataSource]"
+"""A data set, known at once and read when its `load` is called; no positional parameters.
+
+A `Callable[..., ]`, because its keyword-only parameters may have no default (`images` needs a path).
+"""
+
+
+class FeatureExtractor(Protocol):
+    """Features of images, for the evaluation of samples.
+
+    Attributes:
+        fingerprint: A hash of the weights, in hexadecimal. With the parameters that the user set and the
+            version of the distribution it says what the features are: only those of one space are comparable.
+    """
+
+    fingerprint: str
+
+    def __call__(self, images: Images, /) -> NDArray[np.float32]:
+        """Features float32 `(N, D)`, finite, of images uint8 `(N, H, W, C)`; each depends on its image alone.
+
+        Raises:
+            UserError: The extractor is not made for images of this shape.
+        """
+        ...
+
+
+FeatureExtractorFactory: TypeAlias = "Callable[..., FeatureExtractor]"
+"""A feature extractor, with whatever weights it needs read; no positional parameters.
+
+It is made in the evaluator's process, which samples nothing. One that computes with a framework says so in an
+attribute `framework` (of the class, or of the function), and imports it when it is called, not before: that
+is then the one framework of this process. It must come from a parts plugin, because no framework plugin is
+loaded there.
+"""

@@ -1,0 +1,81 @@
+"""Every extension point, on one screen.
+
+A plugin writes `from ddim_host import hookimpl` and implements any of these functions. Each returns
+`{name: part}`, except the last two; `ddim_host.plugin.contracts` says what a part of each kind is. The first
+and the last two are for frameworks alone.
+"""
+
+# mypy: disable-error-code="empty-body"
+# A hook specification is a signature and a docstring; pluggy never calls it.
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ddim_host.framework.checks import Check
+    from ddim_host.framework.interface import JoinProcesses
+    from ddim_host.plugin import contracts
+
+__all__ = ["PROJECT", "hookimpl", "hookspec"]
+
+PROJECT = "ddim_host"
+
+_Hook = TypeVar("_Hook", bound="Callable[..., object]")
+
+hookspec: Callable[[_Hook], _Hook] = pluggy.HookspecMarker(PROJECT)
+hookimpl: Callable[[_Hook], _Hook] = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def ddim_model_factories() -> Mapping[str, contracts.ModelFactory]:
+    """Networks: `(spec, device, precision) -> Model`. Every framework gives some."""
+
+
+@hookspec
+def ddim_noise_schedules() -> Mapping[str, contracts.NoiseScheduleFactory]:
+    """Noise schedules: `(num_train_timesteps) -> betas`, float64 `(T,)`, each in (0, 1)."""
+
+
+@hookspec
+def ddim_timestep_samplers() -> Mapping[str, contracts.TimestepSamplerFactory]:
+    """Timestep samplers, for training: `(schedule) -> TimestepSampler`."""
+
+
+@hookspec
+def ddim_losses() -> Mapping[str, contracts.Loss]:
+    """Losses: `(prediction, target) -> (B,)`, unreduced, in the operators that all frameworks share."""
+
+
+@hookspec
+def ddim_loss_weightings() -> Mapping[str, contracts.LossWeighting]:
+    """Loss weightings: `(schedule) -> ` float64 `(T,)`, a factor per timestep."""
+
+
+@hookspec
+def ddim_timestep_subsets() -> Mapping[str, contracts.TimestepSubset]:
+    """Timestep subsets, for sampling: `(schedule, num_inference_steps) -> ` S increasing timesteps."""
+
+
+@hookspec
+def ddim_datasets() -> Mapping[str, contracts.DatasetFactory]:
+    """Data sets: `() -> DataSource`, uint8 images split into train and test."""
+
+
+@hookspec
+def ddim_feature_extractors() -> Mapping[str, contracts.FeatureExtractorFactory]:
+    """Feature extractors, for evaluation: `() -> (images -> ` float32 `(N, D))`."""
+
+
+@hookspec
+def ddim_machine_checks() -> Sequence[Check]:
+    """What a framework plugin needs from this machine, and whether it is there; for `ddim-host doctor`."""
+
+
+@hookspec
+def ddim_process_groups() -> JoinProcesses:
+    """How processes that a launcher started find together in a framework: `(device) -> Processes`."""

@@ -1,0 +1,347 @@
+"""Do parts give what their contract says? Each check names the part and its distribution where not."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import numpy as np
+
+from ddim_host.diffusion import NoiseSchedule
+from ddim_host.errors import UserError, described
+from ddim_host.plugin.data import DataSource, TrainTest
+from ddim_host.plugin.framework_guard import FRAMEWORK_ROOTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from ddim_host.framework.interface import Loss, Model, Tensor
+    from ddim_host.plugin.contracts import FeatureExtractor, SamplerState, TimestepSampler
+    from ddim_host.plugin.data import Images
+    from ddim_host.plugin.parameters import Value
+    from ddim_host.plugin.registry import Part
+
+__all__ = [
+    "CheckedSampler",
+    "checked_betas",
+    "checked_extractor",
+    "checked_features",
+    "checked_images",
+    "checked_loss",
+    "checked_model",
+    "checked_source",
+    "checked_subset",
+    "checked_weighting",
+    "framework_of",
+    "use",
+]
+
+_Result = TypeVar("_Result")
+
+_LARGEST_WEIGHT = 1e4
+
+# The image's share in x_T, below which fp32 has nothing left of it.
+_SMALLEST_SHARE = 1e-12
+
+
+def use(part: Part, call: Callable[[], _Result], *, passing: tuple[type[Exception], ...] = ()) -> _Result:
+    """Run code of a part; what it raises becomes an error that names the part.
+
+    `UserError` stays what it is, and so do the exceptions in `passing`, which the caller knows more about.
+    """
+    kept: tuple[type[Exception], ...] = (UserError, *passing)
+    try:
+        return call()
+    except kept:
+        raise
+    except (Exception, SystemExit) as error:
+        raise part.broken(f"it raised {described(error, part.package)}") from error
+
+
+def checked_betas(
+    part: Part, parameters: Mapping[str, Value], num_train_timesteps: int
+) -> NDArray[np.float64]:
+    """Betas of a noise schedule: float64 `(T,)`, each in (0, 1)."""
+    betas = use(part, lambda: part.make(num_train_timesteps, **parameters))
+    _require_array(part, betas, np.float64, (num_train_timesteps,))
+    if not np.all((betas > 0.0) & (betas < 1.0)):
+        raise part.broken("its betas are not all strictly between 0 and 1")
+    schedule = NoiseSchedule(betas)
+    first, last = schedule.alphas_cumprod[0], schedule.alphas_cumprod[-1]
+    if first >= 1.0 or schedule.sqrt_alphas_cumprod[-1] < _SMALLEST_SHARE:
+        raise UserError(
+            f"{part.label} with these parameters cannot be sampled from",
+            why=f"alphas_cumprod goes from {first:g} to {last:g}; "
+            "x_start can only be told from x_t while it stays below 1 and above 0",
+            fix="choose other betas, or fewer timesteps",
+        )
+    return np.asarray(betas)
+
+
+def checked_weighting(
+    part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule
+) -> NDArray[np.float64]:
+    """Factors of a loss weighting: float64 `(T,)`, finite and not negative, the largest of them of order 1.
+
+    A constant factor changes nothing for Adam as long as fp32 holds the gradients; far from 1 they overflow
+    or vanish, and the network silently stays as it is.
+    """
+    weights = use(part, lambda: part.make(schedule, **parameters))
+    _require_array(part, weights, np.float64, (schedule.num_train_timesteps,))
+    if not np.all(np.isfinite(weights)) or np.any(weights < 0.0):
+        raise part.broken("its weights are not all finite and at least 0")
+    if not 1.0 / _LARGEST_WEIGHT <= weights.max() <= _LARGEST_WEIGHT:
+        raise UserError(
+            f"{part.label} with these parameters cannot be trained with",
+            why=f"its largest weight is {weights.max():g}; "
+            f"in fp32 it has to be within a factor of {_LARGEST_WEIGHT:g} of 1",
+            fix="choose other parameters",
+        )
+    return np.asarray(weights)
+
+
+def checked_subset(
+    part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule, num_inference_steps: int
+) -> NDArray[np.int64]:
+    """A timestep subset: int64 `(S,)`, strictly increasing, in [0, T)."""
+    timesteps = schedule.num_train_timesteps
+    if num_inference_steps > timesteps:
+        raise UserError(
+            f"cannot sample in {num_inference_steps} steps",
+            why=f"the noise schedule has {timesteps} timesteps, and each is visited at most once",
+            fix=f"use --steps {timesteps} or less",
+        )
+    subset = use(part, lambda: part.make(schedule, num_inference_steps, **parameters))
+    _require_array(part, subset, np.int64, (num_inference_steps,))
+    if np.any(np.diff(subset) <= 0) or subset[0] < 0 or subset[-1] >= timesteps:
+        raise part.broken(f"its timesteps do not strictly increase within [0, {timesteps})")
+    return np.asarray(subset)
+
+
+def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
+    """A loss with its parameters set, whose result is checked: `(B,)`, an array like those it was given.
+
+    It is tried on NumPy arrays first, so that a parameter that it refuses is known before anything begins.
+    """
+
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        try:
+            losses = part.make(prediction, target, **parameters)
+            shape = None if (given_shape := getattr(losses, "shape", None)) is None else tuple(given_shape)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise _failed_loss(part, error, prediction) from error
+        given, wanted = type(prediction), (prediction.shape[0],)
+        if shape != wanted:
+            it = _type_name(losses) + ("" if shape is None else f" of shape {shape}")
+            raise part.broken(f"it must return one number per image, of shape {wanted}, not {it}")
+        if not isinstance(losses, given) and not isinstance(prediction, type(losses)):
+            raise part.broken(
+                "it must return an array of the framework that it was called with, "
+                f"{_type_name(prediction)}, not {_type_name(losses)}"
+            )
+        return losses
+
+    trial = np.linspace(-1.0, 1.0, 2 * 3 * 4 * 4, dtype=np.float32).reshape(2, 3, 4, 4)
+    with np.errstate(all="ignore"):
+        values = loss(trial, -trial)
+    if values.dtype.kind != "f":
+        raise part.broken(f"it must return floating-point numbers, not {values.dtype}")
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{part.label} with these parameters cannot be trained with",
+            why=f"its losses of two small images are {' and '.join(f'{value:g}' for value in values)}",
+            fix=f"choose other parameters, or another loss, or tell the authors of {part.distribution}",
+        )
+    return loss
+
+
+def _failed_loss(part: Part, error: BaseException, prediction: Tensor) -> UserError:
+    """The error of a loss that raised: most often it did what one kind of array can and another cannot."""
+    problem = f"it raised {described(error, part.package)}"
+    framework = _imported_framework(part)
+    if framework:
+        problem = (
+            f"its module imports {framework}, and a loss is called with arrays of any framework; {problem}"
+        )
+    kind = "NumPy arrays" if isinstance(prediction, np.ndarray) else _type_name(prediction)
+    return part.broken(
+        problem,
+        f"it was called with {kind} of shape {tuple(prediction.shape)}, and may use what all frameworks "
+        "share: + - * /, **, abs, reshape(tuple), sum and mean of one axis",
+    )
+
+
+def _imported_framework(part: Part) -> str | None:
+    """The framework that the module of a part has imported, or something of it."""
+    module = sys.modules.get(str(getattr(part.make, "__module__", "")))
+    for value in vars(module).values() if module else ():
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        root = str(name).partition(".")[0]
+        if root in FRAMEWORK_ROOTS:
+            return root
+    return None
+
+
+def _type_name(value: object) -> str:
+    """`float`, `torch.Tensor`."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+class CheckedSampler:
+    """A timestep sampler whose timesteps and weights are checked as they are drawn.
+
+    Args:
+        part: The part that makes the sampler.
+        parameters: Its parameters.
+        schedule: The noise schedule of the run.
+    """
+
+    def __init__(self, part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule) -> None:
+        self._part = part
+        self._timesteps: int = schedule.num_train_timesteps
+        self._sampler: TimestepSampler = use(part, lambda: part.make(schedule, **parameters))
+        missing = [
+            name
+            for name in ("needs_losses", "sample", "update", "state_dict", "load_state_dict")
+            if not hasattr(self._sampler, name)
+        ]
+        if missing:
+            raise part.broken(f"it has no {missing[0]}")
+        self.needs_losses = bool(self._sampler.needs_losses)
+
+    def sample(
+        self, batch_size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """See `TimestepSampler.sample`."""
+        drawn = use(self._part, lambda: self._sampler.sample(batch_size, rng))
+        if not isinstance(drawn, tuple) or len(drawn) != 2:
+            raise self._part.broken("sample() must return (t, weights)")
+        t, weights = drawn
+        _require_array(self._part, t, np.int64, (batch_size,))
+        _require_array(self._part, weights, np.float32, (batch_size,))
+        if np.any((t < 0) | (t >= self._timesteps)):
+            raise self._part.broken(f"it drew timesteps outside [0, {self._timesteps})")
+        if not np.all(np.isfinite(weights)) or np.any(weights < 0.0):
+            raise self._part.broken("its weights are not all finite and at least 0")
+        return t, weights
+
+    def update(self, t: NDArray[np.int64], losses: NDArray[np.float32]) -> None:
+        """See `TimestepSampler.update`."""
+        use(self._part, lambda: self._sampler.update(t, losses))
+
+    def state_dict(self) -> SamplerState:
+        """See `TimestepSampler.state_dict`."""
+        state = use(self._part, self._sampler.state_dict)
+        if not isinstance(state, dict):
+            raise self._part.broken("state_dict() must return a dict of float64 arrays")
+        for value in state.values():
+            _require_array(self._part, value, np.float64, None)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """See `TimestepSampler.load_state_dict`."""
+        use(self._part, lambda: self._sampler.load_state_dict(state))
+
+
+def checked_source(part: Part, parameters: Mapping[str, Value]) -> DataSource:
+    """A data set that says the shape of its images: square, grey or RGB."""
+    source = use(part, lambda: part.make(**parameters))
+    if not isinstance(source, DataSource):
+        raise part.broken(f"it returned a {type(source).__name__}, not a DataSource")
+    shape = source.image_shape
+    if not (isinstance(shape, tuple) and len(shape) == 3 and all(isinstance(n, int) for n in shape)):
+        raise part.broken(f"its image_shape is {shape!r}, not (H, W, C)")
+    height, width, channels = shape
+    if height != width or height < 1 or channels not in (1, 3):
+        raise part.broken(f"its images are {height} x {width} x {channels}, not square with 1 or 3 channels")
+    return source
+
+
+def checked_model(part: Part, build: Callable[[], Model]) -> Model:
+    """A network that a factory built.
+
+    Raises:
+        ImportError: The factory's own; the caller knows the framework.
+    """
+    model = use(part, build, passing=(ImportError,))
+    if not hasattr(model, "train_step"):
+        raise part.broken(f"it returned a {type(model).__name__}, not a Model")
+    return model
+
+
+def checked_images(part: Part, source: DataSource) -> TrainTest:
+    """The images of a data set: uint8 `(N, H, W, C)` of the announced shape, at least one of each half."""
+    images = use(part, source.load)
+    if not isinstance(images, TrainTest):
+        raise part.broken(f"load() returned a {type(images).__name__}, not a TrainTest")
+    for name, half in (("train", images.train), ("test", images.test)):
+        wanted = f"uint8 of shape (N, {', '.join(map(str, source.image_shape))})"
+        if not isinstance(half, np.ndarray):
+            raise part.broken(f"its {name} images are a {type(half).__name__}, and should be {wanted}")
+        if half.dtype != np.uint8 or half.shape[1:] != source.image_shape:
+            raise part.broken(
+                f"its {name} images are {half.dtype} of shape {half.shape}, and should be {wanted}"
+            )
+        if len(half) == 0:
+            raise part.broken(f"it has no {name} images")
+    return images
+
+
+def framework_of(part: Part) -> str | None:
+    """The framework that a feature extractor computes with, as it says itself."""
+    framework = getattr(part.make, "framework", None)
+    if framework is not None and framework not in FRAMEWORK_ROOTS:
+        known = ", ".join(sorted(FRAMEWORK_ROOTS))
+        raise part.broken(f"its framework is {framework!r:.40}, and should be one of {known}")
+    return framework
+
+
+def checked_extractor(part: Part, parameters: Mapping[str, Value]) -> FeatureExtractor:
+    """A feature extractor that says what its weights are.
+
+    Raises:
+        UserError: Also where it needs what is not installed.
+    """
+    try:
+        extractor = use(part, lambda: part.make(**parameters), passing=(ImportError,))
+    except ImportError as error:
+        raise UserError(
+            f"{part.label} needs what is not installed",
+            why=str(error),
+            fix=f"pip install --upgrade {part.distribution}, or choose another one with --features",
+        ) from error
+    fingerprint = getattr(extractor, "fingerprint", None)
+    if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{8,}", fingerprint):
+        raise part.broken(f"its fingerprint is {fingerprint!r:.40}, not hexadecimal text")
+    if not callable(extractor):
+        raise part.broken(f"it made a {type(extractor).__name__}, which cannot be called")
+    return cast("FeatureExtractor", extractor)
+
+
+def checked_features(
+    part: Part, extractor: FeatureExtractor, images: Images, dimension: int | None = None
+) -> NDArray[np.float32]:
+    """Features float32 `(N, D)`, finite, of images uint8 `(N, H, W, C)`; D is `dimension` where given."""
+    features = use(part, lambda: extractor(images))
+    _require_array(part, features, np.float32, None)
+    count = len(images)
+    if features.ndim != 2 or features.shape != (count, dimension or features.shape[1]) or not features.size:
+        raise part.broken(f"it gave features of shape {features.shape} for {count} images")
+    if not np.isfinite(features).all():
+        raise part.broken("its features are not all finite")
+    return features
+
+
+def _require_array(part: Part, value: object, dtype: type[np.generic], shape: tuple[int, ...] | None) -> None:
+    wanted = f"{np.dtype(dtype)} of shape {shape}" if shape is not None else str(np.dtype(dtype))
+    if not isinstance(value, np.ndarray):
+        raise part.broken(f"it gave a {type(value).__name__}, not an array ({wanted})")
+    if value.dtype != dtype or (shape is not None and value.shape != shape):
+        raise part.broken(f"it gave {value.dtype} of shape {value.shape}, not {wanted}")

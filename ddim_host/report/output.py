@@ -1,0 +1,77 @@
+"""From run directories to a file that shows them side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from ddim_host.errors import UserError, printable, reason
+from ddim_host.report.comparison import compare
+from ddim_host.report.documents import as_json, as_markdown
+from ddim_host.report.page import render_page
+from ddim_host.report.reported_run import collect
+from ddim_host.system.files import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ddim_host.report.reported_run import ReportedRun
+
+__all__ = ["ReportFormat", "write_report"]
+
+ReportFormat: TypeAlias = Literal["html", "md", "json"]
+
+_RENDERED = {"html": render_page, "md": as_markdown, "json": as_json}
+
+
+def write_report(
+    paths: Sequence[Path], out: Path, *, command: str, kind: ReportFormat = "html"
+) -> tuple[str, ...]:
+    """Put runs side by side in a file, replacing it.
+
+    Args:
+        paths: Folders of runs.
+        out: The file.
+        command: What made it, for the reader.
+        kind: What it is to be.
+
+    Returns:
+        What cannot be compared, and what could not be read.
+
+    Raises:
+        UserError: None of the runs can be read, or the file cannot be written.
+    """
+    runs, unreadable = _collected(paths)
+    if not runs:
+        raise UserError("none of these runs can be read", why="; ".join(unreadable))
+    comparison = compare(runs, unreadable)
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
+    text = _RENDERED[kind](comparison, title=title, command=command)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, text)
+    except OSError as error:
+        raise UserError(f"cannot write {out}", why=reason(error)) from None
+    return comparison.warnings
+
+
+def _collected(paths: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
+    """The runs that can be read, and what is wrong with the others."""
+    runs, unreadable = [], []
+    for path, name in zip(paths, _names(paths), strict=True):
+        try:
+            runs.append(collect(path, name))
+        except UserError as error:
+            unreadable.append(f"{error.what}: {error.why}" if error.why else error.what)
+    return runs, unreadable
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as it takes to tell them apart."""
+    absolute = [path.absolute() for path in paths]
+    depth = 1
+    while True:
+        names = ["/".join(path.parts[-depth:]) for path in absolute]
+        if len(set(names)) == len(set(absolute)) or depth > max(len(path.parts) for path in absolute):
+            return [printable(name) for name in names]
+        depth += 1

@@ -1,0 +1,215 @@
+"""Everything that a run directory holds, as far as it is whole; what is not is said and does no harm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ddim_host.errors import UserError, printable
+from ddim_host.evaluation.scores import EvaluationFile, Scores
+from ddim_host.experiment.config import (
+    PART_KINDS,
+    Request,
+    read_fingerprint,
+    read_image_shape,
+    read_request,
+    read_toml,
+)
+from ddim_host.run.directory import existing_run
+from ddim_host.system.files import read_bytes, read_json
+from ddim_host.system.records import read_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ddim_host.run.directory import EpochMetrics, RunDirectory
+
+__all__ = ["Grid", "ReportedRun", "collect"]
+
+_Result = TypeVar("_Result")
+
+_MOST_GRID_BYTES = 8 << 20
+"""A page with larger pictures could not be sent to anybody."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a page says of a grid; a record may hold more."""
+
+    rows: int
+    seed: int
+    eta: float
+    timesteps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid of samples.
+
+    Attributes:
+        name: Its file's name.
+        png: The file.
+        record: How it was made; see `drawing.draw`.
+    """
+
+    name: str
+    png: bytes
+    record: dict[str, Any]
+
+    @property
+    def protocol(self) -> tuple[object, ...]:
+        """What decides the noise that the images began from and the way that they went."""
+        names = ("kind", "rows", "columns", "seed", "timesteps", "eta", "clip", "weights", "checkpoint")
+        return tuple(repr(self.record.get(name)) for name in names)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the sampling took on a warm device; None where nobody measured it."""
+        return _duration(self.record.get("seconds"))
+
+    @property
+    def warmup_seconds(self) -> float | None:
+        """How long compiling and warming up took before."""
+        return _duration(self.record.get("warmup_seconds"))
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """A run as a page shows it.
+
+    Attributes:
+        name: What it is called: the end of its path, as far as it is needed to tell it from others.
+        path: Its folder.
+        image_shape: `(H, W, C)`.
+        settings: Every part, parameter and setting by name, as text.
+        provenance: Versions, hardware and the command.
+        metrics: The rows of `metrics.csv`.
+        scores: What `evaluate` measured.
+        grids: Grids of samples.
+        problems: What could not be read, or is not complete.
+    """
+
+    name: str
+    path: Path
+    image_shape: tuple[int, int, int]
+    settings: dict[str, str]
+    provenance: dict[str, str]
+    metrics: tuple[EpochMetrics, ...]
+    scores: Scores
+    grids: tuple[Grid, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def framework(self) -> str:
+        """The framework that trained it."""
+        return self.settings["plugin"]
+
+
+def collect(path: Path, name: str) -> ReportedRun:
+    """Read a run.
+
+    Args:
+        path: Its folder.
+        name: What to call it.
+
+    Raises:
+        UserError: There is no run, or its configuration is damaged; all else only is a problem of the run.
+    """
+    run = existing_run(path)
+    request = read_request(run.config_path)
+    image_shape = read_image_shape(run.config_path)
+    problems: list[str] = []
+
+    def read(what: Callable[[], _Result], otherwise: _Result) -> _Result:
+        try:
+            return what()
+        except UserError as error:
+            problems.append(f"{error.what}: {error.why}" if error.why else error.what)
+            return otherwise
+
+    metrics: list[EpochMetrics] = read(run.read_metrics, [])
+    problems += _unfinished(request, metrics)
+    return ReportedRun(
+        name=name,
+        path=path,
+        image_shape=image_shape,
+        settings=_settings(path, request) | {"data.images": str(read_fingerprint(run.config_path))},
+        provenance=read(lambda: _provenance(run), {}),
+        metrics=tuple(metrics),
+        scores=read(EvaluationFile(path / "evaluation.json").read, Scores()),
+        grids=tuple(
+            grid
+            for picture in sorted(run.samples_path.glob("*.png"))
+            if (grid := read(lambda picture=picture: _grid(picture), None)) is not None  # type: ignore[misc]
+        ),
+        problems=tuple(problems),
+    )
+
+
+def _unfinished(request: Request, metrics: list[EpochMetrics]) -> list[str]:
+    """What to say of a run whose training goes on, or was interrupted."""
+    if not metrics:
+        return []  # which is said where runs are compared
+    last, steps = metrics[-1], request.settings.get("train_steps")
+    done, unit, total = (
+        (last.step, "step", steps) if isinstance(steps, int) else (last.epoch, "epoch", request.epochs or 0)
+    )
+    if done >= total:
+        return []
+    return [f"its training has not come to an end: its metrics end at {unit} {done:,} of {total:,}"]
+
+
+def _settings(path: Path, request: Request) -> dict[str, str]:
+    """Flat, in the order in which people read them."""
+    settings = {"plugin": request.plugin or ""}
+    for kind in PART_KINDS:
+        choice = request.parts.get(kind)
+        if choice is None:
+            raise UserError(f"{path} holds no configuration of a run", why=f"it has no {kind.option}")
+        settings[kind.option] = choice.name
+        settings |= {f"{kind.option}.{key}": _text(value) for key, value in choice.arguments.items()}
+    settings |= {key: _text(value) for key, value in request.settings.items()}
+    if request.epochs is not None:
+        settings["epochs"] = str(request.epochs)
+    return settings
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return printable(value)
+
+
+def _duration(value: object) -> float | None:
+    """A number of seconds from a file; None for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return float(value)
+    return None
+
+
+def _provenance(run: RunDirectory) -> dict[str, str]:
+    table = read_toml(run.config_path).get("provenance", {})
+    return {key: printable(value) for key, value in table.items() if isinstance(value, str)}
+
+
+def _grid(picture: Path) -> Grid | None:
+    """A grid with its record; None for pictures of something else."""
+    beside = picture.with_suffix(".json")
+    try:
+        record = read_json(beside)
+        if not isinstance(record, dict):
+            raise TypeError("it is no object")
+        if record.get("kind") != "samples":
+            return None
+        read_record(_Shown, record)
+        return Grid(picture.name, read_bytes(picture, _MOST_GRID_BYTES), record)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"cannot show {picture}", why=printable(error)) from None
+    except KeyError as error:
+        raise UserError(f"cannot show {picture}", why=f"its record has no {printable(error)}") from None

@@ -1,0 +1,1 @@
+"""One experiment lived through: train, sample, keep."""

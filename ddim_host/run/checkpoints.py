@@ -1,0 +1,358 @@
+"""Checkpoints: canonical weights, optimizer and progress of a run, written whole or not at all.
+
+A checkpoint is a folder `step-00001234` whose name appears only when its weights are on disk.
+
+    raw.safetensors, ema.safetensors    weights by the parameter names of diffusers' `UNet2DModel`
+    training.safetensors                Adam's moments (`exp_avg.NAME`, ...) and the sampler's state
+    progress.json                       where the run stands, and which epochs were the best so far
+
+The newest one has all four; training goes on from there. The best epochs, by each of three losses, keep their
+weights only, and so do those that the newest whole checkpoint knows as the best. Everything else is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from ddim_host.errors import DivergedError, UserError, reason
+from ddim_host.framework.interface import TrainingState
+from ddim_host.system.files import read_bytes, read_json, remove_leftovers, write_bytes, write_text
+from ddim_host.system.records import read_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ddim_host.framework.interface import Model, Weights, WhichWeights
+    from ddim_host.framework.unet import Parameter
+    from ddim_host.plugin.contracts import SamplerState
+
+__all__ = [
+    "BestEpoch",
+    "Checkpoint",
+    "Measure",
+    "Progress",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "load_progress",
+    "load_weights",
+    "remove_others",
+    "save_checkpoint",
+    "save_weights",
+    "step_of",
+    "weights_folder",
+]
+
+Measure: TypeAlias = Literal["train", "test", "avg"]
+"""What makes an epoch the best: its train loss, its test loss, or (5 train + test) / 6."""
+
+_NAME = re.compile(r"step-\d{8,}")
+_WHICH: tuple[WhichWeights, ...] = ("raw", "ema")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_SAMPLER = "timestep_sampler"
+_PROGRESS = "progress.json"
+_TRAINING = "training.safetensors"
+_MOST_BYTES_BESIDE = 64 << 20
+"""Room for the names of the arrays, and for what a timestep sampler remembers."""
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The end of the best epoch by one measure.
+
+    Attributes:
+        step: Optimizer steps taken by then.
+        loss: The measure's value.
+    """
+
+    step: int
+    loss: float
+
+
+@dataclass
+class Progress:
+    """Where a run stands, besides weights and optimizer.
+
+    Attributes:
+        step: Optimizer steps taken.
+        loss_sum: Sum of the losses, times the sampler's weights, since the last row of metrics.
+        loss_count: Number of images in that sum.
+        seconds: Steady-state training time since the last row of metrics.
+        steady_images: Images trained on in those seconds.
+        warmup_seconds: Time of first steps since the last row of metrics.
+        best: The best epochs so far; empty before the first epoch ends.
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    seconds: float = 0.0
+    steady_images: int = 0
+    warmup_seconds: float = 0.0
+    best: dict[Measure, BestEpoch] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a run needs to go on; `training` is None before the first step."""
+
+    raw: Weights
+    ema: Weights
+    training: TrainingState | None
+    sampler: SamplerState
+    progress: Progress
+
+
+def weights_folder(folder: Path, step: int) -> Path:
+    """Where the weights after `step` steps are, if they were kept."""
+    return folder / f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """After how many steps the checkpoint in a folder was saved."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that training can go on from."""
+    whole = [path for path in _step_folders(folder) if (path / _PROGRESS).exists()]
+    return whole[-1] if whole else None
+
+
+def save_weights(folder: Path, model: Model, step: int) -> Path:
+    """Write the weights after `step` steps, where they are not there yet.
+
+    Returns:
+        Their folder.
+
+    Raises:
+        DivergedError: A weight is not finite.
+        UserError: They cannot be written.
+    """
+    target = weights_folder(folder, step)
+    if target.exists():
+        return target
+    partial = folder / f".{target.name}.partial"
+    with _writing(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            for which in _WHICH:
+                weights = model.weights(which)
+                if not all(np.isfinite(array).all() for array in weights.values()):
+                    raise DivergedError
+                write_bytes(partial / f"{which}.safetensors", safetensors.numpy.save(weights))
+            _sync_folder(partial)
+            partial.rename(target)
+            _sync_folder(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # on a full disk its place is needed
+    return target
+
+
+def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress: Progress) -> Path:
+    """Write a checkpoint that training can go on from, then remove what neither it nor anybody needs.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        DivergedError: A weight, or something else that training would go on with, is not finite.
+        UserError: It cannot be written. The one before it is still there.
+    """
+    target = save_weights(folder, model, progress.step)
+    if (target / _PROGRESS).exists():
+        return target
+    training = model.training_state()
+    arrays = {f"{_SAMPLER}.{name}": value for name, value in sampler.items()}
+    for moment in _MOMENTS:
+        arrays |= {f"{moment}.{name}": value for name, value in getattr(training, moment).items()}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise DivergedError
+    with _writing(folder):
+        write_bytes(target / _TRAINING, safetensors.numpy.save(arrays))
+        # The last file: with it, the checkpoint is whole.
+        write_text(target / _PROGRESS, json.dumps(asdict(progress), indent=2) + "\n")
+        _sync_folder(target)
+    remove_others(folder, progress)
+    return target
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write a checkpoint into {folder}",
+            why=reason(error),
+            fix="make room there, and go on with --resume: the last whole checkpoint is kept",
+        ) from None
+
+
+def remove_others(folder: Path, progress: Progress) -> None:
+    """Remove every checkpoint but the newest whole one, the best ones that it names, and those of `progress`.
+
+    A run that is cut off goes on from the newest whole checkpoint, with the best epochs that it knew.
+
+    Raises:
+        UserError: The newest checkpoint is damaged, or the folder cannot be written.
+    """
+    latest = latest_checkpoint(folder)
+    kept = {best.step for best in progress.best.values()}
+    if latest is not None:
+        kept |= {step_of(latest), *(best.step for best in load_progress(latest).best.values())}
+    with _writing(folder):
+        for path in _step_folders(folder):
+            if step_of(path) not in kept:
+                # A folder that is removed file by file must not look like a checkpoint meanwhile.
+                path.rename(path.with_name(f".{path.name}.removed"))
+            elif path != latest:
+                for name in (_PROGRESS, _TRAINING):
+                    (path / name).unlink(missing_ok=True)
+        # What a process left that was killed while it wrote.
+        for leftover in folder.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(*_step_folders(folder))
+
+
+def load_checkpoint(folder: Path, parameters: Iterable[Parameter]) -> Checkpoint:
+    """Read a checkpoint and check that it belongs to a network with these parameters.
+
+    Raises:
+        UserError: A file is missing, damaged, or does not fit the network.
+    """
+    parameters = tuple(parameters)
+    path = folder / _TRAINING
+    arrays = _read_safetensors(path, _most_bytes(parameters, len(_MOMENTS)))
+    moments = {moment: _fitting(path, _with_prefix(arrays, f"{moment}."), parameters) for moment in _MOMENTS}
+    progress = load_progress(folder)
+    return Checkpoint(
+        raw=load_weights(folder, "raw", parameters),
+        ema=load_weights(folder, "ema", parameters),
+        training=TrainingState(progress.step, moments["exp_avg"], moments["exp_avg_sq"]),
+        sampler=_with_prefix(arrays, f"{_SAMPLER}."),
+        progress=progress,
+    )
+
+
+def load_weights(folder: Path, which: WhichWeights, parameters: Iterable[Parameter]) -> Weights:
+    """Read the weights of a checkpoint.
+
+    Raises:
+        UserError: The file is missing or damaged, or its names, shapes or types are not those of the network,
+            or a number in it is not finite.
+    """
+    path, parameters = folder / f"{which}.safetensors", tuple(parameters)
+    return _fitting(path, _read_safetensors(path, _most_bytes(parameters, 1)), parameters)
+
+
+def load_progress(folder: Path) -> Progress:
+    """Read where a run stood at a checkpoint.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    path = folder / _PROGRESS
+    try:
+        document = read_json(path)
+        best = {
+            measure: read_record(BestEpoch, document["best"][measure])
+            for measure in get_args(Measure)
+            if measure in document["best"]
+        }
+        progress = read_record(Progress, document, best=best)
+        steps = [progress.step, *(epoch.step for epoch in best.values())]
+        if min(*steps, progress.loss_count, progress.steady_images) < 0:
+            raise ValueError("a count is negative")
+        if progress.step != step_of(folder):
+            raise ValueError(f"it tells of step {progress.step}")
+        losses = [progress.loss_sum, *(epoch.loss for epoch in best.values())]
+        if not all(map(math.isfinite, [*losses, progress.seconds, progress.warmup_seconds])):
+            raise ValueError("a loss or a time is not finite")
+        if max(steps) > progress.step:
+            raise ValueError("an epoch ends after the checkpoint")
+        return progress
+    except OSError as error:
+        raise UserError(f"cannot read {path}", why=reason(error)) from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged", why=f"{type(error).__name__}: {error}") from None
+
+
+def _most_bytes(parameters: Iterable[Parameter], copies: int) -> int:
+    """What a file with so many arrays for each parameter has at most; all else in it is small."""
+    return copies * 4 * sum(math.prod(parameter.shape) for parameter in parameters) + _MOST_BYTES_BESIDE
+
+
+def _read_safetensors(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
+    try:
+        return safetensors.numpy.load(read_bytes(path, max_bytes))
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}",
+            why=reason(error),
+            fix="try again: a training that goes on replaces its checkpoints",
+        ) from None
+    except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise UserError(f"{path} is not a whole safetensors file", why=str(error)) from None
+
+
+def _with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def _fitting(path: Path, arrays: Mapping[str, NDArray[Any]], parameters: tuple[Parameter, ...]) -> Weights:
+    """The arrays, in the order of the parameters, when names, shapes and types are the network's."""
+    problem = ""
+    unexpected = arrays.keys() - {parameter.name for parameter in parameters}
+    if unexpected:
+        problem = f"it holds {min(unexpected)}, which the network does not have"
+    for parameter in parameters:
+        array = arrays.get(parameter.name)
+        if array is None:
+            problem = f"it lacks {parameter.name}"
+        elif array.shape != parameter.shape or array.dtype != np.float32:
+            problem = (
+                f"{parameter.name} is {array.dtype} {array.shape}, the network's is float32 {parameter.shape}"
+            )
+        elif not np.isfinite(array).all():
+            problem = f"{parameter.name} has values that are not finite"
+        if problem:
+            break
+    if problem:
+        raise UserError(
+            f"{path} does not fit the network of this run",
+            why=problem,
+            fix="leave --model, and the size and the colours of the images, as they were when it was saved",
+        )
+    return {parameter.name: arrays[parameter.name] for parameter in parameters}
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=step_of)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

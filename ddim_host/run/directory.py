@@ -1,0 +1,276 @@
+"""The run directory: what is in it, and how it comes to be there.
+
+config.toml      everything resolved, and what it ran on
+metrics.csv      a row per epoch
+checkpoints/     see `ddim_host.run.checkpoints`
+samples/         grids, each with a JSON file of how it was made and the time it took
+report.html      all of it on one page
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddim_host.errors import UserError, reason
+from ddim_host.plugin.parameters import suggestion
+from ddim_host.run.checkpoints import latest_checkpoint, load_progress, weights_folder
+from ddim_host.system.files import is_leftover, locked, read_text, write_text
+from ddim_host.system.records import read_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ddim_host.run.checkpoints import Measure
+
+__all__ = ["EpochMetrics", "RunDirectory", "existing_run", "next_run_path"]
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """A row of `metrics.csv`.
+
+    Attributes:
+        epoch: Epochs complete at the end of the row; the last row of a run may end within one.
+        step: Optimizer steps taken by then.
+        train_loss: Mean loss over the images trained on since the last row, raw weights, times the timestep
+            sampler's weights: every sampler estimates the loss at uniform timesteps. The loss weighting is
+            not in it.
+        test_loss: Mean loss over the test images, raw weights, fixed timesteps and noise.
+        seconds: Time of the training steps since the last row, steady state, without tests and checkpoints.
+        images_per_second: Training images per second in that time.
+        warmup_seconds: Time of steps that also compiled or warmed up, not in `seconds`.
+        peak_memory_bytes: Most memory used so far.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    test_loss: float
+    seconds: float
+    images_per_second: float
+    warmup_seconds: float
+    peak_memory_bytes: int
+
+    def measures(self) -> dict[Measure, float]:
+        """The losses by which an epoch can be the best; lower is better."""
+        average = (5.0 * self.train_loss + self.test_loss) / 6.0
+        return {"train": self.train_loss, "test": self.test_loss, "avg": average}
+
+
+class RunDirectory:
+    """The folder of one run.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def config_path(self) -> Path:
+        """`config.toml`."""
+        return self.path / "config.toml"
+
+    @property
+    def metrics_path(self) -> Path:
+        """`metrics.csv`."""
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """`checkpoints/`."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples_path(self) -> Path:
+        """`samples/`."""
+        return self.path / "samples"
+
+    @property
+    def report_path(self) -> Path:
+        """`report.html`."""
+        return self.path / "report.html"
+
+    def exists(self) -> bool:
+        """Whether there is a run here.
+
+        Raises:
+            UserError: The path cannot be looked at.
+        """
+        try:
+            return self.config_path.exists()
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def require_free(self) -> None:
+        """Make sure that nothing would be overwritten.
+
+        Raises:
+            UserError: The path is a file, or a folder that is not empty.
+        """
+        if self.exists():
+            raise UserError(
+                f"{self.path} already holds a run",
+                fix=f"continue it with --resume --out {self.path}, or choose another --out",
+            )
+        try:
+            free = not self.path.exists() or (
+                self.path.is_dir() and all(map(_is_nothing, self.path.iterdir()))
+            )
+        except OSError as error:
+            raise self._unusable(error) from None
+        if not free:
+            raise UserError(f"{self.path} exists and is not an empty folder", fix="choose another --out")
+
+    def write_config(self, config: str) -> None:
+        """Write the configuration: from now on there is a run here.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        try:
+            write_text(self.config_path, config)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Make the folder, where it is missing; while this lasts, no other process trains a run in it.
+
+        Raises:
+            UserError: Another one does, or the folder cannot be used.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                self.checkpoints_path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.checkpoints_path, wait=False))
+            except BlockingIOError:
+                raise UserError(
+                    f"another process trains the run in {self.path}",
+                    fix="wait for it or end it, or name another folder with --out",
+                ) from None
+            except OSError as error:
+                raise self._unusable(error) from None
+            yield
+
+    def _unusable(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot use the run directory {self.path}",
+            why=reason(error),
+            fix="choose another place with --out",
+        )
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint that training can go on from."""
+        return latest_checkpoint(self.checkpoints_path) is not None
+
+    def latest_checkpoint(self) -> Path:
+        """The newest checkpoint that training can go on from.
+
+        Raises:
+            UserError: There is none yet.
+        """
+        folder = latest_checkpoint(self.checkpoints_path)
+        if folder is None:
+            raise UserError(
+                f"the run in {self.path} has no checkpoint yet",
+                fix="wait for its first one if it is being trained, and otherwise begin it again with "
+                f"--resume --out {self.path}",
+            )
+        return folder
+
+    def best_checkpoints(self) -> dict[Measure, Path]:
+        """The best epochs' weights, as the newest checkpoint names them.
+
+        Raises:
+            UserError: There is no checkpoint yet, or it is damaged.
+        """
+        best = load_progress(self.latest_checkpoint()).best
+        return {measure: weights_folder(self.checkpoints_path, epoch.step) for measure, epoch in best.items()}
+
+    def read_metrics(self) -> list[EpochMetrics]:
+        """The rows written so far; none where there is no file.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        try:
+            text = read_text(self.metrics_path)
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {self.metrics_path}", why=str(error)) from None
+        try:
+            return [
+                read_record(EpochMetrics, record) for record in csv.DictReader(io.StringIO(text), strict=True)
+            ]
+        except (csv.Error, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.metrics_path} is damaged", why=f"{type(error).__name__}: {error}"
+            ) from None
+
+    def write_metrics(self, rows: list[EpochMetrics]) -> None:
+        """Write all rows, replacing the file.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow([field.name for field in fields(EpochMetrics)])
+        writer.writerows(astuple(row) for row in rows)
+        try:
+            write_text(self.metrics_path, buffer.getvalue())
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def next_samples_path(self, stem: str) -> Path:
+        """The first of `samples/STEM-1.png`, `-2`, ... that does not exist, nor a record beside it."""
+        paths = _numbered(self.samples_path / stem, ".png")
+        return next(path for path in paths if not (path.exists() or path.with_suffix(".json").exists()))
+
+
+def existing_run(path: Path) -> RunDirectory:
+    """The run in a folder.
+
+    Raises:
+        UserError: There is none.
+    """
+    run = RunDirectory(path)
+    if run.exists():
+        return run
+    if not path.exists():
+        beside = [config.parent.name for config in path.absolute().parent.glob("*/config.toml")]
+        raise UserError(f"there is no run in {path}{suggestion(path.name, beside)}", why="it does not exist")
+    # `runs/first/checkpoints/step-00000450` is two levels below its run.
+    above = (RunDirectory(folder) for folder in path.absolute().parents[:2])
+    around = [run.path for run in above if run.exists() and run.checkpoints_path.is_dir()]
+    raise UserError(
+        f"there is no run in {path}",
+        why=f"it is a part of the run {around[0]}" if around else "it holds no config.toml",
+        fix="name the run; where a checkpoint can be chosen, it is with --checkpoint" if around else "",
+    )
+
+
+def next_run_path(framework: str, data: str) -> Path:
+    """The first of `runs/FRAMEWORK-DATA-1`, `-2`, ... that does not exist."""
+    return next(path for path in _numbered(Path("runs") / f"{framework}-{data}") if not path.exists())
+
+
+def _is_nothing(path: Path) -> bool:
+    """Whether this is what a process leaves that is killed before there is a run."""
+    if is_leftover(path):
+        return True
+    return path.name == "checkpoints" and path.is_dir() and not any(path.iterdir())
+
+
+def _numbered(path: Path, suffix: str = "") -> Iterator[Path]:
+    """`PATH-1`, `PATH-2`, ... without end."""
+    return (path.with_name(f"{path.name}-{number}{suffix}") for number in itertools.count(1))

@@ -1,0 +1,146 @@
+"""Drawing with a trained network: what is sampled, with progress, and how it was made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from ddim_host.diffusion import slerp
+from ddim_host.run.sampling import Sampler, start_noise
+from ddim_host.run.trained import record_of
+from ddim_host.system.progress import progress_bar
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.run.exports import ImageExport
+    from ddim_host.run.sampling import Denoiser, StartNoise
+    from ddim_host.run.trained import UsedWeights
+
+__all__ = ["Drawing", "Times", "draw", "drawing_record", "shown_steps"]
+
+PictureKind: TypeAlias = Literal["samples", "interpolation", "trajectory"]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What to draw.
+
+    Attributes:
+        rows: Samples, interpolations or trajectories: how many.
+        columns: Images in each of them: 1 for samples.
+        kind: `samples` 0 to N - 1 of the seed; in an `interpolation` row r goes from sample 2 r to sample
+            2 r + 1; a `trajectory` shows the predicted x_start along the steps.
+    """
+
+    rows: int
+    columns: int = 1
+    kind: PictureKind = "samples"
+
+    @property
+    def num_images(self) -> int:
+        """All images together."""
+        return self.rows * self.columns
+
+    @property
+    def num_sampled(self) -> int:
+        """How many of them are sampled: a trajectory shows one image several times."""
+        return self.rows if self.kind == "trajectory" else self.num_images
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long a drawing took.
+
+    Attributes:
+        seconds: The sampling itself, noise included, on a warm device.
+        warmup_seconds: One whole step before, which compiles where the framework does that.
+    """
+
+    seconds: float
+    warmup_seconds: float
+
+
+def draw(
+    experiment: Experiment, denoiser: Denoiser, used: UsedWeights, drawing: Drawing, export: ImageExport
+) -> Times:
+    """Sample as the experiment's configuration says, and write the images, where this is the first process.
+
+    Args:
+        experiment: The experiment.
+        denoiser: Its trained network.
+        used: Which weights these are, for the record.
+        drawing: What to draw.
+        export: Where to.
+
+    Raises:
+        UserError: A pixel is not a finite number, or the images cannot be written.
+    """
+    config = experiment.config
+    steps = experiment.sampling_steps()
+    shown = shown_steps(len(steps), drawing.columns) if drawing.kind == "trajectory" else None
+    start = None
+    if drawing.kind == "interpolation":
+        height, width, channels = experiment.source.image_shape
+        start = _between(start_noise(config.seed, (channels, height, width)), drawing.columns)
+    sampler = Sampler(
+        denoiser,
+        steps,
+        image_shape=experiment.source.image_shape,
+        seed=config.seed,
+        clip=config.clip,
+        start=start,
+        shown=shown,
+        processes=experiment.processes,
+    )
+    first = experiment.processes.rank == 0
+    batch_size = min(drawing.num_sampled, config.batch_size)
+    calls = math.ceil(drawing.num_sampled / batch_size) * len(steps)
+    with export, progress_bar("sampling", calls, unit="call") as bar:
+        for images in sampler.images(drawing.num_sampled, batch_size=batch_size, on_call=bar.update):
+            if first:
+                export.add(images)
+        times = Times(sampler.seconds, sampler.warmup_seconds)
+        if first:
+            export.finish(drawing_record(experiment, denoiser, used, drawing) | asdict(times))
+    return times
+
+
+def drawing_record(
+    experiment: Experiment, denoiser: Denoiser, used: UsedWeights, drawing: Drawing
+) -> dict[str, Any]:
+    """All that decides the images of a drawing, for the JSON file beside it."""
+    config = experiment.config
+    timesteps = experiment.timesteps().tolist()
+    record = {
+        **asdict(drawing),
+        "seed": config.seed,
+        **record_of(experiment, denoiser, used),
+        "timesteps": timesteps,
+        "eta": config.eta,
+        "clip": config.clip,
+    }
+    if drawing.kind == "trajectory":
+        shown = shown_steps(len(timesteps), drawing.columns)
+        record["shown_timesteps"] = [timesteps[-1 - position] for position in shown]
+    return record
+
+
+def shown_steps(num_steps: int, columns: int) -> tuple[int, ...]:
+    """The positions of evenly spread steps, the last one among them; all where there are no more."""
+    return tuple(int(n) for n in np.unique(np.rint(np.linspace(num_steps - 1, 0, min(columns, num_steps)))))
+
+
+def _between(start: StartNoise, columns: int) -> StartNoise:
+    """Image `r columns + c` begins `c / (columns - 1)` of the way from noise 2 r to noise 2 r + 1."""
+
+    def interpolated(indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows, positions = np.divmod(indices, columns)
+        ends = zip(start(2 * rows), start(2 * rows + 1), positions, strict=True)
+        return np.stack([slerp(one, other, int(at) / (columns - 1)) for one, other, at in ends])
+
+    return interpolated

@@ -1,0 +1,141 @@
+"""One experiment from beginning to end: train, sample, and leave a run directory."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from ddim_host.errors import UserError
+from ddim_host.experiment.config import write_config
+from ddim_host.framework.processes import require_same_checkpoint, require_same_images
+from ddim_host.framework.unet import initial_weights, parameters
+from ddim_host.run.checkpoints import Checkpoint, Progress, load_checkpoint, remove_others, save_checkpoint
+from ddim_host.run.drawing import Drawing, Times, draw
+from ddim_host.run.exports import export_images
+from ddim_host.run.provenance import provenance
+from ddim_host.run.sampling import Denoiser
+from ddim_host.run.trained import UsedWeights, other_images
+from ddim_host.run.training import Trainer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.experiment.config import Config
+    from ddim_host.framework.interface import Model
+    from ddim_host.plugin.data import TrainTest
+    from ddim_host.run.directory import EpochMetrics, RunDirectory
+
+__all__ = ["picture_path", "run_experiment"]
+
+
+def picture_path(run: RunDirectory, config: Config) -> Path:
+    """The grid that a run ends with."""
+    name = f"{config.timestep_subset.name}-{config.steps}-eta-{config.eta:g}.png"
+    return run.samples_path / name
+
+
+def run_experiment(
+    experiment: Experiment, run: RunDirectory, *, start: RunDirectory | None = None
+) -> tuple[Path, Times]:
+    """Train, sample and write everything into the run directory; of several processes the first one writes.
+
+    Args:
+        experiment: What to run.
+        run: Where to write.
+        start: The run whose newest checkpoint to begin from, if it has one: `run` itself to resume it, or
+            another run with the same network, trained in any framework.
+
+    Returns:
+        Path of the grid, and how long the sampling took.
+
+    Raises:
+        UserError: The data, the device or the directory is not to be had, or a checkpoint is damaged; or a
+            resumed run would go on with other images.
+        DivergedError: A loss or a weight is not finite.
+        InterruptedTrainingError: There was a signal; a checkpoint was written.
+    """
+    config = experiment.config
+    path = picture_path(run, config)
+    export = export_images(path, num_images=config.num_images)  # too many are an error before the training
+    images = experiment.load_images()
+    if start is run:
+        _require_same_images(run, images)
+    model = experiment.build_model()
+    require_same_images(experiment.processes, images.fingerprint.number)
+    first = experiment.processes.rank == 0
+    with contextlib.ExitStack() as stack:
+        if first and start is run:
+            stack.enter_context(run.training())  # what is read must not change any more
+        progress, metrics = _restore(experiment, model, start, resumed=start is run)
+        require_same_checkpoint(experiment.processes, progress.step)
+        if first and start is not run:
+            stack.enter_context(run.training())
+            _begin(experiment, model, images, run, progress)
+        if first:
+            # What was kept after the checkpoint will be made again.
+            remove_others(run.checkpoints_path, progress)
+        Trainer(experiment, model, images, run=run, progress=progress, metrics=metrics).train()
+    used = UsedWeights("ema", "latest", (progress.step,))
+    return path, draw(experiment, Denoiser(((model, 1.0),), "ema"), used, Drawing(config.num_images), export)
+
+
+def _require_same_images(run: RunDirectory, images: TrainTest) -> None:
+    """Make sure that a resumed run goes on with the images that it began with.
+
+    Raises:
+        UserError: It would not.
+    """
+    why = other_images(run.config_path, images)
+    if why:
+        raise UserError(
+            f"the images are not those that the run in {run.path} began with",
+            why=why,
+            fix=f"bring those back, or begin another run with --start-from {run.path}",
+        )
+
+
+def _begin(
+    experiment: Experiment, model: Model, images: TrainTest, run: RunDirectory, progress: Progress
+) -> None:
+    """Make a new run of an empty folder."""
+    run.require_free()  # again: another process may have come first
+    if progress.step:
+        # Weights of another run are nowhere else in this one. They come before what makes it a run, so that
+        # one that is cut off here is never begun again with random weights.
+        save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), progress)
+    origin = provenance(experiment.config.plugin.name, model)
+    shape = experiment.source.image_shape
+    run.write_config(write_config(experiment.config, shape, images.fingerprint, origin))
+
+
+def _restore(
+    experiment: Experiment, model: Model, start: RunDirectory | None, *, resumed: bool
+) -> tuple[Progress, list[EpochMetrics]]:
+    """Bring model and sampler to where the run begins; a function, so that the arrays are freed after it."""
+    checkpoint, metrics = _beginning(experiment) if start is None else _continued(experiment, start)
+    model.load_weights(checkpoint.raw, "raw")
+    model.load_weights(checkpoint.ema, "ema")
+    if checkpoint.training is not None:
+        model.load_training_state(checkpoint.training)
+    if resumed:
+        if checkpoint.training is not None:  # otherwise nothing was ever kept
+            experiment.sampler.load_state_dict(checkpoint.sampler)
+        return checkpoint.progress, metrics
+    # Losses and times of another run, perhaps with another loss or on another framework, stay there; so does
+    # what its timestep sampler learned from them.
+    return Progress(step=checkpoint.progress.step), []
+
+
+def _beginning(experiment: Experiment) -> tuple[Checkpoint, list[EpochMetrics]]:
+    """The state of a run that has not taken a step."""
+    weights = initial_weights(experiment.unet, experiment.config.seed)
+    return Checkpoint(raw=weights, ema=weights, training=None, sampler={}, progress=Progress()), []
+
+
+def _continued(experiment: Experiment, start: RunDirectory) -> tuple[Checkpoint, list[EpochMetrics]]:
+    """The newest checkpoint of a run, and its metrics up to there; what came after is measured again."""
+    if not start.has_checkpoint():
+        return _beginning(experiment)
+    checkpoint = load_checkpoint(start.latest_checkpoint(), parameters(experiment.unet))
+    return checkpoint, [row for row in start.read_metrics() if row.step <= checkpoint.progress.step]

@@ -1,0 +1,48 @@
+"""What a result was made with: versions and hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from ddim_host.errors import printable
+from ddim_host.system.launch import launched
+from ddim_host.system.machine import processor_name
+
+if TYPE_CHECKING:
+    from ddim_host.framework.interface import Model
+
+__all__ = ["provenance", "this_command"]
+
+
+def provenance(framework: str, model: Model) -> dict[str, str]:
+    """What a result was made with, as text by name: `device` and `precision` as they came out of `auto`.
+
+    Threads are those of each process. Versions are those of distributions.
+    """
+    facts = {
+        "command": this_command(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor_name(),
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "device": model.device_name,
+        "precision": model.precision,
+        "threads": str(model.threads),
+        "processes": str(launched().count),
+    }
+    for distribution in ("ddim-host", "numpy", framework):
+        try:
+            facts[distribution] = version(distribution)
+        except PackageNotFoundError:
+            facts[distribution] = "unknown"
+    return facts
+
+
+def this_command() -> str:
+    """The command that this process was called with, for a shell."""
+    return printable(shlex.join(["ddim-host", *sys.argv[1:]]))

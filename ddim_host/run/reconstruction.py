@@ -1,0 +1,83 @@
+"""Reconstruction: encode real images to noise with deterministic DDIM, and decode them again.
+
+A deterministic sampler is a map between noise and images that can be followed in both directions; how far an
+image comes back from where it began measures its discretisation error (arXiv 2010.02502, section 5.4).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ddim_host.diffusion import ddim_steps, encoding_steps
+from ddim_host.run.images import to_network
+from ddim_host.run.sampling import denoise, require_finite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from ddim_host.diffusion import DDIMStep, NoiseSchedule
+    from ddim_host.plugin.data import Images
+    from ddim_host.run.sampling import Denoiser
+
+__all__ = ["PAPER_ERRORS", "reconstruct", "squared_errors"]
+
+PAPER_ERRORS = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
+"""The paper's errors on CIFAR-10 test images by number of steps (arXiv 2010.02502, table 2)."""
+
+
+def reconstruct(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    subset: NDArray[np.int64],
+    images: Images,
+    *,
+    on_call: Callable[[], object] = lambda: None,
+) -> NDArray[np.float32]:
+    """Encode and decode images, without clipping, which would make the way back another one.
+
+    Args:
+        denoiser: What predicts the noise.
+        schedule: The noise schedule that it was trained with.
+        subset: int64 `(S,)`, the timesteps of either way.
+        images: uint8 `(B, H, W, C)`.
+        on_call: Called after each of the 2 S network calls.
+
+    Returns:
+        float32 `(B, C, H, W)`, about [-1, 1].
+
+    Raises:
+        UserError: A pixel is not a finite number.
+    """
+    model = denoiser.model
+    timesteps = subset.tolist()
+
+    def follow(x: NDArray[np.float32], steps: Sequence[DDIMStep]) -> NDArray[np.float32]:
+        state = model.to_device(x)
+        for arrived, _ in denoise(denoiser, state, steps, clip=False):
+            state = arrived
+            on_call()
+        return model.to_host(state)
+
+    noise = follow(to_network(images), encoding_steps(schedule, timesteps))
+    decoded = follow(np.ascontiguousarray(noise), ddim_steps(schedule, timesteps, eta=0.0))
+    require_finite(decoded)
+    return decoded
+
+
+def squared_errors(images: Images, reconstructed: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The mean squared error per dimension of each image, in units where pixels lie in [0, 1].
+
+    Args:
+        images: uint8 `(B, H, W, C)`.
+        reconstructed: float32 `(B, C, H, W)`, about [-1, 1]; neither clipped nor rounded.
+
+    Returns:
+        float64 `(B,)`.
+    """
+    difference = (reconstructed.astype(np.float64) - to_network(images)) / 2.0
+    errors: NDArray[np.float64] = (difference**2).reshape(len(images), -1).mean(1)
+    return errors

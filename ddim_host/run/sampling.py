@@ -1,0 +1,260 @@
+"""The DDIM sampler: from noise to images, on the device, for any framework."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from ddim_host.diffusion import ddim_step
+from ddim_host.diffusion.randomness import Stream, normal_images
+from ddim_host.errors import UserError
+from ddim_host.framework.processes import ALONE, any_of, gather, share
+from ddim_host.run.images import to_uint8
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from ddim_host.diffusion import DDIMStep
+    from ddim_host.framework.interface import Model, Tensor, WhichWeights
+    from ddim_host.framework.processes import Processes
+    from ddim_host.plugin.data import Images
+
+    StartNoise: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    FreshNoise: TypeAlias = Callable[[DDIMStep], NDArray[np.float32]]
+
+__all__ = ["Denoiser", "Sampler", "denoise", "require_finite", "start_noise"]
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """What predicts the noise: one model, or several whose predictions are averaged.
+
+    Attributes:
+        members: Models on the same device, each with its share; the shares add up to 1.
+        which: The weights to use, of each.
+    """
+
+    members: tuple[tuple[Model, float], ...]
+    which: WhichWeights
+
+    @property
+    def model(self) -> Model:
+        """The model that does everything else."""
+        return self.members[0][0]
+
+    def predict_noise(self, x_t: Tensor, t: int) -> Tensor:
+        """See `waist.Model.predict_noise`."""
+        if len(self.members) == 1:
+            return self.model.predict_noise(x_t, t, which=self.which)
+        weighted = [model.predict_noise(x_t, t, which=self.which) * share for model, share in self.members]
+        return sum(weighted[1:], weighted[0])
+
+
+def denoise(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    steps: Sequence[DDIMStep],
+    *,
+    clip: bool,
+    fresh_noise: FreshNoise | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Follow the steps, on the device.
+
+    Args:
+        denoiser: What predicts the noise.
+        x_t: `(B, C, H, W)` where the first step begins.
+        steps: From `diffusion.ddim_steps` or `diffusion.encoding_steps`.
+        clip: Whether to limit the predicted x_start to [-1, 1].
+        fresh_noise: float32 `(B, C, H, W)` for a step; needed where some sigma is above 0.
+
+    Yields:
+        After each network call x where the step arrives, and the predicted x_start.
+    """
+    model = denoiser.model
+    for step in steps:
+        added = None
+        if step.sigma > 0.0 and fresh_noise is not None:
+            added = model.to_device(fresh_noise(step))
+        x_t, x_start = ddim_step(
+            x_t,
+            denoiser.predict_noise(x_t, step.t),
+            step,
+            fresh_noise=added,
+            clip=model.clip if clip else None,
+        )
+        yield x_t, x_start
+
+
+def start_noise(seed: int, shape: tuple[int, int, int]) -> StartNoise:
+    """x_T of the images of a seed, by their numbers.
+
+    Args:
+        seed: The seed.
+        shape: `(C, H, W)`.
+    """
+
+    def start(indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        return normal_images(
+            seed, Stream.SAMPLE_START, steps=[0] * len(indices), indices=indices, shape=shape
+        )
+
+    return start
+
+
+def require_finite(pictures: NDArray[np.float32]) -> None:
+    """Make sure that what a network drew are numbers.
+
+    Raises:
+        UserError: One is infinite or not a number.
+    """
+    if not np.isfinite(pictures).all():
+        raise _not_finite()
+
+
+def _not_finite() -> UserError:
+    return UserError(
+        "the network's images are not finite numbers",
+        why="its weights are out of bounds, or x_start was left unlimited and grew from step to step",
+        fix="use another checkpoint, or --clip true",
+    )
+
+
+class Sampler:
+    """Samples the images of a seed, and keeps the time.
+
+    Image i depends on the seed and i alone, not on how many are sampled or in batches of what size.
+
+    Args:
+        denoiser: What predicts the noise.
+        steps: From `diffusion.ddim_steps`.
+        image_shape: `(H, W, C)`.
+        seed: Seed of x_T and of the noise that eta adds.
+        clip: Whether to limit the predicted x_start to [-1, 1].
+        start: Where x_T comes from, if not from the seed.
+        shown: The positions among the steps whose predicted x_start is wanted, increasing; None is the last
+            one, the finished image. With K of them each image becomes K.
+        processes: Who shares a batch of `images`; each gets all of them.
+
+    Attributes:
+        seconds: Time of the sampling so far, noise included, on a warm device.
+        warmup_seconds: Time of the first and the last step before, once for each size of a batch; they
+            compile where the framework does that.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        steps: Sequence[DDIMStep],
+        *,
+        image_shape: tuple[int, int, int],
+        seed: int,
+        clip: bool,
+        start: StartNoise | None = None,
+        shown: Sequence[int] | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
+        height, width, channels = image_shape
+        self._denoiser = denoiser
+        self._steps = steps
+        self._shape = (channels, height, width)
+        self._seed = seed
+        self._clip = clip
+        self._start = start or start_noise(seed, self._shape)
+        self._shown = frozenset([len(steps) - 1] if shown is None else shown)
+        self._processes = processes
+        self._warm: set[int] = set()
+        self.seconds = 0.0
+        self.warmup_seconds = 0.0
+
+    def batch(
+        self, indices: NDArray[np.int64], *, on_call: Callable[[], object] = lambda: None
+    ) -> NDArray[np.float32]:
+        """Sample the images with the given numbers together.
+
+        Args:
+            indices: int64 `(B,)`.
+            on_call: Called after each network call.
+
+        Returns:
+            float32 `(B, K, C, H, W)`, the predicted x_start at the K steps that are shown.
+        """
+        return self._follow(indices, self._steps, self._shown, on_call)
+
+    def images(
+        self, num_images: int, *, batch_size: int, on_call: Callable[[], object] = lambda: None
+    ) -> Iterator[Images]:
+        """Sample images 0 to N - 1, a batch at a time.
+
+        Args:
+            num_images: N.
+            batch_size: B, images per network call, of all processes together.
+            on_call: Called after each network call.
+
+        Yields:
+            uint8 `(B K, H, W, C)`, the K shown states of an image beside each other.
+
+        Raises:
+            UserError: A pixel is not a finite number.
+        """
+        model = self._denoiser.model
+        whole_sizes = (min(batch_size, num_images), num_images % batch_size)
+        sizes = {len(share(self._processes, size)) for size in whole_sizes} - {0} - self._warm
+        self._warm |= sizes
+        model.synchronize()
+        started = time.perf_counter()
+        # Whole steps, because a lazy framework compiles their arithmetic as well as the network; and both
+        # kinds, because the last one adds no noise and hands over its guess.
+        steps = self._steps if len(self._steps) == 1 else (self._steps[0], self._steps[-1])
+        last = len(steps) - 1
+        shown = frozenset([last]) if len(self._shown) == 1 else frozenset([0, last])
+        for size in sizes:
+            self._follow(np.arange(size), steps, shown, lambda: None)
+        model.synchronize()
+        self.warmup_seconds += time.perf_counter() - started
+        for first in range(0, num_images, batch_size):
+            size = min(batch_size, num_images - first)
+            mine = share(self._processes, size)
+            started = time.perf_counter()
+            pictures = self.batch(first + np.arange(mine.start, mine.stop), on_call=on_call)
+            if any_of(self._processes, [not np.isfinite(pictures).all()])[0]:
+                raise _not_finite()
+            images = to_uint8(pictures.reshape(-1, *self._shape))
+            images = images.reshape(*pictures.shape[:2], *images.shape[1:])
+            whole = gather(self._processes, images, size)
+            self.seconds += time.perf_counter() - started
+            yield whole.reshape(-1, *images.shape[2:])
+
+    def _follow(
+        self,
+        indices: NDArray[np.int64],
+        steps: Sequence[DDIMStep],
+        shown: frozenset[int],
+        on_call: Callable[[], object],
+    ) -> NDArray[np.float32]:
+        model = self._denoiser.model
+        if not len(indices):  # fewer images than processes
+            for _ in steps:
+                on_call()
+            return np.empty((0, len(shown), *self._shape), dtype=np.float32)
+
+        def fresh_noise(step: DDIMStep) -> NDArray[np.float32]:
+            timesteps = [step.t] * len(indices)
+            return normal_images(
+                self._seed, Stream.SAMPLE_NOISE, steps=timesteps, indices=indices, shape=self._shape
+            )
+
+        states = []
+        x_t = model.to_device(self._start(indices))
+        for position, (_, x_start) in enumerate(
+            denoise(self._denoiser, x_t, steps, clip=self._clip, fresh_noise=fresh_noise)
+        ):
+            if position in shown:
+                # To the host at once: what a framework hands out may be overwritten by its next call.
+                states.append(model.to_host(x_start))
+            on_call()
+        return np.stack(states, axis=1)

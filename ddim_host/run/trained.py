@@ -1,0 +1,149 @@
+"""A trained run, ready for use: its settings, and the weights of its checkpoints in a framework."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ddim_host.errors import UserError
+from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.config import Request, read_fingerprint, read_image_shape, read_request
+from ddim_host.framework.processes import require_same_checkpoint
+from ddim_host.framework.unet import parameters
+from ddim_host.plugin.data import DataSource
+from ddim_host.plugin.parameters import format_choice
+from ddim_host.plugin.registry import Kind
+from ddim_host.plugin.validation import checked_source
+from ddim_host.run.checkpoints import load_weights, step_of
+from ddim_host.run.sampling import Denoiser
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import NoReturn
+
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.experiment.settings import CheckpointChoice
+    from ddim_host.framework.interface import WhichWeights
+    from ddim_host.plugin.data import TrainTest
+    from ddim_host.run.directory import RunDirectory
+
+__all__ = ["UsedWeights", "assemble_trained", "load_denoiser", "other_images", "record_of"]
+
+
+@dataclass(frozen=True)
+class UsedWeights:
+    """Which weights of a run made something.
+
+    Attributes:
+        weights: Raw or averaged.
+        checkpoint: The choice that was made.
+        steps: The training steps after which they were saved; several for an ensemble.
+    """
+
+    weights: WhichWeights
+    checkpoint: CheckpointChoice
+    steps: tuple[int, ...]
+
+
+def assemble_trained(run: RunDirectory, request: Request, *, needs_images: bool = False) -> Experiment:
+    """The experiment of a run, with some settings changed.
+
+    Args:
+        run: The run.
+        request: What differs from the run's own settings.
+        needs_images: Whether its data set will be read; otherwise it need not be there.
+
+    Raises:
+        UserError: See `assembly.assemble`; or the run's configuration is damaged, or the images that are
+            needed are of another shape than those of the training.
+    """
+    request = request.over(read_request(run.config_path))
+    shape = read_image_shape(run.config_path)
+
+    def load() -> NoReturn:
+        raise AssertionError("the images of a trained run are not read")
+
+    experiment = assemble(request, source=DataSource(shape, False, f"those of {run.path}", load))
+    if not needs_images:
+        return experiment
+    config = experiment.config
+    source = checked_source(experiment.parts[Kind.DATA], config.data.parameters)
+    if source.image_shape != shape:
+        raise UserError(
+            f"the run in {run.path} was trained on images of another shape",
+            why=f"theirs is (height, width, channels) = {shape}, that of {config.data.name} is "
+            f"{source.image_shape}",
+            fix="choose other images with --data",
+        )
+    return replace(experiment, source=source)
+
+
+def other_images(config_path: Path, images: TrainTest) -> str:
+    """How images differ from those that a run was trained on; empty where they are the same ones.
+
+    Args:
+        config_path: The run's `config.toml`; one written by hand names no images, and differs from none.
+        images: The images.
+
+    Raises:
+        UserError: The file cannot be read, or is a run's and does not say.
+    """
+    trained_on = read_fingerprint(config_path)
+    if trained_on in (None, images.fingerprint):
+        return ""
+    return f"it was trained on {trained_on}; these are {images.fingerprint}"
+
+
+def load_denoiser(
+    experiment: Experiment, run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWeights
+) -> tuple[Denoiser, UsedWeights]:
+    """Load the weights of a checkpoint, without optimizer.
+
+    `ensemble` is the mean of the predictions of the best epochs by train loss, test loss and their average.
+    An epoch that is the best by two of them counts twice, and is loaded once.
+
+    Raises:
+        UserError: There is no such checkpoint, or it is damaged or of another network.
+    """
+    counts = Counter(_folders(run, checkpoint))
+    total = counts.total()
+    members = []
+    for folder, count in counts.items():
+        weights = load_weights(folder, which, parameters(experiment.unet))
+        model = experiment.build_model()
+        # Into the place of the raw weights, whichever they are: the averaged ones need not take memory then.
+        model.load_weights(weights, "raw")
+        members.append((model, count / total))
+    steps = tuple(step_of(folder) for folder in counts)
+    # One number for all of them: of an ensemble, processes may even have found different numbers of epochs.
+    require_same_checkpoint(experiment.processes, hash(steps) % 2**48)
+    return Denoiser(tuple(members), "raw"), UsedWeights(which, checkpoint, steps)
+
+
+def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> dict[str, Any]:
+    """What made something, for the JSON file beside it."""
+    config, model = experiment.config, denoiser.model
+    return {
+        "checkpoint": used.checkpoint,
+        "checkpoint_steps": used.steps,
+        "weights": used.weights,
+        "timestep_subset": format_choice(config.timestep_subset.name, config.timestep_subset.parameters),
+        "plugin": config.plugin.name,
+        "device": model.device,
+        "precision": model.precision,
+    }
+
+
+def _folders(run: RunDirectory, checkpoint: CheckpointChoice) -> list[Path]:
+    if checkpoint == "latest":
+        return [run.latest_checkpoint()]
+    best = run.best_checkpoints().items()
+    folders = [folder for measure, folder in best if checkpoint in ("ensemble", f"best-{measure}")]
+    if not folders:
+        raise UserError(
+            f"the newest checkpoint in {run.path} knows no best epoch",
+            why="no epoch of this run had ended by then",
+            fix="use --checkpoint latest, or train on",
+        )
+    return folders

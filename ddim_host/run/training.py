@@ -1,0 +1,291 @@
+"""The training loop, for any framework: steps, metrics, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError
+from ddim_host.framework.processes import any_of, gather, wait_for_all
+from ddim_host.run.batches import TestBatches, training_batches
+from ddim_host.run.checkpoints import BestEpoch, Progress, remove_others, save_checkpoint, save_weights
+from ddim_host.run.directory import EpochMetrics
+from ddim_host.system.interruption import Interruption
+from ddim_host.system.progress import progress_bar, restart
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from tqdm import tqdm
+
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.framework.interface import Batch, Model, Tensor
+    from ddim_host.plugin.data import TrainTest
+    from ddim_host.run.directory import RunDirectory
+
+__all__ = ["Trainer", "ema_decay_at", "learning_rate_at"]
+
+# The first step finds the optimizer's memory new, the second one does not: both may have to be compiled.
+_WARMUP_STEPS = 2
+_REPORT_SECONDS = 0.5
+# How many steps may be on their way on the device before their losses are fetched: bounds the memory.
+_MOST_PENDING = 64
+
+
+def learning_rate_at(step: int, *, lr: float, warmup_steps: int) -> float:
+    """The learning rate of a step, counted from 0: rises in a straight line, then stays."""
+    return lr * min(1.0, (step + 1) / warmup_steps) if warmup_steps else lr
+
+
+def ema_decay_at(step: int, *, ema_decay: float) -> float:
+    """The EMA decay after a step, counted from 0: `min(ema_decay, (1 + n) / (10 + n))`.
+
+    Without the warm-up a short run's average would consist of its random first weights. (The rule is that of
+    TensorFlow's `ExponentialMovingAverage` with `num_updates`.)
+    """
+    return min(ema_decay, (1.0 + step) / (10.0 + step))
+
+
+class Trainer:
+    """Trains one model to the end of its run, perhaps together with other processes.
+
+    Whatever depends on time or on signals is decided by all processes together after each step, so that they
+    stay in step with each other. The first one alone writes.
+
+    Args:
+        experiment: The assembled experiment.
+        model: The network with its first weights, or those of a checkpoint.
+        images: The data set.
+        run: Where metrics and checkpoints go.
+        progress: Where the run stands.
+        metrics: The rows up to there.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: Model,
+        images: TrainTest,
+        *,
+        run: RunDirectory,
+        progress: Progress,
+        metrics: list[EpochMetrics],
+    ) -> None:
+        config = experiment.config
+        self._experiment = experiment
+        self._config = config
+        self._model = model
+        self._run = run
+        self._progress = progress
+        self._metrics = metrics
+        self._train = training_batches(experiment, images.train)
+        self._processes = experiment.processes
+        self._test = TestBatches(
+            images.test, experiment.schedule, config.batch_size, config.test_images, self._processes
+        )
+        self._total_steps = config.length(len(images.train))
+        # What the batches of an epoch hold at least: the first one may begin in the epoch before.
+        self._images_of_an_epoch = len(images.train) - config.batch_size + 1
+        self._first_epoch = self._train.epochs_done(progress.step)
+        self._interruption = Interruption()
+        self._pending: list[tuple[Tensor, NDArray[np.float32]]] = []
+        self._newest_loss = math.nan
+        self._checkpointed = self._reported = time.monotonic()
+        self._stop = self._checkpoint_is_due = self._report_is_due = False
+
+    def train(self) -> None:
+        """Take the remaining steps; the run directory then holds all metrics and a checkpoint of the end.
+
+        Raises:
+            DivergedError: A loss or a weight is not finite. The last checkpoint stays.
+            InterruptedTrainingError: There was a signal; the checkpoint is that of the step then taken.
+            UserError: The run directory cannot be written.
+        """
+        with self._interruption:
+            try:
+                self._take_steps()
+            except (DivergedError, UserError):
+                raise
+            except Exception:
+                if self._interruption.requested:
+                    # Ctrl-C reaches the compilers of a framework, too, which then finds its own work broken.
+                    raise KeyboardInterrupt from None
+                raise
+        if self._stop:
+            raise InterruptedTrainingError(self._progress.step)
+
+    def _take_steps(self) -> None:
+        progress = self._progress
+        with progress_bar(
+            "warming up (may compile)", self._total_steps, unit="step", done=progress.step
+        ) as bar:
+            warm = min(self._total_steps, progress.step + _WARMUP_STEPS)
+            while progress.step < warm and not self._stop:
+                self._warmup_step()
+                self._end_row_where_due()
+            bar.set_description("training", refresh=False)
+            restart(bar, progress.step)
+            while progress.step < self._total_steps and not self._stop:
+                self._steady_steps(bar)
+                self._end_row_where_due()
+                if self._checkpoint_is_due:
+                    self.save()
+            if self._metrics:
+                bar.set_postfix(_losses(self._metrics[-1].train_loss, self._metrics[-1]), refresh=False)
+        if progress.step:  # before the first one there is nothing to keep
+            self.save()
+        self._decide()  # there may have been a signal since the last step
+
+    def save(self) -> None:
+        """Write a checkpoint of the current state."""
+        self._fetch_losses()
+        if self._processes.rank == 0:
+            state = self._experiment.sampler.state_dict()
+            save_checkpoint(self._run.checkpoints_path, self._model, state, self._progress)
+        # None goes on, or ends, before it is written.
+        wait_for_all(self._processes)
+        self._checkpointed = time.monotonic()
+        self._checkpoint_is_due = False
+
+    def _warmup_step(self) -> None:
+        """Take one step on a clock of its own: it compiles, allocates and fills caches."""
+        started = time.perf_counter()
+        self._step()
+        self._decide()
+        self._model.synchronize()
+        self._progress.warmup_seconds += time.perf_counter() - started
+
+    def _steady_steps(self, bar: tqdm[Any]) -> None:
+        """Take steps until a row of metrics ends or a checkpoint is due."""
+        progress = self._progress
+        first = progress.step
+        row_end = min(self._total_steps, self._train.first_step_after(self._train.epochs_done(first) + 1))
+        started = time.perf_counter()
+        while progress.step < row_end and not self._stop and not self._checkpoint_is_due:
+            self._step()
+            self._decide()
+            self._report(bar)
+        self._model.synchronize()
+        progress.seconds += time.perf_counter() - started
+        progress.steady_images += (progress.step - first) * self._config.batch_size
+
+    def _step(self) -> None:
+        config, step = self._config, self._progress.step
+        batch = self._train.batch(step)
+        losses = self._model.train_step(
+            batch,
+            self._experiment.loss,
+            lr=learning_rate_at(step, lr=config.lr, warmup_steps=config.lr_warmup_steps),
+            ema_decay=ema_decay_at(step, ema_decay=config.ema_decay),
+            max_grad_norm=config.max_grad_norm,
+        )
+        self._progress.step += 1
+        self._pending.append((losses, batch.sampler_weights))
+        if self._experiment.sampler.needs_losses:
+            self._update_sampler(batch, losses)
+        if len(self._pending) >= _MOST_PENDING:
+            self._fetch_losses()
+
+    def _decide(self) -> None:
+        """Agree on what depends on signals, which any process may get, and on the first one's clock."""
+        now = time.monotonic()
+        first = self._processes.rank == 0
+        wanted = (
+            self._interruption.requested,
+            first and now - self._checkpointed >= self._config.checkpoint_seconds,
+            first and now - self._reported > _REPORT_SECONDS,
+        )
+        self._stop, self._checkpoint_is_due, self._report_is_due = any_of(self._processes, wanted)
+
+    def _update_sampler(self, batch: Batch, losses: Tensor) -> None:
+        factors = self._experiment.weighting[batch.t].astype(np.float32)
+        weighted = gather(self._processes, self._model.to_host(losses) * factors, batch.total)
+        self._experiment.sampler.update(gather(self._processes, batch.t, batch.total), weighted)
+
+    def _fetch_losses(self) -> None:
+        """Bring the losses of the last steps to the host.
+
+        Raises:
+            DivergedError: One is not finite.
+        """
+        for losses, sampler_weights in self._pending:
+            mine = self._model.to_host(losses) * sampler_weights
+            values = gather(self._processes, mine, self._config.batch_size)
+            mean = float(values.mean(dtype=np.float64))
+            if not math.isfinite(mean):
+                raise DivergedError
+            self._progress.loss_sum += float(values.sum(dtype=np.float64))
+            self._progress.loss_count += len(values)
+            self._newest_loss = mean
+        self._pending.clear()
+
+    def _report(self, bar: tqdm[Any]) -> None:
+        """Show a loss, seldom enough not to hold up the device."""
+        if self._report_is_due:
+            self._fetch_losses()
+            last = self._metrics[-1] if self._metrics else None
+            bar.set_postfix(_losses(self._newest_loss, last), refresh=False)
+            self._reported = time.monotonic()
+        bar.update()
+
+    def _end_row_where_due(self) -> None:
+        """Add a row of metrics at the end of an epoch and of the run."""
+        progress = self._progress
+        epoch = self._train.epochs_done(progress.step)
+        last_epoch = self._metrics[-1].epoch if self._metrics else self._first_epoch
+        if epoch == last_epoch and progress.step < self._total_steps:
+            return
+        self._fetch_losses()
+        test_loss = self._test_loss()
+        if not math.isfinite(test_loss):
+            raise DivergedError
+        row = EpochMetrics(
+            epoch=epoch,
+            step=progress.step,
+            train_loss=progress.loss_sum / progress.loss_count,
+            test_loss=test_loss,
+            seconds=progress.seconds,
+            images_per_second=progress.steady_images / progress.seconds if progress.seconds else math.nan,
+            warmup_seconds=progress.warmup_seconds,
+            peak_memory_bytes=self._model.peak_memory_bytes(),
+        )
+        self._metrics.append(row)
+        if self._processes.rank == 0:
+            self._run.write_metrics(self._metrics)
+        whole = epoch > last_epoch and progress.loss_count >= self._images_of_an_epoch
+        progress.loss_sum, progress.loss_count = 0.0, 0
+        progress.seconds, progress.steady_images, progress.warmup_seconds = 0.0, 0, 0.0
+        # The last row, and the first after a start within an epoch, may stand for a handful of images. Such
+        # a row counts only where there is no whole epoch.
+        if whole or (not progress.best and progress.step == self._total_steps):
+            self._keep_if_best(row)
+
+    def _keep_if_best(self, row: EpochMetrics) -> None:
+        """Keep the weights at the end of an epoch whose loss was never lower, by any measure."""
+        best = self._progress.best
+        better = {
+            measure: BestEpoch(row.step, loss)
+            for measure, loss in row.measures().items()
+            if measure not in best or loss < best[measure].loss
+        }
+        best |= better
+        if better and self._processes.rank == 0:
+            save_weights(self._run.checkpoints_path, self._model, row.step)
+            remove_others(self._run.checkpoints_path, self._progress)
+
+    def _test_loss(self) -> float:
+        total, count = 0.0, 0
+        for batch, size in self._test:
+            losses = self._model.to_host(self._model.evaluate_loss(batch, self._experiment.loss))
+            whole = gather(self._processes, losses, batch.total)[:size]
+            total += float(whole.sum(dtype=np.float64))
+            count += size
+        return total / count
+
+
+def _losses(train_loss: float, row: EpochMetrics | None) -> dict[str, str]:
+    """What a bar shows: a loss of the training, and the newest test loss."""
+    test = {} if row is None else {"test": f"{row.test_loss:.4g}"}
+    return {"loss": f"{train_loss:.4g}", **test}

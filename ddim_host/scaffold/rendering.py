@@ -1,0 +1,161 @@
+"""From a name and a kind to the folder of a new distribution."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ddim_host import __version__
+from ddim_host.errors import UserError, reason
+from ddim_host.plugin.registry import Kind
+from ddim_host.scaffold.conflicts import require_new
+
+__all__ = ["NewPlugin", "new_plugin", "write_plugin"]
+
+_CONTRACTS = {
+    Kind.NOISE_SCHEDULE: "NoiseScheduleContract",
+    Kind.TIMESTEP_SAMPLER: "TimestepSamplerContract",
+    Kind.LOSS: "LossContract",
+    Kind.LOSS_WEIGHTING: "LossWeightingContract",
+    Kind.TIMESTEP_SUBSET: "TimestepSubsetContract",
+    Kind.DATA: "DatasetContract",
+    Kind.FEATURES: "FeatureExtractorContract",
+}
+
+
+@dataclass(frozen=True)
+class NewPlugin:
+    """The names of a new distribution.
+
+    Attributes:
+        part: The part, as users will write it: `my_sampler`.
+        kind: What it is.
+    """
+
+    part: str
+    kind: Kind
+
+    @property
+    def distribution(self) -> str:
+        """What pip installs: `ddim-my-sampler`."""
+        return f"ddim-{self.part.replace('_', '-')}"
+
+    @property
+    def package(self) -> str:
+        """What Python imports: `ddim_my_sampler`."""
+        return f"ddim_{self.part}"
+
+    @property
+    def class_name(self) -> str:
+        """What a class for it is called: `MySampler`."""
+        return "".join(word.capitalize() for word in self.part.split("_"))
+
+
+def new_plugin(name: str, kind: Kind) -> NewPlugin:
+    """The names that follow from the one that the user chose.
+
+    Args:
+        name: `my-sampler`, `my_sampler` or `ddim-my-sampler`.
+        kind: What it is to be.
+
+    Raises:
+        UserError: It cannot be the name of a part and of a package.
+    """
+    part = name.replace("-", "_").removeprefix("ddim_")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", part) or keyword.iskeyword(part):
+        raise UserError(
+            f"{name!r} cannot be the name of a plugin",
+            why="it becomes the name of a part and of a Python package",
+            fix="use small letters, digits and dashes, with a letter first: my-sampler",
+        )
+    return NewPlugin(part, kind)
+
+
+def write_plugin(plugin: NewPlugin, folder: Path) -> list[Path]:
+    """Write all files of a new distribution, or none.
+
+    Args:
+        plugin: Its names.
+        folder: Where to; it must not exist.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: The folder exists, or cannot be written; or one of the names is taken.
+    """
+    files = _framework(plugin) if plugin.kind is Kind.MODEL else _part(plugin)
+    require_new(plugin, files)
+    partial = folder.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        if folder.exists() or folder.is_symlink():
+            raise UserError(f"{folder} exists already", fix="choose another --out, or another name")
+        for name, text in files.items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        partial.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}", why=reason(error)) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return [folder / name for name in files]
+
+
+def _part(plugin: NewPlugin) -> dict[str, str]:
+    """A distribution with one part, from the templates."""
+    environment = Environment(
+        loader=PackageLoader("ddim_host.scaffold"),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    own = plugin.kind.value.removeprefix("ddim_")
+    templates = {
+        "pyproject.toml": "pyproject.toml.jinja",
+        "README.md": "README.md.jinja",
+        f"{plugin.package}/__init__.py": f"{own}.py.jinja",
+        f"tests/test_{plugin.part}.py": "test.py.jinja",
+    }
+    variables = {"plugin": plugin, "host": __version__, "contract": _CONTRACTS[plugin.kind]}
+    texts = {name: environment.get_template(file).render(variables) for name, file in templates.items()}
+    return {**texts, f"{plugin.package}/py.typed": ""}
+
+
+def _framework(plugin: NewPlugin) -> dict[str, str]:
+    """A distribution with a framework: the example in NumPy, under other names."""
+    example = _framework_example()
+    names = {
+        "ddim_numpy": plugin.package,
+        "ddim-numpy": plugin.distribution,
+        'numpy = "': f'{plugin.part} = "',
+        "--plugin numpy": f"--plugin {plugin.part}",
+        "NumpyModel": f"{plugin.class_name}Model",
+        "NumpyLayers": f"{plugin.class_name}Layers",
+        "TestNumpy": f"Test{plugin.class_name}",
+    }
+
+    def renamed(text: str) -> str:
+        for old, new in names.items():
+            text = text.replace(old, new)
+        return text
+
+    files = [path for pattern in ("*.toml", "*.md", "*/*.py", "*/py.typed") for path in example.glob(pattern)]
+    return {
+        renamed(path.relative_to(example).as_posix()): renamed(path.read_text(encoding="utf-8"))
+        for path in files
+    }
+
+
+def _framework_example() -> Path:
+    """The example: wheels of the host hold it; installed from its repository, the host finds it there."""
+    package = Path(__file__).parent / "ddim_numpy"
+    return package if package.exists() else Path(__file__).parents[2] / "examples" / "ddim_numpy"

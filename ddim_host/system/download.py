@@ -1,0 +1,86 @@
+"""Downloading one file, whole, bounded and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+
+from ddim_host.errors import UserError, printable
+from ddim_host.system.cache import cache_errors
+from ddim_host.system.files import replacing
+from ddim_host.system.progress import progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["download"]
+
+CHUNK_BYTES = 1 << 16
+TIMEOUT_SECONDS = 30.0
+
+
+def download(url: str, path: Path, *, checksum: str, max_bytes: int, fix: str) -> None:
+    """Downloads a file with a progress bar on stderr; nothing is left behind unless it is the right file.
+
+    Args:
+        url: Where it is.
+        path: Where it goes; its folder is made.
+        checksum: What it must have: `md5:` or `sha256:`, then the digits in hexadecimal.
+        max_bytes: No more is read than this.
+        fix: What the user may do where it cannot be had.
+
+    Raises:
+        UserError: The server cannot be reached, breaks off, or sends another or a larger file; or the
+            folder cannot be written.
+    """
+    algorithm, _, wanted = checksum.partition(":")
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with cache_errors():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            for chunk in _chunks(url, max_bytes, fix):
+                digest.update(chunk)
+                file.write(chunk)
+            received = digest.hexdigest()
+            if received != wanted:
+                raise _failed(url, f"its {algorithm.upper()} sum is {received} and not {wanted}", fix)
+
+
+def _chunks(url: str, max_bytes: int, fix: str) -> Iterator[bytes]:
+    """Yields the bytes of `url`; whatever the network does becomes a `UserError`."""
+    try:
+        # Only the callers' constant https address comes here; file: and ftp: would work as well.
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            length = response.headers.get("Content-Length", "")
+            total = int(length) if length.isdecimal() else None
+            if total is not None and total > max_bytes:
+                raise _too_large(url, max_bytes, fix)
+            received = 0
+            name = url.rpartition("/")[2]
+            with progress_bar(f"downloading {name}", total, unit="B", scaled=True) as bar:
+                while chunk := response.read(CHUNK_BYTES):
+                    received += len(chunk)
+                    if received > max_bytes:
+                        raise _too_large(url, max_bytes, fix)
+                    bar.update(len(chunk))
+                    yield chunk
+            # http.client ends quietly where the connection does.
+            if total is not None and received != total:
+                raise _failed(url, f"the connection broke off after {received} of {total} bytes", fix)
+    except urllib.error.HTTPError as error:  # an answer such as 404, which holds the connection
+        with error:
+            raise _failed(url, printable(error), fix) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _failed(url, printable(error), fix) from error
+
+
+def _too_large(url: str, max_bytes: int, fix: str) -> UserError:
+    return _failed(url, f"the server sends more than {max_bytes} bytes: it is another file", fix)
+
+
+def _failed(url: str, why: str, fix: str) -> UserError:
+    return UserError(f"cannot download {url}", why=why, fix=fix)
