@@ -58,7 +58,7 @@ def predicted_noise(experiment: Experiment, model: Model) -> dict[str, Any]:
     """Epsilon at three timesteps for one batch."""
     weights = random_weights(experiment)
     model.load_weights(weights, "raw")
-    size, _, channels = experiment.source.image_shape
+    size, _, channels = experiment.image_shape
     x_t = np.random.default_rng(1).standard_normal((2, channels, size, size), dtype=np.float32)
     return {
         f"t{t}": model.to_host(model.predict_noise(model.to_device(x_t), t, which="raw"))
@@ -72,7 +72,7 @@ def loss_curve(experiment: Experiment, model: Model) -> dict[str, Any]:
     weights = initial_weights(experiment.unet, config.seed)
     model.load_weights(weights, "raw")
     model.load_weights(weights, "ema")
-    batches = training_batches(experiment, experiment.load_images().train)
+    batches = training_batches(experiment, experiment.images.train)
     losses = []
     for step in range(200):
         values = model.train_step(
@@ -89,7 +89,7 @@ def loss_curve(experiment: Experiment, model: Model) -> dict[str, Any]:
 def gradients(experiment: Experiment, model: Model) -> dict[str, Any]:
     """The gradient of every parameter at random weights, read from Adam's first moment after one step."""
     model.load_weights(random_weights(experiment), "raw")
-    batch = training_batches(experiment, experiment.load_images().train).batch(0)
+    batch = training_batches(experiment, experiment.images.train).batch(0)
     few = Batch(
         batch.x_t[:16],
         batch.t[:16],

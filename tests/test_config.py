@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 
 from ddim_host.errors import UserError
 from ddim_host.experiment.assembly import assemble
-from ddim_host.experiment.config import (
-    PART_KINDS,
-    Config,
-    PartConfig,
-    Request,
-    read_fingerprint,
-    read_request,
-    write_config,
-)
+from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
+from ddim_host.experiment.config_file import read_config_file, write_config, write_run_config
 from ddim_host.experiment.settings import SETTINGS
 from ddim_host.plugin.data import DataFingerprint
 from ddim_host.plugin.parameters import REQUIRED, Parameter, PartChoice, parse_choice, resolve
@@ -42,7 +35,7 @@ def read(tmp_path: Path) -> Callable[[str], Request]:
     def read_text(text: str) -> Request:
         path = tmp_path / "some.toml"
         path.write_text(text, encoding="utf-8")
-        return read_request(path)
+        return read_config_file(path).request
 
     return read_text
 
@@ -109,12 +102,14 @@ def test_whatever_a_config_holds_is_read_as_it_was_written(
     part = PartConfig(*origin, {name: value for name, (_, value) in typed.items()})
     parts: dict[str, Any] = {kind.option: part for kind in PART_KINDS}
     plugin = PartConfig("torch", "ddim-torch", "0.1.0")
-    config = Config(plugin=plugin, train_steps=length[0], epochs=length[1], **parts, **given_settings)
+    config = Config(
+        plugin=plugin, **parts, **given_settings | {"train_steps": length[0], "epochs": length[1]}
+    )
     path = tmp_path_factory.getbasetemp() / "config.toml"
-    path.write_text(write_config(config, (8, 8, 1), IMAGES, provenance), encoding="utf-8", newline="")
+    path.write_text(write_run_config(config, (8, 8, 1), IMAGES, provenance), encoding="utf-8", newline="")
 
-    request = read_request(path)
-    assert (request.plugin, request.epochs) == ("torch", config.epochs)
+    request = read_config_file(path).request
+    assert request.plugin == "torch"
     values = {name: getattr(config, name) for name in SETTINGS}
     assert dict(request.settings) == {name: value for name, value in values.items() if value is not None}
     known = [Parameter(name, annotation, REQUIRED) for name, (annotation, _) in typed.items()]
@@ -130,7 +125,7 @@ def test_a_default_that_users_could_not_set_is_taken_back(
 ) -> None:
     config = assemble(Request(plugin="torch")).config
     part = dataclasses.replace(config.loss, parameters={"odd": default})
-    request = read(write_config(dataclasses.replace(config, loss=part), (8, 8, 1), IMAGES, {}))
+    request = read(write_config(dataclasses.replace(config, loss=part)))
     known = [Parameter("odd", annotation, default)]
     assert resolve("part", known, request.parts[Kind.LOSS].arguments) == {"odd": default}
 
@@ -139,7 +134,7 @@ def test_a_default_that_users_could_not_set_is_taken_back(
     "request_",
     [
         Request(plugin="torch"),
-        Request(plugin="torch", epochs=7),
+        Request(plugin="torch", settings={"epochs": 7}),
         Request(
             plugin="torch",
             parts={
@@ -156,13 +151,12 @@ def test_an_experiment_is_assembled_again_from_its_config(
     read: Callable[[str], Request], no_framework: None, request_: Request
 ) -> None:
     config = assemble(request_).config
-    text = write_config(config, (8, 8, 1), IMAGES, {"command": "odd \"quotes\" and 'others' = \n"})
+    text = write_run_config(config, (8, 8, 1), IMAGES, {"command": "odd \"quotes\" and 'others' = \n"})
     assert assemble(read(text)).config == config
     assert set(tomllib.loads(text)) == {
         "plugin",
         *(kind.option for kind in PART_KINDS),
         *(name for name in SETTINGS if getattr(config, name) is not None),
-        *(["epochs"] if config.epochs else []),
         "provenance",
     }
 
@@ -191,24 +185,24 @@ def test_what_is_on_top_wins_and_the_rest_stays() -> None:
     ("top", "base", "epochs", "train_steps"),
     [
         ({}, {"epochs": 2}, 2, None),
-        ({}, {"settings": {"train_steps": 5}}, None, 5),
-        ({"epochs": 3}, {"settings": {"train_steps": 5}}, 3, None),
-        ({"settings": {"train_steps": 7}}, {"epochs": 2}, None, 7),
+        ({}, {"train_steps": 5}, None, 5),
+        ({"epochs": 3}, {"train_steps": 5}, 3, None),
+        ({"train_steps": 7}, {"epochs": 2}, None, 7),
         ({"epochs": 3}, {"epochs": 2}, 3, None),
-        ({"settings": {"train_steps": 7}}, {"settings": {"train_steps": 5}}, None, 7),
+        ({"train_steps": 7}, {"train_steps": 5}, None, 7),
     ],
 )
 def test_a_length_on_top_replaces_any_other(
     top: dict[str, Any], base: dict[str, Any], epochs: int | None, train_steps: int | None
 ) -> None:
-    result = Request(**top).over(Request(**base))
-    assert (result.epochs, result.settings.get("train_steps")) == (epochs, train_steps)
+    result = Request(settings=top).over(Request(settings=base)).settings
+    assert (result.get("epochs"), result.get("train_steps")) == (epochs, train_steps)
 
 
 def test_epochs_take_the_place_of_the_default_number_of_steps(no_framework: None) -> None:
     by_default = assemble(Request(plugin="torch")).config
     assert (by_default.epochs, by_default.train_steps) == (None, 450)
-    by_epochs = assemble(Request(plugin="torch", epochs=2, settings={"batch_size": 8})).config
+    by_epochs = assemble(Request(plugin="torch", settings={"batch_size": 8, "epochs": 2})).config
     assert (by_epochs.epochs, by_epochs.train_steps) == (2, None)
     assert (by_epochs.length(20), by_epochs.length(17)) == (5, 5)
     assert dataclasses.replace(by_default, batch_size=8).length(20) == 450
@@ -245,7 +239,7 @@ def test_a_part_is_text_or_a_table(read: Callable[[str], Request]) -> None:
         whatever = 3
         """
     )
-    assert (request.plugin, request.epochs, request.settings) == ("torch", 3, {"batch_size": 16})
+    assert (request.plugin, request.settings) == ("torch", {"batch_size": 16, "epochs": 3})
     assert request.parts == {
         Kind.MODEL: PartChoice("unet", "ddim-torch", {"dropout": "0.1"}),
         Kind.LOSS: PartChoice("huber", None, {}),
@@ -318,14 +312,14 @@ def test_a_preset_is_named_on_the_command_line(read: Callable[[str], Request]) -
 
 def test_a_run_says_which_images_it_was_trained_on(read: Callable[[str], Request], tmp_path: Path) -> None:
     path = tmp_path / "some.toml"
-    read(write_config(assemble(Request(plugin="torch")).config, (8, 8, 1), IMAGES, {}))
-    assert read_fingerprint(path) == IMAGES
+    read(write_run_config(assemble(Request(plugin="torch")).config, (8, 8, 1), IMAGES, {}))
+    assert read_config_file(path).fingerprint == IMAGES
     read("seed = 3")
-    assert read_fingerprint(path) is None, "no run's file says nothing"
+    assert read_config_file(path).fingerprint is None, "no run's file says nothing"
     for text in ("[provenance]", "[provenance]\nimages = 3", "[provenance.images]\nnum_train = 3"):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match="does not say which images"):
-            read_fingerprint(path)
+            _ = read_config_file(path).fingerprint
 
 
 def test_true_is_no_number_of_epochs(read: Callable[[str], Request]) -> None:
@@ -383,12 +377,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     not_utf8 = tmp_path / "latin.toml"
     not_utf8.write_bytes(b'loss = "\xe9"')
     with pytest.raises(UserError, match="is not valid TOML"):
-        read_request(not_utf8)
+        read_config_file(not_utf8)
     with pytest.raises(UserError, match="cannot read the configuration") as caught:
-        read_request(tmp_path / "missing.toml")
+        read_config_file(tmp_path / "missing.toml")
     assert caught.value.why == "No such file or directory"
     with pytest.raises(UserError, match="cannot read the configuration"):
-        read_request(tmp_path)
+        read_config_file(tmp_path)
 
 
 @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "replace")))
@@ -396,7 +390,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(data)
     try:
-        read_request(path)
+        read_config_file(path)
     except UserError as error:
         assert str(path) in str(error)  # noqa: PT017 - both ends are allowed
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ddim_host.cli import command_line
-from ddim_host.experiment.config import read_request
+from ddim_host.experiment.config_file import read_config_file
 from ddim_host.experiment.defaults import default_model_parameters
 from ddim_host.sweep.grid import read_grid
 from ddim_host.system.cache import CACHE_VARIABLE, cache_folder
@@ -212,7 +212,7 @@ def test_toml_is_read_by_what_it_is_for(block: Block, tmp_path: Path) -> None:
         assert group in ("ddim_host.plugins", "ddim_host.frameworks")
         assert all(isinstance(module, str) for module in entries.values())
     elif name == "run.toml":
-        assert read_request(path).plugin == "torch"
+        assert read_config_file(path).request.plugin == "torch"
     else:
         assert read_grid(path).axes["plugin"] == ("torch", "jittor")
 

@@ -87,14 +87,14 @@ BETAS = np.full(10, 0.1)
 )
 def test_betas(betas: object, why: str) -> None:
     checked = part(Kind.NOISE_SCHEDULE, returning(betas))
-    assert blamed(lambda: validation.checked_betas(checked, {}, 10), Kind.NOISE_SCHEDULE) == why
+    assert blamed(lambda: validation.checked_schedule(checked, {}, 10), Kind.NOISE_SCHEDULE) == why
 
 
 @pytest.mark.parametrize("beta", [0.99, 1e-17])
 def test_betas_whose_product_vanishes_or_stays_one(beta: float) -> None:
     checked = part(Kind.NOISE_SCHEDULE, returning(np.full(1000, beta)))
     with pytest.raises(UserError):
-        validation.checked_betas(checked, {}, 1000)
+        validation.checked_schedule(checked, {}, 1000)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_more_steps_than_timesteps_are_not_the_parts_fault() -> None:
 
 def test_parts_that_raise() -> None:
     for kind, check in (
-        (Kind.NOISE_SCHEDULE, lambda p: validation.checked_betas(p, {}, 10)),
+        (Kind.NOISE_SCHEDULE, lambda p: validation.checked_schedule(p, {}, 10)),
         (Kind.LOSS_WEIGHTING, lambda p: validation.checked_weighting(p, {}, SCHEDULE)),
         (Kind.TIMESTEP_SUBSET, lambda p: validation.checked_subset(p, {}, SCHEDULE, 3)),
         (Kind.TIMESTEP_SAMPLER, lambda p: validation.CheckedSampler(p, {}, SCHEDULE)),
@@ -155,8 +155,8 @@ def test_good_parts_pass_with_their_parameters() -> None:
     def betas(timesteps: int, *, beta: float) -> NDArray[np.float64]:
         return np.full(timesteps, beta)
 
-    schedule = validation.checked_betas(part(Kind.NOISE_SCHEDULE, betas), {"beta": 0.3}, 4)
-    assert schedule.tolist() == [0.3] * 4
+    schedule = validation.checked_schedule(part(Kind.NOISE_SCHEDULE, betas), {"beta": 0.3}, 4)
+    assert schedule.betas.tolist() == [0.3] * 4
     weights = validation.checked_weighting(part(Kind.LOSS_WEIGHTING, returning(np.eye(10)[3])), {}, SCHEDULE)
     assert weights.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
     everything = part(Kind.TIMESTEP_SUBSET, returning(np.arange(10)))

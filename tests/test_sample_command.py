@@ -464,7 +464,7 @@ def refused(in_process: Callable[..., Outcome], tmp_path: Path) -> Callable[...,
         ("sample RUN --out RUN/config.toml", "exists already"),
         ("sample RUN --out RUN/samples/linear-3-eta-0.png", "exists already"),
         ("sample RUN --out RUN/samples", "exists already"),
-        ("sample RUN --out RUN/metrics.csv/x.png", "metrics.csv: Not a directory"),
+        ("sample RUN --out RUN/metrics.csv/x.png", "metrics.csv\n  why: Not a directory"),
         ("sample", "the following arguments are required: RUN"),
         ("sample TMP/nowhere", "there is no run in"),
         ("sample RUN/config.toml", "there is no run in"),
@@ -484,7 +484,7 @@ def refused(in_process: Callable[..., Outcome], tmp_path: Path) -> Callable[...,
         ("reconstruct RUN --out TMP/x", "a reconstruction is drawn as a PNG, not as"),
         ("reconstruct RUN --out RUN/samples/linear-3-eta-0.png", "exists already"),
         ("reconstruct RUN --data images:path=TMP/nowhere", "cannot open"),
-        ("reconstruct RUN --data cifar10", "was trained on images of another shape"),
+        ("reconstruct RUN --data cifar10", "has images of another shape than the run was trained on"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_refused(
@@ -604,8 +604,8 @@ def test_data_that_is_gone_is_missed_where_it_is_needed(
     edit_config(run, lambda config: config.update(data=gone))
     assert refused("reconstruct", run).startswith(f"cannot open {run / 'gone'}")
     message = refused("reconstruct", run, "--data", f"images:path={pictures}")
-    assert message.startswith(f"the run in {run} was trained on images of another shape")
-    assert "(8, 8, 1), that of images is (8, 8, 3)" in message
+    assert message.startswith("data set 'images' has images of another shape than the run was trained on")
+    assert "(8, 8, 3), and the network's is (8, 8, 1)" in message
     with pytest.raises(AssertionError, match="nothing was found to be wrong"):
         in_process("reconstruct", run, "--data", "digits")
 

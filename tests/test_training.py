@@ -113,7 +113,7 @@ def trained(
         request = Request("torch", {Kind.DATA: data}, {"train_steps": steps, "batch_size": 8})
         experiment = assemble(request)
         model = Scripted(losses, row_ends, done)
-        images = experiment.load_images()
+        images = experiment.images
         Trainer(experiment, model, images, run=run, progress=Progress(done), metrics=[]).train()
         assert [(row.train_loss, row.test_loss) for row in run.read_metrics()] == [
             pytest.approx(pair) for pair in losses
@@ -203,7 +203,7 @@ def test_the_train_loss_is_that_of_uniform_timesteps_whatever_the_sampler(
         "test_images": 1,
     }
     experiment = assemble(Request("torch", parts, settings))
-    images = experiment.load_images()
+    images = experiment.images
     Trainer(experiment, Steep([], [], 0), images, run=run, progress=Progress(), metrics=[]).train()
     rows = run.read_metrics()
     # The sampler draws a timestep of loss 3 about three times as often as one of loss 1.

@@ -13,7 +13,7 @@ import safetensors.numpy
 from PIL import Image
 
 from ddim_host.errors import UserError
-from ddim_host.experiment.config import read_fingerprint
+from ddim_host.experiment.config_file import read_config_file
 from ddim_host.framework.processes import ALONE, require_same_images
 from ddim_host.plugin.data import DataFingerprint, TrainTest, image_hash
 from tests.test_processes import Fake
@@ -28,7 +28,7 @@ IMAGES = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4, 1)
 
 
 def fingerprint(run: Path) -> DataFingerprint:
-    found = read_fingerprint(run / "config.toml")
+    found = read_config_file(run / "config.toml").fingerprint
     assert found is not None
     return found
 

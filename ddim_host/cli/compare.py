@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError, printable, reason
+from ddim_host.errors import UserError, printable
 from ddim_host.report.output import write_report
 from ddim_host.run.directory import RunDirectory, existing_run
 from ddim_host.run.provenance import this_command
+from ddim_host.system.files import file_errors
 
 if TYPE_CHECKING:
     import argparse
@@ -31,10 +32,8 @@ def main(options: argparse.Namespace) -> int:
         if not RunDirectory(path).exists() and not path.exists():
             existing_run(path)  # raises: what is mistyped should be known before a page is replaced
     out: Path = options.out or Path(f"comparison.{options.format}")
-    try:
+    with file_errors(f"cannot write {out}"):  # its name may be too long, for one
         taken = out.exists()
-    except OSError as error:  # a name that is too long, for one
-        raise UserError(f"cannot write {out}", why=reason(error)) from None
     if taken and not options.force:
         raise UserError(f"{out} exists already", fix="choose another --out, or add --force to replace it")
     for warning in write_report(options.runs, out, command=this_command(), kind=options.format):

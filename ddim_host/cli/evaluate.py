@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import read_list, requested
 from ddim_host.cli.output import note_other_images, used_line
-from ddim_host.errors import UserError, printable, reason
+from ddim_host.errors import printable
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.scoring import Plan, help_to_score, measure_real_images, planned, score
@@ -25,7 +25,7 @@ from ddim_host.run.drawing import Drawing, draw, drawing_record
 from ddim_host.run.exports import export_images
 from ddim_host.run.provenance import this_command
 from ddim_host.run.trained import assemble_trained, load_denoiser
-from ddim_host.system.files import read_json, write_text
+from ddim_host.system.files import file_errors, read_json, write_text
 from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
@@ -75,10 +75,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     first = launched().is_first
     steps, etas = read_list("steps", options.steps_list), read_list("eta", options.eta_list)
     seeds = None if options.seed_list is None else read_list("seed", options.seed_list)
-    request = requested(options)
-    # The first number of steps is what the timestep subset is tried with.
-    request = replace(request, settings={**request.settings, "steps": steps[0]})
-    experiment = assemble_trained(run, request, needs_images=True)
+    experiment = assemble_trained(run, requested(options), needs_images=True)
     for count in steps:
         experiment.timesteps(count)
     if known.scores and first:
@@ -89,12 +86,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     if not first:
         _help(experiment, run, plan, options)
         return 0
-    with Evaluator(parse_choice(features), experiment.source.image_shape, MeasureSettings()) as evaluator:
+    with Evaluator(parse_choice(features), experiment.image_shape, MeasureSettings()) as evaluator:
         # Before the real images are measured, which takes its time: all processes read the same checkpoint.
         denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
         data = format_choice(config.data.name, config.data.parameters)
-        images = experiment.load_images()
-        note_other_images(run.config_path, images)
+        images = experiment.images
+        note_other_images(run.config, images)
         ruler = measure_real_images(evaluator, file, data, images, options.reference)
         print(used_line(run.path, config.plugin.name, used), flush=True)
         if options.grids is not None:
@@ -182,8 +179,6 @@ def _drawn(run: RunDirectory, record: dict[str, Any]) -> Path | None:
 def _write_tables(folder: Path, scores: Scores) -> None:
     """Everything measured so far, for people and for spreadsheets."""
     texts = {"evaluation.csv": as_csv(scores), "evaluation.md": as_markdown(tables_of(scores))}
-    try:
+    with file_errors(f"cannot write into {folder}"):
         for name, text in texts.items():
             write_text(folder / name, text)
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}", why=reason(error)) from None

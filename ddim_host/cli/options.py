@@ -7,14 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ddim_host.errors import UserError
-from ddim_host.experiment.config import (
-    PART_KINDS,
-    Request,
-    preset_names,
-    read_epochs,
-    read_preset,
-    read_request,
-)
+from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request
+from ddim_host.experiment.config_file import preset_names, read_preset
 from ddim_host.experiment.defaults import DEFAULT_PARTS, SMALL, default_settings
 from ddim_host.experiment.settings import CHECKPOINTS, SETTINGS, read_setting
 from ddim_host.plugin.parameters import parse_choice
@@ -25,6 +19,8 @@ from ddim_host.system.limits import MAX_GRID_IMAGES, MAX_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ddim_host.experiment.config_file import ConfigFile
 
 __all__ = [
     "add_compare_options",
@@ -135,16 +131,10 @@ def _add_experiment_options(
     for kind in PART_KINDS:
         _add_part(parts, kind, DEFAULT_PARTS[kind], action=action)
     settings = parser.add_argument_group("settings")
-    settings.add_argument(
-        "--epochs",
-        metavar="N",
-        action=action,
-        help="length of the training in passes over the images (default: see --train-steps)",
-    )
     for name, setting in SETTINGS.items():
         if setting.default is None:
-            small, large = (default_settings(size)[name] for size in (SMALL, SMALL + 1))
-            default = f"{small} up to {SMALL} pixels, {large} above"
+            small, large = (default_settings(size).get(name) for size in (SMALL, SMALL + 1))
+            default = f"{small} up to {SMALL} pixels, {large} above" if small is not None else "none"
         else:
             default = str(setting.default).lower()
         _add_setting(settings, name, default, action=action)
@@ -312,8 +302,8 @@ def read_list(name: str, text: str) -> tuple[Any, ...]:
     return tuple(sorted(cast("set[float]", values)))
 
 
-def requested(options: argparse.Namespace) -> Request:
-    """What the options ask for, on top of the file that `--config` names and of `--preset`.
+def requested(options: argparse.Namespace, config: ConfigFile | None = None) -> Request:
+    """Return what the options ask for, on top of a file and of `--preset`.
 
     Raises:
         UserError: An option's value cannot be read or is not allowed.
@@ -325,12 +315,11 @@ def requested(options: argparse.Namespace) -> Request:
         for name, setting in SETTINGS.items()
         if (text := given.get(name)) is not None
     }
-    epochs = None if given.get("epochs") is None else read_epochs(options.epochs, origin="--epochs")
-    if epochs is not None and "train_steps" in settings:
+    if settings.keys() >= LENGTHS:
         raise UserError("--epochs and --train-steps both set the length", fix="give one of them")
-    request = Request(options.plugin, parts, settings, epochs)
-    if given.get("config") is not None:
-        request = request.over(read_request(options.config))
+    request = Request(options.plugin, parts, settings)
+    if config is not None:
+        request = request.over(config.request)
     if given.get("preset") is not None:
         request = request.over(read_preset(options.preset))
     return request

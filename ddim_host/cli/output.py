@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddim_host.experiment.assembly import Experiment
+    from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.plugin.data import TrainTest
     from ddim_host.run.drawing import Times
     from ddim_host.run.trained import UsedWeights
@@ -39,15 +40,15 @@ def split_line(images: TrainTest) -> str:
     return f"{'split':<17} {len(images.train):,} train, {len(images.test):,} test{split}"
 
 
-def note_other_images(config_path: Path, images: TrainTest) -> None:
+def note_other_images(config: ConfigFile, images: TrainTest) -> None:
     """Say on stderr, in the first process, where images are not those that a run was trained on.
 
     Raises:
-        UserError: The run's configuration cannot be read, or does not say.
+        UserError: The run's configuration does not say.
     """
-    why = other_images(config_path, images)
+    why = other_images(config, images)
     if why and launched().is_first:
-        path = printable(config_path)
+        path = printable(config.path)
         print(f"note: the images are not those of {path}: {why}", file=sys.stderr)
 
 

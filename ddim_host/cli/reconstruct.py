@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,12 +44,8 @@ def main(options: argparse.Namespace) -> int:
             or the output exists already.
     """
     run = existing_run(options.run)
-    request = requested(options)
     wanted = None if options.steps_list is None else read_list("steps", options.steps_list)
-    if wanted is not None:
-        # The first one is what the timestep subset is tried with.
-        request = replace(request, settings={**request.settings, "steps": wanted[0]})
-    experiment = assemble_trained(run, request, needs_images=True)
+    experiment = assemble_trained(run, requested(options), needs_images=True)
     config = experiment.config
     most = config.num_train_timesteps
     numbers = wanted or [steps for steps in PAPER_ERRORS if steps <= most] or [most]
@@ -59,8 +54,8 @@ def main(options: argparse.Namespace) -> int:
     if path.suffix.lower() != ".png":
         raise UserError(f"a reconstruction is drawn as a PNG, not as {path}", fix="name it x.png")
     require_new(path)
-    data = experiment.load_images()
-    note_other_images(run.config_path, data)
+    data = experiment.images
+    note_other_images(run.config, data)
     test = data.test
     chosen = np.unique(np.linspace(0, len(test) - 1, min(options.images, len(test))).astype(np.int64))
     denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from ddim_host.cli.options import requested
 from ddim_host.cli.output import note_other_images, sampling_line, split_line, times_line
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, printable
-from ddim_host.experiment.assembly import Experiment, assemble
-from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request, read_request
+from ddim_host.experiment.assembly import Experiment, assemble, load_framework, resolve_config
+from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
+from ddim_host.experiment.config_file import read_config_file
 from ddim_host.framework.unet import parameters
 from ddim_host.plugin.parameters import format_value
 from ddim_host.report.output import write_report
@@ -27,7 +28,8 @@ from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
+
+    from ddim_host.experiment.config_file import ConfigFile
 
 __all__ = ["main"]
 
@@ -41,7 +43,8 @@ def main(options: argparse.Namespace) -> int:
     Raises:
         UserError: See `assembly.assemble` and `execution.run_experiment`.
     """
-    request = requested(options)
+    config_file = None if options.config is None else read_config_file(options.config)
+    request = requested(options, config_file)
     if options.resume:
         experiment, directory = _resumed(options, request)
         start: RunDirectory | None = directory
@@ -49,7 +52,8 @@ def main(options: argparse.Namespace) -> int:
         start = None if options.start_from is None else existing_run(options.start_from)
         if start is not None:
             start.latest_checkpoint()  # raises where there is none
-        experiment = assemble(request.over(read_request(start.config_path)) if start else request)
+        experiment = assemble(request.over(start.config.request) if start else request)
+        experiment.timesteps()  # a subset that does not work should be known before the training
         config = experiment.config
         directory = RunDirectory(options.out or next_run_path(config.plugin.name, config.data.name))
     print(describe(experiment))
@@ -62,22 +66,22 @@ def main(options: argparse.Namespace) -> int:
         return 0
     if start is not directory and launched().is_first:
         directory.require_free()
-    return _carry_out(experiment, directory, start, options.config)
+    return _carry_out(experiment, directory, start, config_file)
 
 
 def _carry_out(
-    experiment: Experiment, directory: RunDirectory, start: RunDirectory | None, config: Path | None
+    experiment: Experiment, directory: RunDirectory, start: RunDirectory | None, config: ConfigFile | None
 ) -> int:
     """Run it, and say how it went, where this is the first process; the exit code."""
     is_first = launched().is_first
     end_as_by_ctrl_c(signal.SIGTERM)
     try:
-        images = experiment.load_images()
+        images = experiment.images
         print(split_line(images), flush=True)
         if start is not directory:  # a resumed run refuses other images
             if start is not None:
                 _require_longer(start, experiment.config, experiment.config.length(len(images.train)))
-                config = start.config_path
+                config = start.config
             if config is not None:
                 note_other_images(config, images)
         picture, times = run_experiment(experiment, directory, start=start)
@@ -128,7 +132,7 @@ def _is_complete(run: RunDirectory, experiment: Experiment) -> bool:
     last_files = (picture_path(run, config), run.report_path)
     if not (run.has_checkpoint() and all(path.exists() for path in last_files)):
         return False
-    length = config.train_steps or config.length(len(experiment.load_images().train))
+    length = config.train_steps or config.length(len(experiment.images.train))
     return load_progress(run.latest_checkpoint()).step >= length
 
 
@@ -172,9 +176,14 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
     if options.start_from is not None:
         raise UserError("--resume and --start-from exclude each other", fix="give one of them")
     directory = existing_run(options.out)
-    stored = read_request(directory.config_path)
-    experiment = assemble(stored)
-    changed = _differences(experiment.config, assemble(request.over(stored)).config)
+    stored = directory.config.request
+    plugins = load_framework(stored)
+    experiment = assemble(stored, plugins=plugins)
+    if request.plugin in (None, stored.plugin):
+        asked = resolve_config(request.over(stored), plugins, experiment.image_shape)
+        changed = _differences(experiment.config, asked)
+    else:
+        changed = ["plugin"]
     if changed:
         raise UserError(
             f"a resumed run keeps its settings, but these differ: {', '.join(changed)}",

@@ -97,6 +97,7 @@ def _check(todo: list[Todo], evaluation: Mapping[str, str] | None) -> None:
             if "run" in one.stages and not one.begun:
                 try:
                     experiment = assemble(requested(argparse.Namespace(**one.trial.options)))
+                    experiment.timesteps()
                     for number in steps:
                         experiment.timesteps(number)
                     features.require(experiment)

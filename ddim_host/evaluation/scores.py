@@ -6,13 +6,12 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError, reason
 from ddim_host.evaluation.statistics import Measures, MeasureSettings
 from ddim_host.evaluation.worker import FeatureSpace
 from ddim_host.experiment.settings import CheckpointChoice
 from ddim_host.framework.interface import Device, Precision, WhichWeights
-from ddim_host.system.files import locked, read_json, write_text
-from ddim_host.system.records import read_record
+from ddim_host.system.files import file_errors, locked, read_json, write_text
+from ddim_host.system.records import read_record, record_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -192,22 +191,14 @@ class EvaluationFile:
         Raises:
             UserError: The file is damaged.
         """
-        try:
-            document = read_json(self.path)
+        with record_errors(self.path, fix="move it away; all of it is measured again then"):
+            try:
+                document = read_json(self.path)
+            except FileNotFoundError:
+                return Scores()
             if document["format"] != _FORMAT:
                 raise ValueError(f"its format is {document['format']!r:.40}, not {_FORMAT}")
-            scores = read_record(Scores, document)
-        except FileNotFoundError:
-            return Scores()
-        except OSError as error:
-            raise UserError(f"cannot read {self.path}", why=reason(error)) from None
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{self.path} is damaged",
-                why=f"{type(error).__name__}: {error}",
-                fix="move it away; all of it is measured again then",
-            ) from None
-        return scores
+            return read_record(Scores, document)
 
     def add(self, result: Score | NoiseFloor) -> Scores:
         """Add one result, besides what other processes have added.
@@ -215,12 +206,9 @@ class EvaluationFile:
         Raises:
             UserError: The file is damaged, or cannot be written.
         """
-        try:
-            with locked(self.path.parent):
-                known = self.read().with_result(result)
-                write_text(self.path, _text(known))
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}", why=reason(error)) from None
+        with file_errors(f"cannot write {self.path}"), locked(self.path.parent):
+            known = self.read().with_result(result)
+            write_text(self.path, _text(known))
         return known
 
 

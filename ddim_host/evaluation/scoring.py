@@ -182,7 +182,7 @@ def _sampler(experiment: Experiment, denoiser: Denoiser, sampled: Sampled) -> Sa
     return Sampler(
         denoiser,
         ddim_steps(experiment.schedule, sampled.timesteps, sampled.eta),
-        image_shape=experiment.source.image_shape,
+        image_shape=experiment.image_shape,
         seed=sampled.seed,
         clip=sampled.clip,
         processes=experiment.processes,

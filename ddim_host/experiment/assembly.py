@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from ddim_host.diffusion import NoiseSchedule, ddim_steps
+from ddim_host.diffusion import ddim_steps
 from ddim_host.errors import UserError
 from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
 from ddim_host.experiment.defaults import (
@@ -31,16 +31,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ddim_host.diffusion import DDIMStep
+    from ddim_host.diffusion import DDIMStep, NoiseSchedule
     from ddim_host.framework.interface import JoinProcesses, Loss, Model
     from ddim_host.framework.processes import Processes
     from ddim_host.plugin.contracts import TimestepSampler
     from ddim_host.plugin.data import DataSource, TrainTest
     from ddim_host.plugin.discovery import Plugin
+    from ddim_host.plugin.loading import Plugins
     from ddim_host.plugin.parameters import Value
     from ddim_host.plugin.registry import Registry
 
-__all__ = ["Experiment", "assemble"]
+__all__ = ["Experiment", "assemble", "load_framework", "resolve_config"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Experiment:
     Attributes:
         config: All of it as data.
         parts: The parts by kind.
-        source: The data set.
+        image_shape: `(H, W, C)` of the images.
         schedule: The noise schedule.
         sampler: The timestep sampler, with the state of a new run.
         loss: One number per image.
@@ -61,13 +62,35 @@ class Experiment:
 
     config: Config
     parts: dict[Kind, Part]
-    source: DataSource
+    image_shape: tuple[int, int, int]
     schedule: NoiseSchedule
     sampler: TimestepSampler
     loss: Loss
     weighting: NDArray[np.float64]
     unet: UNet
     join_processes: JoinProcesses | None
+    _source: DataSource | None = None
+    _subsets: dict[int, NDArray[np.int64]] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def source(self) -> DataSource:
+        """The data set; that of a trained run is looked for when it is asked for, and need not be there.
+
+        Raises:
+            UserError: It is not available, or its images have another shape than those of the training.
+        """
+        if self._source is not None:
+            return self._source
+        data = self.config.data
+        source = validation.checked_source(self.parts[Kind.DATA], data.parameters)
+        if source.image_shape != self.image_shape:
+            raise UserError(
+                f"{self.parts[Kind.DATA].label} has images of another shape than the run was trained on",
+                why=f"theirs is (height, width, channels) = {source.image_shape}, and the network's is "
+                f"{self.image_shape}",
+                fix="choose other images with --data",
+            )
+        return source
 
     @cached_property
     def processes(self) -> Processes:
@@ -93,29 +116,29 @@ class Experiment:
             )
         return self.join_processes(config.device)
 
-    def load_images(self) -> TrainTest:
-        """Read the data set, downloading or decoding it where that has not happened yet; once."""
-        return self._images
-
     @cached_property
-    def _images(self) -> TrainTest:
+    def images(self) -> TrainTest:
+        """The data set, read: downloaded or decoded first if that has not happened yet."""
         return validation.checked_images(self.parts[Kind.DATA], self.source)
 
     def timesteps(self, num_inference_steps: int | None = None) -> NDArray[np.int64]:
-        """The timesteps that sampling visits, int64 `(S,)`; with as many steps as configured, or another S.
+        """Return the timesteps that sampling visits, int64 `(S,)`; S is the configured one unless given.
 
         Raises:
             UserError: The timestep subset has none of this size.
         """
-        return validation.checked_subset(
-            self.parts[Kind.TIMESTEP_SUBSET],
-            self.config.timestep_subset.parameters,
-            self.schedule,
-            self.config.steps if num_inference_steps is None else num_inference_steps,
-        )
+        steps = self.config.steps if num_inference_steps is None else num_inference_steps
+        if steps not in self._subsets:
+            self._subsets[steps] = validation.checked_subset(
+                self.parts[Kind.TIMESTEP_SUBSET],
+                self.config.timestep_subset.parameters,
+                self.schedule,
+                steps,
+            )
+        return self._subsets[steps]
 
     def sampling_steps(self) -> tuple[DDIMStep, ...]:
-        """The steps from noise to image."""
+        """Return the steps from noise to image."""
         return ddim_steps(self.schedule, self.timesteps(), self.config.eta)
 
     def build_model(self) -> Model:
@@ -141,70 +164,109 @@ class Experiment:
             ) from error
 
 
-def assemble(request: Request, *, source: DataSource | None = None) -> Experiment:
-    """Load the plugins and put an experiment together.
+def assemble(
+    request: Request, *, plugins: Plugins | None = None, image_shape: tuple[int, int, int] | None = None
+) -> Experiment:
+    """Put an experiment together.
 
     Args:
         request: What the user asked for.
-        source: In place of what the data set's part would give: for a trained run, whose images need not be
-            at hand.
+        plugins: From `load_framework`, if they are loaded already.
+        image_shape: `(H, W, C)` of the images of a trained run, whose data set need not be there; None asks
+            the data set.
 
     Raises:
-        UserError: Anything that the user asked for is unknown, ill-typed, not allowed or not to be had.
+        UserError: Anything that the user asked for is unknown, ill-typed, not allowed or not available.
     """
-    if request.plugin is None:
-        raise no_framework_chosen()
-    plugins = load_plugins(request.plugin)
-    framework = cast("Plugin", plugins.framework)
-    choices = {kind: request.parts.get(kind) or _default_part(kind, plugins.registry) for kind in PART_KINDS}
-    parts = {kind: plugins.registry.find(kind, choice) for kind, choice in choices.items()}
-
-    def resolved(kind: Kind, known: tuple[Parameter, ...] | None = None) -> dict[str, Value]:
-        part = parts[kind]
-        return resolve(part.label, part.parameters() if known is None else known, choices[kind].arguments)
-
-    parameters: dict[Kind, dict[str, Value]] = {
-        kind: resolved(kind) for kind in PART_KINDS if kind is not Kind.MODEL
-    }
-    if source is None:
-        source = validation.checked_source(parts[Kind.DATA], parameters[Kind.DATA])
-    size, _, channels = source.image_shape
-    model = resolved(Kind.MODEL, _model_parameters(parts[Kind.MODEL], size))
-    if "attention_resolutions" not in choices[Kind.MODEL].arguments:
-        # The levels need not be those of the default network.
-        levels = len(cast("tuple[int, ...]", model["channel_multipliers"]))
-        model["attention_resolutions"] = default_attention(size, levels)
-    parameters[Kind.MODEL] = model
-    values: dict[str, Any] = _settings(request, source)
-    values["plugin"] = PartConfig(framework.name, framework.distribution, framework.version)
-    for kind, part in parts.items():
-        values[kind.option] = PartConfig(part.name, part.distribution, part.version, parameters[kind])
-    config = Config(**values)
-    schedule = NoiseSchedule(
-        validation.checked_betas(
-            parts[Kind.NOISE_SCHEDULE], parameters[Kind.NOISE_SCHEDULE], config.num_train_timesteps
-        )
+    plugins = plugins or load_framework(request)
+    source = None
+    if image_shape is None:
+        source = _source(request, plugins)
+        image_shape = source.image_shape
+    config = resolve_config(request, plugins, image_shape)
+    parts = {kind: part for kind, (part, _) in _choices(request, plugins.registry).items()}
+    schedule = validation.checked_schedule(
+        parts[Kind.NOISE_SCHEDULE], config.noise_schedule.parameters, config.num_train_timesteps
     )
     own = {parameter.name for parameter in parts[Kind.MODEL].parameters()}
     spec_parameters: dict[str, Any] = {k: v for k, v in config.model.parameters.items() if k not in own}
+    size, _, channels = image_shape
     spec = UNetSpec(size, channels, config.num_train_timesteps, **spec_parameters)
-    experiment = Experiment(
+    return Experiment(
         config=config,
         parts=parts,
-        source=source,
+        image_shape=image_shape,
         schedule=schedule,
         sampler=validation.CheckedSampler(
-            parts[Kind.TIMESTEP_SAMPLER], parameters[Kind.TIMESTEP_SAMPLER], schedule
+            parts[Kind.TIMESTEP_SAMPLER], config.timestep_sampler.parameters, schedule
         ),
-        loss=validation.checked_loss(parts[Kind.LOSS], parameters[Kind.LOSS]),
+        loss=validation.checked_loss(parts[Kind.LOSS], config.loss.parameters),
         weighting=validation.checked_weighting(
-            parts[Kind.LOSS_WEIGHTING], parameters[Kind.LOSS_WEIGHTING], schedule
+            parts[Kind.LOSS_WEIGHTING], config.loss_weighting.parameters, schedule
         ),
         unet=UNet.from_spec(spec),
         join_processes=plugins.join_processes,
+        _source=source,
     )
-    experiment.timesteps()  # a subset that does not work should be known before the training
-    return experiment
+
+
+def load_framework(request: Request) -> Plugins:
+    """Load the plugins with the framework that was asked for.
+
+    Raises:
+        UserError: No framework was chosen, or see `plugin.loading.load_plugins`.
+    """
+    if request.plugin is None:
+        raise no_framework_chosen()
+    return load_plugins(request.plugin)
+
+
+def resolve_config(request: Request, plugins: Plugins, image_shape: tuple[int, int, int]) -> Config:
+    """Complete what was asked for: every part with its distribution and parameters, and every setting.
+
+    Args:
+        request: What the user asked for.
+        plugins: From `load_framework`.
+        image_shape: `(H, W, C)` of the images, which defaults follow.
+
+    Raises:
+        UserError: A part or a parameter is unknown, or a value has another type.
+    """
+    framework = cast("Plugin", plugins.framework)
+    values: dict[str, Any] = _settings(request, image_shape[0])
+    values["plugin"] = PartConfig(framework.name, framework.distribution, framework.version)
+    for kind, (part, choice) in _choices(request, plugins.registry).items():
+        if kind is Kind.MODEL:
+            parameters = _resolve_network(part, choice, image_shape[0])
+        else:
+            parameters = resolve(part.label, part.parameters(), choice.arguments)
+        values[kind.option] = PartConfig(part.name, part.distribution, part.version, parameters)
+    return Config(**values)
+
+
+def _choices(request: Request, registry: Registry) -> dict[Kind, tuple[Part, PartChoice]]:
+    """Every part of a run, and how it was asked for."""
+    choices = {kind: request.parts.get(kind) or _default_part(kind, registry) for kind in PART_KINDS}
+    return {kind: (registry.find(kind, choice), choice) for kind, choice in choices.items()}
+
+
+def _source(request: Request, plugins: Plugins) -> DataSource:
+    """The data set that was asked for, known but not read."""
+    part, choice = _choices(request, plugins.registry)[Kind.DATA]
+    return validation.checked_source(part, resolve(part.label, part.parameters(), choice.arguments))
+
+
+def _resolve_network(part: Part, choice: PartChoice, image_size: int) -> dict[str, Value]:
+    """The network's parameters: the U-Net's, with defaults that follow the image size, and the factory's."""
+    defaults = default_model_parameters(image_size)
+    types = typing.get_type_hints(UNetSpec)
+    spec = tuple(Parameter(name, types[name], default) for name, default in defaults.items())
+    model = resolve(part.label, spec + part.parameters(), choice.arguments)
+    if "attention_resolutions" not in choice.arguments:
+        # The levels need not be those of the default network.
+        levels = len(cast("tuple[int, ...]", model["channel_multipliers"]))
+        model["attention_resolutions"] = default_attention(image_size, levels)
+    return model
 
 
 def _default_part(kind: Kind, registry: Registry) -> PartChoice:
@@ -214,22 +276,9 @@ def _default_part(kind: Kind, registry: Registry) -> PartChoice:
     return PartChoice(name, own if is_there else None, {})
 
 
-def _model_parameters(part: Part, image_size: int) -> tuple[Parameter, ...]:
-    """The U-Net's own parameters, with defaults that follow the image size, then the factory's."""
-    defaults = default_model_parameters(image_size)
-    types = typing.get_type_hints(UNetSpec)
-    spec = tuple(Parameter(name, types[name], default) for name, default in defaults.items())
-    return spec + part.parameters()
-
-
-def _settings(request: Request, source: DataSource) -> dict[str, Any]:
-    """Every setting: what was asked for, or what follows from the data set, or the table's default."""
-    by_data = default_settings(source.image_shape[0])
-    values: dict[str, Any] = {}
-    for setting in SETTINGS.values():
-        default = by_data.get(setting.name, setting.default)
-        values[setting.name] = request.settings.get(setting.name, default)
-    values["epochs"] = request.epochs
-    if request.epochs is not None:
-        values["train_steps"] = None
-    return values
+def _settings(request: Request, image_size: int) -> dict[str, Any]:
+    """Every setting: what was asked for, or what follows from the images, or the table's default."""
+    defaults = {name: setting.default for name, setting in SETTINGS.items()} | default_settings(image_size)
+    if "epochs" in request.settings:
+        defaults["train_steps"] = None
+    return {**defaults, **request.settings}

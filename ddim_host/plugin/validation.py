@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckedSampler",
-    "checked_betas",
     "checked_extractor",
     "checked_features",
     "checked_images",
     "checked_loss",
     "checked_model",
+    "checked_schedule",
     "checked_source",
     "checked_subset",
     "checked_weighting",
@@ -62,10 +62,8 @@ def use(part: Part, call: Callable[[], _Result], *, passing: tuple[type[Exceptio
         raise part.broken(f"it raised {described(error, part.package)}") from error
 
 
-def checked_betas(
-    part: Part, parameters: Mapping[str, Value], num_train_timesteps: int
-) -> NDArray[np.float64]:
-    """Betas of a noise schedule: float64 `(T,)`, each in (0, 1)."""
+def checked_schedule(part: Part, parameters: Mapping[str, Value], num_train_timesteps: int) -> NoiseSchedule:
+    """Return the noise schedule of a part's betas: float64 `(T,)`, each in (0, 1)."""
     betas = use(part, lambda: part.make(num_train_timesteps, **parameters))
     _require_array(part, betas, np.float64, (num_train_timesteps,))
     if not np.all((betas > 0.0) & (betas < 1.0)):
@@ -79,7 +77,7 @@ def checked_betas(
             "x_start can only be told from x_t while it stays below 1 and above 0",
             fix="choose other betas, or fewer timesteps",
         )
-    return np.asarray(betas)
+    return schedule
 
 
 def checked_weighting(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ddim_host.errors import UserError, printable, reason
+from ddim_host.errors import UserError, printable
 from ddim_host.report.comparison import compare
 from ddim_host.report.documents import as_json, as_markdown
 from ddim_host.report.page import render_page
 from ddim_host.report.reported_run import collect
-from ddim_host.system.files import write_text
+from ddim_host.system.files import file_errors, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,11 +47,9 @@ def write_report(
     comparison = compare(runs, unreadable)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
     text = _RENDERED[kind](comparison, title=title, command=command)
-    try:
+    with file_errors(f"cannot write {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
-    except OSError as error:
-        raise UserError(f"cannot write {out}", why=reason(error)) from None
     return comparison.warnings
 
 

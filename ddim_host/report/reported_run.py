@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import EvaluationFile, Scores
-from ddim_host.experiment.config import (
-    PART_KINDS,
-    Request,
-    read_fingerprint,
-    read_image_shape,
-    read_request,
-    read_toml,
-)
+from ddim_host.experiment.config import PART_KINDS, Request
 from ddim_host.run.directory import existing_run
 from ddim_host.system.files import read_bytes, read_json
 from ddim_host.system.records import read_record
@@ -24,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ddim_host.run.directory import EpochMetrics, RunDirectory
+    from ddim_host.experiment.config_file import ConfigFile
+    from ddim_host.run.directory import EpochMetrics
 
 __all__ = ["Grid", "ReportedRun", "collect"]
 
@@ -118,8 +112,8 @@ def collect(path: Path, name: str) -> ReportedRun:
         UserError: There is no run, or its configuration is damaged; all else only is a problem of the run.
     """
     run = existing_run(path)
-    request = read_request(run.config_path)
-    image_shape = read_image_shape(run.config_path)
+    config = run.config
+    request, image_shape = config.request, config.image_shape
     problems: list[str] = []
 
     def read(what: Callable[[], _Result], otherwise: _Result) -> _Result:
@@ -135,8 +129,8 @@ def collect(path: Path, name: str) -> ReportedRun:
         name=name,
         path=path,
         image_shape=image_shape,
-        settings=_settings(path, request) | {"data.images": str(read_fingerprint(run.config_path))},
-        provenance=read(lambda: _provenance(run), {}),
+        settings=_settings(path, request) | {"data.images": str(config.fingerprint)},
+        provenance=_provenance(config),
         metrics=tuple(metrics),
         scores=read(EvaluationFile(path / "evaluation.json").read, Scores()),
         grids=tuple(
@@ -152,10 +146,13 @@ def _unfinished(request: Request, metrics: list[EpochMetrics]) -> list[str]:
     """What to say of a run whose training goes on, or was interrupted."""
     if not metrics:
         return []  # which is said where runs are compared
-    last, steps = metrics[-1], request.settings.get("train_steps")
-    done, unit, total = (
-        (last.step, "step", steps) if isinstance(steps, int) else (last.epoch, "epoch", request.epochs or 0)
-    )
+    last, steps, epochs = metrics[-1], request.settings.get("train_steps"), request.settings.get("epochs")
+    if isinstance(steps, int):
+        done, unit, total = last.step, "step", steps
+    elif isinstance(epochs, int):
+        done, unit, total = last.epoch, "epoch", epochs
+    else:
+        return []
     if done >= total:
         return []
     return [f"its training has not come to an end: its metrics end at {unit} {done:,} of {total:,}"]
@@ -171,8 +168,6 @@ def _settings(path: Path, request: Request) -> dict[str, str]:
         settings[kind.option] = choice.name
         settings |= {f"{kind.option}.{key}": _text(value) for key, value in choice.arguments.items()}
     settings |= {key: _text(value) for key, value in request.settings.items()}
-    if request.epochs is not None:
-        settings["epochs"] = str(request.epochs)
     return settings
 
 
@@ -193,9 +188,8 @@ def _duration(value: object) -> float | None:
     return None
 
 
-def _provenance(run: RunDirectory) -> dict[str, str]:
-    table = read_toml(run.config_path).get("provenance", {})
-    return {key: printable(value) for key, value in table.items() if isinstance(value, str)}
+def _provenance(config: ConfigFile) -> dict[str, str]:
+    return {key: printable(value) for key, value in config.table.items() if isinstance(value, str)}
 
 
 def _grid(picture: Path) -> Grid | None:

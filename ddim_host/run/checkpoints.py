@@ -17,7 +17,6 @@ import math
 import os
 import re
 import shutil
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -25,13 +24,21 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ddim_host.errors import DivergedError, UserError, reason
+from ddim_host.errors import DivergedError, UserError
 from ddim_host.framework.interface import TrainingState
-from ddim_host.system.files import read_bytes, read_json, remove_leftovers, write_bytes, write_text
-from ddim_host.system.records import read_record
+from ddim_host.system.files import (
+    file_errors,
+    read_bytes,
+    read_json,
+    remove_leftovers,
+    write_bytes,
+    write_text,
+)
+from ddim_host.system.records import read_record, record_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -192,16 +199,11 @@ def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress:
     return target
 
 
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write a checkpoint into {folder}",
-            why=reason(error),
-            fix="make room there, and go on with --resume: the last whole checkpoint is kept",
-        ) from None
+def _writing(folder: Path) -> AbstractContextManager[None]:
+    return file_errors(
+        f"cannot write a checkpoint into {folder}",
+        fix="make room there, and go on with --resume: the last whole checkpoint is kept",
+    )
 
 
 def remove_others(folder: Path, progress: Progress) -> None:
@@ -268,7 +270,7 @@ def load_progress(folder: Path) -> Progress:
         UserError: The file is missing or damaged.
     """
     path = folder / _PROGRESS
-    try:
+    with record_errors(path):
         document = read_json(path)
         best = {
             measure: read_record(BestEpoch, document["best"][measure])
@@ -287,10 +289,6 @@ def load_progress(folder: Path) -> Progress:
         if max(steps) > progress.step:
             raise ValueError("an epoch ends after the checkpoint")
         return progress
-    except OSError as error:
-        raise UserError(f"cannot read {path}", why=reason(error)) from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged", why=f"{type(error).__name__}: {error}") from None
 
 
 def _most_bytes(parameters: Iterable[Parameter], copies: int) -> int:
@@ -299,14 +297,12 @@ def _most_bytes(parameters: Iterable[Parameter], copies: int) -> int:
 
 
 def _read_safetensors(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
+    with file_errors(
+        f"cannot read {path}", fix="try again: a training that goes on replaces its checkpoints"
+    ):
+        data = read_bytes(path, max_bytes)
     try:
-        return safetensors.numpy.load(read_bytes(path, max_bytes))
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}",
-            why=reason(error),
-            fix="try again: a training that goes on replaces its checkpoints",
-        ) from None
+        return safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(f"{path} is not a whole safetensors file", why=str(error)) from None
 

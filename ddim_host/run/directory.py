@@ -14,18 +14,21 @@ import csv
 import io
 import itertools
 from dataclasses import astuple, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError, reason
+from ddim_host.errors import UserError
+from ddim_host.experiment.config_file import read_config_file
 from ddim_host.plugin.parameters import suggestion
 from ddim_host.run.checkpoints import latest_checkpoint, load_progress, weights_folder
-from ddim_host.system.files import is_leftover, locked, read_text, write_text
-from ddim_host.system.records import read_record
+from ddim_host.system.files import file_errors, is_leftover, locked, read_text, write_text
+from ddim_host.system.records import read_record, record_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.run.checkpoints import Measure
 
 __all__ = ["EpochMetrics", "RunDirectory", "existing_run", "next_run_path"]
@@ -78,6 +81,15 @@ class RunDirectory:
         """`config.toml`."""
         return self.path / "config.toml"
 
+    @cached_property
+    def config(self) -> ConfigFile:
+        """What `config.toml` says, read once.
+
+        Raises:
+            UserError: It cannot be read, is not TOML, or says something that is not known.
+        """
+        return read_config_file(self.config_path)
+
     @property
     def metrics_path(self) -> Path:
         """`metrics.csv`."""
@@ -104,10 +116,8 @@ class RunDirectory:
         Raises:
             UserError: The path cannot be looked at.
         """
-        try:
+        with self._file_errors():
             return self.config_path.exists()
-        except OSError as error:
-            raise self._unusable(error) from None
 
     def require_free(self) -> None:
         """Make sure that nothing would be overwritten.
@@ -120,12 +130,10 @@ class RunDirectory:
                 f"{self.path} already holds a run",
                 fix=f"continue it with --resume --out {self.path}, or choose another --out",
             )
-        try:
+        with self._file_errors():
             free = not self.path.exists() or (
                 self.path.is_dir() and all(map(_is_nothing, self.path.iterdir()))
             )
-        except OSError as error:
-            raise self._unusable(error) from None
         if not free:
             raise UserError(f"{self.path} exists and is not an empty folder", fix="choose another --out")
 
@@ -135,10 +143,8 @@ class RunDirectory:
         Raises:
             UserError: It cannot be written.
         """
-        try:
+        with self._file_errors():
             write_text(self.config_path, config)
-        except OSError as error:
-            raise self._unusable(error) from None
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
@@ -149,23 +155,21 @@ class RunDirectory:
         """
         with contextlib.ExitStack() as stack:
             try:
-                self.checkpoints_path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(self.checkpoints_path, wait=False))
+                with self._file_errors(passing=BlockingIOError):
+                    self.checkpoints_path.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(locked(self.checkpoints_path, wait=False))
             except BlockingIOError:
                 raise UserError(
                     f"another process trains the run in {self.path}",
                     fix="wait for it or end it, or name another folder with --out",
                 ) from None
-            except OSError as error:
-                raise self._unusable(error) from None
             yield
 
-    def _unusable(self, error: OSError) -> UserError:
-        return UserError(
-            f"cannot use the run directory {self.path}",
-            why=reason(error),
-            fix="choose another place with --out",
-        )
+    def _file_errors(
+        self, *, passing: type[OSError] | tuple[()] = ()
+    ) -> contextlib.AbstractContextManager[None]:
+        what = f"cannot use the run directory {self.path}"
+        return file_errors(what, fix="choose another place with --out", passing=passing)
 
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint that training can go on from."""
@@ -201,20 +205,15 @@ class RunDirectory:
         Raises:
             UserError: The file is damaged.
         """
-        try:
-            text = read_text(self.metrics_path)
-        except FileNotFoundError:
-            return []
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {self.metrics_path}", why=str(error)) from None
-        try:
-            return [
-                read_record(EpochMetrics, record) for record in csv.DictReader(io.StringIO(text), strict=True)
-            ]
-        except (csv.Error, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{self.metrics_path} is damaged", why=f"{type(error).__name__}: {error}"
-            ) from None
+        with record_errors(self.metrics_path):
+            try:
+                text = read_text(self.metrics_path)
+                records = list(csv.DictReader(io.StringIO(text), strict=True))
+            except FileNotFoundError:
+                return []
+            except csv.Error as error:
+                raise ValueError(error) from None
+            return [read_record(EpochMetrics, record) for record in records]
 
     def write_metrics(self, rows: list[EpochMetrics]) -> None:
         """Write all rows, replacing the file.
@@ -226,10 +225,8 @@ class RunDirectory:
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow([field.name for field in fields(EpochMetrics)])
         writer.writerows(astuple(row) for row in rows)
-        try:
+        with self._file_errors():
             write_text(self.metrics_path, buffer.getvalue())
-        except OSError as error:
-            raise self._unusable(error) from None
 
     def next_samples_path(self, stem: str) -> Path:
         """The first of `samples/STEM-1.png`, `-2`, ... that does not exist, nor a record beside it."""

@@ -11,6 +11,7 @@ import numpy as np
 from ddim_host.diffusion import slerp
 from ddim_host.run.sampling import Sampler, start_noise
 from ddim_host.run.trained import record_of
+from ddim_host.system.launch import launched
 from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -85,19 +86,19 @@ def draw(
     shown = shown_steps(len(steps), drawing.columns) if drawing.kind == "trajectory" else None
     start = None
     if drawing.kind == "interpolation":
-        height, width, channels = experiment.source.image_shape
+        height, width, channels = experiment.image_shape
         start = _between(start_noise(config.seed, (channels, height, width)), drawing.columns)
     sampler = Sampler(
         denoiser,
         steps,
-        image_shape=experiment.source.image_shape,
+        image_shape=experiment.image_shape,
         seed=config.seed,
         clip=config.clip,
         start=start,
         shown=shown,
         processes=experiment.processes,
     )
-    first = experiment.processes.rank == 0
+    first = launched().is_first
     batch_size = min(drawing.num_sampled, config.batch_size)
     calls = math.ceil(drawing.num_sampled / batch_size) * len(steps)
     with export, progress_bar("sampling", calls, unit="call") as bar:

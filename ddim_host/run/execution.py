@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
-from ddim_host.experiment.config import write_config
+from ddim_host.experiment.config_file import write_run_config
 from ddim_host.framework.processes import require_same_checkpoint, require_same_images
 from ddim_host.framework.unet import initial_weights, parameters
 from ddim_host.run.checkpoints import Checkpoint, Progress, load_checkpoint, remove_others, save_checkpoint
@@ -16,6 +16,7 @@ from ddim_host.run.provenance import provenance
 from ddim_host.run.sampling import Denoiser
 from ddim_host.run.trained import UsedWeights, other_images
 from ddim_host.run.training import Trainer
+from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,12 +59,12 @@ def run_experiment(
     config = experiment.config
     path = picture_path(run, config)
     export = export_images(path, num_images=config.num_images)  # too many are an error before the training
-    images = experiment.load_images()
+    images = experiment.images
     if start is run:
         _require_same_images(run, images)
     model = experiment.build_model()
     require_same_images(experiment.processes, images.fingerprint.number)
-    first = experiment.processes.rank == 0
+    first = launched().is_first
     with contextlib.ExitStack() as stack:
         if first and start is run:
             stack.enter_context(run.training())  # what is read must not change any more
@@ -86,7 +87,7 @@ def _require_same_images(run: RunDirectory, images: TrainTest) -> None:
     Raises:
         UserError: It would not.
     """
-    why = other_images(run.config_path, images)
+    why = other_images(run.config, images)
     if why:
         raise UserError(
             f"the images are not those that the run in {run.path} began with",
@@ -105,8 +106,7 @@ def _begin(
         # one that is cut off here is never begun again with random weights.
         save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), progress)
     origin = provenance(experiment.config.plugin.name, model)
-    shape = experiment.source.image_shape
-    run.write_config(write_config(experiment.config, shape, images.fingerprint, origin))
+    run.write_config(write_run_config(experiment.config, experiment.image_shape, images.fingerprint, origin))
 
 
 def _restore(

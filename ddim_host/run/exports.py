@@ -11,18 +11,17 @@ import json
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddim_host.errors import UserError, reason
+from ddim_host.errors import UserError
 from ddim_host.run.images import grid_png, image_png
-from ddim_host.system.files import replacing, write_bytes, write_text
+from ddim_host.system.files import file_errors, replacing, write_bytes, write_text
 from ddim_host.system.limits import MAX_GRID_IMAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -88,7 +87,7 @@ class _Collected(ImageExport):
         if images is None or self._count < self._num_images:
             raise ValueError(f"{self._num_images} images were announced, {self._count} came")
         beside = self.path.with_suffix(".json")
-        with _writing(self.path):
+        with file_errors(f"cannot write {self.path}"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(beside, _record_text(record))
             try:
@@ -124,14 +123,14 @@ class _Folder(ImageExport):
         self._count = 0
 
     def add(self, images: Images) -> None:
-        with _writing(self.path):
+        with file_errors(f"cannot write {self.path}"):
             self._partial.mkdir(parents=True, exist_ok=True)
             for image in images:
                 (self._partial / f"{self._count:06}.png").write_bytes(image_png(image))
                 self._count += 1
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        with _writing(self.path):
+        with file_errors(f"cannot write {self.path}"):
             (self._partial / "images.json").write_text(_record_text(record), encoding="utf-8")
             # Takes the place of an empty folder, and of nothing else.
             self._partial.rename(self.path)
@@ -180,7 +179,7 @@ def require_new(path: Path) -> None:
     Raises:
         UserError: Something is there already (an empty folder apart), or the place cannot be written to.
     """
-    try:
+    with file_errors(f"cannot write {path}"):
         for name in (path, path.with_suffix(".json")) if path.suffix else (path,):
             if _is_taken(name):
                 raise UserError(
@@ -189,25 +188,12 @@ def require_new(path: Path) -> None:
                     fix="choose another --out, or move it away",
                 )
         parent = next(folder for folder in path.absolute().parents if folder.exists())
-    except OSError as error:
-        raise UserError(f"cannot write {path}", why=reason(error)) from None
     # Asking for permission is not enough: the name may be too long, or the file system read-only.
     trial = parent / (path.name if parent == path.absolute().parent else f".{uuid.uuid4().hex}")
     if not path.exists():
-        try:
+        with file_errors(f"cannot write {path} into {parent}", fix="choose another --out"):
             trial.touch(exist_ok=False)
             trial.unlink()
-        except OSError as error:
-            why = f"{parent}: {reason(error)}"
-            raise UserError(f"cannot write {path}", why=why, fix="choose another --out") from None
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}", why=reason(error)) from None
 
 
 def _is_taken(path: Path) -> bool:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ddim_host.errors import UserError
 from ddim_host.experiment.assembly import assemble
-from ddim_host.experiment.config import Request, read_fingerprint, read_image_shape, read_request
 from ddim_host.framework.processes import require_same_checkpoint
 from ddim_host.framework.unet import parameters
-from ddim_host.plugin.data import DataSource
 from ddim_host.plugin.parameters import format_choice
-from ddim_host.plugin.registry import Kind
-from ddim_host.plugin.validation import checked_source
 from ddim_host.run.checkpoints import load_weights, step_of
 from ddim_host.run.sampling import Denoiser
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import NoReturn
 
     from ddim_host.experiment.assembly import Experiment
+    from ddim_host.experiment.config import Request
+    from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.experiment.settings import CheckpointChoice
     from ddim_host.framework.interface import WhichWeights
     from ddim_host.plugin.data import TrainTest
@@ -47,7 +44,7 @@ class UsedWeights:
 
 
 def assemble_trained(run: RunDirectory, request: Request, *, needs_images: bool = False) -> Experiment:
-    """The experiment of a run, with some settings changed.
+    """Return the experiment of a run, with some settings changed.
 
     Args:
         run: The run.
@@ -56,40 +53,26 @@ def assemble_trained(run: RunDirectory, request: Request, *, needs_images: bool 
 
     Raises:
         UserError: See `assembly.assemble`; or the run's configuration is damaged, or the images that are
-            needed are of another shape than those of the training.
+            needed have another shape than the run was trained on.
     """
-    request = request.over(read_request(run.config_path))
-    shape = read_image_shape(run.config_path)
-
-    def load() -> NoReturn:
-        raise AssertionError("the images of a trained run are not read")
-
-    experiment = assemble(request, source=DataSource(shape, False, f"those of {run.path}", load))
-    if not needs_images:
-        return experiment
-    config = experiment.config
-    source = checked_source(experiment.parts[Kind.DATA], config.data.parameters)
-    if source.image_shape != shape:
-        raise UserError(
-            f"the run in {run.path} was trained on images of another shape",
-            why=f"theirs is (height, width, channels) = {shape}, that of {config.data.name} is "
-            f"{source.image_shape}",
-            fix="choose other images with --data",
-        )
-    return replace(experiment, source=source)
+    stored = run.config
+    experiment = assemble(request.over(stored.request), image_shape=stored.image_shape)
+    if needs_images:
+        _ = experiment.source
+    return experiment
 
 
-def other_images(config_path: Path, images: TrainTest) -> str:
-    """How images differ from those that a run was trained on; empty where they are the same ones.
+def other_images(config: ConfigFile, images: TrainTest) -> str:
+    """Say how images differ from those that a run was trained on; empty if they are the same.
 
     Args:
-        config_path: The run's `config.toml`; one written by hand names no images, and differs from none.
+        config: The run's configuration; one written by hand names no images, and differs from none.
         images: The images.
 
     Raises:
-        UserError: The file cannot be read, or is a run's and does not say.
+        UserError: The configuration is a run's and does not say.
     """
-    trained_on = read_fingerprint(config_path)
+    trained_on = config.fingerprint
     if trained_on in (None, images.fingerprint):
         return ""
     return f"it was trained on {trained_on}; these are {images.fingerprint}"

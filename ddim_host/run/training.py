@@ -14,6 +14,7 @@ from ddim_host.run.batches import TestBatches, training_batches
 from ddim_host.run.checkpoints import BestEpoch, Progress, remove_others, save_checkpoint, save_weights
 from ddim_host.run.directory import EpochMetrics
 from ddim_host.system.interruption import Interruption
+from ddim_host.system.launch import launched
 from ddim_host.system.progress import progress_bar, restart
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of the current state."""
         self._fetch_losses()
-        if self._processes.rank == 0:
+        if launched().is_first:
             state = self._experiment.sampler.state_dict()
             save_checkpoint(self._run.checkpoints_path, self._model, state, self._progress)
         # None goes on, or ends, before it is written.
@@ -191,7 +192,7 @@ class Trainer:
     def _decide(self) -> None:
         """Agree on what depends on signals, which any process may get, and on the first one's clock."""
         now = time.monotonic()
-        first = self._processes.rank == 0
+        first = launched().is_first
         wanted = (
             self._interruption.requested,
             first and now - self._checkpointed >= self._config.checkpoint_seconds,
@@ -252,7 +253,7 @@ class Trainer:
             peak_memory_bytes=self._model.peak_memory_bytes(),
         )
         self._metrics.append(row)
-        if self._processes.rank == 0:
+        if launched().is_first:
             self._run.write_metrics(self._metrics)
         whole = epoch > last_epoch and progress.loss_count >= self._images_of_an_epoch
         progress.loss_sum, progress.loss_count = 0.0, 0
@@ -271,7 +272,7 @@ class Trainer:
             if measure not in best or loss < best[measure].loss
         }
         best |= better
-        if better and self._processes.rank == 0:
+        if better and launched().is_first:
             save_weights(self._run.checkpoints_path, self._model, row.step)
             remove_others(self._run.checkpoints_path, self._progress)
 

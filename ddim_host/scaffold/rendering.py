@@ -12,9 +12,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ddim_host import __version__
-from ddim_host.errors import UserError, reason
+from ddim_host.errors import UserError
 from ddim_host.plugin.registry import Kind
 from ddim_host.scaffold.conflicts import require_new
+from ddim_host.system.files import file_errors
 
 __all__ = ["NewPlugin", "new_plugin", "write_plugin"]
 
@@ -94,15 +95,14 @@ def write_plugin(plugin: NewPlugin, folder: Path) -> list[Path]:
     require_new(plugin, files)
     partial = folder.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        if folder.exists() or folder.is_symlink():
-            raise UserError(f"{folder} exists already", fix="choose another --out, or another name")
-        for name, text in files.items():
-            path = partial / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        partial.rename(folder)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}", why=reason(error)) from None
+        with file_errors(f"cannot write {folder}"):
+            if folder.exists() or folder.is_symlink():
+                raise UserError(f"{folder} exists already", fix="choose another --out, or another name")
+            for name, text in files.items():
+                path = partial / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [folder / name for name in files]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ddim_host.errors import UserError
-from ddim_host.experiment.config import PART_KINDS, read_part, read_toml
+from ddim_host.experiment.config import PART_KINDS
+from ddim_host.experiment.config_file import read_part, read_toml
 from ddim_host.experiment.settings import SETTINGS
 from ddim_host.plugin.parameters import format_choice, parse_choice, suggestion
 
@@ -22,7 +23,7 @@ __all__ = ["AXES", "EVALUATION_OPTIONS", "Grid", "read_grid", "trial_name"]
 
 _PARTS = ("plugin", *(kind.option for kind in PART_KINDS))
 
-AXES = (*_PARTS, "preset", "epochs", *SETTINGS)
+AXES = (*_PARTS, "preset", *SETTINGS)
 """What can have several values: every part and setting of a run, and presets."""
 
 EVALUATION_OPTIONS = {

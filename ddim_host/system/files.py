@@ -41,15 +41,18 @@ _MOST_NESTED = 20
 
 
 @contextlib.contextmanager
-def file_errors(what: str, *, fix: str = "") -> Iterator[None]:
+def file_errors(what: str, *, fix: str = "", passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
     """Turn an `OSError` in the block into a `UserError` with its reason.
 
     Args:
         what: What cannot be done, with the name of the file: `cannot read x`.
         fix: What to do about it.
+        passing: The kind of `OSError` that the caller handles.
     """
     try:
         yield
+    except passing:
+        raise
     except OSError as error:
         raise UserError(what, why=reason(error), fix=fix) from None
 

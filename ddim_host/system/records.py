@@ -6,14 +6,37 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["read_record"]
+from ddim_host.errors import UserError
+from ddim_host.system.files import file_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["read_record", "record_errors"]
 
 _Record = TypeVar("_Record")
 
 _MOST = 2**63
 """Larger integers are no counts of anything, and arithmetic with floating point numbers fails on them."""
+
+
+@contextmanager
+def record_errors(path: Path, *, fix: str = "") -> Iterator[None]:
+    """Turn what goes wrong with a file of records in the block into a `UserError`.
+
+    Args:
+        path: The file.
+        fix: What to do if it is damaged.
+    """
+    with file_errors(f"cannot read {path}"):
+        try:
+            yield
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is damaged", why=f"{type(error).__name__}: {error}", fix=fix) from None
 
 
 def read_record(record: type[_Record], values: Mapping[str, Any], **others: object) -> _Record:

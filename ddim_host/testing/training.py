@@ -43,7 +43,7 @@ class NoiseScheduleContract(PartContract):
 
     def betas(self, num_train_timesteps: int) -> NDArray[np.float64]:
         """The betas, checked as the host checks them."""
-        return validation.checked_betas(self.whole_part(), self.values(), num_train_timesteps)
+        return validation.checked_schedule(self.whole_part(), self.values(), num_train_timesteps).betas
 
     def test_betas_are_valid(self) -> None:
         """Dtype, shape, range, and something left of the image at the end that is not all."""

@@ -16,8 +16,7 @@ import numpy as np
 from ddim_host.experiment.assembly import assemble
 from ddim_host.experiment.config import Request
 from ddim_host.framework.unet import initial_weights
-from ddim_host.plugin.data import DataSource, TrainTest
-from ddim_host.run.batches import training_batches
+from ddim_host.run.batches import TrainingBatches
 from ddim_host.run.sampling import Denoiser, Sampler
 
 if TYPE_CHECKING:
@@ -78,14 +77,21 @@ class _Host:
         plugin, _, precision = framework.partition("-")
         self.batch_size = _BATCH_SIZES[size]
         images = _images(size)
-        source = DataSource(_SHAPES[size], size != "digits", "random", lambda: TrainTest(images, images))
         settings: dict[str, Value] = {
             "batch_size": self.batch_size,
             "steps": _NUM_STEPS,
             "precision": precision or "fp32",
         }
-        self._experiment: Experiment = assemble(Request(plugin, settings=settings), source=source)
-        self._batches = training_batches(self._experiment, images)
+        self._experiment: Experiment = assemble(Request(plugin, settings=settings), image_shape=_SHAPES[size])
+        self._batches = TrainingBatches(
+            images,
+            self._experiment.schedule,
+            self._experiment.sampler,
+            self._experiment.weighting,
+            batch_size=self.batch_size,
+            random_flip=size != "digits",
+            seed=0,
+        )
         self._model = self._experiment.build_model()
         weights = initial_weights(self._experiment.unet, 0)
         self._model.load_weights(weights, "raw")
@@ -98,7 +104,7 @@ class _Host:
         self._sampler = Sampler(
             Denoiser(((self._model, 1.0),), "ema"),
             self._experiment.sampling_steps(),
-            image_shape=self._experiment.source.image_shape,
+            image_shape=self._experiment.image_shape,
             seed=0,
             clip=True,
         )

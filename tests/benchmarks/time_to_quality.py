@@ -66,7 +66,7 @@ class Host(Scored):
 
     def __init__(self, framework: str) -> None:
         self._experiment = assemble(Request(framework))
-        images = self._experiment.load_images()
+        images = self._experiment.images
         self.test_images = images.test
         self._batches = training_batches(self._experiment, images.train)
         self._model = self._experiment.build_model()
@@ -92,7 +92,7 @@ class Host(Scored):
         sampler = Sampler(
             Denoiser(((self._model, 1.0),), "ema"),
             self._experiment.sampling_steps(),
-            image_shape=self._experiment.source.image_shape,
+            image_shape=self._experiment.image_shape,
             seed=0,
             clip=True,
         )
@@ -103,7 +103,7 @@ class Plain(Diffusers, Scored):
     """The same with diffusers' network, optimizer, average and pipeline, as its examples have it."""
 
     def __init__(self) -> None:
-        images = assemble(Request("torch")).load_images()
+        images = assemble(Request("torch")).images
         self.test_images = images.test
         super().__init__("digits", images=images.train, lr=LR, ema_decay=EMA_DECAY)
 

@@ -1,0 +1,259 @@
+"""`config.toml`: the file of an experiment, whether a run left it or somebody wrote it by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from ddim_host.errors import UserError
+from ddim_host.experiment.config import LENGTHS, PART_KINDS, PartConfig, Request
+from ddim_host.experiment.settings import SETTINGS, read_setting
+from ddim_host.plugin.data import DataFingerprint
+from ddim_host.plugin.parameters import PartChoice, parse_choice, suggestion
+from ddim_host.system.files import file_errors, read_text, require_plain
+from ddim_host.system.limits import MAX_IMAGE_SIZE
+from ddim_host.system.records import read_record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ddim_host.experiment.config import Config
+    from ddim_host.plugin.parameters import Value
+    from ddim_host.plugin.registry import Kind
+
+__all__ = [
+    "ConfigFile",
+    "preset_names",
+    "read_config_file",
+    "read_part",
+    "read_preset",
+    "read_toml",
+    "write_config",
+    "write_run_config",
+]
+
+_PRESETS = Path(__file__).with_name("presets")
+_PROVENANCE = "provenance"
+_IMAGE_SHAPE = "image_shape"
+_FINGERPRINT = "images"
+
+_MAX_TOML_BYTES = 64 << 10
+_LONG_KEY = re.compile(
+    r"""(?:(?:[\w-]{1,40}+|"(?:[^"\\\n]|\\.){0,40}+"|'[^'\n]{0,40}+')[ \t]*\.[ \t]*){32}"""
+)
+"""A name of so many names joined by dots; tomllib takes memory like the square of their number."""
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """What such a file says.
+
+    Attributes:
+        path: The file.
+        request: The experiment.
+        provenance: What the run was made with, and on which images; None in a file that was written by hand.
+    """
+
+    path: Path
+    request: Request
+    provenance: object
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """`provenance` if it is a table, as in the file of a run; otherwise empty."""
+        return self.provenance if isinstance(self.provenance, dict) else {}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape `(H, W, C)` of the images that the run was trained on.
+
+        Raises:
+            UserError: The file does not say.
+        """
+        shape: Any = self.table.get(_IMAGE_SHAPE)
+        if isinstance(shape, list) and len(shape) == 3 and all(type(n) is int for n in shape):
+            height, width, channels = shape
+            if 1 <= height == width <= MAX_IMAGE_SIZE and channels in (1, 3):
+                return height, width, channels
+        raise UserError(
+            f"{self.path} does not say what images its run was trained on",
+            why=f"[{_PROVENANCE}] should hold {_IMAGE_SHAPE} = [height, width, channels]",
+        )
+
+    @property
+    def fingerprint(self) -> DataFingerprint | None:
+        """Which images the run was trained on; None in a file that was written by hand.
+
+        Raises:
+            UserError: The file is a run's and does not say.
+        """
+        if self.provenance is None:
+            return None
+        try:
+            return read_record(DataFingerprint, self.table[_FINGERPRINT])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{self.path} does not say which images its run was trained on",
+                why=f"[{_PROVENANCE}.{_FINGERPRINT}] should hold num_train, num_test, train_sha256, "
+                "test_sha256",
+                fix=f"take [{_PROVENANCE}] out of a copy of it, and train with --config COPY",
+            ) from None
+
+
+def read_config_file(path: Path) -> ConfigFile:
+    """Read a TOML file: the `config.toml` of a run, or one written by hand with any part of it.
+
+    A part is a string as on the command line, or a table with `name`, `distribution` and `parameters`.
+
+    Raises:
+        UserError: The file cannot be read, is not TOML, or says something that is not known.
+    """
+    document = read_toml(path)
+    provenance = document.pop(_PROVENANCE, None)
+    kinds = {kind.option: kind for kind in PART_KINDS}
+    plugin: str | None = None
+    parts: dict[Kind, PartChoice] = {}
+    settings: dict[str, Value] = {}
+    known = ["plugin", *kinds, *SETTINGS]
+    for key, given in document.items():
+        if key == "evaluate" or (key in known and isinstance(given, list)):
+            raise UserError(
+                f"{key} in {path} is for a sweep",
+                why="a run takes one value of everything, and evaluates nothing",
+                fix=f"call `ddim-host sweep --config {path}`, or "
+                + ("take it out" if key == "evaluate" else "give one value"),
+            )
+        if key == "plugin":
+            # What a run's own file says of the distribution is how it was, not what is to be chosen.
+            plugin = given if isinstance(given, str) else read_part(given, "plugin", path).name
+        elif key in kinds:
+            parts[kinds[key]] = read_part(given, key, path)
+        elif key in SETTINGS:
+            settings[key] = read_setting(key, given, origin=f"{key} in {path}")
+        else:
+            raise UserError(
+                f"{path} has an unknown setting {key!r}{suggestion(key, known)}",
+                why=f"known: {', '.join(known)}",
+                fix="give --preset on the command line" if key == "preset" else "",
+            )
+    if settings.keys() >= LENGTHS:
+        raise UserError(f"{path} gives both epochs and train_steps", fix="remove one of them")
+    return ConfigFile(path, Request(plugin, parts, settings), provenance)
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the host."""
+    return sorted(path.stem for path in _PRESETS.glob("*.toml"))
+
+
+def read_preset(name: str) -> Request:
+    """Read one of the presets.
+
+    Raises:
+        UserError: There is none of this name.
+    """
+    names = preset_names()
+    if name not in names:
+        raise UserError(
+            f"there is no preset {name!r:.80}{suggestion(name, names)}", why=f"presets: {', '.join(names)}"
+        )
+    return read_config_file(_PRESETS / f"{name}.toml").request
+
+
+def write_config(config: Config) -> str:
+    """Return the text of a `config.toml`; `read_config_file` takes it back."""
+    return tomli_w.dumps(_document(config))
+
+
+def write_run_config(
+    config: Config,
+    image_shape: tuple[int, int, int],
+    fingerprint: DataFingerprint,
+    provenance: Mapping[str, str],
+) -> str:
+    """Return the text of the `config.toml` of a run, with what it was made with and on which images."""
+    origin = {
+        **provenance,
+        _IMAGE_SHAPE: list(image_shape),
+        _FINGERPRINT: dataclasses.asdict(fingerprint),
+    }
+    return tomli_w.dumps({**_document(config), _PROVENANCE: origin})
+
+
+def _document(config: Config) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, PartConfig):
+            parameters = {name: _toml(given) for name, given in value.parameters.items()}
+            tables[item.name] = {**dataclasses.asdict(value), "parameters": parameters}
+        elif value is not None:
+            document[item.name] = value
+    return {**document, **tables}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read the document in a TOML file.
+
+    Raises:
+        UserError: It cannot be read, or is not TOML.
+    """
+    try:
+        with file_errors(f"cannot read the configuration {path}"):
+            text = read_text(path, _MAX_TOML_BYTES)
+        if _LONG_KEY.search(text):
+            raise ValueError("too many names are joined by dots")
+        document = tomllib.loads(text)
+        require_plain(document)
+        return document
+    # Besides its own error, tomllib lets through those of absurdly long numbers and deep nesting.
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the configuration {path} is not valid TOML", why=str(error)) from None
+
+
+def _toml(value: Value) -> object:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def read_part(given: object, key: str, path: Path) -> PartChoice:
+    """Read a part as a TOML file gives it: a text as on the command line, or a table.
+
+    Args:
+        given: The value.
+        key: Its name in the file.
+        path: The file, for the message.
+
+    Raises:
+        UserError: It is neither.
+    """
+    if isinstance(given, str):
+        return parse_choice(given)
+    if isinstance(given, dict):
+        name = given.get("name")
+        distribution = given.get("distribution")
+        parameters = given.get("parameters", {})
+        unknown = given.keys() - {"name", "distribution", "version", "parameters"}
+        if (
+            isinstance(name, str)
+            and isinstance(distribution, str | None)
+            and isinstance(parameters, dict)
+            and not unknown
+        ):
+            return PartChoice(name, distribution, parameters)
+    raise UserError(
+        f"cannot read {key} in {path}",
+        why="a part is a string as on the command line, or a table with name, distribution and parameters",
+        fix=f'write {key} = "NAME:parameter=value,...", or a table [{key}] with name = "NAME", and its '
+        f"parameters below [{key}.parameters]",
+    )
