@@ -59,30 +59,20 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# What imports NumPy is imported when it is asked for: `ddim-host --help` needs none of it.
-_MODULES = {
-    "ddim_host.diffusion": ("NoiseSchedule", "strictly_increasing"),
-    "ddim_host.plugin.contracts": (
-        "DatasetFactory",
-        "FeatureExtractor",
-        "FeatureExtractorFactory",
-        "Loss",
-        "LossWeighting",
-        "NoiseScheduleFactory",
-        "SamplerState",
-        "TimestepSampler",
-        "TimestepSamplerFactory",
-        "TimestepSubset",
-    ),
-    "ddim_host.plugin.data": ("DataSource", "Images", "TrainTest"),
-    "ddim_host.system.cache": ("cache_errors", "cache_folder"),
-    "ddim_host.system.download": ("download",),
-    "ddim_host.system.files": ("absolute_path", "file_errors", "locked", "write_bytes"),
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+# Looked through when a name is asked for: some import NumPy, and `ddim-host --help` needs none of them.
+_MODULES = (
+    "ddim_host.system.files",
+    "ddim_host.system.cache",
+    "ddim_host.system.download",
+    "ddim_host.plugin.data",
+    "ddim_host.plugin.contracts",
+    "ddim_host.diffusion",
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if name in __all__:
+        for module in map(import_module, _MODULES):
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,6 +29,7 @@ nitpick_ignore_regex = [("py:.*", ".*")]
 
 default_role = "literal"
 autodoc_member_order = "bysource"
+add_module_names = False  # authors of plugins import from `ddim_host`, wherever a name is defined
 autodoc_inherit_docstrings = False
 autodoc_class_signature = "separated"
 autodoc_typehints_format = "short"

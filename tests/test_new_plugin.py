@@ -11,8 +11,7 @@ import pytest
 
 from ddim_host.errors import UserError
 from ddim_host.plugin.registry import Kind
-from ddim_host.scaffold.kinds import PLUGIN_KINDS
-from ddim_host.scaffold.rendering import new_plugin
+from ddim_host.scaffold.names import PLUGIN_KINDS, new_plugin
 from tests.conftest import Site
 
 if TYPE_CHECKING:

@@ -17,10 +17,11 @@ import pytest
 
 from ddim_host.evaluation.scores import EvaluationFile, Scores
 from ddim_host.report.comparison import compare
-from ddim_host.report.documents import as_json, as_markdown
+from ddim_host.report.json_document import as_json
+from ddim_host.report.markdown import as_markdown
 from ddim_host.report.page import render_page
 from ddim_host.report.quality import quality_of
-from ddim_host.report.reported_run import Grid, ReportedRun, collect
+from ddim_host.report.reported_run import Grid, ReportedRun, read_reported_run
 from ddim_host.run.directory import EpochMetrics
 from ddim_host.run.images import grid_images, grid_png
 from tests.evaluation_samples import FLOOR, RULER, SAMPLED, scored
@@ -484,7 +485,7 @@ def test_numbers_of_the_page_are_those_of_the_run_directories(
         "as long as needed to tell them apart"
     )
     for path, run in zip(runs, document["runs"], strict=True):
-        stored = collect(path, "x")
+        stored = read_reported_run(path, "x")
         assert [row["train_loss"] for row in run["metrics"]] == [row.train_loss for row in stored.metrics]
         assert run["settings"]["plugin"] == "torch"
     assert document["grids"][0]["differences_from_the_first"][1]["largest"] == 0
@@ -629,6 +630,8 @@ def test_a_training_that_has_not_come_to_its_end_is_said(
 
 
 def test_the_page_is_the_same_every_time(runs: tuple[Path, Path]) -> None:
-    pages = {render_page(compare([collect(runs[0], "a")]), title="t", command="c") for _ in range(2)}
+    pages = {
+        render_page(compare([read_reported_run(runs[0], "a")]), title="t", command="c") for _ in range(2)
+    }
     assert len(pages) == 1
     assert not re.search(r"20\d\d-\d\d-\d\dT", pages.pop())

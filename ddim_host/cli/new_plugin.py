@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ddim_host.errors import printable
 from ddim_host.plugin.discovery import installed_frameworks
 from ddim_host.plugin.registry import Kind
-from ddim_host.scaffold.kinds import PLUGIN_KINDS
-from ddim_host.scaffold.rendering import new_plugin, write_plugin
+from ddim_host.scaffold.names import PLUGIN_KINDS, new_plugin
+from ddim_host.scaffold.rendering import write_plugin
 
 if TYPE_CHECKING:
     import argparse

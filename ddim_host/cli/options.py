@@ -13,7 +13,7 @@ from ddim_host.experiment.defaults import DEFAULT_PARTS, SMALL, default_settings
 from ddim_host.experiment.settings import CHECKPOINTS, SETTINGS, read_setting
 from ddim_host.plugin.parameters import parse_choice
 from ddim_host.plugin.registry import Kind
-from ddim_host.scaffold.kinds import PLUGIN_KINDS
+from ddim_host.scaffold.names import PLUGIN_KINDS
 from ddim_host.sweep.grid import EVALUATION_OPTIONS
 from ddim_host.system.limits import MAX_GRID_IMAGES, MAX_IMAGES
 

@@ -29,7 +29,7 @@ from ddim_host.plugin.registry import Kind
 from ddim_host.plugin.validation import checked_extractor, checked_features, framework_of
 from ddim_host.system.cache import cache_errors, cache_folder
 from ddim_host.system.files import read_bytes, write_bytes
-from ddim_host.system.threads import let_waiting_threads_sleep
+from ddim_host.system.machine import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable

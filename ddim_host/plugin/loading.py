@@ -21,7 +21,7 @@ from ddim_host.plugin.discovery import DISABLED, Plugin, discover, host_version
 from ddim_host.plugin.framework_guard import FRAMEWORK_ROOTS, allow_framework
 from ddim_host.plugin.parameters import suggestion
 from ddim_host.plugin.registry import Failure, Kind, Part, Registry, own_first, which
-from ddim_host.system.threads import let_waiting_threads_sleep
+from ddim_host.system.machine import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ddim_host.errors import UserError, printable
 from ddim_host.report.comparison import compare
-from ddim_host.report.documents import as_json, as_markdown
+from ddim_host.report.json_document import as_json
+from ddim_host.report.markdown import as_markdown
 from ddim_host.report.page import render_page
-from ddim_host.report.reported_run import collect
+from ddim_host.report.reported_run import read_reported_run
 from ddim_host.system.files import file_errors, write_text
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from ddim_host.report.reported_run import ReportedRun
 
-__all__ = ["ReportFormat", "write_report"]
+__all__ = ["write_report"]
 
 ReportFormat: TypeAlias = Literal["html", "md", "json"]
 
@@ -58,7 +59,7 @@ def _collected(paths: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
     runs, unreadable = [], []
     for path, name in zip(paths, _names(paths), strict=True):
         try:
-            runs.append(collect(path, name))
+            runs.append(read_reported_run(path, name))
         except UserError as error:
             unreadable.append(f"{error.what}: {error.why}" if error.why else error.what)
     return runs, unreadable

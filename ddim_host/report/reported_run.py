@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.run.directory import EpochMetrics
 
-__all__ = ["Grid", "ReportedRun", "collect"]
+__all__ = ["Grid", "ReportedRun", "read_reported_run"]
 
 _Result = TypeVar("_Result")
 
@@ -101,7 +101,7 @@ class ReportedRun:
         return self.settings["plugin"]
 
 
-def collect(path: Path, name: str) -> ReportedRun:
+def read_reported_run(path: Path, name: str) -> ReportedRun:
     """Read a run.
 
     Args:

@@ -15,7 +15,7 @@ from ddim_host.plugin.registry import OWN_DISTRIBUTIONS, Kind, is_installed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ddim_host.scaffold.rendering import NewPlugin
+    from ddim_host.scaffold.names import NewPlugin
 
 __all__ = ["require_new"]
 

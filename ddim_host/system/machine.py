@@ -1,13 +1,22 @@
-"""The machine: its processor, and the memory of this process."""
+"""The machine: its processor, the memory of this process, and how its threads wait."""
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import sys
 from pathlib import Path
 
-__all__ = ["process_peak_memory_bytes", "processor_flags", "processor_name"]
+__all__ = ["let_waiting_threads_sleep", "process_peak_memory_bytes", "processor_flags", "processor_name"]
+
+
+_SPIN_COUNT = "10000"
+"""How long threads of libgomp, in both frameworks, wait for each other awake.
+
+On a machine with nothing else to do this is as fast as its default, 300,000. Where another process keeps one
+of two cores busy, training steps on digits took 0.6 s in place of 8 s.
+"""
 
 
 def processor_name() -> str:
@@ -26,6 +35,15 @@ def process_peak_memory_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def let_waiting_threads_sleep() -> None:
+    """Let threads of OpenMP sleep soon while they wait, unless the user's environment says how they wait.
+
+    It works where the framework, and with it OpenMP, has not been imported yet.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
 
 def _cpuinfo(key: str) -> str:

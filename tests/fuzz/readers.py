@@ -28,8 +28,8 @@ from ddim_host.parts.datasets.decoding import decode_image, read_size
 from ddim_host.parts.datasets.images import images
 from ddim_host.plugin import discovery
 from ddim_host.report.comparison import compare
-from ddim_host.report.documents import as_markdown
-from ddim_host.report.reported_run import collect
+from ddim_host.report.markdown import as_markdown
+from ddim_host.report.reported_run import read_reported_run
 from ddim_host.run.checkpoints import latest_checkpoint, load_checkpoint, load_weights
 from ddim_host.run.directory import RunDirectory
 from ddim_host.run.trained import assemble_trained
@@ -134,10 +134,10 @@ def _of_run(run: Path) -> Iterator[Reader]:
         partial(mutated_toml, config.read_bytes()),
         lambda: assemble_trained(directory, Request()),
     )
-    whole_run = collect(run, "another")
+    whole_run = read_reported_run(run, "another")
 
     def compare_with_whole() -> None:
-        as_markdown(compare([whole_run, collect(run, "run")]), title="", command="").encode()
+        as_markdown(compare([whole_run, read_reported_run(run, "run")]), title="", command="").encode()
 
     yield Reader(
         "config that is shown", config, partial(mutated_toml, config.read_bytes()), compare_with_whole

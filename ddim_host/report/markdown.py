@@ -1,11 +1,8 @@
-"""A comparison as Markdown, for people who write, and as JSON, for programs."""
+"""A comparison as Markdown, for people who write."""
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddim_host.evaluation.tables import number
 from ddim_host.report.quality import HOW_TO_READ, quality_of
@@ -16,11 +13,11 @@ if TYPE_CHECKING:
 
     from ddim_host.report.comparison import Comparison
 
-__all__ = ["as_json", "as_markdown"]
+__all__ = ["as_markdown"]
 
 
 def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
-    """What the page says in words and numbers; pictures and curves are only there."""
+    """Return what the page says in words and numbers; pictures and curves are only there."""
     blocks = [f"# {title}", f"Made with `{command}`"]
     if comparison.warnings:
         blocks += ["## What cannot be compared, or read", _items(comparison.warnings)]
@@ -66,73 +63,6 @@ def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
             blocks += [table.title, _table(header, rows)]
         blocks += quality.remarks
     return "\n\n".join(blocks) + "\n"
-
-
-def as_json(comparison: Comparison, *, title: str, command: str) -> str:
-    """Everything but the pictures; null where a number is none, as the rate of a row that only warmed up."""
-    document = {
-        "title": title,
-        "command": command,
-        "warnings": comparison.warnings,
-        "differing": {
-            difference.setting: dict(zip(_names(comparison), difference.values, strict=True))
-            for difference in comparison.differing
-        },
-        "common": comparison.common,
-        "runs": [
-            {
-                "name": run.name,
-                "path": str(run.path),
-                "settings": run.settings,
-                "provenance": run.provenance,
-                "metrics": [asdict(row) for row in run.metrics],
-                "scores": [asdict(score) for score in run.scores.scores],
-                "noise_floors": [asdict(floor) for floor in run.scores.noise_floors],
-            }
-            for run in comparison.runs
-        ],
-        "conditions": {
-            condition.setting: dict(
-                zip((speed.run.name for speed in comparison.throughput), condition.values, strict=True)
-            )
-            for condition in comparison.conditions
-        },
-        "throughput": {
-            speed.run.name: {
-                "images_per_second": speed.images_per_second,
-                "range_over_epochs": speed.range_over_epochs,
-                "seconds_per_epoch": speed.seconds_per_epoch,
-                "warmup_seconds": speed.warmup_seconds,
-                "total_seconds": speed.total_seconds,
-                "peak_memory_bytes": speed.peak_memory_bytes,
-            }
-            for speed in comparison.throughput
-        },
-        "comparable_losses": [[run.name for run in group.runs] for group in comparison.losses],
-        "quality": [asdict(quality_of(group)) for group in comparison.quality],
-        "grids": [
-            {
-                "protocol": grids.grids[0][1].record,
-                "runs": [run.name for run, _ in grids.grids],
-                "differences_from_the_first": [
-                    None if difference is None else asdict(difference) for difference in grids.differences
-                ],
-            }
-            for grids in comparison.grids
-        ],
-    }
-    return json.dumps(_finite(document), indent=2, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """The same without NaN and infinities, which JSON does not have: null stands in their place."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def _names(comparison: Comparison) -> list[str]:
