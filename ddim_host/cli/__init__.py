@@ -15,15 +15,7 @@ import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 from ddim_host import __version__
-from ddim_host.cli.options import (
-    add_compare_options,
-    add_evaluate_options,
-    add_new_plugin_options,
-    add_reconstruct_options,
-    add_run_options,
-    add_sample_options,
-    add_sweep_options,
-)
+from ddim_host.cli.commands import COMMANDS
 from ddim_host.cli.parser import CommandParser
 from ddim_host.errors import UserError, reason
 from ddim_host.system.launch import launched
@@ -36,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["command_line", "main"]
 
 USER_ERROR, OTHER_ERROR = 2, 1
-
-_SHARED = ("run", "sample", "evaluate")
-"""Commands that several processes carry out together."""
 
 _LAST_WORDS_SECONDS = 1.0
 """What the first process is given to say how it ended, before another one's end makes the launcher end it."""
@@ -60,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _carry_out(options: argparse.Namespace) -> int:
     """Call the command; the exit code."""
     try:
-        _take_place(options.command)
+        _silence_other_ranks(options.command)
         command = importlib.import_module(f"ddim_host.cli.{options.command.replace('-', '_')}")
         code: int = command.main(options)
         if sys.stdout is not None:  # as where it was closed before the start
@@ -90,14 +79,14 @@ def _carry_out(options: argparse.Namespace) -> int:
     return code
 
 
-def _take_place(command: str) -> None:
+def _silence_other_ranks(command: str) -> None:
     """See to it that of several processes the first one alone speaks.
 
     Raises:
         UserError: The command is not for several processes.
     """
     launch = launched()
-    if launch.count > 1 and command not in _SHARED:
+    if launch.count > 1 and not COMMANDS[command].is_shared:
         raise UserError(
             f"`ddim-host {command}` is the work of one process",
             why=f"{launch.launcher} started {launch.count}",
@@ -142,7 +131,7 @@ def _is_one_of_several() -> bool:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """The whole command line; the documentation is made from it, too."""
+    """Return the parser of the whole command line; the documentation is made from it, too."""
     parser = CommandParser(
         prog="ddim-host",
         description="Run one DDIM diffusion experiment on PyTorch or on Jittor, every part of it a plugin.",
@@ -150,85 +139,15 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ddim-host {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name: str, summary: str, description: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=summary, description=description, allow_abbrev=False)
-        if name not in ("compare", "new-plugin"):  # they need no plugins
-            command.add_argument(
+    for name, command in COMMANDS.items():
+        added = commands.add_parser(
+            name, help=command.summary, description=command.description, allow_abbrev=False
+        )
+        if command.loads_plugins:
+            added.add_argument(
                 "--strict-plugins",
                 action="store_true",
                 help="make a plugin that does not work an error, also where it is not needed",
             )
-        return command
-
-    add_run_options(
-        add(
-            "run",
-            "assemble, train, sample, and leave a run directory",
-            "Assemble an experiment, train it, sample from it, and leave a run directory.",
-        )
-    )
-    add_sample_options(
-        add(
-            "sample",
-            "sample from a trained run, in either framework",
-            "Sample from a trained run: any checkpoint, any steps and eta, in either framework.",
-        )
-    )
-    add_reconstruct_options(
-        add(
-            "reconstruct",
-            "encode test images to noise, decode them, and measure the error",
-            "Encode test images to noise with deterministic DDIM, decode them again, and measure the error "
-            "for each number of steps.",
-        )
-    )
-    add_evaluate_options(
-        add(
-            "evaluate",
-            "measure how good samples are, over steps and eta",
-            "Measure how good a trained run's samples are, for every combination of steps, eta and seed. "
-            "Results with their protocol go to RUN/evaluation.json, .csv and .md; what is there already is "
-            "not measured again.",
-        )
-    )
-    add_compare_options(
-        add(
-            "compare",
-            "runs side by side, on one page",
-            "Put runs side by side on one self-contained page: what differs, loss and time curves, speed, "
-            "sample quality, grids.",
-        )
-    )
-    add_sweep_options(
-        add(
-            "sweep",
-            "many experiments: every combination of the values of repeated options",
-            "Run every combination of the values of repeated options, each in a process of its own and one "
-            "after the other, and put them on one page. What fails does not hold up the others; the same "
-            "command goes on where it was interrupted.",
-        )
-    )
-    plugins_parser = add(
-        "plugins",
-        "what is installed, what it provides, what is broken and why",
-        "Show what is installed, what it provides, what is broken and why.",
-    )
-    plugins_parser.add_argument(
-        "name", metavar="NAME", nargs="?", help="a part, a plugin or a distribution: in detail"
-    )
-    plugins_parser.add_argument("--json", action="store_true", help="as JSON, for other programs")
-    add_new_plugin_options(
-        add(
-            "new-plugin",
-            "begin a plugin of your own",
-            "Write a distribution with one small part that works, typed, with tests that it passes.",
-        )
-    )
-    doctor_parser = add(
-        "doctor",
-        "what works on this machine, and the command that mends what does not",
-        "Show what works on this machine, and the command that mends what does not.",
-    )
-    doctor_parser.add_argument("--plugin", metavar="NAME", help="look at this framework only")
+        command.add_options(added)
     return parser

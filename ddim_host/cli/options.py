@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_compare_options",
+    "add_doctor_options",
     "add_evaluate_options",
     "add_new_plugin_options",
+    "add_plugins_options",
     "add_reconstruct_options",
     "add_run_options",
     "add_sample_options",
@@ -276,6 +278,19 @@ def add_compare_options(parser: argparse.ArgumentParser) -> None:
         help="(default: comparison.html, .md or .json in the current folder)",
     )
     parser.add_argument("--force", action="store_true", help="replace the file where it exists")
+
+
+def add_plugins_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `plugins`."""
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="a part, a plugin or a distribution: in detail"
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON, for other programs")
+
+
+def add_doctor_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `doctor`."""
+    parser.add_argument("--plugin", metavar="NAME", help="look at this framework only")
 
 
 def add_new_plugin_options(parser: argparse.ArgumentParser) -> None:

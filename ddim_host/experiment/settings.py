@@ -70,7 +70,7 @@ SETTINGS: dict[str, Setting] = {
         ),
         _count("num_images", 64, "images to sample", most=MAX_IMAGES),
         _count("train_steps", None, "length of the training in optimizer steps"),
-        _count("epochs", None, "length of the training in passes over the images"),
+        _count("epochs", None, "length of the training in passes over the images, in place of train_steps"),
         _count("batch_size", None, "images per step, in training and in sampling", most=100_000),
         Setting("lr", float, None, "learning rate of Adam", lambda x: x > 0, "above 0"),
         Setting(

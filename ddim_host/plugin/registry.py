@@ -8,7 +8,6 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from enum import Enum
-from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
 from ddim_host.errors import UserError
@@ -40,6 +39,8 @@ def normalised_distribution(name: str) -> str:
 
 def is_installed(distribution: str) -> bool:
     """Whether a distribution of this name, normalised, is installed."""
+    from importlib.metadata import distributions  # noqa: PLC0415 - slow to import, and seldom needed
+
     for found in distributions():
         # Any of them may be damaged.
         with contextlib.suppress(Exception):

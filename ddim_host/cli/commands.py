@@ -1,0 +1,93 @@
+"""The commands, in the order of `--help`. The module of a command's name carries it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ddim_host.cli import options
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+__all__ = ["COMMANDS", "Command"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        add_options: Adds its options to its parser.
+        summary: A few words, for the list of commands.
+        description: Sentences, for its own `--help`.
+        is_shared: Whether several processes can carry it out together.
+        loads_plugins: Whether a plugin that does not work can matter to it.
+    """
+
+    add_options: Callable[[argparse.ArgumentParser], None]
+    summary: str
+    description: str
+    is_shared: bool = False
+    loads_plugins: bool = True
+
+
+COMMANDS = {
+    "run": Command(
+        options.add_run_options,
+        "assemble, train, sample, and leave a run directory",
+        "Assemble an experiment, train it, sample from it, and leave a run directory.",
+        is_shared=True,
+    ),
+    "sample": Command(
+        options.add_sample_options,
+        "sample from a trained run, in either framework",
+        "Sample from a trained run: any checkpoint, any steps and eta, in either framework.",
+        is_shared=True,
+    ),
+    "reconstruct": Command(
+        options.add_reconstruct_options,
+        "encode test images to noise, decode them, and measure the error",
+        "Encode test images to noise with deterministic DDIM, decode them again, and measure the error for "
+        "each number of steps.",
+    ),
+    "evaluate": Command(
+        options.add_evaluate_options,
+        "measure how good samples are, over steps and eta",
+        "Measure how good a trained run's samples are, for every combination of steps, eta and seed. Results "
+        "with their protocol go to RUN/evaluation.json, .csv and .md; what is there already is not measured "
+        "again.",
+        is_shared=True,
+    ),
+    "compare": Command(
+        options.add_compare_options,
+        "runs side by side, on one page",
+        "Put runs side by side on one self-contained page: what differs, loss and time curves, speed, sample "
+        "quality, grids.",
+        loads_plugins=False,
+    ),
+    "sweep": Command(
+        options.add_sweep_options,
+        "many experiments: every combination of the values of repeated options",
+        "Run every combination of the values of repeated options, each in a process of its own and one after "
+        "the other, and put them on one page. What fails does not hold up the others; the same command goes "
+        "on where it was interrupted.",
+    ),
+    "plugins": Command(
+        options.add_plugins_options,
+        "what is installed, what it provides, what is broken and why",
+        "Show what is installed, what it provides, what is broken and why.",
+    ),
+    "new-plugin": Command(
+        options.add_new_plugin_options,
+        "begin a plugin of your own",
+        "Write a distribution with one small part that works, typed, with tests that it passes.",
+        loads_plugins=False,
+    ),
+    "doctor": Command(
+        options.add_doctor_options,
+        "what works on this machine, and the command that mends what does not",
+        "Show what works on this machine, and the command that mends what does not.",
+    ),
+}
