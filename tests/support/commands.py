@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 240.0
 
+DRY = ("run", "--plugin", "torch", "--dry-run")
+"""A command that assembles an experiment and ends there."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -79,3 +82,10 @@ def printed_by(*arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
+
+
+def last_error(err: str) -> str:
+    """Return the one error on standard error, which may follow progress."""
+    assert err.count("ddim-host: error: ") == 1
+    assert "Traceback" not in err
+    return err.rpartition("ddim-host: error: ")[2]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from ddim_host.plugin.loading import load_plugins
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ddim_host.plugin.discovery import Plugin
 
 
 class Site:
@@ -61,3 +65,9 @@ def losses(*names: str) -> str:
         "    return ((prediction - target) ** 2).reshape((prediction.shape[0], -1)).mean(1)\n"
         f"@hookimpl\ndef ddim_losses():\n    return {{{table}}}"
     )
+
+
+def installed(name: str) -> Plugin:
+    """Return the one plugin of this name, as this process finds it."""
+    [plugin] = [plugin for plugin in load_plugins().installed if plugin.name == name]
+    return plugin
