@@ -40,9 +40,8 @@ def raising(*_: object) -> None:
     raise ZeroDivisionError("by accident")
 
 
-ACCIDENT = (
-    f"it raised ZeroDivisionError: by accident (test_parts_contract.py:{raising.__code__.co_firstlineno + 1})"
-)
+_LINE = raising.__code__.co_firstlineno + 1
+ACCIDENT = f"it raised ZeroDivisionError: by accident (tests/plugin/test_validation.py:{_LINE})"
 
 
 def blamed(check: Callable[[], object], kind: Kind) -> str:

@@ -154,7 +154,7 @@ def test_both_readmes_have_tables_of_the_same_shape() -> None:
 def test_every_mistake_names_the_test_that_holds_it() -> None:
     page = (ROOT / "docs" / "seed.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(test_\w+)`", page))
-    tree = ast.parse((ROOT / "tests" / "test_seed_mistakes.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "tests/end_to_end/test_seed_mistakes.py").read_text(encoding="utf-8"))
     assert named == {
         node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     }
