@@ -12,9 +12,9 @@ EVERYTHING := $(HOST_AND_TORCH) -e plugins/ddim_jittor
 # Two files at a time, each with one thread, are faster than one with two; what the tests of a file share is made once.
 PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # What the tests of the other two environments leave out: what takes minutes, and what needs Jittor.
-QUICK := -m "not slow" --ignore=tests/test_jittor_environment.py
+QUICK := -m "not slow" --ignore=tests/jittor
 # These hold results against diffusers, which needs newer releases than the oldest that are allowed.
-ORACLES := $(addprefix --ignore=tests/test_,noise_schedules.py oracle_scheduler.py unet.py)
+ORACLES := $(addprefix --ignore=tests/,parts/test_noise_schedules.py diffusion/test_oracle_scheduler.py framework/test_unet.py)
 # With what they ask for, these would replace torch; without, only a process that is prepared may see them.
 PEERS := --no-deps --upgrade --target .venv/peers -r tests/peers.txt
 

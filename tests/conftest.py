@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import subprocess
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,118 +16,19 @@ from PIL import Image
 from ddim_host.cli import main
 from ddim_host.experiment.assembly import Experiment
 from ddim_host.plugin.framework_guard import FRAMEWORK_ROOTS
-from ddim_host.run.directory import RunDirectory
 from ddim_host.system.cache import cache_folder
+from tests.support.commands import TIMEOUT_SECONDS, Outcome, Run, finish
+from tests.support.distributions import Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-TIMEOUT_SECONDS = 240.0
+    from tests.support.commands import Command, PythonCode
 
 # A machine that is busy with something else is no reason to fail.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-class Command(Protocol):
-    """Runs the real command in a fresh process."""
-
-    def __call__(
-        self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
-    ) -> Outcome: ...
-
-
-class PythonCode(Protocol):
-    """Runs Python code in a fresh process."""
-
-    def __call__(
-        self,
-        code: str,
-        *arguments: str | Path,
-        env: Mapping[str, str] | None = None,
-        timeout: float = TIMEOUT_SECONDS,
-    ) -> Outcome: ...
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run directory, and the command's output."""
-
-    path: Path
-    outcome: Outcome
-
-    @property
-    def checkpoint(self) -> Path:
-        return RunDirectory(self.path).latest_checkpoint()
-
-    @property
-    def grid(self) -> Path:
-        [picture] = (self.path / "samples").glob("*.png")
-        return picture
-
-
-class Site:
-    """A folder of installed distributions, as `pip install --target` makes it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def env(self) -> dict[str, str]:
-        """Puts the folder in front of whatever else is on the path of a fresh process."""
-        path = [str(self.path), os.environ.get("PYTHONPATH", "")]
-        return {"PYTHONPATH": os.pathsep.join(filter(None, path))}
-
-    def distribution(self, name: str, entry_points: str, version: str = "1.0") -> Path:
-        info = self.path / f"{name}-{version}.dist-info"
-        info.mkdir(parents=True)
-        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        (info / "METADATA").write_text(metadata, encoding="utf-8")
-        (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
-        return info
-
-    def module(self, name: str, source: str) -> None:
-        (self.path / f"{name}.py").write_text(source, encoding="utf-8")
-
-    def package(self, name: str) -> None:
-        """An importable package that nothing is in: the stand-in of a framework."""
-        (self.path / name).mkdir(parents=True)
-        (self.path / name / "__init__.py").touch()
-
-    def plugin(
-        self,
-        distribution: str,
-        source: str,
-        *,
-        entry: str | None = None,
-        group: str = "plugins",
-        version: str = "1.0",
-    ) -> None:
-        """A distribution with one module and one entry point; `hookimpl` is imported for the source."""
-        module = distribution.replace("-", "_")
-        entry_points = f"[ddim_host.{group}]\n{entry or distribution} = {module}\n"
-        self.distribution(distribution, entry_points, version)
-        self.module(module, f"from ddim_host import hookimpl\n{source}\n")
-
-
-def losses(*names: str) -> str:
-    """Source of a plugin that gives losses which are all the mean squared error."""
-    table = ", ".join(f"{name!r}: loss" for name in names)
-    return (
-        "def loss(prediction, target):\n"
-        "    return ((prediction - target) ** 2).reshape((prediction.shape[0], -1)).mean(1)\n"
-        f"@hookimpl\ndef ddim_losses():\n    return {{{table}}}"
-    )
 
 
 @pytest.fixture(scope="session")
@@ -157,7 +56,7 @@ def python(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         timeout: float = TIMEOUT_SECONDS,
     ) -> Outcome:
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        return _finished(command, tmp_path_factory.mktemp("cwd"), {**environment, **(env or {})}, timeout)
+        return finish(command, tmp_path_factory.mktemp("cwd"), {**environment, **(env or {})}, timeout)
 
     return run
 
@@ -167,17 +66,9 @@ def ddim_host(environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
     def run(*arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Outcome:
         command = [sys.executable, "-m", "ddim_host", *map(str, arguments)]
         folder = tmp_path_factory.mktemp("cwd") if cwd is None else cwd
-        return _finished(command, folder, {**environment, **(env or {})})
+        return finish(command, folder, {**environment, **(env or {})})
 
     return run
-
-
-def _finished(
-    command: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float = TIMEOUT_SECONDS
-) -> Outcome:
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, timeout=timeout, check=False)
-    # Decoded here, because text mode would hide carriage returns.
-    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ class DigitsMLP:
 
     The network is scikit-learn's `MLPClassifier((128,), max_iter=400, random_state=0)`, fitted once on the
     1,500 training digits with pixels scaled to [-1, 1]. Its hidden layer is stored beside this module, so
-    that the features are the same on every machine; `tests/fit_digits_mlp.py` makes it again.
+    that the features are the same on every machine; `tests/support/fit_digits_mlp.py` makes it again.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The Inception v3 of FID: a table, and what runs it.
 
 This is the network of 2015 that everybody measures FID with, and not torchvision's: its mean pools count no
-border, and the last of them is a maximum. Held against pytorch-fid by `tests/test_evaluation_peers.py`.
+border, and the last of them is a maximum. Held against pytorch-fid by `tests/evaluation/test_peers.py`.
 """
 
 from __future__ import annotations

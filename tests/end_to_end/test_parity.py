@@ -1,0 +1,179 @@
+"""PyTorch and Jittor, each in its own process, do the same."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from ddim_host.run.directory import RunDirectory
+from tests.support.commands import printed_by
+from tests.support.repository import SUPPORT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Arrays = dict[str, np.ndarray[Any, Any]]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("jittor") is None, reason="Jittor is not installed"),
+    pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed"),
+]
+
+WORKER = SUPPORT / "parity_worker.py"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Arrays, Arrays]]:
+    folder = tmp_path_factory.mktemp("parity")
+    images = folder / "images"
+    images.mkdir()
+    rng = np.random.default_rng(2)
+    for index in range(4):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(images / f"{index}.png")
+
+    def run(task: str, data: str) -> tuple[Arrays, Arrays]:
+        results = []
+        for framework in ("torch", "jittor"):
+            out = folder / f"{task}-{data}-{framework}.npz"
+            printed_by(str(WORKER), framework, task, data, str(images), str(out))
+            with np.load(out) as arrays:
+                results.append(dict(arrays))
+        return results[0], results[1]
+
+    return run
+
+
+@pytest.mark.parametrize("data", ["digits", "images"])
+def test_same_weights_predict_the_same_noise(
+    both: Callable[[str, str], tuple[Arrays, Arrays]], data: str
+) -> None:
+    in_torch, in_jittor = both("predicted-noise", data)
+    for name, expected in in_torch.items():
+        assert np.abs(expected).mean() > 0.1  # a network that answers zero would agree with itself
+        np.testing.assert_allclose(in_jittor[name], expected, atol=1e-4, rtol=0)
+
+
+def test_the_first_200_losses_on_digits_agree(both: Callable[[str, str], tuple[Arrays, Arrays]]) -> None:
+    in_torch, in_jittor = both("loss-curve", "digits")
+    assert in_torch["losses"][-1] < 0.3 * in_torch["losses"][0]
+    np.testing.assert_allclose(in_jittor["losses"], in_torch["losses"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("task", ["gradients", "gradients-with-dropout"])
+def test_every_parameter_receives_the_same_gradient(
+    both: Callable[[str, str], tuple[Arrays, Arrays]], task: str
+) -> None:
+    """With dropout, too: on the CPU its mask is the host's."""
+    in_torch, in_jittor = both(task, "digits")
+    norm = np.sqrt(sum(float((gradient**2).sum()) for gradient in in_torch.values()))
+    for name, expected in in_torch.items():
+        size = float(np.linalg.norm(expected))
+        difference = float(np.linalg.norm(in_jittor[name] - expected))
+        # The keys' bias shifts all scores of a query alike, which softmax ignores: its gradient is zero.
+        assert size > 0.0 or name.endswith("to_k.bias")
+        assert difference < max(1e-3 * size, 1e-6 * norm), name
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A short digits run in each framework."""
+    folder = tmp_path_factory.mktemp("runs")
+    for framework in ("torch", "jittor"):
+        printed_by(
+            "-m",
+            "ddim_host",
+            "run",
+            "--plugin",
+            framework,
+            "--train-steps",
+            "60",
+            "--out",
+            str(folder / framework),
+        )
+    return {framework: folder / framework for framework in ("torch", "jittor")}
+
+
+@pytest.mark.parametrize("trained_in", ["torch", "jittor"])
+@pytest.mark.parametrize("eta", ["0", "1"])
+def test_a_checkpoint_gives_the_same_images_in_both(
+    runs: dict[str, Path], tmp_path: Path, trained_in: str, eta: str
+) -> None:
+    pictures = []
+    for framework in ("torch", "jittor"):
+        out = tmp_path / framework
+        # No steps are left to take, so this only samples.
+        printed_by(
+            "-m", "ddim_host", "run", "--plugin", framework, "--start-from", str(runs[trained_in]),
+            "--eta", eta, "--out", str(out),
+        )  # fmt: skip
+        with Image.open(out / "samples" / f"linear-20-eta-{eta}.png") as picture:
+            pictures.append(np.asarray(picture, dtype=np.int64))
+    assert pictures[0].std() > 30
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--num-images 9 --batch-size 4",
+        "--interpolate 4 --num-images 2",
+        "--checkpoint ensemble --steps 10 --eta 0.5",
+    ],
+)
+def test_what_torch_trained_is_sampled_in_jittor_too(
+    runs: dict[str, Path], tmp_path: Path, options: str
+) -> None:
+    images = []
+    for framework in ("torch", "jittor"):
+        out = tmp_path / f"{framework}.npz"
+        printed_by(
+            "-m", "ddim_host", "sample", str(runs["torch"]), "--plugin", framework, *options.split(),
+            "--out", str(out),
+        )  # fmt: skip
+        with np.load(out) as arrays:
+            images.append(arrays["images"].astype(np.int64))
+        assert json.loads(out.with_suffix(".json").read_text())["plugin"] == framework
+    assert images[0].std() > 30
+    assert np.abs(images[0] - images[1]).max() <= 2
+
+
+def test_reconstruction_errors_agree(runs: dict[str, Path], tmp_path: Path) -> None:
+    errors = []
+    for framework in ("torch", "jittor"):
+        out = tmp_path / f"{framework}.png"
+        printed_by(
+            "-m", "ddim_host", "reconstruct", str(runs["torch"]), "--plugin", framework, "--steps", "5,20",
+            "--num-images", "16", "--out", str(out),
+        )  # fmt: skip
+        rows = json.loads(out.with_suffix(".json").read_text())["errors"]
+        errors.append([row["mse"] for row in rows])
+    np.testing.assert_allclose(errors[1], errors[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize(("trained_in", "continued_in"), [("torch", "jittor"), ("jittor", "torch")])
+def test_training_goes_on_in_the_other_framework(
+    runs: dict[str, Path], tmp_path: Path, trained_in: str, continued_in: str
+) -> None:
+    weights = {}
+    for framework in (trained_in, continued_in):
+        out = tmp_path / framework
+        printed_by(
+            "-m", "ddim_host", "run", "--plugin", framework, "--start-from", str(runs[trained_in]),
+            "--train-steps", "75", "--out", str(out),
+        )  # fmt: skip
+        metrics = RunDirectory(out).read_metrics()
+        assert metrics[-1].step == 75
+        weights[framework] = safetensors.numpy.load_file(
+            out / "checkpoints" / "step-00000075" / "raw.safetensors"
+        )
+    # Same optimizer state, same batches: 15 more steps end in the same place.
+    for name, expected in weights[trained_in].items():
+        np.testing.assert_allclose(weights[continued_in][name], expected, atol=2e-4, rtol=0, err_msg=name)

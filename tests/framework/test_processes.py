@@ -1,0 +1,73 @@
+"""Processes that share an experiment: shares, sums, and what must be the same in all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim_host.errors import UserError
+from ddim_host.framework.processes import ALONE, any_of, gather, require_same_checkpoint, share
+from ddim_host.system.launch import Launch, launched
+from tests.support.fakes import FakeProcess
+
+
+@given(total=st.integers(0, 100), count=st.integers(1, 12))
+def test_shares_are_a_partition_as_equal_as_can_be(total: int, count: int) -> None:
+    shares = [share(FakeProcess(rank, count), total) for rank in range(count)]
+    assert [row for rows in shares for row in rows] == list(range(total))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(total=st.integers(0, 50), count=st.integers(1, 6), data=st.data())
+def test_gathering_puts_every_share_in_its_place(total: int, count: int, data: st.DataObject) -> None:
+    rank = data.draw(st.integers(0, count - 1))
+    whole = np.arange(2 * total, dtype=np.int64).reshape(total, 2)
+    mine = share(FakeProcess(rank, count), total)
+    others = whole.astype(np.float32)
+    others[mine.start : mine.stop] = 0.0
+    gathered = gather(FakeProcess(rank, count, others), whole[mine.start : mine.stop], total)
+    assert gathered.dtype == whole.dtype
+    np.testing.assert_array_equal(gathered, whole)
+
+
+def test_one_process_shares_with_nobody() -> None:
+    rows = np.arange(3.0)
+    assert share(ALONE, 3) == range(3)
+    assert gather(ALONE, rows, 3) is rows
+
+
+def test_the_environment_says_who_a_process_is() -> None:
+    assert launched({}) == Launch(0, 1, "")
+    assert launched({"RANK": "1", "WORLD_SIZE": "3"}) == Launch(1, 3, "torchrun")
+    mpi = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
+    assert launched(mpi) == Launch(0, 2, "mpirun")
+    assert launched({**mpi, "RANK": "0", "WORLD_SIZE": "1"}) == Launch(0, 2, "mpirun")
+    assert not Launch(1, 3, "torchrun").is_first
+
+
+@pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("-1", "2"), ("one", "2"), ("0", ""), ("0", "0")])
+def test_an_environment_that_makes_no_sense_is_an_error(rank: str, size: str) -> None:
+    with pytest.raises(UserError, match="does not say which"):
+        launched({"RANK": rank, "WORLD_SIZE": size})
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=4), st.lists(st.booleans(), min_size=4, max_size=4))
+def test_any_process_can_say_yes(mine: list[bool], others: list[bool]) -> None:
+    given = np.array(others[: len(mine)], dtype=np.float32)
+    answers = any_of(FakeProcess(0, 2, given), mine)
+    assert answers == [one or other for one, other in zip(mine, others, strict=False)]
+
+
+def test_processes_with_different_checkpoints_are_refused() -> None:
+    """One of them may have read it a moment later, from a run in training."""
+    require_same_checkpoint(ALONE, 2**40 + 5)
+    halves = np.array([2**16, 5], dtype=np.float32)
+    same, other = (
+        np.stack([0 * halves, halves]),
+        np.stack([0 * halves, halves + np.array([0, 1], dtype=np.float32)]),
+    )
+    require_same_checkpoint(FakeProcess(0, 2, same), 2**40 + 5)
+    with pytest.raises(UserError, match="different checkpoints"):
+        require_same_checkpoint(FakeProcess(0, 2, other.astype(np.float32)), 2**40 + 5)

@@ -1,0 +1,71 @@
+"""Every extension point is documented as it is, has a contract that others can test with, and is used."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ddim_host import testing
+from ddim_host.plugin import contracts, hookspecs
+from ddim_host.plugin.registry import Kind
+from tests.support.repository import ROOT
+
+if TYPE_CHECKING:
+    from tests.support.commands import PythonCode
+
+GUIDE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+HOOKS = [name for name in vars(hookspecs) if name.startswith("ddim_")]
+
+# What a part of each kind is called with; a type alias has no signature of its own.
+CALLED = {
+    Kind.MODEL: contracts.ModelFactory,
+    Kind.NOISE_SCHEDULE: contracts.NoiseScheduleFactory,
+    Kind.TIMESTEP_SAMPLER: contracts.TimestepSamplerFactory,
+    Kind.LOSS: contracts.Loss,
+    Kind.LOSS_WEIGHTING: contracts.LossWeighting,
+    Kind.TIMESTEP_SUBSET: contracts.TimestepSubset,
+}
+
+
+def test_every_hook_but_two_gives_parts() -> None:
+    assert {*HOOKS} == {kind.value for kind in Kind} | {"ddim_machine_checks", "ddim_process_groups"}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_hook_is_documented(name: str) -> None:
+    assert inspect.getdoc(getattr(hookspecs, name))
+    assert not inspect.signature(getattr(hookspecs, name)).parameters
+    assert re.search(rf"^\| `{name}` \|", GUIDE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.option)
+def test_the_guide_says_what_a_part_is_called_with(kind: Kind) -> None:
+    protocol: Any = CALLED.get(kind)
+    names = [] if protocol is None else list(inspect.signature(protocol.__call__).parameters)[1:]
+    assert f"| `{kind.value}` | `({', '.join(names)})` |" in GUIDE
+    assert kind.arguments == tuple(names)
+    if protocol is not None:
+        specified = inspect.getdoc(getattr(hookspecs, kind.value)) or ""
+        assert f"({', '.join(names)})" in specified
+
+
+@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.option)
+def test_a_kind_has_a_contract_to_test_with(kind: Kind) -> None:
+    classes = [getattr(testing, name) for name in testing.__all__]
+    assert [cls for cls in classes if getattr(cls, "kind", None) is kind]
+
+
+def test_every_hook_is_implemented_by_something_real(python: PythonCode) -> None:
+    code = (
+        "from ddim_host.plugin.loading import load_plugins\n"
+        "from ddim_host.plugin.registry import Kind\n"
+        "plugins = load_plugins('torch')\n"
+        "assert all(plugins.registry.of_kind(kind) for kind in Kind)\n"
+        "assert plugins.machine_checks()\n"
+        "assert plugins.join_processes\n"
+    )
+    done = python(code)
+    assert done.code == 0, done.err

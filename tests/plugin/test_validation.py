@@ -1,0 +1,473 @@
+"""A part that does not give what its contract says is named in the error, with its distribution."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from ddim_host.diffusion import NoiseSchedule
+from ddim_host.errors import UserError
+from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.config import Request
+from ddim_host.plugin import validation
+from ddim_host.plugin.data import DataSource, TrainTest
+from ddim_host.plugin.registry import Kind, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SCHEDULE = NoiseSchedule(np.linspace(0.01, 0.2, 10))
+RNG = np.random.default_rng(0)
+
+
+def part(kind: Kind, make: Callable[..., Any]) -> Part:
+    return Part(kind, "odd", make, "some-parts", "1.2")
+
+
+def returning(value: object) -> Callable[..., Any]:
+    return lambda *_: value
+
+
+def raising(*_: object) -> None:
+    raise ZeroDivisionError("by accident")
+
+
+_LINE = raising.__code__.co_firstlineno + 1
+ACCIDENT = f"it raised ZeroDivisionError: by accident (tests/plugin/test_validation.py:{_LINE})"
+
+
+def blamed(check: Callable[[], object], kind: Kind) -> str:
+    """What the check says is wrong, after looking that it says whose fault that is."""
+    with pytest.raises(UserError) as caught:
+        check()
+    assert caught.value.what == f"{kind.words} 'odd' of some-parts 1.2 does not work"
+    assert "some-parts" in caught.value.fix
+    return caught.value.why
+
+
+def test_what_a_part_raises_becomes_its_error() -> None:
+    why = blamed(lambda: validation.use(part(Kind.LOSS, raising), raising), Kind.LOSS)
+    assert why == ACCIDENT
+
+
+def test_what_a_part_tells_users_is_passed_on() -> None:
+    def refuse() -> None:
+        raise UserError("too steep")
+
+    with pytest.raises(UserError, match=r"^too steep$"):
+        validation.use(part(Kind.LOSS, refuse), refuse)
+
+
+# --- Noise schedules, loss weightings, timestep subsets -----------------------------------------------------
+
+BETAS = np.full(10, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("betas", "why"),
+    [
+        (None, "it gave a NoneType, not an array (float64 of shape (10,))"),
+        ([0.1] * 10, "it gave a list, not an array (float64 of shape (10,))"),
+        (BETAS.astype(np.float32), "it gave float32 of shape (10,), not float64 of shape (10,)"),
+        (BETAS[:9], "it gave float64 of shape (9,), not float64 of shape (10,)"),
+        (BETAS[:, None], "it gave float64 of shape (10, 1), not float64 of shape (10,)"),
+        (np.where(np.arange(10) == 3, np.nan, 0.1), "its betas are not all strictly between 0 and 1"),
+        (np.where(np.arange(10) == 0, 0.0, 0.1), "its betas are not all strictly between 0 and 1"),
+        (np.where(np.arange(10) == 9, 1.0, 0.1), "its betas are not all strictly between 0 and 1"),
+    ],
+)
+def test_betas(betas: object, why: str) -> None:
+    checked = part(Kind.NOISE_SCHEDULE, returning(betas))
+    assert blamed(lambda: validation.checked_schedule(checked, {}, 10), Kind.NOISE_SCHEDULE) == why
+
+
+@pytest.mark.parametrize("beta", [0.99, 1e-17])
+def test_betas_whose_product_vanishes_or_stays_one(beta: float) -> None:
+    checked = part(Kind.NOISE_SCHEDULE, returning(np.full(1000, beta)))
+    with pytest.raises(UserError):
+        validation.checked_schedule(checked, {}, 1000)
+
+
+@pytest.mark.parametrize(
+    ("weights", "why"),
+    [
+        (1.0, "it gave a float, not an array (float64 of shape (10,))"),
+        (np.ones(10, dtype=np.int64), "it gave int64 of shape (10,), not float64 of shape (10,)"),
+        (np.ones(11), "it gave float64 of shape (11,), not float64 of shape (10,)"),
+        (np.full(10, np.nan), "its weights are not all finite and at least 0"),
+        (np.full(10, np.inf), "its weights are not all finite and at least 0"),
+        (np.full(10, -0.1), "its weights are not all finite and at least 0"),
+    ],
+)
+def test_weightings(weights: object, why: str) -> None:
+    checked = part(Kind.LOSS_WEIGHTING, returning(weights))
+    assert blamed(lambda: validation.checked_weighting(checked, {}, SCHEDULE), Kind.LOSS_WEIGHTING) == why
+
+
+@pytest.mark.parametrize(
+    ("subset", "why"),
+    [
+        ((1, 2, 3), "it gave a tuple, not an array (int64 of shape (3,))"),
+        (np.array([1, 2]), "it gave int64 of shape (2,), not int64 of shape (3,)"),
+        (np.array([1, 2, 3], np.int32), "it gave int32 of shape (3,), not int64 of shape (3,)"),
+        (np.array([1.0, 2.0, 3.0]), "it gave float64 of shape (3,), not int64 of shape (3,)"),
+        (np.array([1, 3, 3]), "its timesteps do not strictly increase within [0, 10)"),
+        (np.array([3, 2, 1]), "its timesteps do not strictly increase within [0, 10)"),
+        (np.array([-1, 2, 3]), "its timesteps do not strictly increase within [0, 10)"),
+        (np.array([1, 2, 10]), "its timesteps do not strictly increase within [0, 10)"),
+    ],
+)
+def test_subsets(subset: object, why: str) -> None:
+    checked = part(Kind.TIMESTEP_SUBSET, returning(subset))
+    assert blamed(lambda: validation.checked_subset(checked, {}, SCHEDULE, 3), Kind.TIMESTEP_SUBSET) == why
+
+
+def test_more_steps_than_timesteps_are_not_the_parts_fault() -> None:
+    checked = part(Kind.TIMESTEP_SUBSET, raising)
+    with pytest.raises(UserError, match="cannot sample in 11 steps") as caught:
+        validation.checked_subset(checked, {}, SCHEDULE, 11)
+    assert caught.value.fix == "use --steps 10 or less"
+
+
+def test_parts_that_raise() -> None:
+    for kind, check in (
+        (Kind.NOISE_SCHEDULE, lambda p: validation.checked_schedule(p, {}, 10)),
+        (Kind.LOSS_WEIGHTING, lambda p: validation.checked_weighting(p, {}, SCHEDULE)),
+        (Kind.TIMESTEP_SUBSET, lambda p: validation.checked_subset(p, {}, SCHEDULE, 3)),
+        (Kind.TIMESTEP_SAMPLER, lambda p: validation.CheckedSampler(p, {}, SCHEDULE)),
+        (Kind.DATA, lambda p: validation.checked_source(p, {})),
+        (Kind.LOSS, lambda p: validation.checked_loss(p, {})(np.ones((2, 1, 4, 4)), np.ones((2, 1, 4, 4)))),
+    ):
+        broken = part(kind, raising)
+        assert blamed(lambda check=check, broken=broken: check(broken), kind) == ACCIDENT  # type: ignore[misc]
+
+
+def test_good_parts_pass_with_their_parameters() -> None:
+    def betas(timesteps: int, *, beta: float) -> NDArray[np.float64]:
+        return np.full(timesteps, beta)
+
+    schedule = validation.checked_schedule(part(Kind.NOISE_SCHEDULE, betas), {"beta": 0.3}, 4)
+    assert schedule.betas.tolist() == [0.3] * 4
+    weights = validation.checked_weighting(part(Kind.LOSS_WEIGHTING, returning(np.eye(10)[3])), {}, SCHEDULE)
+    assert weights.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    everything = part(Kind.TIMESTEP_SUBSET, returning(np.arange(10)))
+    assert validation.checked_subset(everything, {}, SCHEDULE, 10).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-30, 1e-5, 1e5, 1e30])
+def test_weights_that_fp32_cannot_train_with_are_refused(largest: float) -> None:
+    """They would leave every gradient at zero, or its norm infinite, and the network as it was."""
+    weighting = part(Kind.LOSS_WEIGHTING, returning(np.linspace(0.0, largest, 10)))
+    with pytest.raises(UserError, match="cannot be trained with"):
+        validation.checked_weighting(weighting, {}, SCHEDULE)
+
+
+# --- Losses -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "given"),
+    [
+        (0.5, "float"),
+        (None, "NoneType"),
+        (np.float32(0.5), "numpy.float32 of shape ()"),
+        (np.ones(()), "numpy.ndarray of shape ()"),
+        (np.ones(1), "numpy.ndarray of shape (1,)"),
+        (np.ones((2, 1)), "numpy.ndarray of shape (2, 1)"),
+        ([1.0, 2.0], "list"),
+        ((np.ones(2), np.ones(2)), "tuple"),
+    ],
+)
+def test_losses_are_one_number_per_image(result: object, given: str) -> None:
+    careless = part(Kind.LOSS, returning(result))
+    message = blamed(lambda: validation.checked_loss(careless, {}), Kind.LOSS)
+    assert message == f"it must return one number per image, of shape (2,), not {given}"
+
+
+@pytest.mark.parametrize("dtype", [object, str, complex, np.int64])
+def test_losses_are_floating_point_numbers(dtype: Any) -> None:
+    careless = part(Kind.LOSS, returning(np.ones(2).astype(dtype)))
+    message = blamed(lambda: validation.checked_loss(careless, {}), Kind.LOSS)
+    assert message == f"it must return floating-point numbers, not {np.ones(2).astype(dtype).dtype}"
+
+
+def test_a_shape_that_is_none_is_the_losss_mistake() -> None:
+    class Odd:
+        shape = 3
+
+    message = blamed(lambda: validation.checked_loss(part(Kind.LOSS, returning(Odd())), {}), Kind.LOSS)
+    assert message.startswith("it raised TypeError")
+
+
+class Tensor:
+    """Stands in for the array of a framework."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+
+def test_a_loss_returns_the_kind_of_array_that_it_was_given() -> None:
+    loss = validation.checked_loss(part(Kind.LOSS, returning(np.ones(2))), {})
+    images = Tensor((2, 1, 4, 4))
+    assert re.fullmatch(
+        r"it must return an array of the framework that it was called with, \S*Tensor, not numpy.ndarray",
+        blamed(lambda: loss(images, images), Kind.LOSS),
+    )
+    good = part(Kind.LOSS, lambda p, t: np.ones(2) if isinstance(p, np.ndarray) else Tensor((2,)))
+    assert validation.checked_loss(good, {})(images, images).shape == (2,)
+
+
+def test_a_loss_that_is_not_finite_is_refused_before_anything_begins() -> None:
+    with pytest.raises(UserError, match="cannot be trained with") as caught:
+        validation.checked_loss(part(Kind.LOSS, returning(np.array([np.nan, 1.0]))), {})
+    assert caught.value.why == "its losses of two small images are nan and 1"
+
+
+def test_a_loss_that_raises_is_told_what_it_was_called_with() -> None:
+    with pytest.raises(UserError) as caught:
+        validation.checked_loss(part(Kind.LOSS, lambda p, t: p.size()), {})
+    assert caught.value.why.startswith("it raised TypeError: 'int' object is not callable")
+    [note] = caught.value.notes
+    assert note.startswith("it was called with NumPy arrays of shape (2, 3, 4, 4), and may use what all")
+
+
+def test_a_loss_whose_module_imports_a_framework_is_told_that_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import torch\ndef loss(p, t):\n    return torch.square(p - t)\n"
+    (tmp_path / "with_torch.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    made = importlib.import_module("with_torch").loss
+    why = blamed(lambda: validation.checked_loss(part(Kind.LOSS, made), {}), Kind.LOSS)
+    assert why.startswith("its module imports torch, and a loss is called with arrays of any framework; it ")
+    assert "(with_torch.py:3)" in why
+
+
+def test_of_a_long_message_the_first_line_is_kept_without_colours() -> None:
+    def long(prediction: Any, target: Any) -> None:
+        raise RuntimeError("\n\x1b[31mWrong\tinputs\x1b[0m,\x07 see help\nTypes:\n\tself\n")
+
+    why = blamed(lambda: validation.checked_loss(part(Kind.LOSS, long), {}), Kind.LOSS)
+    assert why.startswith("it raised RuntimeError: Wrong inputs, see help (")
+
+
+def test_losses_are_checked_whenever_they_are_used() -> None:
+    """What they are tried on at first is not what they meet later."""
+    loss = validation.checked_loss(part(Kind.LOSS, returning(np.ones(2))), {})
+    images = np.zeros((3, 1, 4, 4), dtype=np.float32)
+    assert "one number per image, of shape (3,), not" in blamed(lambda: loss(images, images), Kind.LOSS)
+
+
+def test_a_parameter_that_a_loss_refuses_is_known_before_anything_begins() -> None:
+    def picky(prediction: Any, target: Any, *, delta: float) -> Any:
+        raise UserError("delta must be above 0")
+
+    with pytest.raises(UserError, match="delta must be above 0"):
+        validation.checked_loss(part(Kind.LOSS, picky), {"delta": -1.0})
+
+
+def test_losses_get_their_parameters() -> None:
+    def scaled(prediction: Any, target: Any, *, factor: float) -> Any:
+        return (prediction - target).reshape((2, -1)).mean(1) * factor
+
+    loss = validation.checked_loss(part(Kind.LOSS, scaled), {"factor": 3.0})
+    assert loss(np.ones((2, 1, 4, 4)), np.zeros((2, 1, 4, 4))).tolist() == [3.0, 3.0]
+
+
+# --- Timestep samplers --------------------------------------------------------------------------------------
+
+
+class Sampler:
+    """One that does nothing wrong, before a test changes it."""
+
+    needs_losses = False
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        self.loaded: object = None
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Any:
+        return np.zeros(batch_size, dtype=np.int64), np.ones(batch_size, dtype=np.float32)
+
+    def update(self, t: Any, losses: Any) -> None:
+        pass
+
+    def state_dict(self) -> Any:
+        return {"history": np.zeros(3)}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.loaded = state
+
+
+def sampler(**changed: object) -> validation.CheckedSampler:
+    return validation.CheckedSampler(
+        part(Kind.TIMESTEP_SAMPLER, type("Odd", (Sampler,), changed)), {}, SCHEDULE
+    )
+
+
+def test_a_good_sampler_passes() -> None:
+    t, weights = sampler().sample(4, RNG)
+    assert (t.tolist(), weights.tolist()) == ([0] * 4, [1.0] * 4)
+    assert sampler().state_dict()["history"].tolist() == [0.0] * 3
+    assert sampler().needs_losses is False
+    assert sampler(needs_losses=True).needs_losses is True
+
+
+@pytest.mark.parametrize("name", ["needs_losses", "sample", "update", "state_dict", "load_state_dict"])
+def test_a_sampler_is_complete(name: str) -> None:
+    complete = {
+        key: value for key, value in vars(Sampler).items() if key not in (name, "__dict__", "__weakref__")
+    }
+    odd = part(Kind.TIMESTEP_SAMPLER, type("Odd", (), complete))
+    assert (
+        blamed(lambda: validation.CheckedSampler(odd, {}, SCHEDULE), Kind.TIMESTEP_SAMPLER)
+        == f"it has no {name}"
+    )
+
+
+T, ONES = np.zeros(4, dtype=np.int64), np.ones(4, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "why"),
+    [
+        (T, "sample() must return (t, weights)"),
+        ((T, ONES, ONES), "sample() must return (t, weights)"),
+        ((T.tolist(), ONES), "it gave a list, not an array (int64 of shape (4,))"),
+        ((T.astype(np.int32), ONES), "it gave int32 of shape (4,), not int64 of shape (4,)"),
+        ((T[:3], ONES), "it gave int64 of shape (3,), not int64 of shape (4,)"),
+        ((T, ONES.astype(np.float64)), "it gave float64 of shape (4,), not float32 of shape (4,)"),
+        ((T, ONES[:3]), "it gave float32 of shape (3,), not float32 of shape (4,)"),
+        ((T - 1, ONES), "it drew timesteps outside [0, 10)"),
+        ((T + 10, ONES), "it drew timesteps outside [0, 10)"),
+        ((T, ONES * np.nan), "its weights are not all finite and at least 0"),
+        ((T, -ONES), "its weights are not all finite and at least 0"),
+    ],
+)
+def test_samples(drawn: object, why: str) -> None:
+    odd = sampler(sample=returning(drawn))
+    assert blamed(lambda: odd.sample(4, RNG), Kind.TIMESTEP_SAMPLER) == why
+
+
+@pytest.mark.parametrize("state", [None, [], {"x": 1.0}, {"x": np.ones(2, dtype=np.float32)}])
+def test_sampler_states_are_float64_arrays(state: object) -> None:
+    odd = sampler(state_dict=returning(state))
+    assert "float64" in blamed(odd.state_dict, Kind.TIMESTEP_SAMPLER)
+
+
+def test_every_method_of_a_sampler_is_guarded() -> None:
+    odd = sampler(sample=raising, update=raising, state_dict=raising, load_state_dict=raising)
+    for call in (
+        lambda: odd.sample(4, RNG),
+        lambda: odd.update(T, ONES),
+        odd.state_dict,
+        lambda: odd.load_state_dict({}),
+    ):
+        assert blamed(call, Kind.TIMESTEP_SAMPLER) == ACCIDENT
+
+
+# --- Data sets ----------------------------------------------------------------------------------------------
+
+
+def source(shape: Any = (8, 8, 1), load: Callable[[], Any] = raising) -> DataSource:
+    return DataSource(shape, random_flip=False, description="odd images", load=load)
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (None, "it returned a NoneType, not a DataSource"),
+        (
+            TrainTest(np.zeros(1, np.uint8), np.zeros(1, np.uint8)),
+            "it returned a TrainTest, not a DataSource",
+        ),
+        (source((8, 9, 1)), "its images are 8 x 9 x 1, not square with 1 or 3 channels"),
+        (source((0, 0, 1)), "its images are 0 x 0 x 1, not square with 1 or 3 channels"),
+        (source((8, 8, 2)), "its images are 8 x 8 x 2, not square with 1 or 3 channels"),
+        (source((8, 8, 4)), "its images are 8 x 8 x 4, not square with 1 or 3 channels"),
+    ],
+)
+def test_sources(made: object, why: str) -> None:
+    checked = part(Kind.DATA, returning(made))
+    assert blamed(lambda: validation.checked_source(checked, {}), Kind.DATA) == why
+
+
+@pytest.mark.parametrize("shape", [(8, 8), None, (8.0, 8.0, 1), ("8", "8", 1)])
+def test_sources_whose_shape_is_no_shape(shape: object) -> None:
+    checked = part(Kind.DATA, returning(source(shape)))
+    blamed(lambda: validation.checked_source(checked, {}), Kind.DATA)
+
+
+GOOD = np.zeros((3, 8, 8, 1), dtype=np.uint8)
+NOT = ", and should be uint8 of shape (N, 8, 8, 1)"
+
+
+@pytest.mark.parametrize(
+    ("loaded", "why"),
+    [
+        (None, "load() returned a NoneType, not a TrainTest"),
+        (
+            TrainTest(GOOD.astype(np.float32), GOOD),
+            f"its train images are float32 of shape (3, 8, 8, 1){NOT}",
+        ),
+        (TrainTest(GOOD, GOOD[:, :7]), f"its test images are uint8 of shape (3, 7, 8, 1){NOT}"),
+        (TrainTest(GOOD, GOOD.tolist()), f"its test images are a list{NOT}"),
+        (TrainTest(GOOD[0], GOOD), f"its train images are uint8 of shape (8, 8, 1){NOT}"),
+        (TrainTest(GOOD[:0], GOOD), "it has no train images"),
+        (TrainTest(GOOD, GOOD[:0]), "it has no test images"),
+    ],
+)
+def test_images(loaded: object, why: str) -> None:
+    odd = part(Kind.DATA, raising)
+    found = blamed(lambda: validation.checked_images(odd, source(load=returning(loaded))), Kind.DATA)
+    assert found == why
+
+
+def test_images_that_cannot_be_loaded() -> None:
+    odd = part(Kind.DATA, returning(None))
+    why = blamed(lambda: validation.checked_images(odd, source()), Kind.DATA)
+    assert why == ACCIDENT
+
+
+# --- Model factories ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def build(no_framework: None) -> Callable[[Callable[..., Any]], Callable[[], object]]:
+    """Gives `build_model` of an experiment with another model factory."""
+
+    def with_factory(make: Callable[..., Any]) -> Callable[[], object]:
+        experiment = assemble(Request(plugin="torch"))
+        parts = {**experiment.parts, Kind.MODEL: part(Kind.MODEL, make)}
+        return dataclasses.replace(experiment, parts=parts).build_model
+
+    return with_factory
+
+
+def test_a_framework_that_cannot_be_imported(
+    build: Callable[[Callable[..., Any]], Callable[[], object]],
+) -> None:
+    def make(*_: object) -> None:
+        raise ImportError("libcudart.so is not there")
+
+    with pytest.raises(UserError, match="the framework 'torch' cannot be imported") as caught:
+        build(make)()
+    assert caught.value.why == "libcudart.so is not there"
+    assert caught.value.fix == "pip install some-parts"
+
+
+def test_a_model_factory_that_raises(build: Callable[[Callable[..., Any]], Callable[[], object]]) -> None:
+    assert "by accident" in blamed(build(raising), Kind.MODEL)
+
+
+def test_a_model_factory_that_returns_nothing(
+    build: Callable[[Callable[..., Any]], Callable[[], object]],
+) -> None:
+    blamed(build(returning(None)), Kind.MODEL)

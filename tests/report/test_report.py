@@ -1,0 +1,567 @@
+"""Runs side by side: what differs, what may be compared, and the page, Markdown and JSON of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+import zlib
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from ddim_host.evaluation.scores import EvaluationFile, Scores
+from ddim_host.report.comparison import compare
+from ddim_host.report.json_document import as_json
+from ddim_host.report.markdown import as_markdown
+from ddim_host.report.page import render_page
+from ddim_host.report.quality import quality_of
+from ddim_host.report.reported_run import Grid, ReportedRun, read_reported_run
+from ddim_host.run.images import grid_images, grid_png
+from tests.support.evaluation_samples import FLOOR, RULER, SAMPLED, scored
+from tests.support.reported_runs import (
+    HOSTILE,
+    IMAGES,
+    RECORD,
+    reported,
+    rows,
+    whole_page,
+    with_settings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.commands import Outcome, Run
+
+# --- What is compared with what -----------------------------------------------------------------------------
+
+
+def test_settings_that_differ_come_apart_from_those_that_do_not() -> None:
+    other = with_settings("two", plugin="jittor", **{"loss.delta": "0.1"})
+    comparison = compare([reported(), other])
+    assert {d.setting: d.values for d in comparison.differing} == {
+        "plugin": ("torch", "jittor"),
+        "loss.delta": ("-", "0.1"),
+    }
+    assert "plugin" not in comparison.common
+    assert comparison.common["data"] == "digits"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": "l2"},
+        {"data": "cifar10"},
+        {"data.images": "8 train (SHA-256 0123456789ab...), 2 test (0123456789ab...)"},
+        {"num_train_timesteps": "50"},
+    ],
+)
+def test_losses_in_other_units_are_not_put_together(change: dict[str, str]) -> None:
+    comparison = compare([reported(), reported("two"), with_settings("three", **change)])
+    assert [[run.name for run in group.runs] for group in comparison.losses] == [["one", "two"], ["three"]]
+    [warning] = [w for w in comparison.warnings if "losses" in w]
+    assert "not comparable" in warning
+
+
+def test_losses_of_other_frameworks_and_samplers_are() -> None:
+    other = with_settings("two", plugin="jittor", timestep_sampler="importance", batch_size="64")
+    comparison = compare([reported(), other])
+    assert len(comparison.losses) == 1
+    assert comparison.warnings == ()
+
+
+def test_speed_is_that_of_the_steady_state() -> None:
+    [speed] = compare([reported()]).throughput
+    assert speed.images_per_second == pytest.approx(100.0)
+    assert speed.range_over_epochs == (100.0, 100.0)
+    assert speed.seconds_per_epoch == 3.0, "the median of the two whole epochs in which nothing was compiled"
+    assert (speed.warmup_seconds, speed.total_seconds) == (7.0, 15.0)
+    assert speed.peak_memory_bytes == 35_000_000
+
+
+def test_scores_are_put_together_where_only_the_run_differs() -> None:
+    jittor = scored(replace(SAMPLED, plugin="jittor", checkpoint_steps=(99,)), frechet=0.5)
+    fewer = scored(replace(SAMPLED, num_images=1000))
+    comparison = compare([reported(), reported("two", scores=Scores((jittor, fewer), (FLOOR,)))])
+    assert [[run.name for run, _ in group.tables] for group in comparison.quality] == [
+        ["one", "two"],
+        ["two"],
+    ]
+    [warning] = [w for w in comparison.warnings if "quality" in w]
+    assert "not comparable" in warning
+    table = quality_of(comparison.quality[0]).tables[0]
+    assert [[(c.mean, c.best) for c in row.cells] for row in table.rows] == [[(1.0, False)], [(0.5, True)]]
+
+
+def seeds_scored(run: str, *distances: float) -> ReportedRun:
+    scores = (scored(replace(SAMPLED, seed=seed), distance) for seed, distance in enumerate(distances))
+    return reported(run, scores=Scores(tuple(scores), (FLOOR,)))
+
+
+def test_what_cannot_be_told_from_the_best_is_marked_too() -> None:
+    """In a table a mark is read as a difference."""
+    runs = [
+        seeds_scored("best", 1.0, 1.2),
+        seeds_scored("overlaps", 1.19, 1.6),
+        seeds_scored("touches nothing", 1.3, 1.4),
+        seeds_scored("other", 2.0),
+    ]
+    [group] = compare(runs).quality
+    assert [[cell.best for cell in row.cells] for row in quality_of(group).tables[0].rows] == [
+        [True],
+        [True],
+        [False],
+        [False],
+    ]
+    [group] = compare([seeds_scored("one", 1.0001), seeds_scored("two", 1.0002)]).quality
+    assert [row.cells[0].best for row in quality_of(group).tables[0].rows] == [True, True], "both print 1.00"
+
+
+def test_a_caption_says_what_the_numbers_depend_on() -> None:
+    [group] = compare([seeds_scored("one", 1.0, 2.0), seeds_scored("two", 1.0, 2.0)]).quality
+    for table in quality_of(group).tables:
+        for fact in (
+            "in the features of digits_mlp",
+            "mean (range) of 2 sampling seeds, 1 training each",
+            "N = 4,000 samples against 1,500 real train images",
+            "of N = 297 real test images",
+        ):
+            assert fact in table.title, fact
+    kernel = quality_of(group).tables[1]
+    assert "x 1000" in kernel.title
+    assert "noise floor 200, " in kernel.title, "in the unit of the table"
+
+
+CONDITIONS = {
+    "device": "a processor, native kernels",
+    "precision": "fp32",
+    "threads": "1",
+    "processes": "1",
+    "torch": "2.13.0",
+    "command": "ddim-host run --plugin torch",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("threads", "2"), ("precision", "bf16"), ("processes", "4"), ("device", "a GPU")]
+)
+def test_speeds_of_unlike_conditions_are_said_to_be(name: str, value: str) -> None:
+    other = reported("two", provenance={**CONDITIONS, name: value})
+    comparison = compare([reported(provenance=CONDITIONS), other])
+    [warning] = comparison.warnings
+    wanted = f"times were measured under different conditions: {name} {CONDITIONS[name]} (one), {value} (two)"
+    assert warning == wanted
+    shown = {condition.setting: condition.values for condition in comparison.conditions}
+    assert shown[name] == (CONDITIONS[name], value)
+    assert shown["framework"] == ("torch 2.13.0", "torch 2.13.0")
+    page = render_page(comparison, title="t", command="c")
+    assert page.index("Conditions of measurement") < page.index("Speed of training")
+    document = json.loads(as_json(comparison, title="t", command="c"))
+    assert document["conditions"][name] == {"one": CONDITIONS[name], "two": value}
+
+
+def test_like_conditions_are_no_warning() -> None:
+    """Nor are those of a run that does not know them, or that has no speed."""
+    runs = [
+        reported(provenance=CONDITIONS),
+        reported("two", provenance={**CONDITIONS, "torch": "2.14.0", "command": "another one"}),
+        reported("three", provenance={}),
+    ]
+    assert compare(runs).warnings == ()
+    untrained = reported("four", provenance={**CONDITIONS, "threads": "2"}, metrics=())
+    assert compare([runs[0], untrained]).warnings == ("four: no epoch has ended yet",)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(RULER, features=replace(RULER.features, fingerprint="00" * 32)),
+        replace(RULER, reference=replace(RULER.reference, sha256="00" * 32)),
+    ],
+)
+def test_scores_of_other_rulers_are_not(other: Any) -> None:
+    comparison = compare([reported(), reported("two", scores=Scores((scored(ruler=other),), ()))])
+    assert len(comparison.quality) == 2
+
+
+def test_grids_of_the_same_noise_are_held_against_each_other() -> None:
+    near, far = IMAGES.copy(), IMAGES.copy()
+    near[:, 0] += 2
+    far[1, 3, 3] += 50
+    grids = [Grid("grid.png", grid_png(images), RECORD) for images in (near, far)]
+    other_noise = Grid("grid.png", grid_png(IMAGES), {**RECORD, "seed": 1})
+    comparison = compare(
+        [reported(), reported("near", grids=(grids[0],)), reported("far", grids=(grids[1], other_noise))]
+    )
+    together, alone = comparison.grids
+    assert [run.name for run, _ in together.grids] == ["one", "near", "far"]
+    first, second, third = together.differences
+    assert first is None
+    assert second is not None
+    assert third is not None
+    assert (second.largest, second.num_within_two, second.mean) == (2, 5, 0.25)
+    assert (third.largest, third.num_within_two) == (50, 4)
+    assert alone.differences == (None,)
+
+
+@pytest.mark.parametrize("count", [0, -1, 5, 10**30])
+def test_a_number_of_images_that_cannot_be_is_no_grid(count: int) -> None:
+    with pytest.raises(ValueError, match="no grid"):
+        grid_images(grid_png(np.zeros((4, 8, 8, 3), np.uint8)), count, (8, 8, 3))
+
+
+def test_a_grid_that_claims_to_be_huge_is_none() -> None:
+    """Pillow has an error of its own for that."""
+    png = grid_png(np.zeros((4, 8, 8, 3), np.uint8))
+    header = b"IHDR" + struct.pack(">II", 65535, 65535) + png[24:29]
+    huge = png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+    with pytest.raises(ValueError, match="it is no PNG"):
+        grid_images(huge, 4, (8, 8, 3))
+
+
+def test_a_grid_of_another_size_than_its_record_says_has_no_difference() -> None:
+    lying = Grid("grid.png", grid_png(IMAGES[:4]), RECORD)
+    broken = Grid("grid.png", b"no picture", RECORD)
+    [grids] = compare([reported(), reported("two", grids=(lying,)), reported("three", grids=(broken,))]).grids
+    assert grids.differences == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "channels"), [(1, 8, 1), (5, 8, 3), (64, 8, 1), (7, 32, 3), (3, 100, 3)]
+)
+def test_images_come_back_from_a_grid(count: int, size: int, channels: int) -> None:
+    images = np.random.default_rng(count).integers(0, 256, (count, size, size, channels), np.uint8)
+    np.testing.assert_array_equal(grid_images(grid_png(images), count, (size, size, channels)), images)
+    with pytest.raises(ValueError, match="no grid"):
+        grid_images(grid_png(images), count + 5, (size, size, channels))
+
+
+# --- The documents ------------------------------------------------------------------------------------------
+
+
+class Elements(HTMLParser):
+    """Checks that elements are closed in the order in which they were opened; keeps text and addresses."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.addresses += [str(named[name]) for name in ("src", "href", "xlink:href") if name in named]
+        self.ids += [str(named["id"])] if "id" in named else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not set(self.open) & {"script", "style"}:
+            self.text += data
+
+
+@pytest.fixture
+def page() -> Elements:
+    elements = Elements()
+    elements.feed(whole_page())
+    elements.close()
+    return elements
+
+
+def test_the_page_is_whole_and_needs_nothing_else(page: Elements) -> None:
+    assert page.open == []
+    assert page.addresses
+    for address in page.addresses:
+        assert address.startswith(("data:", "#")), address
+    assert len(page.ids) == len(set(page.ids)), "plots may not share ids"
+
+
+def test_the_page_shows_everything(page: Elements) -> None:
+    for said in (
+        "a title",
+        "a command",
+        "there is no run in x",
+        "metrics.csv is damaged",
+        "not comparable",
+        "images per second",
+        "Seconds per epoch",
+        "Loss against seconds",
+        "Fréchet distance (no FID)",
+        "Noise floor",
+        "from the same noise",
+        "ddim-host run --config",
+    ):
+        assert said in page.text, said
+
+
+def test_names_and_settings_cannot_run_code(page: Elements) -> None:
+    assert HOSTILE in page.text, "shown as it is"
+
+
+def test_a_single_run_has_a_page_of_its_own() -> None:
+    text = render_page(compare([reported()]), title="one", command="c")
+    assert "What was run" in text
+    assert "from the same noise" not in text
+
+
+def test_a_run_without_anything_but_settings_has_one_too() -> None:
+    empty = reported("empty", metrics=(), scores=Scores(), grids=())
+    comparison = compare([empty])
+    assert "empty: no epoch has ended yet" in comparison.warnings
+    assert "What was run" in render_page(comparison, title="empty", command="c")
+    assert as_markdown(comparison, title="empty", command="c").startswith("# empty")
+    assert json.loads(as_json(comparison, title="empty", command="c"))["throughput"] == {}
+
+
+@pytest.mark.parametrize("seconds", ["<b>", None, float("nan"), -1, True, [1.0]])
+def test_times_that_are_none_are_not_shown(seconds: object) -> None:
+    [grid] = reported().grids[:1]
+    strange = replace(grid, record={**grid.record, "seconds": seconds})
+    page = render_page(compare([reported(grids=(strange,))]), title="t", command="c")
+    assert ": sampled in" not in page
+    timed = replace(grid, record={**grid.record, "seconds": 0.5, "warmup_seconds": 12.25})
+    page = render_page(compare([reported(grids=(timed,))]), title="t", command="c")
+    assert "seed 0: sampled in 0.500 s, after 12.2 s of compiling" in page
+
+
+def test_a_single_run_begins_with_its_pictures() -> None:
+    page = render_page(compare([reported(metrics=rows())]), title="one", command="c")
+    assert page.index("<h2>Samples") < page.index("<h2>What was run") < page.index("<h2>Curves")
+    assert "<details open" not in page
+    several = render_page(compare([reported(), reported("two")]), title="two", command="c")
+    assert several.index("<h2>What differs") < several.index("<h2>Curves") < several.index("<h2>Samples")
+
+
+def test_the_numbers_of_a_loss_are_there_once() -> None:
+    page = render_page(compare([reported()]), title="one", command="c")
+    assert page.count('<th scope="col">train loss</th>') == 1
+    assert page.count("The numbers of both figures") == 1
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "_r", "运行", "a & b < c", "$x_1$"])
+def test_any_name_of_a_folder_is_in_the_legend(name: str) -> None:
+    """Warnings are errors in the tests, and a formula would be one of Matplotlib's."""
+    page = render_page(compare([reported(name)]), title="t", command="c")
+    for figure in re.findall(r"<svg .*?</svg>", page, re.DOTALL)[:2]:
+        text = Elements()
+        text.feed(figure)
+        assert f"{name}, train" in text.text
+        assert f"{name}, test" in text.text
+
+
+def test_json_has_no_number_that_is_none() -> None:
+    """A run so short that it only warmed up has no rate."""
+    [row, *_] = rows()
+    warm = replace(row, seconds=0.0, images_per_second=float("nan"))
+    strange = Grid("grid.png", grid_png(IMAGES), {**RECORD, "seconds": float("inf")})
+    text = as_json(compare([reported(metrics=(warm,), grids=(strange,))]), title="t", command="c")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    document = json.loads(text, parse_constant=refuse)
+    assert document["runs"][0]["metrics"][0]["images_per_second"] is None
+    assert document["throughput"]["one"]["range_over_epochs"] is None
+    assert document["grids"][0]["protocol"]["seconds"] is None
+
+
+def test_markdown_and_json_say_the_same_numbers() -> None:
+    comparison = compare([reported(), with_settings("two", plugin="jittor")])
+    document = json.loads(as_json(comparison, title="t", command="c"))
+    assert document["differing"] == {"plugin": {"one": "torch", "two": "jittor"}}
+    assert document["throughput"]["one"]["images_per_second"] == pytest.approx(100.0)
+    assert [run["metrics"][-1]["test_loss"] for run in document["runs"]] == [0.6 / 35] * 2
+    text = as_markdown(comparison, title="t", command="c")
+    assert "| plugin | torch | jittor |" in text
+    assert "| one | 100 (100 to 100) | 3.00 | 7.00 | 15.0 | 35.0 |" in text
+    assert "| one | 35 | 0.0143 | 0.0171 |" in text
+
+
+# --- Through the command line -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(tiny_run: Run, tmp_path: Path) -> tuple[Path, Path]:
+    """Two copies of a run, one of them evaluated."""
+    copies = [shutil.copytree(tiny_run.path, tmp_path / name / "run") for name in ("a", "b")]
+    EvaluationFile(copies[1] / "evaluation.json").add(scored())
+    return copies[0], copies[1]
+
+
+def test_numbers_of_the_page_are_those_of_the_run_directories(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    outcome = in_process("compare", *runs, "--format", "json", "--out", tmp_path / "c.json")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    assert [run["name"] for run in document["runs"]] == ["a/run", "b/run"], (
+        "as long as needed to tell them apart"
+    )
+    for path, run in zip(runs, document["runs"], strict=True):
+        stored = read_reported_run(path, "x")
+        assert [row["train_loss"] for row in run["metrics"]] == [row.train_loss for row in stored.metrics]
+        assert run["settings"]["plugin"] == "torch"
+    assert document["grids"][0]["differences_from_the_first"][1]["largest"] == 0
+    assert document["runs"][1]["scores"][0]["measures"]["frechet_distance"] == 1.0
+
+
+def test_a_broken_run_does_no_harm_to_the_others(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    (runs[1] / "metrics.csv").write_text("nonsense\n1\n", encoding="utf-8")
+    (runs[1] / "evaluation.json").write_text("nonsense", encoding="utf-8")
+    [picture] = (runs[1] / "samples").glob("*.png")
+    picture.with_suffix(".json").write_text("nonsense", encoding="utf-8")
+    broken_config = tmp_path / "broken"
+    broken_config.mkdir()
+    (broken_config / "config.toml").write_text("nonsense", encoding="utf-8")
+    out = tmp_path / "page.html"
+    outcome = in_process("compare", *runs, broken_config, "--out", out)
+    assert outcome.code == 0, outcome.err
+    text = out.read_text(encoding="utf-8")
+    for problem in (
+        "metrics.csv is damaged",
+        "evaluation.json is damaged",
+        "cannot show",
+        "broken/config.toml is",
+    ):
+        assert problem in text
+        assert problem in outcome.err
+    assert "a/run" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("timesteps", 3),
+        ("timesteps", None),
+        ("timesteps", ["x"]),
+        ("rows", "many"),
+        ("seed", [0]),
+        ("eta", "<b>"),
+        ("eta", True),
+    ],
+)
+def test_a_damaged_record_of_a_grid_does_no_harm(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path, name: str, value: object
+) -> None:
+    [picture] = (runs[0] / "samples").glob("*.png")
+    beside = picture.with_suffix(".json")
+    record = json.loads(beside.read_text(encoding="utf-8"))
+    for damaged in ({**record, name: value}, {key: kept for key, kept in record.items() if key != name}):
+        beside.write_text(json.dumps(damaged), encoding="utf-8")
+        out = tmp_path / "page.html"
+        outcome = in_process("compare", *runs, "--out", out, "--force")
+        assert outcome.code == 0, outcome.err
+        assert f"note: a/run: cannot show {picture}: " in outcome.err
+        assert out.read_text(encoding="utf-8").count("<img ") == 1, "the other run's"
+
+
+def test_a_name_that_is_too_long_is_one_error(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    outcome = in_process("compare", *runs, "--out", tmp_path / ("x" * 300))
+    assert outcome.code == 2
+    assert "cannot write" in outcome.err
+    assert "why: File name too long" in outcome.err
+
+
+def test_without_a_name_the_page_goes_where_the_user_is_and_this_is_said(
+    runs: tuple[Path, Path],
+    in_process: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = in_process("compare", *runs)
+    assert f"wrote comparison.html into the current folder, {tmp_path}\n" in outcome.out
+    assert (tmp_path / "comparison.html").is_file()
+
+
+def test_nothing_is_overwritten(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    out = tmp_path / "page.html"
+    out.write_text("mine", encoding="utf-8")
+    outcome = in_process("compare", *runs, "--out", out)
+    assert outcome.code == 2
+    assert "exists already" in outcome.err
+    assert out.read_text(encoding="utf-8") == "mine"
+    assert in_process("compare", *runs, "--out", out, "--force").code == 0
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_name_that_is_no_run_is_an_error_before_anything_is_replaced(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("mine", encoding="utf-8")
+    outcome = in_process("compare", *runs, tmp_path / "gone", "--out", page, "--force")
+    assert outcome.code == 2
+    assert f"there is no run in {tmp_path / 'gone'}\n  why: it does not exist" in outcome.err
+    assert page.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_folder_without_a_run_does_no_harm_to_the_others(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    outcome = in_process("compare", *runs, tmp_path / "empty", "--out", tmp_path / "page.html")
+    assert outcome.code == 0, outcome.err
+    assert f"note: there is no run in {tmp_path / 'empty'}: it holds no config.toml" in outcome.err
+
+
+def test_a_run_whose_name_is_too_long_is_one_error(
+    in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    outcome = in_process("compare", tmp_path / ("x" * 300), "--out", tmp_path / "page.html")
+    assert outcome.code == 2
+    assert "why: File name too long" in outcome.err
+
+
+def test_runs_of_which_none_can_be_read_are_an_error(
+    in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    (tmp_path / "config.toml").write_text("nonsense", encoding="utf-8")
+    outcome = in_process("compare", tmp_path, "--out", tmp_path / "page.html")
+    assert outcome.code == 2
+    assert "none of these runs can be read" in outcome.err
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_training_that_has_not_come_to_its_end_is_said(
+    runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    metrics = runs[0] / "metrics.csv"
+    header, row = metrics.read_text(encoding="utf-8").splitlines()
+    epoch, step, *values = row.split(",")
+    metrics.write_text(f"{header}\n{','.join((epoch, str(int(step) - 1), *values))}\n", encoding="utf-8")
+    outcome = in_process("compare", *runs, "--out", tmp_path / "page.html")
+    said = f"a/run: its training has not come to an end: its metrics end at step {int(step) - 1} of {step}"
+    assert f"note: {said}\n" in outcome.err
+    assert said in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_the_same_every_time(runs: tuple[Path, Path]) -> None:
+    pages = {
+        render_page(compare([read_reported_run(runs[0], "a")]), title="t", command="c") for _ in range(2)
+    }
+    assert len(pages) == 1
+    assert not re.search(r"20\d\d-\d\d-\d\dT", pages.pop())

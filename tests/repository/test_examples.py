@@ -1,0 +1,84 @@
+"""The examples are real: pip builds and installs them, they pass their own tests, and runs use them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from tests.support.distributions import Site
+from tests.support.repository import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.commands import Command
+
+EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/pyproject.toml"))
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """All of them, built as wheels and installed by pip."""
+    folder = tmp_path_factory.mktemp("site")
+    options = ["--quiet", "--no-deps", "--disable-pip-version-check", "--target", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *EXAMPLES], check=True)
+    return Site(folder)
+
+
+def test_there_are_some() -> None:
+    assert {"barron", "ddim_numpy", "karras", "logit_normal"} == {path.name for path in EXAMPLES}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_passes_its_own_tests(example: Path, site: Site, environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", example],
+        cwd=example / "tests",
+        env={**environment, **site.env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("framework", ["torch", "jittor"])
+def test_runs_of_both_frameworks_use_them(
+    framework: str, site: Site, ddim_host: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    parts = ["--loss", "barron:alpha=-1", "--timestep-sampler", "logit_normal", "--timestep-subset", "karras"]
+    outcome = ddim_host(*tiny, *parts, "--plugin", framework, "--out", path, env=site.env)
+    assert outcome.code == 0, outcome.err
+    assert "loss              barron (ddim-barron 0.1.0)" in outcome.out
+    [record] = (path / "samples").glob("*.json")
+    assert json.loads(record.read_text(encoding="utf-8"))["timestep_subset"] == "karras:rho=7.0"
+
+
+def test_a_third_framework_trains_resumes_and_exchanges_weights(
+    site: Site, ddim_host: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    command = [*tiny, "--plugin", "numpy", "--out", str(path)]
+    outcome = ddim_host(*command, env=site.env)
+    assert outcome.code == 0, outcome.err
+    assert "plugin            numpy (ddim-numpy 0.1.0)" in outcome.out
+    assert ddim_host(*command, "--resume", env=site.env).code == 0
+    images = {}
+    for framework in ("numpy", "torch"):
+        out = tmp_path / f"{framework}.npz"
+        sampled = ddim_host("sample", path, "--plugin", framework, "--out", out, env=site.env)
+        assert sampled.code == 0, sampled.err
+        with np.load(out, allow_pickle=False) as file:
+            images[framework] = file["images"].astype(int)
+    assert np.abs(images["numpy"] - images["torch"]).max() <= 2
+    longer = ["run", "--plugin", "torch", "--start-from", str(path), "--train-steps", "5"]
+    assert ddim_host(*longer, "--out", tmp_path / "longer", env=site.env).code == 0

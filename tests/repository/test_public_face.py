@@ -1,0 +1,106 @@
+"""What authors of plugins import: three modules, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import ddim_host
+import ddim_host.framework
+import ddim_host.testing
+from ddim_host.scaffold.names import PLUGIN_KINDS, new_plugin
+from ddim_host.scaffold.rendering import write_plugin
+from tests.support.repository import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FACES = {"ddim_host", "ddim_host.framework", "ddim_host.testing"}
+
+PARTS = """
+    DataSource DatasetFactory FeatureExtractor FeatureExtractorFactory Images Loss LossWeighting
+    NoiseSchedule NoiseScheduleFactory SamplerState TimestepSampler TimestepSamplerFactory
+    TimestepSubset TrainTest UserError __version__ absolute_path cache_errors cache_folder download
+    file_errors hookimpl locked strictly_increasing write_bytes
+"""
+FRAMEWORKS = """
+    ADAM_BETA1 ADAM_BETA2 ADAM_EPSILON Attention Batch Check Conv DECLARATIONS Device Dropout
+    GROUP_NORM_EPS GroupNorm JoinProcesses Kernels Layers Linear Loss Model ModelFactory Precision
+    Processes TrainingState UNet UNetSpec Weights WhichWeights cached cpu_kernels initial_weights
+    launched parameters predict_noise process_peak_memory_bytes processor_flags processor_name
+    time_embedding_table transform_channels
+"""
+TESTS = """
+    DatasetContract FeatureExtractorContract LossContract LossWeightingContract ModelFactoryContract
+    NoiseScheduleContract PartContract TimestepSamplerContract TimestepSubsetContract linear_schedule
+    one_batch tiny_spec
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [("ddim_host", PARTS), ("ddim_host.framework", FRAMEWORKS), ("ddim_host.testing", TESTS)],
+)
+def test_exported_names_change_only_on_purpose(module: str, names: str) -> None:
+    face = importlib.import_module(module)
+    assert sorted(face.__all__) == sorted(names.split())
+    for name in face.__all__:
+        assert getattr(face, name) is not None
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="module 'ddim_host' has no attribute 'nothing'"):
+        _ = ddim_host.nothing
+
+
+def imported_modules(code: str) -> set[str]:
+    """The modules of the host that code imports."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        found |= {name for name in names if name.partition(".")[0] == "ddim_host"}
+    return found
+
+
+SOURCES = [
+    path.relative_to(ROOT)
+    for folder in ("plugins", "examples")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if not any(part in (".venv", "build") for part in path.parts)
+]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_shipped_plugins_and_examples_import_nothing_else(path: Path) -> None:
+    assert imported_modules((ROOT / path).read_text(encoding="utf-8")) <= FACES
+
+
+@pytest.mark.parametrize("kind", PLUGIN_KINDS)
+def test_new_plugins_import_nothing_else(kind: str, tmp_path: Path, no_framework: None) -> None:
+    files = write_plugin(new_plugin("of-mine", PLUGIN_KINDS[kind]), tmp_path / "new")
+    modules = [path for path in files if path.suffix == ".py"]
+    assert modules
+    for path in modules:
+        assert imported_modules(path.read_text(encoding="utf-8")) <= FACES, path
+
+
+@pytest.mark.parametrize("page", ["docs/plugins.md", "docs/api.md", "README.md", "README.zh-CN.md"])
+def test_pages_for_authors_of_plugins_import_nothing_else(page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert imported_modules(block) <= FACES, block
+
+
+def test_hookimpl_alone_loads_no_numpy() -> None:
+    """So that `ddim-host --help` answers at once."""
+    code = "import sys; from ddim_host import UserError, hookimpl; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,190 @@
+"""The sampler's loop, around networks that are functions."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim_host.diffusion import NoiseSchedule, ddim_steps
+from ddim_host.diffusion.randomness import Stream, normal_images
+from ddim_host.errors import UserError
+from ddim_host.parts.noise_schedules import linear
+from ddim_host.parts.timestep_subsets import quad
+from ddim_host.run.images import to_uint8
+from ddim_host.run.sampling import Denoiser, Sampler
+from tests.support.fakes import NumpyModel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ddim_host.plugin.data import Images
+
+SCHEDULE = NoiseSchedule(linear(100))
+SUBSET = quad(SCHEDULE, 7).tolist()
+SHAPE = (3, 4, 4)
+
+
+def network(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
+    """Depends on all of an image and on t, on each image apart."""
+    around = x_t.mean(axis=(1, 2, 3), keepdims=True)
+    noise: NDArray[np.float32] = np.tanh(x_t + around / 2) * np.float32(1 - t / 1000)
+    return noise
+
+
+def sampler(*, eta: float = 1.0, model: NumpyModel | None = None, **changes: Any) -> Sampler:
+    denoiser = Denoiser(((model or NumpyModel(network), 1.0),), changes.pop("which", "ema"))
+    options: dict[str, Any] = {"seed": 0, "clip": True}
+    steps = ddim_steps(SCHEDULE, SUBSET, eta)
+    return Sampler(denoiser, steps, image_shape=(4, 4, 3), **options | changes)
+
+
+def samples(num_images: int, batch_size: int, **changes: Any) -> Images:
+    return np.concatenate(list(sampler(**changes).images(num_images, batch_size=batch_size)))
+
+
+def batch(indices: list[int], **changes: Any) -> NDArray[np.float32]:
+    """The finished images, not clipped."""
+    return sampler(**{"clip": False, **changes}).batch(np.array(indices))[:, -1]
+
+
+def test_the_network_is_called_once_for_every_timestep_of_the_subset() -> None:
+    """The seed stopped one step early, at alphas_cumprod[0]."""
+    model = NumpyModel(network)
+    batch([0, 1, 2], model=model, which="raw")
+    assert model.calls == [(t, 3, "raw") for t in SUBSET[::-1]]
+
+
+def test_sampling_starts_from_the_noise_of_its_seed() -> None:
+    model = NumpyModel(network)
+    batch([5, 2], model=model, seed=3)
+    expected = normal_images(3, Stream.SAMPLE_START, steps=[0, 0], indices=[5, 2], shape=SHAPE)
+    np.testing.assert_array_equal(model.inputs[0], expected)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_last_step_goes_to_the_clean_image(eta: float) -> None:
+    """To alphas_cumprod = 1: what comes out is the x_start that the last call implies, without noise."""
+    model = NumpyModel(network)
+    images = batch([0, 1], eta=eta, model=model)
+    x_t, abar = model.inputs[-1], SCHEDULE.alphas_cumprod[SUBSET[0]]
+    expected = (x_t - math.sqrt(1 - abar) * network(x_t, SUBSET[0])) / math.sqrt(abar)
+    np.testing.assert_allclose(images, expected, atol=1e-5)
+
+
+def test_eta_reaches_the_sampler() -> None:
+    """In the seed `-eta` was assigned after the sampler was built, and ignored."""
+    etas = (0.0, 0.2, 0.5, 1.0)
+    results = [batch([0, 1], eta=eta) for eta in etas]
+    distances = [float(np.abs(result - results[0]).mean()) for result in results]
+    assert distances == sorted(distances)
+    assert distances[1] > 1e-3
+
+
+def test_the_noise_that_eta_adds_is_that_of_the_timestep() -> None:
+    """Known before, so that it does not depend on batch, subset or framework."""
+    model = NumpyModel(lambda x_t, t: np.zeros_like(x_t))
+    batch([4], eta=1.0, model=model)
+    for step, (x_t, x_next) in zip(
+        ddim_steps(SCHEDULE, SUBSET, 1.0), zip(model.inputs, model.inputs[1:], strict=False), strict=False
+    ):
+        added = x_next - x_t * math.sqrt(step.alpha_cumprod_prev / step.alpha_cumprod)
+        noise = normal_images(0, Stream.SAMPLE_NOISE, steps=[step.t], indices=[4], shape=SHAPE)
+        np.testing.assert_allclose(added / step.sigma, noise, atol=1e-3)
+
+
+@given(num_images=st.integers(1, 9), batch_size=st.integers(1, 12))
+def test_an_image_depends_on_the_seed_and_its_number_alone(num_images: int, batch_size: int) -> None:
+    expected = samples(9, 9)
+    np.testing.assert_array_equal(samples(num_images, batch_size), expected[:num_images])
+
+
+def test_images_of_a_batch_are_those_asked_for() -> None:
+    whole = batch(list(range(6)))
+    np.testing.assert_array_equal(batch([4, 1, 5]), whole[[4, 1, 5]])
+    assert not np.array_equal(whole[0], whole[1])
+
+
+def test_every_seed_has_images_of_its_own() -> None:
+    assert np.any(batch([0], seed=1) != batch([0], seed=2))
+
+
+def test_the_end_result_is_what_the_loop_gives_as_pixels() -> None:
+    result = samples(3, 2, clip=False)
+    assert result.dtype == np.uint8
+    assert result.shape == (3, 4, 4, 3)
+    np.testing.assert_array_equal(result, to_uint8(batch([0, 1, 2])))
+
+
+def test_clipping_limits_x_start_at_every_step() -> None:
+    def silent(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
+        return np.zeros_like(x_t)
+
+    free = batch([0], eta=0.0, model=NumpyModel(silent), clip=False)
+    assert np.abs(free).max() > 1
+    clipped = NumpyModel(silent)
+    images = batch([0], eta=0.0, model=clipped, clip=True)
+    assert np.abs(images).max() <= 1
+    # The second call already sees the difference, not only the result.
+    unclipped = NumpyModel(silent)
+    batch([0], eta=0.0, model=unclipped, clip=False)
+    assert np.any(clipped.inputs[1] != unclipped.inputs[1])
+
+
+def test_pixels_that_are_no_numbers_are_an_error_not_a_picture() -> None:
+    broken = NumpyModel(lambda x_t, t: np.full_like(x_t, np.nan))
+    with pytest.raises(UserError, match="not finite numbers"):
+        samples(2, 2, model=broken, clip=False)
+
+
+def test_calls_are_reported_as_they_happen() -> None:
+    model = NumpyModel(network)
+    reported: list[int] = []
+    list(sampler(model=model).images(5, batch_size=2, on_call=lambda: reported.append(len(model.calls))))
+    warm_up = 2 * 2
+    assert reported == list(range(warm_up + 1, warm_up + 1 + 3 * 7))
+
+
+def test_every_batch_size_is_warmed_up_before_the_clock_starts() -> None:
+    model = NumpyModel(network)
+    timed = sampler(model=model)
+    next(timed.images(5, batch_size=2))
+    # With every size the first step, and the last one, which adds no noise.
+    assert sorted(size for _, size, _ in model.calls[:4]) == [1, 1, 2, 2]
+    assert len(model.calls) == 4 + 7
+    assert timed.seconds > 0
+    assert timed.warmup_seconds > 0
+
+
+def test_the_clock_does_not_run_while_others_use_the_images() -> None:
+    timed = sampler()
+    for _ in timed.images(4, batch_size=2):
+        before = timed.seconds
+        time.sleep(0.05)
+    assert timed.seconds - before < 0.05
+
+
+def test_the_predicted_x_start_is_shown_where_asked_for() -> None:
+    whole = sampler(shown=range(7)).batch(np.array([0, 3]))
+    assert whole.shape == (2, 7, *SHAPE)
+    np.testing.assert_array_equal(sampler(shown=[2, 6]).batch(np.array([0, 3])), whole[:, [2, 6]])
+    np.testing.assert_array_equal(whole[:, -1], batch([0, 3], clip=True))
+
+
+def test_shown_states_of_an_image_lie_side_by_side() -> None:
+    images = samples(3, 2, shown=[0, 3, 6])
+    assert images.shape == (9, 4, 4, 3)
+    np.testing.assert_array_equal(images[2::3], samples(3, 2))
+
+
+def test_an_ensemble_predicts_the_weighted_mean() -> None:
+    one, other = NumpyModel(network), NumpyModel(lambda x_t, t: np.zeros_like(x_t))
+    x_t = normal_images(0, Stream.SAMPLE_START, steps=[0], indices=[0], shape=SHAPE)
+    mean = Denoiser(((one, 2 / 3), (other, 1 / 3)), "raw").predict_noise(x_t, 5)
+    np.testing.assert_allclose(mean, network(x_t, 5) * 2 / 3, rtol=1e-6)
+    assert one.calls == other.calls == [(5, 1, "raw")]

@@ -1,0 +1,231 @@
+"""A run says which images it was trained on, and whoever goes on with others is told."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from ddim_host.errors import UserError
+from ddim_host.experiment.config_file import read_config_file
+from ddim_host.framework.processes import ALONE, require_same_images
+from ddim_host.plugin.data import DataFingerprint, TrainTest, image_hash
+from tests.support.fakes import FakeProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ddim_host.plugin.data import Images
+    from tests.support.commands import Outcome, Run
+
+IMAGES = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4, 1)
+
+
+def fingerprint(run: Path) -> DataFingerprint:
+    found = read_config_file(run / "config.toml").fingerprint
+    assert found is not None
+    return found
+
+
+def last_error(text: str) -> str:
+    return text.rpartition("ddim-host: error: ")[2]
+
+
+def test_a_fingerprint_tells_images_from_others() -> None:
+    one = TrainTest(IMAGES, IMAGES[:1]).fingerprint
+    assert one == TrainTest(IMAGES.copy(), IMAGES[:1].copy()).fingerprint
+    others = (
+        TrainTest(IMAGES[:1], IMAGES),
+        TrainTest(IMAGES[::-1], IMAGES[:1]),
+        TrainTest(IMAGES, IMAGES[1:]),
+        TrainTest(IMAGES, IMAGES),
+        TrainTest(IMAGES.reshape(2, 16, 1, 1), IMAGES[:1]),
+    )
+    assert one not in {other.fingerprint for other in others}
+    numbers = [one.number, *(other.fingerprint.number for other in others)]
+    assert len({*numbers}) == len(numbers)
+    assert all(0 <= number < 2**48 for number in numbers)
+    same_halves = [TrainTest(IMAGES[i:][:1], IMAGES[i:][:1]).fingerprint.number for i in range(2)]
+    assert same_halves[0] != same_halves[1]
+    assert str(one) == (
+        f"2 train (SHA-256 {image_hash(IMAGES)[:12]}...), 1 test ({image_hash(IMAGES[:1])[:12]}...)"
+    )
+
+
+def test_images_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+
+    def count(images: Images) -> str:
+        hashed.append(len(images))
+        return "0" * 64
+
+    monkeypatch.setattr("ddim_host.plugin.data.image_hash", count)
+    images = TrainTest(IMAGES, IMAGES[:1])
+    assert images.fingerprint is images.fingerprint
+    assert hashed == [2, 1]
+
+
+def test_processes_with_different_images_are_refused() -> None:
+    """Each machine may have a copy of its own."""
+    require_same_images(ALONE, 2**40 + 5)
+    halves = np.array([2**16, 5], dtype=np.float32)
+    others = np.stack([0 * halves, halves])
+    require_same_images(FakeProcess(0, 2, others), 2**40 + 5)
+    with pytest.raises(UserError, match="have read different images"):
+        require_same_images(FakeProcess(0, 2, others + np.float32(1.0)), 2**40 + 5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures of one's own, of which two are for testing."""
+    path = tmp_path_factory.mktemp("own") / "pictures"
+    path.mkdir()
+    for index, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)):
+        Image.fromarray(pixels).save(path / f"{index:02}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def before(several_runs: Callable[..., dict[str, Run]], tiny: list[str], folder: Path) -> Run:
+    """A run, of which something is left to do."""
+    run = several_runs({"before": [*tiny, *data(folder)]})["before"]
+    (run.path / "report.html").unlink()
+    return run
+
+
+def data(folder: Path) -> list[str]:
+    return ["--data", f"images:path={folder},flip=false", "--timestep-sampler", "importance:history=1"]
+
+
+@pytest.fixture(scope="module")
+def after(
+    several_runs: Callable[..., dict[str, Run]],
+    tiny_run: Run,
+    folder: Path,
+    before: Run,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Run]:
+    """What becomes of commands once a picture was added and another one removed."""
+    same = Path(shutil.copytree(before.path, tmp_path_factory.mktemp("same") / "run"))
+    emptied = Path(shutil.copytree(before.path, tmp_path_factory.mktemp("emptied") / "run"))
+    [training] = emptied.glob("checkpoints/*/training.safetensors")
+    arrays = safetensors.numpy.load_file(training)
+    kept = {name: array for name, array in arrays.items() if not name.startswith("timestep_sampler.")}
+    assert len(kept) < len(arrays)
+    safetensors.numpy.save_file(kept, training)
+    digits = Path(shutil.copytree(tiny_run.path, tmp_path_factory.mktemp("digits") / "run"))
+    config_path = digits / "config.toml"
+    text = config_path.read_text(encoding="utf-8")
+    config_path.write_text(text.replace("num_train = 1500", "num_train = 1499"), encoding="utf-8")
+    copy = folder.with_name("copy")
+    shutil.copytree(folder, copy)
+    untouched = several_runs(
+        {
+            "same": ["run", "--resume", "--out", str(same)],
+            "emptied": ["run", "--resume", "--out", str(emptied)],
+            "moved": ["run", "--start-from", str(before.path), *data(copy)],
+            "evaluated": ["evaluate", str(digits), "--samples=10", "--steps=2", "--eta=0"],
+            "network": ["run", "--start-from", str(before.path), "--model", "unet:base_channels=16"],
+        }
+    )
+    (folder / "03.png").unlink()
+    Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(folder / "5.png")
+    path, config = str(before.path), str(before.path / "config.toml")
+    return untouched | several_runs(
+        {
+            "resumed": ["run", "--resume", "--out", path],
+            "begun": ["run", "--start-from", path],
+            "config": ["run", "--config", config],
+            "reconstructed": ["reconstruct", path, "--steps", "2", "--out", str(folder.parent / "r.png")],
+        }
+    )
+
+
+def test_a_run_says_how_many_images_it_has_and_which(before: Run) -> None:
+    assert before.outcome.code == 0, before.outcome.err
+    assert "\nsplit             10 train, 2 test (1 in 10 for testing)\n" in before.outcome.out
+    found = fingerprint(before.path)
+    assert (found.num_train, found.num_test) == (10, 2)
+    with (before.path / "config.toml").open("rb") as file:
+        assert set(tomllib.load(file)["provenance"]["images"]) == {
+            "num_train", "num_test", "train_sha256", "test_sha256"
+        }  # fmt: skip
+
+
+def test_the_same_images_are_gone_on_with(before: Run, after: dict[str, Run]) -> None:
+    assert after["same"].outcome.code == 0, after["same"].outcome.err
+    assert "note: the images" not in after["same"].outcome.err
+    assert after["moved"].outcome.code == 0, after["moved"].outcome.err
+    assert "note: the images" not in after["moved"].outcome.err, "they are the same in another folder"
+    assert fingerprint(after["moved"].path) == fingerprint(before.path)
+
+
+def test_a_resumed_run_refuses_other_images(before: Run, after: dict[str, Run]) -> None:
+    outcome = after["resumed"].outcome
+    assert outcome.code == 2
+    message = last_error(outcome.err)
+    assert message.startswith(f"the images are not those that the run in {before.path} began with\n")
+    assert "10 train" in message
+    assert f"--start-from {before.path}" in message
+    assert not (before.path / "report.html").exists()
+
+
+def test_scores_with_other_images_are_noted(after: dict[str, Run]) -> None:
+    outcome = after["evaluated"].outcome
+    assert outcome.code == 0, outcome.err
+    assert "it was trained on 1,499 train" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["begun", "config", "reconstructed"])
+def test_other_images_are_noted(before: Run, after: dict[str, Run], name: str) -> None:
+    outcome = after[name].outcome
+    assert outcome.code == 0, outcome.err
+    config = before.path / "config.toml"
+    assert f"note: the images are not those of {config}: it was trained on 10 train" in outcome.err
+
+
+def test_a_new_run_says_which_images_it_has_itself(before: Run, after: dict[str, Run]) -> None:
+    for name in ("begun", "config"):
+        assert fingerprint(after[name].path) != fingerprint(before.path)
+    assert fingerprint(after["begun"].path) == fingerprint(after["config"].path)
+
+
+def test_runs_with_other_images_are_told_apart(
+    before: Run, after: dict[str, Run], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    out = tmp_path / "page.md"
+    done = in_process("compare", before.path, after["config"].path, "--format", "md", "--out", out)
+    assert done.code == 0, done.err
+    page = out.read_text(encoding="utf-8")
+    assert "| data.images | 10 train" in page
+
+
+def test_a_sampler_whose_memory_was_emptied_is_not_gone_on_with(after: dict[str, Run]) -> None:
+    outcome = after["emptied"].outcome
+    assert outcome.code == 2
+    assert "the state is not that of this importance timestep sampler" in outcome.err
+    assert "it holds nothing" in outcome.err
+
+
+def test_another_network_cannot_be_begun_from(after: dict[str, Run]) -> None:
+    outcome = after["network"].outcome
+    assert outcome.code == 2
+    assert "does not fit the network of this run" in outcome.err
+    assert "  fix: leave --model, and the size and the colours of the images, as they were" in outcome.err
+
+
+def test_epochs_are_a_total_too(
+    before: Run, after: dict[str, Run], in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = in_process("run", "--start-from", before.path, "--epochs", "1", "--batch-size", "5", "--out", run)
+    assert done.code == 2
+    assert f"{before.path} has already taken 3 steps" in done.err
+    assert "--epochs 1 is 2 steps, a total which counts them" in done.err
+    assert not run.exists()

@@ -1,0 +1,179 @@
+"""`new-plugin`: what it writes is installed by pip, passes its own tests, and is used in a run."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ddim_host.errors import UserError
+from ddim_host.plugin.registry import Kind
+from ddim_host.scaffold.names import PLUGIN_KINDS, new_plugin
+from tests.support.distributions import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.commands import Command, Outcome
+
+
+@pytest.fixture(scope="module")
+def written(ddim_host: Command, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A new distribution of each kind."""
+    folder = tmp_path_factory.mktemp("written")
+    for kind in PLUGIN_KINDS:
+        outcome = ddim_host("new-plugin", f"my-{kind}", "--kind", kind, cwd=folder)
+        assert outcome.code == 0, outcome.err
+        assert f"cd ddim-my-{kind}\n  pip install -e '.[test]'\n  python -m pytest\n" in outcome.out
+    return {kind: folder / f"ddim-my-{kind}" for kind in PLUGIN_KINDS}
+
+
+@pytest.fixture(scope="module")
+def site(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """All of them, built as wheels and installed by pip."""
+    folder = tmp_path_factory.mktemp("site")
+    options = ["--quiet", "--no-deps", "--disable-pip-version-check", "--target", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, *written.values()], check=True)
+    return Site(folder)
+
+
+@pytest.mark.slow
+def test_all_of_them_pass_their_own_tests(
+    written: dict[str, Path], site: Site, environment: dict[str, str]
+) -> None:
+    for folder in written.values():
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+            cwd=folder,
+            env={**environment, **site.env},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=1200,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_uses_all_of_them(site: Site, ddim_host: Command, tiny: list[str], tmp_path: Path) -> None:
+    parts = [
+        f"--{kind.option.replace('_', '-')}=my_{name.replace('-', '_')}"
+        for name, kind in PLUGIN_KINDS.items()
+        if kind not in (Kind.FEATURES, Kind.MODEL)
+    ]
+    path = tmp_path / "run"
+    outcome = ddim_host(*tiny, *parts, "--out", path, env=site.env)
+    assert outcome.code == 0, outcome.err
+    evaluated = ddim_host(
+        *("evaluate", path, "--samples", "20", "--steps", "3", "--eta", "0"),
+        *("--features", "my_feature_extractor:cells=2"),
+        env=site.env,
+    )
+    assert evaluated.code == 0, evaluated.err
+    framework = ddim_host(*tiny, "--plugin", "my_framework", "--out", tmp_path / "own", env=site.env)
+    assert framework.code == 0, framework.err
+    table = ddim_host("plugins", env=site.env).out
+    assert "does not work" not in table
+    assert "my_loss:power=1.5" in table
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "distribution", "package", "class_name"),
+    [
+        ("mine", "mine", "ddim-mine", "ddim_mine", "Mine"),
+        ("my-own", "my_own", "ddim-my-own", "ddim_my_own", "MyOwn"),
+        ("ddim_my_own2", "my_own2", "ddim-my-own2", "ddim_my_own2", "MyOwn2"),
+    ],
+)
+def test_names_follow_from_one(
+    name: str, part: str, distribution: str, package: str, class_name: str
+) -> None:
+    plugin = new_plugin(name, Kind.LOSS)
+    assert (plugin.part, plugin.distribution, plugin.package, plugin.class_name) == (
+        part,
+        distribution,
+        package,
+        class_name,
+    )
+
+
+@pytest.mark.parametrize("name", ["", "ddim-", "2nd", "My", "a b", "a/b", "../a", "class", "a--b", "é", "-a"])
+def test_names_that_cannot_be(name: str) -> None:
+    with pytest.raises(UserError, match="cannot be the name of a plugin"):
+        new_plugin(name, Kind.LOSS)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "why"),
+    [
+        ("host", "loss", "'ddim-host' would be one of this project"),
+        ("ddim-losses", "dataset", "'ddim-losses' would be one of this project"),
+        ("torch", "framework", "'ddim-torch' would be one of this project"),
+        ("timestep-samplers", "loss", "'ddim-timestep-samplers' would be one of this project"),
+        ("there", "loss", "a distribution 'ddim-there' is installed"),
+        ("lying-about", "loss", "there is a package 'ddim_lying_about'"),
+        ("mse", "loss", "there is one of that name"),
+        ("uniform", "timestep-sampler", "there is one of that name"),
+        ("paddle", "framework", "there is one of that name"),
+        ("np", "loss", "in ddim_np/__init__.py 'np' is something else"),
+        ("abs", "loss", "in ddim_abs/__init__.py 'abs' is something else"),
+        ("noise-schedule", "timestep-sampler", "in ddim_noise_schedule/__init__.py 'NoiseSchedule' is"),
+        ("loss-contract", "loss", "in tests/test_loss_contract.py 'LossContract' is something else"),
+    ],
+)
+@pytest.mark.usefixtures("site_of_others")
+def test_names_that_something_else_has_are_refused(
+    in_process: Callable[..., Outcome], tmp_path: Path, name: str, kind: str, why: str
+) -> None:
+    outcome = in_process("new-plugin", name, "--kind", kind, "--out", tmp_path / "new")
+    assert outcome.code == 2
+    assert "cannot be called" in outcome.err
+    assert why in outcome.err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def site_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Site(tmp_path / "others")
+    folder.distribution("ddim-there", "")
+    folder.distribution("other-paddle", "[ddim_host.frameworks]\npaddle = other_paddle\n")
+    folder.package("ddim_lying_about")
+    monkeypatch.syspath_prepend(folder.path)
+
+
+def test_a_name_is_only_taken_for_its_kind(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+    assert in_process("new-plugin", "mse", "--kind", "dataset", "--out", tmp_path / "new").code == 0
+
+
+def test_the_new_noise_schedule_refuses_what_it_says(
+    in_process: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "new"
+    assert in_process("new-plugin", "slow-rise", "--kind", "noise-schedule", "--out", folder).code == 0
+    monkeypatch.syspath_prepend(folder)
+    part = importlib.import_module("ddim_slow_rise").slow_rise
+    assert part(1000)[0] == pytest.approx(1e-4)
+    for ends in ({"beta_start": 0.0}, {"beta_start": 0.1}, {"beta_end": 1.0}):
+        with pytest.raises(UserError, match="0 < beta_start <= beta_end < 1"):
+            part(1000, **ends)
+    with pytest.raises(UserError, match="too steep for 20 timesteps"):
+        part(20)
+
+
+def test_nothing_is_overwritten(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    outcome = in_process("new-plugin", "mine", "--kind", "loss", "--out", folder)
+    assert outcome.code == 2
+    assert "exists already" in outcome.err
+    assert not list(folder.iterdir())
+    missing = tmp_path / "a-file"
+    missing.touch()
+    outcome = in_process("new-plugin", "mine", "--kind", "loss", "--out", missing / "x")
+    assert outcome.code == 2
+    assert "cannot write" in outcome.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-file", "mine"]

@@ -1,0 +1,91 @@
+"""Commands in processes of their own, and how they ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ddim_host.run.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+TIMEOUT_SECONDS = 240.0
+
+DRY = ("run", "--plugin", "torch", "--dry-run")
+"""A command that assembles an experiment and ends there."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Command(Protocol):
+    """Runs the real command in a fresh process."""
+
+    def __call__(
+        self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Outcome: ...
+
+
+class PythonCode(Protocol):
+    """Runs Python code in a fresh process."""
+
+    def __call__(
+        self,
+        code: str,
+        *arguments: str | Path,
+        env: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, and the command's output."""
+
+    path: Path
+    outcome: Outcome
+
+    @property
+    def checkpoint(self) -> Path:
+        return RunDirectory(self.path).latest_checkpoint()
+
+    @property
+    def grid(self) -> Path:
+        [picture] = (self.path / "samples").glob("*.png")
+        return picture
+
+
+def finish(
+    command: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float = TIMEOUT_SECONDS
+) -> Outcome:
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, timeout=timeout, check=False)
+    # Decoded here, because text mode would hide carriage returns.
+    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def printed_by(*arguments: str) -> str:
+    """Run a Python program to its end and return what it printed."""
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def last_error(err: str) -> str:
+    """Return the one error on standard error, which may follow progress."""
+    assert err.count("ddim-host: error: ") == 1
+    assert "Traceback" not in err
+    return err.rpartition("ddim-host: error: ")[2]

@@ -1,0 +1,94 @@
+"""Runs as a report shows them, without the runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddim_host.evaluation.scores import Scores
+from ddim_host.report.comparison import compare
+from ddim_host.report.page import render_page
+from ddim_host.report.reported_run import Grid, ReportedRun
+from ddim_host.run.directory import EpochMetrics
+from ddim_host.run.images import grid_png
+from tests.support.evaluation_samples import FLOOR, scored
+
+SETTINGS = {
+    "plugin": "torch",
+    "data": "digits",
+    "loss": "mse",
+    "batch_size": "128",
+    "num_train_timesteps": "1000",
+}
+RECORD: dict[str, Any] = {
+    "kind": "samples",
+    "rows": 5,
+    "columns": 1,
+    "seed": 0,
+    "timesteps": [0, 999],
+    "eta": 0.0,
+    "clip": True,
+    "weights": "ema",
+    "checkpoint": "latest",
+}
+IMAGES = np.random.default_rng(0).integers(0, 200, (5, 8, 8, 1), np.uint8)
+
+
+def rows(factor: float = 1.0) -> tuple[EpochMetrics, ...]:
+    """The first epoch compiles; then three whole ones and a part."""
+    return tuple(
+        EpochMetrics(
+            epoch=epoch,
+            step=step,
+            train_loss=0.5 / step,
+            test_loss=0.6 / step,
+            seconds=seconds * factor,
+            images_per_second=100.0 / factor,
+            warmup_seconds=warmup,
+            peak_memory_bytes=1_000_000 * step,
+        )
+        for epoch, step, seconds, warmup in (
+            (1, 10, 1.0, 7.0),
+            (2, 20, 2.0, 0.0),
+            (3, 30, 4.0, 0.0),
+            (3, 35, 1.0, 0.0),
+        )
+    )
+
+
+def reported(name: str = "one", **changes: Any) -> ReportedRun:
+    run = ReportedRun(
+        name=name,
+        path=Path("runs") / name,
+        image_shape=(8, 8, 1),
+        settings=SETTINGS,
+        provenance={"device": "a processor", "command": "ddim-host run --plugin torch"},
+        metrics=rows(),
+        scores=Scores((scored(),), (FLOOR,)),
+        grids=(Grid("grid.png", grid_png(IMAGES), RECORD),),
+        problems=(),
+    )
+    return replace(run, **changes)
+
+
+def with_settings(name: str, **settings: str) -> ReportedRun:
+    return reported(name, settings={**SETTINGS, **settings})
+
+
+HOSTILE = '<script>alert("x")</script>'
+
+
+def whole_page() -> str:
+    """A page of two runs, with everything that a page can show."""
+    other = reported(
+        "two" + HOSTILE,
+        settings={**SETTINGS, "plugin": "jittor", "loss": HOSTILE},
+        metrics=rows(2.0),
+        problems=("metrics.csv is damaged",),
+        provenance={"command": HOSTILE},
+    )
+    comparison = compare([reported(), other], ["there is no run in x"])
+    return render_page(comparison, title="a title", command="a command")
