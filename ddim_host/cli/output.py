@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["note_other_images", "sampling_line", "split_line", "times_line", "used_line"]
 
+_NAMED = 10
+"""Files that are named where many may be left out."""
+
 _MOST_LEFT = 0.1
 """Of an image, in amplitude, where sampling begins: with more the network sees what it was not trained on."""
 
@@ -37,7 +40,12 @@ def used_line(path: Path, framework: str, used: UsedWeights) -> str:
 def split_line(images: TrainTest) -> str:
     """How many images each half of a data set has."""
     split = f" ({images.split})" if images.split else ""
-    return f"{'split':<17} {len(images.train):,} train, {len(images.test):,} test{split}"
+    line = f"{'split':<17} {len(images.train):,} train, {len(images.test):,} test{split}"
+    if images.left_out:
+        some = ", ".join(printable(name) for name in images.left_out[:_NAMED])
+        more = ", ..." if len(images.left_out) > _NAMED else ""
+        line += f"\n{'left out':<17} {len(images.left_out):,} broken files: {some}{more}"
+    return line
 
 
 def note_other_images(config: ConfigFile, images: TrainTest) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, printable
 from ddim_host.experiment.config import LENGTHS, PART_KINDS, PartConfig, Request
 from ddim_host.experiment.settings import SETTINGS, read_setting
 from ddim_host.plugin.data import DataFingerprint
@@ -21,7 +21,7 @@ from ddim_host.system.limits import MAX_IMAGE_SIZE
 from ddim_host.system.records import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ddim_host.experiment.config import Config
     from ddim_host.plugin.parameters import Value
@@ -42,6 +42,7 @@ _PRESETS = Path(__file__).with_name("presets")
 _PROVENANCE = "provenance"
 _IMAGE_SHAPE = "image_shape"
 _FINGERPRINT = "images"
+_NAMED = 100
 
 _MAX_TOML_BYTES = 64 << 10
 _LONG_KEY = re.compile(
@@ -176,13 +177,14 @@ def write_run_config(
     image_shape: tuple[int, int, int],
     fingerprint: DataFingerprint,
     provenance: Mapping[str, str],
+    left_out: Sequence[str] = (),
 ) -> str:
     """Return the text of the `config.toml` of a run, with what it was made with and on which images."""
-    origin = {
-        **provenance,
-        _IMAGE_SHAPE: list(image_shape),
-        _FINGERPRINT: dataclasses.asdict(fingerprint),
-    }
+    images: dict[str, Any] = dataclasses.asdict(fingerprint)
+    if left_out:
+        # All of them could be more than such a file may hold.
+        images |= {"num_left_out": len(left_out), "left_out": [printable(name) for name in left_out[:_NAMED]]}
+    origin = {**provenance, _IMAGE_SHAPE: list(image_shape), _FINGERPRINT: images}
     return tomli_w.dumps({**_document(config), _PROVENANCE: origin})
 
 

@@ -60,11 +60,13 @@ class TrainTest:
         test: uint8 `(M, H, W, C)`, M >= 1, disjoint from `train`.
         split: How it was decided which image belongs to which half, in a few words, where that is only known
             from the images: "1 in 10 for testing".
+        left_out: Files that should have been images and were left out, because the user asked for that.
     """
 
     train: Images
     test: Images
     split: str = ""
+    left_out: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> DataFingerprint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -281,10 +282,26 @@ def test_the_choice_is_the_users(python: PythonCode, wanted: str, printed: str) 
     assert python(CHOOSE, env={"DDIM_HOST_KERNELS": wanted}).out.startswith(printed)
 
 
-def test_a_damaged_library_is_one_error(python: PythonCode, tmp_path: Path) -> None:
+def test_a_damaged_library_is_compiled_again(python: PythonCode, tmp_path: Path) -> None:
+    own: dict[str, Any] = {"env": {"DDIM_HOST_CACHE": str(tmp_path)}}
+    python(CHOOSE, **own)
+    (library,) = (tmp_path / "kernels").iterdir()
+    content = library.read_bytes()
+    library.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    again = python(CHOOSE, **own)
+    assert again.out == "True\n"
+    assert again.err.startswith("compiling kernels for this processor, once: ")
+    assert library.read_bytes() == content
+
+
+def test_a_library_that_cannot_be_loaded_is_one_error(python: PythonCode, tmp_path: Path) -> None:
     python(CHOOSE, env={"DDIM_HOST_CACHE": str(tmp_path)})
     (library,) = (tmp_path / "kernels").iterdir()
-    library.write_bytes(os.urandom(100))
+    content = os.urandom(100)
+    library.unlink()
+    identity = library.name.partition("-")[0]
+    other = f"{identity}-{hashlib.sha256(content).hexdigest()[:16]}.so"
+    library.with_name(other).write_bytes(content)
     assert python(CHOOSE, env={"DDIM_HOST_CACHE": str(tmp_path)}).out.startswith(
         "the compiled kernels cannot be loaded"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import struct
 import sys
@@ -46,6 +47,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def png(value: int, size: tuple[int, int] = (4, 4)) -> bytes:
     """A picture of one colour, which tells where it came from: red is `value`."""
     return encode(Image.new("RGB", size, (value, 100, 200)))
+
+
+def bmp(value: int) -> bytes:
+    """The same in a format whose files are all of one size."""
+    return encode(Image.new("RGB", (4, 4), (value, 100, 200)), "BMP")
 
 
 def encode(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:  # noqa: A002 - Pillow's name
@@ -406,7 +412,7 @@ def test_paths_that_hold_no_images(tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"no image", "not a PNG"),
-        (encode(Image.effect_noise((4, 4), 50))[:-32], "truncated"),
+        (encode(Image.effect_noise((4, 4), 50))[:-32], "ends too early"),
         (bomb(8001, 8000), "64 million"),
         (bomb(12_000, 12_000), "64 million"),  # of which Pillow warns
         (bomb(60_000, 60_000), "64 million"),  # for which Pillow raises an error of its own
@@ -457,7 +463,7 @@ def test_names_that_climb_out_are_only_names(kind: str, tmp_path: Path, cache: P
     data = images(path=path).load()
     assert sorted(reds(data.train) + reds(data.test)) == [1, 2, 3, 4]
     assert sorted(tmp_path.rglob("*")) == before
-    assert len(list(cache.iterdir())) == 2
+    assert sorted(file.suffix for file in cache.iterdir()) == [".json", ".npy", ".npy"]
 
 
 def test_links_and_devices_in_archives_are_ignored(tmp_path: Path) -> None:
@@ -657,8 +663,18 @@ def test_odd_names_are_shown_safely(tmp_path: Path) -> None:
 # --- the cache ----------------------------------------------------------------------------------------------
 
 
-def test_the_second_load_decodes_nothing(
-    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes files that were just written count as old: nothing can have changed since without being seen."""
+    monkeypatch.setattr("ddim_host.parts.datasets.image_files._CLOCK_NANOSECONDS", -(10**12))
+
+
+def test_the_second_load_reads_nothing(
+    tmp_path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    long_ago: None,
 ) -> None:
     for kind in KINDS:
         source = images(path=pack(tmp_path, kind, {f"{i}.png": png(i) for i in range(3)}))
@@ -673,6 +689,46 @@ def test_the_second_load_decodes_nothing(
         assert capsys.readouterr().err == ""
         np.testing.assert_array_equal(found.train, expected.train)
         assert sorted(cache.iterdir()) == written
+
+
+def test_files_that_have_just_changed_are_read_again_but_not_decoded(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a tick of the clock another change would leave no trace in the times of a file."""
+    source = images(path=pack(tmp_path, "folder", {f"{i}.png": png(i) for i in range(3)}))
+    expected = source.load()
+    monkeypatch.setattr(Image, "open", None)
+    np.testing.assert_array_equal(source.load().train, expected.train)
+
+
+@pytest.mark.parametrize("kind", ["folder", ".zip", ".tar"])
+def test_files_replaced_by_others_of_the_same_name_size_and_time_are_noticed(
+    kind: str, tmp_path: Path, long_ago: None
+) -> None:
+    """As `rsync -a`, `tar` and `cp -p` replace them."""
+    contents = [{"a.bmp": bmp(1), "b.bmp": bmp(red)} for red in (2, 3)]
+    found = []
+    for files in contents:
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        path = pack(tmp_path, kind, files)
+        for file in (path, *path.rglob("*")):
+            os.utime(file, ns=(10**18, 10**18))
+        data = images(path=path).load()
+        found.append((reds(data.train), data.fingerprint.train_sha256))
+    assert [red for red, _ in found] == [[2], [3]]
+    assert found[0][1] != found[1][1]
+
+
+def test_files_that_were_only_copied_are_not_decoded_again(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, long_ago: None
+) -> None:
+    path = pack(tmp_path, "folder", {f"{i}.png": png(i) for i in range(3)})
+    expected = images(path=path).load()
+    path.rename(tmp_path / "before")
+    shutil.copytree(tmp_path / "before", path)
+    source = images(path=path)
+    monkeypatch.setattr(Image, "open", None)
+    np.testing.assert_array_equal(source.load().train, expected.train)
 
 
 @pytest.mark.parametrize("kind", ["folder", ".zip", ".tar"])
@@ -726,7 +782,7 @@ def test_two_may_build_the_same_cache_at_once(tmp_path: Path, cache: Path) -> No
     for thread in threads:
         thread.join()
     assert results == [[i for i in range(100) if i % 10]] * 3
-    assert len(list(cache.iterdir())) == 2
+    assert sorted(file.suffix for file in cache.iterdir()) == [".json", ".npy", ".npy"]
 
 
 def test_a_cache_that_cannot_be_written_names_the_variable(

@@ -136,14 +136,21 @@ def _folder() -> Path:
 def _compiled() -> Path:
     """The shared library for this processor."""
     sources = {path.name: path.read_bytes() for path in sorted(_SOURCE.iterdir())}
-    identity = repr((sources, _FLAGS, processor_flags())).encode()
-    path = _folder() / f"{hashlib.sha256(identity).hexdigest()[:16]}.so"
-    if not path.exists():
-        library = _compile()
-        with cache_errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, library)
+    identity = hashlib.sha256(repr((sources, _FLAGS, processor_flags())).encode()).hexdigest()[:16]
+    # The name also holds a hash of the content: what was damaged or replaced is compiled again.
+    for path in sorted(_folder().glob(f"{identity}-*.so")):
+        if path.name == _name(identity, path.read_bytes()):
+            return path
+    library = _compile()
+    path = _folder() / _name(identity, library)
+    with cache_errors():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, library)
     return path
+
+
+def _name(identity: str, library: bytes) -> str:
+    return f"{identity}-{hashlib.sha256(library).hexdigest()[:16]}.so"
 
 
 def _compile() -> bytes:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["new_train_test", "open_train_test"]
+__all__ = ["new_train_test", "open_train_test", "rename_train_test"]
 
 # NumPy gives this function no types.
 _write_npy_header: Callable[[BinaryIO, dict[str, object]], None] = np.lib.format.write_array_header_1_0
@@ -50,6 +50,17 @@ class ArrayWriter:
         """Writes one image `(H, W, C)`, or several `(M, H, W, C)` that follow each other, from row `row`."""
         self._file.seek(self._start + row * self._image_bytes)
         self._file.write(np.ascontiguousarray(images).data)
+
+
+def rename_train_test(key: str, new_key: str) -> None:
+    """Give a data set in the cache another name; one that has that name already is replaced.
+
+    Raises:
+        UserError: The cache cannot be written.
+    """
+    with cache_errors():
+        for old, new in zip(_paths(key), _paths(new_key), strict=True):
+            old.replace(new)
 
 
 @contextlib.contextmanager

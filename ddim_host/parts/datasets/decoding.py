@@ -11,16 +11,18 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ddim_host.errors import UserError, printable
+from ddim_host.parts.datasets.integrity import damage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-__all__ = ["decode_image", "read_size"]
+__all__ = ["BrokenImageError", "decode_image", "read_size"]
 
 MAX_PIXELS = 64_000_000
 """Images with more pixels are refused by their header: a file of kilobytes may claim gigabytes."""
+
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 _TRANSPOSE = {
@@ -32,6 +34,10 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class BrokenImageError(UserError):
+    """A file is no image, or not a whole one."""
 
 
 def read_size(data: bytes, name: str) -> tuple[int, int]:
@@ -56,7 +62,7 @@ def decode_image(data: bytes, name: str, *, resize_to: int | None = None) -> NDA
 
     Grey becomes R = G = B, 16 bits become 8, what is transparent lies on white, CMYK is converted without
     colour profiles, and the orientation that a camera noted is applied. Of an animation, it is the first
-    picture.
+    picture. Damage is an error as far as the format can tell; see `integrity`.
 
     Args:
         data: The bytes of a PNG, JPEG, BMP, GIF or WebP file.
@@ -70,11 +76,7 @@ def decode_image(data: bytes, name: str, *, resize_to: int | None = None) -> NDA
         UserError: It is no image, damaged, cut short, or has more than `MAX_PIXELS`.
     """
     with _opened(data, name) as image:
-        if resize_to is not None:
-            # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster for photos;
-            # three times the final size leaves the rest to a better filter. Other formats ignore it.
-            image.draft(None, (3 * resize_to, 3 * resize_to))
-        upright = _turn_upright(image)
+        upright = _turn_upright(_whole(image, data, resize_to), image)
         rgb = _to_rgb(upright)
         if resize_to is not None and rgb.size != (resize_to, resize_to):
             rgb = _crop_and_resize(rgb, resize_to)
@@ -104,9 +106,66 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
         raise _unreadable(name, printable(error) or type(error).__name__) from error
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
+def _whole(image: Image.Image, data: bytes, resize_to: int | None) -> Image.Image:
+    """Decode an image that was opened by its header.
+
+    JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster for photos; three times
+    the final size leaves the rest to a better filter.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    evidence = damage(data, image.format or "")
+    if evidence:
+        raise ValueError(f"it is damaged: {evidence}")
+    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+        decoded = _decode_jpeg(image, data, 1 if resize_to is None else min(image.size) // (3 * resize_to))
+        if decoded is not None:
+            return decoded
+    if resize_to is not None:
+        image.draft(None, (3 * resize_to, 3 * resize_to))  # for JPEG; other formats ignore it
+    return image
+
+
+def _decode_jpeg(image: Image.Image, data: bytes, shrink: int) -> Image.Image | None:
+    """Decode a JPEG as Pillow does, bit for bit, but heed the decoder's warnings, which Pillow drops.
+
+    Args:
+        image: The image, grey or RGB, opened by its header.
+        data: The bytes of the file.
+        shrink: By how much width and height may be divided; it is done by 8, 4 or 2.
+
+    Returns:
+        The image; None if it is of a kind that the decoder does not know.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    import simplejpeg  # noqa: PLC0415 - only those who decode should pay for it
+
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    factor = next((factor for factor in (8, 4, 2) if shrink >= factor), 1)
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data,
+            "GRAY" if image.mode == "L" else "RGB",
+            min_height=-(-image.height // factor),
+            min_width=-(-image.width // factor),
+            min_factor=factor,
+            strict=True,
+        )
+    except ValueError as error:
+        raise ValueError(f"it is damaged: {error}") from None
+    return Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)
+
+
+def _turn_upright(image: Image.Image, noted: Image.Image) -> Image.Image:
+    """Turn an image as the camera noted it in the file."""
+    try:
+        orientation = noted.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # damaged notes of the camera say nothing about the pixels
         return image
     transpose = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
@@ -135,5 +194,9 @@ def _crop_and_resize(image: Image.Image, side: int) -> Image.Image:
     )
 
 
-def _unreadable(name: str, why: str) -> UserError:
-    return UserError(f"cannot decode {printable(name)}", why=why, fix="mend or remove this file")
+def _unreadable(name: str, why: str) -> BrokenImageError:
+    return BrokenImageError(
+        f"cannot decode {printable(name)}",
+        why=why,
+        fix="mend or remove this file, or leave out all such files with skip_broken=true",
+    )

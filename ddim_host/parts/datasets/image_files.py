@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -21,18 +23,46 @@ from ddim_host.parts.datasets.archives import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-__all__ = ["EXTENSIONS", "ImageFiles", "has_halves", "is_image_name", "open_image_files", "split_names"]
+__all__ = [
+    "EXTENSIONS",
+    "ContentHash",
+    "ImageFiles",
+    "Listing",
+    "has_halves",
+    "is_image_name",
+    "open_image_files",
+    "split_names",
+]
+
+_CLOCK_NANOSECONDS = 2_000_000_000
+"""Times of files may be as coarse as this; a change within it can leave them as they are."""
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is known of files without reading them.
+
+    Attributes:
+        names: A hash of the place, of all names and of all sizes.
+        status: A hash of modification times, change times and inode numbers. Tools that copy files set the
+            first; nothing sets the others, so files with an equal status have not been replaced.
+        is_old: Whether the last change is long enough ago for clocks to tell the next one from it.
+    """
+
+    names: str
+    status: str
+    is_old: bool
 
 
 class ImageFiles(Protocol):
     """The image files somewhere, each with its name relative to there, parted by `/`."""
 
-    def identity(self) -> object:
-        """Returns JSON-like data that differs where the files do: where they are, sizes and times."""
+    def listing(self) -> Listing:
+        """Look at all files, and read none."""
 
     def names(self) -> Iterator[str]:
         """Yields the names in an order of its own, which is the same at every call."""
@@ -66,8 +96,8 @@ def open_image_files(path: Path) -> ImageFiles:
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{printable(path)} is neither a folder nor a file", fix="give a folder, zip or tar")
     if is_zip(path):
-        return _Archive(path, status, zip_names, zip_files)
-    return _Archive(path, status, tar_names, tar_files)
+        return _Archive(path, zip_names, zip_files)
+    return _Archive(path, tar_names, tar_files)
 
 
 def is_image_name(name: str) -> bool:
@@ -116,12 +146,11 @@ class _Archive:
     """The image files in a zip or tar archive."""
 
     path: Path
-    status: os.stat_result
     list_names: Callable[[Path, Callable[[str], bool]], Iterator[str]]
     read_files: Callable[[Path, Callable[[str], bool]], Generator[tuple[str, bytes], None, None]]
 
-    def identity(self) -> object:
-        return [str(self.path.absolute()), self.status.st_size, self.status.st_mtime_ns]
+    def listing(self) -> Listing:
+        return _listing(self.path, [("", self.path.stat())])
 
     def names(self) -> Iterator[str]:
         return self.list_names(self.path, is_image_name)
@@ -139,9 +168,8 @@ class _Folder:
 
     path: Path
 
-    def identity(self) -> object:
-        files = [[name, status.st_size, status.st_mtime_ns] for name, _, status in self._files()]
-        return [str(self.path.absolute()), files]
+    def listing(self) -> Listing:
+        return _listing(self.path, ((name, status) for name, _, status in self._files()))
 
     def names(self) -> Iterator[str]:
         for name, _, _ in self._files():
@@ -180,6 +208,36 @@ class _Folder:
                 why=printable(error),
                 fix="mend or remove the file or folder that is named",
             ) from error
+
+
+class ContentHash:
+    """The SHA-256 of image files: of their names and of every byte, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, name: str, data: bytes) -> None:
+        """Take the next file."""
+        # Names that are not UTF-8 hold lone surrogates.
+        encoded = name.encode("utf-8", "surrogateescape")
+        self._digest.update(f"{len(encoded)} {len(data)} ".encode())
+        self._digest.update(encoded)
+        self._digest.update(data)
+
+    def hexdigest(self) -> str:
+        """Return the hash of all files so far."""
+        return self._digest.hexdigest()
+
+
+def _listing(path: Path, files: Iterable[tuple[str, os.stat_result]]) -> Listing:
+    names = hashlib.sha256(os.fsencode(path.absolute()))
+    statuses, newest = hashlib.sha256(), 0
+    for name, status in files:
+        names.update(f"/{status.st_size} ".encode() + name.encode("utf-8", "surrogateescape"))
+        times_and_inode = status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
+        statuses.update(repr(times_and_inode).encode())
+        newest = max(newest, status.st_ctime_ns, status.st_mtime_ns)
+    return Listing(names.hexdigest(), statuses.hexdigest(), newest < time.time_ns() - _CLOCK_NANOSECONDS)
 
 
 def _is_hidden(name: str) -> bool:
