@@ -1,8 +1,9 @@
 """Whether the bytes of an image file are what its writer wrote, as far as the format can tell.
 
-PNG has a checksum for every chunk, so any damage shows. Other formats have none. A JPEG must have its end, and
-`decoding` heeds its decoder's warnings. A GIF must consist of whole blocks up to its trailer. WebP and BMP say
-how long they are. Damage that leaves all of this intact, such as other pixels in a BMP, cannot be known.
+PNG has a checksum for every chunk, so any damage shows. Other formats have none. A JPEG must have its
+end, and `decoding` heeds its decoder's warnings. A GIF must consist of whole blocks up to its trailer.
+WebP and BMP say how long they are. Damage that leaves all of this intact, such as other pixels in a BMP,
+cannot be known.
 """
 
 from __future__ import annotations
