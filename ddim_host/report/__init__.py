@@ -2,7 +2,7 @@
 
 reported_run everything that a run directory holds, as far as it is whole
 comparison   what differs, what may be compared and what may not
-plots        curves as SVG
+plots, svg   which curves there are, and how they are drawn
 speed        how fast runs trained, as a table
 quality      scores of several runs, as tables
 page         the self-contained HTML page

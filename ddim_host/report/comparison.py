@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ddim_host.evaluation.scores import Score
     from ddim_host.report.reported_run import Grid, ReportedRun
-    from ddim_host.run.directory import EpochMetrics
+    from ddim_host.run.metrics import EpochMetrics
 
 __all__ = [
     "Comparison",

@@ -1,123 +1,108 @@
-"""Curves as SVG that takes the colours and the fonts of the page around it."""
+"""The plots of a page: which curves, under which titles, with the numbers behind them."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ddim_host.evaluation.tables import number
+from ddim_host.report.comparison import seconds_at, whole_epochs
+from ddim_host.report.svg import Curve, curves_svg
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from ddim_host.report.comparison import Comparison, LossGroup
 
-    from matplotlib.lines import Line2D
-
-__all__ = ["Curve", "curves_svg"]
-
-# Colours that are told apart by people who see few of them (Okabe and Ito), on light and on dark ground.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_DASHES = ("-", "--", ":", "-.")
-
-_INK = "#010203"
-"""Drawn in place of the page's own text colour, which is only known where the page is shown."""
-
-_WIDTH, _HEIGHT = 7.0, 3.6
-_MOST_MARKED = 60
+__all__ = ["Plot", "plots_of"]
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A line in a plot.
+class Plot:
+    """A plot as the template shows it.
 
     Attributes:
-        label: Its name in the legend.
-        x: Where.
-        y: What.
-        colour: Which of the colours; runs keep theirs in all plots.
-        dash: Which of the line styles.
+        title: What it shows.
+        svg: The picture.
+        summary: The same in words, for those who cannot see it.
+        header: The columns of the numbers behind it.
+        rows: The numbers; none where they stand below another figure.
+        rows_title: What they are.
     """
 
-    label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    colour: int
-    dash: int = 0
+    title: str
+    svg: str
+    summary: str
+    header: list[str]
+    rows: list[list[str]]
+    rows_title: str = "The numbers"
 
 
-def curves_svg(name: str, curves: Sequence[Curve], *, x: str, y: str, logarithmic: bool = False) -> str:
-    """Draw lines over each other.
-
-    Args:
-        name: Another one for each plot of a page: letters, digits and dashes.
-        curves: The lines.
-        x: What the horizontal axis is, with its unit.
-        y: What the vertical axis is, with its unit.
-        logarithmic: Whether the vertical axis is.
-
-    Returns:
-        An `svg` element, as wide as what it is put into; it says nothing to those who cannot see it.
-    """
-    # A second to import, which only those who draw should pay. No pyplot: it would look for a screen.
-    from matplotlib import rc_context  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "ddim-host",
-        "font.family": "sans-serif",
-        "font.size": 10.0,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        **dict.fromkeys((f"{what}.color" for what in ("text", "xtick", "ytick", "grid")), _INK),
-        **dict.fromkeys(("axes.edgecolor", "axes.labelcolor"), _INK),
-        "grid.alpha": 0.15,
-    }
-    with rc_context(style), warnings.catch_warnings():
-        # The page has the glyphs: its text stays text. Here it is only measured.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-        axes = figure.add_subplot()
-        lines: list[Line2D] = []
-        for curve in curves:
-            lines += axes.plot(
-                curve.x,
-                curve.y,
-                color=_COLOURS[curve.colour % len(_COLOURS)],
-                linestyle=_DASHES[curve.dash % len(_DASHES)],
-                linewidth=1.6,
-                marker="." if len(curve.x) <= _MOST_MARKED else None,
-                markersize=4,
+def plots_of(comparison: Comparison) -> list[Plot]:
+    """Return the plots of a page: losses against steps and seconds, seconds against epochs."""
+    colours = {run.name: position for position, run in enumerate(comparison.runs)}
+    plots = []
+    for position, group in enumerate(comparison.losses):
+        of_what = f": {group.description}" if len(comparison.losses) > 1 else ""
+        plots += [
+            _loss_plot(f"loss-steps-{position}", group, colours, against="steps", of_what=of_what),
+            _loss_plot(f"loss-seconds-{position}", group, colours, against="seconds", of_what=of_what),
+        ]
+    epochs = {run.name: whole_epochs(run.metrics) for run in comparison.runs}
+    if any(epochs.values()):
+        curves = [
+            Curve(name, [row.epoch for row in rows], [row.seconds for row in rows], colours[name])
+            for name, rows in epochs.items()
+            if rows
+        ]
+        plots.append(
+            Plot(
+                "Seconds per epoch, in steady state",
+                curves_svg("epochs", curves, x="epoch", y="seconds"),
+                "; ".join(f"{c.label}: {number(min(c.y))} to {number(max(c.y))} s" for c in curves),
+                ["run", "epoch", "seconds", "images per second"],
+                [
+                    [name, str(row.epoch), number(row.seconds), number(row.images_per_second)]
+                    for name, rows in epochs.items()
+                    for row in rows
+                ],
             )
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        if logarithmic:
-            axes.set_yscale("log")
-        axes.grid(visible=True)
-        legend = axes.legend(lines, [""] * len(lines), frameon=False, fontsize=9)
-        for text, curve in zip(legend.get_texts(), curves, strict=True):
-            # Names are not Matplotlib's markup, in which `$` begins a formula and `_` hides a label.
-            text.set_parse_math(False)
-            text.set_text(curve.label)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _embedded(buffer.getvalue(), name)
+        )
+    return plots
 
 
-def _embedded(document: str, name: str) -> str:
-    """The `svg` element of a document, as a part of a page: in its size, its colours and its fonts.
+def _loss_plot(name: str, group: LossGroup, colours: dict[str, int], *, against: str, of_what: str) -> Plot:
+    curves, rows = [], []
+    for run in group.runs:
+        seconds = seconds_at(run.metrics)
+        at = seconds if against == "seconds" else [row.step for row in run.metrics]
+        for dash, half in enumerate(("train", "test")):
+            values = [getattr(row, f"{half}_loss") for row in run.metrics]
+            curves.append(Curve(f"{run.name}, {half}", at, values, colours[run.name], dash))
+        rows += [
+            [
+                run.name,
+                str(row.epoch),
+                str(row.step),
+                number(second),
+                number(row.train_loss),
+                number(row.test_loss),
+            ]
+            for row, second in zip(run.metrics, seconds, strict=True)
+        ]
+    axis = "seconds of training, compilation included" if against == "seconds" else "training steps"
+    ends = [(run.name, run.metrics[-1]) for run in group.runs]
+    last = "; ".join(
+        f"{run} ends at train {number(row.train_loss)}, test {number(row.test_loss)}" for run, row in ends
+    )
+    return Plot(
+        f"Loss against {against}{of_what}",
+        curves_svg(name, curves, x=axis, y="loss", logarithmic=_spans_decades(curves)),
+        last,
+        ["run", "epoch", "step", "seconds", "train loss", "test loss"],
+        rows if against == "seconds" else [],
+        rows_title="The numbers of both figures",
+    )
 
-    Its rules of style would hold for the whole page, and its ids stand there beside those of other plots.
-    """
-    svg = document[document.index("<svg") :].strip()
-    for pattern, replacement in (
-        (r' (?:width|height)="[^"]*pt"', ""),
-        (r"<metadata>.*?</metadata>|<style.*?</style>", ""),
-        (r"font-family: [^;\"]*", "font-family: inherit"),
-        (r'\bid="', f'id="{name}-'),
-        (r"url\(#", f"url(#{name}-"),
-        (r'href="#', f'href="#{name}-'),
-        (_INK, "currentColor"),
-    ):
-        svg = re.sub(pattern, replacement, svg, flags=re.DOTALL)
-    return svg.replace("<svg ", '<svg aria-hidden="true" stroke-linejoin="round" ', 1)
+
+def _spans_decades(curves: list[Curve]) -> bool:
+    values = [value for curve in curves for value in curve.y]
+    return min(values) > 0.0 and max(values) > 5.0 * min(values)

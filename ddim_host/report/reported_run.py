@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddim_host.experiment.config_file import ConfigFile
-    from ddim_host.run.directory import EpochMetrics
+    from ddim_host.run.metrics import EpochMetrics
 
 __all__ = ["Grid", "ReportedRun", "read_reported_run"]
 

@@ -1,7 +1,7 @@
 """The run directory: what is in it, and how it comes to be there.
 
 config.toml      everything resolved, and what it ran on
-metrics.csv      a row per epoch
+metrics.csv      a row per epoch; see `ddim_host.run.metrics`
 checkpoints/     see `ddim_host.run.checkpoints`
 samples/         grids, each with a JSON file of how it was made and the time it took
 report.html      all of it on one page
@@ -10,10 +10,7 @@ report.html      all of it on one page
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import itertools
-from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,48 +19,17 @@ from ddim_host.errors import UserError
 from ddim_host.experiment.config_file import read_config_file
 from ddim_host.plugin.parameters import suggestion
 from ddim_host.run.checkpoints import latest_checkpoint, load_progress, weights_folder
-from ddim_host.system.files import file_errors, is_leftover, locked, read_text, write_text
-from ddim_host.system.records import read_record, record_errors
+from ddim_host.run.metrics import read_metrics, write_metrics
+from ddim_host.system.files import file_errors, is_leftover, locked, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.run.checkpoints import Measure
+    from ddim_host.run.metrics import EpochMetrics
 
-__all__ = ["EpochMetrics", "RunDirectory", "existing_run", "next_run_path"]
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """A row of `metrics.csv`.
-
-    Attributes:
-        epoch: Epochs complete at the end of the row; the last row of a run may end within one.
-        step: Optimizer steps taken by then.
-        train_loss: Mean loss over the images trained on since the last row, raw weights, times the timestep
-            sampler's weights: every sampler estimates the loss at uniform timesteps. The loss weighting is
-            not in it.
-        test_loss: Mean loss over the test images, raw weights, fixed timesteps and noise.
-        seconds: Time of the training steps since the last row, steady state, without tests and checkpoints.
-        images_per_second: Training images per second in that time.
-        warmup_seconds: Time of steps that also compiled or warmed up, not in `seconds`.
-        peak_memory_bytes: Most memory used so far.
-    """
-
-    epoch: int
-    step: int
-    train_loss: float
-    test_loss: float
-    seconds: float
-    images_per_second: float
-    warmup_seconds: float
-    peak_memory_bytes: int
-
-    def measures(self) -> dict[Measure, float]:
-        """The losses by which an epoch can be the best; lower is better."""
-        average = (5.0 * self.train_loss + self.test_loss) / 6.0
-        return {"train": self.train_loss, "test": self.test_loss, "avg": average}
+__all__ = ["RunDirectory", "existing_run", "next_run_path"]
 
 
 class RunDirectory:
@@ -200,20 +166,12 @@ class RunDirectory:
         return {measure: weights_folder(self.checkpoints_path, epoch.step) for measure, epoch in best.items()}
 
     def read_metrics(self) -> list[EpochMetrics]:
-        """The rows written so far; none where there is no file.
+        """Read the rows written so far; none if there is no file.
 
         Raises:
             UserError: The file is damaged.
         """
-        with record_errors(self.metrics_path):
-            try:
-                text = read_text(self.metrics_path)
-                records = list(csv.DictReader(io.StringIO(text), strict=True))
-            except FileNotFoundError:
-                return []
-            except csv.Error as error:
-                raise ValueError(error) from None
-            return [read_record(EpochMetrics, record) for record in records]
+        return read_metrics(self.metrics_path)
 
     def write_metrics(self, rows: list[EpochMetrics]) -> None:
         """Write all rows, replacing the file.
@@ -221,12 +179,8 @@ class RunDirectory:
         Raises:
             UserError: It cannot be written.
         """
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([field.name for field in fields(EpochMetrics)])
-        writer.writerows(astuple(row) for row in rows)
         with self._file_errors():
-            write_text(self.metrics_path, buffer.getvalue())
+            write_metrics(self.metrics_path, rows)
 
     def next_samples_path(self, stem: str) -> Path:
         """The first of `samples/STEM-1.png`, `-2`, ... that does not exist, nor a record beside it."""

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ddim_host.experiment.config import Config
     from ddim_host.framework.interface import Model
     from ddim_host.plugin.data import TrainTest
-    from ddim_host.run.directory import EpochMetrics, RunDirectory
+    from ddim_host.run.directory import RunDirectory
+    from ddim_host.run.metrics import EpochMetrics
 
 __all__ = ["picture_path", "run_experiment"]
 

@@ -12,7 +12,7 @@ from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError
 from ddim_host.framework.processes import any_of, gather, wait_for_all
 from ddim_host.run.batches import TestBatches, training_batches
 from ddim_host.run.checkpoints import BestEpoch, Progress, remove_others, save_checkpoint, save_weights
-from ddim_host.run.directory import EpochMetrics
+from ddim_host.run.metrics import EpochMetrics
 from ddim_host.system.interruption import Interruption
 from ddim_host.system.launch import launched
 from ddim_host.system.progress import progress_bar, restart

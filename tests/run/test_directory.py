@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddim_host.errors import UserError
-from ddim_host.run.directory import EpochMetrics, RunDirectory
+from ddim_host.run.directory import RunDirectory
+from ddim_host.run.metrics import EpochMetrics
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim_host.run.checkpoints import latest_checkpoint
-from ddim_host.run.directory import EpochMetrics, RunDirectory
+from ddim_host.run.directory import RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ddim_host.run.metrics import EpochMetrics
 
 # A checkpoint after every step, so that many of the kills come while one is written.
 _OPTIONS = (

@@ -12,8 +12,8 @@ from ddim_host.evaluation.scores import Scores
 from ddim_host.report.comparison import compare
 from ddim_host.report.page import render_page
 from ddim_host.report.reported_run import Grid, ReportedRun
-from ddim_host.run.directory import EpochMetrics
 from ddim_host.run.images import grid_png
+from ddim_host.run.metrics import EpochMetrics
 from tests.support.evaluation_samples import FLOOR, scored
 
 SETTINGS = {

@@ -1,0 +1,79 @@
+"""`metrics.csv`: its columns, a row for every epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import astuple, dataclass, fields
+from typing import TYPE_CHECKING
+
+from ddim_host.system.files import read_text, write_text
+from ddim_host.system.records import read_record, record_errors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddim_host.run.checkpoints import Measure
+
+__all__ = ["EpochMetrics", "read_metrics", "write_metrics"]
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """A row of `metrics.csv`.
+
+    Attributes:
+        epoch: Epochs complete at the end of the row; the last row of a run may end within one.
+        step: Optimizer steps taken by then.
+        train_loss: Mean loss over the images trained on since the last row, raw weights, times the timestep
+            sampler's weights: every sampler estimates the loss at uniform timesteps. The loss weighting is
+            not in it.
+        test_loss: Mean loss over the test images, raw weights, fixed timesteps and noise.
+        seconds: Time of the training steps since the last row, steady state, without tests and checkpoints.
+        images_per_second: Training images per second in that time.
+        warmup_seconds: Time of steps that also compiled or warmed up, not in `seconds`.
+        peak_memory_bytes: Most memory used so far.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    test_loss: float
+    seconds: float
+    images_per_second: float
+    warmup_seconds: float
+    peak_memory_bytes: int
+
+    def measures(self) -> dict[Measure, float]:
+        """The losses by which an epoch can be the best; lower is better."""
+        average = (5.0 * self.train_loss + self.test_loss) / 6.0
+        return {"train": self.train_loss, "test": self.test_loss, "avg": average}
+
+
+def read_metrics(path: Path) -> list[EpochMetrics]:
+    """Read the rows of a file; none if there is no file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    with record_errors(path):
+        try:
+            records = list(csv.DictReader(io.StringIO(read_text(path)), strict=True))
+        except FileNotFoundError:
+            return []
+        except csv.Error as error:
+            raise ValueError(error) from None
+        return [read_record(EpochMetrics, record) for record in records]
+
+
+def write_metrics(path: Path, rows: list[EpochMetrics]) -> None:
+    """Write all rows, replacing the file.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([field.name for field in fields(EpochMetrics)])
+    writer.writerows(astuple(row) for row in rows)
+    write_text(path, buffer.getvalue())
