@@ -1,5 +1,6 @@
 """Everything that crosses to PyTorch or Jittor; what authors of frameworks import.
 
+base        base classes for models and layers: what all frameworks would write alike
 interface   what the host asks of a framework: `Model`, and what goes in and out of it
 checks      what a framework needs from the machine
 processes   several processes that share one experiment
@@ -7,6 +8,7 @@ unet        the network, described and computed once over a framework's operatio
 kernels     the heavy operations on the CPU, in C++, for every framework
 """
 
+from ddim_host.framework.base import Dropout, LayersBase, ModelBase
 from ddim_host.framework.checks import Check
 from ddim_host.framework.interface import (
     ADAM_BETA1,
@@ -24,7 +26,6 @@ from ddim_host.framework.interface import (
 )
 from ddim_host.framework.kernels import (
     DECLARATIONS,
-    Dropout,
     Kernels,
     cached,
     cpu_kernels,
@@ -65,9 +66,11 @@ __all__ = [
     "JoinProcesses",
     "Kernels",
     "Layers",
+    "LayersBase",
     "Linear",
     "Loss",
     "Model",
+    "ModelBase",
     "ModelFactory",
     "Precision",
     "Processes",

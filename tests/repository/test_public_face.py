@@ -31,10 +31,10 @@ PARTS = """
 """
 FRAMEWORKS = """
     ADAM_BETA1 ADAM_BETA2 ADAM_EPSILON Attention Batch Check Conv DECLARATIONS Device Dropout
-    GROUP_NORM_EPS GroupNorm JoinProcesses Kernels Layers Linear Loss Model ModelFactory Precision
-    Processes TrainingState UNet UNetSpec Weights WhichWeights cached cpu_kernels initial_weights
-    launched parameters predict_noise process_peak_memory_bytes processor_flags processor_name
-    time_embedding_table transform_channels
+    GROUP_NORM_EPS GroupNorm JoinProcesses Kernels Layers LayersBase Linear Loss Model ModelBase
+    ModelFactory Precision Processes TrainingState UNet UNetSpec Weights WhichWeights cached
+    cpu_kernels initial_weights launched parameters predict_noise process_peak_memory_bytes
+    processor_flags processor_name time_embedding_table transform_channels
 """
 TESTS = """
     DatasetContract FeatureExtractorContract LossContract LossWeightingContract ModelFactoryContract

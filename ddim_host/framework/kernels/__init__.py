@@ -5,7 +5,7 @@ needs a quarter of the multiplications. `source/group_norm.h` reads and writes e
 The sources are compiled for the processor at hand when they are first needed; see `library.cpu_kernels`.
 """
 
-from ddim_host.framework.kernels.layers import Dropout, cached, transform_channels
+from ddim_host.framework.kernels.layers import cached, transform_channels
 from ddim_host.framework.kernels.library import (
     DECLARATIONS,
     KERNELS_VARIABLE,
@@ -17,7 +17,6 @@ from ddim_host.framework.kernels.library import (
 __all__ = [
     "DECLARATIONS",
     "KERNELS_VARIABLE",
-    "Dropout",
     "Kernels",
     "cached",
     "cpu_kernels",

@@ -1,40 +1,15 @@
-"""What frameworks build layers of kernels with: dropout from a counter, cached weights, channel counts."""
+"""Helpers for layers built on the kernels: cached weights, channel counts."""
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["Dropout", "cached", "transform_channels"]
+__all__ = ["cached", "transform_channels"]
 
 _Tensor = TypeVar("_Tensor")
-
-
-@dataclass
-class Dropout:
-    """The dropout of one training step, which goes from layer to layer.
-
-    Attributes:
-        probability: That an element is dropped; in (0, 1).
-        seed: Of the step.
-        first: Which image of the whole batch the first one here is: masks belong to the whole.
-    """
-
-    probability: float
-    seed: int
-    first: int
-    _layers: Iterator[int] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._layers = itertools.count(self.seed)
-
-    def next_seed(self) -> int:
-        """The seed of the next layer, in [0, 2^64)."""
-        return next(self._layers)
 
 
 def cached(cache: dict[str, _Tensor] | None, name: str, make: Callable[[], _Tensor]) -> _Tensor:

@@ -6,38 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host.framework import GROUP_NORM_EPS
+from ddim_host.framework import GROUP_NORM_EPS, LayersBase
 from ddim_numpy.tensor import Tensor, result
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ddim_host.framework import Attention, Conv, GroupNorm, Linear
     from ddim_numpy.tensor import Array
 
 __all__ = ["NumpyLayers"]
 
 
-class NumpyLayers:
-    """Applies layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`.
-
-    Args:
-        parameters: Parameters by canonical name.
-        dropout: Probability; 0 outside of training.
-        seed: Of the dropout.
-    """
-
-    def __init__(self, parameters: Mapping[str, Tensor], dropout: float = 0.0, seed: int = 0) -> None:
-        self._parameters = parameters
-        self._dropout = dropout
-        self._rng = np.random.default_rng(seed)
-
-    def conv(
-        self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
-    ) -> Tensor:
-        x = self._convolve(layer, x)
-        x = x if shift is None else x + shift.reshape((*shift.shape, 1, 1))
-        return x if residual is None else residual + x
+class NumpyLayers(LayersBase[Tensor]):
+    """Apply layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`."""
 
     def _convolve(self, layer: Conv, x: Tensor) -> Tensor:
         """What the kernel sees from every pixel as a row, times the weights: one matrix product (im2col)."""
@@ -126,10 +106,12 @@ class NumpyLayers:
         return result(x.array * sigmoid, (x, lambda g: g * (sigmoid * (1.0 + x.array * (1.0 - sigmoid)))))
 
     def dropout(self, x: Tensor) -> Tensor:
-        if self._dropout == 0.0:
+        if self._dropout is None:
             return x
-        keep = self._rng.random(x.shape, dtype=np.float32) >= self._dropout
-        return x * (keep.astype(np.float32) / np.float32(1.0 - self._dropout))
+        probability = self._dropout.probability
+        rng = np.random.default_rng(self._dropout.next_seed())
+        keep = rng.random(x.shape, dtype=np.float32) >= probability
+        return x * (keep.astype(np.float32) / np.float32(1.0 - probability))
 
     def self_attention(self, layer: Attention, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
@@ -160,9 +142,6 @@ class NumpyLayers:
             (x, lambda g: g[:, :channels]),
             (skip, lambda g: g[:, channels:]),
         )
-
-    def _weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
-        return self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

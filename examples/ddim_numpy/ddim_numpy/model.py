@@ -11,48 +11,29 @@ from ddim_host.framework import (
     ADAM_BETA1,
     ADAM_BETA2,
     ADAM_EPSILON,
-    TrainingState,
-    UNet,
-    parameters,
+    ModelBase,
     predict_noise,
     process_peak_memory_bytes,
     processor_name,
-    time_embedding_table,
 )
 from ddim_numpy.layers import NumpyLayers
-from ddim_numpy.tensor import Tensor
+from ddim_numpy.tensor import Array, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from ddim_host.framework import Batch, Loss, UNetSpec, Weights, WhichWeights
-    from ddim_numpy.tensor import Array
+    from ddim_host.framework import Batch, Loss, WhichWeights
 
 __all__ = ["NumpyModel"]
 
 
-class NumpyModel:
-    """A U-Net in NumPy; see `ddim_host.framework.Model`.
-
-    Args:
-        spec: The network.
-    """
+class NumpyModel(ModelBase[Array]):
+    """A U-Net in NumPy; see `ddim_host.framework.Model`."""
 
     device: Literal["cpu"] = "cpu"
     precision: Literal["fp32"] = "fp32"
-
-    def __init__(self, spec: UNetSpec) -> None:
-        self._spec = spec
-        self._unet = UNet.from_spec(spec)
-        self._time_table = time_embedding_table(spec)
-        self._raw: dict[str, Array] = {
-            parameter.name: np.zeros(parameter.shape, dtype=np.float32)
-            for parameter in parameters(self._unet)
-        }
-        self._ema: dict[str, Array] | None = None
-        self._state: TrainingState | None = None
 
     @property
     def device_name(self) -> str:
@@ -68,8 +49,9 @@ class NumpyModel:
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> Array:
+        ema = self._ema
         raw = {name: Tensor(array, needs_gradient=True) for name, array in self._raw.items()}
-        layers = NumpyLayers(raw, self._spec.dropout, batch.dropout_seed)
+        layers = NumpyLayers(raw, self._dropout_of(batch))
         losses: Tensor = loss(self._predict(layers, batch.x_t, batch.t), batch.target)
         losses.backward(batch.weights / np.float32(batch.total))  # of the mean of weights x losses
         gradients = {
@@ -79,7 +61,6 @@ class NumpyModel:
         squares = sum(float(np.vdot(g, g)) for g in gradients.values())
         shrink = min(1.0, max_grad_norm / (squares**0.5 + 1e-6))
         self._adam(gradients, shrink, lr)
-        ema = self._require_ema()
         for name, array in self._raw.items():
             ema[name] += (1.0 - ema_decay) * (array - ema[name])
         return losses.array
@@ -107,54 +88,25 @@ class NumpyModel:
     def peak_memory_bytes(self) -> int:
         return process_peak_memory_bytes()
 
-    def weights(self, which: WhichWeights) -> Weights:
-        return _copy(self._parameters(which))
+    def _zeros(self, shape: tuple[int, ...]) -> Array:
+        return np.zeros(shape, dtype=np.float32)
 
-    def load_weights(self, weights: Mapping[str, Array], which: WhichWeights) -> None:
-        for name, array in self._parameters(which).items():
-            array[...] = weights[name]
-
-    def training_state(self) -> TrainingState:
-        state = self._require_state()
-        return TrainingState(state.step, _copy(state.exp_avg), _copy(state.exp_avg_sq))
-
-    def load_training_state(self, state: TrainingState) -> None:
-        self._state = TrainingState(state.step, _copy(state.exp_avg), _copy(state.exp_avg_sq))
+    def _assign(self, tensor: Array, array: Array) -> None:
+        tensor[...] = array
 
     def _adam(self, gradients: Mapping[str, Array], shrink: float, lr: float) -> None:
         """Adam (arXiv 1412.6980, algorithm 1), on gradients times `shrink`."""
-        state = self._require_state()
-        step = state.step + 1
-        bias_1, bias_2 = 1.0 - ADAM_BETA1**step, 1.0 - ADAM_BETA2**step
+        self._steps += 1
+        bias_1, bias_2 = 1.0 - ADAM_BETA1**self._steps, 1.0 - ADAM_BETA2**self._steps
         for name, gradient in gradients.items():
             clipped = gradient * shrink
-            first, second = state.exp_avg[name], state.exp_avg_sq[name]
+            first, second = self._exp_avg[name], self._exp_avg_sq[name]
             first += (1.0 - ADAM_BETA1) * (clipped - first)
             second += (1.0 - ADAM_BETA2) * (clipped * clipped - second)
             self._raw[name] -= (lr / bias_1) * first / (np.sqrt(second / bias_2) + ADAM_EPSILON)
-        self._state = TrainingState(step, state.exp_avg, state.exp_avg_sq)
 
     def _predict(self, layers: NumpyLayers, x_t: Array, t: NDArray[np.int64]) -> Tensor:
         return predict_noise(self._unet, layers, Tensor(x_t), Tensor(self._time_table[t]))
 
     def _layers(self, which: WhichWeights) -> NumpyLayers:
         return NumpyLayers({name: Tensor(array) for name, array in self._parameters(which).items()})
-
-    def _parameters(self, which: WhichWeights) -> dict[str, Array]:
-        return self._raw if which == "raw" else self._require_ema()
-
-    def _require_ema(self) -> dict[str, Array]:
-        """The averaged weights; they begin as a copy of the raw ones."""
-        if self._ema is None:
-            self._ema = _copy(self._raw)
-        return self._ema
-
-    def _require_state(self) -> TrainingState:
-        if self._state is None:
-            zeros = [{name: np.zeros_like(array) for name, array in self._raw.items()} for _ in range(2)]
-            self._state = TrainingState(0, *zeros)
-        return self._state
-
-
-def _copy(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    return {name: array.copy() for name, array in arrays.items()}

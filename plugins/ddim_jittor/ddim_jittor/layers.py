@@ -6,27 +6,16 @@ from typing import TYPE_CHECKING
 
 import jittor as jt
 
-from ddim_host.framework import GROUP_NORM_EPS
+from ddim_host.framework import GROUP_NORM_EPS, LayersBase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ddim_host.framework import Attention, Conv, GroupNorm, Linear
 
 __all__ = ["JittorLayers"]
 
 
-class JittorLayers:
-    """Applies layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`.
-
-    Args:
-        parameters: Parameters by canonical name.
-        dropout: Probability; 0 outside of training.
-    """
-
-    def __init__(self, parameters: Mapping[str, jt.Var], dropout: float = 0.0) -> None:
-        self._parameters = parameters
-        self._dropout = dropout
+class JittorLayers(LayersBase[jt.Var]):
+    """Apply layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`."""
 
     def to_layout(self, x: jt.Var) -> jt.Var:
         """Images `(B, C, H, W)` as the operations below take them."""
@@ -35,14 +24,6 @@ class JittorLayers:
     def from_layout(self, x: jt.Var) -> jt.Var:
         """The way back."""
         return x
-
-    def conv(
-        self, layer: Conv, x: jt.Var, *, shift: jt.Var | None = None, residual: jt.Var | None = None
-    ) -> jt.Var:
-        """See `ddim_host.framework.Layers`, as for the operations below."""
-        x = self._convolve(layer, x)
-        x = x if shift is None else x + shift.reshape((*shift.shape, 1, 1))
-        return x if residual is None else residual + x
 
     def _convolve(self, layer: Conv, x: jt.Var) -> jt.Var:
         weight, bias = self._weight_and_bias(layer.name)
@@ -68,10 +49,11 @@ class JittorLayers:
         return x * x.sigmoid()
 
     def dropout(self, x: jt.Var) -> jt.Var:
-        if self._dropout == 0.0:
+        if self._dropout is None:
             return x
-        kept = (jt.random(x.shape) >= self._dropout).float32()
-        return x * kept * (1.0 / (1.0 - self._dropout))
+        probability = self._dropout.probability
+        kept = (jt.random(x.shape) >= probability).float32()
+        return x * kept * (1.0 / (1.0 - probability))
 
     def self_attention(self, layer: Attention, x: jt.Var) -> jt.Var:
         batch, channels, height, width = x.shape
@@ -96,6 +78,3 @@ class JittorLayers:
         """A dense layer over the channels of each pixel, as a 1 x 1 convolution: nothing is transposed."""
         weight, bias = self._weight_and_bias(layer.name)
         return jt.nn.conv2d(x, weight.reshape((*weight.shape, 1, 1)), bias)
-
-    def _weight_and_bias(self, name: str) -> tuple[jt.Var, jt.Var]:
-        return self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]

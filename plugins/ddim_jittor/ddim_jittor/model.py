@@ -13,31 +13,25 @@ from ddim_host.framework import (
     ADAM_BETA1,
     ADAM_BETA2,
     ADAM_EPSILON,
-    Dropout,
-    TrainingState,
-    UNet,
+    ModelBase,
     cpu_kernels,
-    parameters,
     predict_noise,
     process_peak_memory_bytes,
     processor_name,
-    time_embedding_table,
 )
 from ddim_jittor.layers import JittorLayers
 from ddim_jittor.machine import gpu_name
 from ddim_jittor.native_layers import NativeLayers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
-    from ddim_host.framework import Batch, Loss, UNetSpec, Weights, WhichWeights
+    from ddim_host.framework import Batch, Loss, UNetSpec, WhichWeights
 
 __all__ = ["JittorModel"]
 
 
-class JittorModel:
+class JittorModel(ModelBase[jt.Var]):
     """A U-Net in Jittor, on the device that Jittor was imported for; see `ddim_host.framework.Model`.
 
     Jittor is lazy: it collects operations and runs them when a value is asked for. Every step ends by running
@@ -50,16 +44,8 @@ class JittorModel:
     precision: Literal["fp32"] = "fp32"
 
     def __init__(self, spec: UNetSpec) -> None:
-        self._spec = spec
-        self._unet = UNet.from_spec(spec)
-        self._time_table = jt.array(time_embedding_table(spec)).stop_grad()
-        self._raw = {p.name: jt.zeros(p.shape) for p in parameters(self._unet)}
-        self._ema: dict[str, jt.Var] | None = None
-        self._moments: tuple[dict[str, jt.Var], dict[str, jt.Var]] | None = None
-        self._steps = 0
         self._kernels = None if jt.flags.use_cuda else cpu_kernels()
-        # Of convolutions, for as long as the weights do not change.
-        self._transformed: dict[WhichWeights, dict[str, jt.Var]] = {"raw": {}, "ema": {}}
+        super().__init__(spec)
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
@@ -80,7 +66,7 @@ class JittorModel:
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> jt.Var:
-        ema = self._require_ema()
+        ema = self._ema
         # Below 2^31, where Jittor's seeds end.
         jt.set_seed((batch.dropout_seed + batch.first) % 2**31)
         losses = self._losses(batch, loss, self._training_layers(batch))
@@ -93,7 +79,7 @@ class JittorModel:
         self._update(dict(zip(names, gradients, strict=True)), lr, max_grad_norm)
         for name, average in ema.items():
             average.update(average + (self._raw[name] - average) * (1.0 - ema_decay))
-        self._transformed = {"raw": {}, "ema": {}}
+        self._forget_transformed()
         jt.sync_all()
         return losses.stop_grad()
 
@@ -130,29 +116,18 @@ class JittorModel:
             return int(jt.get_mem_info().total_cuda_used)
         return process_peak_memory_bytes()
 
-    def weights(self, which: WhichWeights) -> Weights:
-        return _to_arrays(self._parameters(which))
+    def _zeros(self, shape: tuple[int, ...]) -> jt.Var:
+        return jt.zeros(shape).stop_grad()
 
-    def load_weights(self, weights: Mapping[str, NDArray[np.float32]], which: WhichWeights) -> None:
-        for name, parameter in self._parameters(which).items():
-            parameter.update(jt.array(weights[name]))
-        self._transformed[which] = {}
-        jt.sync_all()
+    def _parameter(self, shape: tuple[int, ...]) -> jt.Var:
+        return jt.zeros(shape)
 
-    def training_state(self) -> TrainingState:
-        exp_avg, exp_avg_sq = self._require_moments()
-        return TrainingState(self._steps, _to_arrays(exp_avg), _to_arrays(exp_avg_sq))
-
-    def load_training_state(self, state: TrainingState) -> None:
-        for moment, arrays in zip(self._require_moments(), (state.exp_avg, state.exp_avg_sq), strict=True):
-            for name, variable in moment.items():
-                variable.update(jt.array(arrays[name]))
-        self._steps = state.step
-        jt.sync_all()
+    def _assign(self, tensor: jt.Var, array: NDArray[np.float32]) -> None:
+        tensor.update(jt.array(array))
 
     def _update(self, gradients: dict[str, jt.Var], lr: float, max_grad_norm: float) -> None:
         """Clip, then Adam with epsilon after the bias correction, as in PyTorch."""
-        exp_avg, exp_avg_sq = self._require_moments()
+        exp_avg, exp_avg_sq = self._exp_avg, self._exp_avg_sq
         self._steps += 1
         squares = [(gradient * gradient).sum() for gradient in gradients.values()]
         norm = jt.concat(squares).sum().sqrt()
@@ -169,10 +144,10 @@ class JittorModel:
             )
 
     def _training_layers(self, batch: Batch) -> JittorLayers:
+        dropout = self._dropout_of(batch)
         if self._kernels is None:
-            return JittorLayers(self._raw, self._spec.dropout)
-        dropout = Dropout(self._spec.dropout, batch.dropout_seed, batch.first) if self._spec.dropout else None
-        return NativeLayers(self._kernels, self._raw, dropout=dropout)
+            return JittorLayers(self._raw, dropout)
+        return NativeLayers(self._kernels, self._raw, dropout)
 
     def _layers(self, which: WhichWeights) -> JittorLayers:
         parameters = self._parameters(which)
@@ -187,27 +162,3 @@ class JittorModel:
     def _predict(self, layers: JittorLayers, x_t: jt.Var, t: jt.Var) -> jt.Var:
         predicted = predict_noise(self._unet, layers, layers.to_layout(x_t), self._time_table[t])
         return layers.from_layout(predicted)
-
-    def _parameters(self, which: WhichWeights) -> dict[str, jt.Var]:
-        return self._raw if which == "raw" else self._require_ema()
-
-    def _require_ema(self) -> dict[str, jt.Var]:
-        """The averaged weights; they begin as a copy of the raw ones."""
-        if self._ema is None:
-            self._ema = {name: parameter.copy().stop_grad() for name, parameter in self._raw.items()}
-            jt.sync_all()
-        return self._ema
-
-    def _require_moments(self) -> tuple[dict[str, jt.Var], dict[str, jt.Var]]:
-        if self._moments is None:
-            first, second = (
-                {name: jt.zeros(parameter.shape).stop_grad() for name, parameter in self._raw.items()}
-                for _ in range(2)
-            )
-            self._moments = first, second
-            jt.sync_all()
-        return self._moments
-
-
-def _to_arrays(variables: Mapping[str, jt.Var]) -> Weights:
-    return {name: np.array(variable.numpy(), dtype=np.float32) for name, variable in variables.items()}

@@ -35,13 +35,12 @@ class NativeLayers(JittorLayers):
         self,
         kernels: Kernels,
         parameters: Mapping[str, jt.Var],
-        *,
         dropout: Dropout | None = None,
+        *,
         transformed: dict[str, jt.Var] | None = None,
     ) -> None:
-        super().__init__(parameters)
+        super().__init__(parameters, dropout)
         self._kernels = kernels
-        self._counted_dropout = dropout
         self._transformed = transformed
 
     def to_layout(self, x: jt.Var) -> jt.Var:
@@ -76,7 +75,7 @@ class NativeLayers(JittorLayers):
         return native.group_norm(x, weight, bias, groups=layer.groups, silu=silu)
 
     def dropout(self, x: jt.Var) -> jt.Var:
-        dropout = self._counted_dropout
+        dropout = self._dropout
         if dropout is None:
             return x
         halves = np.array([dropout.next_seed(), dropout.first], dtype=np.uint64).view(np.int32)

@@ -16,53 +16,43 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Adam"]
+__all__ = ["adam_step"]
 
 
-class Adam:
-    """Adam as `ddim_host.framework.Model` has it (arXiv 1412.6980, algorithm 1).
+@torch.no_grad()
+def adam_step(
+    parameters: Mapping[str, Tensor],
+    exp_avg: Mapping[str, Tensor],
+    exp_avg_sq: Mapping[str, Tensor],
+    *,
+    step: int,
+    lr: float,
+) -> None:
+    """Move each parameter along its gradient's moments (arXiv 1412.6980, algorithm 1); all in place.
 
     Args:
-        parameters: By name; each step changes them in place.
-
-    Attributes:
-        steps: Steps taken.
+        parameters: By name, each with its gradient.
         exp_avg: First moments, by name.
         exp_avg_sq: Second moments, by name.
+        step: Number of this step, from 1.
+        lr: Learning rate.
     """
-
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self._parameters = parameters
-        self.steps = 0
-        self.exp_avg, self.exp_avg_sq = (
-            {name: torch.zeros_like(parameter, requires_grad=False) for name, parameter in parameters.items()}
-            for _ in range(2)
-        )
-
-    @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Move each parameter along its gradient's moments.
-
-        Args:
-            lr: Learning rate.
-        """
-        self.steps += 1
-        parameters = list(self._parameters.values())
-        gradients = [cast("Tensor", parameter.grad) for parameter in parameters]  # a step gives each its own
-        # One number for each parameter, on its device: a device that is fed asynchronously is not waited for.
-        steps = [torch.full((), float(self.steps), device=parameters[0].device)] * len(parameters)
-        torch._fused_adam_(
-            parameters,
-            gradients,
-            list(self.exp_avg.values()),
-            list(self.exp_avg_sq.values()),
-            [],
-            steps,
-            lr=lr,
-            beta1=ADAM_BETA1,
-            beta2=ADAM_BETA2,
-            weight_decay=0.0,
-            eps=ADAM_EPSILON,
-            amsgrad=False,
-            maximize=False,
-        )
+    tensors = list(parameters.values())
+    gradients = [cast("Tensor", parameter.grad) for parameter in tensors]  # a step gives each its own
+    # One number for each parameter, on its device: a device that is fed asynchronously is not waited for.
+    steps = [torch.full((), float(step), device=tensors[0].device)] * len(tensors)
+    torch._fused_adam_(
+        tensors,
+        gradients,
+        list(exp_avg.values()),
+        list(exp_avg_sq.values()),
+        [],
+        steps,
+        lr=lr,
+        beta1=ADAM_BETA1,
+        beta2=ADAM_BETA2,
+        weight_decay=0.0,
+        eps=ADAM_EPSILON,
+        amsgrad=False,
+        maximize=False,
+    )

@@ -5,43 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from ddim_host.framework import GROUP_NORM_EPS
+from ddim_host.framework import GROUP_NORM_EPS, LayersBase
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
     from ddim_host.framework import Attention, Conv, GroupNorm, Linear
 
 __all__ = ["TorchLayers"]
 
 
-class TorchLayers:
-    """Applies layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`.
+class TorchLayers(LayersBase[Tensor]):
+    """Apply layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`."""
 
-    Args:
-        parameters: Parameters by canonical name.
-        dropout: Probability; 0 outside of training.
-    """
-
-    def __init__(self, parameters: Mapping[str, Tensor], dropout: float = 0.0) -> None:
-        self._parameters = parameters
-        self._dropout = dropout
-
-    def conv(
-        self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
-    ) -> Tensor:
-        """See `ddim_host.framework.Layers`, as for the operations below."""
+    def _convolve(self, layer: Conv, x: Tensor) -> Tensor:
         weight, bias = self._weight_and_bias(layer.name)
         if layer.stride == 2:
-            x = functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
-        else:
-            x = functional.conv2d(x, weight, bias, padding=layer.kernel // 2)
-        x = x if shift is None else x + shift[:, :, None, None]
-        return x if residual is None else residual + x
+            return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
+        return functional.conv2d(x, weight, bias, padding=layer.kernel // 2)
 
     def linear(self, layer: Linear, x: Tensor) -> Tensor:
         weight, bias = self._weight_and_bias(layer.name)
@@ -56,7 +38,7 @@ class TorchLayers:
         return functional.silu(x)
 
     def dropout(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self._dropout) if self._dropout > 0.0 else x
+        return x if self._dropout is None else functional.dropout(x, self._dropout.probability)
 
     def self_attention(self, layer: Attention, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
@@ -80,6 +62,3 @@ class TorchLayers:
 
     def _dense(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return functional.linear(x, weight, bias)
-
-    def _weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
-        return self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from ddim_host import UserError
 from ddim_host.framework import (
-    Dropout,
-    TrainingState,
-    UNet,
+    ModelBase,
     cpu_kernels,
-    parameters,
     predict_noise,
     process_peak_memory_bytes,
     processor_name,
-    time_embedding_table,
 )
-from ddim_torch.adam import Adam
+from ddim_torch.adam import adam_step
 from ddim_torch.layers import TorchLayers
 from ddim_torch.native_layers import NativeLayers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
     from torch.nn.parallel import DistributedDataParallel
 
-    from ddim_host.framework import Batch, Device, Loss, Precision, UNetSpec, Weights, WhichWeights
+    from ddim_host.framework import Batch, Device, Loss, Precision, UNetSpec, WhichWeights
 
 __all__ = ["TorchModel", "resolve_device", "resolve_precision"]
 
@@ -70,7 +66,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
     return "bf16" if supported and precision != "fp32" else "fp32"
 
 
-class TorchModel:
+class TorchModel(ModelBase[Tensor]):
     """A U-Net in PyTorch; see `ddim_host.framework.Model`.
 
     Weights are fp32 whatever the precision; bf16 is autocast around the network.
@@ -84,24 +80,12 @@ class TorchModel:
     def __init__(self, spec: UNetSpec, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
         self.precision = precision
         self._device = device
-        self._spec = spec
-        self._unet = UNet.from_spec(spec)
-        self._time_table = torch.from_numpy(time_embedding_table(spec)).to(device)
         self._kernels = cpu_kernels() if device.type == "cpu" and precision == "fp32" else None
         if self._kernels:
             self._kernels.keep_freed_memory()
         # PyTorch's convolutions run fastest with the channels last, on both kinds of device.
-        layout = torch.contiguous_format if self._kernels else torch.channels_last
-        self._raw: dict[str, Tensor] = {
-            parameter.name: torch.nn.Parameter(_laid_out(torch.zeros(parameter.shape, device=device), layout))
-            for parameter in parameters(self._unet)
-        }
-        self._ema: dict[str, Tensor] | None = None
-        self._optimizer: Adam | None = None
-        # Among several processes, what averages their gradients while the next ones are computed.
-        self._parallel: DistributedDataParallel | None = None
-        # Of convolutions, for as long as the weights do not change.
-        self._transformed: dict[WhichWeights, dict[str, Tensor]] = {"raw": {}, "ema": {}}
+        self._layout = torch.contiguous_format if self._kernels else torch.channels_last
+        super().__init__(spec)
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
@@ -121,11 +105,11 @@ class TorchModel:
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> Tensor:
-        optimizer, ema = self._require_optimizer(), self._require_ema()
+        ema = self._ema
         torch.manual_seed((batch.dropout_seed + batch.first) % 2**63)
         layers = self._training_layers(batch)
         if distributed.is_initialized():
-            losses: Tensor = self._require_parallel()(lambda: self._losses(batch, loss, layers))
+            losses: Tensor = self._parallel(lambda: self._losses(batch, loss, layers))
             # Gradients are averaged over the processes.
             share = distributed.get_world_size() / batch.total
         else:
@@ -136,10 +120,11 @@ class TorchModel:
             parameter.grad = None
         ((losses * weights).sum() * share).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._raw.values(), max_grad_norm)
-        optimizer.step(lr)
+        self._steps += 1
+        adam_step(self._raw, self._exp_avg, self._exp_avg_sq, step=self._steps, lr=lr)
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.values()), list(self._raw.values()), 1.0 - ema_decay)
-        self._transformed = {"raw": {}, "ema": {}}
+        self._forget_transformed()
         return losses.detach()
 
     @torch.no_grad()
@@ -170,31 +155,22 @@ class TorchModel:
             return torch.cuda.max_memory_allocated(self._device)
         return process_peak_memory_bytes()
 
-    def weights(self, which: WhichWeights) -> Weights:
-        return _to_arrays(self._parameters(which))
+    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
+        zeros = torch.zeros(shape, device=self._device)
+        return zeros.contiguous(memory_format=self._layout) if zeros.ndim == 4 else zeros
+
+    def _parameter(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.nn.Parameter(self._zeros(shape))
 
     @torch.no_grad()
-    def load_weights(self, weights: Mapping[str, NDArray[np.float32]], which: WhichWeights) -> None:
-        for name, parameter in self._parameters(which).items():
-            parameter.copy_(torch.from_numpy(weights[name]))
-        self._transformed[which] = {}
-
-    def training_state(self) -> TrainingState:
-        optimizer = self._require_optimizer()
-        return TrainingState(optimizer.steps, _to_arrays(optimizer.exp_avg), _to_arrays(optimizer.exp_avg_sq))
-
-    def load_training_state(self, state: TrainingState) -> None:
-        optimizer = self._require_optimizer()
-        optimizer.steps = state.step
-        for moment, arrays in ((optimizer.exp_avg, state.exp_avg), (optimizer.exp_avg_sq, state.exp_avg_sq)):
-            for name, tensor in moment.items():
-                tensor.copy_(torch.from_numpy(arrays[name]))
+    def _assign(self, tensor: Tensor, array: NDArray[np.float32]) -> None:
+        tensor.copy_(torch.from_numpy(array))
 
     def _training_layers(self, batch: Batch) -> TorchLayers:
+        dropout = self._dropout_of(batch)
         if self._kernels is None:
-            return TorchLayers(self._raw, self._spec.dropout)
-        dropout = Dropout(self._spec.dropout, batch.dropout_seed, batch.first) if self._spec.dropout else None
-        return NativeLayers(self._kernels, self._raw, dropout=dropout)
+            return TorchLayers(self._raw, dropout)
+        return NativeLayers(self._kernels, self._raw, dropout)
 
     def _layers(self, which: WhichWeights) -> TorchLayers:
         if self._kernels is None:
@@ -215,26 +191,12 @@ class TorchModel:
             predicted = predict_noise(self._unet, layers, x_t, self._time_table[t])
         return predicted.float()
 
-    def _parameters(self, which: WhichWeights) -> dict[str, Tensor]:
-        return self._raw if which == "raw" else self._require_ema()
+    @cached_property
+    def _parallel(self) -> DistributedDataParallel:
+        """What averages gradients over several processes while the next ones are computed."""
+        from torch.nn.parallel import DistributedDataParallel  # noqa: PLC0415 - slow, and seldom needed
 
-    def _require_ema(self) -> dict[str, Tensor]:
-        """The averaged weights; they begin as a copy of the raw ones."""
-        if self._ema is None:
-            self._ema = {name: parameter.detach().clone() for name, parameter in self._raw.items()}
-        return self._ema
-
-    def _require_parallel(self) -> DistributedDataParallel:
-        if self._parallel is None:
-            from torch.nn.parallel import DistributedDataParallel  # noqa: PLC0415 - slow, and seldom needed
-
-            self._parallel = DistributedDataParallel(_Shared(self._raw.values()))
-        return self._parallel
-
-    def _require_optimizer(self) -> Adam:
-        if self._optimizer is None:
-            self._optimizer = Adam(self._raw)
-        return self._optimizer
+        return DistributedDataParallel(_Shared(self._raw.values()))
 
 
 class _Shared(torch.nn.Module):
@@ -246,11 +208,3 @@ class _Shared(torch.nn.Module):
 
     def forward(self, compute: Callable[[], Tensor]) -> Tensor:
         return compute()
-
-
-def _laid_out(tensor: Tensor, layout: torch.memory_format) -> Tensor:
-    return tensor.contiguous(memory_format=layout) if tensor.ndim == 4 else tensor
-
-
-def _to_arrays(tensors: Mapping[str, Tensor]) -> Weights:
-    return {name: tensor.detach().cpu().numpy().copy(order="C") for name, tensor in tensors.items()}

@@ -47,13 +47,12 @@ class NativeLayers(TorchLayers):
         self,
         kernels: Kernels,
         parameters: Mapping[str, Tensor],
-        *,
         dropout: Dropout | None = None,
+        *,
         transformed: dict[str, Tensor] | None = None,
     ) -> None:
-        super().__init__(parameters)
+        super().__init__(parameters, dropout)
         self._kernels = kernels
-        self._counted_dropout = dropout
         self._transformed = transformed
 
     def conv(
@@ -77,7 +76,7 @@ class NativeLayers(TorchLayers):
         return _apply(_GroupNorm, self._kernels, x, weight, bias, layer.groups, silu)
 
     def dropout(self, x: Tensor) -> Tensor:
-        dropout = self._counted_dropout
+        dropout = self._dropout
         if dropout is None:
             return x
         first = dropout.first * x[0].numel()

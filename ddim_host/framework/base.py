@@ -1,0 +1,200 @@
+"""Base classes for the models and layers of frameworks: the code that every framework would write alike."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from ddim_host.framework.interface import TrainingState
+from ddim_host.framework.unet import UNet, parameters, time_embedding_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from ddim_host.framework.interface import Batch, WhichWeights
+    from ddim_host.framework.unet import Conv, UNetSpec, Weights
+
+__all__ = ["Dropout", "LayersBase", "ModelBase"]
+
+Tensor = TypeVar("Tensor", bound=Any)
+
+
+@dataclass
+class Dropout:
+    """The dropout of one training step, which goes from layer to layer.
+
+    Attributes:
+        probability: That an element is dropped; in (0, 1).
+        seed: Of the step.
+        first: Which image of the whole batch the first one here is: masks belong to the whole.
+    """
+
+    probability: float
+    seed: int
+    first: int
+    _layers: Iterator[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._layers = itertools.count(self.seed)
+
+    def next_seed(self) -> int:
+        """Return the seed of the next layer, in [0, 2^64)."""
+        return next(self._layers)
+
+
+class LayersBase(ABC, Generic[Tensor]):
+    """Hold the parameters of `Layers`; convolve by `_convolve`, and add what is given.
+
+    Args:
+        parameters: Parameters by canonical name.
+        dropout: The dropout of a training step; None outside of training, or if the network has none.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], dropout: Dropout | None = None) -> None:
+        self._parameters = parameters
+        self._dropout = dropout
+
+    def conv(
+        self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """See `Layers`."""
+        y = self._convolve(layer, x)
+        if shift is not None:
+            y = y + shift.reshape((*shift.shape, 1, 1))
+        if residual is not None:
+            y = residual + y
+        return y
+
+    @abstractmethod
+    def _convolve(self, layer: Conv, x: Tensor) -> Tensor:
+        """Convolve and add the bias; see `Conv` for the padding."""
+
+    def _weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return the two parameters of a layer."""
+        return self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
+
+
+class ModelBase(ABC, Generic[Tensor]):
+    """Hold what a `Model` holds: parameters, their average (EMA) and the optimizer's memory.
+
+    The base implements `weights`, `load_weights`, `training_state` and `load_training_state`. A subclass adds
+    `_zeros` and `_assign`, and all else that `Model` lists. Before it calls `super().__init__` it sets
+    whatever its `to_device` and `_zeros` need.
+
+    Args:
+        spec: The network.
+
+    Attributes:
+        _spec: The network.
+        _unet: Its layers, for `predict_noise`.
+        _time_table: `time_embedding_table` on the device.
+        _raw: The parameters by canonical name. A training step changes them, `_ema`, `_exp_avg` and
+            `_exp_avg_sq`, whose names are the same.
+        _steps: Steps of the optimizer so far.
+        _transformed: Tensors that layers compute from weights alone and keep by `cached`.
+    """
+
+    def __init__(self, spec: UNetSpec) -> None:
+        self._spec = spec
+        self._unet = UNet.from_spec(spec)
+        self._time_table = self.to_device(time_embedding_table(spec))
+        self._raw: dict[str, Tensor] = {p.name: self._parameter(p.shape) for p in parameters(self._unet)}
+        self._steps = 0
+        self._transformed: dict[WhichWeights, dict[str, Tensor]] = {"raw": {}, "ema": {}}
+
+    @cached_property
+    def _ema(self) -> dict[str, Tensor]:
+        """The averaged parameters; they begin as a copy of the raw ones, made when they are first read."""
+        ema = self._new_tensors()
+        self._load(ema, {name: self.to_host(tensor) for name, tensor in self._raw.items()})
+        return ema
+
+    @cached_property
+    def _exp_avg(self) -> dict[str, Tensor]:
+        """Adam's first moments."""
+        return self._new_tensors()
+
+    @cached_property
+    def _exp_avg_sq(self) -> dict[str, Tensor]:
+        """Adam's second moments."""
+        return self._new_tensors()
+
+    def weights(self, which: WhichWeights) -> Weights:
+        """See `Model`, as for the methods below."""
+        return self._to_arrays(self._parameters(which))
+
+    def load_weights(self, weights: Mapping[str, NDArray[np.float32]], which: WhichWeights) -> None:
+        """Replace the parameters."""
+        self._load(self._parameters(which), weights)
+        self._forget_transformed()
+
+    def training_state(self) -> TrainingState:
+        """Copy the optimizer's memory."""
+        return TrainingState(self._steps, self._to_arrays(self._exp_avg), self._to_arrays(self._exp_avg_sq))
+
+    def load_training_state(self, state: TrainingState) -> None:
+        """Replace the optimizer's memory."""
+        self._steps = state.step
+        self._load(self._exp_avg, state.exp_avg)
+        self._load(self._exp_avg_sq, state.exp_avg_sq)
+
+    def _parameters(self, which: WhichWeights) -> dict[str, Tensor]:
+        """Return the raw or the averaged parameters."""
+        return self._raw if which == "raw" else self._ema
+
+    def _dropout_of(self, batch: Batch) -> Dropout | None:
+        """Return the dropout of a training step on this batch, or None if the network has none."""
+        probability = self._spec.dropout
+        return Dropout(probability, batch.dropout_seed, batch.first) if probability else None
+
+    def _forget_transformed(self) -> None:
+        """Drop what layers have computed from the weights; call it at the end of every training step."""
+        for tensors in self._transformed.values():
+            tensors.clear()
+
+    def _new_tensors(self) -> dict[str, Tensor]:
+        tensors = {p.name: self._zeros(p.shape) for p in parameters(self._unet)}
+        self.synchronize()
+        return tensors
+
+    def _load(self, tensors: Mapping[str, Tensor], arrays: Mapping[str, NDArray[np.float32]]) -> None:
+        for name, tensor in tensors.items():
+            self._assign(tensor, arrays[name])
+        self.synchronize()
+
+    def _to_arrays(self, tensors: Mapping[str, Tensor]) -> Weights:
+        return {
+            name: np.array(self.to_host(tensor), dtype=np.float32, order="C")
+            for name, tensor in tensors.items()
+        }
+
+    @abstractmethod
+    def to_device(self, array: NDArray[np.float32]) -> Tensor:
+        """See `Model`, as for the next two methods."""
+
+    @abstractmethod
+    def to_host(self, tensor: Tensor) -> NDArray[np.float32]:
+        """Bring a tensor back."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait for the device."""
+
+    @abstractmethod
+    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
+        """Make a tensor of zeros on the device, float32, that asks for no gradient."""
+
+    def _parameter(self, shape: tuple[int, ...]) -> Tensor:
+        """Make a tensor of zeros for a parameter; override it if those that ask for a gradient differ."""
+        return self._zeros(shape)
+
+    @abstractmethod
+    def _assign(self, tensor: Tensor, array: NDArray[np.float32]) -> None:
+        """Replace the values of a tensor that `_zeros` or `_parameter` made."""
