@@ -1,4 +1,4 @@
-"""Base classes for the models and layers of frameworks: the code that every framework would write alike."""
+"""Base classes for models and layers: the code that every framework would write alike."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Tensor = TypeVar("Tensor", bound=Any)
 
 @dataclass
 class Dropout:
-    """The dropout of one training step, which goes from layer to layer.
+    """The dropout of one training step; each layer that drops takes the next seed.
 
     Attributes:
-        probability: That an element is dropped; in (0, 1).
-        seed: Of the step.
-        first: Which image of the whole batch the first one here is: masks belong to the whole.
+        probability: Probability that an element is dropped, in (0, 1).
+        seed: Seed of the step.
+        first: Index of this process's first image in the whole batch: masks are drawn for the whole batch.
     """
 
     probability: float
@@ -50,7 +50,7 @@ class Dropout:
 
 
 class LayersBase(ABC, Generic[Tensor]):
-    """Hold the parameters of `Layers`; convolve by `_convolve`, and add what is given.
+    """Hold the parameters of `Layers`, and add shift and residual to a convolution.
 
     Args:
         parameters: Parameters by canonical name.
@@ -85,8 +85,8 @@ class ModelBase(ABC, Generic[Tensor]):
     """Hold what a `Model` holds: parameters, their average (EMA) and the optimizer's memory.
 
     The base implements `weights`, `load_weights`, `training_state` and `load_training_state`. A subclass adds
-    `_zeros` and `_assign`, and all else that `Model` lists. Before it calls `super().__init__` it sets
-    whatever its `to_device` and `_zeros` need.
+    `_zeros`, `_assign` and the rest of `Model`. It sets whatever its `to_device` and `_zeros` need before it
+    calls `super().__init__`.
 
     Args:
         spec: The network.
@@ -95,10 +95,11 @@ class ModelBase(ABC, Generic[Tensor]):
         _spec: The network.
         _unet: Its layers, for `predict_noise`.
         _time_table: `time_embedding_table` on the device.
-        _raw: The parameters by canonical name. A training step changes them, `_ema`, `_exp_avg` and
-            `_exp_avg_sq`, whose names are the same.
+        _raw: The parameters by canonical name. `_ema`, `_exp_avg` and `_exp_avg_sq` have the same names; a
+            training step changes all four in place.
         _steps: Steps of the optimizer so far.
-        _transformed: Tensors that layers compute from weights alone and keep by `cached`.
+        _transformed: For layers on the host's kernels: what they compute from the weights alone and keep by
+            `cached`, until `_forget_transformed`.
     """
 
     def __init__(self, spec: UNetSpec) -> None:
@@ -111,7 +112,7 @@ class ModelBase(ABC, Generic[Tensor]):
 
     @cached_property
     def _ema(self) -> dict[str, Tensor]:
-        """The averaged parameters; they begin as a copy of the raw ones, made when they are first read."""
+        """The averaged parameters; the first access makes them, as a copy of the raw ones."""
         ema = self._new_tensors()
         self._load(ema, {name: self.to_host(tensor) for name, tensor in self._raw.items()})
         return ema
@@ -155,13 +156,14 @@ class ModelBase(ABC, Generic[Tensor]):
         return Dropout(probability, batch.dropout_seed, batch.first) if probability else None
 
     def _forget_transformed(self) -> None:
-        """Drop what layers have computed from the weights; call it at the end of every training step."""
+        """Drop what layers computed from weights that have changed; to be called by every training step."""
         for tensors in self._transformed.values():
             tensors.clear()
 
     def _new_tensors(self) -> dict[str, Tensor]:
+        """Make a tensor of zeros for every parameter."""
         tensors = {p.name: self._zeros(p.shape) for p in parameters(self._unet)}
-        self.synchronize()
+        self.synchronize()  # a lazy framework makes them now, apart from what follows
         return tensors
 
     def _load(self, tensors: Mapping[str, Tensor], arrays: Mapping[str, NDArray[np.float32]]) -> None:
@@ -189,10 +191,10 @@ class ModelBase(ABC, Generic[Tensor]):
 
     @abstractmethod
     def _zeros(self, shape: tuple[int, ...]) -> Tensor:
-        """Make a tensor of zeros on the device, float32, that asks for no gradient."""
+        """Make a float32 tensor of zeros on the device, without gradient."""
 
     def _parameter(self, shape: tuple[int, ...]) -> Tensor:
-        """Make a tensor of zeros for a parameter; override it if those that ask for a gradient differ."""
+        """Make a raw parameter of zeros; override it if a tensor with a gradient is made differently."""
         return self._zeros(shape)
 
     @abstractmethod
