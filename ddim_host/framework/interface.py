@@ -1,4 +1,4 @@
-"""The narrow waist: everything that the host asks of a framework.
+"""Everything that the host asks of a framework.
 
 A framework plugin provides model factories. What they return, a `Model`, is a deterministic function of
 what it is given: all randomness comes from the host (in the batch, and as a seed for dropout).

@@ -48,7 +48,7 @@ class Denoiser:
         return self.members[0][0]
 
     def predict_noise(self, x_t: Tensor, t: int) -> Tensor:
-        """See `waist.Model.predict_noise`."""
+        """See `framework.Model.predict_noise`."""
         if len(self.members) == 1:
             return self.model.predict_noise(x_t, t, which=self.which)
         weighted = [model.predict_noise(x_t, t, which=self.which) * share for model, share in self.members]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class NumpyModel:
-    """A `waist.Model` that cannot learn: its network is a function `(x_t, t) -> noise`.
+    """A `framework.Model` that cannot learn: its network is a function `(x_t, t) -> noise`.
 
     Attributes:
         calls: `(t, batch size, which weights)` of every network call.

@@ -1,4 +1,4 @@
-"""The waist in PyTorch: training steps against a plain loop, state in and out, precision, dropout."""
+"""`Model` in PyTorch: training steps against a plain loop, state in and out, precision, dropout."""
 
 from __future__ import annotations
 
@@ -442,7 +442,7 @@ def test_dense_layers_are_the_same_in_both_of_pytorchs_libraries(monkeypatch: py
     """oneDNN, which some processors are faster with, and MKL."""
     weights, results = random_weights(), {}
     for onednn in (False, True):
-        monkeypatch.setattr("ddim_torch.native_layers._ONEDNN_IS_FASTER", onednn)
+        monkeypatch.setattr("ddim_torch.kernel_layers._ONEDNN_IS_FASTER", onednn)
         trained = model(weights=weights)
         x_t = trained.to_device(batch().x_t)
         predicted = trained.to_host(trained.predict_noise(x_t, 7, which="raw")).copy()

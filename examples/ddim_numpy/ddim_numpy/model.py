@@ -1,4 +1,4 @@
-"""The waist in NumPy: one network, its averaged twin and its optimizer."""
+"""`Model` in NumPy: one network, its averaged twin and its optimizer."""
 
 from __future__ import annotations
 

@@ -5,10 +5,10 @@ environment    importing Jittor so that it always works
 machine        what it needs on this machine, for it and for `ddim-host doctor`
 compiling, first_compile
                compiling its core: the process that waits, and the script that compiles
-model          the waist: training step, prediction, weights in and out
+model          `Model`: training step, prediction, weights in and out
 layers, attention
                the operations of the U-Net in Jittor
-native_layers, native
+kernel_layers, kernel_operators
                the same on the host's kernels, and these kernels as operators of Jittor
 processes      joining the processes that MPI started
 """

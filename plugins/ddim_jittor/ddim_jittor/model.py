@@ -1,4 +1,4 @@
-"""The waist in Jittor: one network, its averaged twin and its optimizer."""
+"""`Model` in Jittor: one network, its averaged twin and its optimizer."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ddim_host.framework import (
     process_peak_memory_bytes,
     processor_name,
 )
+from ddim_jittor.kernel_layers import KernelLayers
 from ddim_jittor.layers import JittorLayers
 from ddim_jittor.machine import gpu_name
-from ddim_jittor.native_layers import NativeLayers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -147,13 +147,13 @@ class JittorModel(ModelBase[jt.Var]):
         dropout = self._dropout_of(batch)
         if self._kernels is None:
             return JittorLayers(self._raw, dropout)
-        return NativeLayers(self._kernels, self._raw, dropout)
+        return KernelLayers(self._kernels, self._raw, dropout)
 
     def _layers(self, which: WhichWeights) -> JittorLayers:
         parameters = self._parameters(which)
         if self._kernels is None:
             return JittorLayers(parameters)
-        return NativeLayers(self._kernels, parameters, transformed=self._transformed[which])
+        return KernelLayers(self._kernels, parameters, transformed=self._transformed[which])
 
     def _losses(self, batch: Batch, loss: Loss, layers: JittorLayers) -> jt.Var:
         predicted = self._predict(layers, jt.array(batch.x_t), jt.array(batch.t.astype(np.int32)))

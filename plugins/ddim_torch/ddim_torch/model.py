@@ -1,4 +1,4 @@
-"""The waist in PyTorch: one network, its averaged twin and its optimizer on one device."""
+"""`Model` in PyTorch: one network, its averaged twin and its optimizer on one device."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ddim_host.framework import (
     processor_name,
 )
 from ddim_torch.adam import adam_step
+from ddim_torch.kernel_layers import KernelLayers
 from ddim_torch.layers import TorchLayers
-from ddim_torch.native_layers import NativeLayers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -170,12 +170,12 @@ class TorchModel(ModelBase[Tensor]):
         dropout = self._dropout_of(batch)
         if self._kernels is None:
             return TorchLayers(self._raw, dropout)
-        return NativeLayers(self._kernels, self._raw, dropout)
+        return KernelLayers(self._kernels, self._raw, dropout)
 
     def _layers(self, which: WhichWeights) -> TorchLayers:
         if self._kernels is None:
             return TorchLayers(self._parameters(which))
-        return NativeLayers(self._kernels, self._parameters(which), transformed=self._transformed[which])
+        return KernelLayers(self._kernels, self._parameters(which), transformed=self._transformed[which])
 
     def _losses(self, batch: Batch, loss: Loss, layers: TorchLayers) -> Tensor:
         x_t = torch.from_numpy(batch.x_t).to(self._device)

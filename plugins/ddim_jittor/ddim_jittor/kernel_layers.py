@@ -8,7 +8,7 @@ import jittor as jt
 import numpy as np
 
 from ddim_host.framework import cached
-from ddim_jittor import native
+from ddim_jittor import kernel_operators
 from ddim_jittor.attention import attention
 from ddim_jittor.layers import JittorLayers
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from ddim_host.framework import Attention, Conv, Dropout, GroupNorm, Kernels, Linear
 
-__all__ = ["NativeLayers"]
+__all__ = ["KernelLayers"]
 
 
-class NativeLayers(JittorLayers):
+class KernelLayers(JittorLayers):
     """Apply layers by name to images that lie in memory as `(B, H, W, C)`; see `ddim_host.framework.Layers`.
 
     Args:
@@ -58,10 +58,10 @@ class NativeLayers(JittorLayers):
             transformed = cached(
                 self._transformed,
                 layer.name,
-                lambda: native.transform(self._kernels, weight, turned=False).stop_grad(),
+                lambda: kernel_operators.transform(self._kernels, weight, turned=False).stop_grad(),
             )
             weights = weight, bias, transformed
-            return native.conv3x3(self._kernels, x, weights, shift=shift, residual=residual)
+            return kernel_operators.conv3x3(self._kernels, x, weights, shift=shift, residual=residual)
         if layer.kernel == 1:
             # A dense layer over the channels of each pixel, which lie beside each other.
             y = jt.nn.matmul_transpose(x, weight.reshape(weight.shape[:2])) + bias
@@ -72,14 +72,14 @@ class NativeLayers(JittorLayers):
 
     def group_norm(self, layer: GroupNorm, x: jt.Var, *, silu: bool) -> jt.Var:
         weight, bias = self._weight_and_bias(layer.name)
-        return native.group_norm(x, weight, bias, groups=layer.groups, silu=silu)
+        return kernel_operators.group_norm(x, weight, bias, groups=layer.groups, silu=silu)
 
     def dropout(self, x: jt.Var) -> jt.Var:
         dropout = self._dropout
         if dropout is None:
             return x
         halves = np.array([dropout.next_seed(), dropout.first], dtype=np.uint64).view(np.int32)
-        return native.dropout(x, jt.array(halves).stop_grad(), dropout.probability)
+        return kernel_operators.dropout(x, jt.array(halves).stop_grad(), dropout.probability)
 
     def self_attention(self, layer: Attention, x: jt.Var) -> jt.Var:
         batch, height, width, channels = x.shape

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ddim_host.framework import Conv, Dropout, GroupNorm, Kernels
 
-__all__ = ["NativeLayers"]
+__all__ = ["KernelLayers"]
 
 
 def _onednn_is_faster() -> bool:
@@ -32,7 +32,7 @@ def _onednn_is_faster() -> bool:
 _ONEDNN_IS_FASTER = _onednn_is_faster()
 
 
-class NativeLayers(TorchLayers):
+class KernelLayers(TorchLayers):
     """Convolutions of 3 x 3 and group norms by the host's kernels; all else by PyTorch.
 
     Args:
