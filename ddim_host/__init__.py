@@ -59,20 +59,30 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Looked through when a name is asked for: some import NumPy, and `ddim-host --help` needs none of them.
-_MODULES = (
-    "ddim_host.system.files",
-    "ddim_host.system.cache",
-    "ddim_host.system.download",
-    "ddim_host.plugin.data",
-    "ddim_host.plugin.contracts",
-    "ddim_host.diffusion",
-)
+# Modules are imported when one of their names is asked for: some need NumPy, and `ddim-host --help` does not.
+_MODULES = {
+    "absolute_path": "system.files",
+    "cache_errors": "system.cache",
+    "cache_folder": "system.cache",
+    "DataSource": "plugin.data",
+    "download": "system.download",
+    "file_errors": "system.files",
+    "Images": "plugin.data",
+    "locked": "system.files",
+    "NoiseSchedule": "diffusion",
+    "strictly_increasing": "diffusion",
+    "TrainTest": "plugin.data",
+    "write_bytes": "system.files",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for module in map(import_module, _MODULES):
-            if hasattr(module, name):
-                return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"ddim_host.{_MODULES.get(name, 'plugin.contracts')}")
+    globals()[name] = value = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

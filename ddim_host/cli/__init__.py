@@ -143,7 +143,7 @@ def command_line() -> argparse.ArgumentParser:
         added = commands.add_parser(
             name, help=command.summary, description=command.description, allow_abbrev=False
         )
-        if command.loads_plugins:
+        if command.takes_strict_plugins:
             added.add_argument(
                 "--strict-plugins",
                 action="store_true",

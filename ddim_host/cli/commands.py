@@ -23,14 +23,14 @@ class Command:
         summary: A few words, for the list of commands.
         description: Sentences, for its own `--help`.
         is_shared: Whether several processes can carry it out together.
-        loads_plugins: Whether a plugin that does not work can matter to it.
+        takes_strict_plugins: Whether it has the option `--strict-plugins`.
     """
 
     add_options: Callable[[argparse.ArgumentParser], None]
     summary: str
     description: str
     is_shared: bool = False
-    loads_plugins: bool = True
+    takes_strict_plugins: bool = True
 
 
 COMMANDS = {
@@ -65,7 +65,7 @@ COMMANDS = {
         "runs side by side, on one page",
         "Put runs side by side on one self-contained page: what differs, loss and time curves, speed, sample "
         "quality, grids.",
-        loads_plugins=False,
+        takes_strict_plugins=False,
     ),
     "sweep": Command(
         options.add_sweep_options,
@@ -83,7 +83,7 @@ COMMANDS = {
         options.add_new_plugin_options,
         "begin a plugin of your own",
         "Write a distribution with one small part that works, typed, with tests that it passes.",
-        loads_plugins=False,
+        takes_strict_plugins=False,
     ),
     "doctor": Command(
         options.add_doctor_options,

@@ -9,7 +9,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import read_list, requested
-from ddim_host.cli.output import note_other_images, used_line
+from ddim_host.cli.output import left_out_lines, note_other_images, used_line
 from ddim_host.errors import printable
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.scores import EvaluationFile
@@ -75,9 +75,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     first = launched().is_first
     steps, etas = read_list("steps", options.steps_list), read_list("eta", options.eta_list)
     seeds = None if options.seed_list is None else read_list("seed", options.seed_list)
-    experiment = assemble_trained(run, requested(options), needs_images=True)
+    experiment = assemble_trained(run, requested(options))
     for count in steps:
         experiment.timesteps(count)
+    _ = experiment.source  # it should be known before anything is measured if there are no such images
     if known.scores and first:
         _write_tables(run.path, known)  # whether results can be written should be known before the work
     config = experiment.config
@@ -93,7 +94,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         images = experiment.images
         note_other_images(run.config, images)
         ruler = measure_real_images(evaluator, file, data, images, options.reference)
-        print(used_line(run.path, config.plugin.name, used), flush=True)
+        print(used_line(run.path, config.plugin.name, used), *left_out_lines(images), sep="\n", flush=True)
         if options.grids is not None:
             _draw_grids(experiment, denoiser, used, run, plan, num_images=options.grids)
         sets = planned(experiment, denoiser, used, plan)

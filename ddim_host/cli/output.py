@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from ddim_host.run.drawing import Times
     from ddim_host.run.trained import UsedWeights
 
-__all__ = ["note_other_images", "sampling_line", "split_line", "times_line", "used_line"]
+__all__ = ["left_out_lines", "note_other_images", "sampling_line", "split_line", "times_line", "used_line"]
 
-_NAMED = 10
-"""Files that are named where many may be left out."""
+_MOST_NAMES = 10
+"""Of files that were left out, so many are named."""
 
 _MOST_LEFT = 0.1
 """Of an image, in amplitude, where sampling begins: with more the network sees what it was not trained on."""
@@ -40,12 +40,16 @@ def used_line(path: Path, framework: str, used: UsedWeights) -> str:
 def split_line(images: TrainTest) -> str:
     """How many images each half of a data set has."""
     split = f" ({images.split})" if images.split else ""
-    line = f"{'split':<17} {len(images.train):,} train, {len(images.test):,} test{split}"
-    if images.left_out:
-        some = ", ".join(printable(name) for name in images.left_out[:_NAMED])
-        more = ", ..." if len(images.left_out) > _NAMED else ""
-        line += f"\n{'left out':<17} {len(images.left_out):,} broken files: {some}{more}"
-    return line
+    return f"{'split':<17} {len(images.train):,} train, {len(images.test):,} test{split}"
+
+
+def left_out_lines(images: TrainTest) -> list[str]:
+    """Return a line that says which files were left out of a data set, if any were."""
+    if not images.left_out:
+        return []
+    some = ", ".join(printable(name) for name in images.left_out[:_MOST_NAMES])
+    more = ", ..." if len(images.left_out) > _MOST_NAMES else ""
+    return [f"{'left out':<17} {len(images.left_out):,} broken files: {some}{more}"]
 
 
 def note_other_images(config: ConfigFile, images: TrainTest) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddim_host.cli.options import read_list, requested
-from ddim_host.cli.output import note_other_images, used_line
+from ddim_host.cli.output import left_out_lines, note_other_images, used_line
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.paper import is_cifar10
 from ddim_host.plugin.parameters import format_choice
@@ -45,11 +45,12 @@ def main(options: argparse.Namespace) -> int:
     """
     run = existing_run(options.run)
     wanted = None if options.steps_list is None else read_list("steps", options.steps_list)
-    experiment = assemble_trained(run, requested(options), needs_images=True)
+    experiment = assemble_trained(run, requested(options))
     config = experiment.config
     most = config.num_train_timesteps
     numbers = wanted or [steps for steps in PAPER_ERRORS if steps <= most] or [most]
     subsets = [experiment.timesteps(steps) for steps in numbers]
+    _ = experiment.source  # it should be known before anything is read if there are no such images
     path = options.out or run.next_samples_path("reconstruction")
     if path.suffix.lower() != ".png":
         raise UserError(f"a reconstruction is drawn as a PNG, not as {path}", fix="name it x.png")
@@ -59,7 +60,7 @@ def main(options: argparse.Namespace) -> int:
     test = data.test
     chosen = np.unique(np.linspace(0, len(test) - 1, min(options.images, len(test))).astype(np.int64))
     denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
-    print(used_line(run.path, config.plugin.name, used))
+    print(used_line(run.path, config.plugin.name, used), *left_out_lines(data), sep="\n")
     batches = -(-len(chosen) // config.batch_size)
     # Spread over the images, which may be sorted by class.
     pictured = np.unique(np.linspace(0, len(chosen) - 1, min(_PICTURED, len(chosen))).astype(np.int64))

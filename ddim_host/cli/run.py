@@ -11,7 +11,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import requested
-from ddim_host.cli.output import note_other_images, sampling_line, split_line, times_line
+from ddim_host.cli.output import left_out_lines, note_other_images, sampling_line, split_line, times_line
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, printable
 from ddim_host.experiment.assembly import Experiment, assemble, load_framework, resolve_config
 from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
@@ -77,7 +77,7 @@ def _carry_out(
     end_as_by_ctrl_c(signal.SIGTERM)
     try:
         images = experiment.images
-        print(split_line(images), flush=True)
+        print(split_line(images), *left_out_lines(images), sep="\n", flush=True)
         if start is not directory:  # a resumed run refuses other images
             if start is not None:
                 _require_longer(start, experiment.config, experiment.config.length(len(images.train)))

@@ -28,6 +28,8 @@ from ddim_host.plugin.registry import Kind, Part
 from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -70,7 +72,7 @@ class Experiment:
     unet: UNet
     join_processes: JoinProcesses | None
     _source: DataSource | None = None
-    _subsets: dict[int, NDArray[np.int64]] = field(default_factory=dict, init=False)
+    _subsets: dict[int, NDArray[np.int64]] = field(default_factory=dict)
 
     @cached_property
     def source(self) -> DataSource:
@@ -129,12 +131,14 @@ class Experiment:
         """
         steps = self.config.steps if num_inference_steps is None else num_inference_steps
         if steps not in self._subsets:
-            self._subsets[steps] = validation.checked_subset(
+            subset = validation.checked_subset(
                 self.parts[Kind.TIMESTEP_SUBSET],
                 self.config.timestep_subset.parameters,
                 self.schedule,
                 steps,
             )
+            subset.flags.writeable = False
+            self._subsets[steps] = subset
         return self._subsets[steps]
 
     def sampling_steps(self) -> tuple[DDIMStep, ...]:
@@ -179,30 +183,30 @@ def assemble(
         UserError: Anything that the user asked for is unknown, ill-typed, not allowed or not available.
     """
     plugins = plugins or load_framework(request)
+    parts = _resolve_parts(request, plugins.registry)
     source = None
     if image_shape is None:
-        source = _source(request, plugins)
+        source = validation.checked_source(parts[Kind.DATA].part, parts[Kind.DATA].parameters)
         image_shape = source.image_shape
-    config = resolve_config(request, plugins, image_shape)
-    parts = {kind: part for kind, (part, _) in _choices(request, plugins.registry).items()}
+    config = _resolve(request, plugins, parts, image_shape)
     schedule = validation.checked_schedule(
-        parts[Kind.NOISE_SCHEDULE], config.noise_schedule.parameters, config.num_train_timesteps
+        parts[Kind.NOISE_SCHEDULE].part, config.noise_schedule.parameters, config.num_train_timesteps
     )
-    own = {parameter.name for parameter in parts[Kind.MODEL].parameters()}
+    own = {parameter.name for parameter in parts[Kind.MODEL].part.parameters()}
     spec_parameters: dict[str, Any] = {k: v for k, v in config.model.parameters.items() if k not in own}
     size, _, channels = image_shape
     spec = UNetSpec(size, channels, config.num_train_timesteps, **spec_parameters)
     return Experiment(
         config=config,
-        parts=parts,
+        parts={kind: resolved.part for kind, resolved in parts.items()},
         image_shape=image_shape,
         schedule=schedule,
         sampler=validation.CheckedSampler(
-            parts[Kind.TIMESTEP_SAMPLER], config.timestep_sampler.parameters, schedule
+            parts[Kind.TIMESTEP_SAMPLER].part, config.timestep_sampler.parameters, schedule
         ),
-        loss=validation.checked_loss(parts[Kind.LOSS], config.loss.parameters),
+        loss=validation.checked_loss(parts[Kind.LOSS].part, config.loss.parameters),
         weighting=validation.checked_weighting(
-            parts[Kind.LOSS_WEIGHTING], config.loss_weighting.parameters, schedule
+            parts[Kind.LOSS_WEIGHTING].part, config.loss_weighting.parameters, schedule
         ),
         unet=UNet.from_spec(spec),
         join_processes=plugins.join_processes,
@@ -232,28 +236,40 @@ def resolve_config(request: Request, plugins: Plugins, image_shape: tuple[int, i
     Raises:
         UserError: A part or a parameter is unknown, or a value has another type.
     """
+    return _resolve(request, plugins, _resolve_parts(request, plugins.registry), image_shape)
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    """A part, how it was asked for, and its parameters; those of a network follow the images."""
+
+    part: Part
+    choice: PartChoice
+    parameters: dict[str, Value]
+
+
+def _resolve_parts(request: Request, registry: Registry) -> dict[Kind, _Resolved]:
+    parts = {}
+    for kind in PART_KINDS:
+        choice = request.parts.get(kind) or _default_part(kind, registry)
+        part = registry.find(kind, choice)
+        values = {} if kind is Kind.MODEL else resolve(part.label, part.parameters(), choice.arguments)
+        parts[kind] = _Resolved(part, choice, values)
+    return parts
+
+
+def _resolve(
+    request: Request, plugins: Plugins, parts: Mapping[Kind, _Resolved], image_shape: tuple[int, int, int]
+) -> Config:
     framework = cast("Plugin", plugins.framework)
     values: dict[str, Any] = _settings(request, image_shape[0])
     values["plugin"] = PartConfig(framework.name, framework.distribution, framework.version)
-    for kind, (part, choice) in _choices(request, plugins.registry).items():
+    for kind, resolved in parts.items():
+        part, parameters = resolved.part, resolved.parameters
         if kind is Kind.MODEL:
-            parameters = _resolve_network(part, choice, image_shape[0])
-        else:
-            parameters = resolve(part.label, part.parameters(), choice.arguments)
+            parameters = _resolve_network(part, resolved.choice, image_shape[0])
         values[kind.option] = PartConfig(part.name, part.distribution, part.version, parameters)
     return Config(**values)
-
-
-def _choices(request: Request, registry: Registry) -> dict[Kind, tuple[Part, PartChoice]]:
-    """Every part of a run, and how it was asked for."""
-    choices = {kind: request.parts.get(kind) or _default_part(kind, registry) for kind in PART_KINDS}
-    return {kind: (registry.find(kind, choice), choice) for kind, choice in choices.items()}
-
-
-def _source(request: Request, plugins: Plugins) -> DataSource:
-    """The data set that was asked for, known but not read."""
-    part, choice = _choices(request, plugins.registry)[Kind.DATA]
-    return validation.checked_source(part, resolve(part.label, part.parameters(), choice.arguments))
 
 
 def _resolve_network(part: Part, choice: PartChoice, image_size: int) -> dict[str, Value]:

@@ -1,4 +1,4 @@
-"""`config.toml`: the file of an experiment, whether a run left it or somebody wrote it by hand."""
+"""`config.toml`: the file of an experiment, left by a run or written by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from ddim_host.errors import UserError, printable
+from ddim_host.errors import UserError
 from ddim_host.experiment.config import LENGTHS, PART_KINDS, PartConfig, Request
 from ddim_host.experiment.settings import SETTINGS, read_setting
 from ddim_host.plugin.data import DataFingerprint
@@ -21,7 +21,7 @@ from ddim_host.system.limits import MAX_IMAGE_SIZE
 from ddim_host.system.records import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from ddim_host.experiment.config import Config
     from ddim_host.plugin.parameters import Value
@@ -42,7 +42,6 @@ _PRESETS = Path(__file__).with_name("presets")
 _PROVENANCE = "provenance"
 _IMAGE_SHAPE = "image_shape"
 _FINGERPRINT = "images"
-_NAMED = 100
 
 _MAX_TOML_BYTES = 64 << 10
 _LONG_KEY = re.compile(
@@ -66,7 +65,7 @@ class ConfigFile:
     provenance: object
 
     @property
-    def table(self) -> dict[str, Any]:
+    def provenance_table(self) -> dict[str, Any]:
         """`provenance` if it is a table, as in the file of a run; otherwise empty."""
         return self.provenance if isinstance(self.provenance, dict) else {}
 
@@ -77,7 +76,7 @@ class ConfigFile:
         Raises:
             UserError: The file does not say.
         """
-        shape: Any = self.table.get(_IMAGE_SHAPE)
+        shape: Any = self.provenance_table.get(_IMAGE_SHAPE)
         if isinstance(shape, list) and len(shape) == 3 and all(type(n) is int for n in shape):
             height, width, channels = shape
             if 1 <= height == width <= MAX_IMAGE_SIZE and channels in (1, 3):
@@ -97,7 +96,7 @@ class ConfigFile:
         if self.provenance is None:
             return None
         try:
-            return read_record(DataFingerprint, self.table[_FINGERPRINT])
+            return read_record(DataFingerprint, self.provenance_table[_FINGERPRINT])
         except (KeyError, TypeError, ValueError):
             raise UserError(
                 f"{self.path} does not say which images its run was trained on",
@@ -177,13 +176,12 @@ def write_run_config(
     image_shape: tuple[int, int, int],
     fingerprint: DataFingerprint,
     provenance: Mapping[str, str],
-    left_out: Sequence[str] = (),
+    num_left_out: int = 0,
 ) -> str:
     """Return the text of the `config.toml` of a run, with what it was made with and on which images."""
     images: dict[str, Any] = dataclasses.asdict(fingerprint)
-    if left_out:
-        # All of them could be more than such a file may hold.
-        images |= {"num_left_out": len(left_out), "left_out": [printable(name) for name in left_out[:_NAMED]]}
+    if num_left_out:
+        images["num_left_out"] = num_left_out
     origin = {**provenance, _IMAGE_SHAPE: list(image_shape), _FINGERPRINT: images}
     return tomli_w.dumps({**_document(config), _PROVENANCE: origin})
 

@@ -117,7 +117,7 @@ def checked_subset(
     _require_array(part, subset, np.int64, (num_inference_steps,))
     if np.any(np.diff(subset) <= 0) or subset[0] < 0 or subset[-1] >= timesteps:
         raise part.broken(f"its timesteps do not strictly increase within [0, {timesteps})")
-    return np.asarray(subset)
+    return np.array(subset)
 
 
 def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:

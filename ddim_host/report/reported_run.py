@@ -189,7 +189,7 @@ def _duration(value: object) -> float | None:
 
 
 def _provenance(config: ConfigFile) -> dict[str, str]:
-    return {key: printable(value) for key, value in config.table.items() if isinstance(value, str)}
+    return {key: printable(value) for key, value in config.provenance_table.items() if isinstance(value, str)}
 
 
 def _grid(picture: Path) -> Grid | None:

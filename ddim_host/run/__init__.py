@@ -1,1 +1,1 @@
-"""One experiment lived through: train, sample, keep."""
+"""The life of one experiment: train, sample, store."""

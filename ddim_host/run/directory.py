@@ -3,6 +3,7 @@
 config.toml      everything resolved, and what it ran on
 metrics.csv      a row per epoch; see `ddim_host.run.metrics`
 checkpoints/     see `ddim_host.run.checkpoints`
+left_out.json    names of broken files that `--data images:skip_broken=true` left out
 samples/         grids, each with a JSON file of how it was made and the time it took
 report.html      all of it on one page
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +25,7 @@ from ddim_host.run.metrics import read_metrics, write_metrics
 from ddim_host.system.files import file_errors, is_leftover, locked, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.run.checkpoints import Measure
@@ -109,8 +111,18 @@ class RunDirectory:
         Raises:
             UserError: It cannot be written.
         """
+        self.__dict__.pop("config", None)  # that of before, if it was read
         with self._file_errors():
             write_text(self.config_path, config)
+
+    def write_left_out(self, names: Sequence[str]) -> None:
+        """Write the names of files that were left out of the images, to `left_out.json`.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        with self._file_errors():
+            write_text(self.path / "left_out.json", json.dumps(names, indent=0) + "\n")
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:

@@ -107,9 +107,11 @@ def _begin(
         # one that is cut off here is never begun again with random weights.
         save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), progress)
     origin = provenance(experiment.config.plugin.name, model)
+    if images.left_out:
+        run.write_left_out(images.left_out)
     run.write_config(
         write_run_config(
-            experiment.config, experiment.image_shape, images.fingerprint, origin, images.left_out
+            experiment.config, experiment.image_shape, images.fingerprint, origin, len(images.left_out)
         )
     )
 

@@ -43,23 +43,18 @@ class UsedWeights:
     steps: tuple[int, ...]
 
 
-def assemble_trained(run: RunDirectory, request: Request, *, needs_images: bool = False) -> Experiment:
-    """Return the experiment of a run, with some settings changed.
+def assemble_trained(run: RunDirectory, request: Request) -> Experiment:
+    """Return the experiment of a run, with some settings changed; its data set need not be there.
 
     Args:
         run: The run.
         request: What differs from the run's own settings.
-        needs_images: Whether its data set will be read; otherwise it need not be there.
 
     Raises:
-        UserError: See `assembly.assemble`; or the run's configuration is damaged, or the images that are
-            needed have another shape than the run was trained on.
+        UserError: See `assembly.assemble`; or the run's configuration is damaged.
     """
     stored = run.config
-    experiment = assemble(request.over(stored.request), image_shape=stored.image_shape)
-    if needs_images:
-        _ = experiment.source
-    return experiment
+    return assemble(request.over(stored.request), image_shape=stored.image_shape)
 
 
 def other_images(config: ConfigFile, images: TrainTest) -> str:

@@ -1,4 +1,4 @@
-"""What a new plugin can be, and the names that follow from the one that the user chose."""
+"""The kinds of new plugins, and the names that follow from the one that the user chose."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def cache_folder() -> Path:
 def cache_errors() -> Iterator[None]:
     """Turns failing to write the cache into a `UserError` that names the variable which moves it.
 
-    What is read from elsewhere in the block has to report its own failures as `UserError`s.
+    What is read from elsewhere in the block has to report its failures by a `UserError` of its own.
     """
     try:
         yield

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ddim_host.errors import UserError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "absolute_path",
@@ -74,7 +74,7 @@ def absolute_path(text: str) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, name: Callable[[], str] | None = None) -> Iterator[BinaryIO]:
     """Opens a file that takes the place of `path` only if the block ends well.
 
     The bytes go to a temporary file with a name of its own in the same folder, so that several processes may
@@ -83,6 +83,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Args:
         path: The file to write; its folder must exist.
+        name: Tells the name of the file at the end of the block, if it is known only then.
 
     Yields:
         The temporary file, opened to read and write bytes.
@@ -97,7 +98,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(path if name is None else path.with_name(name()))
     finally:
         temporary.unlink(missing_ok=True)
 

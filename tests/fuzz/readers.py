@@ -224,8 +224,9 @@ def _of_images(folder: Path) -> Iterator[Reader]:
         partial(mutated_tar, batches),
         lambda: cifar10(path=official).load(),
     )
-    with cache.new_train_test("fuzzed", 3, 2, (4, 4, 3)) as halves:
-        for writer, count in zip(halves, (3, 2), strict=True):
+    with cache.new_train_test(3, 2, (4, 4, 3)) as new:
+        new.key = "fuzzed"
+        for writer, count in ((new.train, 3), (new.test, 2)):
             writer.write(0, np.zeros((count, 4, 4, 3), np.uint8))
     decoded, _ = cache._paths("fuzzed")
 

@@ -463,7 +463,7 @@ def test_names_that_climb_out_are_only_names(kind: str, tmp_path: Path, cache: P
     data = images(path=path).load()
     assert sorted(reds(data.train) + reds(data.test)) == [1, 2, 3, 4]
     assert sorted(tmp_path.rglob("*")) == before
-    assert sorted(file.suffix for file in cache.iterdir()) == [".json", ".npy", ".npy"]
+    assert sorted(file.suffix for file in cache.iterdir()) == [".json", ".json", ".npy", ".npy"]
 
 
 def test_links_and_devices_in_archives_are_ignored(tmp_path: Path) -> None:
@@ -782,7 +782,7 @@ def test_two_may_build_the_same_cache_at_once(tmp_path: Path, cache: Path) -> No
     for thread in threads:
         thread.join()
     assert results == [[i for i in range(100) if i % 10]] * 3
-    assert sorted(file.suffix for file in cache.iterdir()) == [".json", ".npy", ".npy"]
+    assert sorted(file.suffix for file in cache.iterdir()) == [".json", ".json", ".npy", ".npy"]
 
 
 def test_a_cache_that_cannot_be_written_names_the_variable(

@@ -17,6 +17,7 @@ import safetensors.numpy
 import torch
 
 from ddim_host.errors import UserError
+from ddim_host.evaluation.paper import FID_WEIGHTS
 from ddim_host.system.cache import cache_folder
 from ddim_torch import inception_weights
 from ddim_torch.features import Inception
@@ -299,3 +300,7 @@ def test_processes_that_convert_at_the_same_time_do_not_disturb_each_other(
     for process in processes:
         process.join()
     assert found == [expected, expected]
+
+
+def test_the_published_weights_are_those_that_the_host_compares_with_the_paper() -> None:
+    assert inception_weights.SHA256 == FID_WEIGHTS

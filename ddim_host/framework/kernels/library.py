@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -139,8 +140,9 @@ def _compiled() -> Path:
     identity = hashlib.sha256(repr((sources, _FLAGS, processor_flags())).encode()).hexdigest()[:16]
     # The name also holds a hash of the content: what was damaged or replaced is compiled again.
     for path in sorted(_folder().glob(f"{identity}-*.so")):
-        if path.name == _name(identity, path.read_bytes()):
-            return path
+        with contextlib.suppress(OSError):
+            if path.name == _name(identity, path.read_bytes()):
+                return path
     library = _compile()
     path = _folder() / _name(identity, library)
     with cache_errors():

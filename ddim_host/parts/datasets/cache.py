@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -14,12 +15,12 @@ from ddim_host.system.cache import CACHE_VARIABLE, cache_errors, cache_folder
 from ddim_host.system.files import replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["new_train_test", "open_train_test", "rename_train_test"]
+__all__ = ["ArrayWriter", "new_train_test", "open_train_test"]
 
 # NumPy gives this function no types.
 _write_npy_header: Callable[[BinaryIO, dict[str, object]], None] = np.lib.format.write_array_header_1_0
@@ -41,9 +42,9 @@ class ArrayWriter:
 
     def __init__(self, file: BinaryIO, shape: tuple[int, int, int, int]) -> None:
         self._file = file
+        self._shape = shape
         self._image_bytes = shape[1] * shape[2] * shape[3]
-        header: dict[str, object] = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        _write_npy_header(file, header)
+        self._write_header(shape[0])
         self._start = file.tell()
 
     def write(self, row: int, images: NDArray[np.uint8]) -> None:
@@ -51,45 +52,71 @@ class ArrayWriter:
         self._file.seek(self._start + row * self._image_bytes)
         self._file.write(np.ascontiguousarray(images).data)
 
+    def leave_out(self, rows: Collection[int]) -> None:
+        """Close the gaps of rows that were not written."""
+        kept = [row for row in range(self._shape[0]) if row not in rows]
+        for new, old in enumerate(kept):
+            if new != old:
+                self._file.seek(self._start + old * self._image_bytes)
+                image = self._file.read(self._image_bytes)
+                self._file.seek(self._start + new * self._image_bytes)
+                self._file.write(image)
+        self._file.truncate(self._start + len(kept) * self._image_bytes)
+        self._file.seek(0)
+        self._write_header(len(kept))  # as long as before: NumPy leaves room for other numbers of rows
+        if self._file.tell() != self._start:
+            raise AssertionError("the header has another length")
 
-def rename_train_test(key: str, new_key: str) -> None:
-    """Give a data set in the cache another name; one that has that name already is replaced.
+    def _write_header(self, count: int) -> None:
+        shape = (count, *self._shape[1:])
+        _write_npy_header(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
-    Raises:
-        UserError: The cache cannot be written.
+
+@dataclass
+class NewTrainTest:
+    """The two halves of a data set that are being written.
+
+    Attributes:
+        train: Takes the training images.
+        test: Takes the test images.
+        key: The name of the data set in the cache; to be set before the end of the block.
     """
-    with cache_errors():
-        for old, new in zip(_paths(key), _paths(new_key), strict=True):
-            old.replace(new)
+
+    train: ArrayWriter
+    test: ArrayWriter
+    key: str = ""
 
 
 @contextlib.contextmanager
 def new_train_test(
-    key: str, num_train: int, num_test: int, image_shape: tuple[int, int, int]
-) -> Iterator[tuple[ArrayWriter, ArrayWriter]]:
-    """Writes the two halves of a data set into the cache; both appear there only if the block ends well.
+    num_train: int, num_test: int, image_shape: tuple[int, int, int]
+) -> Iterator[NewTrainTest]:
+    """Write the two halves of a data set into the cache; both appear there only if the block ends well.
 
     Args:
-        key: The name of the data set in the cache: what it holds is decided by the key.
         num_train: The number of training images; each must be written.
         num_test: The number of test images; each must be written.
         image_shape: `(H, W, C)`.
 
     Yields:
-        The writers of the training images and of the test images.
+        What takes the images, and their name.
 
     Raises:
         UserError: The cache cannot be written or has too little room.
     """
     with cache_errors():
-        train_path, test_path = _paths(key)
-        train_path.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(train_path.parent, (num_train + num_test) * int(np.prod(image_shape)))
-        with replacing(train_path) as train_file, replacing(test_path) as test_file:
-            yield (
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_room(folder, (num_train + num_test) * int(np.prod(image_shape)))
+        with (
+            replacing(folder / "new", name=lambda: _paths(new.key)[0].name) as train_file,
+            replacing(folder / "new", name=lambda: _paths(new.key)[1].name) as test_file,
+        ):
+            new = NewTrainTest(
                 ArrayWriter(train_file, (num_train, *image_shape)),
                 ArrayWriter(test_file, (num_test, *image_shape)),
             )
+            yield new
 
 
 def open_train_test(key: str, image_shape: tuple[int, int, int]) -> TrainTest | None:

@@ -108,12 +108,13 @@ def _cached(digest: str, members: dict[str, bytes], path: Path) -> TrainTest:
     if found is None:
         train = [_records(members[name], name, path) for name in TRAIN_MEMBERS]
         test = _records(members[TEST_MEMBER], TEST_MEMBER, path)
-        with new_train_test(key, sum(map(len, train)), len(test), SHAPE) as (train_images, test_images):
+        with new_train_test(sum(map(len, train)), len(test), SHAPE) as new:
+            new.key = key
             row = 0
             for batch in train:
-                train_images.write(row, batch)
+                new.train.write(row, batch)
                 row += len(batch)
-            test_images.write(0, test)
+            new.test.write(0, test)
         found = open_train_test(key, SHAPE)
     if found is None:
         raise UserError("the decoded images vanished from the cache", fix="run it again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -118,25 +119,27 @@ def _whole(image: Image.Image, data: bytes, resize_to: int | None) -> Image.Imag
     evidence = damage(data, image.format or "")
     if evidence:
         raise ValueError(f"it is damaged: {evidence}")
-    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-        decoded = _decode_jpeg(image, data, 1 if resize_to is None else min(image.size) // (3 * resize_to))
-        if decoded is not None:
-            return decoded
+    if image.format in ("JPEG", "MPO"):
+        shrink = 1 if resize_to is None else min(image.size) // (3 * resize_to)
+        pixels = _decode_jpeg(image, data, next((factor for factor in (8, 4, 2) if shrink >= factor), 1))
+        if pixels is not None and image.mode in ("L", "RGB"):
+            return Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)
     if resize_to is not None:
         image.draft(None, (3 * resize_to, 3 * resize_to))  # for JPEG; other formats ignore it
     return image
 
 
-def _decode_jpeg(image: Image.Image, data: bytes, shrink: int) -> Image.Image | None:
+def _decode_jpeg(image: Image.Image, data: bytes, factor: int) -> NDArray[np.uint8] | None:
     """Decode a JPEG as Pillow does, bit for bit, but heed the decoder's warnings, which Pillow drops.
 
     Args:
-        image: The image, grey or RGB, opened by its header.
+        image: The image, opened by its header.
         data: The bytes of the file.
-        shrink: By how much width and height may be divided; it is done by 8, 4 or 2.
+        factor: 1, 2, 4 or 8, by which width and height are divided.
 
     Returns:
-        The image; None if it is of a kind that the decoder does not know.
+        uint8 `(H, W, C)`; the colours of a CMYK image are not Pillow's. None if the decoder does not know
+        this kind of JPEG.
 
     Raises:
         ValueError: It is damaged.
@@ -147,19 +150,35 @@ def _decode_jpeg(image: Image.Image, data: bytes, shrink: int) -> Image.Image | 
         simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    factor = next((factor for factor in (8, 4, 2) if shrink >= factor), 1)
-    try:
-        pixels = simplejpeg.decode_jpeg(
+
+    def decode(*, strict: bool) -> NDArray[np.uint8]:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
             data,
-            "GRAY" if image.mode == "L" else "RGB",
+            {"L": "GRAY", "CMYK": "CMYK"}.get(image.mode, "RGB"),
             min_height=-(-image.height // factor),
             min_width=-(-image.width // factor),
             min_factor=factor,
-            strict=True,
+            strict=strict,
         )
+        return pixels
+
+    try:
+        return decode(strict=True)
     except ValueError as error:
-        raise ValueError(f"it is damaged: {error}") from None
-    return Image.fromarray(pixels[:, :, 0] if image.mode == "L" else pixels)
+        if not _is_harmless(str(error), data):
+            raise ValueError(f"it is damaged: {error}") from None
+    return decode(strict=False)
+
+
+def _is_harmless(warning: str, data: bytes) -> bool:
+    """Tell warnings of files that some cameras and programs write from those of damage."""
+    if warning.startswith("Invalid SOS parameters"):
+        return True
+    padding = re.search(r"(\d+) extraneous bytes before marker 0xd9", warning)
+    if padding is None:
+        return False
+    end = data.rfind(b"\xff\xd9")
+    return not data[end - int(padding[1]) : end].strip(b"\x00\xff")
 
 
 def _turn_upright(image: Image.Image, noted: Image.Image) -> Image.Image:

@@ -44,13 +44,14 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 @dataclass(frozen=True)
 class Listing:
-    """What is known of files without reading them.
+    """A look at files without reading them.
 
     Attributes:
         names: A hash of the place, of all names and of all sizes.
         status: A hash of modification times, change times and inode numbers. Tools that copy files set the
-            first; nothing sets the others, so files with an equal status have not been replaced.
-        is_old: Whether the last change is long enough ago for clocks to tell the next one from it.
+            first. On the file systems of Linux no tool sets the others, so files with an equal status have
+            not been replaced.
+        is_old: True if the last change is long enough ago for clocks to tell the next one from it.
     """
 
     names: str
@@ -150,7 +151,8 @@ class _Archive:
     read_files: Callable[[Path, Callable[[str], bool]], Generator[tuple[str, bytes], None, None]]
 
     def listing(self) -> Listing:
-        return _listing(self.path, [("", self.path.stat())])
+        with _readable(self.path):
+            return _listing(self.path, [("", self.path.stat())])
 
     def names(self) -> Iterator[str]:
         return self.list_names(self.path, is_image_name)
@@ -179,12 +181,12 @@ class _Folder:
         for name, path, status in self._files():
             if status.st_size > MAX_FILE_BYTES:
                 raise too_many_bytes(self.path, name, MAX_FILE_BYTES)
-            with self._readable(), path.open("rb") as file:
+            with _readable(self.path), path.open("rb") as file:
                 data = file.read(MAX_FILE_BYTES)
             yield name, data
 
     def _files(self) -> Iterator[tuple[str, Path, os.stat_result]]:
-        with self._readable():
+        with _readable(self.path):
             for folder, folders, files in os.walk(self.path, onerror=_raise, followlinks=False):
                 folders[:] = sorted(name for name in folders if not _is_hidden(name))
                 inside = Path(folder).relative_to(self.path).as_posix()
@@ -198,16 +200,17 @@ class _Folder:
                     if stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
                         yield name, path, status
 
-    @contextlib.contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"cannot read the images in {printable(self.path)}",
-                why=printable(error),
-                fix="mend or remove the file or folder that is named",
-            ) from error
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot read the images in {printable(path)}",
+            why=printable(error),
+            fix="mend or remove the file or folder that is named",
+        ) from error
 
 
 class ContentHash:
@@ -234,9 +237,8 @@ def _listing(path: Path, files: Iterable[tuple[str, os.stat_result]]) -> Listing
     statuses, newest = hashlib.sha256(), 0
     for name, status in files:
         names.update(f"/{status.st_size} ".encode() + name.encode("utf-8", "surrogateescape"))
-        times_and_inode = status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino
-        statuses.update(repr(times_and_inode).encode())
-        newest = max(newest, status.st_ctime_ns, status.st_mtime_ns)
+        statuses.update(repr((status.st_mtime_ns, status.st_ctime_ns, status.st_ino)).encode())
+        newest = max(newest, status.st_ctime_ns)
     return Listing(names.hexdigest(), statuses.hexdigest(), newest < time.time_ns() - _CLOCK_NANOSECONDS)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
-import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path  # noqa: TC003 - the host reads the types of the options at run time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ddim_host.errors import UserError, printable
-from ddim_host.parts.datasets.cache import new_train_test, open_train_test, rename_train_test
+from ddim_host.parts.datasets.cache import new_train_test, open_train_test
 from ddim_host.parts.datasets.decoding import BrokenImageError, decode_image, read_size
 from ddim_host.parts.datasets.image_files import (
     EXTENSIONS,
@@ -23,19 +23,23 @@ from ddim_host.parts.datasets.image_files import (
     split_names,
 )
 from ddim_host.plugin.data import DataSource, TrainTest
-from ddim_host.system.cache import cache_errors, cache_folder
+from ddim_host.system.cache import cache_folder
 from ddim_host.system.files import read_json, write_text
 from ddim_host.system.limits import MAX_IMAGE_SIZE
 from ddim_host.system.progress import progress_bar
 from ddim_host.system.records import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from ddim_host.parts.datasets.cache import ArrayWriter
+
 __all__ = ["images"]
+
+_Record = TypeVar("_Record")
 
 FORMAT_VERSION = 3
 """Part of the name of what is cached: raise it where the same files would be decoded to other pixels."""
@@ -69,8 +73,8 @@ def images(
         flip: Mirror images left to right at random in training.
         test_fraction: About this part of the images is for testing where there are no folders `train` and
             `test`; above 0, at most 0.5.
-        skip_broken: Leave out files that cannot be decoded or are damaged, and say which; otherwise the first
-            of them is an error.
+        skip_broken: Leave out image files that cannot be decoded or are damaged, and say which; otherwise the
+            first of them is an error. Damage of an archive itself is always an error.
 
     Returns:
         A source of uint8 images `(N, H, W, 3)`, memory-mapped.
@@ -103,7 +107,7 @@ def images(
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What decides the arrays, besides the contents of the files.
+    """The options that decide the arrays, besides the contents of the files.
 
     Attributes:
         path: The folder or archive.
@@ -124,53 +128,66 @@ class _Recipe:
         return self.side, self.side, 3
 
     def key(self, what: str) -> str:
-        """A name in the cache, for what was made by this recipe of `what`, a hash."""
+        """Return the name in the cache of what this recipe makes of `what`, a hash."""
         decisive = [FORMAT_VERSION, self.side, self.every, self.same_size_as is None, self.skip_broken, what]
         return "images-" + hashlib.sha256(json.dumps(decisive).encode("ascii")).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    """What is known of files that were decoded once; stored under their names and sizes.
+class _Seen:
+    """The contents of files that had some names and sizes; stored under these.
 
     Attributes:
-        status: Of the files when they were read, see `image_files.Listing`; empty if that was too soon after
-            they had changed to tell them from others.
+        status: Their status when they were read, see `image_files.Listing`; empty if that was too soon after
+            they had changed, or if it changed meanwhile, to tell them from others.
         content: The hash of their contents.
-        split: How train and test were told apart.
-        left_out: The names of files that were left out.
     """
 
     status: str
     content: str
+
+
+@dataclass(frozen=True)
+class _Split:
+    """How decoded images were split; stored beside them.
+
+    Attributes:
+        split: See `TrainTest.split`.
+        left_out: See `TrainTest.left_out`.
+    """
+
     split: str
     left_out: tuple[str, ...]
 
 
-def _first_readable(
-    contents: Iterator[tuple[str, bytes]], path: Path, *, skip_broken: bool
-) -> tuple[str, tuple[int, int]] | None:
-    """The name of an image, with its width and height."""
-    for name, data in contents:
-        try:
-            return name, read_size(data, f"{name} in {path}")
-        except BrokenImageError:
-            if not skip_broken:
-                raise
-    return None
-
-
 def _first_image(path: Path, size: int | None, *, skip_broken: bool) -> tuple[str, int]:
-    """Reads as little as possible: the name of one image, and the width that all will have."""
+    """Read as little as possible: the name of one image, and the width that all will have."""
+    broken: list[BrokenImageError] = []
+    found = None
     with contextlib.closing(open_image_files(path).contents()) as contents:
-        first = _first_readable(contents, path, skip_broken=skip_broken)
-    if first is None:
+        for name, data in contents:
+            try:
+                if skip_broken:
+                    decode_image(data, f"{name} in {path}")  # a header alone may be wrong
+                found = name, read_size(data, f"{name} in {path}")
+                break
+            except BrokenImageError as error:
+                if not skip_broken:
+                    raise
+                broken.append(error)
+    if broken and found is None:
+        raise UserError(
+            f"all {len(broken):,} image files in {printable(path)} are broken",
+            why=f"the first: {broken[0].what}: {broken[0].why}",
+            fix="give path= of a folder, zip or tar with images",
+        )
+    if found is None:
         raise UserError(
             f"there are no images in {printable(path)}",
             why=f"no file there ends in {', '.join(EXTENSIONS)}; hidden ones and linked folders do not count",
             fix="give path= of a folder, zip or tar with images",
         )
-    name, (width, height) = first
+    name, (width, height) = found
     if size is not None:
         return name, size
     if width != height:
@@ -192,49 +209,44 @@ def _load(recipe: _Recipe) -> TrainTest:
     """Open the decoded images in the cache, after decoding them if need be.
 
     Files are known by their contents. These are not read again while the files have the status that they
-    had when they were decoded.
+    had when they were read.
     """
     files = open_image_files(recipe.path)
     listing = files.listing()
     record = cache_folder() / f"{recipe.key(listing.names)}.json"
-    known = _read(record)
-    if known is not None and known.status != listing.status:
-        known = replace(known, status=listing.status, content=_content_hash(files))
-    found = None if known is None else _open(recipe, known)
-    if known is None or found is None:
-        known = _decode_all(files, recipe, listing.status)
-        found = _open(recipe, known)
-    if files.listing().status != listing.status:
-        raise _changed(recipe.path)
-    _write(record, known if listing.is_old else replace(known, status=""))
+    seen = _read(_Seen, record)
+    if seen is None or seen.status != listing.status:
+        content = None if seen is None else _content_hash(files)
+        if content is None or _open(recipe, content) is None:
+            content = _decode_all(files, recipe)
+        now = files.listing()
+        if now.names != listing.names:
+            raise _changed(recipe.path)
+        known = now.status == listing.status and listing.is_old
+        seen = _Seen(listing.status if known else "", content)
+        # Without it the files are read again next time, which is no harm.
+        with contextlib.suppress(OSError):
+            write_text(record, json.dumps(asdict(seen)) + "\n")
+    found = _open(recipe, seen.content) or _open(recipe, _decode_all(files, recipe))
     if found is None:
         raise UserError("the decoded images vanished from the cache", fix="run it again")
     return found
 
 
-def _open(recipe: _Recipe, known: _Decoded) -> TrainTest | None:
-    """The decoded images in the cache; None where they are not there."""
-    found = open_train_test(recipe.key(known.content), recipe.shape)
-    return None if found is None else replace(found, split=known.split, left_out=known.left_out)
+def _open(recipe: _Recipe, content: str) -> TrainTest | None:
+    """Open the decoded images of some contents in the cache; None if they are not there."""
+    key = recipe.key(content)
+    split = _read(_Split, cache_folder() / f"{key}.json")
+    found = open_train_test(key, recipe.shape)
+    return None if found is None or split is None else replace(found, **vars(split))
 
 
-def _read(path: Path) -> _Decoded | None:
-    """The record in a file of the cache; None where it is missing or damaged."""
+def _read(kind: type[_Record], path: Path) -> _Record | None:
+    """Read a record of the cache; None if it is missing or damaged."""
     try:
-        return read_record(_Decoded, read_json(path))
+        return read_record(kind, read_json(path))
     except (OSError, KeyError, TypeError, ValueError):
         return None
-
-
-def _write(path: Path, record: _Decoded) -> None:
-    """Write a record, where it is not there yet.
-
-    Raises:
-        UserError: The cache cannot be written.
-    """
-    if _read(path) != record:
-        with cache_errors():
-            write_text(path, json.dumps(asdict(record)) + "\n")
 
 
 def _changed(path: Path) -> UserError:
@@ -250,55 +262,13 @@ def _content_hash(files: ImageFiles) -> str:
     return content.hexdigest()
 
 
-def _decode_all(files: ImageFiles, recipe: _Recipe, status: str) -> _Decoded:
-    """Decode all files into the cache, under the hash of their contents."""
+def _decode_all(files: ImageFiles, recipe: _Recipe) -> str:
+    """Decode all files into the cache, and return the hash of their contents, under which they are there."""
     names = []
     with progress_bar("finding images", None, unit="image") as bar:
         for name in files.names():
             names.append(name)
             bar.update()
-    key, broken = f"new-{uuid.uuid4().hex}", frozenset[str]()
-    while True:
-        whole = [name for name in names if name not in broken]
-        try:
-            content = _decode_into(key, whole, files, recipe)
-            break
-        except _BrokenFilesError as error:
-            broken |= error.names  # where every image goes changes with that
-    rename_train_test(key, recipe.key(content))
-    split = "its folders train/ and test/" if has_halves(whole) else f"1 in {recipe.every} for testing"
-    return _Decoded(status, content, split, tuple(sorted(broken)))
-
-
-class _BrokenFilesError(Exception):
-    """Some files are to be left out.
-
-    Args:
-        names: Their names.
-    """
-
-    def __init__(self, names: frozenset[str]) -> None:
-        super().__init__()
-        self.names = names
-
-
-def _decode_into(key: str, names: list[str], files: ImageFiles, recipe: _Recipe) -> str:
-    """Decode files into the cache.
-
-    Args:
-        key: The name of the arrays in the cache.
-        names: Those to decode, in the order in which they come.
-        files: All of them.
-        recipe: How to decode them.
-
-    Returns:
-        The hash of the contents of all files.
-
-    Raises:
-        UserError: There are too few; or they have changed, or cannot be decoded, or the cache cannot be
-            written.
-        _BrokenFilesError: Some cannot be decoded, and are to be left out; nothing was written.
-    """
     train, test = split_names(names, recipe.every)
     if not train or not test:
         raise UserError(
@@ -306,36 +276,60 @@ def _decode_into(key: str, names: list[str], files: ImageFiles, recipe: _Recipe)
             why="at least one is for training and one for testing",
             fix="give path= of a folder, zip or tar with more images",
         )
-    content, wanted, broken, position = ContentHash(), set(names), set(), 0
-    progress = progress_bar("decoding images", len(names), unit="image")
-    with progress, new_train_test(key, len(train), len(test), recipe.shape) as halves:
-        places = {
-            position: (half, row)
-            for half, positions in zip(halves, (train, test), strict=True)
-            for row, position in enumerate(positions)
-        }
-        # Images come in the order of the archive, which may not be read back and forth, and go to their rows.
-        for name, data in files.contents():
-            content.add(name, data)
-            if name not in wanted:
-                continue
-            if position == len(names) or name != names[position]:
-                raise _changed(recipe.path)
-            if position in places:
-                try:
-                    half, row = places[position]
-                    half.write(row, _decode(data, name, recipe))
-                except BrokenImageError:
-                    if not recipe.skip_broken:
-                        raise
-                    broken.add(name)
-            position += 1
-            progress.update()
-        if position != len(names):
+    progress = progress_bar("decoding images", len(train) + len(test), unit="image")
+    with progress, new_train_test(len(train), len(test), recipe.shape) as new:
+        places = {position: (new.train, row) for row, position in enumerate(train)}
+        places |= {position: (new.test, row) for row, position in enumerate(test)}
+        content, broken = _decode_into(places, names, files, recipe, progress.update)
+        # Which half an image belongs to does not depend on whether others are broken.
+        for half, positions, what in ((new.train, train, "training"), (new.test, test, "test")):
+            rows = {row for row, position in enumerate(positions) if position in broken}
+            if len(rows) == len(positions):
+                raise UserError(
+                    f"all {len(rows):,} {what} images in {printable(recipe.path)} are broken",
+                    why=f"the first is {printable(names[positions[0]])}",
+                    fix="mend these files, or give path= of others",
+                )
+            if rows:
+                half.leave_out(rows)
+        new.key = recipe.key(content)
+        split = "its folders train/ and test/" if has_halves(names) else f"1 in {recipe.every} for testing"
+        left_out = tuple(names[position] for position in sorted(broken))
+        record = json.dumps(asdict(_Split(split, left_out))) + "\n"
+        write_text(cache_folder() / f"{new.key}.json", record)
+    return content
+
+
+def _decode_into(
+    places: Mapping[int, tuple[ArrayWriter, int]],
+    names: Sequence[str],
+    files: ImageFiles,
+    recipe: _Recipe,
+    on_image: Callable[[], object],
+) -> tuple[str, set[int]]:
+    """Decode the images at some positions.
+
+    Returns:
+        The hash of the contents of all files; and the positions of those that cannot be decoded.
+    """
+    content, broken = ContentHash(), set()
+    # Images come in the order of the archive, which may not be read back and forth, and go to their rows.
+    for position, (expected, (name, data)) in enumerate(
+        itertools.zip_longest(names, files.contents(), fillvalue=("", b""))
+    ):
+        if name != expected:
             raise _changed(recipe.path)
-        if broken:
-            raise _BrokenFilesError(frozenset(broken))
-    return content.hexdigest()
+        content.add(name, data)
+        if position in places:
+            half, row = places[position]
+            try:
+                half.write(row, _decode(data, name, recipe))
+            except BrokenImageError:
+                if not recipe.skip_broken:
+                    raise
+                broken.add(position)
+            on_image()
+    return content.hexdigest(), broken
 
 
 def _decode(data: bytes, name: str, recipe: _Recipe) -> NDArray[np.uint8]:
