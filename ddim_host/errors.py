@@ -96,6 +96,11 @@ class UserError(Exception):
         self.notes = tuple(printable(note) for note in notes)
         super().__init__(self.what)
 
+    @property
+    def summary(self) -> str:
+        """What and why, in one line."""
+        return f"{self.what}; {self.why}" if self.why else self.what
+
     def __str__(self) -> str:
         lines = [self.what]
         if self.why:

@@ -18,6 +18,7 @@ from ddim_host import __version__
 from ddim_host.cli.commands import COMMANDS
 from ddim_host.cli.parser import CommandParser
 from ddim_host.errors import UserError, reason
+from ddim_host.system.failure import report_failure
 from ddim_host.system.launch import launched
 from ddim_host.system.parent_death import follow_parent
 
@@ -56,11 +57,13 @@ def _carry_out(options: argparse.Namespace) -> int:
             sys.stdout.flush()  # here, where it is known what to do if nobody reads it
     except UserError as error:
         print(f"ddim-host: error: {error}", file=sys.stderr)
+        report_failure(error)
         return USER_ERROR
     except PermissionError as error:
         # Even to ask whether a path exists can be forbidden, and commands ask in many places.
         denied = UserError(f"cannot use {error.filename or 'a file'}", why=reason(error))
         print(f"ddim-host: error: {denied}", file=sys.stderr)
+        report_failure(denied)
         return USER_ERROR
     except BrokenPipeError:
         if not _nobody_reads_output():
@@ -68,10 +71,12 @@ def _carry_out(options: argparse.Namespace) -> int:
         # Whoever read the output (`head`, say) has seen enough; Python would complain once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OTHER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("\nddim-host: interrupted", file=sys.stderr)
+        report_failure(error)
         return OTHER_ERROR
-    except Exception:
+    except Exception as error:
+        report_failure(error)
         if _is_one_of_several():
             traceback.print_exc()
             return OTHER_ERROR

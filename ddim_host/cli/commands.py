@@ -72,7 +72,7 @@ COMMANDS = {
         "many experiments: every combination of the values of repeated options",
         "Run every combination of the values of repeated options, each in a process of its own and one after "
         "the other, and put them on one page. What fails does not hold up the others; the same command goes "
-        "on where it was interrupted.",
+        "on where it was interrupted. With --prepare, write the commands for a scheduler instead.",
     ),
     "plugins": Command(
         options.add_plugins_options,

@@ -8,12 +8,13 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
-from ddim_host.cli.options import read_list, requested
+from ddim_host.cli.options import evaluation_options, requested
 from ddim_host.cli.output import left_out_lines, note_other_images, used_line
 from ddim_host.errors import printable
 from ddim_host.evaluation.evaluator import Evaluator
+from ddim_host.evaluation.request import read_evaluation
 from ddim_host.evaluation.scores import EvaluationFile
-from ddim_host.evaluation.scoring import Plan, help_to_score, measure_real_images, planned, score
+from ddim_host.evaluation.scoring import help_to_score, measure_real_images, planned, score
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, number, tables_of
 from ddim_host.experiment.defaults import default_features
@@ -25,6 +26,7 @@ from ddim_host.run.drawing import Drawing, draw, drawing_record
 from ddim_host.run.exports import export_images
 from ddim_host.run.provenance import this_command
 from ddim_host.run.trained import assemble_trained, load_denoiser
+from ddim_host.system.failure import report_failure
 from ddim_host.system.files import file_errors, read_json, write_text
 from ddim_host.system.launch import launched
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from ddim_host.evaluation.request import EvaluationRequest
     from ddim_host.evaluation.scores import Score, Scores
     from ddim_host.experiment.assembly import Experiment
     from ddim_host.run.directory import RunDirectory
@@ -53,9 +56,10 @@ def main(options: argparse.Namespace) -> int:
     """
     try:
         return _evaluate(options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if launched().is_first:
             print("\nddim-host: interrupted; the same command goes on with what is missing", file=sys.stderr)
+            report_failure(error)
         return 1
 
 
@@ -73,31 +77,29 @@ def _evaluate(options: argparse.Namespace) -> int:
     file = EvaluationFile(run.path / "evaluation.json")
     known = file.read()
     first = launched().is_first
-    steps, etas = read_list("steps", options.steps_list), read_list("eta", options.eta_list)
-    seeds = None if options.seed_list is None else read_list("seed", options.seed_list)
+    asked = read_evaluation(evaluation_options(options))
     experiment = assemble_trained(run, requested(options))
-    for count in steps:
+    for count in asked.steps:
         experiment.timesteps(count)
     _ = experiment.source  # it should be known before anything is measured if there are no such images
     if known.scores and first:
         _write_tables(run.path, known)  # whether results can be written should be known before the work
     config = experiment.config
-    plan = Plan(options.samples, steps, etas, seeds or (config.seed,))
-    features = options.features or default_features(config.data.name)
+    asked = replace(asked, seed=asked.seed or (config.seed,))
+    features = asked.features or parse_choice(default_features(config.data.name))
     if not first:
-        _help(experiment, run, plan, options)
+        _help(experiment, run, asked, options)
         return 0
-    with Evaluator(parse_choice(features), experiment.image_shape, MeasureSettings()) as evaluator:
+    with Evaluator(features, experiment.image_shape, MeasureSettings()) as evaluator:
         # Before the real images are measured, which takes its time: all processes read the same checkpoint.
         denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
         data = format_choice(config.data.name, config.data.parameters)
         images = experiment.images
         note_other_images(run.config, images)
-        ruler = measure_real_images(evaluator, file, data, images, options.reference)
+        ruler = measure_real_images(evaluator, file, data, images, asked.reference)
         print(used_line(run.path, config.plugin.name, used), *left_out_lines(images), sep="\n", flush=True)
-        if options.grids is not None:
-            _draw_grids(experiment, denoiser, used, run, plan, num_images=options.grids)
-        sets = planned(experiment, denoiser, used, plan)
+        _draw_grids(experiment, denoiser, used, run, asked)
+        sets = planned(experiment, denoiser, used, asked)
         missing = [sampled for sampled in sets if known.score_of(sampled, ruler) is None]
         any_of(experiment.processes, [sampled in missing for sampled in sets])
         if len(missing) < len(sets):
@@ -107,8 +109,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             print(_score_line(result), flush=True)
     scores = file.read()
     _write_tables(run.path, scores)
-    asked = [s for sampled in sets if (s := scores.score_of(sampled, ruler)) is not None]
-    for table in tables_of(replace(scores, scores=tuple(asked))):
+    wanted = [s for sampled in sets if (s := scores.score_of(sampled, ruler)) is not None]
+    for table in tables_of(replace(scores, scores=tuple(wanted))):
         print(f"\n{as_text(table)}")
     print(f"\nwrote {printable(run.path / 'evaluation.json')}, .csv and .md")
     write_report([run.path], run.report_path, command=this_command())
@@ -116,12 +118,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _help(experiment: Experiment, run: RunDirectory, plan: Plan, options: argparse.Namespace) -> None:
+def _help(
+    experiment: Experiment, run: RunDirectory, asked: EvaluationRequest, options: argparse.Namespace
+) -> None:
     """Draw and sample this process's share; the first one says what there is to do, measures and writes."""
     denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
-    if options.grids is not None:
-        _draw_grids(experiment, denoiser, used, run, plan, num_images=options.grids)
-    sets = planned(experiment, denoiser, used, plan)
+    _draw_grids(experiment, denoiser, used, run, asked)
+    sets = planned(experiment, denoiser, used, asked)
     wanted = any_of(experiment.processes, [False] * len(sets))
     help_to_score(
         experiment, denoiser, [sampled for sampled, is_wanted in zip(sets, wanted, strict=True) if is_wanted]
@@ -144,14 +147,14 @@ def _draw_grids(
     denoiser: Denoiser,
     used: UsedWeights,
     run: RunDirectory,
-    plan: Plan,
-    *,
-    num_images: int,
+    asked: EvaluationRequest,
 ) -> None:
-    """Draw the first images of each steps and eta, of the first seed, where the run has no such grid yet."""
-    drawing = Drawing(num_images)
-    for steps, eta in product(plan.steps, plan.etas):
-        config = replace(experiment.config, steps=steps, eta=eta, seed=plan.seeds[0])
+    """Draw the first images of each steps and eta, of the first seed, if the run has no such grid yet."""
+    if asked.grids is None:
+        return
+    drawing = Drawing(asked.grids)
+    for steps, eta in product(asked.steps, asked.eta):
+        config = replace(experiment.config, steps=steps, eta=eta, seed=asked.seed[0])
         one = replace(experiment, config=config)
         known = _drawn(run, drawing_record(one, denoiser, used, drawing)) if launched().is_first else None
         if any_of(experiment.processes, [known is not None])[0]:
@@ -159,7 +162,7 @@ def _draw_grids(
                 print(f"{'known':<17} the grid {printable(known)}", flush=True)
             continue
         path = run.next_samples_path(f"evaluated-{config.timestep_subset.name}-{steps}-eta-{eta:g}")
-        draw(one, denoiser, used, drawing, export_images(path, num_images=num_images))
+        draw(one, denoiser, used, drawing, export_images(path, num_images=asked.grids))
         print(f"wrote {printable(path)}", flush=True)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
+from ddim_host.evaluation.request import EVALUATION_OPTIONS
 from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request
 from ddim_host.experiment.config_file import preset_names, read_preset
 from ddim_host.experiment.defaults import DEFAULT_PARTS, SMALL, default_settings
@@ -14,8 +15,7 @@ from ddim_host.experiment.settings import CHECKPOINTS, SETTINGS, read_setting
 from ddim_host.plugin.parameters import parse_choice
 from ddim_host.plugin.registry import Kind
 from ddim_host.scaffold.names import PLUGIN_KINDS
-from ddim_host.sweep.grid import EVALUATION_OPTIONS
-from ddim_host.system.limits import MAX_GRID_IMAGES, MAX_IMAGES
+from ddim_host.system.limits import MAX_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ __all__ = [
     "add_run_options",
     "add_sample_options",
     "add_sweep_options",
-    "read_list",
+    "evaluation_options",
     "requested",
 ]
 
@@ -53,12 +53,6 @@ _SAMPLING_HELP = {
     "batch_size": "images per network call",
 }
 
-_LIST_HELP = {
-    "steps": "numbers of steps",
-    "eta": "values of eta",
-    "seed": "seeds of the noise; several give mean and range",
-}
-
 _MOST_COLUMNS = 1000
 
 
@@ -71,7 +65,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--out", metavar="DIR", type=Path, help="the run directory (default: runs/PLUGIN-DATA-NUMBER)"
     )
-    files.add_argument("--resume", action="store_true", help="go on with the run in --out, unchanged")
+    files.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out, unchanged; with --config, begin it if there is none yet, so that "
+        "the same command can be repeated after any interruption",
+    )
     files.add_argument(
         "--start-from",
         metavar="RUN",
@@ -95,7 +94,8 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="DIR",
         type=Path,
-        help="the folder of all runs; what is done there already is not done again (default: sweeps/NUMBER)",
+        help="the folder of all runs; what is done there already is not done again; without parts and "
+        "settings, those are meant that it holds (default: sweeps/NUMBER)",
     )
     files.add_argument(
         "--jobs",
@@ -104,17 +104,25 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="experiments at a time; with more than one their times cannot be compared (default: 1)",
     )
-    files.add_argument(
+    instead = files.add_mutually_exclusive_group()
+    instead.add_argument(
         "--dry-run",
         action="store_true",
-        help="show the experiments, assemble each, see that the features of --evaluate can be had, and stop",
+        help="assemble the experiments, see that the features of --evaluate are available, show what is left "
+        "to do, and stop",
     )
-    evaluation = parser.add_argument_group("evaluation", "as `ddim-host evaluate` does it; see its --help")
+    instead.add_argument(
+        "--prepare",
+        action="store_true",
+        help="write the folders, and DIR/jobs.txt with a command a line, for a scheduler to train them; then "
+        "the same command without --prepare does the rest",
+    )
+    evaluation = parser.add_argument_group(
+        "evaluation", "as `ddim-host evaluate` does it; each of these implies --evaluate"
+    )
     evaluation.add_argument("--evaluate", action="store_true", help="evaluate each run after its training")
-    for name, (takes, text) in EVALUATION_OPTIONS.items():
-        evaluation.add_argument(
-            f"--evaluate-{name}", metavar=takes, help=f"its --{name}, {text}; implies --evaluate"
-        )
+    for name in EVALUATION_OPTIONS:
+        _add_evaluation_option(evaluation, name, prefix="evaluate-")
 
 
 def _add_experiment_options(
@@ -222,43 +230,14 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         "images and sampling", "every combination of --steps, --eta and --seed is scored"
     )
     _add_part(sampling, Kind.DATA, _OF_THE_RUN)
-    sampling.add_argument(
-        "--samples",
-        metavar="N",
-        type=_count(10, MAX_IMAGES),
-        default=10_000,
-        help="images for each score; scores of different N are not comparable (default: 10000)",
-    )
-    for name, values in (("steps", "10,20,50,100"), ("eta", "0,0.2,0.5,1"), ("seed", None)):
-        sampling.add_argument(
-            f"--{name}",
-            dest=f"{name}_list",
-            metavar=f"{_METAVARS[SETTINGS[name].annotation]},...",
-            default=values,
-            help=f"{_LIST_HELP[name]} (default: {values or _OF_THE_RUN})",
-        )
+    for name in ("samples", "steps", "eta", "seed"):
+        _add_evaluation_option(sampling, name)
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
     for name in ("clip", "batch_size"):
         _add_setting(sampling, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
     measuring = parser.add_argument_group("measuring")
-    measuring.add_argument(
-        "--features",
-        metavar="PART",
-        help="the feature extractor: digits_mlp, or inception (FID), inception:weights=FILE "
-        "(default: digits_mlp for digits, inception for all else)",
-    )
-    measuring.add_argument(
-        "--reference",
-        choices=("train", "test"),
-        default="train",
-        help="the real images to compare with; the others tell the noise floor (default: train)",
-    )
-    measuring.add_argument(
-        "--grids",
-        metavar="N",
-        type=_count(1, MAX_GRID_IMAGES),
-        help="also draw the first N images of each steps and eta, of the first seed: grids in RUN/samples",
-    )
+    for name in ("features", "reference", "grids"):
+        _add_evaluation_option(measuring, name)
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
@@ -302,19 +281,10 @@ def add_new_plugin_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to make (default: ddim-NAME)")
 
 
-def read_list(name: str, text: str) -> tuple[Any, ...]:
-    """Several values of one setting, as in `10,20,50`, sorted and without repetition.
-
-    Raises:
-        UserError: One of them cannot be read or is not allowed.
-    """
-    option = SETTINGS[name].option
-    try:
-        values = {read_setting(name, item.strip(), origin=option) for item in text.split(",")}
-    except UserError as error:
-        why = f"{error.why}; several with commas between"
-        raise UserError(f"{option} cannot be {text!r:.80}", why=why) from None
-    return tuple(sorted(cast("set[float]", values)))
+def evaluation_options(options: argparse.Namespace) -> dict[str, str]:
+    """Return the options of an evaluation that were given to `evaluate` or to `sweep`."""
+    given = vars(options)
+    return {name: text for name in EVALUATION_OPTIONS if (text := given[f"evaluate_{name}"]) is not None}
 
 
 def requested(options: argparse.Namespace, config: ConfigFile | None = None) -> Request:
@@ -363,6 +333,11 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
 def _add_part(group: argparse._ArgumentGroup, kind: Kind, default: str, *, action: str = "store") -> None:
     text = f"{_PART_HELP[kind]} (default: {default})"
     group.add_argument(kind.flag, metavar="PART", action=action, help=text)
+
+
+def _add_evaluation_option(group: argparse._ArgumentGroup, name: str, *, prefix: str = "") -> None:
+    takes, text = EVALUATION_OPTIONS[name]
+    group.add_argument(f"--{prefix}{name}", dest=f"evaluate_{name}", metavar=takes, help=text)
 
 
 def _add_setting(

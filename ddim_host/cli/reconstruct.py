@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host.cli.options import read_list, requested
+from ddim_host.cli.options import requested
 from ddim_host.cli.output import left_out_lines, note_other_images, used_line
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.paper import is_cifar10
+from ddim_host.experiment.settings import read_list
 from ddim_host.plugin.parameters import format_choice
 from ddim_host.run.directory import existing_run
 from ddim_host.run.exports import export_images, require_new
@@ -44,7 +45,7 @@ def main(options: argparse.Namespace) -> int:
             or the output exists already.
     """
     run = existing_run(options.run)
-    wanted = None if options.steps_list is None else read_list("steps", options.steps_list)
+    wanted = None if options.steps_list is None else read_list("steps", options.steps_list, origin="--steps")
     experiment = assemble_trained(run, requested(options))
     config = experiment.config
     most = config.num_train_timesteps

@@ -21,8 +21,9 @@ from ddim_host.plugin.parameters import format_value
 from ddim_host.report.output import write_report
 from ddim_host.run.checkpoints import load_progress
 from ddim_host.run.directory import RunDirectory, existing_run, next_run_path
-from ddim_host.run.execution import picture_path, run_experiment
+from ddim_host.run.execution import is_complete, run_experiment
 from ddim_host.run.provenance import this_command
+from ddim_host.system.failure import report_failure
 from ddim_host.system.interruption import end_as_by_ctrl_c
 from ddim_host.system.launch import launched
 
@@ -45,7 +46,7 @@ def main(options: argparse.Namespace) -> int:
     """
     config_file = None if options.config is None else read_config_file(options.config)
     request = requested(options, config_file)
-    if options.resume:
+    if _is_resumed(options):
         experiment, directory = _resumed(options, request)
         start: RunDirectory | None = directory
     else:
@@ -57,7 +58,7 @@ def main(options: argparse.Namespace) -> int:
         config = experiment.config
         directory = RunDirectory(options.out or next_run_path(config.plugin.name, config.data.name))
     print(describe(experiment))
-    complete = start is directory and _is_complete(directory, experiment)
+    complete = start is directory and is_complete(directory)
     if start is not None:
         _say_what_is_left(start, experiment.config, resumed=start is directory, complete=complete)
     if options.dry_run:
@@ -109,11 +110,12 @@ def _diverged(run: RunDirectory) -> int:
     kept = "there was no checkpoint yet"
     if run.has_checkpoint():
         kept = f"the last whole checkpoint is {printable(run.latest_checkpoint())}"
-    print(
-        "ddim-host: error: a loss or a weight is no longer a finite number; training stopped\n"
-        f"  fix: use a smaller --lr; {kept}",
-        file=sys.stderr,
+    error = UserError(
+        "a loss or a weight is no longer a finite number; training stopped",
+        fix=f"use a smaller --lr; {kept}",
     )
+    print(f"ddim-host: error: {error}", file=sys.stderr)
+    report_failure(error)
     return 1
 
 
@@ -123,17 +125,8 @@ def _interrupted(run: RunDirectory, what: str) -> int:
         return 1
     go_on = f"; go on with: ddim-host run --resume --out {shlex.quote(str(run.path))}"
     print(f"\nddim-host: {what}{printable(go_on) if run.exists() else ''}", file=sys.stderr)
+    report_failure(UserError(what))
     return 1
-
-
-def _is_complete(run: RunDirectory, experiment: Experiment) -> bool:
-    """Whether a run was trained to its end, sampled from and reported."""
-    config = experiment.config
-    last_files = (picture_path(run, config), run.report_path)
-    if not (run.has_checkpoint() and all(path.exists() for path in last_files)):
-        return False
-    length = config.train_steps or config.length(len(experiment.images.train))
-    return load_progress(run.latest_checkpoint()).step >= length
 
 
 def describe(experiment: Experiment) -> str:
@@ -169,12 +162,23 @@ def _part_lines(title: str, part: PartConfig) -> list[str]:
     return [f"{title:<17} {part.name} ({part.distribution} {part.version})", *below]
 
 
-def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment, RunDirectory]:
-    """The experiment of an existing run; options may repeat its settings, but not change them."""
+def _is_resumed(options: argparse.Namespace) -> bool:
+    """Return whether to go on with the run in --out: with --config there need not be one yet.
+
+    Raises:
+        UserError: --resume has no --out, or is given with --start-from.
+    """
+    if not options.resume:
+        return False
     if options.out is None:
         raise UserError("--resume needs to know which run", fix="add --out DIR")
     if options.start_from is not None:
         raise UserError("--resume and --start-from exclude each other", fix="give one of them")
+    return options.config is None or RunDirectory(options.out).exists()
+
+
+def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment, RunDirectory]:
+    """The experiment of an existing run; options may repeat its settings, but not change them."""
     directory = existing_run(options.out)
     stored = directory.config.request
     plugins = load_framework(stored)

@@ -5,6 +5,7 @@ distances   Fréchet distance, kernel distance, precision and recall
 statistics  what is kept of many images' features, and all measures between two such sets
 worker      the evaluator's process: feature extractor, statistics, measures
 evaluator   the other end of that process
+request     what an evaluation can be asked for
 scores      scores with their whole protocol, and the file that keeps them
 scoring     the loop over steps, eta and seeds
 tables      scores for the terminal, as Markdown and as CSV

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from ddim_host.diffusion import ddim_steps
 from ddim_host.errors import UserError
@@ -19,34 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ddim_host.evaluation.evaluator import Evaluator
+    from ddim_host.evaluation.request import EvaluationRequest, Half
     from ddim_host.evaluation.scores import EvaluationFile
     from ddim_host.experiment.assembly import Experiment
     from ddim_host.plugin.data import Images, TrainTest
     from ddim_host.run.sampling import Denoiser
     from ddim_host.run.trained import UsedWeights
 
-__all__ = ["Half", "Plan", "help_to_score", "measure_real_images", "planned", "score"]
-
-Half: TypeAlias = Literal["train", "test"]
+__all__ = ["help_to_score", "measure_real_images", "planned", "score"]
 
 _REAL_BATCH = 100
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to score: every combination of seed, steps and eta.
-
-    Attributes:
-        num_images: N of each score.
-        steps: Numbers of steps.
-        etas: Values of eta.
-        seeds: Seeds of the noise.
-    """
-
-    num_images: int
-    steps: tuple[int, ...]
-    etas: tuple[float, ...]
-    seeds: tuple[int, ...]
 
 
 def measure_real_images(
@@ -95,24 +76,26 @@ def measure_real_images(
     return ruler
 
 
-def planned(experiment: Experiment, denoiser: Denoiser, used: UsedWeights, plan: Plan) -> list[Sampled]:
-    """Every set of images of a plan, a seed after the other.
+def planned(
+    experiment: Experiment, denoiser: Denoiser, used: UsedWeights, request: EvaluationRequest
+) -> list[Sampled]:
+    """Return every set of images that is to be scored, a seed after the other.
 
     Raises:
         UserError: The timestep subset has none of some size.
     """
     made = record_of(experiment, denoiser, used)
-    subsets = {steps: tuple(experiment.timesteps(steps).tolist()) for steps in plan.steps}
+    subsets = {steps: tuple(experiment.timesteps(steps).tolist()) for steps in request.steps}
     return [
         Sampled(
-            num_images=plan.num_images,
+            num_images=request.samples,
             seed=seed,
             eta=eta,
             timesteps=subsets[steps],
             clip=experiment.config.clip,
             **made,
         )
-        for seed, steps, eta in product(plan.seeds, plan.steps, plan.etas)
+        for seed, steps, eta in product(request.seed, request.steps, request.eta)
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ddim_host.plugin.registry import Kind
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ddim_host.framework.interface import Device, Precision
     from ddim_host.plugin.parameters import PartChoice, Value
 
-__all__ = ["LENGTHS", "PART_KINDS", "Config", "PartConfig", "Request"]
+__all__ = ["LENGTHS", "PART_KINDS", "Config", "PartConfig", "Request", "training_length"]
 
 PART_KINDS = (
     Kind.DATA,
@@ -83,13 +83,24 @@ class Config:
 
     def length(self, num_train_images: int) -> int:
         """Return the length of the training in optimizer steps."""
-        if self.epochs is None:
-            return cast("int", self.train_steps)
-        return math.ceil(self.epochs * num_train_images / self.batch_size)
+        return training_length(vars(self), num_train_images)
 
     def part(self, kind: Kind) -> PartConfig:
         """Return the part of one kind."""
         return cast("PartConfig", getattr(self, kind.option))
+
+
+def training_length(settings: Mapping[str, Any], num_train_images: int) -> int:
+    """Return the length of a training in optimizer steps.
+
+    Args:
+        settings: `train_steps`, or `epochs` and `batch_size`.
+        num_train_images: The number of training images.
+    """
+    epochs: int | None = settings.get("epochs")
+    if epochs is None:
+        return cast("int", settings["train_steps"])
+    return math.ceil(epochs * num_train_images / cast("int", settings["batch_size"]))
 
 
 @dataclass(frozen=True)

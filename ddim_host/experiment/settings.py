@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 from ddim_host.errors import UserError
 from ddim_host.plugin.parameters import Value, convert, type_name
@@ -13,7 +13,7 @@ from ddim_host.system.limits import MAX_IMAGES, MAX_SEED, MAX_STEPS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CHECKPOINTS", "SETTINGS", "CheckpointChoice", "read_setting"]
+__all__ = ["CHECKPOINTS", "SETTINGS", "CheckpointChoice", "Setting", "read_list", "read_setting"]
 
 CheckpointChoice: TypeAlias = Literal["latest", "best-train", "best-test", "best-avg", "ensemble"]
 """Whose weights to sample with: the newest, the best epoch by one of three losses, or all three together."""
@@ -45,6 +45,27 @@ class Setting:
     def option(self) -> str:
         """The option of the command line: `--batch-size`."""
         return "--" + self.name.replace("_", "-")
+
+    def read(self, given: object, *, origin: str) -> Value:
+        """Convert and check a value.
+
+        Args:
+            given: Text from the command line, or a value from a TOML file.
+            origin: Where it was given, for the message: `--batch-size`, or `batch_size in run.toml`.
+
+        Raises:
+            UserError: It has the wrong type or is not allowed.
+        """
+        try:
+            value = convert(given, self.annotation)
+        except ValueError:
+            value = None
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if value is None or not finite or not self.accepts(value):
+            kind = type_name(self.annotation)
+            requirement = f"{kind}, {self.rule}" if self.rule else kind
+            raise UserError(f"{origin} cannot be {given!r}", why=f"it takes: {requirement}")
+        return value
 
 
 def _count(name: str, default: int | None, text: str, *, most: int = MAX_STEPS) -> Setting:
@@ -98,24 +119,24 @@ SETTINGS: dict[str, Setting] = {
 
 
 def read_setting(name: str, given: object, *, origin: str) -> Value:
-    """Convert and check the value of one setting.
+    """Convert and check the value of one setting; see `Setting.read`."""
+    return SETTINGS[name].read(given, origin=origin)
+
+
+def read_list(name: str, text: str, *, origin: str) -> tuple[Any, ...]:
+    """Read several values of one setting, as in `10,20,50`, sorted and without repetition.
 
     Args:
         name: A key of `SETTINGS`.
-        given: Text from the command line, or a value from a TOML file.
-        origin: Where it was given, for the message: `--batch-size`, or `batch_size in run.toml`.
+        text: The values, with commas between.
+        origin: Where they were given, for the message.
 
     Raises:
-        UserError: It has the wrong type or is not allowed.
+        UserError: One of them cannot be read or is not allowed.
     """
-    setting = SETTINGS[name]
     try:
-        value = convert(given, setting.annotation)
-    except ValueError:
-        value = None
-    finite = not isinstance(value, float) or math.isfinite(value)
-    if value is None or not finite or not setting.accepts(value):
-        kind = type_name(setting.annotation)
-        requirement = f"{kind}, {setting.rule}" if setting.rule else kind
-        raise UserError(f"{origin} cannot be {given!r}", why=f"it takes: {requirement}")
-    return value
+        values = {read_setting(name, item.strip(), origin=origin) for item in text.split(",")}
+    except UserError as error:
+        why = f"{error.why}; several with commas between"
+        raise UserError(f"{origin} cannot be {text!r:.80}", why=why) from None
+    return tuple(sorted(cast("set[float]", values)))

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from ddim_host.run.checkpoints import Measure
     from ddim_host.run.metrics import EpochMetrics
 
-__all__ = ["RunDirectory", "existing_run", "next_run_path"]
+__all__ = ["TRIAL_FILES", "RunDirectory", "existing_run", "next_run_path"]
+
+TRIAL_FILES = frozenset({"trial.toml", "trial.log", "trial.json", "failure.json"})
+"""Files of a sweep in the folder of a run, which may be there before the run; see `ddim_host.sweep.trial`."""
 
 
 class RunDirectory:
@@ -91,7 +94,7 @@ class RunDirectory:
         """Make sure that nothing would be overwritten.
 
         Raises:
-            UserError: The path is a file, or a folder that is not empty.
+            UserError: The path is a file, or a folder that holds more than a sweep has prepared.
         """
         if self.exists():
             raise UserError(
@@ -228,8 +231,8 @@ def next_run_path(framework: str, data: str) -> Path:
 
 
 def _is_nothing(path: Path) -> bool:
-    """Whether this is what a process leaves that is killed before there is a run."""
-    if is_leftover(path):
+    """Whether this is what a sweep prepares, or a process leaves that is killed before there is a run."""
+    if is_leftover(path) or path.name in TRIAL_FILES:
         return True
     return path.name == "checkpoints" and path.is_dir() and not any(path.iterdir())
 

@@ -6,10 +6,19 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
+from ddim_host.experiment.config import training_length
 from ddim_host.experiment.config_file import write_run_config
 from ddim_host.framework.processes import require_same_checkpoint, require_same_images
 from ddim_host.framework.unet import initial_weights, parameters
-from ddim_host.run.checkpoints import Checkpoint, Progress, load_checkpoint, remove_others, save_checkpoint
+from ddim_host.plugin.registry import Kind
+from ddim_host.run.checkpoints import (
+    Checkpoint,
+    Progress,
+    load_checkpoint,
+    load_progress,
+    remove_others,
+    save_checkpoint,
+)
 from ddim_host.run.drawing import Drawing, Times, draw
 from ddim_host.run.exports import export_images
 from ddim_host.run.provenance import provenance
@@ -19,22 +28,39 @@ from ddim_host.run.training import Trainer
 from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+    from typing import Any
 
     from ddim_host.experiment.assembly import Experiment
-    from ddim_host.experiment.config import Config
     from ddim_host.framework.interface import Model
     from ddim_host.plugin.data import TrainTest
     from ddim_host.run.directory import RunDirectory
     from ddim_host.run.metrics import EpochMetrics
 
-__all__ = ["picture_path", "run_experiment"]
+__all__ = ["is_complete", "run_experiment"]
 
 
-def picture_path(run: RunDirectory, config: Config) -> Path:
-    """The grid that a run ends with."""
-    name = f"{config.timestep_subset.name}-{config.steps}-eta-{config.eta:g}.png"
-    return run.samples_path / name
+def is_complete(run: RunDirectory) -> bool:
+    """Return whether a run was trained to its end, sampled from and reported, as its files tell.
+
+    Raises:
+        UserError: Its configuration or its newest checkpoint is damaged.
+    """
+    request, images = run.config.request, run.config.fingerprint
+    if images is None or not (run.has_checkpoint() and run.report_path.exists()):
+        return False
+    try:
+        picture = _picture_path(run, request.parts[Kind.TIMESTEP_SUBSET].name, request.settings)
+        length = training_length(request.settings, images.num_train)
+    except KeyError:  # somebody has taken a line out of config.toml
+        return False
+    return picture.exists() and load_progress(run.latest_checkpoint()).step >= length
+
+
+def _picture_path(run: RunDirectory, timestep_subset: str, settings: Mapping[str, Any]) -> Path:
+    """Return the path of the grid that a run ends with."""
+    return run.samples_path / f"{timestep_subset}-{settings['steps']}-eta-{settings['eta']:g}.png"
 
 
 def run_experiment(
@@ -58,7 +84,7 @@ def run_experiment(
         InterruptedTrainingError: There was a signal; a checkpoint was written.
     """
     config = experiment.config
-    path = picture_path(run, config)
+    path = _picture_path(run, config.timestep_subset.name, vars(config))
     export = export_images(path, num_images=config.num_images)  # too many are an error before the training
     images = experiment.images
     if start is run:

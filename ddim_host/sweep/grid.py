@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from ddim_host.errors import UserError
-from ddim_host.experiment.config import PART_KINDS
-from ddim_host.experiment.config_file import read_part, read_toml
-from ddim_host.experiment.settings import SETTINGS
-from ddim_host.plugin.parameters import format_choice, parse_choice, suggestion
+from ddim_host.evaluation.request import EVALUATION_OPTIONS
+from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request
+from ddim_host.experiment.config_file import read_part, read_preset, read_toml
+from ddim_host.experiment.settings import SETTINGS, read_setting
+from ddim_host.plugin.parameters import PartChoice, Value, format_choice, format_value, suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
+    from collections.abc import Collection, Iterable, Mapping
 
-    from ddim_host.plugin.parameters import Value
+__all__ = ["AXES", "AxisValue", "Grid", "read_grid", "read_value", "requested", "trial_name"]
 
-__all__ = ["AXES", "EVALUATION_OPTIONS", "Grid", "read_grid", "trial_name"]
+AxisValue: TypeAlias = PartChoice | Value
+"""A part as it was given, a setting converted and checked, or the name of a framework or of a preset."""
 
-_PARTS = ("plugin", *(kind.option for kind in PART_KINDS))
+_PARTS = tuple(kind.option for kind in PART_KINDS)
 
-AXES = (*_PARTS, "preset", *SETTINGS)
+AXES = ("plugin", *_PARTS, "preset", *SETTINGS)
 """What can have several values: every part and setting of a run, and presets."""
-
-EVALUATION_OPTIONS = {
-    "samples": ("N", "images for each score"),
-    "steps": ("N,...", "numbers of steps"),
-    "eta": ("X,...", "values of eta"),
-    "seed": ("N,...", "seeds of the noise"),
-    "features": ("PART", "the feature extractor"),
-    "reference": ("train|test", "the real images to compare with"),
-    "grids": ("N", "images of each score in a picture"),
-}
-"""Options of `evaluate` that a sweep passes on: what they take, and what that is."""
 
 _MOST_TRIALS = 10_000
 _LONGEST_NAME = 120
@@ -47,44 +38,71 @@ class Grid:
     """What was asked for.
 
     Attributes:
-        axes: The values of each part and setting that was given, as on the command line.
-        evaluation: Options of `evaluate` with their values; None where nothing is to be evaluated.
+        axes: The values of each part and setting that was given.
+        evaluation: Options of `evaluate` with their values as on its command line; None for no evaluation.
     """
 
-    axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    axes: Mapping[str, tuple[AxisValue, ...]] = field(default_factory=dict)
     evaluation: Mapping[str, str] | None = None
 
     def over(self, base: Grid) -> Grid:
-        """This grid, completed from another one; an axis that both have keeps these values."""
-        axes = {**base.axes, **self.axes}
-        if axes.get("plugin") != base.axes.get("plugin") and "model" not in self.axes and "model" in axes:
+        """Return this grid, completed from another one; an axis that both have keeps these values."""
+        taken = LENGTHS if LENGTHS & self.axes.keys() else frozenset()
+        inherited = {name: values for name, values in base.axes.items() if name not in taken}
+        axes = {**inherited, **self.axes}
+        if axes.get("plugin") != base.axes.get("plugin") and "model" in axes and "model" not in self.axes:
             # The network has a twin of the same name in the other framework, from another distribution.
-            axes["model"] = tuple(map(_any_distribution, base.axes["model"]))
-        for one, other in (("epochs", "train_steps"), ("train_steps", "epochs")):
-            if one in self.axes and other not in self.axes:
-                axes.pop(other, None)  # both set the length
-        if self.evaluation is None or base.evaluation is None:
-            evaluation = base.evaluation if self.evaluation is None else self.evaluation
-        else:
-            evaluation = {**base.evaluation, **self.evaluation}
-        return Grid(axes, evaluation)
+            models = cast("tuple[PartChoice, ...]", axes["model"])
+            axes["model"] = tuple(replace(model, distribution=None) for model in models)
+        evaluation = {**(base.evaluation or {}), **(self.evaluation or {})}
+        return Grid(axes, None if self.evaluation is base.evaluation is None else evaluation)
 
-    def trials(self) -> list[dict[str, str]]:
-        """The options of each experiment; of the axes, in the order of `AXES`, the last one runs fastest.
+    def trials(self) -> list[dict[str, AxisValue]]:
+        """Return the values of each experiment; of the axes, in the order of `AXES`, the last is fastest.
 
         Raises:
             UserError: There are absurdly many.
         """
-        axes = {name: self.axes[name] for name in AXES if name in self.axes}
-        combinations = itertools.product(*(dict.fromkeys(values) for values in axes.values()))
-        trials = list(itertools.islice(combinations, _MOST_TRIALS + 1))
+        axes = {name: _distinct(self.axes[name]) for name in AXES if name in self.axes}
+        trials = list(itertools.islice(itertools.product(*axes.values()), _MOST_TRIALS + 1))
         if len(trials) > _MOST_TRIALS:
             raise UserError(f"a sweep of more than {_MOST_TRIALS:,} experiments", fix="give fewer values")
         return [dict(zip(axes, values, strict=True)) for values in trials]
 
     def varying(self) -> set[str]:
-        """The axes with several values."""
-        return {name for name, values in self.axes.items() if len(set(values)) > 1}
+        """Return the axes with several values."""
+        return {name for name, values in self.axes.items() if len(_distinct(values)) > 1}
+
+
+def requested(trial: Mapping[str, AxisValue]) -> Request:
+    """Return what one of the `trials` of a grid asks for.
+
+    Raises:
+        UserError: Two of its settings exclude each other, or there is no such preset.
+    """
+    given: Mapping[str, Any] = trial
+    settings = {name: given[name] for name in SETTINGS if name in given}
+    if settings.keys() >= LENGTHS:
+        raise UserError("--epochs and --train-steps both set the length", fix="give one of them")
+    parts = {kind: given[kind.option] for kind in PART_KINDS if kind.option in given}
+    request = Request(given.get("plugin"), parts, settings)
+    return request.over(read_preset(given["preset"])) if "preset" in given else request
+
+
+def read_value(name: str, given: object, path: Path | None = None) -> AxisValue:
+    """Read a value of an axis: a text from the command line, or a value from the TOML file at `path`.
+
+    Raises:
+        UserError: It cannot be read or is not allowed.
+    """
+    if name in SETTINGS:
+        origin = SETTINGS[name].option if path is None else f"{name} in {path}"
+        return read_setting(name, given, origin=origin)
+    if name in ("plugin", "preset") and isinstance(given, str):
+        return given
+    part = read_part(given, name, path or Path())
+    # What a run's own file says of the distribution is how it was, not what is to be chosen.
+    return part.name if name == "plugin" else part
 
 
 def read_grid(path: Path) -> Grid:
@@ -104,19 +122,35 @@ def read_grid(path: Path) -> Grid:
         values = given if isinstance(given, list) else [given]
         if not values:
             raise UserError(f"{key} in {path} has no values")
-        read = _plugin if key == "plugin" else _part if key in _PARTS else _scalar
-        axes[key] = tuple(read(value, key, path) for value in values)
+        axes[key] = tuple(read_value(key, value, path) for value in values)
     return Grid(axes, None if evaluation is None else _evaluation(evaluation, path))
 
 
-def trial_name(options: Mapping[str, str], varying: set[str]) -> str:
-    """What an experiment's folder is called: its framework, and the values that others do not share."""
+def trial_name(trial: Mapping[str, AxisValue], varying: set[str]) -> str:
+    """Return the name of an experiment's folder: its framework, and the values that others do not share."""
     told = {"plugin", *varying}
     words = [
-        value if name == "plugin" else f"{name}={value}" for name, value in options.items() if name in told
+        _text(value) if axis == "plugin" else f"{axis}={_text(value)}"
+        for axis, value in trial.items()
+        if axis in told
     ]
     name = re.sub(r"[^\w.,=+-]+", "-", ",".join(words)).strip("-.").encode()[:_LONGEST_NAME]
     return name.decode(errors="ignore") or "run"
+
+
+def _distinct(values: Iterable[AxisValue]) -> list[AxisValue]:
+    return list({repr(value): value for value in values}.values())
+
+
+def _text(value: AxisValue) -> str:
+    """Return a value as it is written on the command line."""
+    if not isinstance(value, PartChoice):
+        return format_value(value)
+    arguments: dict[str, Any] = {
+        name: tuple(given) if isinstance(given, list) else given for name, given in value.arguments.items()
+    }
+    name = f"{value.distribution}/{value.name}" if value.distribution else value.name
+    return format_choice(name, arguments)
 
 
 def _evaluation(table: object, path: Path) -> dict[str, str]:
@@ -126,7 +160,12 @@ def _evaluation(table: object, path: Path) -> dict[str, str]:
     for key, given in table.items():
         _require_known(key, EVALUATION_OPTIONS, path)
         values = given if isinstance(given, list) else [given]
-        options[key] = ",".join(_scalar(value, f"evaluate.{key}", path) for value in values)
+        # No command line can hold a NUL.
+        if not all(isinstance(value, int | float | str) and "\0" not in str(value) for value in values):
+            raise UserError(
+                f"cannot read evaluate.{key} in {path}", why="a value is a number, a text, true or false"
+            )
+        options[key] = ",".join(map(format_value, values))
     return options
 
 
@@ -136,41 +175,3 @@ def _require_known(key: str, known: Collection[str], path: Path) -> None:
             f"{path} has an unknown setting {key!r}{suggestion(key, [*known])}",
             why=f"known: {', '.join(known)}",
         )
-
-
-def _plugin(given: object, key: str, path: Path) -> str:
-    # What a run's own file says of the distribution is how it was, not what is to be chosen.
-    return _scalar(given, key, path) if isinstance(given, str) else read_part(given, key, path).name
-
-
-def _any_distribution(part: str) -> str:
-    name, colon, parameters = part.partition(":")
-    return name.rpartition("/")[2] + colon + parameters
-
-
-def _part(given: object, key: str, path: Path) -> str:
-    if isinstance(given, str):
-        return _scalar(given, key, path)
-    choice = read_part(given, key, path)
-    arguments: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in choice.arguments.items()
-    }
-    name = f"{choice.distribution}/{choice.name}" if choice.distribution else choice.name
-    text = _scalar(format_choice(name, arguments), key, path)
-    if parse_choice(text).arguments.keys() != arguments.keys():
-        raise UserError(
-            f"{key} in {path} cannot be swept over",
-            why=f"{text!r:.200} would be read as other parameters, because a text in it looks like one",
-            fix="call `ddim-host run --config` with this part, or use another file name",
-        )
-    return text
-
-
-def _scalar(given: Value | object, key: str, path: Path) -> str:
-    if isinstance(given, bool):
-        return str(given).lower()
-    if isinstance(given, int | float | str):
-        text = str(given)
-        if "\0" not in text:
-            return text
-    raise UserError(f"cannot read {key} in {path}", why="a value is a number, a text, true or false")

@@ -1,305 +1,249 @@
-"""The experiments of a sweep, one after the other: trained, evaluated, and written down."""
+"""The experiments in the folder of a sweep: which there are, and doing what is left to do for them."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
+import os
+import re
 import shlex
 import signal
+import sys
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from threading import Lock
-from typing import TYPE_CHECKING, Literal, TypeAlias
+import tomllib
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from ddim_host.errors import UserError, printable, reason
-from ddim_host.run.directory import RunDirectory
-from ddim_host.sweep.commands import CommandRunner
+from ddim_host.errors import UserError, printable
+from ddim_host.experiment.config_file import write_config
 from ddim_host.sweep.grid import trial_name
-from ddim_host.sweep.journal import Journal, Stage
-from ddim_host.system.files import locked
+from ddim_host.sweep.processes import PROGRAM, CommandRunner
+from ddim_host.sweep.trial import Stage, Trial, identity
+from ddim_host.system.failure import read_failure
+from ddim_host.system.files import file_errors, is_leftover, locked, write_bytes
 from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
-    from typing import Any, TextIO
+    from typing import Any
 
-    from ddim_host.sweep.grid import Grid
-    from ddim_host.sweep.journal import Trial
-    from ddim_host.system.progress import ProgressReport
+    from ddim_host.sweep.trial import Asked, StageName
 
-__all__ = ["StageName", "Sweep", "Todo", "claimed"]
-
-StageName: TypeAlias = Literal["run", "evaluate"]
+__all__ = ["Sweep", "claimed"]
 
 _DONE = {"run": "trained", "evaluate": "evaluated"}
-_JOURNAL = "sweep.json"
-_ERROR = "ddim-host: error: "
-
-
-@dataclass(frozen=True)
-class Todo:
-    """An experiment, and what is left to do for it.
-
-    Attributes:
-        trial: The experiment.
-        stages: The commands to call, in this order; none where it is done.
-    """
-
-    trial: Trial
-    stages: dict[StageName, tuple[str, ...]]
-
-    @property
-    def begun(self) -> bool:
-        """Whether its training goes on where it was interrupted."""
-        return "--resume" in self.stages.get("run", ())
+_REFRESH_SECONDS = 1.0
 
 
 @contextlib.contextmanager
 def claimed(folder: Path, *, new: bool = False) -> Iterator[None]:
-    """Makes the folder of a sweep where it does not exist; no other process may claim it meanwhile.
-
-    Args:
-        folder: The folder.
-        new: Whether it must not exist yet.
+    """Make the folder of a sweep, which may exist unless it is to be new; no other process claims it then.
 
     Raises:
         UserError: Another process has it, or it cannot be used.
     """
     with contextlib.ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=not new)
-            stack.enter_context(locked(folder, wait=False))
-        except FileExistsError:
-            raise UserError(f"{folder} has just been made by another process", fix="call it again") from None
+            with file_errors(f"cannot use {folder}", passing=BlockingIOError):
+                folder.mkdir(parents=True, exist_ok=not new)
+                stack.enter_context(locked(folder, wait=False))
         except BlockingIOError:
             raise UserError(
                 f"another process runs the sweep in {folder}", fix="wait for it, or choose another --out"
             ) from None
-        except OSError as error:
-            raise UserError(f"cannot use {folder}", why=reason(error)) from None
         yield
 
 
 class Sweep:
-    """The experiments in one folder, which holds a folder for each run, their logs and the journal.
+    """The experiments in one folder.
 
     Args:
         folder: The folder; it need not exist yet.
-
-    Raises:
-        UserError: It holds something else, or its journal is damaged.
+        evaluation: Options of `evaluate`; None if nothing is to be evaluated.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()  # commands are compared, and an option must not begin with a dash
-        self._journal = Journal.read(self.folder / _JOURNAL)
-        try:
-            # One whose journal was moved away still has the logs.
-            other = not self._journal.trials and not self._logs.is_dir() and any(self.folder.iterdir())
-        except FileNotFoundError:
-            other = False
-        except OSError as error:
-            raise UserError(f"cannot use {folder}", why=reason(error)) from None
-        if other:
-            raise UserError(f"{folder} exists and holds no sweep", fix="choose another --out")
+    def __init__(self, folder: Path, evaluation: Mapping[str, str] | None = None) -> None:
+        self.folder = folder.absolute()
+        self._evaluation = evaluation
         self._runner = CommandRunner()
-        self._lock = Lock()
+        self._running: dict[str, StageName] = {}
 
-    @property
-    def _logs(self) -> Path:
-        return self.folder / "logs"
+    def trials(self) -> list[Trial]:
+        """Return the experiments that the folder holds, in the order of their names and numbers.
 
-    @property
-    def trials(self) -> tuple[Trial, ...]:
-        """All experiments of the folder, as far as they were begun."""
-        return tuple(self._journal.trials.values())
+        Raises:
+            UserError: The folder cannot be read, or holds something else.
+        """
+        with file_errors(f"cannot use {self.folder}"):
+            try:
+                entries = [path for path in self.folder.iterdir() if not is_leftover(path)]
+            except FileNotFoundError:
+                return []
+            paths = [path for path in entries if (path / "trial.toml").exists()]
+        if entries and not paths:
+            raise UserError(f"{self.folder} exists and holds no sweep", fix="choose another --out")
+        return [Trial(path, self._evaluation) for path in sorted(paths, key=lambda path: _words(path.name))]
 
-    def plan(self, grid: Grid) -> list[Todo]:
-        """What is left to do for each experiment of a grid."""
-        varying = grid.varying()
-        todo: list[Todo] = []
-        for options in grid.trials():
-            taken = [one.trial.name for one in todo]
-            name = trial_name(options, varying)
-            other = self._journal.trials.get(name)
-            if other is not None:
-                # An earlier command called an experiment so in which something else was the same for all.
-                changed = {key for key, value in options.items() if other.options.get(key) != value}
-                name = trial_name(options, varying | changed)
-            trial = self._journal.trial(options, name, taken)
-            todo.append(Todo(trial, self._stages(trial, grid.evaluation)))
-        return todo
+    def plan(self, asked: Sequence[Asked], known: Sequence[Trial]) -> list[Trial]:
+        """Find the folder of each experiment: the one that holds it, whatever its name, or a new one.
 
-    def work(self, todo: list[Todo], *, jobs: int = 1) -> None:
+        Args:
+            asked: The experiments.
+            known: The `trials`.
+        """
+        configs = {trial.name: trial.identity for trial in known}
+        found = {_key(config): trial for trial in known if (config := trial.identity) is not None}
+        plan: dict[str, Trial] = {}
+        for one in asked:
+            config = identity(tomllib.loads(write_config(one.config)))
+            trial = found.get(_key(config))
+            if trial is None:
+                name = self._new_name(one, config, configs)
+                trial = found[_key(config)] = Trial(self.folder / name, self._evaluation, one)
+                configs[name] = config
+            plan[trial.name] = trial  # once, though two ways of asking can come to the same
+        return list(plan.values())
+
+    def write_jobs(self, trials: Sequence[Trial]) -> tuple[Path, int]:
+        """Write the commands of the trainings that are left, one a line: for any order, folder and machine.
+
+        Returns:
+            The file, and their number.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        path = self.folder / "jobs.txt"
+        jobs = [shlex.join((*PROGRAM, *one.stages["run"])) for one in trials if "run" in one.stages]
+        if "\n" in "".join(jobs):
+            raise UserError(f"{path} cannot hold names with a line end", fix="choose another --out")
+        with file_errors(f"cannot write {path}"):
+            write_bytes(path, os.fsencode("".join(f"{job}\n" for job in jobs)))
+        return path, len(jobs)
+
+    def work(self, trials: Sequence[Trial], *, jobs: int = 1) -> None:
         """Do what is left; an experiment that fails does not keep the others from being done.
 
         Args:
-            todo: From `plan`.
-            jobs: How many experiments at a time. With more than one their times say little.
+            trials: The experiments; their folders are there.
+            jobs: How many at a time. With more than one their times say little.
 
         Raises:
-            UserError: The folder cannot be written.
             KeyboardInterrupt: The processes have been ended.
         """
-        waiting = [one for one in todo if one.stages]
-        self._journal.write(*(one.trial for one in todo))  # interrupted ones will be found by their options
+        waiting = [trial for trial in trials if trial.stages]
         with (
             ThreadPoolExecutor(jobs) as pool,
             progress_bar("sweep", len(waiting), unit="experiment", leave=False) as bar,
         ):
-            futures = [pool.submit(self._do, one) for one in waiting]
             try:
-                for future in as_completed(futures):
-                    future.result()
-                    bar.update()
+                self._show({pool.submit(self._do, trial) for trial in waiting}, len(waiting), bar)
             except BaseException:
                 self._runner.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _stages(self, trial: Trial, evaluation: Mapping[str, str] | None) -> dict[StageName, tuple[str, ...]]:
-        path = self.folder / trial.name
-        begun = RunDirectory(path).exists()
-        stages: dict[StageName, tuple[str, ...]] = {}
-        if not (begun and trial.run is not None and trial.run.exit_code == 0):
-            options = [f"--{name.replace('_', '-')}={value}" for name, value in trial.options.items()]
-            resume = ["--resume"] if begun else []
-            stages["run"] = ("run", *options, f"--out={path}", *resume)
-        if evaluation is not None:
-            asked = tuple(f"--{name}={value}" for name, value in evaluation.items())
-            known = trial.evaluate
-            if stages or known is None or known.exit_code != 0 or known.command[2:] != asked:
-                stages["evaluate"] = ("evaluate", str(path), *asked)
-        return stages
+    def _new_name(
+        self, asked: Asked, config: Mapping[str, Any], others: Mapping[str, Mapping[str, Any] | None]
+    ) -> str:
+        """Return a name that no other experiment has, nor anything else in the folder."""
+        name = trial_name(asked.values, asked.varying)
+        other = others.get(name)
+        if other is not None:
+            # An earlier command called an experiment so in which something else was the same for all.
+            changed = {axis for axis in asked.values if config.get(axis) != other.get(axis)}
+            name = trial_name(asked.values, asked.varying | changed)
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        return next(one for one in names if one not in others and not (self.folder / one).exists())
 
-    def _do(self, todo: Todo) -> None:
-        """Call the commands of an experiment as long as they succeed."""
-        trial = todo.trial
-        for name, command in todo.stages.items():
+    def _show(self, pending: set[Future[None]], total: int, bar: tqdm[Any]) -> None:
+        """Wait for the experiments; show how many are done, what runs, and the time that the rest takes."""
+        bar.bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+        started = measured = time.monotonic()
+        shown: object = None
+        while pending:
+            running = ", ".join(f"{name}: {stage}" for name, stage in self._running.copy().items())
+            left = "?"
+            if bar.n:  # from the mean of those that are done
+                seconds = (measured - started) / bar.n * (total - bar.n) - (time.monotonic() - measured)
+                left = tqdm.format_interval(max(0.0, seconds))
+            bar.set_postfix_str(f"{left} left; {running}", refresh=False)
+            if sys.stderr.isatty() or shown != (bar.n, running):  # a log gets a line for each change
+                bar.refresh()
+                shown = (bar.n, running)
+            done, pending = wait(pending, timeout=_REFRESH_SECONDS, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+                bar.n += 1
+                measured = time.monotonic()
+
+    def _do(self, trial: Trial) -> None:
+        """Call the commands of an experiment as long as they succeed, and say how each has ended."""
+        for name, command in trial.stages.items():
+            self._running[trial.name] = name
             try:
-                done = self._call(trial.name, command)
-            except OSError as error:
-                tqdm.write(printable(f"{trial.name}: `{name}` could not be run: {reason(error)}"))
+                with file_errors(f"`{name}` could not be run"):
+                    stage = self._call(trial, command)
+                if stage is None:
+                    return  # everything was stopped
+                tqdm.write(printable(_outcome(trial, name, stage)))
+                trial.record(name, stage)
+            except UserError as error:
+                tqdm.write(printable(f"{trial.name}: {error.summary}"))
                 return
-            if done is None:
-                return  # everything was stopped
-            stage, said = done
-            trial = replace(trial, run=stage) if name == "run" else replace(trial, evaluate=stage)
-            with self._lock:
-                self._journal.write(trial)
-            tqdm.write(printable(self._outcome(trial.name, name, stage, said)))
+            finally:
+                del self._running[trial.name]
             if stage.exit_code:
                 return
 
-    def _call(self, trial: str, command: tuple[str, ...]) -> tuple[Stage, _LastWords] | None:
-        """Run a command to its end, with its output in the experiment's log."""
-        self._logs.mkdir(exist_ok=True)
+    def _call(self, trial: Trial, command: tuple[str, ...]) -> Stage | None:
+        """Run a command to its end, with all that it prints in the experiment's log."""
+        trial.failure_path.unlink(missing_ok=True)
         started = time.perf_counter()
-        with self._log(trial).open("a", encoding="utf-8") as log, _Live(trial) as live:
-            log.write(f"$ {shlex.join(('ddim-host', *command))}\n")
-            said = _LastWords(log)
-            code = self._runner.run(command, said, live.show)
-        return None if code is None else (Stage(command, code, time.perf_counter() - started), said)
-
-    def _outcome(self, trial: str, name: StageName, stage: Stage, said: _LastWords) -> str:
-        """How a command ended, in one line."""
-        if stage.exit_code < 0:
-            number = -stage.exit_code
-            known = {one.value: one.name for one in signal.Signals}
-            ending = f"was killed by {known.get(number, f'signal {number}')}"
-        elif stage.exit_code:
-            ending = f"failed with exit code {stage.exit_code}: {said.reason or 'it said nothing'}"
-        else:
-            text = f"{trial}: {_DONE[name]}; the whole process took {stage.seconds:.1f} s"
-            return text + (self._training(trial, stage) if name == "run" else "")
-        return f"{trial}: `{name}` {ending}; all of it: {self._log(trial)}"
-
-    def _training(self, trial: str, stage: Stage) -> str:
-        """How long the training itself took, and what came of it."""
-        try:
-            metrics = RunDirectory(self.folder / trial).read_metrics()
-        except UserError:
-            return ""  # a damaged file is said on the page
-        text = ""
-        if "--resume" not in stage.command:  # else some of it was in an earlier process
-            loop = sum(row.seconds + row.warmup_seconds for row in metrics)
-            text += f", its training loop {loop:.1f} s"
-        for row in metrics[-1:]:
-            text += f"; train loss {row.train_loss:.4g}, test loss {row.test_loss:.4g}"
-        return text
-
-    def _log(self, trial: str) -> Path:
-        return self._logs / f"{trial}.log"
+        with trial.log_path.open("a", encoding="utf-8") as log:
+            print("$", shlex.join(("ddim-host", *command)), file=log, flush=True)
+            code = self._runner.run(command, log, trial.failure_path)
+        return None if code is None else Stage(command, code, time.perf_counter() - started)
 
 
-class _LastWords:
-    """Passes output on, and remembers why a command failed.
-
-    Args:
-        log: Where the output goes.
-    """
-
-    def __init__(self, log: TextIO) -> None:
-        self._log = log
-        self._error = ""
-        self._last: deque[str] = deque(maxlen=1)
-
-    @property
-    def reason(self) -> str:
-        """The command's own error, otherwise the last line that says anything."""
-        return self._error or "".join(self._last)
-
-    def write(self, text: str) -> None:
-        """Take a line."""
-        self._log.write(text)
-        line = text.strip()
-        if line.startswith(_ERROR):
-            self._error = line.removeprefix(_ERROR)
-        elif line:
-            self._last.append(line)
-
-    def flush(self) -> None:
-        """Make it readable to others."""
-        self._log.flush()
+def _outcome(trial: Trial, name: StageName, stage: Stage) -> str:
+    """Return how a command ended, in one line."""
+    if stage.exit_code == 0:
+        text = f"{trial.name}: {_DONE[name]}; the whole process took {stage.seconds:.1f} s"
+        return text + (_training(trial) if name == "run" else "")
+    if stage.exit_code < 0:
+        names = {one.value: one.name for one in signal.Signals}
+        ending = f"was killed by {names.get(-stage.exit_code, f'signal {-stage.exit_code}')}"
+    else:
+        failure = read_failure(trial.failure_path) or UserError("no reason was recorded")
+        trial.failure_path.unlink(missing_ok=True)
+        ending = f"failed with exit code {stage.exit_code}: {failure.summary}"
+    return f"{trial.name}: `{name}` {ending}; all of it: {trial.log_path}"
 
 
-class _Live:
-    """The bar of what an experiment's process is doing now.
+def _training(trial: Trial) -> str:
+    """Return the time of the training itself, and its last losses."""
+    try:
+        metrics = trial.run.read_metrics()
+    except UserError:
+        return ""  # a damaged file is said on the page
+    text = ""
+    if not trial.begun:  # else some of it was in an earlier process
+        loop = sum(row.seconds + row.warmup_seconds for row in metrics)
+        text += f", its training loop {loop:.1f} s"
+    for row in metrics[-1:]:
+        text += f"; train loss {row.train_loss:.4g}, test loss {row.test_loss:.4g}"
+    return text
 
-    Args:
-        name: The experiment's name.
-    """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._bar: tqdm[Any] | None = None
-        self._shown: tuple[str, int | None] | None = None
+def _key(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True, default=str)
 
-    def __enter__(self) -> _Live:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, report: ProgressReport) -> None:
-        """Show the newest state; for another kind of work the bar, and its ETA, begin anew."""
-        if self._shown != (report.description, report.total):
-            if self._bar is not None:
-                self._bar.close()
-            self._shown = (report.description, report.total)
-            self._bar = progress_bar(
-                f"{self._name}: {report.description}".rstrip(": "),
-                report.total,
-                unit=report.unit,
-                done=report.done,
-                leave=False,
-            )
-        bar = self._bar
-        if bar is not None:
-            bar.set_postfix_str(report.postfix, refresh=False)
-            bar.update(report.done - bar.n)
+def _words(name: str) -> list[str | int]:
+    return [int(word) if word.isdecimal() else word for word in re.split(r"(\d+)", name)]

@@ -82,8 +82,13 @@ def variants(
     (copies["rowless"] / "metrics.csv").unlink()
     [raw] = copies["damaged"].glob("checkpoints/*/raw.safetensors")
     raw.write_bytes(raw.read_bytes()[:-100])
+    prepared = tmp_path_factory.mktemp("prepared")
+    shutil.copy(tiny_run.path / "config.toml", prepared / "trial.toml")
+    begin = ["run", "--config", str(prepared / "trial.toml"), "--out", str(prepared), "--resume"]
     runs = several_runs(
         {
+            "begun with --resume": begin,
+            "repeated": begin,
             "config": ["run", "--config", str(tiny_run.path / "config.toml")],
             "seed": [*tiny, "--seed", "1"],
             "eta": [*tiny, "--eta", "1"],
@@ -107,6 +112,7 @@ def variants(
         },
         env={**site.env, "CUDA_VISIBLE_DEVICES": ""},
     )
+    copies |= dict.fromkeys(("begun with --resume", "repeated"), prepared)
     return runs | {name: Run(path, runs[name].outcome) for name, path in copies.items()}
 
 
@@ -376,6 +382,16 @@ def test_a_run_begun_from_another_one_goes_on_where_that_ended(variants: dict[st
 def test_a_run_without_checkpoint_is_begun_again(tiny_run: Run, variants: dict[str, Run]) -> None:
     assert variants["begun"].outcome.code == 0
     assert same_weights(tiny_run, variants["begun"])
+
+
+def test_a_command_that_resumes_with_a_file_can_be_repeated(tiny_run: Run, variants: dict[str, Run]) -> None:
+    begun, repeated = variants["begun with --resume"], variants["repeated"]
+    assert (begun.outcome.code, repeated.outcome.code) == (0, 0)
+    assert same_weights(tiny_run, begun)
+    assert "trained 3 steps" in begun.outcome.out
+    assert "nothing is left to do" not in begun.outcome.out
+    assert "nothing is left to do" in repeated.outcome.out
+    assert "trained 3 steps" not in repeated.outcome.out
 
 
 def test_a_damaged_checkpoint_is_named(variants: dict[str, Run]) -> None:

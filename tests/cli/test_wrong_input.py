@@ -197,6 +197,22 @@ def test_a_resumed_run_keeps_its_settings(refused: Callable[..., str], tiny_run:
     assert option.split(maxsplit=1)[0].lstrip("-").replace("-", "_") in message.splitlines()[0]
 
 
+def test_a_file_begins_no_run_over_something_else(
+    refused: Callable[..., str], tiny_run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "trial.toml"
+    text = (tiny_run.path / "config.toml").read_text(encoding="utf-8").replace("seed = 0", "seed = 1")
+    path.write_text(text, encoding="utf-8")
+    resume = ("--resume", "--config", path)
+    assert "but these differ: seed" in refused(*resume, "--out", tiny_run.path, plugin=None)
+    assert "--resume needs to know which run" in refused(*resume, plugin=None)
+    (tmp_path / "letter.txt").touch()
+    assert "is not an empty folder" in refused(*resume, "--out", tmp_path, plugin=None)
+    both = refused(*resume, "--out", tmp_path / "new", "--start-from", tiny_run.path, plugin=None)
+    assert "--resume and --start-from exclude each other" in both
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_damaged_config_cannot_be_resumed(
     refused: Callable[..., str], tiny_run: Run, tmp_path: Path
 ) -> None:

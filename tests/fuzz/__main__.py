@@ -10,7 +10,6 @@ long, take much memory, or be written elsewhere. An input that fails is kept, an
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -28,7 +27,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="where failures are kept")
     options = parser.parse_args()
-    os.environ["DDIM_HOST_PROGRESS"] = "json"
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         for reader in sandbox(Path(folder)):

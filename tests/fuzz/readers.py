@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -33,10 +34,10 @@ from ddim_host.report.reported_run import read_reported_run
 from ddim_host.run.checkpoints import latest_checkpoint, load_checkpoint, load_weights
 from ddim_host.run.directory import RunDirectory
 from ddim_host.run.trained import assemble_trained
-from ddim_host.sweep.grid import Grid, read_grid, trial_name
-from ddim_host.sweep.journal import Journal, Stage
+from ddim_host.sweep.grid import read_grid, requested, trial_name
 from ddim_host.sweep.sweeping import Sweep
-from ddim_host.system.progress import REPORT_MARK, read_report
+from ddim_host.sweep.trial import Asked, Stage, Trial
+from ddim_host.system.failure import read_failure
 from tests.fuzz.mutations import (
     mutated,
     mutated_csv,
@@ -170,24 +171,28 @@ def _of_run(run: Path) -> Iterator[Reader]:
         return png_of_any_size(png, rng) if rng.random() < 0.1 else mutated(png, rng)
 
     yield Reader("grid of samples", grid, make_grid, compare_with_whole)
-    journal = run / "sweep.json"
-    kept = Journal(journal)
-    done = Stage(("run", "--plugin=torch"), 0, 1.5)
-    kept.write(replace(kept.trial({"plugin": "torch", "seed": "0"}, "torch-0"), run=done))
-    axes = Grid({"plugin": ("torch",), "seed": ("0",)})
+    trial = run / "sweep" / "torch"
+    trial.mkdir(parents=True)
+    text = config.read_text(encoding="utf-8").partition("[provenance]")[0]
+    (trial / "trial.toml").write_text(text, encoding="utf-8")
+    Trial(trial, {}).record("evaluate", Stage(("evaluate", str(trial)), 0, 1.5))
+    same = Asked({"plugin": "torch"}, set(), experiment.config)
 
     def plan() -> None:
-        for todo in Sweep(run).plan(axes):
-            assert (run / todo.trial.name).parent == run, todo.trial
+        sweep = Sweep(trial.parent, {})
+        for known in sweep.plan([same], sweep.trials()):
+            assert known.path.parent == trial.parent, known.name
 
-    yield Reader("journal of a sweep", journal, _json(journal), plan)
+    for path, make in ((trial / "trial.toml", mutated_toml), (trial / "trial.json", mutated_json)):
+        yield Reader(f"{path.name} of a sweep", path, partial(make, path.read_bytes()), plan)
     sweep = run / "sweep.toml"
     sweep.write_text(_SWEEP, encoding="utf-8")
 
     def read_sweep() -> None:
         asked = read_grid(sweep)
-        for options in asked.trials():
-            trial_name(options, asked.varying())
+        for values in asked.trials():
+            trial_name(values, asked.varying())
+            requested(values)
 
     yield Reader("file of a sweep", sweep, partial(mutated_toml, sweep.read_bytes()), read_sweep)
 
@@ -272,14 +277,10 @@ def _of_others(folder: Path) -> Iterator[Reader]:
         partial(mutated_safetensors, inception.read_bytes()),
         partial(_read_inception, inception, dict.fromkeys(arrays, features.shape)),
     )
-    report = folder / "report"
-    line = f'{REPORT_MARK}{{"description": "training", "done": 1, "total": 2, "unit": "step", "postfix": ""}}'
-    yield Reader(
-        "progress report",
-        report,
-        partial(mutated, line.encode(), text=True),
-        lambda: read_report(report.read_bytes().decode(errors="replace")),
-    )
+    failure = folder / "failure.json"
+    record = {"what": "it does not work", "why": "nobody knows", "notes": ["one", "two"], "fix": "wait"}
+    failure.write_text(json.dumps(record), encoding="utf-8")
+    yield Reader("failure of a command", failure, _json(failure), lambda: str(read_failure(failure)).encode())
     info = folder / "site" / "fuzzed-1.0.dist-info"
     info.mkdir(parents=True)
     texts = {

@@ -66,7 +66,9 @@ def test_commands_have_the_options_that_they_are_given(block: Block) -> None:
         return
     for command in commands_of(block):
         words = shlex.split(command.text)
-        assert words[0] in {"ddim-host", "pip", "make", "python", "torchrun", "mpirun"}, block.where
+        assert words[0] in {
+            *("ddim-host", "pip", "make", "python", "torchrun", "mpirun", "parallel", "sbatch"),
+        }, block.where
         refused = any(text in command.output for text in ("error: argument", "does not take"))
         if words[0] == "ddim-host" and not refused:
             command_line().parse_args(words[1:])

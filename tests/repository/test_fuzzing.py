@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 @pytest.mark.slow
 def test_hostile_files_are_read_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DDIM_HOST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("DDIM_HOST_PROGRESS", "json")
     folder = tmp_path / "sandbox"
     folder.mkdir()
     names = []

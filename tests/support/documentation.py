@@ -34,7 +34,10 @@ SHORTER = {
 }
 """What is appended to a command of the documentation: of two equal options the last one counts."""
 
-NOT_IN_TESTS = ("make ", "python -m tests.", "torchrun ", "mpirun ", "#!/bin/sh", "--data cifar10")
+NOT_IN_TESTS = (
+    *("make ", "python -m tests.", "torchrun ", "mpirun ", "parallel ", "sbatch ", "#!/bin/sh"),
+    "--data cifar10",
+)
 """What alone is a reason not to run a block: what installs, takes long, downloads, or needs a cluster."""
 
 _FENCE = re.compile(r"^(`{3,})([\w{}-]*)(?: .*)?$")

@@ -1,8 +1,8 @@
-"""`sweep`: its grid, its journal, and the command."""
+"""`sweep`: the command."""
 
 from __future__ import annotations
 
-import io
+import contextlib
 import json
 import os
 import re
@@ -10,26 +10,20 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ddim_host.errors import UserError
-from ddim_host.sweep.commands import CommandRunner
-from ddim_host.sweep.grid import AXES, Grid, read_grid, trial_name
-from ddim_host.sweep.journal import _NAME, Journal, Stage, Trial
-from ddim_host.sweep.sweeping import Sweep
+from ddim_host.run.directory import RunDirectory
+from ddim_host.sweep.processes import CommandRunner
+from ddim_host.system.failure import read_failure
 from ddim_host.system.files import locked
-from ddim_host.system.progress import ProgressReport, read_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from tests.support.commands import Command, Outcome, PythonCode, Run
+    from tests.support.commands import Command, Outcome, PythonCode
     from tests.support.distributions import Site
 
 # One option each, so that a sweep can repeat them.
@@ -38,171 +32,6 @@ TINY = [
     *("--batch-size=8", "--test-images=8", "--num-images=4", "--steps=3"),
     *("--train-steps=3", "--lr-warmup-steps=0", "--device=cpu"),
 ]
-
-
-@given(st.dictionaries(st.sampled_from(AXES), st.lists(st.sampled_from("abc"), min_size=1), max_size=4))
-def test_a_grid_is_every_combination_once(axes: dict[str, list[str]]) -> None:
-    trials = Grid({name: tuple(values) for name, values in axes.items()}).trials()
-    size = 1
-    for values in axes.values():
-        size *= len(set(values))
-    assert len(trials) == size
-    assert len({tuple(trial.items()) for trial in trials}) == size
-    assert all(trial[name] in axes[name] for trial in trials for name in axes)
-
-
-def test_the_framework_comes_first_and_settings_run_fastest() -> None:
-    trials = Grid({"seed": ("0", "1"), "loss": ("mse",), "plugin": ("torch", "jittor")}).trials()
-    assert [list(trial.values()) for trial in trials] == [
-        ["torch", "mse", "0"],
-        ["torch", "mse", "1"],
-        ["jittor", "mse", "0"],
-        ["jittor", "mse", "1"],
-    ]
-
-
-def test_absurdly_many_experiments_are_refused_at_once() -> None:
-    values = tuple(map(str, range(1000)))
-    with pytest.raises(UserError, match="more than 10,000"):
-        Grid(dict.fromkeys(AXES, values)).trials()
-
-
-def test_a_name_tells_what_others_do_not_share() -> None:
-    options = {"plugin": "torch", "loss": "huber:delta=0.1", "data": "images:path=/a b/c", "seed": "0"}
-    assert trial_name(options, set()) == "torch"
-    assert trial_name(options, {"loss", "seed"}) == "torch,loss=huber-delta=0.1,seed=0"
-    assert trial_name(options, {"data"}) == "torch,data=images-path=-a-b-c"
-    long = trial_name({"plugin": "torch", "data": "images:path=" + "\u96ea" * 300}, {"data"})
-    assert 100 < len(long.encode()) <= 120
-
-
-def test_the_length_of_the_command_line_wins() -> None:
-    file = Grid({"epochs": ("3",), "seed": ("0", "1")}, {"samples": "10"})
-    asked = Grid({"train_steps": ("5",), "seed": ("2",)}, {"eta": "0"}).over(file)
-    assert dict(asked.axes) == {"train_steps": ("5",), "seed": ("2",)}
-    assert asked.evaluation == {"samples": "10", "eta": "0"}
-
-
-def test_a_run_s_own_file_is_swept_over_frameworks(tiny_run: Run) -> None:
-    file = read_grid(tiny_run.path / "config.toml")
-    assert file.axes["plugin"] == ("torch",)
-    [model] = file.axes["model"]
-    assert model.startswith("ddim-torch/unet:")
-    [both] = Grid({"plugin": ("torch", "jittor")}).over(file).axes["model"]
-    assert both == model.removeprefix("ddim-torch/")
-    assert Grid({"plugin": ("torch",)}).over(file).axes["model"] == (model,)
-
-
-def test_a_file_holds_values_and_lists_of_values(tmp_path: Path) -> None:
-    path = tmp_path / "sweep.toml"
-    path.write_text(
-        """
-        plugin = ["torch", "jittor"]
-        loss = ["mse", {name = "huber", distribution = "ddim-losses", parameters = {delta = 0.1}}]
-        timestep_subset = {name = "explicit", parameters = {t = [0, 500, 999]}}
-        lr = [1e-3, 0.5]
-        clip = false
-        [evaluate]
-        steps = [5, 10]
-        samples = 100
-        """,
-        encoding="utf-8",
-    )
-    grid = read_grid(path)
-    assert dict(grid.axes) == {
-        "plugin": ("torch", "jittor"),
-        "loss": ("mse", "ddim-losses/huber:delta=0.1"),
-        "timestep_subset": ("explicit:t=0,500,999",),
-        "lr": ("0.001", "0.5"),
-        "clip": ("false",),
-    }
-    assert grid.evaluation == {"steps": "5,10", "samples": "100"}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("los = 'mse'", "unknown setting 'los'; did you mean 'loss'"),
-        ("seed = []", "seed in .* has no values"),
-        ("seed = [[1]]", "cannot read seed"),
-        ("loss = [1]", "cannot read loss"),
-        ("evaluate = 1", "not a table"),
-        ("[evaluate]\nsample = 1", "unknown setting 'sample'"),
-        ('loss = "a\\u0000b"', "cannot read loss"),
-        (f"seed = 0x{'f' * 5000}", "not valid TOML"),
-        (f"seed = {'9' * 5000}", "not valid TOML"),
-        (
-            'data = {name = "images", parameters = {path = "a,size=3"}}',
-            "data in .* cannot be swept over",
-        ),
-        ("=", "not valid TOML"),
-    ],
-)
-def test_a_file_that_says_something_else(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "sweep.toml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=message):
-        read_grid(path)
-
-
-def test_a_journal_comes_back(tmp_path: Path) -> None:
-    journal = Journal.read(tmp_path / "sweep.json")
-    trial = journal.trial({"plugin": "torch"}, "torch")
-    journal.write(Trial(trial.name, trial.options, Stage(("run", "--plugin=torch"), 0, 1.5)))
-    again = Journal.read(journal.path)
-    assert again == journal
-    assert again.trial({"plugin": "torch"}, "another name") == journal.trials["torch"]
-    assert again.trial({"plugin": "torch", "seed": "1"}, "torch").name == "torch-2"
-    assert again.trial({"seed": "1"}, "torch", ["torch-2"]).name == "torch-3"
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"trials": [1]}', '{"trials": [{"name": 1}]}', "[" * 10**5]
-)
-def test_a_damaged_journal_is_an_error(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "sweep.json"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"sweep\.json is damaged"):
-        Journal.read(path)
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "a/b", "a\0b", "a\nb", "-x", "logs", "\ud800"])
-def test_a_journal_cannot_name_a_folder_elsewhere(tmp_path: Path, name: str) -> None:
-    """An experiment that is known already is gone on with in its folder: it would be written there."""
-    path = tmp_path / "sweep.json"
-    path.write_text(json.dumps({"trials": [{**asdict(Trial("torch", {})), "name": name}]}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"sweep\.json is damaged"):
-        Journal.read(path)
-
-
-@given(st.dictionaries(st.sampled_from(AXES), st.text(max_size=200), max_size=3))
-def test_every_name_that_is_given_can_be_read_back(options: dict[str, str]) -> None:
-    assert _NAME.fullmatch(f"{trial_name(options, set(options))}-2")
-
-
-def test_the_state_of_bars_comes_back_from_another_process(python: PythonCode) -> None:
-    code = (
-        "from ddim_host.system.progress import progress_bar\n"
-        "with progress_bar('testing', 3, unit='step') as bar:\n"
-        "    print('other output')\n"
-        "    bar.set_postfix(loss=1, refresh=False)\n"
-        "    bar.update(2)\n"
-    )
-    done = python(code, env={"DDIM_HOST_PROGRESS": "json"})
-    reports = [read_report(line) for line in done.err.split("\n") if line]
-    assert reports[0] == ProgressReport("testing", 0, 3, "step", "")
-    assert reports[-1] == ProgressReport("testing", 2, 3, "step", "loss=1")
-    assert read_report(done.out) is None
-
-
-INFINITE = '\x1e{"description": "", "done": Infinity, "total": null, "unit": "", "postfix": ""}'
-
-
-@pytest.mark.parametrize(
-    "line", ["", "training: 3%", "\x1e", "\x1e[]", '\x1e{"description": 1}', INFINITE, "\x1e" + "[" * 10**5]
-)
-def test_other_lines_are_no_reports(line: str) -> None:
-    assert read_report(line) is None
 
 
 def test_bars_below_each_other_do_not_move_the_cursor_of_a_log(python: PythonCode) -> None:
@@ -228,47 +57,70 @@ def swept(ddim_host: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple
     }
 
 
-def trials(folder: Path) -> dict[str, dict[str, Any]]:
-    document = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
-    return {trial["name"]: trial for trial in document["trials"]}
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the folders of the experiments say of their commands, by name."""
+    return {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/trial.json")
+    }
 
 
 def test_a_failure_does_not_hold_up_the_others(swept: tuple[Path, dict[str, Outcome]]) -> None:
     folder, outcomes = swept
     assert outcomes["planned"].code == 0, outcomes["planned"].err
-    assert outcomes["planned"].out.splitlines()[1:] == ["  torch,lr=1e-3  run", "  torch,lr=1e30  run"]
+    assert outcomes["planned"].out.splitlines()[1:] == ["  torch,lr=0.001  run", "  torch,lr=1e+30  run"]
     first = outcomes["first"]
     assert first.code == 1
     assert re.search(
-        r"torch,lr=1e-3: trained; the whole process took [\d.]+ s, its training loop [\d.]+ s; train loss ",
+        r"torch,lr=0.001: trained; the whole process took [\d.]+ s, its training loop [\d.]+ s; train loss ",
         first.out,
     )
-    assert "torch,lr=1e30: `run` failed with exit code 1: a loss or a weight is no longer" in first.out
-    assert "1 of 2 experiments failed: torch,lr=1e30" in first.err
+    assert (
+        "torch,lr=1e+30: `run` failed with exit code 1: a loss or a weight is no longer a finite number; "
+        f"training stopped; all of it: {folder / 'torch,lr=1e+30' / 'trial.log'}"
+    ) in first.out
+    assert "1 of 2 experiments failed: torch,lr=1e+30" in first.err
     assert "Traceback" not in first.out + first.err
-    log = (folder / "logs" / "torch,lr=1e30.log").read_text(encoding="utf-8")
+    log = (folder / "torch,lr=1e+30" / "trial.log").read_text(encoding="utf-8")
+    assert log.startswith("$ ddim-host run --config=")
     assert "network" in log
-    assert "\x1e" not in log
+    assert "use a smaller --lr" in log
     assert "Traceback" not in log
+    assert not (folder / "torch,lr=1e+30" / "failure.json").exists()
+
+
+def test_one_bar_names_what_runs(swept: tuple[Path, dict[str, Outcome]]) -> None:
+    bars = [line for line in swept[1]["first"].err.splitlines() if "left;" in line]
+    assert len(bars) == 2
+    assert re.search(r"0/2 \[[\d:]+, \? left; torch,lr=0.001: run\]", bars[0])
+    assert re.search(r"1/2 \[[\d:]+, \d\d:\d\d left; torch,lr=1e\+30: run\]", bars[1])
+    stages = swept[1]["evaluated"].err
+    assert re.search(r"0/2 \[[\d:]+, \? left; torch,lr=0.001: evaluate\]", stages)
+    assert re.search(r"1/2 \[[\d:]+, \d\d:\d\d left; torch,loss=l1: run\]", stages)
+    assert re.search(r"1/2 \[[\d:]+, \d\d:\d\d left; torch,loss=l1: evaluate\]", stages)
 
 
 def test_what_is_done_is_not_done_again(swept: tuple[Path, dict[str, Outcome]]) -> None:
     folder, outcomes = swept
     assert outcomes["again"].code == 1
-    assert "  torch,lr=1e-3  done" in outcomes["again"].out
-    assert "torch,lr=1e-3: trained" not in outcomes["again"].out
-    assert "torch,lr=1e30  run, resumed" in outcomes["again"].out
-    log = (folder / "logs" / "torch,lr=1e-3.log").read_text(encoding="utf-8")
+    assert "  torch,lr=0.001  done" in outcomes["again"].out
+    assert "torch,lr=0.001: trained" not in outcomes["again"].out
+    assert "torch,lr=1e+30  run, resumed" in outcomes["again"].out
+    log = (folder / "torch,lr=0.001" / "trial.log").read_text(encoding="utf-8")
     assert log.count("trained 3 steps") == 1
 
 
 def test_every_run_is_evaluated_and_on_the_page(swept: tuple[Path, dict[str, Outcome]]) -> None:
     folder, outcomes = swept
     assert outcomes["evaluated"].code == 0, outcomes["evaluated"].err
-    found = trials(folder)
-    assert set(found) == {"torch,lr=1e-3", "torch,lr=1e30", "torch,loss=mse", "torch,loss=l1"}
+    found = records(folder)
+    # That of `mse`, the default, was there already.
+    assert set(found) == {"torch,lr=0.001", "torch,lr=1e+30", "torch,loss=l1"}
+    assert outcomes["evaluated"].out.splitlines()[1:3] == [
+        "  torch,lr=0.001  evaluate",
+        "  torch,loss=l1   run, then evaluate",
+    ]
     page = (folder / "report.html").read_text(encoding="utf-8")
-    for name in ("torch,loss=mse", "torch,loss=l1"):
+    for name in ("torch,lr=0.001", "torch,loss=l1"):
         assert found[name]["evaluate"]["exit_code"] == 0
         scores = json.loads((folder / name / "evaluation.json").read_text(encoding="utf-8"))["scores"]
         assert {score["sampled"]["eta"] for score in scores} == {0.0, 1.0}
@@ -284,8 +136,12 @@ def test_mistakes_are_known_before_the_first_experiment(
     folder = tmp_path / "sweep"
     command = ["sweep", "--plugin=torch", "--out", str(folder)]
     for options, message in (
-        (["--evaluate-steps=x"], "--steps cannot be 'x'"),
-        (["--evaluate-samples=1"], "argument --samples"),
+        (["--evaluate-steps=x"], "--evaluate-steps cannot be 'x'"),
+        (["--evaluate-eta=0,2"], "--evaluate-eta cannot be '0,2'"),
+        (["--evaluate-samples=1"], "--evaluate-samples cannot be '1'\n  why: it takes: integer, from 10 to"),
+        (["--evaluate-reference=all"], "--evaluate-reference cannot be 'all'"),
+        (["--lr=0"], "--lr cannot be '0'"),
+        (["--epochs=1", "--train-steps=1"], "--epochs and --train-steps both set the length"),
         (["--evaluate-features=fid"], "no feature extractor named 'fid'"),
         (["--evaluate-steps=10,1001"], "cannot sample in 1001 steps"),
         (["--evaluate-features=inception:weights=/nowhere"], "cannot read the weights /nowhere"),
@@ -305,16 +161,15 @@ def test_mistakes_are_known_before_the_first_experiment(
     assert not folder.exists()
 
 
-def test_a_setting_that_an_earlier_sweep_did_not_have_is_in_the_name(tmp_path: Path) -> None:
+def test_a_damaged_experiment_is_told(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    axes = {"plugin": ("torch",), "loss": ("mse", "l1")}
-    sweep = Sweep(folder)
-    folder.mkdir()
-    sweep._journal.write(*(one.trial for one in sweep.plan(Grid(axes))))
-    names = [one.trial.name for one in Sweep(folder).plan(Grid({**axes, "lr": ("0.01",)}))]
-    assert names == ["torch,loss=mse,lr=0.01", "torch,loss=l1,lr=0.01"]
-    fewer = [one.trial.name for one in Sweep(folder).plan(Grid({"plugin": ("torch",), "loss": ("mse",)}))]
-    assert fewer == ["torch,loss=mse"]
+    command = ["sweep", "--plugin=torch", "--seed=0", "--seed=1", f"--out={folder}"]
+    assert in_process(*command, "--prepare").code == 0
+    (folder / "torch,seed=0" / "trial.toml").write_text("=", encoding="utf-8")
+    done = in_process(*command, "--dry-run")
+    assert (done.code, done.out.count("run")) == (0, 2)
+    assert "torch,seed=0-2" in done.out
+    assert f"note: {folder / 'torch,seed=0' / 'trial.toml'} is damaged" in done.err
 
 
 def test_a_folder_with_something_else_is_refused(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
@@ -331,36 +186,53 @@ def test_one_process_at_a_time(ddim_host: Command, tmp_path: Path) -> None:
     assert "another process runs the sweep" in done.err
 
 
+@contextlib.contextmanager
+def installed(site: Site) -> Iterator[None]:
+    """Let the processes that this one starts see fake distributions."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in site.env.items():
+            patch.setenv(name, value)
+        yield
+
+
 def test_processes_end_with_all_that_they_started(tmp_path: Path, site: Site) -> None:
-    # A plugin's module can start processes that hold the pipe.
+    # A plugin's module can start processes that hold the log.
     site.plugin(
         "leaving-things-behind",
         f"import subprocess\nsubprocess.Popen(['sleep', '1234.5'])\nopen({str(tmp_path / 'here')!r}, 'w')",
     )
-    output = io.StringIO()
     started = time.monotonic()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in site.env.items():
-            patch.setenv(name, value)
-        code = CommandRunner().run(["plugins"], output, lambda _: None)
-    assert code == 0, output.getvalue()
+    with installed(site), (tmp_path / "log").open("w") as log:
+        code = CommandRunner().run(["plugins"], log, tmp_path / "failure.json")
+    assert code == 0, (tmp_path / "log").read_text(encoding="utf-8")
     assert (tmp_path / "here").exists()
     assert time.monotonic() - started < 60.0
-    assert not [line for line in processes() if "sleep 1234.5" in line]
+    wait_until_gone("sleep 1234.5")
 
 
-def test_a_report_after_a_line_that_was_not_ended(site: Site) -> None:
-    report = json.dumps({"description": "d", "done": 1, "total": None, "unit": "u", "postfix": ""})
-    site.plugin("chatty", f"import sys\nsys.stderr.write('half a line\\x1e' + {report!r} + '\\n')")
-    output = io.StringIO()
-    reports: list[ProgressReport] = []
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in site.env.items():
-            patch.setenv(name, value)
-        CommandRunner().run(["plugins"], output, reports.append)
-    assert reports == [ProgressReport("d", 1, None, "u", "")]
-    assert "half a line\n" in output.getvalue()
-    assert "\x1e" not in output.getvalue()
+def test_a_command_says_why_it_fails(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as log:
+        code = CommandRunner().run(["run", "--plugin=torch", "--loss=msee"], log, tmp_path / "failure.json")
+    assert code == 2
+    failure = read_failure(tmp_path / "failure.json")
+    assert (tmp_path / "log").read_text(encoding="utf-8") == f"ddim-host: error: {failure}\n"
+
+
+def test_a_text_in_a_part_may_look_like_a_parameter(
+    ddim_host: Command, pictures: Path, tmp_path: Path
+) -> None:
+    """As no command line could say it: there `size=16` would be another parameter."""
+    folder = tmp_path / "pictures,size=16"
+    folder.symlink_to(pictures)
+    data = f'{{name = "images", parameters = {{path = "{folder}"}}}}'
+    (tmp_path / "sweep.toml").write_text(f'data = ["digits", {data}]', encoding="utf-8")
+    command = ["sweep", "--plugin=torch", f"--config={tmp_path / 'sweep.toml'}", *TINY]
+    done = ddim_host(*command, "--out", tmp_path / "sweep")
+    assert done.code == 0, done.out + done.err
+    shapes = {
+        RunDirectory(path.parent).config.image_shape for path in (tmp_path / "sweep").glob("*/config.toml")
+    }
+    assert shapes == {(8, 8, 1), (8, 8, 3)}
 
 
 def test_two_experiments_at_a_time(ddim_host: Command, tmp_path: Path) -> None:
@@ -368,31 +240,59 @@ def test_two_experiments_at_a_time(ddim_host: Command, tmp_path: Path) -> None:
     done = ddim_host("sweep", "--plugin=torch", *TINY, "--seed=0", "--seed=1", "--jobs=2", "--out", folder)
     assert done.code == 0, done.err
     assert "cannot be compared" in done.err
-    assert {trial["run"]["exit_code"] for trial in trials(folder).values()} == {0}
+    assert "0/2 [00:00, ? left; torch,seed=0: run, torch,seed=1: run]" in done.err
+    assert {record["run"]["exit_code"] for record in records(folder).values()} == {0}
+    assert set(records(folder)) == {"torch,seed=0", "torch,seed=1"}
+
+
+RAISING = """def raising(prediction, target):
+    if type(prediction).__module__ == "torch":
+        raise RuntimeError("a bug")
+    return ((prediction - target) ** 2).reshape((prediction.shape[0], -1)).mean(1)
+@hookimpl
+def ddim_losses():
+    return {"raising": raising}
+"""
 
 
 def test_what_cannot_be_done_for_one_experiment_does_not_stop_the_others(
-    ddim_host: Command, tmp_path: Path
+    in_process: Callable[..., Outcome], ddim_host: Command, site: Site, tmp_path: Path
 ) -> None:
     folder = tmp_path / "sweep"
-    command = ["sweep", "--plugin=torch", *TINY, "--seed=0", "--seed=1", "--seed=2"]
-    (folder / "logs" / "torch,seed=0.log").mkdir(parents=True)
-    # A run that was begun and damaged.
-    broken = folder / "torch,seed=1"
-    broken.mkdir()
-    (broken / "config.toml").write_text("=", encoding="utf-8")
-    done = ddim_host(*command, "--out", folder)
+    site.plugin("raising", RAISING)
+    losses = [*(f"--loss=huber:delta={number}" for number in (1, 2, 3, 4)), "--loss=raising"]
+    command = ["sweep", "--plugin=torch", *TINY, *losses]
+    assert in_process(*command, "--prepare", "--out", folder).code == 0
+    first, second, third, fourth = (folder / f"torch,loss=huber-delta={number}" for number in (1, 2, 3, 4))
+    (first / "trial.log").mkdir()
+    (second / "config.toml").write_text("=", encoding="utf-8")  # a run that was begun and damaged
+    (third / "trial.json").mkdir()
+    done = ddim_host(*command, "--out", folder, env=site.env)
     assert done.code == 1
-    assert "torch,seed=0: `run` could not be run: Is a directory" in done.out
-    assert "torch,seed=1: `run` failed with exit code 2: the configuration" in done.out
-    assert "torch,seed=2: trained; the whole process took " in done.out
-    assert "2 of 3 experiments failed: torch,seed=0, torch,seed=1" in done.err
+    assert f"{first.name}: `run` could not be run; Is a directory" in done.out
+    assert (
+        f"{second.name}: `run` failed with exit code 2: the configuration {second / 'config.toml'} "
+        "is not valid TOML; " in done.out
+    )
+    assert f"{third.name}: trained; the whole process took " in done.out
+    assert f"{third.name}: cannot write {third / 'trial.json'}; Is a directory" in done.out
+    assert f"{fourth.name}: trained; the whole process took " in done.out
+    assert (
+        "torch,loss=raising: `run` failed with exit code 2: loss 'raising' of raising 1.0 does not work; "
+        "it raised RuntimeError: a bug (raising.py:4); all of it: "
+    ) in done.out
+    assert f"3 of 5 experiments failed: {first.name}, {second.name}, torch,loss=raising" in done.err
     assert "Traceback" not in done.out + done.err
-    # Without the journal, and from another place: what is there is taken up.
-    (folder / "sweep.json").unlink()
-    again = ddim_host(*command, "--out=-s", "--dry-run", cwd=_linked(tmp_path, folder))
-    assert again.code == 0, again.err
-    assert "torch,seed=2  run, resumed" in again.out
+    # From another place: what is there is taken up, with and without options.
+    elsewhere = _linked(tmp_path, folder)
+    for again in (
+        ddim_host(*command, "--out=-s", "--dry-run", cwd=elsewhere, env=site.env),
+        ddim_host("sweep", "--out=-s", "--dry-run", cwd=elsewhere),
+    ):
+        assert again.code == 0, again.err
+        assert re.search(rf"^  {re.escape(first.name)} +run$", again.out, re.MULTILINE)
+        assert re.search(rf"^  {re.escape(second.name)} +run, resumed$", again.out, re.MULTILINE)
+        assert re.search(rf"^  {re.escape(fourth.name)} +done$", again.out, re.MULTILINE)
 
 
 def _linked(tmp_path: Path, folder: Path) -> Path:
@@ -413,13 +313,23 @@ def test_a_folder_whose_name_looks_like_an_option(ddim_host: Command, tmp_path: 
     assert "1 of them done" in done.out
 
 
-def test_a_training_that_is_killed_is_told_as_that(environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (signal.SIGKILL, r"was killed by SIGKILL"),
+        (signal.SIGTERM, r"failed with exit code 1: interrupted( after [\d,]+ steps)?"),
+    ],
+)
+def test_a_training_that_somebody_ends_is_told_as_that(
+    how: signal.Signals, said: str, environment: dict[str, str], tmp_path: Path
+) -> None:
     folder = tmp_path / "sweep"
     sweep = begun_sweep(environment, folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    os.kill(child_of(folder), signal.SIGKILL)
+    os.kill(child_of(folder), how)
     out, errors = sweep.communicate(timeout=60.0)
     assert sweep.returncode == 1
-    assert "torch: `run` was killed by SIGKILL; all of it:" in out
+    log = re.escape(str(folder / "torch" / "trial.log"))
+    assert re.search(f"^torch: `run` {said}; all of it: {log}$", out, re.MULTILINE)
     assert "1 of 1 experiments failed" in errors
 
 
@@ -431,10 +341,7 @@ def test_no_training_outlives_its_sweep(
     sweep = begun_sweep(environment, folder)
     sweep.send_signal(how)
     sweep.wait(timeout=60.0)
-    until = time.monotonic() + 30.0
-    while [line for line in processes() if str(folder) in line]:
-        assert time.monotonic() < until, "the training goes on"
-        time.sleep(0.05)
+    wait_until_gone(str(folder))
 
 
 def test_a_run_is_trained_by_one_process(
@@ -496,7 +403,7 @@ def test_an_interrupted_sweep_ends_its_process_and_goes_on(
         # A process that was started in the background would not be interrupted.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
-    log = folder / "logs" / "torch.log"
+    log = folder / "torch" / "trial.log"
     until = time.monotonic() + 60.0
     while not (folder / "torch" / "config.toml").exists() and time.monotonic() < until:
         time.sleep(0.05)
@@ -512,6 +419,14 @@ def test_an_interrupted_sweep_ends_its_process_and_goes_on(
     done = ddim_host(*command)
     assert done.code == 0, done.err
     assert "trained; the whole process took " in done.out
+
+
+def wait_until_gone(words: str) -> None:
+    """Wait for the end of processes that have been killed, which the kernel takes its time for."""
+    until = time.monotonic() + 30.0
+    while [line for line in processes() if words in line]:
+        assert time.monotonic() < until, f"{words} still runs"
+        time.sleep(0.05)
 
 
 def processes() -> list[str]:
