@@ -12,11 +12,11 @@ from ddim_host.plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from ddim_host.diffusion import NoiseSchedule, strictly_increasing
+    from ddim_host.framework.interface import Loss
     from ddim_host.plugin.contracts import (
         DatasetFactory,
         FeatureExtractor,
         FeatureExtractorFactory,
-        Loss,
         LossWeighting,
         NoiseScheduleFactory,
         SamplerState,
@@ -69,6 +69,7 @@ _MODULES = {
     "file_errors": "system.files",
     "Images": "plugin.data",
     "locked": "system.files",
+    "Loss": "framework.interface",
     "NoiseSchedule": "diffusion",
     "strictly_increasing": "diffusion",
     "TrainTest": "plugin.data",

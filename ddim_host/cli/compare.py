@@ -15,8 +15,6 @@ from ddim_host.system.files import file_errors
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["main"]
-
 
 def main(options: argparse.Namespace) -> int:
     """Put the runs that the options name side by side.

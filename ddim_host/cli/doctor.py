@@ -20,8 +20,6 @@ from ddim_host.system.cache import cache_errors
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["main"]
-
 _SECONDS = 120.0
 
 

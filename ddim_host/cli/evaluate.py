@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from ddim_host.run.sampling import Denoiser
     from ddim_host.run.trained import UsedWeights
 
-__all__ = ["main"]
-
 
 def main(options: argparse.Namespace) -> int:
     """Score the trained run that the options name; scores that it already has are not made again.

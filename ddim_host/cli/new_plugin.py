@@ -14,8 +14,6 @@ from ddim_host.scaffold.rendering import write_plugin
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["main"]
-
 
 def main(options: argparse.Namespace) -> int:
     """Write a new distribution.

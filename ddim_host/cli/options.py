@@ -22,20 +22,6 @@ if TYPE_CHECKING:
 
     from ddim_host.experiment.config_file import ConfigFile
 
-__all__ = [
-    "add_compare_options",
-    "add_doctor_options",
-    "add_evaluate_options",
-    "add_new_plugin_options",
-    "add_plugins_options",
-    "add_reconstruct_options",
-    "add_run_options",
-    "add_sample_options",
-    "add_sweep_options",
-    "evaluation_options",
-    "requested",
-]
-
 _PART_HELP = {
     Kind.DATA: "images: digits, cifar10, or images:path=FOLDER_OR_ARCHIVE",
     Kind.MODEL: "the network, e.g. unet:base_channels=64,dropout=0; its size follows the images",

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ddim_host.run.drawing import Times
     from ddim_host.run.trained import UsedWeights
 
-__all__ = ["left_out_lines", "note_other_images", "sampling_line", "split_line", "times_line", "used_line"]
-
 _MOST_NAMES = 10
 """Of files that were left out, so many are named."""
 

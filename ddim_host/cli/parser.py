@@ -12,8 +12,6 @@ from ddim_host.plugin.parameters import suggestion
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CommandParser"]
-
 
 class CommandParser(argparse.ArgumentParser):
     """A parser whose errors look like all others of this program, with the usage left to `--help`."""

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from ddim_host.plugin.discovery import Plugin
     from ddim_host.plugin.registry import Part
 
-__all__ = ["main"]
-
 _JSON_KEYS = (
     "name",
     "distribution",

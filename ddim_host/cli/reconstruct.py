@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import Images
     from ddim_host.run.sampling import Denoiser
 
-__all__ = ["main"]
-
 _PICTURED = 8
 
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from ddim_host.experiment.config_file import ConfigFile
 
-__all__ = ["main"]
-
 
 def main(options: argparse.Namespace) -> int:
     """Run the experiment that the options describe.

@@ -17,8 +17,6 @@ from ddim_host.system.limits import MAX_IMAGES
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["main"]
-
 _LAYOUTS = {
     "samples": "",
     "interpolation": ": row r goes from sample 2 r of this seed to sample 2 r + 1",

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from ddim_host.experiment.assembly import Experiment
     from ddim_host.sweep.trial import Trial
 
-__all__ = ["main"]
-
 
 def main(options: argparse.Namespace) -> int:
     """Run the experiments that the options describe, or that the folder holds, as far as they are not done.

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     from ddim_host.diffusion.trajectory import DDIMStep
 
-__all__ = ["ddim_step", "predict_x_start"]
-
 # An array of NumPy, PyTorch, Jittor, ...: anything with + - * and division by a Python float. `Any`, because
 # no type checker knows that three unrelated array classes share these operators.
 Tensor = TypeVar("Tensor", bound=Any)

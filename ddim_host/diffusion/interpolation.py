@@ -9,8 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["slerp"]
-
 
 def slerp(start: NDArray[np.float32], end: NDArray[np.float32], fraction: float) -> NDArray[np.float32]:
     """Spherical linear interpolation of two noises (arXiv 2010.02502, section D.5).

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Stream", "dropout_seed", "generator", "normal_images"]
-
 
 class Stream(IntEnum):
     """What randomness is for. The numbers are part of every result: never change or reuse one."""

@@ -9,8 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["NoiseSchedule"]
-
 
 class NoiseSchedule:
     """What follows from the betas: q(x_t | x_start) = N(sqrt(abar_t) x_start, (1 - abar_t) I).

@@ -9,8 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["strictly_increasing"]
-
 
 def strictly_increasing(positions: ArrayLike, num_train_timesteps: int) -> NDArray[np.int64]:
     """Round positions to distinct timesteps, each moved no further than the others force it to.

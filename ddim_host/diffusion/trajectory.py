@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from ddim_host.diffusion.schedule import NoiseSchedule
 
-__all__ = ["DDIMStep", "ddim_steps", "encoding_steps", "trajectory"]
-
 
 @dataclass(frozen=True)
 class DDIMStep:

@@ -13,13 +13,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "frechet_distance",
-    "kernel_distance",
-    "precision_recall",
-    "squared_mmd",
-]
-
 # Rows of a distance matrix that are held at a time: bounds the memory to a few hundred megabytes.
 _BLOCK = 1024
 

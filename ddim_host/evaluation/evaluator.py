@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import Images
     from ddim_host.plugin.parameters import PartChoice
 
-__all__ = ["Evaluator"]
-
 
 class Evaluator:
     """The near end of the evaluator's process; used in a `with` block, which ends the process.

@@ -9,8 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Moments"]
-
 
 class Moments:
     """The first two moments of N feature vectors, in constant memory.

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ddim_host.evaluation.scores import Ruler, Sampled
 
-__all__ = ["FID_WEIGHTS", "PAPER_FIDS", "differences_from_the_paper", "is_cifar10"]
-
 FID_WEIGHTS = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """SHA-256 of the published weights of the FID network, `pt_inception-2015-12-05-6726825d.pth`."""
 

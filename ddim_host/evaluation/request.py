@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from ddim_host.plugin.parameters import PartChoice
 
-__all__ = ["EVALUATION_OPTIONS", "EvaluationRequest", "Half", "read_evaluation"]
-
 Half: TypeAlias = Literal["train", "test"]
 
 EVALUATION_OPTIONS = {

@@ -16,8 +16,6 @@ from ddim_host.system.records import read_record, record_errors
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["EvaluationFile", "NoiseFloor", "RealImages", "Ruler", "Sampled", "Score", "Scores", "Seconds"]
-
 _FORMAT = 1
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ddim_host.run.sampling import Denoiser
     from ddim_host.run.trained import UsedWeights
 
-__all__ = ["help_to_score", "measure_real_images", "planned", "score"]
-
 _REAL_BATCH = 100
 
 

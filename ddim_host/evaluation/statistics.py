@@ -14,8 +14,6 @@ from ddim_host.evaluation.moments import Moments
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FeatureStatistics", "MeasureSettings", "Measures", "StatisticsAccumulator", "measure"]
-
 
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:

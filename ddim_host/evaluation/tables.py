@@ -18,20 +18,6 @@ if TYPE_CHECKING:
     from ddim_host.evaluation.scores import NoiseFloor, Ruler, Score, Scores
     from ddim_host.evaluation.statistics import Measures
 
-__all__ = [
-    "SHOWN",
-    "Shown",
-    "Table",
-    "as_csv",
-    "as_markdown",
-    "as_text",
-    "number",
-    "over_seeds",
-    "protocol_lines",
-    "remarks",
-    "tables_of",
-]
-
 _Cells = list[list[str]]
 
 

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import Images
     from ddim_host.plugin.parameters import PartChoice
 
-__all__ = ["FeatureSpace", "Worker", "serve"]
-
 _Result = TypeVar("_Result")
 
 _FORMAT = 1

@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from ddim_host.plugin.parameters import Value
     from ddim_host.plugin.registry import Registry
 
-__all__ = ["Experiment", "assemble", "load_framework", "resolve_config"]
-
 
 @dataclass(frozen=True, eq=False)
 class Experiment:

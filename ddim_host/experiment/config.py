@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ddim_host.framework.interface import Device, Precision
     from ddim_host.plugin.parameters import PartChoice, Value
 
-__all__ = ["LENGTHS", "PART_KINDS", "Config", "PartConfig", "Request", "training_length"]
-
 PART_KINDS = (
     Kind.DATA,
     Kind.MODEL,

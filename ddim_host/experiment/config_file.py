@@ -27,17 +27,6 @@ if TYPE_CHECKING:
     from ddim_host.plugin.parameters import Value
     from ddim_host.plugin.registry import Kind
 
-__all__ = [
-    "ConfigFile",
-    "preset_names",
-    "read_config_file",
-    "read_part",
-    "read_preset",
-    "read_toml",
-    "write_config",
-    "write_run_config",
-]
-
 _PRESETS = Path(__file__).with_name("presets")
 _PROVENANCE = "provenance"
 _IMAGE_SHAPE = "image_shape"

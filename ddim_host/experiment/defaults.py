@@ -9,16 +9,6 @@ from ddim_host.plugin.registry import Kind
 if TYPE_CHECKING:
     from ddim_host.plugin.parameters import Value
 
-__all__ = [
-    "DEFAULT_DISTRIBUTIONS",
-    "DEFAULT_PARTS",
-    "SMALL",
-    "default_attention",
-    "default_features",
-    "default_model_parameters",
-    "default_settings",
-]
-
 DEFAULT_PARTS = {
     Kind.DATA: "digits",
     Kind.MODEL: "unet",

@@ -13,8 +13,6 @@ from ddim_host.system.limits import MAX_IMAGES, MAX_SEED, MAX_STEPS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CHECKPOINTS", "SETTINGS", "CheckpointChoice", "Setting", "read_list", "read_setting"]
-
 CheckpointChoice: TypeAlias = Literal["latest", "best-train", "best-test", "best-avg", "ensemble"]
 """Whose weights to sample with: the newest, the best epoch by one of three losses, or all three together."""
 

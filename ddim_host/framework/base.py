@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ddim_host.framework.interface import Batch, WhichWeights
     from ddim_host.framework.unet import Conv, UNetSpec, Weights
 
-__all__ = ["Dropout", "LayersBase", "ModelBase"]
-
 Tensor = TypeVar("Tensor", bound=Any)
 
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ddim_host.errors import UserError
 
-__all__ = ["Check"]
-
 
 @dataclass(frozen=True)
 class Check:

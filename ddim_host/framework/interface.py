@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from ddim_host.framework.processes import Processes
-from ddim_host.framework.unet import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,24 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ddim_host.framework.unet import UNetSpec
-
-__all__ = [
-    "ADAM_BETA1",
-    "ADAM_BETA2",
-    "ADAM_EPSILON",
-    "Batch",
-    "Device",
-    "JoinProcesses",
-    "Loss",
-    "Model",
-    "ModelFactory",
-    "Precision",
-    "Tensor",
-    "TrainingState",
-    "Weights",
-    "WhichWeights",
-]
+    from ddim_host.framework.unet import UNetSpec, Weights
 
 Tensor: TypeAlias = Any
 """An array of the framework, on its device. The host only uses + - * / with Python floats on it."""

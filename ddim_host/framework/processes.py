@@ -18,17 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "ALONE",
-    "Processes",
-    "any_of",
-    "gather",
-    "require_same_checkpoint",
-    "require_same_images",
-    "share",
-    "wait_for_all",
-]
-
 
 class Processes(Protocol):
     """The processes of one experiment, joined."""

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from ddim_host.diffusion import NoiseSchedule
 
-__all__ = ["min_snr", "none", "p2"]
-
 # Every weight stays a float32 number, the type that it has in a batch.
 _MAX_P2_GAMMA = 10.0
 _MIN_P2_K, _MAX_P2_K = 1e-3, 1e3

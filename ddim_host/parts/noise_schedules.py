@@ -12,8 +12,6 @@ from ddim_host.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["cosine", "linear", "quad", "sigmoid"]
-
 # Beyond this the last alphas_cumprod would be zero, and x_start could not be recovered from x_t.
 _MAX_BETA = 0.999
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from ddim_host.diffusion import NoiseSchedule
 
-__all__ = ["cosine", "explicit", "leading", "linear", "quad", "trailing"]
-
 
 def linear(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int64]:
     """Evenly spaced from 0 to T - 1, both ends included; a single step is T - 1.

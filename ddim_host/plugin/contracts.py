@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from ddim_host.framework.interface import Loss, ModelFactory
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -18,20 +16,6 @@ if TYPE_CHECKING:
 
     from ddim_host.diffusion import NoiseSchedule
     from ddim_host.plugin.data import DataSource, Images
-
-__all__ = [
-    "DatasetFactory",
-    "FeatureExtractor",
-    "FeatureExtractorFactory",
-    "Loss",
-    "LossWeighting",
-    "ModelFactory",
-    "NoiseScheduleFactory",
-    "SamplerState",
-    "TimestepSampler",
-    "TimestepSamplerFactory",
-    "TimestepSubset",
-]
 
 SamplerState: TypeAlias = "dict[str, NDArray[np.float64]]"
 """The state of a timestep sampler, as named arrays; it is stored in checkpoints."""

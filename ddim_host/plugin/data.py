@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DataFingerprint", "DataSource", "Images", "TrainTest", "image_hash"]
-
 Images: TypeAlias = "NDArray[np.uint8]"
 """Images as uint8 `(N, H, W, C)`, C = 1 (grey) or 3 (RGB); memory-mapped where large."""
 

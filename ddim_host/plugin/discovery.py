@@ -14,15 +14,6 @@ from packaging.requirements import InvalidRequirement, Requirement
 from ddim_host.errors import UserError, described
 from ddim_host.plugin.registry import normalised_distribution
 
-__all__ = [
-    "DISABLED",
-    "Plugin",
-    "discover",
-    "host_version",
-    "installed_frameworks",
-    "no_framework_chosen",
-]
-
 DISABLED = "DDIM_HOST_DISABLE_PLUGINS"
 """Variable of the environment: plugins that are not imported, by distribution, name or both: `a,b/c`."""
 

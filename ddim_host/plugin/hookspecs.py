@@ -17,11 +17,9 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ddim_host.framework import interface
     from ddim_host.framework.checks import Check
-    from ddim_host.framework.interface import JoinProcesses
     from ddim_host.plugin import contracts
-
-__all__ = ["PROJECT", "hookimpl", "hookspec"]
 
 PROJECT = "ddim_host"
 
@@ -32,7 +30,7 @@ hookimpl: Callable[[_Hook], _Hook] = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def ddim_model_factories() -> Mapping[str, contracts.ModelFactory]:
+def ddim_model_factories() -> Mapping[str, interface.ModelFactory]:
     """Networks: `(spec, device, precision) -> Model`. Every framework gives some."""
 
 
@@ -47,7 +45,7 @@ def ddim_timestep_samplers() -> Mapping[str, contracts.TimestepSamplerFactory]:
 
 
 @hookspec
-def ddim_losses() -> Mapping[str, contracts.Loss]:
+def ddim_losses() -> Mapping[str, interface.Loss]:
     """Losses: `(prediction, target) -> (B,)`, unreduced, in the operators that all frameworks share."""
 
 
@@ -77,5 +75,5 @@ def ddim_machine_checks() -> Sequence[Check]:
 
 
 @hookspec
-def ddim_process_groups() -> JoinProcesses:
+def ddim_process_groups() -> interface.JoinProcesses:
     """How processes that a launcher started find together in a framework: `(device) -> Processes`."""

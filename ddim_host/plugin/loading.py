@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from ddim_host.framework.interface import JoinProcesses
 
-__all__ = ["STRICT", "Plugins", "load_plugins"]
-
 STRICT = "DDIM_HOST_STRICT_PLUGINS"
 """Variable of the environment: where it is set, a plugin that does not work is an error."""
 

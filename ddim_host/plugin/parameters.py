@@ -18,21 +18,6 @@ from ddim_host.system.files import absolute_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = [
-    "REQUIRED",
-    "Parameter",
-    "PartChoice",
-    "Value",
-    "convert",
-    "format_choice",
-    "format_value",
-    "parse_choice",
-    "resolve",
-    "suggestion",
-    "type_name",
-    "user_parameters",
-]
-
 Scalar: TypeAlias = bool | int | float | str | Path
 Value: TypeAlias = Scalar | tuple[int, ...] | tuple[float, ...] | None
 """What a parameter can be. None is written `none`."""

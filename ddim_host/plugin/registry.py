@@ -16,18 +16,6 @@ from ddim_host.plugin.parameters import Parameter, PartChoice, suggestion, user_
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = [
-    "OWN_DISTRIBUTIONS",
-    "Failure",
-    "Kind",
-    "Part",
-    "Registry",
-    "is_installed",
-    "normalised_distribution",
-    "own_first",
-    "which",
-]
-
 OWN_DISTRIBUTIONS = ("ddim-host", "ddim-torch", "ddim-jittor", "ddim-timestep-samplers", "ddim-losses")
 """Those of this project, installed or not."""
 

@@ -25,21 +25,6 @@ if TYPE_CHECKING:
     from ddim_host.plugin.parameters import Value
     from ddim_host.plugin.registry import Part
 
-__all__ = [
-    "CheckedSampler",
-    "checked_extractor",
-    "checked_features",
-    "checked_images",
-    "checked_loss",
-    "checked_model",
-    "checked_schedule",
-    "checked_source",
-    "checked_subset",
-    "checked_weighting",
-    "framework_of",
-    "use",
-]
-
 _Result = TypeVar("_Result")
 
 _LARGEST_WEIGHT = 1e4

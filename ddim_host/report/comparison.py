@@ -19,15 +19,6 @@ if TYPE_CHECKING:
     from ddim_host.report.reported_run import Grid, ReportedRun
     from ddim_host.run.metrics import EpochMetrics
 
-__all__ = [
-    "Comparison",
-    "LossGroup",
-    "QualityGroup",
-    "compare",
-    "seconds_at",
-    "whole_epochs",
-]
-
 # What the numbers of a loss curve depend on besides the network and how it is trained.
 _LOSS_UNITS = ("data", "loss", "noise_schedule", "num_train_timesteps", "test_images")
 

@@ -12,8 +12,6 @@ from ddim_host.report.quality import quality_of
 if TYPE_CHECKING:
     from ddim_host.report.comparison import Comparison
 
-__all__ = ["as_json"]
-
 
 def as_json(comparison: Comparison, *, title: str, command: str) -> str:
     """Return everything but the pictures; null stands for NaN, the rate of a row that only warmed up."""

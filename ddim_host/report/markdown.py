@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from ddim_host.report.comparison import Comparison
 
-__all__ = ["as_markdown"]
-
 
 def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
     """Return what the page says in words and numbers; pictures and curves are only there."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from ddim_host.report.reported_run import ReportedRun
 
-__all__ = ["write_report"]
-
 ReportFormat: TypeAlias = Literal["html", "md", "json"]
 
 _RENDERED = {"html": render_page, "md": as_markdown, "json": as_json}

@@ -18,8 +18,6 @@ from ddim_host.report.speed import HOW_SPEED_WAS_MEASURED, SPEED_COLUMNS, rate_t
 if TYPE_CHECKING:
     from ddim_host.report.comparison import Comparison
 
-__all__ = ["render_page"]
-
 
 def render_page(comparison: Comparison, *, title: str, command: str) -> str:
     """The page as text.

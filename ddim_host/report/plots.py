@@ -12,8 +12,6 @@ from ddim_host.report.svg import Curve, curves_svg
 if TYPE_CHECKING:
     from ddim_host.report.comparison import Comparison, LossGroup
 
-__all__ = ["Plot", "plots_of"]
-
 
 @dataclass(frozen=True)
 class Plot:

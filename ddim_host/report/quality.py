@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from ddim_host.evaluation.tables import Table
     from ddim_host.report.comparison import QualityGroup
 
-__all__ = ["HOW_TO_READ", "quality_of"]
-
 HOW_TO_READ = (
     "S is the number of sampling steps, each a call of the network for every image. Eta 0 is deterministic "
     "DDIM, eta 1 adds as much noise as DDPM. Marked is the best of each column, and with it whatever cannot "

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.run.metrics import EpochMetrics
 
-__all__ = ["Grid", "ReportedRun", "read_reported_run"]
-
 _Result = TypeVar("_Result")
 
 _MOST_GRID_BYTES = 8 << 20

@@ -9,8 +9,6 @@ from ddim_host.evaluation.tables import number
 if TYPE_CHECKING:
     from ddim_host.report.comparison import Throughput
 
-__all__ = ["HOW_SPEED_WAS_MEASURED", "SPEED_COLUMNS", "rate_text"]
-
 SPEED_COLUMNS = (
     "images per second (range over epochs)",
     "seconds per epoch",

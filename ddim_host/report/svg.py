@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from matplotlib.lines import Line2D
 
-__all__ = ["Curve", "curves_svg"]
-
 # Colours that are told apart by people who see few of them (Okabe and Ito), on light and on dark ground.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES = ("-", "--", ":", "-.")

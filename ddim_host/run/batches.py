@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ddim_host.plugin.contracts import TimestepSampler
     from ddim_host.plugin.data import Images
 
-__all__ = ["TestBatches", "TrainingBatches", "training_batches"]
-
 TEST_SEED = 0
 """Test noise and timesteps do not follow the run's seed, so that the test losses of two runs compare."""
 

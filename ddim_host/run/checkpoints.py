@@ -43,25 +43,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.framework.interface import Model, Weights, WhichWeights
-    from ddim_host.framework.unet import Parameter
+    from ddim_host.framework.interface import Model, WhichWeights
+    from ddim_host.framework.unet import Parameter, Weights
     from ddim_host.plugin.contracts import SamplerState
-
-__all__ = [
-    "BestEpoch",
-    "Checkpoint",
-    "Measure",
-    "Progress",
-    "latest_checkpoint",
-    "load_checkpoint",
-    "load_progress",
-    "load_weights",
-    "remove_others",
-    "save_checkpoint",
-    "save_weights",
-    "step_of",
-    "weights_folder",
-]
 
 Measure: TypeAlias = Literal["train", "test", "avg"]
 """What makes an epoch the best: its train loss, its test loss, or (5 train + test) / 6."""

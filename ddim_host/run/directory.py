@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from ddim_host.run.checkpoints import Measure
     from ddim_host.run.metrics import EpochMetrics
 
-__all__ = ["TRIAL_FILES", "RunDirectory", "existing_run", "next_run_path"]
-
 TRIAL_FILES = frozenset({"trial.toml", "trial.log", "trial.json", "failure.json"})
 """Files of a sweep in the folder of a run, which may be there before the run; see `ddim_host.sweep.trial`."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from ddim_host.run.sampling import Denoiser, StartNoise
     from ddim_host.run.trained import UsedWeights
 
-__all__ = ["Drawing", "Times", "draw", "drawing_record"]
-
 PictureKind: TypeAlias = Literal["samples", "interpolation", "trajectory"]
 
 

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from ddim_host.run.directory import RunDirectory
     from ddim_host.run.metrics import EpochMetrics
 
-__all__ = ["is_complete", "run_experiment"]
-
 
 def is_complete(run: RunDirectory) -> bool:
     """Return whether a run was trained to its end, sampled from and reported, as its files tell.

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from ddim_host.plugin.data import Images
 
-__all__ = ["ImageExport", "export_images", "require_new"]
-
 
 class ImageExport(ABC):
     """Takes images as they are made; what it writes appears when it is finished.

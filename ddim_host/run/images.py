@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from ddim_host.plugin.data import Images
 
-__all__ = ["grid_images", "grid_png", "image_png", "to_network", "to_uint8"]
-
 _EMPTY = 128
 """The grey of a cell of a grid that holds no image."""
 

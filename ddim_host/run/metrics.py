@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from ddim_host.run.checkpoints import Measure
 
-__all__ = ["EpochMetrics", "read_metrics", "write_metrics"]
-
 
 @dataclass(frozen=True)
 class EpochMetrics:

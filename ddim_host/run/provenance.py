@@ -16,8 +16,6 @@ from ddim_host.system.machine import processor_name
 if TYPE_CHECKING:
     from ddim_host.framework.interface import Model
 
-__all__ = ["provenance", "this_command"]
-
 
 def provenance(framework: str, model: Model) -> dict[str, str]:
     """What a result was made with, as text by name: `device` and `precision` as they came out of `auto`.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import Images
     from ddim_host.run.sampling import Denoiser
 
-__all__ = ["PAPER_ERRORS", "reconstruct", "squared_errors"]
-
 PAPER_ERRORS = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
 """The paper's errors on CIFAR-10 test images by number of steps (arXiv 2010.02502, table 2)."""
 

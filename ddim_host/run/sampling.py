@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     StartNoise: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.float32]]
     FreshNoise: TypeAlias = Callable[[DDIMStep], NDArray[np.float32]]
 
-__all__ = ["Denoiser", "Sampler", "denoise", "require_finite", "start_noise"]
-
 
 @dataclass(frozen=True, eq=False)
 class Denoiser:

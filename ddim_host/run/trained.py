@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import TrainTest
     from ddim_host.run.directory import RunDirectory
 
-__all__ = ["UsedWeights", "assemble_trained", "load_denoiser", "other_images", "record_of"]
-
 
 @dataclass(frozen=True)
 class UsedWeights:

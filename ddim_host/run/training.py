@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import TrainTest
     from ddim_host.run.directory import RunDirectory
 
-__all__ = ["Trainer", "ema_decay_at", "learning_rate_at"]
-
 # The first step finds the optimizer's memory new, the second one does not: both may have to be compiled.
 _WARMUP_STEPS = 2
 _REPORT_SECONDS = 0.5

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from ddim_host.scaffold.names import NewPlugin
 
-__all__ = ["require_new"]
-
 
 def require_new(plugin: NewPlugin, files: Mapping[str, str]) -> None:
     """Make sure that the names of a plugin are its own.

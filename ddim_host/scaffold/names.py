@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from ddim_host.errors import UserError
 from ddim_host.plugin.registry import Kind
 
-__all__ = ["PLUGIN_KINDS", "NewPlugin", "new_plugin"]
-
 PLUGIN_KINDS = {
     "timestep-sampler": Kind.TIMESTEP_SAMPLER,
     "loss": Kind.LOSS,

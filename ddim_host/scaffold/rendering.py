@@ -18,8 +18,6 @@ from ddim_host.system.files import file_errors
 if TYPE_CHECKING:
     from ddim_host.scaffold.names import NewPlugin
 
-__all__ = ["write_plugin"]
-
 _CONTRACTS = {
     Kind.NOISE_SCHEDULE: "NoiseScheduleContract",
     Kind.TIMESTEP_SAMPLER: "TimestepSamplerContract",

@@ -18,8 +18,6 @@ from ddim_host.plugin.parameters import PartChoice, Value, format_choice, format
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-__all__ = ["AXES", "AxisValue", "Grid", "read_grid", "read_value", "requested", "trial_name"]
-
 AxisValue: TypeAlias = PartChoice | Value
 """A part as it was given, a setting converted and checked, or the name of a framework or of a preset."""
 

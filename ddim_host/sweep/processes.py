@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
 
-__all__ = ["PROGRAM", "CommandRunner"]
-
 # With -P nothing in the folder where the user happens to be is imported in place of a module.
 PROGRAM = (sys.executable, "-P", "-m", "ddim_host")
 """The words that a command of the host begins with."""

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from ddim_host.sweep.trial import Asked, StageName
 
-__all__ = ["Sweep", "claimed"]
-
 _DONE = {"run": "trained", "evaluate": "evaluated"}
 _REFRESH_SECONDS = 1.0
 

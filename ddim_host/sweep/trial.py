@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from ddim_host.experiment.config import Config
     from ddim_host.sweep.grid import AxisValue
 
-__all__ = ["Asked", "Stage", "StageName", "Trial", "identity"]
-
 StageName: TypeAlias = Literal["run", "evaluate"]
 
 

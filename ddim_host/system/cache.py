@@ -12,8 +12,6 @@ from ddim_host.errors import UserError, printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["CACHE_VARIABLE", "cache_errors", "cache_folder"]
-
 CACHE_VARIABLE = "DDIM_HOST_CACHE"
 
 

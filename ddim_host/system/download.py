@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["download"]
-
 CHUNK_BYTES = 1 << 16
 TIMEOUT_SECONDS = 30.0
 

@@ -15,8 +15,6 @@ from ddim_host.system.files import read_json, write_text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["asking_for_failure", "read_failure", "report_failure"]
-
 _FILE = "DDIM_HOST_FAILURE"
 """The file that the process with this variable in its environment writes its failure to."""
 

@@ -18,21 +18,6 @@ from ddim_host.errors import UserError, reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = [
-    "absolute_path",
-    "file_errors",
-    "is_leftover",
-    "locked",
-    "read_bytes",
-    "read_json",
-    "read_text",
-    "remove_leftovers",
-    "replacing",
-    "require_plain",
-    "write_bytes",
-    "write_text",
-]
-
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 MAX_TEXT_BYTES = 64 << 20
 """No text that a run leaves comes near this."""

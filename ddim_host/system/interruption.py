@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Self
 
-__all__ = ["Interruption", "end_as_by_ctrl_c"]
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ALONE = b" (at once, if interrupted again)"
 _NOTED = b"\nddim-host: ends after this step, with a checkpoint" + _ALONE + b"\n"

@@ -11,8 +11,6 @@ from ddim_host.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Launch", "launched"]
-
 # Set by the launchers for each process that they start: its rank, and how many there are.
 _VARIABLES = {
     "torchrun": ("RANK", "WORLD_SIZE"),

@@ -1,7 +1,5 @@
 """Numbers beyond which an input is a slip of the finger, or nothing that a machine could do."""
 
-__all__ = ["MAX_GRID_IMAGES", "MAX_IMAGES", "MAX_IMAGE_SIZE", "MAX_SEED", "MAX_STEPS"]
-
 MAX_SEED = 2**63 - 1
 """Seeds are keys of a generator of 64 bits; the half of them that every number format holds."""
 

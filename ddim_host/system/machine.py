@@ -8,9 +8,6 @@ import re
 import sys
 from pathlib import Path
 
-__all__ = ["let_waiting_threads_sleep", "process_peak_memory_bytes", "processor_flags", "processor_name"]
-
-
 _SPIN_COUNT = "10000"
 """How long threads of libgomp, in both frameworks, wait for each other awake.
 

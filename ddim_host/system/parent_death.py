@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["follow_parent", "following"]
-
 _PARENT = "DDIM_HOST_PARENT"
 """The number of the process that the one with this variable in its environment is to follow."""
 

@@ -12,8 +12,6 @@ from ddim_host.system.launch import launched
 if TYPE_CHECKING:
     from typing import Any, TextIO
 
-__all__ = ["progress_bar", "restart"]
-
 _LOG_INTERVAL = 15.0
 
 _UP = "\x1b[A"

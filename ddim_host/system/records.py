@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["read_record", "record_errors"]
-
 _Record = TypeVar("_Record")
 
 _MOST = 2**63

@@ -13,8 +13,6 @@ from ddim_host.testing.part import PartContract
 if TYPE_CHECKING:
     from ddim_host.plugin.contracts import FeatureExtractor
 
-__all__ = ["FeatureExtractorContract"]
-
 
 class FeatureExtractorContract(PartContract):
     """Features float32 `(N, D)`, finite, of uint8 images; each depends on its image alone.

@@ -14,9 +14,8 @@ from ddim_host.plugin.registry import Kind
 from ddim_host.testing.part import PartContract, linear_schedule
 
 if TYPE_CHECKING:
-    from ddim_host.framework.interface import Model, Weights, WhichWeights
-
-__all__ = ["ModelFactoryContract", "one_batch", "tiny_spec"]
+    from ddim_host.framework.interface import Model, WhichWeights
+    from ddim_host.framework.unet import Weights
 
 _TIMESTEPS = 50
 _SMALL_STEP = 0.01

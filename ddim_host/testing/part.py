@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ddim_host.plugin.parameters import Value
 
-__all__ = ["PartContract", "linear_schedule", "run_python"]
-
 _IMPORT = """
 import importlib, sys
 from ddim_host.plugin.framework_guard import allow_framework

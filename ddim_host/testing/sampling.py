@@ -10,8 +10,6 @@ from ddim_host.plugin import validation
 from ddim_host.plugin.registry import Kind
 from ddim_host.testing.part import PartContract, linear_schedule
 
-__all__ = ["TimestepSubsetContract"]
-
 
 class TimestepSubsetContract(PartContract):
     """Exactly S timesteps, int64 `(S,)`, strictly increasing, in [0, T).

@@ -19,14 +19,6 @@ from ddim_host.testing.part import PartContract, linear_schedule, run_python
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "DatasetContract",
-    "LossContract",
-    "LossWeightingContract",
-    "NoiseScheduleContract",
-    "TimestepSamplerContract",
-]
-
 _STANDARD_ERRORS = 6.0
 """An unbiased estimate is further off than this once in 500 million times."""
 

@@ -45,8 +45,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.framework.interface import WhichWeights
-    from ddim_host.plugin.contracts import ModelFactory
+    from ddim_host.framework.interface import ModelFactory, WhichWeights
     from tests.support.commands import Command, Run
 
 SCHEDULE = NoiseSchedule(linear(1000))

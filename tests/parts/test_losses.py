@@ -17,7 +17,7 @@ from ddim_losses import balanced, ddim_losses, huber, l1, l2, mse
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ddim_host.plugin.contracts import Loss
+    from ddim_host.framework.interface import Loss
 
 VARIANTS: dict[str, Loss] = {
     **ddim_losses(),

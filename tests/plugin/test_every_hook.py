@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ddim_host import testing
+from ddim_host.framework import interface
 from ddim_host.plugin import contracts, hookspecs
 from ddim_host.plugin.registry import Kind
 from tests.support.repository import ROOT
@@ -21,10 +22,10 @@ HOOKS = [name for name in vars(hookspecs) if name.startswith("ddim_")]
 
 # What a part of each kind is called with; a type alias has no signature of its own.
 CALLED = {
-    Kind.MODEL: contracts.ModelFactory,
+    Kind.MODEL: interface.ModelFactory,
     Kind.NOISE_SCHEDULE: contracts.NoiseScheduleFactory,
     Kind.TIMESTEP_SAMPLER: contracts.TimestepSamplerFactory,
-    Kind.LOSS: contracts.Loss,
+    Kind.LOSS: interface.Loss,
     Kind.LOSS_WEIGHTING: contracts.LossWeighting,
     Kind.TIMESTEP_SUBSET: contracts.TimestepSubset,
 }

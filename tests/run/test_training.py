@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.framework.interface import Batch, Loss, Weights, WhichWeights
+    from ddim_host.framework.interface import Batch, Loss, WhichWeights
+    from ddim_host.framework.unet import Weights
     from ddim_host.plugin.parameters import Value
 
 LR = st.floats(1e-6, 1)

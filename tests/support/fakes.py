@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.framework.interface import Batch, Loss, Tensor, TrainingState, Weights, WhichWeights
+    from ddim_host.framework.interface import Batch, Loss, Tensor, TrainingState, WhichWeights
+    from ddim_host.framework.unet import Weights
 
 
 class NumpyModel:

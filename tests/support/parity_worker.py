@@ -25,7 +25,8 @@ from ddim_host.run.training import ema_decay_at, learning_rate_at
 
 if TYPE_CHECKING:
     from ddim_host.experiment.assembly import Experiment
-    from ddim_host.framework.interface import Model, Weights
+    from ddim_host.framework.interface import Model
+    from ddim_host.framework.unet import Weights
 
 
 def random_weights(experiment: Experiment) -> Weights:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["cached", "transform_channels"]
-
 _Tensor = TypeVar("_Tensor")
 
 

@@ -21,8 +21,6 @@ from ddim_host.system.cache import cache_errors, cache_folder
 from ddim_host.system.files import write_bytes
 from ddim_host.system.machine import processor_flags
 
-__all__ = ["DECLARATIONS", "KERNELS_VARIABLE", "Kernels", "cpu_kernels", "load_kernels"]
-
 KERNELS_VARIABLE = "DDIM_HOST_KERNELS"
 
 _SOURCE = Path(__file__).with_name("source")

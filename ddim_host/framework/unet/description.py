@@ -10,18 +10,6 @@ from ddim_host.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = [
-    "GROUP_NORM_EPS",
-    "Attention",
-    "Conv",
-    "GroupNorm",
-    "Level",
-    "Linear",
-    "ResNet",
-    "UNet",
-    "UNetSpec",
-]
-
 GROUP_NORM_EPS = 1e-6
 
 # Beyond these, the mere list of a network's layers, or of its parameters' sizes, could fill the memory.

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
         UNetSpec,
     )
 
-__all__ = ["Layers", "predict_noise", "time_embedding_table"]
-
 Tensor = TypeVar("Tensor", bound=Any)
 
 

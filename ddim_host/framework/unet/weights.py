@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Parameter", "Weights", "initial_weights", "parameters"]
-
 Weights: TypeAlias = "dict[str, NDArray[np.float32]]"
 """Parameters by canonical name: the names and layouts of diffusers' `UNet2DModel`."""
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
-__all__ = ["MAX_FILE_BYTES", "is_zip", "tar_files", "tar_names", "too_many_bytes", "zip_files", "zip_names"]
-
 MAX_FILE_BYTES = 256 << 20
 """No file is read beyond this, whatever size it claims."""
 

@@ -17,8 +17,6 @@ from ddim_host.plugin.data import DataSource, Images, TrainTest
 from ddim_host.system.cache import cache_folder
 from ddim_host.system.download import download
 
-__all__ = ["cifar10", "official_archive"]
-
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 MAX_ARCHIVE_BYTES = 256 << 20

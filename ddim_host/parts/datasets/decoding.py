@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["BrokenImageError", "decode_image", "read_size"]
-
 MAX_PIXELS = 64_000_000
 """Images with more pixels are refused by their header: a file of kilobytes may claim gigabytes."""
 

@@ -13,8 +13,6 @@ import numpy as np
 from ddim_host.errors import UserError, printable
 from ddim_host.plugin.data import DataSource, TrainTest
 
-__all__ = ["digits"]
-
 NUM_IMAGES = 1797
 NUM_TRAIN = 1500
 SIDE = 8

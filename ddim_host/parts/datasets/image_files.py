@@ -25,17 +25,6 @@ from ddim_host.parts.datasets.archives import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-__all__ = [
-    "EXTENSIONS",
-    "ContentHash",
-    "ImageFiles",
-    "Listing",
-    "has_halves",
-    "is_image_name",
-    "open_image_files",
-    "split_names",
-]
-
 _CLOCK_NANOSECONDS = 2_000_000_000
 """Times of files may be as coarse as this; a change within it can leave them as they are."""
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from ddim_host.parts.datasets.cache import ArrayWriter
 
-__all__ = ["images"]
-
 _Record = TypeVar("_Record")
 
 FORMAT_VERSION = 3

@@ -11,8 +11,6 @@ from __future__ import annotations
 import struct
 import zlib
 
-__all__ = ["damage"]
-
 _PNG_SIGNATURE_BYTES = 8
 _GIF_HEADER_BYTES = 13
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B

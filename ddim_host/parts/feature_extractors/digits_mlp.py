@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from ddim_host.plugin.data import Images
 
-__all__ = ["DigitsMLP"]
-
 _WEIGHTS = Path(__file__).with_name("digits_mlp.safetensors")
 _SHAPE = (8, 8, 1)
 

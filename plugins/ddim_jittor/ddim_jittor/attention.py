@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import jittor as jt
 
-__all__ = ["attention"]
-
 _HEADER = """
 #include <algorithm>
 #include <cmath>

@@ -22,8 +22,6 @@ from ddim_jittor import first_compile
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ensure_compiled", "read_if_there"]
-
 _TICK = 0.2
 _PLAIN_INTERVAL = 15.0
 

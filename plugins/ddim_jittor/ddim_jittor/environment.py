@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-__all__ = ["import_jittor"]
-
 # Jittor replaces the handlers of these: Ctrl-C would end the process without a traceback or a checkpoint, and
 # so would any child process that is killed.
 _SIGNALS = ("SIGINT", "SIGCHLD", "SIGQUIT", "SIGSEGV", "SIGFPE", "SIGILL", "SIGBUS")

@@ -19,8 +19,6 @@ import sysconfig
 import threading
 from types import ModuleType
 
-__all__ = ["ASK_AGAIN", "import_jittor_utils"]
-
 ASK_AGAIN = 75
 """Exit code of this script when Jittor asks to be started once more."""
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from ddim_host.framework import Attention, Conv, Dropout, GroupNorm, Kernels, Linear
 
-__all__ = ["KernelLayers"]
-
 
 class KernelLayers(JittorLayers):
     """Apply layers by name to images that lie in memory as `(B, H, W, C)`; see `ddim_host.framework.Layers`.

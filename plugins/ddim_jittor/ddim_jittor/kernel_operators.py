@@ -11,8 +11,6 @@ from ddim_host.framework import DECLARATIONS, GROUP_NORM_EPS, Kernels, transform
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["conv3x3", "dropout", "group_norm", "transform"]
-
 _SIZES = "in0_shape0, in0_shape1, in0_shape2"
 
 

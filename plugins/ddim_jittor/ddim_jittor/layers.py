@@ -11,8 +11,6 @@ from ddim_host.framework import GROUP_NORM_EPS, LayersBase
 if TYPE_CHECKING:
     from ddim_host.framework import Attention, Conv, GroupNorm, Linear
 
-__all__ = ["JittorLayers"]
-
 
 class JittorLayers(LayersBase[jt.Var]):
     """Apply layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`."""

@@ -19,8 +19,6 @@ from ddim_host.framework import Check
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["checks", "cuda_checks", "find_nvcc", "gpu_name", "jittor_home", "lay_onednn", "require"]
-
 ONEDNN = "2022.2.1"
 
 # The compiled core takes 40 MB, the kernels of a network some tens more.

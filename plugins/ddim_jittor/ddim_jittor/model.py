@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from ddim_host.framework import Batch, Loss, UNetSpec, WhichWeights
 
-__all__ = ["JittorModel"]
-
 
 class JittorModel(ModelBase[jt.Var]):
     """A U-Net in Jittor, on the device that Jittor was imported for; see `ddim_host.framework.Model`.

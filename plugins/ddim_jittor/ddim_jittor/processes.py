@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from ddim_host.framework import Device
 
-__all__ = ["JittorProcesses", "join"]
-
 
 class JittorProcesses:
     """See `ddim_host.framework.Processes`."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["adam_step"]
-
 
 @torch.no_grad()
 def adam_step(

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ddim_host import FeatureExtractorFactory, Images
     from ddim_host.framework import Device
 
-__all__ = ["Inception"]
-
 _CHUNK = 50
 """Images at a time: more take gigabytes and are no faster."""
 

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     Kernel: TypeAlias = tuple[int, int]
     Layers: TypeAlias = "Conv | Pool | tuple[Layers, ...] | list[Layers]"
 
-__all__ = ["InceptionNetwork", "parameter_shapes"]
-
-
 _IMAGE_SIZE = 299
 _BATCH_NORM_EPS = 1e-3
 _1, _3, _5, _WIDE, _TALL = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from ddim_host.framework import Conv, Dropout, GroupNorm, Kernels
 
-__all__ = ["KernelLayers"]
-
 
 def _onednn_is_faster() -> bool:
     """Whether dense layers are best left to oneDNN, which PyTorch has for convolutions, not to MKL.

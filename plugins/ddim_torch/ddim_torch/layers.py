@@ -13,8 +13,6 @@ from ddim_host.framework import GROUP_NORM_EPS, LayersBase
 if TYPE_CHECKING:
     from ddim_host.framework import Attention, Conv, GroupNorm, Linear
 
-__all__ = ["TorchLayers"]
-
 
 class TorchLayers(LayersBase[Tensor]):
     """Apply layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`."""

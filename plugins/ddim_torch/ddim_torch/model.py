@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from ddim_host.framework import Batch, Device, Loss, Precision, UNetSpec, WhichWeights
 
-__all__ = ["TorchModel", "resolve_device", "resolve_precision"]
-
 
 def resolve_device(device: Device) -> torch.device:
     """The device that was asked for; `auto` is the GPU where there is one.

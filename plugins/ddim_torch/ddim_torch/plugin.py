@@ -10,8 +10,6 @@ from ddim_host.framework import Check
 if TYPE_CHECKING:
     from ddim_host.framework import Device, JoinProcesses, Model, ModelFactory, Precision, Processes, UNetSpec
 
-__all__ = ["unet"]
-
 
 @hookimpl
 def ddim_model_factories() -> dict[str, ModelFactory]:

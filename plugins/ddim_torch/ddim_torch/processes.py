@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ddim_host.framework import Device
 
-__all__ = ["TorchProcesses", "join"]
-
 # Others wait while the first one measures real images, say; one that has died is known of at once anyway.
 _TIMEOUT = timedelta(days=1)
 

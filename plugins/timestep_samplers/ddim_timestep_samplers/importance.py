@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from ddim_host import NoiseSchedule, SamplerState
 
-__all__ = ["Importance"]
-
 # A longer history would hardly ever be full, and its table would not fit into memory.
 _MAX_HISTORY = 1000
 # The largest size of a loss: it arrives as float32, and its square must not overflow in float64.

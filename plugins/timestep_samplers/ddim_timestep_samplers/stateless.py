@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from ddim_host import NoiseSchedule, SamplerState
 
-__all__ = ["Antithetic", "Uniform"]
-
 
 class _Stateless:
     """A sampler that learns nothing from the losses."""
