@@ -331,6 +331,7 @@ def test_one_process_at_a_time(ddim_host: Command, tmp_path: Path) -> None:
     assert "another process runs the sweep" in done.err
 
 
+@pytest.mark.process
 def test_processes_end_with_all_that_they_started(tmp_path: Path, site: Site) -> None:
     # A plugin's module can start processes that hold the pipe.
     site.plugin(
@@ -349,6 +350,7 @@ def test_processes_end_with_all_that_they_started(tmp_path: Path, site: Site) ->
     assert not [line for line in processes() if "sleep 1234.5" in line]
 
 
+@pytest.mark.process
 def test_a_report_after_a_line_that_was_not_ended(site: Site) -> None:
     report = json.dumps({"description": "d", "done": 1, "total": None, "unit": "u", "postfix": ""})
     site.plugin("chatty", f"import sys\nsys.stderr.write('half a line\\x1e' + {report!r} + '\\n')")
@@ -413,6 +415,7 @@ def test_a_folder_whose_name_looks_like_an_option(ddim_host: Command, tmp_path: 
     assert "1 of them done" in done.out
 
 
+@pytest.mark.process
 def test_a_training_that_is_killed_is_told_as_that(environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     sweep = begun_sweep(environment, folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -423,6 +426,7 @@ def test_a_training_that_is_killed_is_told_as_that(environment: dict[str, str], 
     assert "1 of 1 experiments failed" in errors
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP])
 def test_no_training_outlives_its_sweep(
     how: signal.Signals, environment: dict[str, str], tmp_path: Path
