@@ -27,19 +27,21 @@ _OF_THE_KIT = frozenset({"test_importing_it_imports_no_framework"})
 _EVENTS = frozenset(
     {"subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
 )
-_MADE_ONCE = frozenset({"ddim_host.framework.kernels.library", "matplotlib.font_manager"})
-"""Modules that start a process once and cache its result: the first test that needs it is not to blame."""
+_ONCE = frozenset(
+    {"ddim_host.framework.kernels.library", "matplotlib.font_manager", "numpy.testing._private.utils"}
+)
+"""Modules that start a process once and keep its result: the first test that needs it is not to blame."""
 
 _started: list[str] | None = None
 
 
 def _note(what: str) -> None:
-    """Record the start of a process, unless its result is cached for all tests."""
+    """Record the start of a process, unless its result is kept for all tests."""
     if _started is None:
         return
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__") in _MADE_ONCE:
+        if frame.f_globals.get("__name__") in _ONCE:
             return
         frame = frame.f_back
     _started.append(what)
