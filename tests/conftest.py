@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from tests.support.commands import Command, PythonCode
 
+pytest_plugins = ["tests.support.process_guard"]
+
 # A machine that is busy with something else is no reason to fail.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")

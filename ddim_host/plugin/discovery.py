@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
 from typing import Literal, cast
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -85,7 +86,7 @@ def discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
     for distribution in importlib.metadata.distributions():
         # Any installed distribution may be damaged, also one that has nothing to do with this project.
         try:
-            name = normalised_distribution(distribution.metadata["Name"] or "")
+            name = normalised_distribution(_name_of(distribution))
             entry_points = [point for point in distribution.entry_points if _group_meant(point.group)]
             needed = _newer_host(distribution) if entry_points else None
         except Exception as error:
@@ -136,6 +137,20 @@ def host_version() -> str:
     return importlib.metadata.version("ddim-host")
 
 
+def _name_of(distribution: importlib.metadata.Distribution) -> str:
+    """Return the name in the metadata, or nothing.
+
+    `distribution.metadata` parses all fields and the readme as well, which takes ten times as long; for all
+    that is installed, it would be most of the time of a short command.
+    """
+    files = ("METADATA", "PKG-INFO", "")
+    text = next(filter(None, map(distribution.read_text, files)), "")
+    fields, _, _ = text.partition("\n\n")
+    found = re.search(r"^Name:(.*)$", fields, re.MULTILINE | re.IGNORECASE)
+    return found[1].strip() if found else ""
+
+
+@cache
 def _group_meant(group: str) -> str | None:
     """The group that this is, or, as `ddim-host.plugin`, was perhaps meant to be; None for all others."""
     if group in _GROUPS:

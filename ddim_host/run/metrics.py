@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from ddim_host.system.files import read_text, write_text
@@ -72,6 +72,8 @@ def write_metrics(path: Path, rows: list[EpochMetrics]) -> None:
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([field.name for field in fields(EpochMetrics)])
-    writer.writerows(astuple(row) for row in rows)
+    names = [field.name for field in fields(EpochMetrics)]
+    writer.writerow(names)
+    # Not `astuple`, which copies every value: all rows are written again after every epoch.
+    writer.writerows([getattr(row, name) for name in names] for row in rows)
     write_text(path, buffer.getvalue())

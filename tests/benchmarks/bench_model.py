@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.benchmarks.subjects import Subject
+
+pytestmark = pytest.mark.process  # Jittor starts compilers
 
 # Enough of a shorter call for a median; the first calls compile, allocate and fill caches.
 _ROUNDS = {"training_step": 8, "network_call": 12, "sample": 3}

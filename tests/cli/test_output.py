@@ -7,10 +7,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
     from tests.support.commands import Outcome, PythonCode
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # --- Help and imports ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_output_that_nobody_reads_any_more_is_not_complained_of(environment: dict[str, str]) -> None:
     """As of `ddim-host plugins | head -0`."""
     reader, writer = os.pipe()
@@ -28,6 +29,7 @@ def test_output_that_nobody_reads_any_more_is_not_complained_of(environment: dic
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.process
 def test_an_output_that_was_closed_from_the_start_is_no_error(environment: dict[str, str]) -> None:
     """As of `ddim-host plugins >&-`."""
     command = ["sh", "-c", '"$0" -m ddim_host plugins >&-', sys.executable]
@@ -64,6 +66,7 @@ def test_an_impatient_user_gets_one_line(
 # --- Divergence ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_reader_who_has_seen_enough_is_no_error(environment: dict[str, str]) -> None:
     command = f"{sys.executable} -m ddim_host doctor | true"
     done = subprocess.run(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import Images
     from tests.support.distributions import Site
 
+pytestmark = pytest.mark.process
+
 SHAPE = (8, 8, 1)
 SETTINGS = MeasureSettings(kernel_subsets=4, kernel_subset_size=20, max_kept=40)
 REAL, GENERATED = np.random.default_rng(0).integers(0, 256, (2, 60, *SHAPE), np.uint8)
@@ -92,12 +94,6 @@ def test_statistics_of_the_reference_are_kept(cache: Path) -> None:
             assert not use_reference(process, REAL)
             assert measures_of(process) == first
         assert stored.read_bytes() == whole
-
-
-def test_images_of_another_shape_or_order_have_another_hash() -> None:
-    hashes = {image_hash(images) for images in (REAL, REAL[::-1], REAL.reshape(60, 16, 4, 1), REAL[:59])}
-    assert len(hashes) == 4
-    assert image_hash(REAL.copy(order="F")) == image_hash(REAL)
 
 
 # --- Extractors of other people -----------------------------------------------------------------------------

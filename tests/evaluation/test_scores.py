@@ -102,6 +102,7 @@ for seed in range(20):
 """
 
 
+@pytest.mark.process
 def test_two_processes_may_add_to_one_file(file: EvaluationFile, tmp_path: Path) -> None:
     """Two frameworks may score the same run at the same time."""
     processes = [

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim_host.errors import UserError
-from ddim_host.framework.processes import ALONE, any_of, gather, require_same_checkpoint, share
+from ddim_host.framework.processes import (
+    ALONE,
+    any_of,
+    gather,
+    require_same_checkpoint,
+    require_same_images,
+    share,
+)
 from ddim_host.system.launch import Launch, launched
 from tests.support.fakes import FakeProcess
 
@@ -71,3 +78,13 @@ def test_processes_with_different_checkpoints_are_refused() -> None:
     require_same_checkpoint(FakeProcess(0, 2, same), 2**40 + 5)
     with pytest.raises(UserError, match="different checkpoints"):
         require_same_checkpoint(FakeProcess(0, 2, other.astype(np.float32)), 2**40 + 5)
+
+
+def test_processes_with_different_images_are_refused() -> None:
+    """Each machine may have a copy of its own."""
+    require_same_images(ALONE, 2**40 + 5)
+    halves = np.array([2**16, 5], dtype=np.float32)
+    others = np.stack([0 * halves, halves])
+    require_same_images(FakeProcess(0, 2, others), 2**40 + 5)
+    with pytest.raises(UserError, match="have read different images"):
+        require_same_images(FakeProcess(0, 2, others + np.float32(1.0)), 2**40 + 5)

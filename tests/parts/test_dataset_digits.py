@@ -33,6 +33,7 @@ def test_they_are_the_digits_of_scikit_learn_in_its_order() -> None:
     assert set(np.unique(ours)) == {round(x * 255 / 16) for x in range(17)}
 
 
+@pytest.mark.process
 def test_reading_them_does_not_import_scikit_learn() -> None:
     code = (
         "import sys\n"

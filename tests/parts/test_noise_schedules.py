@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from ddim_host.plugin.contracts import NoiseScheduleFactory
 
     Scaled = Callable[..., NDArray[np.float64]]
+
 
 SCALED = pytest.mark.parametrize("part", [linear, quad, sigmoid])
 
@@ -103,20 +103,3 @@ def test_cosine_is_the_papers_formula(timesteps: int, s: float) -> None:
 def test_cosine_refuses_an_offset_that_leaves_no_cosine(s: float) -> None:
     with pytest.raises(UserError, match=r"must lie in \[0, 1\]"):
         cosine(1000, s=s)
-
-
-@pytest.mark.parametrize(
-    ("part", "name"), [(linear, "linear"), (quad, "scaled_linear"), (sigmoid, "sigmoid")]
-)
-@pytest.mark.parametrize(("start", "end"), [(1e-4, 0.02), (0.00085, 0.012)])
-def test_betas_equal_those_of_diffusers(part: Scaled, name: str, start: float, end: float) -> None:
-    theirs = DDPMScheduler(
-        num_train_timesteps=1000, beta_schedule=name, beta_start=start, beta_end=end
-    ).betas.numpy()
-    np.testing.assert_allclose(part(1000, beta_start=start, beta_end=end), theirs, rtol=2e-6, atol=0)
-
-
-@pytest.mark.parametrize("timesteps", [50, 1000, 4000])
-def test_cosine_equals_diffusers(timesteps: int) -> None:
-    theirs = DDPMScheduler(num_train_timesteps=timesteps, beta_schedule="squaredcos_cap_v2")
-    np.testing.assert_allclose(cosine(timesteps), theirs.betas.numpy(), rtol=1e-7, atol=0)

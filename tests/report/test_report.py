@@ -277,7 +277,7 @@ class Elements(HTMLParser):
             self.text += data
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page() -> Elements:
     elements = Elements()
     elements.feed(whole_page())
@@ -330,15 +330,22 @@ def test_a_run_without_anything_but_settings_has_one_too() -> None:
     assert json.loads(as_json(comparison, title="empty", command="c"))["throughput"] == {}
 
 
+def page_with_times(**times: object) -> str:
+    """Render the page of a run whose one grid was made in these times."""
+    [grid] = reported().grids
+    timed = replace(grid, record={**grid.record, **times})
+    return render_page(compare([reported(grids=(timed,))]), title="t", command="c")
+
+
+@pytest.fixture(scope="module")
+def page_with_good_times() -> str:
+    return page_with_times(seconds=0.5, warmup_seconds=12.25)
+
+
 @pytest.mark.parametrize("seconds", ["<b>", None, float("nan"), -1, True, [1.0]])
-def test_times_that_are_none_are_not_shown(seconds: object) -> None:
-    [grid] = reported().grids[:1]
-    strange = replace(grid, record={**grid.record, "seconds": seconds})
-    page = render_page(compare([reported(grids=(strange,))]), title="t", command="c")
-    assert ": sampled in" not in page
-    timed = replace(grid, record={**grid.record, "seconds": 0.5, "warmup_seconds": 12.25})
-    page = render_page(compare([reported(grids=(timed,))]), title="t", command="c")
-    assert "seed 0: sampled in 0.500 s, after 12.2 s of compiling" in page
+def test_times_that_are_none_are_not_shown(seconds: object, page_with_good_times: str) -> None:
+    assert ": sampled in" not in page_with_times(seconds=seconds)
+    assert "seed 0: sampled in 0.500 s, after 12.2 s of compiling" in page_with_good_times
 
 
 def test_a_single_run_begins_with_its_pictures() -> None:

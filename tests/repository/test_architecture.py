@@ -17,6 +17,7 @@ from ddim_host.plugin.registry import OWN_DISTRIBUTIONS, Kind
 from tests.support.repository import ROOT
 
 
+@pytest.mark.process
 def test_layers_and_independence_are_kept() -> None:
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)

@@ -106,6 +106,7 @@ def test_pages_for_authors_of_plugins_import_nothing_else(page: str) -> None:
         assert others_imported(block) == set(), block
 
 
+@pytest.mark.process
 def test_hookimpl_alone_loads_no_numpy() -> None:
     """So that `ddim-host --help` answers at once."""
     code = "import sys; from ddim_host import UserError, hookimpl; print('numpy' in sys.modules)"

@@ -12,19 +12,13 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from ddim_host.errors import UserError
 from ddim_host.experiment.config_file import read_config_file
-from ddim_host.framework.processes import ALONE, require_same_images
-from ddim_host.plugin.data import DataFingerprint, TrainTest, image_hash
-from tests.support.fakes import FakeProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ddim_host.plugin.data import Images
+    from ddim_host.plugin.data import DataFingerprint
     from tests.support.commands import Outcome, Run
-
-IMAGES = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4, 1)
 
 
 def fingerprint(run: Path) -> DataFingerprint:
@@ -35,50 +29,6 @@ def fingerprint(run: Path) -> DataFingerprint:
 
 def last_error(text: str) -> str:
     return text.rpartition("ddim-host: error: ")[2]
-
-
-def test_a_fingerprint_tells_images_from_others() -> None:
-    one = TrainTest(IMAGES, IMAGES[:1]).fingerprint
-    assert one == TrainTest(IMAGES.copy(), IMAGES[:1].copy()).fingerprint
-    others = (
-        TrainTest(IMAGES[:1], IMAGES),
-        TrainTest(IMAGES[::-1], IMAGES[:1]),
-        TrainTest(IMAGES, IMAGES[1:]),
-        TrainTest(IMAGES, IMAGES),
-        TrainTest(IMAGES.reshape(2, 16, 1, 1), IMAGES[:1]),
-    )
-    assert one not in {other.fingerprint for other in others}
-    numbers = [one.number, *(other.fingerprint.number for other in others)]
-    assert len({*numbers}) == len(numbers)
-    assert all(0 <= number < 2**48 for number in numbers)
-    same_halves = [TrainTest(IMAGES[i:][:1], IMAGES[i:][:1]).fingerprint.number for i in range(2)]
-    assert same_halves[0] != same_halves[1]
-    assert str(one) == (
-        f"2 train (SHA-256 {image_hash(IMAGES)[:12]}...), 1 test ({image_hash(IMAGES[:1])[:12]}...)"
-    )
-
-
-def test_images_are_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed: list[int] = []
-
-    def count(images: Images) -> str:
-        hashed.append(len(images))
-        return "0" * 64
-
-    monkeypatch.setattr("ddim_host.plugin.data.image_hash", count)
-    images = TrainTest(IMAGES, IMAGES[:1])
-    assert images.fingerprint is images.fingerprint
-    assert hashed == [2, 1]
-
-
-def test_processes_with_different_images_are_refused() -> None:
-    """Each machine may have a copy of its own."""
-    require_same_images(ALONE, 2**40 + 5)
-    halves = np.array([2**16, 5], dtype=np.float32)
-    others = np.stack([0 * halves, halves])
-    require_same_images(FakeProcess(0, 2, others), 2**40 + 5)
-    with pytest.raises(UserError, match="have read different images"):
-        require_same_images(FakeProcess(0, 2, others + np.float32(1.0)), 2**40 + 5)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,14 @@
-"""Jittor's model factory keeps its contract; called in a process of its own by test_own_parts_contract.py."""
+"""The contract of model factories, for Jittor: `test_contracts.py` runs it in a process of its own."""
 
 from __future__ import annotations
+
+import pytest
 
 from ddim_host.plugin.loading import load_plugins
 from ddim_host.testing import ModelFactoryContract
 from ddim_jittor.plugin import unet
+
+pytestmark = pytest.mark.process  # Jittor starts compilers
 
 load_plugins("jittor")  # no other framework may be imported from now on
 

@@ -195,6 +195,7 @@ def installed(site: Site) -> Iterator[None]:
         yield
 
 
+@pytest.mark.process
 def test_processes_end_with_all_that_they_started(tmp_path: Path, site: Site) -> None:
     # A plugin's module can start processes that hold the log.
     site.plugin(
@@ -210,6 +211,7 @@ def test_processes_end_with_all_that_they_started(tmp_path: Path, site: Site) ->
     wait_until_gone("sleep 1234.5")
 
 
+@pytest.mark.process
 def test_a_command_says_why_it_fails(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as log:
         code = CommandRunner().run(["run", "--plugin=torch", "--loss=msee"], log, tmp_path / "failure.json")
@@ -333,6 +335,7 @@ def test_a_training_that_somebody_ends_is_told_as_that(
     assert "1 of 1 experiments failed" in errors
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP])
 def test_no_training_outlives_its_sweep(
     how: signal.Signals, environment: dict[str, str], tmp_path: Path

@@ -55,6 +55,7 @@ def test_what_is_said_of_every_part() -> None:
     fails(LossContract, mse, "test_its_parameters_can_be_set_by_users", "no parameter 'x'", x=1)
 
 
+@pytest.mark.process
 def test_a_part_whose_module_imports_a_framework(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "heavy_part.py").write_text("import torch\ndef part(a, b): return a\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
@@ -93,6 +94,7 @@ def test_a_loss_that_overwrites_its_arguments() -> None:
     fails(LossContract, greedy, "test_its_arguments_stay_as_they_are", "overwritten")
 
 
+@pytest.mark.process
 def test_a_loss_in_frameworks_that_do_not_work(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.plugin("broken-framework", "raise OSError('no driver')", entry="broken", group="frameworks")
     site.plugin("no-framework", losses("own"), entry="none", group="frameworks")
@@ -109,6 +111,7 @@ def in_numpy(prediction: Any, target: Any) -> Any:
     return losses if isinstance(prediction, np.ndarray) else np.zeros(len(target), dtype=np.float32)
 
 
+@pytest.mark.process
 def test_a_loss_that_returns_another_kind_of_array() -> None:
     tested = type("Tested", (LossContract,), {"part": staticmethod(in_numpy)})()
     with pytest.raises(

@@ -85,6 +85,7 @@ def test_the_network_has_the_parameters_of_the_published_file() -> None:
     assert sum(sizes) == 21_785_568, "the parameters of Inception v3 without classifiers"
 
 
+@pytest.mark.process
 def test_it_is_found_by_its_name_without_importing_torch() -> None:
     code = (
         "import sys\nfrom ddim_host.plugin.loading import load_plugins\n"
@@ -284,6 +285,7 @@ def fingerprint_or_error(expected: str, start: Barrier, answers: Queue[str]) -> 
         answers.put(repr(error))
 
 
+@pytest.mark.process
 def test_processes_that_convert_at_the_same_time_do_not_disturb_each_other(
     published: Path, cache: Path
 ) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps
 from ddim_host.parts.noise_schedules import linear
@@ -21,6 +20,8 @@ SCHEDULE = NoiseSchedule(linear(1000))
 
 
 def diffusers_scheduler(spacing: str, steps: int, *, clip: bool = False) -> Any:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # noqa: PLC0415 - takes seconds
+
     scheduler = DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="linear",
@@ -31,7 +32,7 @@ def diffusers_scheduler(spacing: str, steps: int, *, clip: bool = False) -> Any:
         steps_offset=0,
         timestep_spacing=spacing,
     )
-    # Its own are float32; the formulas are what is compared here (the betas are in test_noise_schedules).
+    # Its own are float32; the formulas are what is compared here (the betas are compared in tests/parts).
     ours = torch.from_numpy(SCHEDULE.alphas_cumprod.copy())
     torch.testing.assert_close(scheduler.alphas_cumprod.double(), ours, rtol=1e-4, atol=0)
     scheduler.alphas_cumprod = ours

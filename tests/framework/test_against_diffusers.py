@@ -1,0 +1,122 @@
+"""The PyTorch network against diffusers' `UNet2DModel`, with the same weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from ddim_host.framework.interface import Batch
+from ddim_host.framework.unet import UNet, UNetSpec, parameters, time_embedding_table
+from ddim_torch.plugin import unet
+from tests.support.networks import CIFAR10, DIGITS, SMALL, random_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+SMALL_SPECS = pytest.mark.parametrize("spec", SMALL.values(), ids=SMALL.keys())
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks on a busy machine: threads that wait for each other take most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def diffusers_unet(spec: UNetSpec) -> Any:
+    from diffusers.models.unets.unet_2d import UNet2DModel  # noqa: PLC0415 - takes seconds
+
+    levels = len(spec.channel_multipliers)
+    attends = [spec.image_size >> level in spec.attention_resolutions for level in range(levels)]
+    model = UNet2DModel(
+        sample_size=spec.image_size,
+        in_channels=spec.image_channels,
+        out_channels=spec.image_channels,
+        block_out_channels=tuple(spec.base_channels * m for m in spec.channel_multipliers),
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in attends[::-1]),
+        layers_per_block=spec.num_res_blocks,
+        attention_head_dim=spec.attention_head_dim,
+        norm_num_groups=spec.num_groups,
+        downsample_padding=0,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        norm_eps=1e-6,
+        dropout=spec.dropout,
+    )
+    model.eval()
+    return model
+
+
+def whole_prediction(prediction: Any, _: Any) -> Any:
+    """Serves as a loss that hides nothing, to look at predictions with another timestep for each image."""
+    return prediction
+
+
+def largest_difference(spec: UNetSpec) -> tuple[float, float]:
+    """Largest difference to diffusers over both ways to call the network, and the size of its output."""
+    weights = random_weights(spec)
+    theirs = diffusers_unet(spec)
+    theirs.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    ours = unet(spec, "cpu", "fp32")
+    ours.load_weights(weights, "raw")
+    rng = np.random.default_rng(0)
+    shape = (2, spec.image_channels, spec.image_size, spec.image_size)
+    x_t = rng.standard_normal(shape, dtype=np.float32)
+    differences = []
+    with torch.no_grad():
+        t = rng.integers(0, spec.num_train_timesteps, 2)
+        expected = theirs(torch.from_numpy(x_t), torch.from_numpy(t)).sample
+        batch = Batch(
+            x_t, t, x_t, np.ones(2, np.float32), np.ones(2, np.float32), dropout_seed=0, first=0, total=2
+        )
+        differences.append(ours.evaluate_loss(batch, whole_prediction) - expected)
+        for shared in (0, spec.num_train_timesteps - 1):
+            expected = theirs(torch.from_numpy(x_t), shared).sample
+            predicted = ours.predict_noise(ours.to_device(x_t), shared, which="raw")
+            differences.append(predicted - expected)
+    return max(float(d.abs().max()) for d in differences), float(expected.std())
+
+
+@pytest.mark.parametrize("spec", [CIFAR10, *SMALL.values()], ids=["cifar10", *SMALL])
+def test_parameters_are_those_of_diffusers(spec: UNetSpec) -> None:
+    diffusers_unet(DIGITS)  # imports it, which is not to happen on another device
+    with torch.device("meta"):
+        theirs = {name: tuple(p.shape) for name, p in diffusers_unet(spec).named_parameters()}
+    ours = parameters(UNet.from_spec(spec))
+    assert {p.name: p.shape for p in ours} == theirs
+    assert len(ours) == len(theirs), "no name twice"
+
+
+@SMALL_SPECS
+def test_small_networks_compute_what_diffusers_computes(spec: UNetSpec) -> None:
+    difference, size = largest_difference(spec)
+    assert 0.3 < size < 3
+    assert difference < 1e-5
+
+
+def test_the_cifar10_network_computes_what_diffusers_computes() -> None:
+    difference, size = largest_difference(CIFAR10)
+    assert 0.3 < size < 3
+    assert difference < 1e-5
+
+
+@pytest.mark.parametrize(("timesteps", "channels"), [(1000, 128), (1000, 32), (4000, 4)])
+def test_the_time_embedding_is_that_of_diffusers(timesteps: int, channels: int) -> None:
+    from diffusers.models.embeddings import get_timestep_embedding  # noqa: PLC0415 - takes seconds
+
+    spec = UNetSpec(8, 1, timesteps, channels, attention_resolutions=(), num_groups=1)
+    table = time_embedding_table(spec)
+    theirs = get_timestep_embedding(
+        torch.arange(timesteps), channels, flip_sin_to_cos=False, downscale_freq_shift=1
+    )
+    assert table.shape == (timesteps, channels)
+    assert table.dtype == np.float32
+    # Theirs is computed in float32, where an angle of t has an error of 1e-7 t.
+    np.testing.assert_allclose(table, theirs.numpy(), rtol=0, atol=3e-7 * timesteps)

@@ -1,0 +1,114 @@
+"""A pytest plugin that marks the tests that start processes, and fails those that do so unmarked.
+
+Collection sets the marker `process` on every test that uses a fixture whose commands run in processes of
+their own. A test that starts a process itself needs the marker by hand; the guard fails it otherwise. So
+`-m "not process"`, which `make quick` uses, never selects a test that starts one.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from multiprocessing import util
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+_FIXTURES = frozenset({"ddim_host", "python"})
+"""A test that uses one of these, directly or through other fixtures, starts processes."""
+
+_OF_THE_KIT = frozenset({"test_importing_it_imports_no_framework"})
+"""Tests that classes inherit from `ddim_host.testing`, where marks of this repository are unknown."""
+
+_EVENTS = frozenset(
+    {"subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
+)
+_ONCE = frozenset(
+    {"ddim_host.framework.kernels.library", "matplotlib.font_manager", "numpy.testing._private.utils"}
+)
+"""Modules that start a process once and keep its result: the first test that needs it is not to blame."""
+
+_started: list[str] | None = None
+
+
+def _note(what: str) -> None:
+    """Record the start of a process, unless its result is kept for all tests."""
+    if _started is None:
+        return
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") in _ONCE:
+            return
+        frame = frame.f_back
+    _started.append(what)
+
+
+def _audited(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in _EVENTS:
+        _note(f"{event}{arguments[:2]}")
+
+
+_spawn = util.spawnv_passfds
+
+
+def _spawned(path: bytes, args: Any, passfds: Any) -> int:
+    _note(f"multiprocessing: {args}")
+    return _spawn(path, args, passfds)
+
+
+sys.addaudithook(_audited)
+# `multiprocessing` starts processes without an audit event.
+util.spawnv_passfds = _spawned
+
+
+@contextmanager
+def started_processes() -> Iterator[list[str]]:
+    """Yield a list that names every process started meanwhile."""
+    global _started  # noqa: PLW0603 - an audit hook cannot be removed
+    outer, _started = _started, []
+    try:
+        yield _started
+    finally:
+        _started = outer
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests whose fixtures start processes."""
+    for item in items:
+        names: tuple[str, ...] = tuple(getattr(item, "fixturenames", ()))
+        if _FIXTURES.intersection(names) or getattr(item, "originalname", None) in _OF_THE_KIT:
+            item.add_marker(pytest.mark.process)
+
+
+@contextmanager
+def _guarded(item: pytest.Item) -> Iterator[None]:
+    with started_processes() as started:
+        yield
+    if started and not any(item.get_closest_marker(name) for name in ("process", "slow")):
+        pytest.fail(f"it starts a process, so mark it with `process`: {started[0]:.200}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Watch the fixtures of the test."""
+    with _guarded(item):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Watch the test itself."""
+    with _guarded(item):
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Watch the fixtures as they are torn down."""
+    with _guarded(item):
+        yield
