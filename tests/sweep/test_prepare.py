@@ -48,6 +48,7 @@ def call(line: str, environment: dict[str, str], cwd: Path) -> subprocess.Comple
     )
 
 
+@pytest.mark.process
 def test_preparing_runs_nothing_and_says_what_to_do(
     in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:

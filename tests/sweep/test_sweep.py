@@ -315,6 +315,7 @@ def test_a_folder_whose_name_looks_like_an_option(ddim_host: Command, tmp_path: 
     assert "1 of them done" in done.out
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("how", "said"),
     [
