@@ -61,6 +61,7 @@ def test_same_weights_predict_the_same_noise(
         np.testing.assert_allclose(in_jittor[name], expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.check
 def test_the_first_200_losses_on_digits_agree(both: Callable[[str, str], tuple[Arrays, Arrays]]) -> None:
     in_torch, in_jittor = both("loss-curve", "digits")
     assert in_torch["losses"][-1] < 0.3 * in_torch["losses"][0]
