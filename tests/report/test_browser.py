@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CHROMIUM = shutil.which("chromium")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+pytestmark = [pytest.mark.process, pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")]
 
 # The page stands in a frame, because a headless window is never narrower than 500 pixels.
 FRAME = """<!doctype html><html lang="en"><link rel="icon" href="data:,"><title>frame</title>

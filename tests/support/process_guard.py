@@ -1,4 +1,4 @@
-"""A pytest plugin that marks the tests that start processes, and fails those that do so unmarked.
+"""A pytest plugin for the tiers: marks the tests that start processes, and fails those that do so unmarked.
 
 Collection sets the marker `process` on every test that uses a fixture whose commands run in processes of
 their own. A test that starts a process itself needs the marker by hand; the guard fails it otherwise. So
@@ -76,20 +76,36 @@ def started_processes() -> Iterator[list[str]]:
         _started = outer
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+@pytest.hookimpl(tryfirst=True)  # before `-m` deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests whose fixtures start processes."""
+    """Mark the tests whose fixtures start processes, and put the modules that take longest first.
+
+    Two workers take one module after the other: a long one at the end would leave one of them idle.
+    """
+    ranks: dict[str, int] = {}
     for item in items:
         names: tuple[str, ...] = tuple(getattr(item, "fixturenames", ()))
         if _FIXTURES.intersection(names) or getattr(item, "originalname", None) in _OF_THE_KIT:
             item.add_marker(pytest.mark.process)
+        rank = 0 if _is_marked(item, "slow") else 1 if _is_marked(item, "process") else 2
+        module = _module(item)
+        ranks[module] = min(rank, ranks.get(module, rank))
+    items.sort(key=lambda item: ranks[_module(item)])
+
+
+def _module(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _is_marked(item: pytest.Item, *names: str) -> bool:
+    return any(item.get_closest_marker(name) for name in names)
 
 
 @contextmanager
 def _guarded(item: pytest.Item) -> Iterator[None]:
     with started_processes() as started:
         yield
-    if started and not any(item.get_closest_marker(name) for name in ("process", "slow")):
+    if started and not _is_marked(item, "process", "slow"):
         pytest.fail(f"it starts a process, so mark it with `process`: {started[0]:.200}", pytrace=False)
 
 
