@@ -96,7 +96,7 @@ class UserError(Exception):
 
     @property
     def summary(self) -> str:
-        """What and why, in one line."""
+        """The problem and its reason, in one line."""
         return f"{self.what}; {self.why}" if self.why else self.what
 
     def __str__(self) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ddim_host.run.trained import UsedWeights
 
 _MOST_NAMES = 10
-"""Of files that were left out, so many are named."""
+"""Number of left-out files that are named."""
 
 _MOST_LEFT = 0.1
 """Of an image, in amplitude, where sampling begins: with more the network sees what it was not trained on."""

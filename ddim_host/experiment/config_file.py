@@ -41,7 +41,7 @@ _LONG_KEY = re.compile(
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """What such a file says.
+    """The content of such a file.
 
     Attributes:
         path: The file.

@@ -52,7 +52,7 @@ class RunDirectory:
 
     @cached_property
     def config(self) -> ConfigFile:
-        """What `config.toml` says, read once.
+        """The content of `config.toml`, read once.
 
         Raises:
             UserError: It cannot be read, is not TOML, or says something that is not known.
@@ -229,7 +229,7 @@ def next_run_path(framework: str, data: str) -> Path:
 
 
 def _is_nothing(path: Path) -> bool:
-    """Whether this is what a sweep prepares, or a process leaves that is killed before there is a run."""
+    """Tell whether a sweep prepared this, or a process left it that was killed before its run began."""
     if is_leftover(path) or path.name in TRIAL_FILES:
         return True
     return path.name == "checkpoints" and path.is_dir() and not any(path.iterdir())

@@ -147,7 +147,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Split:
-    """How decoded images were split; stored beside them.
+    """The split of decoded images; stored beside them.
 
     Attributes:
         split: See `TrainTest.split`.
