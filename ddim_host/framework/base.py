@@ -104,7 +104,7 @@ class ModelBase(ABC, Generic[Tensor]):
         self._spec = spec
         self._unet = UNet.from_spec(spec)
         self._time_table = self.to_device(time_embedding_table(spec))
-        self._raw: dict[str, Tensor] = {p.name: self._parameter(p.shape) for p in parameters(self._unet)}
+        self._raw = self._new_parameters()
         self._steps = 0
         self._transformed: dict[WhichWeights, dict[str, Tensor]] = {"raw": {}, "ema": {}}
 
@@ -157,6 +157,10 @@ class ModelBase(ABC, Generic[Tensor]):
         """Drop what layers computed from weights that have changed; to be called by every training step."""
         for tensors in self._transformed.values():
             tensors.clear()
+
+    def _new_parameters(self) -> dict[str, Tensor]:
+        """Make the raw parameters, as zeros."""
+        return {p.name: self._parameter(p.shape) for p in parameters(self._unet)}
 
     def _new_tensors(self) -> dict[str, Tensor]:
         """Make a tensor of zeros for every parameter."""

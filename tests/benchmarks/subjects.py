@@ -28,7 +28,17 @@ if TYPE_CHECKING:
 
 __all__ = ["FRAMEWORKS", "SIZES", "DenoisingDiffusion", "Diffusers", "Subject", "subject"]
 
-FRAMEWORKS = ("torch", "torch-bf16", "jittor", "diffusers", "denoising-diffusion-pytorch")
+FRAMEWORKS = (
+    "torch",
+    "torch-bf16",
+    "jittor",
+    "diffusers",
+    "diffusers-bf16",
+    "diffusers-bf16-compiled",
+    "denoising-diffusion-pytorch",
+)
+"""`diffusers-bf16` is autocast with the channels last, its optimizer and average fused; `-compiled` compiles, too."""
+
 SIZES = ("digits", "cifar10")
 
 _SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
@@ -51,6 +61,9 @@ class Subject(Protocol):
     def training_step(self) -> None:
         """One step of training, from drawing the batch to the average of the weights."""
 
+    def training_steps(self, count: int) -> None:
+        """Take steps that the device may still be busy with when the next one begins."""
+
     def network_call(self) -> None:
         """One prediction without gradient."""
 
@@ -58,24 +71,30 @@ class Subject(Protocol):
         """64 images in 20 steps, eta 0, back on the host."""
 
 
-def subject(framework: str, size: str) -> Subject:
+def subject(framework: str, size: str, batch_size: int | None = None) -> Subject:
     """The network of a framework in one of the sizes.
 
     Args:
         framework: One of `FRAMEWORKS`.
         size: `digits` (1.0 million parameters) or `cifar10` (35,746,307).
+        batch_size: Images in a training step and in a network call, if not the size's own.
     """
-    if framework == "diffusers":
-        return Diffusers(size)
-    return DenoisingDiffusion(size) if framework == "denoising-diffusion-pytorch" else _Host(framework, size)
+    batch_size = batch_size or _BATCH_SIZES[size]
+    if framework.startswith("diffusers"):
+        return Diffusers(
+            size, batch_size=batch_size, bf16="bf16" in framework, compiled="compiled" in framework
+        )
+    if framework == "denoising-diffusion-pytorch":
+        return DenoisingDiffusion(size)
+    return _Host(framework, size, batch_size)
 
 
 class _Host:
     """This project in one framework, as `run` drives it."""
 
-    def __init__(self, framework: str, size: str) -> None:
+    def __init__(self, framework: str, size: str, batch_size: int) -> None:
         plugin, _, precision = framework.partition("-")
-        self.batch_size = _BATCH_SIZES[size]
+        self.batch_size = batch_size
         images = _images(size)
         settings: dict[str, Value] = {
             "batch_size": self.batch_size,
@@ -114,15 +133,19 @@ class _Host:
         }
 
     def training_step(self) -> None:
-        self._model.train_step(
-            self._batches.batch(self._step),
-            self._experiment.loss,
-            lr=2e-4,
-            ema_decay=0.9999,
-            max_grad_norm=1.0,
-        )
+        self.training_steps(1)
+
+    def training_steps(self, count: int) -> None:
+        for _ in range(count):
+            self._model.train_step(
+                self._batches.batch(self._step),
+                self._experiment.loss,
+                lr=2e-4,
+                ema_decay=0.9999,
+                max_grad_norm=1.0,
+            )
+            self._step += 1
         self._model.synchronize()
-        self._step += 1
 
     def network_call(self) -> None:
         self._model.to_host(self._model.predict_noise(self._x_t, 500, which="ema"))
@@ -133,10 +156,28 @@ class _Host:
 
 
 class Diffusers:
-    """The same network in diffusers, trained and sampled as its examples and its pipeline do it."""
+    """The same network in diffusers, trained and sampled as its examples and its pipeline do it.
+
+    Args:
+        size: `digits` or `cifar10`.
+        batch_size: Images in a training step and in a network call, if not the size's own.
+        images: Training images; noise if None.
+        lr: Learning rate.
+        ema_decay: Of the average.
+        bf16: Whether to use whatever makes it fast: bf16 autocast, the channels last, TF32, a fused optimizer.
+        compiled: Whether torch.compile compiles the network.
+    """
 
     def __init__(
-        self, size: str, *, images: Images | None = None, lr: float = 2e-4, ema_decay: float = 0.9999
+        self,
+        size: str,
+        *,
+        batch_size: int | None = None,
+        images: Images | None = None,
+        lr: float = 2e-4,
+        ema_decay: float = 0.9999,
+        bf16: bool = False,
+        compiled: bool = False,
     ) -> None:
         # One framework in a process: PyTorch is only imported where it is measured.
         import torch  # noqa: PLC0415
@@ -148,10 +189,14 @@ class Diffusers:
         small = size == "digits"
         levels = 2 if small else 4
         attends = [level == 1 for level in range(levels)]
-        self.batch_size = _BATCH_SIZES[size]
+        self.batch_size = batch_size or _BATCH_SIZES[size]
         self._torch: Any = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._images = _images(size) if images is None else images
+        self._bf16 = bf16
+        if bf16:
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = True
         self._unet = UNet2DModel(
             sample_size=_SHAPES[size][0],
             in_channels=_SHAPES[size][2],
@@ -168,21 +213,32 @@ class Diffusers:
             norm_eps=1e-6,
             dropout=0.0 if small else 0.1,
         ).to(self._device)
+        if bf16:
+            self._unet.to(memory_format=torch.channels_last)
         self._scheduler = DDIMScheduler()
         make_pipeline: Any = DDIMPipeline  # it is only half typed
         self._pipeline = make_pipeline(self._unet, self._scheduler)
         self._pipeline.set_progress_bar_config(disable=True)
-        self._optimizer = torch.optim.Adam(self._unet.parameters(), lr=lr)
-        self._ema = EMAModel(self._unet.parameters(), decay=ema_decay)
+        if compiled:
+            self._unet.compile()
+        self._optimizer = torch.optim.Adam(self._unet.parameters(), lr=lr, fused=bf16)
+        self._ema = EMAModel(self._unet.parameters(), decay=ema_decay, foreach=bf16)
         self._rng = np.random.default_rng(0)
         self._x_t = torch.randn(self.batch_size, *self._images.shape[1:], device=self._device)
         self._x_t = self._x_t.permute(0, 3, 1, 2).contiguous()
         self.description = {
             "device": torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
-            "precision": "fp32",
+            "precision": "bf16" if bf16 else "fp32",
         }
 
     def training_step(self) -> None:
+        self._enqueue_step().item()
+
+    def training_steps(self, count: int) -> None:
+        losses = [self._enqueue_step() for _ in range(count)]
+        self._torch.stack(losses).cpu()
+
+    def _enqueue_step(self) -> Any:
         torch = self._torch
         self._unet.train()
         chosen = self._images[self._rng.integers(len(self._images), size=self.batch_size)]
@@ -190,17 +246,22 @@ class Diffusers:
         noise = torch.randn_like(clean)
         t = torch.randint(0, 1000, (self.batch_size,), device=self._device)
         noisy = self._scheduler.add_noise(clean, noise, t)
-        loss = torch.nn.functional.mse_loss(self._unet(noisy, t).sample, noise)
+        with self._autocast():
+            predicted = self._unet(noisy, t).sample
+        loss = torch.nn.functional.mse_loss(predicted.float(), noise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._unet.parameters(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._ema.step(self._unet.parameters())
-        loss.item()
+        return loss.detach()
+
+    def _autocast(self) -> Any:
+        return self._torch.autocast(self._device, dtype=self._torch.bfloat16, enabled=self._bf16)
 
     def network_call(self) -> None:
         self._unet.eval()
-        with self._torch.no_grad():
+        with self._torch.no_grad(), self._autocast():
             self._unet(self._x_t, 500).sample.cpu()
 
     def sample(self) -> None:
@@ -209,9 +270,10 @@ class Diffusers:
     def draw(self, num_images: int, num_steps: int) -> NDArray[np.float32]:
         """Images in [0, 1], `(N, H, W, C)`."""
         self._unet.eval()
-        output = self._pipeline(
-            batch_size=num_images, num_inference_steps=num_steps, eta=0.0, output_type="np"
-        )
+        with self._autocast():
+            output = self._pipeline(
+                batch_size=num_images, num_inference_steps=num_steps, eta=0.0, output_type="np"
+            )
         images: NDArray[np.float32] = output.images
         return images
 
@@ -270,6 +332,14 @@ class DenoisingDiffusion:
         self.description = {"device": self._device, "precision": "fp32", "parameters": f"{count:,}"}
 
     def training_step(self) -> None:
+        self.training_steps(1)
+
+    def training_steps(self, count: int) -> None:
+        for _ in range(count):
+            loss = self._enqueue_step()
+        loss.item()
+
+    def _enqueue_step(self) -> Any:
         torch = self._torch
         self._diffusion.train()
         chosen = self._images[self._rng.integers(len(self._images), size=self.batch_size)]
@@ -280,7 +350,7 @@ class DenoisingDiffusion:
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._ema.update()
-        loss.item()
+        return loss
 
     def network_call(self) -> None:
         self._diffusion.eval()

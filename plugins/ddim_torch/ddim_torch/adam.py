@@ -5,47 +5,50 @@ The class itself imports PyTorch's compiler with its first step: two seconds, fo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ddim_host.framework import ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from torch import Tensor
 
 
 @torch.no_grad()
 def adam_step(
-    parameters: Mapping[str, Tensor],
-    exp_avg: Mapping[str, Tensor],
-    exp_avg_sq: Mapping[str, Tensor],
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    exp_avg: Sequence[Tensor],
+    exp_avg_sq: Sequence[Tensor],
     *,
-    step: int,
-    lr: float,
+    step: Tensor,
+    lr: float | Tensor,
 ) -> None:
     """Move each parameter along its gradient's moments (arXiv 1412.6980, algorithm 1); all in place.
 
     Args:
-        parameters: By name, each with its gradient.
-        exp_avg: First moments, by name.
-        exp_avg_sq: Second moments, by name.
-        step: Number of this step, from 1.
-        lr: Learning rate.
+        parameters: What moves.
+        gradients: Of each parameter.
+        exp_avg: First moments.
+        exp_avg_sq: Second moments.
+        step: fp32 `()` on the device, the number of this step, from 1.
+        lr: Learning rate; a tensor `()` on the device if a CUDA graph is to read it anew.
     """
-    tensors = list(parameters.values())
-    gradients = [cast("Tensor", parameter.grad) for parameter in tensors]  # a step gives each its own
-    # One number for each parameter, on its device: a device that is fed asynchronously is not waited for.
-    steps = [torch.full((), float(step), device=tensors[0].device)] * len(tensors)
-    torch._fused_adam_(
-        tensors,
-        gradients,
-        list(exp_avg.values()),
-        list(exp_avg_sq.values()),
+    # The function is PyTorch's own, not its users': a release without it gets the formula.
+    fused: Any = getattr(torch, "_fused_adam_", None)
+    if fused is None:
+        adam_formula(parameters, gradients, exp_avg, exp_avg_sq, step=step, lr=lr)
+        return
+    fused(
+        list(parameters),
+        list(gradients),
+        list(exp_avg),
+        list(exp_avg_sq),
         [],
-        steps,
+        [step] * len(parameters),
         lr=lr,
         beta1=ADAM_BETA1,
         beta2=ADAM_BETA2,
@@ -54,3 +57,22 @@ def adam_step(
         amsgrad=False,
         maximize=False,
     )
+
+
+@torch.no_grad()
+def adam_formula(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    exp_avg: Sequence[Tensor],
+    exp_avg_sq: Sequence[Tensor],
+    *,
+    step: Tensor,
+    lr: float | Tensor,
+) -> None:
+    """Do the same by public operations, several times slower; equal but for rounding."""
+    size = lr / (1.0 - ADAM_BETA1**step)
+    correction = (1.0 - ADAM_BETA2**step).sqrt()
+    for parameter, gradient, mean, square in zip(parameters, gradients, exp_avg, exp_avg_sq, strict=True):
+        mean.lerp_(gradient, 1.0 - ADAM_BETA1)
+        square.mul_(ADAM_BETA2).addcmul_(gradient, gradient, value=1.0 - ADAM_BETA2)
+        parameter.sub_(size * mean / (square.sqrt() / correction + ADAM_EPSILON))

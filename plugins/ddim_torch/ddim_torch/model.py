@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, distributed
@@ -81,6 +81,9 @@ class TorchModel(ModelBase[Tensor]):
         self._kernels = cpu_kernels() if device.type == "cpu" and precision == "fp32" else None
         if self._kernels:
             self._kernels.keep_freed_memory()
+        if device.type == "cuda" and precision == "fp32":
+            # By default convolutions round what they multiply to 10 bits.
+            torch.backends.cudnn.allow_tf32 = False
         # PyTorch's convolutions run fastest with the channels last, on both kinds of device.
         self._layout = torch.contiguous_format if self._kernels else torch.channels_last
         super().__init__(spec)
@@ -119,9 +122,18 @@ class TorchModel(ModelBase[Tensor]):
         ((losses * weights).sum() * share).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._raw.values(), max_grad_norm)
         self._steps += 1
-        adam_step(self._raw, self._exp_avg, self._exp_avg_sq, step=self._steps, lr=lr)
+        raw = list(self._raw.values())
+        adam_step(
+            raw,
+            [cast("Tensor", parameter.grad) for parameter in raw],  # a step gives each its own
+            list(self._exp_avg.values()),
+            list(self._exp_avg_sq.values()),
+            # On its device: a device that is fed asynchronously is not waited for.
+            step=torch.full((), float(self._steps), device=self._device),
+            lr=lr,
+        )
         with torch.no_grad():
-            torch._foreach_lerp_(list(ema.values()), list(self._raw.values()), 1.0 - ema_decay)
+            torch._foreach_lerp_(list(ema.values()), raw, 1.0 - ema_decay)
         self._forget_transformed()
         return losses.detach()
 

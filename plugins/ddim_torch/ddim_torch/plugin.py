@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ddim_host import UserError, cache_errors, hookimpl
@@ -9,6 +11,9 @@ from ddim_host.framework import Check
 
 if TYPE_CHECKING:
     from ddim_host.framework import Device, JoinProcesses, Model, ModelFactory, Precision, Processes, UNetSpec
+
+_KERNELS = "DDIM_HOST_KERNELS"
+_GRAPHS = "DDIM_HOST_CUDA_GRAPHS"
 
 
 @hookimpl
@@ -31,7 +36,12 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
     from ddim_torch.model import TorchModel, resolve_device, resolve_precision  # noqa: PLC0415 - heavy
 
     resolved = resolve_device(device)
-    return TorchModel(spec, resolved, resolve_precision(precision, resolved))
+    arithmetic = resolve_precision(precision, resolved)
+    if resolved.type == "cuda" and find_spec("triton") and os.environ.get(_KERNELS) != "framework":
+        from ddim_torch.cuda_model import CudaModel  # noqa: PLC0415 - imports Triton
+
+        return CudaModel(spec, resolved, arithmetic, graphs=os.environ.get(_GRAPHS) == "on")
+    return TorchModel(spec, resolved, arithmetic)
 
 
 @hookimpl

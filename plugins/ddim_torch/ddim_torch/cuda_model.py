@@ -1,0 +1,179 @@
+"""`Model` on an NVIDIA GPU: steps and network calls as functions of static tensors, captured in CUDA graphs."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+from ddim_host.framework import parameters, predict_noise
+from ddim_torch.adam import adam_step
+from ddim_torch.graphs import Captured
+from ddim_torch.model import TorchModel
+from ddim_torch.static_tensors import FlatTensors, StagedInputs
+from ddim_torch.triton_layers import DeviceDropout, TritonLayers
+
+if TYPE_CHECKING:
+    from ddim_host.framework import Batch, Loss, UNetSpec, WhichWeights
+
+
+class CudaModel(TorchModel):
+    """A U-Net on a GPU; see `ddim_host.framework.Model`.
+
+    Weights, optimizer and average are fp32. In bf16 the network computes with a rounded copy of the weights.
+    Its gradients are bf16, too; whatever is computed from them is fp32.
+
+    A training step and a network call wait for nothing, and touch nothing but tensors that stay in place. So
+    each is captured in a CUDA graph, one for each number of images.
+
+    Args:
+        spec: The network.
+        device: The GPU. On the CPU, where tests run it, nothing is captured.
+        precision: The arithmetic of the network.
+        graphs: Whether to capture.
+    """
+
+    def __init__(
+        self, spec: UNetSpec, device: torch.device, precision: Literal["fp32", "bf16"], *, graphs: bool
+    ) -> None:
+        self._graphs = graphs and device.type == "cuda"
+        self._training: dict[object, tuple[StagedInputs, Captured]] = {}
+        self._calls: dict[object, tuple[Tensor, Tensor, Captured]] = {}
+        self._outdated: set[WhichWeights] = {"raw", "ema"}
+        super().__init__(spec, device, precision)
+        self._kernels = None  # those of the CPU
+
+    @property
+    def device_name(self) -> str:
+        """See `Model`, as for the methods below."""
+        return f"{super().device_name}, {'CUDA graphs' if self._graphs else 'no CUDA graphs'}"
+
+    def train_step(
+        self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
+    ) -> Tensor:
+        self._steps += 1
+        values = {
+            "x_t": batch.x_t,
+            "t": batch.t,
+            "target": batch.target,
+            # Gradients are summed over the processes.
+            "weights": batch.weights / batch.total,
+            "dropout_seed": batch.dropout_seed,
+            "lr": np.float32(lr),
+            "step": np.float32(self._steps),
+            "ema_share": np.float32(1.0 - ema_decay),
+            "max_grad_norm": np.float32(max_grad_norm),
+        }
+        key = id(loss), batch.x_t.shape
+        if key not in self._training:
+            _ = self._ema, self._exp_avg, self._exp_avg_sq  # their memory must not belong to a graph
+            inputs = StagedInputs(values, self._device)
+            step = Captured(
+                lambda: self._step(inputs, loss, batch.first), enabled=self._graphs, name="a training step"
+            )
+            self._training[key] = inputs, step
+        inputs, step = self._training[key]
+        inputs.load(values)
+        losses = step().clone()  # the next replay overwrites its own
+        self._forget_transformed()
+        return losses
+
+    @torch.no_grad()
+    def evaluate_loss(self, batch: Batch, loss: Loss) -> Tensor:
+        x_t, t, target = (
+            torch.from_numpy(array).to(self._device) for array in (batch.x_t, batch.t, batch.target)
+        )
+        losses: Tensor = loss(self._call(x_t, t, "raw"), target)
+        return losses
+
+    @torch.no_grad()
+    def predict_noise(self, x_t: Tensor, t: int, *, which: WhichWeights) -> Tensor:
+        return self._call(x_t, t, which)
+
+    def _call(self, x_t: Tensor, t: Tensor | int, which: WhichWeights) -> Tensor:
+        """Epsilon, valid until the next call."""
+        key = which, x_t.shape
+        if key not in self._calls:
+            x = torch.empty_like(x_t)
+            timesteps = torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)
+            layers = TritonLayers(self._computing(which))
+            call = Captured(
+                lambda: self._network(layers, x, timesteps), enabled=self._graphs, name="a network call"
+            )
+            self._calls[key] = x, timesteps, call
+        x, timesteps, call = self._calls[key]
+        if which in self._outdated:
+            self._round(which)
+            self._outdated.discard(which)
+        x.copy_(x_t)
+        timesteps.copy_(t) if isinstance(t, Tensor) else timesteps.fill_(t)
+        return call()
+
+    def _step(self, inputs: StagedInputs, loss: Loss, first: int) -> Tensor:
+        """Take a step, in place; a function of tensors that stay in place."""
+        leaves = self._leaves
+        raw, ema, exp_avg, exp_avg_sq = (
+            cast("FlatTensors", tensors) for tensors in (self._raw, self._ema, self._exp_avg, self._exp_avg_sq)
+        )
+        self._round("raw")
+        probability = self._spec.dropout
+        dropout = DeviceDropout(probability, inputs["dropout_seed"], first) if probability else None
+        predicted = self._network(TritonLayers(leaves, dropout), inputs["x_t"], inputs["t"])
+        losses: Tensor = loss(predicted, inputs["target"])
+        total = (losses * inputs["weights"]).sum()
+        gradient = raw.flatten(torch.autograd.grad(total, list(leaves.values()))).float()
+        if distributed.is_initialized():
+            distributed.all_reduce(gradient)
+        # As `torch.nn.utils.clip_grad_norm_` does it.
+        norm = torch.linalg.vector_norm(gradient)
+        gradient.mul_((inputs["max_grad_norm"] / (norm + 1e-6)).clamp(max=1.0))
+        adam_step(
+            [raw.flat], [gradient], [exp_avg.flat], [exp_avg_sq.flat], step=inputs["step"], lr=inputs["lr"]
+        )
+        with torch.no_grad():
+            ema.flat.lerp_(raw.flat, inputs["ema_share"])
+        return losses.detach()
+
+    def _network(self, layers: TritonLayers, x_t: Tensor, t: Tensor) -> Tensor:
+        x = x_t.to(self._dtype, memory_format=torch.channels_last)
+        predicted = predict_noise(self._unet, layers, x, self._time_table[t].to(self._dtype))
+        return predicted.float().contiguous()
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    @cached_property
+    def _rounded(self) -> dict[WhichWeights, FlatTensors]:
+        """The copies of the weights that the network computes with in bf16."""
+        return {which: self._flat(torch.bfloat16) for which in ("raw", "ema")}
+
+    @cached_property
+    def _leaves(self) -> dict[str, Tensor]:
+        """What gradients are taken with respect to."""
+        return {name: tensor.detach().requires_grad_() for name, tensor in self._computing("raw").items()}
+
+    def _computing(self, which: WhichWeights) -> dict[str, Tensor]:
+        """Return the weights that the network computes with."""
+        return self._rounded[which] if self.precision == "bf16" else self._parameters(which)
+
+    @torch.no_grad()
+    def _round(self, which: WhichWeights) -> None:
+        """Bring the copy up to date."""
+        if self.precision == "bf16":
+            self._rounded[which].flat.copy_(cast("FlatTensors", self._parameters(which)).flat)
+
+    def _forget_transformed(self) -> None:
+        self._outdated |= {"raw", "ema"}
+
+    def _new_parameters(self) -> FlatTensors:
+        return self._flat(torch.float32)
+
+    def _new_tensors(self) -> FlatTensors:
+        return self._flat(torch.float32)
+
+    def _flat(self, dtype: torch.dtype) -> FlatTensors:
+        return FlatTensors(((p.name, p.shape) for p in parameters(self._unet)), self._device, dtype)

@@ -1,0 +1,126 @@
+"""Tensors that stay where they are: parameters in one piece of memory, and inputs that are copied in one go."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+_ALIGNMENT = 16
+"""In elements of a parameter and bytes of an input: the widest reads of a GPU take 16 bytes."""
+
+_STAGES = 4
+"""How many copies may be on their way before the host waits for the oldest."""
+
+
+class FlatTensors(dict[str, Tensor]):
+    """Tensors by name in one piece of memory, so that what treats all alike is one operation; zeros at first.
+
+    Those of four axes have the channels last.
+
+    Args:
+        shapes: Names and shapes.
+        device: Where they live.
+        dtype: Their type.
+
+    Attributes:
+        flat: The whole, `(N,)`, with a few zeros between the tensors.
+    """
+
+    def __init__(
+        self,
+        shapes: Iterable[tuple[str, tuple[int, ...]]],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        shapes = list(shapes)
+        sizes = [_aligned(math.prod(shape)) for _, shape in shapes]
+        self.flat = torch.zeros(sum(sizes), device=device, dtype=dtype)
+        pieces = self.flat.split(sizes)
+        super().__init__(
+            (name, _view(piece, shape)) for (name, shape), piece in zip(shapes, pieces, strict=True)
+        )
+        self._zeros = torch.zeros(_ALIGNMENT, device=device, dtype=dtype)
+
+    def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Join tensors of these shapes and this dtype as they lie in `flat`."""
+        pieces = []
+        for tensor in tensors:
+            in_order = tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
+            pieces += [in_order.reshape(-1), self._zeros[: -tensor.numel() % _ALIGNMENT]]
+        return torch.cat(pieces)
+
+
+class StagedInputs(dict[str, Tensor]):
+    """Tensors on the device whose values the host replaces again and again, all in one copy.
+
+    The copy goes from pinned memory, in the order of the device's work; the host does not wait for it.
+
+    Args:
+        examples: An array for each name, for its shape and dtype.
+        device: Where the tensors live.
+    """
+
+    def __init__(self, examples: Mapping[str, ArrayLike], device: torch.device) -> None:
+        arrays = {name: np.asarray(example) for name, example in examples.items()}
+        self._on_device = torch.zeros(sum(_aligned(a.nbytes) for a in arrays.values()), dtype=torch.uint8)
+        self._on_device = self._on_device.to(device)
+        on_gpu = device.type == "cuda"
+        self._stages = [
+            _Stage(torch.zeros(len(self._on_device), dtype=torch.uint8, pin_memory=on_gpu), arrays)
+            for _ in range(_STAGES if on_gpu else 1)
+        ]
+        self._next = 0
+        super().__init__(_views(self._on_device, arrays))
+
+    def load(self, values: Mapping[str, ArrayLike]) -> None:
+        """Replace all values, for whatever the device is given to do from now on."""
+        stage = self._stages[self._next]
+        self._next = (self._next + 1) % len(self._stages)
+        if stage.copied is not None:
+            stage.copied.synchronize()
+        for name, value in values.items():
+            np.copyto(stage.arrays[name], value, casting="same_kind")
+        self._on_device.copy_(stage.memory, non_blocking=True)
+        if stage.memory.is_pinned():
+            stage.copied = torch.cuda.Event()
+            stage.copied.record()
+
+
+class _Stage:
+    """One place in the host's memory that inputs are copied from."""
+
+    def __init__(self, memory: Tensor, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        self.memory = memory
+        self.arrays = {name: view.numpy() for name, view in _views(memory, arrays).items()}
+        self.copied: torch.cuda.Event | None = None
+
+
+def _views(memory: Tensor, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Tensor]:
+    """One tensor after the other in a piece of memory."""
+    views, start = {}, 0
+    for name, array in arrays.items():
+        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+        views[name] = memory[start : start + array.nbytes].view(dtype).view(array.shape)
+        start += _aligned(array.nbytes)
+    return views
+
+
+def _view(piece: Tensor, shape: tuple[int, ...]) -> Tensor:
+    piece = piece[: math.prod(shape)]
+    if len(shape) != 4:
+        return piece.view(shape)
+    out, inputs, height, width = shape
+    return piece.view(out, height, width, inputs).permute(0, 3, 1, 2)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
