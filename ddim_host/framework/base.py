@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ddim_host.framework.interface import Batch, WhichWeights
-    from ddim_host.framework.unet import Conv, UNetSpec, Weights
+    from ddim_host.framework.unet import Conv, GroupNorm, UNetSpec, Weights
 
 Tensor = TypeVar("Tensor", bound=Any)
 
@@ -69,6 +69,18 @@ class LayersBase(ABC, Generic[Tensor]):
         if residual is not None:
             y = residual + y
         return y
+
+    def group_norm_dropout(self, layer: GroupNorm, x: Tensor) -> Tensor:
+        """See `Layers`."""
+        return self.dropout(self.group_norm(layer, x, silu=True))
+
+    @abstractmethod
+    def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
+        """See `Layers`, as for the next method."""
+
+    @abstractmethod
+    def dropout(self, x: Tensor) -> Tensor:
+        """Drop elements while training."""
 
     @abstractmethod
     def _convolve(self, layer: Conv, x: Tensor) -> Tensor:

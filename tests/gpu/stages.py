@@ -170,8 +170,10 @@ def parity(options: Options) -> dict[str, Any]:
     for precision, tolerance, pixels in (("fp32", 1e-4, 2.0), ("bf16", 0.05, 48.0)):
         gpu = _Training(options, on_gpu=True, precision=precision)
         losses = gpu.losses(steps)
-        findings.judge(f"{precision}: {steps} losses, CPU and GPU, relative", _ratio(losses, expected), tolerance)
-        resumed, again = _Training(options, on_gpu=True, precision=precision), None
+        findings.judge(
+            f"{precision}: {steps} losses, CPU and GPU, relative", _ratio(losses, expected), tolerance
+        )
+        resumed = _Training(options, on_gpu=True, precision=precision)
         resumed.resume(gpu)
         findings.judge(f"{precision}: a resumed training", _most(gpu.losses(steps), resumed.losses(steps)), 0.0)
         again = _Training(options, on_gpu=True, precision=precision).losses(steps)
@@ -378,7 +380,8 @@ def profile(options: Options) -> dict[str, Any]:
         total = sum(getattr(event, own) for event in events) or 1.0
         findings.figure(f"{name}: seconds, of which the device is busy", f"{wall:.4f}, {total / 1e6:.4f}")
         for event in sorted(events, key=lambda e: -getattr(e, own))[: options.number(24, 3)]:
-            label = event.key[:90].replace("|", "/")
+            label = event.key.replace("|", "/")
+            label = f"{label[:70]}...{label[-30:]}" if len(label) > 100 else label
             findings.figure(f"{name}: {label}", f"{getattr(event, own) / total:.1%}, {event.count} calls")
     batches = _Training(options, size="cifar10", batch_size=batch).batches
     started = time.perf_counter()

@@ -47,12 +47,12 @@ class Layers(Protocol[Tensor]):
         """Normalise, scale and shift, then x sigmoid(x) where `silu` is true."""
         ...
 
-    def silu(self, x: Tensor) -> Tensor:
-        """Compute x sigmoid(x)."""
+    def group_norm_dropout(self, layer: GroupNorm, x: Tensor) -> Tensor:
+        """Normalise, x sigmoid(x), and drop elements with the spec's probability while training."""
         ...
 
-    def dropout(self, x: Tensor) -> Tensor:
-        """Drop elements with the spec's probability while training."""
+    def silu(self, x: Tensor) -> Tensor:
+        """Compute x sigmoid(x)."""
         ...
 
     def self_attention(self, layer: Attention, x: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def predict_noise(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embeddin
 def _resnet(layers: Layers[Tensor], block: ResNet, x: Tensor, time: Tensor) -> Tensor:
     shift = layers.linear(block.time_emb_proj, time)
     hidden = layers.conv(block.conv1, layers.group_norm(block.norm1, x, silu=True), shift=shift)
-    hidden = layers.dropout(layers.group_norm(block.norm2, hidden, silu=True))
+    hidden = layers.group_norm_dropout(block.norm2, hidden)
     shortcut = x if block.conv_shortcut is None else layers.conv(block.conv_shortcut, x)
     return layers.conv(block.conv2, hidden, residual=shortcut)
 

@@ -17,7 +17,11 @@ from ddim_torch.static_tensors import FlatTensors, StagedInputs
 from ddim_torch.triton_layers import DeviceDropout, TritonLayers
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ddim_host.framework import Batch, Loss, UNetSpec, WhichWeights
+
+_BOTH: tuple[WhichWeights, ...] = ("raw", "ema")
 
 
 class CudaModel(TorchModel):
@@ -42,7 +46,9 @@ class CudaModel(TorchModel):
         self._graphs = graphs and device.type == "cuda"
         self._training: dict[object, tuple[StagedInputs, Captured]] = {}
         self._calls: dict[object, tuple[Tensor, Tensor, Captured]] = {}
-        self._outdated: set[WhichWeights] = {"raw", "ema"}
+        self._outdated: set[WhichWeights] = set(_BOTH)
+        # Without it, some convolutions' gradients are summed in an order that changes from run to run.
+        torch.backends.cudnn.deterministic = True
         super().__init__(spec, device, precision)
         self._kernels = None  # those of the CPU
 
@@ -116,7 +122,8 @@ class CudaModel(TorchModel):
         """Take a step, in place; a function of tensors that stay in place."""
         leaves = self._leaves
         raw, ema, exp_avg, exp_avg_sq = (
-            cast("FlatTensors", tensors) for tensors in (self._raw, self._ema, self._exp_avg, self._exp_avg_sq)
+            cast("FlatTensors", tensors)
+            for tensors in (self._raw, self._ema, self._exp_avg, self._exp_avg_sq)
         )
         self._round("raw")
         probability = self._spec.dropout
@@ -124,7 +131,7 @@ class CudaModel(TorchModel):
         predicted = self._network(TritonLayers(leaves, dropout), inputs["x_t"], inputs["t"])
         losses: Tensor = loss(predicted, inputs["target"])
         total = (losses * inputs["weights"]).sum()
-        gradient = raw.flatten(torch.autograd.grad(total, list(leaves.values()))).float()
+        gradient = self._flatten(torch.autograd.grad(total, list(leaves.values())))
         if distributed.is_initialized():
             distributed.all_reduce(gradient)
         # As `torch.nn.utils.clip_grad_norm_` does it.
@@ -148,32 +155,56 @@ class CudaModel(TorchModel):
 
     @cached_property
     def _rounded(self) -> dict[WhichWeights, FlatTensors]:
-        """The copies of the weights that the network computes with in bf16."""
-        return {which: self._flat(torch.bfloat16) for which in ("raw", "ema")}
+        """The copies that the network computes with in bf16, of the weights that it multiplies with."""
+        return {which: self._flat_tensors(self._multiplied, torch.bfloat16) for which in _BOTH}
 
     @cached_property
     def _leaves(self) -> dict[str, Tensor]:
-        """What gradients are taken with respect to."""
-        return {name: tensor.detach().requires_grad_() for name, tensor in self._computing("raw").items()}
+        """What gradients are taken with respect to, in the order of `FlatTensors`."""
+        computing = self._computing("raw")
+        return {name: computing[name].detach().requires_grad_() for name in self._raw}
 
     def _computing(self, which: WhichWeights) -> dict[str, Tensor]:
         """Return the weights that the network computes with."""
-        return self._rounded[which] if self.precision == "bf16" else self._parameters(which)
+        weights = self._parameters(which)
+        return weights if self.precision == "fp32" else {**weights, **self._rounded[which]}
 
     @torch.no_grad()
     def _round(self, which: WhichWeights) -> None:
         """Bring the copy up to date."""
         if self.precision == "bf16":
-            self._rounded[which].flat.copy_(cast("FlatTensors", self._parameters(which)).flat)
+            rounded = self._rounded[which].flat
+            rounded.copy_(cast("FlatTensors", self._parameters(which)).flat[: len(rounded)])
+
+    def _flatten(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Join the gradients of the leaves, in fp32."""
+        raw = cast("FlatTensors", self._raw)
+        if self.precision == "fp32":
+            return raw.flatten(gradients)
+        count = len(self._multiplied)
+        rounded = self._rounded["raw"].flatten(gradients[:count])
+        return torch.cat([rounded.float(), raw.flatten(gradients[count:])])
 
     def _forget_transformed(self) -> None:
-        self._outdated |= {"raw", "ema"}
+        self._outdated |= set(_BOTH)
 
     def _new_parameters(self) -> FlatTensors:
-        return self._flat(torch.float32)
+        return self._flat_tensors(self._shapes, torch.float32)
 
     def _new_tensors(self) -> FlatTensors:
-        return self._flat(torch.float32)
+        return self._flat_tensors(self._shapes, torch.float32)
 
-    def _flat(self, dtype: torch.dtype) -> FlatTensors:
-        return FlatTensors(((p.name, p.shape) for p in parameters(self._unet)), self._device, dtype)
+    def _flat_tensors(self, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> FlatTensors:
+        return FlatTensors(shapes, self._device, dtype)
+
+    @cached_property
+    def _multiplied(self) -> dict[str, tuple[int, ...]]:
+        """The parameters that PyTorch multiplies with or adds to products, which must be of one dtype."""
+        shapes = {p.name: p.shape for p in parameters(self._unet)}
+        dense = {name.removesuffix("weight") + "bias" for name, shape in shapes.items() if len(shape) == 2}
+        return {name: shape for name, shape in shapes.items() if len(shape) > 1 or name in dense}
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """All parameters, those of `_multiplied` first."""
+        return self._multiplied | {p.name: p.shape for p in parameters(self._unet)}

@@ -56,10 +56,17 @@ class Captured:
                 result = self._function()
         except RuntimeError as error:
             self._enabled = False
-            why = str(error).splitlines()[0]
+            why = str(_first(error)).splitlines()[0]
             print(
                 f"note: {self._name} cannot be captured in a CUDA graph ({why}); it runs step by step, slower",
                 file=sys.stderr,
             )
         else:
             self._graph, self._result = graph, result
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error that the others followed from."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -37,16 +37,15 @@ class FlatTensors(dict[str, Tensor]):
 
     def __init__(
         self,
-        shapes: Iterable[tuple[str, tuple[int, ...]]],
+        shapes: Mapping[str, tuple[int, ...]],
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        shapes = list(shapes)
-        sizes = [_aligned(math.prod(shape)) for _, shape in shapes]
+        sizes = [_aligned(math.prod(shape)) for shape in shapes.values()]
         self.flat = torch.zeros(sum(sizes), device=device, dtype=dtype)
         pieces = self.flat.split(sizes)
         super().__init__(
-            (name, _view(piece, shape)) for (name, shape), piece in zip(shapes, pieces, strict=True)
+            (name, _view(piece, shape)) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
         )
         self._zeros = torch.zeros(_ALIGNMENT, device=device, dtype=dtype)
 

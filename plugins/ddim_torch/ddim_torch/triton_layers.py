@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ddim_torch import triton_kernels
 from ddim_torch.layers import TorchLayers
+from ddim_torch.triton_kernels import Dropped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -61,14 +62,16 @@ class TritonLayers(TorchLayers):
 
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
         weight, bias = self._weight_and_bias(layer.name)
-        return _apply(_GroupNorm, x, weight, bias, layer.groups, silu)
+        return _apply(_GroupNorm, x, weight, bias, layer.groups, silu, None)
 
-    def dropout(self, x: Tensor) -> Tensor:
-        dropout = self._device_dropout
-        if dropout is None:
-            return x
-        first = dropout.first * x[0].numel()
-        return _apply(_Dropout, x, dropout.seed, next(dropout.layers), first, dropout.probability)
+    def group_norm_dropout(self, layer: GroupNorm, x: Tensor) -> Tensor:
+        # The one place where the network drops elements.
+        weight, bias = self._weight_and_bias(layer.name)
+        dropped, dropout = None, self._device_dropout
+        if dropout is not None:
+            first = dropout.first * x[0].numel()
+            dropped = Dropped(dropout.seed, next(dropout.layers), first, dropout.probability)
+        return _apply(_GroupNorm, x, weight, bias, layer.groups, True, dropped)
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
@@ -89,48 +92,31 @@ class _Add(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         _, _, needs_shift, needs_residual = ctx.needs_input_grad
         grad_y = _channels_last(grad_y)
+        # In two steps: PyTorch is several times slower at all three axes at once.
         of_images = grad_y.sum((2, 3), dtype=torch.float32)
-        grad_bias = of_images.sum(0).to(grad_y.dtype)
         grad_shift = of_images.to(grad_y.dtype) if needs_shift else None
-        return grad_y, grad_bias, grad_shift, grad_y if needs_residual else None
+        return grad_y, of_images.sum(0), grad_shift, grad_y if needs_residual else None
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Group norm, and x sigmoid(x) after it."""
+    """Group norm, x sigmoid(x) after it, and dropout, whose mask is drawn again on the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, silu: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, silu: bool, dropped: Dropped | None
+    ) -> Tensor:
         x = _channels_last(x)
-        y, statistics = triton_kernels.group_norm(x, weight, bias, groups, silu=silu)
+        y, statistics = triton_kernels.group_norm(x, weight, bias, groups, silu=silu, dropped=dropped)
         ctx.save_for_backward(x, weight, bias, statistics)
-        ctx.silu = silu
+        ctx.silu, ctx.dropped = silu, dropped
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, statistics = ctx.saved_tensors
-        grad_y = _channels_last(grad_y)
-        gradients = triton_kernels.group_norm_grad(x, weight, bias, statistics, grad_y, silu=ctx.silu)
-        return *gradients, None, None
-
-
-class _Dropout(torch.autograd.Function):
-    """Dropout whose mask is drawn again on the way back."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, seed: Tensor, layer: int, first: int, probability: float
-    ) -> Tensor:
-        ctx.arguments = seed, layer, first, probability
-        return _dropout(x, *ctx.arguments)
-
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        return _dropout(grad_y, *ctx.arguments), None, None, None, None
-
-
-def _dropout(x: Tensor, seed: Tensor, layer: int, first: int, probability: float) -> Tensor:
-    return triton_kernels.dropout(_channels_last(x), seed, layer, first=first, probability=probability)
+        gradients = triton_kernels.group_norm_grad(
+            *ctx.saved_tensors, _channels_last(grad_y), silu=ctx.silu, dropped=ctx.dropped
+        )
+        return *gradients, None, None, None
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
