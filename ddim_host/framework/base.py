@@ -70,9 +70,9 @@ class LayersBase(ABC, Generic[Tensor]):
             y = residual + y
         return y
 
-    def group_norm_dropout(self, layer: GroupNorm, x: Tensor) -> Tensor:
+    def conv_norm_dropout(self, conv: Conv, norm: GroupNorm, x: Tensor, *, shift: Tensor) -> Tensor:
         """See `Layers`."""
-        return self.dropout(self.group_norm(layer, x, silu=True))
+        return self.dropout(self.group_norm(norm, self.conv(conv, x, shift=shift), silu=True))
 
     @abstractmethod
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:

@@ -47,8 +47,8 @@ class Layers(Protocol[Tensor]):
         """Normalise, scale and shift, then x sigmoid(x) where `silu` is true."""
         ...
 
-    def group_norm_dropout(self, layer: GroupNorm, x: Tensor) -> Tensor:
-        """Normalise, x sigmoid(x), and drop elements with the spec's probability while training."""
+    def conv_norm_dropout(self, conv: Conv, norm: GroupNorm, x: Tensor, *, shift: Tensor) -> Tensor:
+        """Convolve and add; normalise, x sigmoid(x); drop elements with the spec's probability in training."""
         ...
 
     def silu(self, x: Tensor) -> Tensor:
@@ -110,8 +110,8 @@ def predict_noise(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embeddin
 
 def _resnet(layers: Layers[Tensor], block: ResNet, x: Tensor, time: Tensor) -> Tensor:
     shift = layers.linear(block.time_emb_proj, time)
-    hidden = layers.conv(block.conv1, layers.group_norm(block.norm1, x, silu=True), shift=shift)
-    hidden = layers.group_norm_dropout(block.norm2, hidden)
+    normalised = layers.group_norm(block.norm1, x, silu=True)
+    hidden = layers.conv_norm_dropout(block.conv1, block.norm2, normalised, shift=shift)
     shortcut = x if block.conv_shortcut is None else layers.conv(block.conv_shortcut, x)
     return layers.conv(block.conv2, hidden, residual=shortcut)
 

@@ -14,11 +14,9 @@ from ddim_torch.adam import adam_step
 from ddim_torch.graphs import Captured
 from ddim_torch.model import TorchModel
 from ddim_torch.static_tensors import FlatTensors, StagedInputs
-from ddim_torch.triton_layers import DeviceDropout, TritonLayers
+from ddim_torch.triton_layers import Training, TritonLayers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from ddim_host.framework import Batch, Loss, UNetSpec, WhichWeights
 
 _BOTH: tuple[WhichWeights, ...] = ("raw", "ema")
@@ -77,8 +75,12 @@ class CudaModel(TorchModel):
         if key not in self._training:
             _ = self._ema, self._exp_avg, self._exp_avg_sq  # their memory must not belong to a graph
             inputs = StagedInputs(values, self._device)
+            added = FlatTensors(self._added, self._device).flat
+            of_images = added.new_zeros((len(batch.t), len(added)))
             step = Captured(
-                lambda: self._step(inputs, loss, batch.first), enabled=self._graphs, name="a training step"
+                lambda: self._step(inputs, of_images, loss, batch.first),
+                enabled=self._graphs,
+                name="a training step",
             )
             self._training[key] = inputs, step
         inputs, step = self._training[key]
@@ -118,20 +120,29 @@ class CudaModel(TorchModel):
         timesteps.copy_(t) if isinstance(t, Tensor) else timesteps.fill_(t)
         return call()
 
-    def _step(self, inputs: StagedInputs, loss: Loss, first: int) -> Tensor:
-        """Take a step, in place; a function of tensors that stay in place."""
-        leaves = self._leaves
-        raw, ema, exp_avg, exp_avg_sq = (
-            cast("FlatTensors", tensors)
-            for tensors in (self._raw, self._ema, self._exp_avg, self._exp_avg_sq)
-        )
+    def _step(self, inputs: StagedInputs, of_images: Tensor, loss: Loss, first: int) -> Tensor:
+        """Take a step, in place; a function of tensors that stay in place.
+
+        Args:
+            inputs: The batch and this step's numbers.
+            of_images: fp32 `(B, N)`, for the gradients of each image; see `Training`.
+            loss: The loss.
+            first: Index of this process's first image in the whole batch.
+        """
+        leaves, raw, ema, exp_avg, exp_avg_sq = (self._leaves, *self._flats)
         self._round("raw")
-        probability = self._spec.dropout
-        dropout = DeviceDropout(probability, inputs["dropout_seed"], first) if probability else None
-        predicted = self._network(TritonLayers(leaves, dropout), inputs["x_t"], inputs["t"])
-        losses: Tensor = loss(predicted, inputs["target"])
+        start = len(raw.flat) - of_images.shape[1]
+        gradients = {
+            name: of_images[:, at.start - start : at.stop - start]
+            for name, at in raw.slices.items()
+            if name not in leaves
+        }
+        training = Training(gradients, self._spec.dropout, inputs["dropout_seed"], first)
+        layers = TritonLayers(self._computing("raw") | leaves, training)
+        losses: Tensor = loss(self._network(layers, inputs["x_t"], inputs["t"]), inputs["target"])
         total = (losses * inputs["weights"]).sum()
-        gradient = self._flatten(torch.autograd.grad(total, list(leaves.values())))
+        multiplied = raw.flatten(torch.autograd.grad(total, list(leaves.values()))).float()
+        gradient = torch.cat([multiplied, of_images.sum(0)])
         if distributed.is_initialized():
             distributed.all_reduce(gradient)
         # As `torch.nn.utils.clip_grad_norm_` does it.
@@ -156,13 +167,21 @@ class CudaModel(TorchModel):
     @cached_property
     def _rounded(self) -> dict[WhichWeights, FlatTensors]:
         """The copies that the network computes with in bf16, of the weights that it multiplies with."""
-        return {which: self._flat_tensors(self._multiplied, torch.bfloat16) for which in _BOTH}
+        return {which: FlatTensors(self._multiplied, self._device, torch.bfloat16) for which in _BOTH}
 
     @cached_property
     def _leaves(self) -> dict[str, Tensor]:
-        """What gradients are taken with respect to, in the order of `FlatTensors`."""
+        """What PyTorch takes gradients with respect to."""
         computing = self._computing("raw")
-        return {name: computing[name].detach().requires_grad_() for name in self._raw}
+        return {name: computing[name].detach().requires_grad_() for name in self._multiplied}
+
+    @property
+    def _flats(self) -> tuple[FlatTensors, ...]:
+        """What a step changes: the parameters, their average and the optimizer's memory."""
+        return tuple(
+            cast("FlatTensors", tensors)
+            for tensors in (self._raw, self._ema, self._exp_avg, self._exp_avg_sq)
+        )
 
     def _computing(self, which: WhichWeights) -> dict[str, Tensor]:
         """Return the weights that the network computes with."""
@@ -176,35 +195,23 @@ class CudaModel(TorchModel):
             rounded = self._rounded[which].flat
             rounded.copy_(cast("FlatTensors", self._parameters(which)).flat[: len(rounded)])
 
-    def _flatten(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Join the gradients of the leaves, in fp32."""
-        raw = cast("FlatTensors", self._raw)
-        if self.precision == "fp32":
-            return raw.flatten(gradients)
-        count = len(self._multiplied)
-        rounded = self._rounded["raw"].flatten(gradients[:count])
-        return torch.cat([rounded.float(), raw.flatten(gradients[count:])])
-
     def _forget_transformed(self) -> None:
         self._outdated |= set(_BOTH)
 
     def _new_parameters(self) -> FlatTensors:
-        return self._flat_tensors(self._shapes, torch.float32)
+        return self._new_tensors()
 
     def _new_tensors(self) -> FlatTensors:
-        return self._flat_tensors(self._shapes, torch.float32)
-
-    def _flat_tensors(self, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> FlatTensors:
-        return FlatTensors(shapes, self._device, dtype)
+        return FlatTensors(self._multiplied | self._added, self._device)
 
     @cached_property
     def _multiplied(self) -> dict[str, tuple[int, ...]]:
-        """The parameters that PyTorch multiplies with or adds to products, which must be of one dtype."""
+        """The shapes of what PyTorch multiplies with or adds to products: those must be of one dtype."""
         shapes = {p.name: p.shape for p in parameters(self._unet)}
         dense = {name.removesuffix("weight") + "bias" for name, shape in shapes.items() if len(shape) == 2}
         return {name: shape for name, shape in shapes.items() if len(shape) > 1 or name in dense}
 
     @cached_property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """All parameters, those of `_multiplied` first."""
-        return self._multiplied | {p.name: p.shape for p in parameters(self._unet)}
+    def _added(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the others: biases of convolutions, weights and biases of group norms."""
+        return {p.name: p.shape for p in parameters(self._unet) if p.name not in self._multiplied}

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ddim_host import UserError, cache_errors, hookimpl
-from ddim_host.framework import Check
+from ddim_host.framework import Check, launched
 
 if TYPE_CHECKING:
     from ddim_host.framework import Device, JoinProcesses, Model, ModelFactory, Precision, Processes, UNetSpec
@@ -40,7 +40,9 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
     if resolved.type == "cuda" and find_spec("triton") and os.environ.get(_KERNELS) != "framework":
         from ddim_torch.cuda_model import CudaModel  # noqa: PLC0415 - imports Triton
 
-        return CudaModel(spec, resolved, arithmetic, graphs=os.environ.get(_GRAPHS) == "on")
+        # Exchanges between processes are not captured.
+        graphs = os.environ.get(_GRAPHS) != "off" and launched().count == 1
+        return CudaModel(spec, resolved, arithmetic, graphs=graphs)
     return TorchModel(spec, resolved, arithmetic)
 
 

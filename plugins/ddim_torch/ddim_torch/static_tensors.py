@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ class FlatTensors(dict[str, Tensor]):
 
     Attributes:
         flat: The whole, `(N,)`, with a few zeros between the tensors.
+        slices: Where each tensor lies in it.
     """
 
     def __init__(
@@ -47,14 +49,19 @@ class FlatTensors(dict[str, Tensor]):
         super().__init__(
             (name, _view(piece, shape)) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
         )
-        self._zeros = torch.zeros(_ALIGNMENT, device=device, dtype=dtype)
+        ends = itertools.accumulate(sizes)
+        self.slices = {
+            name: slice(end - size, end - size + self[name].numel())
+            for name, size, end in zip(shapes, sizes, ends, strict=True)
+        }
 
     def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Join tensors of these shapes and this dtype as they lie in `flat`."""
+        """Join tensors, the first of these by their shapes, of one dtype, as they lie in `flat`."""
+        zeros = tensors[0].new_zeros(_ALIGNMENT)
         pieces = []
         for tensor in tensors:
             in_order = tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
-            pieces += [in_order.reshape(-1), self._zeros[: -tensor.numel() % _ALIGNMENT]]
+            pieces += [in_order.reshape(-1), zeros[: -tensor.numel() % _ALIGNMENT]]
         return torch.cat(pieces)
 
 

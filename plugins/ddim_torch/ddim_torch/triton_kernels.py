@@ -31,8 +31,8 @@ _WHOLE_TILE = 16384
 _SPLIT_TILE = 4096
 """Elements of a tile of larger images: one kernel takes their sums, a second one computes the results."""
 
-_MOST_CHUNKS = 64
-_ELEMENTS_PER_WARP = 512
+_MOST_CHUNKS = 16
+_ELEMENTS_PER_WARP = 1024
 _BLOCK = 4096
 
 
@@ -67,11 +67,11 @@ def _group_sums(of_channels, GROUPS: tl.constexpr, LANES: tl.constexpr):
 
 
 @triton.jit
-def _moments(x, exists, count, GROUPS: tl.constexpr, LANES: tl.constexpr):
-    """The mean of each group, and the sum of its squared deviations from it."""
-    mean = _group_sums(tl.sum(x, axis=0), GROUPS, LANES) / count
-    deviation = tl.where(exists, x - mean[None, :], 0.0)
-    return mean, _group_sums(tl.sum(deviation * deviation, axis=0), GROUPS, LANES)
+def _load_added(x_ptr, added, offsets, exists, ADDED: tl.constexpr):
+    x = _load(x_ptr, offsets, exists)
+    if ADDED:
+        x += added[None, :]
+    return x
 
 
 @triton.jit
@@ -95,32 +95,28 @@ def _moments_kernel(
     x_ptr, partial_ptr, pixels, channels, chunk,
     WIDTH: tl.constexpr, PIXELS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """The moments of some groups over one chunk of an image's pixels, at each of a group's channels."""
+    """The mean of each channel over one chunk of an image's pixels, and the sum of its squared deviations."""
     image, block, number = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    group, channel, is_channel = _channels(block, channels, WIDTH, GROUPS, LANES)
+    _, channel, is_channel = _channels(block, channels, WIDTH, GROUPS, LANES)
     start = number * chunk
     end = tl.minimum(start + chunk, pixels)
     x_ptr += image.to(tl.int64) * pixels * channels
-    pixel = start + tl.arange(0, PIXELS)
-    exists = (pixel < pixels)[:, None] & is_channel[None, :]
-    count = tl.minimum(end - start, PIXELS) * WIDTH * 1.0
-    x = _load(x_ptr, pixel[:, None] * channels + channel[None, :], exists)
-    mean, squares = _moments(x, exists, count, GROUPS, LANES)
-    for first in range(start + PIXELS, end, PIXELS):
+    # Sums of differences from a value that occurs: their squares are of the size of the variance.
+    pivot = _load(x_ptr, start * channels + channel, is_channel)
+    sums = tl.zeros((PIXELS, GROUPS * LANES), dtype=tl.float32)
+    squares = tl.zeros((PIXELS, GROUPS * LANES), dtype=tl.float32)
+    for first in range(start, end, PIXELS):
         pixel = first + tl.arange(0, PIXELS)
         exists = (pixel < pixels)[:, None] & is_channel[None, :]
-        here = tl.minimum(end - first, PIXELS) * WIDTH * 1.0
         x = _load(x_ptr, pixel[:, None] * channels + channel[None, :], exists)
-        tile_mean, tile_squares = _moments(x, exists, here, GROUPS, LANES)
-        # The moments of two parts are combined as Chan et al. (1979) do it: nothing cancels.
-        difference = tile_mean - mean
-        total = count + here
-        mean += difference * (here / total)
-        squares += tile_squares + difference * difference * (count * here / total)
-        count = total
+        difference = tl.where(exists, x - pivot[None, :], 0.0)
+        sums += difference
+        squares += difference * difference
+    mean = tl.sum(sums, axis=0) / (end - start)
+    deviation = tl.maximum(tl.sum(squares, axis=0) - mean * mean * (end - start), 0.0)
     partial = partial_ptr + (image * tl.num_programs(2) + number) * 2 * channels + channel
-    tl.store(partial, mean, mask=is_channel)
-    tl.store(partial + channels, squares, mask=is_channel)
+    tl.store(partial, pivot + mean, mask=is_channel)
+    tl.store(partial + channels, deviation, mask=is_channel)
 
 
 @triton.jit
@@ -138,9 +134,9 @@ def _normalise(
 
 @triton.jit
 def _group_norm_kernel(
-    x_ptr, weight_ptr, bias_ptr, y_ptr, statistics_ptr, partial_ptr, pixels, channels, chunk, eps,
+    x_ptr, added_ptr, weight_ptr, bias_ptr, y_ptr, statistics_ptr, partial_ptr, pixels, channels, chunk, eps,
     seed_ptr, layer, first_element, limit, scale_kept,
-    SILU: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr, TILES: tl.constexpr,
+    SILU: tl.constexpr, ADDED: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr, TILES: tl.constexpr,
     WIDTH: tl.constexpr, PIXELS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Normalise some groups over one chunk of an image's pixels; keep mean and 1 / deviation of each group."""
@@ -152,21 +148,31 @@ def _group_norm_kernel(
     pixel = start + tl.arange(0, PIXELS)
     offsets = begin + pixel[:, None] * channels + channel[None, :]
     exists = (pixel < pixels)[:, None] & is_channel[None, :]
-    x = _load(x_ptr, offsets, exists)
     weight = _load(weight_ptr, channel, is_channel)
     bias = _load(bias_ptr, channel, is_channel)
+    added = tl.zeros((GROUPS * LANES,), dtype=tl.float32)
+    if ADDED:
+        added = _load(added_ptr, image * channels + channel, is_channel)
+    x = _load_added(x_ptr, added, offsets, exists, ADDED)
     size = pixels * WIDTH * 1.0
     if CHUNKS == 1:
-        mean, squares = _moments(x, exists, size, GROUPS, LANES)
+        mean = _group_sums(tl.sum(tl.where(exists, x, 0.0), axis=0), GROUPS, LANES) / size
+        deviation = tl.where(exists, x - mean[None, :], 0.0)
+        squares = _group_sums(tl.sum(deviation * deviation, axis=0), GROUPS, LANES)
     else:
         each = tl.arange(0, CHUNKS)[:, None]
         is_chunk = (each * chunk < pixels) & is_channel[None, :]
         partial = (image * tl.num_programs(2) + each) * 2 * channels + channel[None, :]
+        # Means and squares of the parts of a whole are combined as Chan et al. (1979) do it: nothing cancels.
         means = _load(partial_ptr, partial, is_chunk)
-        count = tl.maximum(tl.minimum(pixels - each * chunk, chunk), 0) * WIDTH * 1.0
-        mean = tl.sum(means * count, axis=0) / size
-        difference = means - mean[None, :]
-        squares = tl.sum(_load(partial_ptr, partial + channels, is_chunk) + difference * difference * count, axis=0)
+        count = tl.maximum(tl.minimum(pixels - each * chunk, chunk), 0) * 1.0
+        mean = tl.sum(means * count, axis=0) / pixels
+        off = means - mean[None, :]
+        squares = tl.sum(_load(partial_ptr, partial + channels, is_chunk) + off * off * count, axis=0)
+        of_channel = mean + added
+        mean = _group_sums(of_channel, GROUPS, LANES) / WIDTH
+        off_group = tl.where(is_channel, of_channel - mean, 0.0)
+        squares = _group_sums(squares + off_group * off_group * pixels, GROUPS, LANES)
     scale = 1.0 / tl.sqrt(squares / size + eps)
     statistics = statistics_ptr + (image * groups + group) * 2
     tl.store(statistics, mean, mask=is_channel & (number == 0))
@@ -181,7 +187,7 @@ def _group_norm_kernel(
             offsets = begin + pixel[:, None] * channels + channel[None, :]
             exists = (pixel < pixels)[:, None] & is_channel[None, :]
             y = _normalise(
-                _load(x_ptr, offsets, exists), offsets, mean, scale, weight, bias,
+                _load_added(x_ptr, added, offsets, exists, ADDED), offsets, mean, scale, weight, bias,
                 seed_ptr, layer, first_element, limit, scale_kept, SILU, DROPOUT,
             )  # fmt: skip
             _store(y_ptr, offsets, y, exists)
@@ -189,13 +195,14 @@ def _group_norm_kernel(
 
 @triton.jit
 def _back_to_normalised(
-    x_ptr, grad_y_ptr, offsets, exists, mean, scale, weight, bias,
-    seed_ptr, layer, first_element, limit, scale_kept, SILU: tl.constexpr, DROPOUT: tl.constexpr,
+    x_ptr, added, grad_y_ptr, offsets, exists, mean, scale, weight, bias,
+    seed_ptr, layer, first_element, limit, scale_kept,
+    SILU: tl.constexpr, ADDED: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
     """The normalised input, and the gradient with respect to its scaled and shifted form."""
-    x = _load(x_ptr, offsets, exists)
+    x = _load_added(x_ptr, added, offsets, exists, ADDED)
     grad = _load(grad_y_ptr, offsets, exists)
-    normalised = (x - mean[None, :]) * scale[None, :]
+    normalised = tl.where(exists, (x - mean[None, :]) * scale[None, :], 0.0)
     if DROPOUT:
         grad = grad * _kept(offsets, seed_ptr, layer, first_element, limit, scale_kept)
     if SILU:
@@ -207,12 +214,12 @@ def _back_to_normalised(
 
 @triton.jit
 def _grad_sums_kernel(
-    x_ptr, weight_ptr, bias_ptr, statistics_ptr, grad_y_ptr, sums_ptr, pixels, channels, chunk,
+    x_ptr, added_ptr, weight_ptr, bias_ptr, statistics_ptr, grad_y_ptr, sums_ptr, pixels, channels, chunk,
     seed_ptr, layer, first_element, limit, scale_kept,
-    SILU: tl.constexpr, DROPOUT: tl.constexpr,
+    SILU: tl.constexpr, ADDED: tl.constexpr, DROPOUT: tl.constexpr,
     WIDTH: tl.constexpr, PIXELS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of weight and bias over one chunk of an image's pixels."""
+    """Sums over one chunk of an image's pixels: gradients of weight and bias, and the normalised input."""
     image, block, number = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group, channel, is_channel = _channels(block, channels, WIDTH, GROUPS, LANES)
     statistics = statistics_ptr + (image * (channels // WIDTH) + group) * 2
@@ -220,33 +227,42 @@ def _grad_sums_kernel(
     scale = tl.load(statistics + 1, mask=is_channel, other=0.0)
     weight = _load(weight_ptr, channel, is_channel)
     bias = _load(bias_ptr, channel, is_channel)
+    added = tl.zeros((GROUPS * LANES,), dtype=tl.float32)
+    if ADDED:
+        added = _load(added_ptr, image * channels + channel, is_channel)
     begin = image.to(tl.int64) * pixels * channels
     start = number * chunk
-    grad_weight = tl.zeros((GROUPS * LANES,), dtype=tl.float32)
-    grad_bias = tl.zeros((GROUPS * LANES,), dtype=tl.float32)
+    grad_weight = tl.zeros((PIXELS, GROUPS * LANES), dtype=tl.float32)
+    grad_bias = tl.zeros((PIXELS, GROUPS * LANES), dtype=tl.float32)
+    total = tl.zeros((PIXELS, GROUPS * LANES), dtype=tl.float32)
     for first in range(start, tl.minimum(start + chunk, pixels), PIXELS):
         pixel = first + tl.arange(0, PIXELS)
         offsets = begin + pixel[:, None] * channels + channel[None, :]
         exists = (pixel < pixels)[:, None] & is_channel[None, :]
         normalised, grad = _back_to_normalised(
-            x_ptr, grad_y_ptr, offsets, exists, mean, scale, weight, bias,
-            seed_ptr, layer, first_element, limit, scale_kept, SILU, DROPOUT,
+            x_ptr, added, grad_y_ptr, offsets, exists, mean, scale, weight, bias,
+            seed_ptr, layer, first_element, limit, scale_kept, SILU, ADDED, DROPOUT,
         )  # fmt: skip
-        grad_weight += tl.sum(grad * normalised, axis=0)
-        grad_bias += tl.sum(grad, axis=0)
-    sums = sums_ptr + (image * tl.num_programs(2) + number) * 2 * channels + channel
-    tl.store(sums, grad_weight, mask=is_channel)
-    tl.store(sums + channels, grad_bias, mask=is_channel)
+        grad_weight += grad * normalised
+        grad_bias += grad
+        if ADDED:
+            total += normalised
+    sums = sums_ptr + (image * tl.num_programs(2) + number) * 3 * channels + channel
+    tl.store(sums, tl.sum(grad_weight, axis=0), mask=is_channel)
+    tl.store(sums + channels, tl.sum(grad_bias, axis=0), mask=is_channel)
+    if ADDED:
+        tl.store(sums + 2 * channels, tl.sum(total, axis=0), mask=is_channel)
 
 
 @triton.jit
 def _group_norm_grad_kernel(
-    x_ptr, weight_ptr, bias_ptr, statistics_ptr, grad_y_ptr, grad_x_ptr, sums_ptr, pixels, channels, chunk,
+    x_ptr, added_ptr, weight_ptr, bias_ptr, statistics_ptr, grad_y_ptr, grad_x_ptr, sums_ptr,
+    grad_added_ptr, grad_weight_ptr, grad_bias_ptr, stride, pixels, channels, chunk,
     seed_ptr, layer, first_element, limit, scale_kept,
-    SILU: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr, TILES: tl.constexpr,
+    SILU: tl.constexpr, ADDED: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr, TILES: tl.constexpr,
     WIDTH: tl.constexpr, PIXELS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the input over one chunk; without chunks, also those of weight and bias for this image."""
+    """The gradient of the input over one chunk of an image's pixels, and those of what all pixels share."""
     image, block, number = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group, channel, is_channel = _channels(block, channels, WIDTH, GROUPS, LANES)
     statistics = statistics_ptr + (image * (channels // WIDTH) + group) * 2
@@ -254,31 +270,41 @@ def _group_norm_grad_kernel(
     scale = tl.load(statistics + 1, mask=is_channel, other=0.0)
     weight = _load(weight_ptr, channel, is_channel)
     bias = _load(bias_ptr, channel, is_channel)
+    added = tl.zeros((GROUPS * LANES,), dtype=tl.float32)
+    if ADDED:
+        added = _load(added_ptr, image * channels + channel, is_channel)
     start = number * chunk
     begin = image.to(tl.int64) * pixels * channels
     pixel = start + tl.arange(0, PIXELS)
     offsets = begin + pixel[:, None] * channels + channel[None, :]
     exists = (pixel < pixels)[:, None] & is_channel[None, :]
     normalised, grad = _back_to_normalised(
-        x_ptr, grad_y_ptr, offsets, exists, mean, scale, weight, bias,
-        seed_ptr, layer, first_element, limit, scale_kept, SILU, DROPOUT,
+        x_ptr, added, grad_y_ptr, offsets, exists, mean, scale, weight, bias,
+        seed_ptr, layer, first_element, limit, scale_kept, SILU, ADDED, DROPOUT,
     )  # fmt: skip
     if CHUNKS == 1:
         grad_weight = tl.sum(grad * normalised, axis=0)
         grad_bias = tl.sum(grad, axis=0)
-        sums = sums_ptr + image * 2 * channels + channel
-        tl.store(sums, grad_weight, mask=is_channel)
-        tl.store(sums + channels, grad_bias, mask=is_channel)
+        total = tl.sum(normalised, axis=0)
     else:
         chunks = tl.num_programs(2)
         each = tl.arange(0, CHUNKS)[:, None]
-        sums = (image * chunks + each) * 2 * channels + channel[None, :]
+        sums = (image * chunks + each) * 3 * channels + channel[None, :]
         is_sum = (each < chunks) & is_channel[None, :]
         grad_weight = tl.sum(_load(sums_ptr, sums, is_sum), axis=0)
         grad_bias = tl.sum(_load(sums_ptr, sums + channels, is_sum), axis=0)
+        total = grad_bias
+        if ADDED:
+            total = tl.sum(_load(sums_ptr, sums + 2 * channels, is_sum), axis=0)
     size = pixels * WIDTH * 1.0
     mean_product = _group_sums(grad_weight * weight, GROUPS, LANES) / size
     mean_grad = _group_sums(grad_bias * weight, GROUPS, LANES) / size
+    is_first = is_channel & (number == 0)
+    tl.store(grad_weight_ptr + image * stride + channel, grad_weight, mask=is_first)
+    tl.store(grad_bias_ptr + image * stride + channel, grad_bias, mask=is_first)
+    if ADDED:
+        grad_added = scale * (weight * grad_bias - mean_grad * pixels - mean_product * total)
+        tl.store(grad_added_ptr + image * channels + channel, grad_added, mask=is_first)
     grad_x = grad * weight[None, :] - mean_grad[None, :] - normalised * mean_product[None, :]
     _store(grad_x_ptr, offsets, grad_x * scale[None, :], exists)
     if TILES > 1:
@@ -287,8 +313,8 @@ def _group_norm_grad_kernel(
             offsets = begin + pixel[:, None] * channels + channel[None, :]
             exists = (pixel < pixels)[:, None] & is_channel[None, :]
             normalised, grad = _back_to_normalised(
-                x_ptr, grad_y_ptr, offsets, exists, mean, scale, weight, bias,
-                seed_ptr, layer, first_element, limit, scale_kept, SILU, DROPOUT,
+                x_ptr, added, grad_y_ptr, offsets, exists, mean, scale, weight, bias,
+                seed_ptr, layer, first_element, limit, scale_kept, SILU, ADDED, DROPOUT,
             )  # fmt: skip
             grad_x = grad * weight[None, :] - mean_grad[None, :] - normalised * mean_product[None, :]
             _store(grad_x_ptr, offsets, grad_x * scale[None, :], exists)
@@ -296,16 +322,12 @@ def _group_norm_grad_kernel(
 
 @triton.jit
 def _add_kernel(
-    x_ptr, bias_ptr, shift_ptr, residual_ptr, size, image_size, channels,
-    SHIFT: tl.constexpr, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr,
+    x_ptr, bias_ptr, residual_ptr, size, channels, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Add a number for each channel, one for each channel of an image, and an image; in place."""
+    """Add a number for each channel, and an image; in place."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = at < size
-    channel = at % channels
-    y = _load(x_ptr, at, exists) + _load(bias_ptr, channel, exists)
-    if SHIFT:
-        y += _load(shift_ptr, at // image_size * channels + channel, exists)
+    y = _load(x_ptr, at, exists) + _load(bias_ptr, at % channels, exists)
     if RESIDUAL:
         y += _load(residual_ptr, at, exists)
     _store(x_ptr, at, y, exists)
@@ -384,9 +406,16 @@ def _dropout_arguments(x: Tensor, dropped: Dropped | None) -> tuple[object, ...]
 
 
 def group_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, *, silu: bool, dropped: Dropped | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    *,
+    silu: bool,
+    added: Tensor | None = None,
+    dropped: Dropped | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Normalise, scale and shift; then x sigmoid(x) if `silu`, then dropout.
+    """Add, normalise, scale and shift; then x sigmoid(x) if `silu`, then dropout.
 
     Args:
         x: `(B, C, H, W)`.
@@ -394,6 +423,7 @@ def group_norm(
         bias: `(C,)`.
         groups: They divide C.
         silu: Whether to activate.
+        added: `(B, C)`, what is added to every pixel of x first.
         dropped: What to drop, if anything.
 
     Returns:
@@ -408,9 +438,10 @@ def group_norm(
         partial = torch.empty((batch, tile.chunks, 2, channels), device=x.device)
         _moments_kernel[grid](x, partial, pixels, channels, tile.chunk, **tile.sizes)
     _group_norm_kernel[grid](
-        *(x, weight, bias, y, statistics, partial, pixels, channels, tile.chunk, GROUP_NORM_EPS),
-        *_dropout_arguments(x, dropped),
+        *(x, x if added is None else added, weight, bias, y, statistics, partial),
+        *(pixels, channels, tile.chunk, GROUP_NORM_EPS, *_dropout_arguments(x, dropped)),
         SILU=silu,
+        ADDED=added is not None,
         DROPOUT=dropped is not None,
         CHUNKS=triton.next_power_of_2(tile.chunks),
         TILES=tile.chunk // tile.pixels,
@@ -425,55 +456,66 @@ def group_norm_grad(
     bias: Tensor,
     statistics: Tensor,
     grad_y: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
     *,
     silu: bool,
+    added: Tensor | None = None,
     dropped: Dropped | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `group_norm` with respect to x, weight and bias.
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `group_norm`.
 
     Args:
-        x: As there, like `weight`, `bias`, `silu` and `dropped`.
+        x: As there, like `weight`, `bias`, `silu`, `added` and `dropped`.
         weight: `(C,)`.
         bias: `(C,)`.
         statistics: From there.
         grad_y: `(B, C, H, W)`.
+        grad_weight: fp32 `(B, C)`, columns of a matrix; is set to the gradient of the weight for each image.
+        grad_bias: The same for the bias, in the same matrix.
         silu: Whether it activated.
+        added: What it added.
         dropped: What it dropped.
+
+    Returns:
+        The gradients of x, and of `added` in fp32 `(B, C)`.
     """
     batch, channels, height, width = x.shape
     pixels, groups = height * width, statistics.shape[1]
     tile = _Tile.of(x, groups)
     grid = tile.grid(batch, groups)
     grad_x = torch.empty_like(x)
-    sums = torch.empty((batch * tile.chunks, 2, channels), device=x.device)
-    how: dict[str, object] = {"SILU": silu, "DROPOUT": dropped is not None, **tile.sizes}
-    sizes = pixels, channels, tile.chunk
-    drawn = _dropout_arguments(x, dropped)
+    grad_added = torch.empty((batch, channels), device=x.device)
+    sums = torch.empty((batch, tile.chunks, 3, channels) if tile.chunks > 1 else (1,), device=x.device)
+    inputs = x, x if added is None else added, weight, bias, statistics, grad_y
+    sizes = pixels, channels, tile.chunk, *_dropout_arguments(x, dropped)
+    how: dict[str, object] = {
+        "SILU": silu,
+        "ADDED": added is not None,
+        "DROPOUT": dropped is not None,
+        **tile.sizes,
+    }
     if tile.chunks > 1:
-        _grad_sums_kernel[grid](x, weight, bias, statistics, grad_y, sums, *sizes, *drawn, **how)
+        _grad_sums_kernel[grid](*inputs, sums, *sizes, **how)
     _group_norm_grad_kernel[grid](
-        *(x, weight, bias, statistics, grad_y, grad_x, sums, *sizes, *drawn),
+        *(*inputs, grad_x, sums, grad_added, grad_weight, grad_bias, grad_weight.stride(0), *sizes),
         CHUNKS=triton.next_power_of_2(tile.chunks),
         TILES=tile.chunk // tile.pixels,
         **how,
     )
-    grad_weight, grad_bias = sums.sum(0).to(weight.dtype)
-    return grad_x, grad_weight, grad_bias
+    return grad_x, grad_added
 
 
-def add_(x: Tensor, bias: Tensor, shift: Tensor | None, residual: Tensor | None) -> Tensor:
+def add_(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
     """Add to x, in place.
 
     Args:
         x: `(B, C, H, W)`.
         bias: `(C,)`.
-        shift: `(B, C)`.
         residual: `(B, C, H, W)`.
     """
     _add_kernel[(triton.cdiv(x.numel(), _BLOCK),)](
-        *(x, bias, x if shift is None else shift, x if residual is None else residual),
-        *(x.numel(), x[0].numel(), x.shape[1]),
-        SHIFT=shift is not None,
+        *(x, bias, x if residual is None else residual, x.numel(), x.shape[1]),
         RESIDUAL=residual is not None,
         BLOCK=_BLOCK,
         num_warps=8,

@@ -22,56 +22,85 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class DeviceDropout:
-    """The dropout of a training step whose seed lies on the GPU; see `ddim_host.framework.Dropout`.
+class Training:
+    """What a training step adds to a network call.
 
     Attributes:
-        probability: Probability that an element is dropped, in (0, 1).
-        seed: int64 `()`, the seed of the step.
+        gradients: By parameter fp32 `(B, C)`, where the backward pass puts its gradient for each image: of the
+            biases of convolutions, and of weight and bias of group norms. They are summed all at once.
+        dropout: Probability that an element is dropped.
+        seed: int64 `()`, the seed of the step's dropout.
         first: Index of this process's first image in the whole batch.
     """
 
-    probability: float
+    gradients: Mapping[str, Tensor]
+    dropout: float
     seed: Tensor
     first: int
-    layers: Iterator[int] = field(default_factory=itertools.count, repr=False)
+    _layers: Iterator[int] = field(default_factory=itertools.count, init=False, repr=False)
+
+    def dropped(self, x: Tensor) -> Dropped | None:
+        """Return what the next layer drops of `(B, C, H, W)`."""
+        if not self.dropout:
+            return None
+        return Dropped(self.seed, next(self._layers), self.first * x[0].numel(), self.dropout)
 
 
 class TritonLayers(TorchLayers):
-    """Apply layers to tensors with the channels last, all of one dtype with the parameters.
+    """Apply layers to tensors with the channels last, of the dtype of the weights that multiply.
 
     Args:
         parameters: Parameters by canonical name, convolutions with the channels last.
-        dropout: That of a training step; None if there is none.
+        training: What a training step adds; None outside of one.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], dropout: DeviceDropout | None = None) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], training: Training | None = None) -> None:
         super().__init__(parameters)
-        self._device_dropout = dropout
+        self._training = training
 
     def conv(
         self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
         """See `ddim_host.framework.Layers`, as for the operations below."""
-        weight, bias = self._weight_and_bias(layer.name)
-        if layer.stride == 2:
-            y = functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, stride=2)
-        else:
-            y = functional.conv2d(x, weight, padding=layer.kernel // 2)
-        return _apply(_Add, y, bias, shift, residual)
+        _, bias = self._weight_and_bias(layer.name)
+        y = self._convolve(layer, x)
+        if shift is not None:
+            y = y + shift[:, :, None, None]
+        return _apply(_Add, y, bias, residual, self._gradient(f"{layer.name}.bias"))
 
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
-        weight, bias = self._weight_and_bias(layer.name)
-        return _apply(_GroupNorm, x, weight, bias, layer.groups, silu, None)
+        return self._normalise(layer, x, silu=silu)
 
-    def group_norm_dropout(self, layer: GroupNorm, x: Tensor) -> Tensor:
-        # The one place where the network drops elements.
+    def conv_norm_dropout(self, conv: Conv, norm: GroupNorm, x: Tensor, *, shift: Tensor) -> Tensor:
+        # What is added to all pixels of a channel alike, the norm adds on its way.
+        _, bias = self._weight_and_bias(conv.name)
+        added = _apply(_AddBias, shift, bias, self._gradient(f"{conv.name}.bias"))
+        y = self._convolve(conv, x)
+        dropped = self._training.dropped(y) if self._training else None
+        return self._normalise(norm, y, silu=True, added=added, dropped=dropped)
+
+    def _convolve(self, layer: Conv, x: Tensor) -> Tensor:
+        """Convolve, without the bias."""
+        weight, _ = self._weight_and_bias(layer.name)
+        if layer.stride == 2:
+            return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, stride=2)
+        return functional.conv2d(x, weight, padding=layer.kernel // 2)
+
+    def _normalise(
+        self,
+        layer: GroupNorm,
+        x: Tensor,
+        *,
+        silu: bool,
+        added: Tensor | None = None,
+        dropped: Dropped | None = None,
+    ) -> Tensor:
+        gradients = [self._gradient(f"{layer.name}.{part}") for part in ("weight", "bias")]
         weight, bias = self._weight_and_bias(layer.name)
-        dropped, dropout = None, self._device_dropout
-        if dropout is not None:
-            first = dropout.first * x[0].numel()
-            dropped = Dropped(dropout.seed, next(dropout.layers), first, dropout.probability)
-        return _apply(_GroupNorm, x, weight, bias, layer.groups, True, dropped)
+        return _apply(_GroupNorm, x, added, weight, bias, *gradients, layer.groups, silu, dropped)
+
+    def _gradient(self, name: str) -> Tensor | None:
+        return self._training.gradients[name] if self._training else None
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
@@ -80,43 +109,68 @@ def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tenso
 
 
 class _Add(torch.autograd.Function):
-    """Bias, shift and residual, added to the result of a convolution in its own memory."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, bias: Tensor, shift: Tensor | None, residual: Tensor | None) -> Tensor:
-        residual = None if residual is None else _channels_last(residual)
-        ctx.mark_dirty(y)
-        return triton_kernels.add_(y, bias, None if shift is None else shift.contiguous(), residual)
-
-    @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        _, _, needs_shift, needs_residual = ctx.needs_input_grad
-        grad_y = _channels_last(grad_y)
-        # In two steps: PyTorch is several times slower at all three axes at once.
-        of_images = grad_y.sum((2, 3), dtype=torch.float32)
-        grad_shift = of_images.to(grad_y.dtype) if needs_shift else None
-        return grad_y, of_images.sum(0), grad_shift, grad_y if needs_residual else None
-
-
-class _GroupNorm(torch.autograd.Function):
-    """Group norm, x sigmoid(x) after it, and dropout, whose mask is drawn again on the way back."""
+    """Bias and residual, added to the result of a convolution in its own memory."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, silu: bool, dropped: Dropped | None
+        ctx: Any, y: Tensor, bias: Tensor, residual: Tensor | None, grad_bias: Tensor | None
+    ) -> Tensor:
+        ctx.mark_dirty(y)
+        ctx.grad_bias = grad_bias
+        return triton_kernels.add_(y, bias, None if residual is None else _channels_last(residual))
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        grad_y = _channels_last(grad_y)
+        torch.sum(grad_y, (2, 3), dtype=torch.float32, out=ctx.grad_bias)
+        return grad_y, None, grad_y if ctx.needs_input_grad[2] else None, None
+
+
+class _AddBias(torch.autograd.Function):
+    """A bias, added to a number for each channel of an image; fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, shift: Tensor, bias: Tensor, grad_bias: Tensor | None) -> Tensor:
+        ctx.dtype, ctx.grad_bias = shift.dtype, grad_bias
+        return shift.float() + bias
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.grad_bias.copy_(grad)
+        return grad.to(ctx.dtype), None, None
+
+
+class _GroupNorm(torch.autograd.Function):
+    """Group norm of a sum, x sigmoid(x) after it, and dropout, whose mask is drawn again on the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        added: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        grad_weight: Tensor | None,
+        grad_bias: Tensor | None,
+        groups: int,
+        silu: bool,
+        dropped: Dropped | None,
     ) -> Tensor:
         x = _channels_last(x)
-        y, statistics = triton_kernels.group_norm(x, weight, bias, groups, silu=silu, dropped=dropped)
+        y, statistics = triton_kernels.group_norm(
+            x, weight, bias, groups, silu=silu, added=added, dropped=dropped
+        )
         ctx.save_for_backward(x, weight, bias, statistics)
-        ctx.silu, ctx.dropped = silu, dropped
+        ctx.gradients = grad_weight, grad_bias
+        ctx.how = {"silu": silu, "added": added, "dropped": dropped}
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = triton_kernels.group_norm_grad(
-            *ctx.saved_tensors, _channels_last(grad_y), silu=ctx.silu, dropped=ctx.dropped
+        grad_x, grad_added = triton_kernels.group_norm_grad(
+            *ctx.saved_tensors, _channels_last(grad_y), *ctx.gradients, **ctx.how
         )
-        return *gradients, None, None, None
+        return grad_x, grad_added if ctx.needs_input_grad[1] else None, *[None] * 7
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
