@@ -28,11 +28,10 @@ _CHANNELS = 64
 _WHOLE_TILE = 16384
 """The most elements of a tile with all pixels of some groups, which one kernel reads once."""
 
-_SPLIT_TILE = 4096
+_SPLIT_TILE = 2048
 """Elements of a tile of larger images: one kernel takes their sums, a second one computes the results."""
 
-_MOST_CHUNKS = 16
-_ELEMENTS_PER_WARP = 1024
+_MOST_CHUNKS = 8
 _BLOCK = 4096
 
 
@@ -394,7 +393,7 @@ class _Tile:
             "PIXELS": self.pixels,
             "GROUPS": self.groups,
             "LANES": self.lanes,
-            "num_warps": max(1, min(16, elements // _ELEMENTS_PER_WARP)),
+            "num_warps": max(1, elements // (512 if self.chunks > 1 else 2048)),
         }
 
 
