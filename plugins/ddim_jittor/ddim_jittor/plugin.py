@@ -43,7 +43,8 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
 @hookimpl
 def ddim_machine_checks() -> list[Check]:
     """What importing Jittor needs, looked for without importing it."""
-    from ddim_jittor.machine import checks, cuda_checks  # noqa: PLC0415 - see the module's docstring
+    from ddim_jittor.cuda import cuda_checks  # noqa: PLC0415 - see the module's docstring
+    from ddim_jittor.machine import checks  # noqa: PLC0415
 
     missing = next((check for check in cuda_checks() if not check.ok), None)
     gpu = "usable" if missing is None else f"none that Jittor can use ({missing.detail}); runs on the CPU"
