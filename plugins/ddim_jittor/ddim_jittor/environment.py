@@ -19,6 +19,7 @@ import signal
 import ssl
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,10 @@ def _import(cuda: bool) -> None:
         # to be compiled, and keeps until the end. It also makes kernels compile one by one, and that is well:
         # Jittor's compiler threads change the graph that they share, without a lock.
         try:
-            jittor = importlib.import_module("jittor")
+            with warnings.catch_warnings():
+                # Python 3.12 shows them when it compiles a file for the first time, as those of the copy.
+                warnings.simplefilter("ignore", SyntaxWarning)
+                jittor = importlib.import_module("jittor")
             jittor.flags.python_path = str(_kernel_compiler(home, cache))
         except (Exception, SystemExit) as error:
             stamp.unlink(missing_ok=True)  # the next start compiles what is missing or broken
