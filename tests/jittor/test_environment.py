@@ -50,7 +50,7 @@ def test_no_python_headers(home: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     [check] = failed()
     assert str(tmp_path / "Python.h") in check.detail
-    assert "python3.11-dev" in check.fix
+    assert f"python{sys.version_info.major}.{sys.version_info.minor}-dev" in check.fix
 
 
 @pytest.mark.usefixtures("home")
@@ -99,7 +99,9 @@ def test_onednn_with_a_missing_file(home: Path, tmp_path: Path, monkeypatch: pyt
     gone = tmp_path / "gone.so"
     monkeypatch.setattr(metadata.PackagePath, "locate", lambda self: gone)
     [check] = failed()
-    assert str(gone) in check.detail
+    # Since Python 3.12 `files` leaves out those that are missing.
+    assert str(gone) in check.detail or "hold no include/dnnl.hpp" in check.detail
+    assert "--force-reinstall" in check.fix
 
 
 def test_other_systems(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

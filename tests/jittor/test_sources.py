@@ -138,7 +138,8 @@ def test_a_copy_serves_until_jittor_or_the_patches_change(
     assert lay_sources(home, PATCHES) == first
     assert (first / "mark").exists()
     assert lay_sources(home, PATCHES[:1]) != first
-    monkeypatch.setattr(metadata.PathDistribution, "read_text", lambda self, name: "other files")
+    told = "Metadata-Version: 2.1\nName: jittor\nVersion: 1.3.11.0\n"
+    monkeypatch.setattr(metadata.PathDistribution, "read_text", lambda self, name: told)
     assert lay_sources(home, PATCHES) != first
 
 
