@@ -102,6 +102,29 @@ inline int gpuDeviceInit(int devID) {
         "sm_per_multiproc * deviceProp.clockRate;",
         "sm_per_multiproc * deviceAttribute(cudaDevAttrClockRate, current_device);",
     ),
+    # NPP, a library for images, is included for eight numbers, and is not among what PyTorch brings.
+    Patch(
+        "jittor/src/misc/cuda_limits.h",
+        """\
+#ifdef IS_CUDA
+#include <npp.h>
+#include <math_constants.h>
+#else
+#include <limits>
+""",
+        """\
+#include <math_constants.h>
+""",
+    ),
+    Patch(
+        "jittor/src/misc/cuda_limits.h",
+        """\
+#define     CUDART_INF_F  std::numeric_limits<float>::infinity()
+#define     CUDART_INF    std::numeric_limits<double>::infinity()
+#endif
+""",
+        "",
+    ),
     # The CUB of CUDA 13 is written in C++17; the second text turned it back into C++14.
     Patch(
         "jittor/compiler.py",
