@@ -11,6 +11,7 @@ import pytest
 from ddim_host.errors import UserError
 from ddim_jittor import cuda, cuda13, machine
 from ddim_jittor.environment import import_jittor
+from ddim_jittor.plugin import ddim_machine_checks
 from tests.jittor.fakes import fake_file, fake_program
 
 if TYPE_CHECKING:
@@ -188,6 +189,16 @@ def test_cuda_13_takes_its_libraries_from_packages(
     assert cuda13.lay_toolkit(tmp_path / "jittor", new) == nvcc
     fake_file(packages / "nvidia/cudnn/lib/libcudnn_cnn.so.9")
     assert cuda13.lay_toolkit(tmp_path / "jittor", new) != nvcc
+
+
+def test_the_variable_takes_1_or_0(no_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cuda13.VARIABLE, "0")
+    assert details()[0] == "there is no nvcc"
+    monkeypatch.setenv(cuda13.VARIABLE, "yes")
+    with pytest.raises(UserError, match="must be 1 or 0, not 'yes'"):
+        import_jittor("auto")
+    [check] = [check for check in ddim_machine_checks() if not check.ok]
+    assert (check.name, check.fix) == ("GPU", f"export {cuda13.VARIABLE}=1, or unset it")
 
 
 def test_cuda_13_with_a_missing_library_or_another_cudnn(

@@ -32,7 +32,11 @@ _RECIPE = (
 
 
 def cuda_checks() -> list[Check]:
-    """Look for what Jittor needs to use a GPU: the toolkit with its headers, cuDNN and a device."""
+    """Look for what Jittor needs to use a GPU: the toolkit with its headers, cuDNN and a device.
+
+    Raises:
+        UserError: The variable that asks for CUDA 13 has a value that it cannot have.
+    """
     if cuda13.wanted():
         return [_toolkit13(), _libraries13(), _sources13(), _gpu()]
     return [_toolkit(), _cudnn(), _gpu()]

@@ -12,6 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from ddim_host import UserError
 from ddim_jittor.laying import make_once
 
 VARIABLE = "DDIM_HOST_JITTOR_CUDA13"
@@ -23,8 +24,15 @@ _LIBRARIES = ("libcudart.so", "libcublas.so", "libcublasLt.so", "libcurand.so", 
 
 
 def wanted() -> bool:
-    """Tell whether the user asked for CUDA 13."""
-    return os.environ.get(VARIABLE) == "1"
+    """Tell whether the user asked for CUDA 13.
+
+    Raises:
+        UserError: The variable has another value than those that it may have.
+    """
+    value = os.environ.get(VARIABLE, "")
+    if value not in ("", "0", "1"):
+        raise UserError(f"{VARIABLE} must be 1 or 0, not {value!r}", fix=f"export {VARIABLE}=1, or unset it")
+    return value == "1"
 
 
 def packaged_nvccs() -> list[Path]:
