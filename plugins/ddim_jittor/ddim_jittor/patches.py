@@ -151,7 +151,9 @@ inline int gpuDeviceInit(int devID) {
         '"libcudnn_cnn_train.so"]',
         "libs = []",
     ),
-    # cuDNN 9 has other functions for recurrent networks. Those for convolutions are still there.
+    # cuDNN 9 has other functions for recurrent networks. Those for convolutions are still there. CUB lost the
+    # iterators and functions of which the standard library of CUDA has the like; for this operator Jittor has
+    # another, without CUB.
     Patch(
         "jittor/compile_extern.py",
         """\
@@ -165,10 +167,11 @@ inline int gpuDeviceInit(int devID) {
     culib_src_files = []
     for r, _, f in os.walk(culib_src_dir):
         for fname in f:
-            if "rnn" in fname:
+            if "rnn" in fname or "cub_where" in fname:
                 continue
 """,
     ),
+    Patch("jittor/other/code_softmax.py", "cub::Max()", "cuda::maximum<>()"),
 )
 """Make Jittor 1.3.11 compile and link with CUDA 13 and cuDNN 9, without its operators for recurrent networks,
 FFTs and sparse matrices."""
