@@ -41,7 +41,7 @@ def needed_patches() -> tuple[Patch, ...]:
     """Choose the patches that the installed Jittor needs for the installed NumPy and this Python.
 
     Returns:
-        None for NumPy 1 and Python 3.12, or for a Jittor that supports newer ones by itself.
+        No patches for NumPy 1 with Python 3.11 or 3.12, or for a Jittor that supports newer ones by itself.
 
     Raises:
         UserError: This Jittor does not support them, and is not the one that the patches are for.
@@ -82,7 +82,7 @@ def installed_folder() -> Path:
     Raises:
         PackageNotFoundError: It cannot be found.
     """
-    # Not through `sys.meta_path`: the host refuses frameworks there.
+    # `importlib.util.find_spec` would name the patched copy once that is imported.
     spec = importlib.machinery.PathFinder.find_spec("jittor")
     if spec is None or spec.origin is None:
         raise metadata.PackageNotFoundError("jittor")
