@@ -17,6 +17,7 @@ import pytest
 from ddim_host.errors import UserError
 from ddim_jittor import machine
 from ddim_jittor.environment import import_jittor
+from tests.jittor.fakes import fake_program
 
 if TYPE_CHECKING:
     from ddim_host.framework.checks import Check
@@ -27,14 +28,6 @@ if TYPE_CHECKING:
 
 def failed(device: str = "cpu") -> list[Check]:
     return [check for check in machine.checks(device) if not check.ok]
-
-
-def fake_program(folder: Path, name: str) -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("#!/bin/sh\n")
-    path.chmod(0o755)
-    return path
 
 
 def test_this_machine_passes_every_check(home: Path) -> None:
@@ -57,29 +50,26 @@ def test_no_python_headers(home: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     [check] = failed()
     assert str(tmp_path / "Python.h") in check.detail
-    assert "python3.11-dev" in check.fix
+    assert f"python{sys.version_info.major}.{sys.version_info.minor}-dev" in check.fix
 
 
 @pytest.mark.usefixtures("home")
 @pytest.mark.parametrize(
-    ("distribution", "version", "detail", "fix"),
+    ("distribution", "detail", "fix"),
     [
-        ("numpy", "2.1.0", "this is numpy 2.1.0", '"numpy>=1.26.4,<2"'),
-        ("numpy", None, "numpy is not installed", '"numpy>=1.26.4,<2"'),
-        ("jittor", None, "jittor is not installed", "jittor==1.3.11.0"),
+        ("numpy", "numpy is not installed", '"numpy>=1.26.4"'),
+        ("jittor", "jittor is not installed", "--no-deps jittor==1.3.11.0 onednn-devel-cpu-gomp=="),
     ],
 )
-def test_wrong_distributions(
-    distribution: str, version: str | None, detail: str, fix: str, monkeypatch: pytest.MonkeyPatch
+def test_missing_distributions(
+    distribution: str, detail: str, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = metadata.version
 
     def fake(name: str) -> str:
-        if name != distribution:
-            return real(name)
-        if version is None:
+        if name == distribution:
             raise metadata.PackageNotFoundError(name)
-        return version
+        return real(name)
 
     monkeypatch.setattr(metadata, "version", fake)
     [check] = failed()
@@ -109,7 +99,9 @@ def test_onednn_with_a_missing_file(home: Path, tmp_path: Path, monkeypatch: pyt
     gone = tmp_path / "gone.so"
     monkeypatch.setattr(metadata.PackagePath, "locate", lambda self: gone)
     [check] = failed()
-    assert str(gone) in check.detail
+    # Since Python 3.12 `files` leaves out those that are missing.
+    assert str(gone) in check.detail or "hold no include/dnnl.hpp" in check.detail
+    assert "--force-reinstall" in check.fix
 
 
 def test_other_systems(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,70 +149,6 @@ def test_home_follows_the_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("DDIM_HOST_JITTOR_HOME", "~nosuchuser/here")
     with pytest.raises(UserError, match="there is no home folder ~nosuchuser"):
         machine.jittor_home()
-
-
-@pytest.fixture
-def no_cuda(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(machine, "_CUDA_PLACES", ())
-    for name in ("CUDA_HOME", "CUDA_PATH", "nvcc_path"):
-        monkeypatch.delenv(name, raising=False)
-    programs = tmp_path / "programs"
-    fake_program(programs, "g++")
-    monkeypatch.setenv("PATH", str(programs))
-    real = ctypes.CDLL
-
-    def no_driver(name: str | None) -> ctypes.CDLL:
-        if name and "cuda" in name:
-            raise OSError(f"{name}: cannot open shared object file")
-        return real(name)
-
-    monkeypatch.setattr(ctypes, "CDLL", no_driver)
-    return tmp_path
-
-
-def test_what_cuda_needs_is_asked_for_one_by_one(no_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def details() -> list[str]:
-        return [check.detail for check in failed("cuda")]
-
-    nothing = details()
-    assert nothing[0] == "there is no nvcc"
-    assert len(nothing) == 3
-    assert all("--device cpu" in check.fix or "first" in check.fix for check in failed("cuda"))
-
-    nvcc = fake_program(no_cuda, "cuda/bin/nvcc")
-    monkeypatch.setenv("CUDA_HOME", str(no_cuda / "cuda"))
-    assert str(no_cuda / "cuda/lib64/libcudart.so") in details()[0]
-    assert machine.find_nvcc() is None
-
-    (no_cuda / "cuda/lib64").mkdir()
-    (no_cuda / "cuda/lib64/libcudart.so").touch()
-    assert machine.find_nvcc() == nvcc
-    cudnn, driver = details()
-    assert "cudnn.h" in cudnn
-    assert "libcuda.so" in driver
-
-    (no_cuda / "cuda/include").mkdir()
-    (no_cuda / "cuda/include/cudnn.h").touch()
-    assert ["libcuda.so" in detail for detail in details()] == [True]
-    assert failed("auto") == failed("cpu") == []
-
-
-def test_an_nvcc_without_its_library_does_not_hide_a_whole_one(
-    no_cuda: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_program(no_cuda, "programs/nvcc")
-    whole = fake_program(no_cuda, "cuda/bin/nvcc")
-    (no_cuda / "cuda/lib64").mkdir()
-    (no_cuda / "cuda/lib64/libcudart.so").touch()
-    assert machine.find_nvcc() is None
-    monkeypatch.setattr(machine, "_CUDA_PLACES", (str(whole),))
-    assert machine.find_nvcc() == whole
-
-
-def test_cuda_without_cuda_is_refused_before_anything_is_compiled(no_cuda: Path) -> None:
-    with pytest.raises(UserError, match="there is no nvcc"):
-        import_jittor("cuda")
-    assert not machine.jittor_home().exists()
 
 
 # --- oneDNN -------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ SHORTER = {
 
 NOT_IN_TESTS = (
     *("make ", "python -m tests.", "torchrun ", "mpirun ", "parallel ", "sbatch ", "#!/bin/sh"),
+    "python -m pip install ",
     "--data cifar10",
 )
 """What alone is a reason not to run a block: what installs, takes long, downloads, or needs a cluster."""

@@ -2,7 +2,11 @@
 
 plugin         the model factory, found through the entry point; imports no Jittor by itself
 environment    importing Jittor so that it always works
-machine        what it needs on this machine, for it and for `ddim-host doctor`
+machine, cuda  what it needs on this machine, for it and for `ddim-host doctor`
+sources, patches
+               the sources that its core is compiled from: the installed ones, or a patched copy
+cuda13         CUDA 13 and cuDNN 9, on request
+laying         folders that are made once
 compiling, first_compile
                compiling its core: the process that waits, and the script that compiles
 model          `Model`: training step, prediction, weights in and out

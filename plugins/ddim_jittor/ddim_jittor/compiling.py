@@ -26,7 +26,7 @@ _TICK = 0.2
 _PLAIN_INTERVAL = 15.0
 
 
-def ensure_compiled(home: Path, cache: Path, stamp: Path, log: Path) -> None:
+def ensure_compiled(home: Path, cache: Path, stamp: Path, log: Path, sources: Path | None) -> None:
     """Compile Jittor's core, where that was not done before, in a child process and with progress.
 
     Args:
@@ -34,6 +34,7 @@ def ensure_compiled(home: Path, cache: Path, stamp: Path, log: Path) -> None:
         cache: Where Jittor puts what it compiles.
         stamp: Written when it is done.
         log: Gets what Jittor and the compiler print.
+        sources: The folder to import Jittor from; None for the installed one.
 
     Raises:
         UserError: It failed to compile.
@@ -46,7 +47,7 @@ def ensure_compiled(home: Path, cache: Path, stamp: Path, log: Path) -> None:
         if read_if_there(stamp) == identity:  # another process did it meanwhile
             return
         stamp.unlink(missing_ok=True)
-        _compile(home, cache, log)
+        _compile(home, cache, log, sources)
         cache.mkdir(parents=True, exist_ok=True)
         stamp.write_text(identity)
 
@@ -85,19 +86,19 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile(home: Path, cache: Path, log: Path) -> None:
+def _compile(home: Path, cache: Path, log: Path, sources: Path | None) -> None:
     begun = (cache / "obj_files").exists()
     with (
         log.open("w") as file,
         _Progress("compiling Jittor, once on this machine (takes a few minutes)") as progress,
     ):
-        code = _run(home, file, progress)
+        code = _run(home, file, progress, sources)
         if code == first_compile.ASK_AGAIN:
-            code = _run(home, file, progress)
+            code = _run(home, file, progress, sources)
         if code != 0 and begun:
             # What an interrupted compile left is normally gone on with. Here that did not work.
             shutil.rmtree(cache, ignore_errors=True)
-            code = _run(home, file, progress)
+            code = _run(home, file, progress, sources)
         if code == 0:
             progress.done("Jittor is compiled, in")
             return
@@ -116,7 +117,7 @@ def _last_error(log: Path) -> str:
     return (errors or lines or ["it printed nothing"])[-1][:300]
 
 
-def _run(home: Path, log: IO[str], progress: _Progress) -> int:
+def _run(home: Path, log: IO[str], progress: _Progress, sources: Path | None) -> int:
     """Import Jittor in a child process, which compiles it.
 
     Returns:
@@ -129,7 +130,7 @@ def _run(home: Path, log: IO[str], progress: _Progress) -> int:
     variables |= {"log_silent": "0", "use_mpi": "0", "use_nccl": "0"}
     child = subprocess.Popen(
         # -P: the script's folder must not shadow other modules.
-        [sys.executable, "-P", str(Path(first_compile.__file__))],
+        [sys.executable, "-P", str(Path(first_compile.__file__)), *([str(sources)] if sources else [])],
         cwd=home,
         env=variables,
         stdin=subprocess.PIPE,

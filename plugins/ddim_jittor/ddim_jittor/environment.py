@@ -19,18 +19,25 @@ import signal
 import ssl
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim_host import UserError
 from ddim_host.framework import processor_flags
+from ddim_jittor import cuda13
 from ddim_jittor.compiling import ensure_compiled, read_if_there
+from ddim_jittor.cuda import cuda_checks, find_nvcc, find_nvcc13
 from ddim_jittor.first_compile import import_jittor_utils
-from ddim_jittor.machine import checks, cuda_checks, find_nvcc, jittor_home, lay_onednn, require
+from ddim_jittor.machine import checks, jittor_home, lay_onednn, require
+from ddim_jittor.patches import CUDA13
+from ddim_jittor.sources import lay_sources, needed_patches, sources_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import ModuleType
+
+    from ddim_jittor.patches import Patch
 
 # Jittor replaces the handlers of these: Ctrl-C would end the process without a traceback or a checkpoint, and
 # so would any child process that is killed.
@@ -73,20 +80,28 @@ def import_jittor(device: str) -> ModuleType:
 def _import(cuda: bool) -> None:
     home = jittor_home()
     log = home / "jittor.log"
+    patches = needed_patches()
     try:
         home.mkdir(parents=True, exist_ok=True)
         lay_onednn(home)
+        nvcc = find_nvcc() if cuda else None
+        if cuda and cuda13.wanted():
+            patches += CUDA13
+            found = find_nvcc13()
+            assert found is not None  # the checks saw it
+            nvcc = cuda13.lay_toolkit(home, found)
+        sources = lay_sources(home, patches)
     except OSError as error:
         raise UserError(
             f"Jittor cannot start: its cache folder {home} cannot be used",
             why=str(error),
             fix="export DDIM_HOST_JITTOR_HOME=DIR with a folder that can be written",
         ) from error
-    with _preserved(), _environment(_settings(home, cuda)):
+    with _preserved(), _environment(_settings(home, nvcc, patches)), _first_on_path(sources):
         try:
             cache = Path(import_jittor_utils().cache_path)
             stamp = cache / f"ddim-host-{'cuda' if cuda else 'cpu'}"
-            ensure_compiled(home, cache, stamp, log)
+            ensure_compiled(home, cache, stamp, log, sources)
         except OSError as error:
             raise UserError(
                 "Jittor cannot use its cache folder", why=f"{error}", fix=f"look into {home}"
@@ -95,7 +110,10 @@ def _import(cuda: bool) -> None:
         # to be compiled, and keeps until the end. It also makes kernels compile one by one, and that is well:
         # Jittor's compiler threads change the graph that they share, without a lock.
         try:
-            jittor = importlib.import_module("jittor")
+            with warnings.catch_warnings():
+                # Python 3.12 shows them when it compiles a file for the first time, as those of the copy.
+                warnings.simplefilter("ignore", SyntaxWarning)
+                jittor = importlib.import_module("jittor")
             jittor.flags.python_path = str(_kernel_compiler(home, cache))
         except (Exception, SystemExit) as error:
             stamp.unlink(missing_ok=True)  # the next start compiles what is missing or broken
@@ -108,18 +126,19 @@ def _import(cuda: bool) -> None:
             ) from error
 
 
-def _settings(home: Path, cuda: bool) -> dict[str, str | None]:
+def _settings(home: Path, nvcc: Path | None, patches: Sequence[Patch]) -> dict[str, str | None]:
     """Environment variables for the import: a value, or None for one that must not be set."""
     inside_mpi = "OMPI_COMM_WORLD_SIZE" in os.environ
+    # Code is compiled for this very processor; Jittor files it under the processor's name alone, which in
+    # virtual machines does not tell its features. What is compiled from patched sources is kept apart, too.
+    key = f"{processor_flags()}{sources_key(patches)}{nvcc or ''}"
     return {
         # Jittor notes its home in `$HOME/.cache/jittor/config.json`, for all other programs of the user.
         "HOME": str(home),
         "JITTOR_HOME": str(home),
         # By default the git branch checked out around the environment: another branch, another two minutes.
-        # Code is compiled for this very processor; Jittor files it under the processor's name alone, which in
-        # virtual machines does not tell its features.
-        "cache_name": f"ddim-host-{hashlib.sha256(processor_flags().encode()).hexdigest()[:8]}",
-        "nvcc_path": str(find_nvcc()) if cuda else "",
+        "cache_name": f"ddim-host-{hashlib.sha256(key.encode()).hexdigest()[:8]}",
+        "nvcc_path": str(nvcc or ""),
         # Not needed, and downloaded.
         "use_cutt": "0",
         "use_cutlass": "0",
@@ -186,6 +205,19 @@ def _environment(settings: dict[str, str | None]) -> Iterator[None]:
         for name, old in before.items():
             if os.environ.get(name) != old:
                 os.environ[name] = old
+
+
+@contextlib.contextmanager
+def _first_on_path(folder: Path | None) -> Iterator[None]:
+    """Import from this folder first for a while, if there is one."""
+    if folder is None:
+        yield
+        return
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 @contextlib.contextmanager

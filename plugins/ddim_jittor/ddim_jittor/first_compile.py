@@ -61,6 +61,7 @@ def main() -> None:
     report = os.dup(1)
     os.dup2(2, 1)  # whatever Jittor and the compiler print goes to the log, which is standard error
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.path[:0] = sys.argv[1:]  # the folder with a patched copy of Jittor
     jittor_utils = import_jittor_utils()
 
     class Progress:

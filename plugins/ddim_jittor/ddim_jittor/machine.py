@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
@@ -11,27 +10,23 @@ import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddim_host import UserError, absolute_path, cache_folder
 from ddim_host.framework import Check
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from ddim_jittor.cuda import cuda_checks
+from ddim_jittor.sources import needed_patches
 
 ONEDNN = "2022.2.1"
 
 # The compiled core takes 40 MB, the kernels of a network some tens more.
 _ROOM = 500_000_000
 
-_CUDA_PLACES = ("/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc")
-
 
 def jittor_home() -> Path:
     """The folder that Jittor is given in place of the user's own: nothing of theirs is read or written.
 
     One folder serves any number of environments: Jittor keeps apart what is compiled for another copy of
-    Jittor, version of Python, compiler or processor. Nothing is compiled against NumPy.
+    Jittor, version of Python, compiler or processor. What depends on NumPy is compiled from another copy.
 
     Returns:
         `$DDIM_HOST_JITTOR_HOME`, else the folder `jittor` in the project's cache.
@@ -75,7 +70,7 @@ def _system() -> Check:
 def _jittor() -> Check:
     version = _version("jittor")
     if version is None:
-        return Check("Jittor", False, "jittor is not installed", _pip("jittor==1.3.11.0"))
+        return Check("Jittor", False, "jittor is not installed", install_command())
     folder = metadata.distribution("jittor").locate_file("")
     if not _plain(folder):
         detail = f"it cannot be compiled from {folder}, which is not a plain name"
@@ -85,14 +80,16 @@ def _jittor() -> Check:
 
 def _numpy() -> Check:
     version = _version("numpy")
-    if version is None or int(version.partition(".")[0]) >= 2:
-        detail = (
-            "numpy is not installed"
-            if version is None
-            else f"it needs numpy < 2, and this is numpy {version}"
-        )
-        return Check("NumPy", False, detail, _pip('"numpy>=1.26.4,<2"'))
-    return Check("NumPy", True, f"numpy {version}")
+    if version is None:
+        return Check("NumPy", False, "numpy is not installed", _pip('"numpy>=1.26.4"'))
+    try:
+        patches = needed_patches()
+    except metadata.PackageNotFoundError:
+        return Check("NumPy", True, f"numpy {version}")  # that Jittor is missing is said elsewhere
+    except UserError as error:
+        return Check.failed("NumPy", error)
+    adapted = "; Jittor is compiled from a copy of its sources that is adapted to it" if patches else ""
+    return Check("NumPy", True, f"numpy {version}{adapted}")
 
 
 def _onednn() -> Check:
@@ -147,93 +144,6 @@ def _cache() -> Check:
     return Check(name, True, str(home))
 
 
-def cuda_checks() -> list[Check]:
-    """Look for what Jittor needs to use a GPU: the toolkit with its headers, cuDNN and a device."""
-    return [_toolkit(), _cudnn(), _gpu()]
-
-
-def find_nvcc() -> Path | None:
-    """The CUDA compiler that has its library; Jittor alone takes any `nvcc` and dies of what is missing."""
-    return next((nvcc for nvcc in _nvccs() if _cudart(nvcc).is_file()), None)
-
-
-def _nvccs() -> Iterator[Path]:
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    places = (
-        os.environ.get("nvcc_path"),  # noqa: SIM112  # Jittor's own variable
-        home and f"{home}/bin/nvcc",
-        shutil.which("nvcc"),
-        *_CUDA_PLACES,
-    )
-    for place in places:
-        if place and os.access(place, os.X_OK):
-            # As Jittor does: it looks for everything else next to the file behind the links.
-            yield Path(place) if place == "/usr/bin/nvcc" else Path(place).resolve()
-
-
-def _cudart(nvcc: Path) -> Path:
-    if str(nvcc) == "/usr/bin/nvcc":  # Debian's package
-        return Path("/usr/lib/x86_64-linux-gnu/libcudart.so")
-    return nvcc.parent.parent / "lib64" / "libcudart.so"
-
-
-def _toolkit() -> Check:
-    name = "CUDA toolkit"
-    fix = "install CUDA 11 or 12, export nvcc_path=/usr/local/cuda/bin/nvcc, or use --device cpu"
-    if nvcc := find_nvcc():
-        return Check(name, True, str(nvcc))
-    if nvcc := next(_nvccs(), None):
-        return Check(name, False, f"there is {nvcc}, but no {_cudart(nvcc)}", fix)
-    return Check(name, False, "there is no nvcc", fix)
-
-
-def _cudnn() -> Check:
-    name, nvcc = "cuDNN", find_nvcc()
-    if nvcc is None:
-        return Check(
-            name, False, "without the CUDA toolkit there is no cuDNN", "install the CUDA toolkit first"
-        )
-    toolkit = nvcc.parent.parent
-    folders = [toolkit / "include", toolkit / "targets/x86_64-linux/include", Path("/usr/include")]
-    for folder in folders:
-        if (folder / "cudnn.h").is_file():
-            return Check(name, True, str(folder / "cudnn.h"))
-    fix = "install cuDNN 8 with its headers (Debian: libcudnn8-dev), or use --device cpu"
-    return Check(name, False, f"there is no cudnn.h in {' or '.join(map(str, folders))}", fix)
-
-
-def _gpu() -> Check:
-    name, fix = "GPU", "install the NVIDIA driver, or use --device cpu"
-    driver = _driver()
-    if driver is None:
-        return Check(name, False, "there is no NVIDIA driver (libcuda.so)", fix)
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return Check(name, False, "the NVIDIA driver sees no GPU", "check nvidia-smi, or use --device cpu")
-    return Check(name, True, f"{count.value} found")
-
-
-def gpu_name() -> str:
-    """The first GPU in the driver's words; `CUDA` where it has none for it."""
-    driver = _driver()
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-    known = (
-        driver is not None
-        and driver.cuInit(0) == 0
-        and driver.cuDeviceGet(ctypes.byref(device), 0) == 0
-        and driver.cuDeviceGetName(name, len(name), device) == 0
-    )
-    return name.value.decode(errors="replace") if known else "CUDA"
-
-
-def _driver() -> ctypes.CDLL | None:
-    try:
-        # Not `libcuda.so.1`: Jittor opens this name, which some containers lack.
-        return ctypes.CDLL("libcuda.so")
-    except OSError:
-        return None
-
-
 def _plain(path: object) -> bool:
     """Whether a path survives the shell commands that Jittor makes of it, mostly without quotes."""
     return re.fullmatch(r"[\w./+,:@%~-]+", str(path)) is not None
@@ -248,6 +158,15 @@ def _version(distribution: str) -> str | None:
 
 def _pip(what: str) -> str:
     return f"{sys.executable} -m pip install {what}"
+
+
+def install_command() -> str:
+    """Return the command that installs Jittor and oneDNN, whatever NumPy there is.
+
+    Without `--no-deps` pip would replace NumPy 2, which Jittor's metadata exclude. The host brings all else
+    that Jittor imports.
+    """
+    return _pip(f"--no-deps jittor==1.3.11.0 onednn-devel-cpu-gomp=={ONEDNN} onednn-cpu-gomp=={ONEDNN}")
 
 
 def _onednn_files() -> dict[str, Path]:

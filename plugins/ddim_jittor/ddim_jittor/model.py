@@ -19,9 +19,9 @@ from ddim_host.framework import (
     process_peak_memory_bytes,
     processor_name,
 )
+from ddim_jittor.cuda import gpu_name
 from ddim_jittor.kernel_layers import KernelLayers
 from ddim_jittor.layers import JittorLayers
-from ddim_jittor.machine import gpu_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -43,12 +43,19 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
 @hookimpl
 def ddim_machine_checks() -> list[Check]:
     """What importing Jittor needs, looked for without importing it."""
-    from ddim_jittor.machine import checks, cuda_checks  # noqa: PLC0415 - see the module's docstring
+    from ddim_host import UserError  # noqa: PLC0415
+    from ddim_jittor.cuda import cuda_checks  # noqa: PLC0415 - see the module's docstring
+    from ddim_jittor.machine import checks  # noqa: PLC0415
 
-    missing = next((check for check in cuda_checks() if not check.ok), None)
-    gpu = "usable" if missing is None else f"none that Jittor can use ({missing.detail}); runs on the CPU"
+    try:
+        missing = next((check for check in cuda_checks() if not check.ok), None)
+    except UserError as error:
+        gpu = Check("GPU", False, error.what, error.fix)
+    else:
+        none = missing and f"none that Jittor can use ({missing.detail}); runs on the CPU"
+        gpu = Check("GPU", True, none or "usable")
     mpi = shutil.which("mpicc") or "none; runs in one process only (Debian: openmpi-bin, libopenmpi-dev)"
-    return [*checks("cpu"), Check("GPU", True, gpu), Check("MPI", True, mpi)]
+    return [*checks("cpu"), gpu, Check("MPI", True, mpi)]
 
 
 @hookimpl
