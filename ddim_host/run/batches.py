@@ -12,6 +12,7 @@ from ddim_host.diffusion.randomness import Stream, dropout_seed, generator, norm
 from ddim_host.framework.interface import Batch
 from ddim_host.framework.processes import ALONE, share
 from ddim_host.run.images import to_network
+from ddim_host.run.lookahead import Lookahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,8 @@ class TrainingBatches:
         random_flip: Whether images are mirrored at random.
         seed: The run's seed.
         processes: Who shares a batch; each gets its rows of the same one.
+        ahead: For how many batches a thread prepares images and noise before they are asked for.
+        end: The number of steps; nothing is prepared for steps from there on.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class TrainingBatches:
         random_flip: bool,
         seed: int,
         processes: Processes = ALONE,
+        ahead: int = 0,
+        end: int = 0,
     ) -> None:
         self._images = images
         self._schedule = schedule
@@ -66,6 +71,7 @@ class TrainingBatches:
         self._seed = seed
         self._rows = share(processes, batch_size)
         self._epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
+        self._prepared = Lookahead(self._prepare, depth=ahead, end=end)
 
     def epochs_done(self, step: int) -> int:
         """How many epochs are complete after `step` steps."""
@@ -77,6 +83,29 @@ class TrainingBatches:
 
     def batch(self, step: int) -> Batch:
         """This process's share of the batch of one step, counted from 0."""
+        rows = self._rows
+        x_start, noise = self._prepared(step)
+        # The sampler may have a state that steps change, so it is never asked ahead.
+        rng = generator(self._seed, Stream.TIMESTEPS, step=step)
+        whole_t, whole_weights = self._sampler.sample(self._batch_size, rng)
+        t, weights = whole_t[rows.start : rows.stop], whole_weights[rows.start : rows.stop]
+        return Batch(
+            x_t=self._schedule.add_noise(x_start, noise, t),
+            t=t,
+            target=noise,
+            weights=weights * self._weighting[t].astype(np.float32),
+            sampler_weights=weights,
+            dropout_seed=dropout_seed(self._seed, step),
+            first=rows.start,
+            total=self._batch_size,
+        )
+
+    def close(self) -> None:
+        """End the thread that prepares batches, if there is one."""
+        self._prepared.close()
+
+    def _prepare(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The images of a step's batch as the network sees them, and their noise; a function of the step."""
         rows = self._rows
         positions = step * self._batch_size + np.arange(rows.start, rows.stop)
         epochs, offsets = np.divmod(positions, len(self._images))
@@ -93,19 +122,7 @@ class TrainingBatches:
         noise = normal_images(
             self._seed, Stream.TRAINING_NOISE, steps=epochs, indices=indices, shape=x_start.shape[1:]
         )
-        rng = generator(self._seed, Stream.TIMESTEPS, step=step)
-        whole_t, whole_weights = self._sampler.sample(self._batch_size, rng)
-        t, weights = whole_t[rows.start : rows.stop], whole_weights[rows.start : rows.stop]
-        return Batch(
-            x_t=self._schedule.add_noise(x_start, noise, t),
-            t=t,
-            target=noise,
-            weights=weights * self._weighting[t].astype(np.float32),
-            sampler_weights=weights,
-            dropout_seed=dropout_seed(self._seed, step),
-            first=rows.start,
-            total=self._batch_size,
-        )
+        return x_start, noise
 
     def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Order of the images and which are mirrored, kept for the epochs that a batch can touch."""
@@ -120,8 +137,14 @@ class TrainingBatches:
         return self._epochs[epoch]
 
 
-def training_batches(experiment: Experiment, images: Images) -> TrainingBatches:
-    """Return the batches of an experiment's training, from the training images."""
+def training_batches(experiment: Experiment, images: Images, *, ahead: int = 0) -> TrainingBatches:
+    """Return the batches of an experiment's training, from the training images.
+
+    Args:
+        experiment: The assembled experiment.
+        images: Its training images.
+        ahead: See `TrainingBatches`.
+    """
     config = experiment.config
     return TrainingBatches(
         images,
@@ -132,6 +155,8 @@ def training_batches(experiment: Experiment, images: Images) -> TrainingBatches:
         random_flip=experiment.source.random_flip,
         seed=config.seed,
         processes=experiment.processes,
+        ahead=ahead,
+        end=config.length(len(images)),
     )
 
 

@@ -31,6 +31,7 @@ _WARMUP_STEPS = 2
 _REPORT_SECONDS = 0.5
 # How many steps may be on their way on the device before their losses are fetched: bounds the memory.
 _MOST_PENDING = 64
+_BATCHES_AHEAD = 4
 
 
 def learning_rate_at(step: int, *, lr: float, warmup_steps: int) -> float:
@@ -79,7 +80,9 @@ class Trainer:
         self._run = run
         self._progress = progress
         self._metrics = metrics
-        self._train = training_batches(experiment, images.train)
+        # A processor that computes the network itself has no time to spare.
+        ahead = _BATCHES_AHEAD if model.device == "cuda" else 0
+        self._train = training_batches(experiment, images.train, ahead=ahead)
         self._processes = experiment.processes
         self._test = TestBatches(
             images.test, experiment.schedule, config.batch_size, config.test_images, self._processes
@@ -112,6 +115,8 @@ class Trainer:
                     # Ctrl-C reaches the compilers of a framework, too, which then finds its own work broken.
                     raise KeyboardInterrupt from None
                 raise
+            finally:
+                self._train.close()
         if self._stop:
             raise InterruptedTrainingError(self._progress.step)
 

@@ -37,7 +37,7 @@ FRAMEWORKS = (
     "diffusers-bf16-compiled",
     "denoising-diffusion-pytorch",
 )
-"""`diffusers-bf16` is autocast with the channels last, its optimizer and average fused; `-compiled` compiles, too."""
+"""`diffusers-bf16` is autocast, channels last, a fused optimizer; `-compiled` compiles, too."""
 
 SIZES = ("digits", "cifar10")
 
@@ -164,7 +164,7 @@ class Diffusers:
         images: Training images; noise if None.
         lr: Learning rate.
         ema_decay: Of the average.
-        bf16: Whether to use whatever makes it fast: bf16 autocast, the channels last, TF32, a fused optimizer.
+        bf16: Whether to use all that makes it fast: bf16 autocast, channels last, TF32, a fused optimizer.
         compiled: Whether torch.compile compiles the network.
     """
 

@@ -22,7 +22,9 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
         verdicts = found.get("verdicts", [])
         if verdicts:
             lines += ["| | verdict | measured |", "| --- | --- | --- |"]
-            lines += [f"| {v['what']} | {'ok' if v['ok'] else '**bad**'} | {v['measured']} |" for v in verdicts]
+            lines += [
+                f"| {v['what']} | {'ok' if v['ok'] else '**bad**'} | {v['measured']} |" for v in verdicts
+            ]
             lines.append("")
         figures = found.get("figures", {})
         if figures:

@@ -16,8 +16,8 @@ import numpy as np
 from ddim_host.experiment.assembly import assemble
 from ddim_host.experiment.config import Request
 from ddim_host.framework.unet import initial_weights
-from ddim_host.plugin.registry import Kind
 from ddim_host.plugin.parameters import PartChoice
+from ddim_host.plugin.registry import Kind
 from ddim_host.run.batches import TrainingBatches
 from ddim_host.run.sampling import Denoiser, Sampler
 from tests.benchmarks.in_turn import waiting
@@ -85,7 +85,7 @@ class Findings:
         ok = bool(measured <= limit)
         self.add(what, ok, f"{measured:.3g} (at most {limit:g})")
 
-    def add(self, what: str, ok: bool, measured: str) -> None:  # noqa: FBT001
+    def add(self, what: str, ok: bool, measured: str) -> None:
         """A verdict."""
         print(f"{what}: {'ok' if ok else 'BAD'}, {measured}", flush=True)
         self.verdicts.append({"what": what, "ok": ok, "measured": measured})
@@ -112,7 +112,8 @@ def machine(options: Options) -> dict[str, Any]:
     findings.figure("NumPy", np.__version__)
     if options.device == "cuda":
         findings.figure("GPU", torch.cuda.get_device_name())
-        findings.figure("CUDA, cuDNN", f"{torch.version.cuda}, {torch.backends.cudnn.version()}")
+        cudnn: Any = torch.backends.cudnn
+        findings.figure("CUDA, cuDNN", f"{torch.version.cuda}, {cudnn.version()}")
     size = options.number(8192, 64)
     for dtype in (torch.bfloat16, torch.float32):
         a = torch.randn(size, size, device=options.device, dtype=dtype)
@@ -127,7 +128,8 @@ def machine(options: Options) -> dict[str, Any]:
         seconds = _seconds(lambda: torch.nn.functional.conv2d(x, w, padding=1), options)  # noqa: B023
         rate = 2 * 9 * channels**2 * pixels**2 * count / seconds / 1e12
         findings.figure(
-            f"3 x 3 convolution, {channels} channels, {pixels} x {pixels}, {count} images", f"{rate:.0f} TFLOP/s"
+            f"3 x 3 convolution, {channels} channels, {pixels} x {pixels}, {count} images",
+            f"{rate:.0f} TFLOP/s",
         )
     big = torch.zeros(options.number(2**30, 2**10), device=options.device, dtype=torch.uint8)
     other = torch.empty_like(big)
@@ -176,7 +178,9 @@ def parity(options: Options) -> dict[str, Any]:
         findings.judge(name, _ratio(losses, expected), tolerance)
         resumed = _Training(options, on_gpu=True, precision=precision)
         resumed.resume(gpu)
-        findings.judge(f"{precision}: a resumed training", _most(gpu.losses(steps), resumed.losses(steps)), 0.0)
+        findings.judge(
+            f"{precision}: a resumed training", _most(gpu.losses(steps), resumed.losses(steps)), 0.0
+        )
         again = _Training(options, on_gpu=True, precision=precision).losses(steps)
         findings.judge(f"{precision}: the same training again", _most(first, again), 0.0)
         difference = _most(gpu.pictures(weights).astype(int), pictures.astype(int))
@@ -329,10 +333,11 @@ def speed(options: Options) -> dict[str, Any]:
     steps, rounds = options.number(16, 1), options.number(3, 1)
     found: dict[str, dict[str, list[float]]] = {name: {"training": [], "sampling": []} for name in names}
     with ExitStack() as stack:
-        contenders = {name: stack.enter_context(waiting(contender, name, size, batch)) for name in names}
-        for name, one in contenders.items():
+        contenders = {}
+        for name in names:
+            contenders[name] = stack.enter_context(waiting(contender, name, size, batch))
             for call, arguments in (("training_steps", (3,)), ("sample", ()), ("sample", ())):
-                seconds, _ = one.call(call, *arguments)
+                seconds, _ = contenders[name].call(call, *arguments)
                 print(f"warm-up {call} {name}: {seconds:.2f} s", flush=True)
         for _ in range(rounds):
             for name, one in contenders.items():
@@ -366,13 +371,14 @@ def profile(options: Options) -> dict[str, Any]:
     findings = Findings()
     size, batch = ("digits", 4) if options.tiny else ("cifar10", 128)
     measured = contender("torch-bf16", size, batch)
-    activities = [torch.profiler.ProfilerActivity.CPU]
+    profiler: Any = torch.profiler
+    activities = [profiler.ProfilerActivity.CPU]
     if options.device == "cuda":
-        activities = [torch.profiler.ProfilerActivity.CUDA]
+        activities = [profiler.ProfilerActivity.CUDA]
     for name, call in (("training step", lambda: measured.training_steps(2)), ("sampling", measured.sample)):
         call()
         call()
-        with torch.profiler.profile(activities=activities) as profiled:
+        with profiler.profile(activities=activities) as profiled:
             started = time.perf_counter()
             call()
             wall = time.perf_counter() - started
@@ -384,13 +390,30 @@ def profile(options: Options) -> dict[str, Any]:
         for rank, event in enumerate(ordered, 1):
             label = event.key.replace("|", "/")
             label = f"{label[:70]}...{label[-30:]}" if len(label) > 100 else label
-            findings.figure(f"{name} {rank}: {label}", f"{getattr(event, own) / total:.1%}, {event.count} calls")
+            findings.figure(
+                f"{name} {rank}: {label}", f"{getattr(event, own) / total:.1%}, {event.count} calls"
+            )
     batches = _Training(options, size="cifar10", batch_size=batch).batches
     started = time.perf_counter()
     for step in range(options.number(20, 2)):
         batches.batch(step)
     rate = options.number(20, 2) * batch / (time.perf_counter() - started)
     findings.figure("batches made by the host", f"{rate:.0f} images/s on one core")
+    return findings.result()
+
+
+# --- Jittor -------------------------------------------------------------------------------------------------
+
+
+def jittor(options: Options) -> dict[str, Any]:
+    """What Jittor needs on the GPU, from its core to a run; see `tests.gpu.jittor_check`."""
+    findings = Findings()
+    if options.device == "cpu":
+        findings.figure("Jittor on a GPU", "not tried: there is none")
+        return findings.result()
+    command = [sys.executable, "-m", "tests.gpu.jittor_check", "--out", str(options.out / "jittor")]
+    code = subprocess.run([*command, "--seconds", "230"], check=False).returncode
+    findings.add("Jittor's core, operations and a run", code == 0, f"exit code {code}")
     return findings.result()
 
 
@@ -430,6 +453,7 @@ STAGES: dict[str, Stage] = {
     "capture": Stage(capture, 90),
     "speed": Stage(speed, 240),
     "profile": Stage(profile, 90),
+    "jittor": Stage(jittor, 240),
     "train": Stage(train, 300),
 }
 """In the order of their worth."""

@@ -253,3 +253,18 @@ def test_test_images_get_the_forward_process_and_are_never_mirrored() -> None:
     abar = np.cumprod(1 - linear(100))[batch.t].reshape(-1, 1, 1, 1)
     expected = np.sqrt(abar) * to_network(images) + np.sqrt(1 - abar) * batch.target
     np.testing.assert_allclose(batch.x_t, expected, atol=1e-6)
+
+
+@given(**SIZES, ahead=st.integers(1, 4), start=st.integers(0, 9))
+def test_batches_made_ahead_are_the_same_also_after_a_resume(
+    count: int, batch_size: int, ahead: int, start: int
+) -> None:
+    images = numbered(count)
+    in_place = training(images, batch_size, random_flip=True)
+    prepared = training(images, batch_size, random_flip=True, ahead=ahead, end=start + 5)
+    for step in (*range(start, start + 5), 0):
+        expected, found = in_place.batch(step), prepared.batch(step)
+        for name in ("x_t", "t", "target", "weights"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert found.dropout_seed == expected.dropout_seed
+    prepared.close()

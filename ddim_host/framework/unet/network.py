@@ -48,7 +48,7 @@ class Layers(Protocol[Tensor]):
         ...
 
     def conv_norm_dropout(self, conv: Conv, norm: GroupNorm, x: Tensor, *, shift: Tensor) -> Tensor:
-        """Convolve and add; normalise, x sigmoid(x); drop elements with the spec's probability in training."""
+        """Convolve and add; normalise, then x sigmoid(x); in training, drop with the spec's probability."""
         ...
 
     def silu(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`Model` on an NVIDIA GPU: steps and network calls as functions of static tensors, captured in CUDA graphs."""
+"""`Model` on an NVIDIA GPU: a step and a network call are functions of static tensors, for CUDA graphs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from ddim_torch.static_tensors import FlatTensors, StagedInputs
 from ddim_torch.triton_layers import Training, TritonLayers
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from ddim_host.framework import Batch, Loss, UNetSpec, WhichWeights
 
 _BOTH: tuple[WhichWeights, ...] = ("raw", "ema")
@@ -59,7 +61,7 @@ class CudaModel(TorchModel):
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> Tensor:
         self._steps += 1
-        values = {
+        values: dict[str, ArrayLike] = {
             "x_t": batch.x_t,
             "t": batch.t,
             "target": batch.target,

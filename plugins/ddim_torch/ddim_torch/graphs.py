@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Captured:
     """A function of tensors that stay in place, captured in a CUDA graph by its second call.
 
-    The first call runs it as it is: what is compiled, allocated or chosen once must not happen in a capture. A
-    capture does nothing yet, so each call, whichever way, runs the function once.
+    The first call runs it as it is: what is compiled, allocated or chosen once must not happen in a capture.
+    A capture executes nothing, so each call runs the function once, whichever way.
 
     Args:
         function: Takes nothing, and returns a tensor; reads and writes tensors that stay where they are.
@@ -58,7 +58,7 @@ class Captured:
             self._enabled = False
             why = str(_first(error)).splitlines()[0]
             print(
-                f"note: {self._name} cannot be captured in a CUDA graph ({why}); it runs step by step, slower",
+                f"note: {self._name} cannot be captured in a CUDA graph ({why}); it runs uncaptured, slower",
                 file=sys.stderr,
             )
         else:

@@ -1,4 +1,4 @@
-"""Tensors that stay where they are: parameters in one piece of memory, and inputs that are copied in one go."""
+"""Tensors that stay in place: parameters in one piece of memory, and inputs that one copy replaces."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class FlatTensors(dict[str, Tensor]):
     ) -> None:
         sizes = [_aligned(math.prod(shape)) for shape in shapes.values()]
         self.flat = torch.zeros(sum(sizes), device=device, dtype=dtype)
-        pieces = self.flat.split(sizes)
+        pieces = torch.split(self.flat, sizes)
         super().__init__(
             (name, _view(piece, shape)) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
         )
@@ -97,7 +97,7 @@ class StagedInputs(dict[str, Tensor]):
             np.copyto(stage.arrays[name], value, casting="same_kind")
         self._on_device.copy_(stage.memory, non_blocking=True)
         if stage.memory.is_pinned():
-            stage.copied = torch.cuda.Event()
+            stage.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             stage.copied.record()
 
 

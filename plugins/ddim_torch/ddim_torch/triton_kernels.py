@@ -1,12 +1,13 @@
-"""Kernels for a GPU, in Triton: what lies between the convolutions of the network.
+"""Kernels for a GPU, in Triton: the operations between the convolutions of the network.
 
-PyTorch normalises, activates and adds in separate passes over memory, some of them in another layout. Each kernel
-here is one pass. Tensors are images `(B, C, H, W)` with the channels last in memory, in fp32 or bf16; sums are fp32.
+PyTorch normalises, activates and adds in separate passes over memory, some of them in another layout. Here
+one or two passes do all of it. Tensors are images `(B, C, H, W)` with the channels last in memory, in fp32 or
+bf16; sums are fp32.
 """
 
 # Triton reads the functions below as a language of its own: their arguments have no Python types.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# ruff: noqa: ANN001, ANN201, ANN202, N803
+# ruff: noqa: N803
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def _channels(block, channels, WIDTH: tl.constexpr, GROUPS: tl.constexpr, LANES:
     at = tl.arange(0, GROUPS * LANES)
     group = block * GROUPS + at // LANES
     if WIDTH == LANES:
-        # Said apart, so that the compiler sees that they lie beside each other: it then reads 16 bytes at once.
+        # The compiler sees that these lie beside each other, and reads 16 bytes at once.
         channel = block * (GROUPS * WIDTH) + at
         return group, channel, channel < channels
     channel = group * WIDTH + at % LANES
@@ -138,7 +139,7 @@ def _group_norm_kernel(
     SILU: tl.constexpr, ADDED: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr, TILES: tl.constexpr,
     WIDTH: tl.constexpr, PIXELS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Normalise some groups over one chunk of an image's pixels; keep mean and 1 / deviation of each group."""
+    """Normalise some groups over one chunk of an image's pixels; store mean and 1 / deviation of each."""
     image, block, number = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group, channel, is_channel = _channels(block, channels, WIDTH, GROUPS, LANES)
     groups = channels // WIDTH
@@ -177,7 +178,19 @@ def _group_norm_kernel(
     tl.store(statistics, mean, mask=is_channel & (number == 0))
     tl.store(statistics + 1, scale, mask=is_channel & (number == 0))
     y = _normalise(
-        x, offsets, mean, scale, weight, bias, seed_ptr, layer, first_element, limit, scale_kept, SILU, DROPOUT
+        x,
+        offsets,
+        mean,
+        scale,
+        weight,
+        bias,
+        seed_ptr,
+        layer,
+        first_element,
+        limit,
+        scale_kept,
+        SILU,
+        DROPOUT,
     )
     _store(y_ptr, offsets, y, exists)
     if TILES > 1:

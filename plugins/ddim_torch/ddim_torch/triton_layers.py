@@ -1,4 +1,4 @@
-"""The operations of the U-Net on a GPU: convolutions and attention by PyTorch, what lies between by Triton."""
+"""The operations of the U-Net on a GPU: convolutions and attention by PyTorch, the others by Triton."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Training:
     """What a training step adds to a network call.
 
     Attributes:
-        gradients: By parameter fp32 `(B, C)`, where the backward pass puts its gradient for each image: of the
-            biases of convolutions, and of weight and bias of group norms. They are summed all at once.
+        gradients: fp32 `(B, C)` for each bias of a convolution and each weight and bias of a group norm:
+            where the backward pass puts its gradient for each image. All are summed at once.
         dropout: Probability that an element is dropped.
         seed: int64 `()`, the seed of the step's dropout.
         first: Index of this process's first image in the whole batch.
@@ -167,8 +167,10 @@ class _GroupNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, statistics = ctx.saved_tensors
+        grad_weight, grad_bias = ctx.gradients
         grad_x, grad_added = triton_kernels.group_norm_grad(
-            *ctx.saved_tensors, _channels_last(grad_y), *ctx.gradients, **ctx.how
+            *(x, weight, bias, statistics, _channels_last(grad_y), grad_weight, grad_bias), **ctx.how
         )
         return grad_x, grad_added if ctx.needs_input_grad[1] else None, *[None] * 7
 

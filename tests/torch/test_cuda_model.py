@@ -1,0 +1,182 @@
+"""The model of a GPU against that of the CPU; without a GPU Triton interprets, and nothing is captured."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pytest
+import torch
+
+from ddim_host.framework.unet import UNet, UNetSpec, parameters
+from ddim_losses import mse
+from ddim_torch.graphs import Captured
+from ddim_torch.plugin import unet
+from ddim_torch.static_tensors import FlatTensors, StagedInputs
+from tests.torch.test_model import batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ddim_host.framework.interface import Model
+    from ddim_host.framework.unet import Weights
+
+pytest.importorskip("triton", reason="Triton is not installed")
+CPU = torch.device("cpu")
+SPEC = UNetSpec(
+    image_size=8,
+    image_channels=3,
+    num_train_timesteps=50,
+    base_channels=8,
+    channel_multipliers=(1, 2),
+    num_res_blocks=1,
+    attention_resolutions=(4,),
+    num_groups=4,
+    dropout=0.3,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def weights(seed: int = 0) -> Weights:
+    """Random everywhere, unlike the initial weights, which switch most of the network off."""
+    rng = np.random.default_rng(seed)
+    found: Weights = {}
+    for parameter in parameters(UNet.from_spec(SPEC)):
+        scale = math.sqrt(math.prod(parameter.shape[1:])) if len(parameter.shape) > 1 else 5.0
+        values = rng.standard_normal(parameter.shape) / scale + (parameter.init == "ones")
+        found[parameter.name] = values.astype(np.float32)
+    return found
+
+
+def loaded(model: Model) -> Model:
+    for which in ("raw", "ema"):
+        model.load_weights(weights(), which)
+    return model
+
+
+def gpu_model(precision: Literal["fp32", "bf16"] = "fp32", spec: UNetSpec = SPEC) -> Model:
+    from ddim_torch.cuda_model import CudaModel  # noqa: PLC0415 - imports Triton
+
+    return loaded(CudaModel(spec, CPU, precision, graphs=True))
+
+
+def step(model: Model, number: int = 0) -> np.ndarray[Any, Any]:
+    data = batch(number, size=2, dropout_seed=2**62 + number)
+    return model.to_host(model.train_step(data, mse, lr=1e-3, ema_decay=0.9, max_grad_norm=0.5))
+
+
+def test_training_is_that_of_the_cpu_dropout_included() -> None:
+    cpu, gpu = loaded(unet(SPEC, "cpu", "fp32")), gpu_model()
+    for number in range(3):
+        np.testing.assert_allclose(step(gpu, number), step(cpu, number), rtol=1e-5)
+    for which in ("raw", "ema"):
+        expected = cpu.weights(which)
+        for name, array in gpu.weights(which).items():
+            np.testing.assert_allclose(array, expected[name], atol=1e-3, err_msg=name)
+    state, expected_state = gpu.training_state(), cpu.training_state()
+    assert state.step == expected_state.step
+    for name, array in state.exp_avg.items():
+        np.testing.assert_allclose(array, expected_state.exp_avg[name], atol=1e-5, err_msg=name)
+
+
+def test_predictions_and_test_losses_are_those_of_the_cpu() -> None:
+    cpu, gpu = loaded(unet(SPEC, "cpu", "fp32")), gpu_model()
+    data = batch(3)
+    for which in ("raw", "ema"):
+        for t in (0, 49):
+            found, expected = (
+                model.to_host(model.predict_noise(model.to_device(data.x_t), t, which=which)).copy()
+                for model in (gpu, cpu)
+            )
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+    found, expected = (model.to_host(model.evaluate_loss(data, mse)) for model in (gpu, cpu))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_predictions_follow_the_weights() -> None:
+    """In bf16 the network computes with a copy, which must not be that of the step before."""
+    model = gpu_model("bf16", replace(SPEC, dropout=0.0))
+    x_t = model.to_device(batch().x_t)
+    before = model.to_host(model.predict_noise(x_t, 7, which="raw")).copy()
+    step(model)
+    after = model.to_host(model.predict_noise(x_t, 7, which="raw")).copy()
+    assert np.any(before != after)
+    model.load_weights(weights(), "raw")
+    np.testing.assert_array_equal(model.to_host(model.predict_noise(x_t, 7, which="raw")), before)
+
+
+def test_bf16_is_near_fp32_and_keeps_fp32_weights() -> None:
+    exact, rounded = gpu_model(), gpu_model("bf16")
+    for number in range(2):
+        expected, found = step(exact, number), step(rounded, number)
+        assert np.any(found != expected)
+        np.testing.assert_allclose(found, expected, rtol=0.05)
+    assert {array.dtype for array in rounded.weights("raw").values()} == {np.dtype(np.float32)}
+
+
+def test_a_resumed_training_is_the_same() -> None:
+    straight, first, second = gpu_model(), gpu_model(), gpu_model()
+    expected = [step(straight, number) for number in range(3)]
+    step(first, 0)
+    for which in ("raw", "ema"):
+        second.load_weights(first.weights(which), which)
+    second.load_training_state(first.training_state())
+    for number in (1, 2):
+        np.testing.assert_array_equal(step(second, number), expected[number])
+
+
+def test_flat_tensors_are_views_in_order() -> None:
+    shapes = {"conv": (4, 3, 2, 2), "dense": (5, 3), "bias": (7,)}
+    tensors = FlatTensors(shapes, CPU)
+    values = [torch.randn(shape) for shape in shapes.values()]
+    for tensor, value in zip(tensors.values(), values, strict=True):
+        tensor.copy_(value)
+    torch.testing.assert_close(tensors.flatten(values), tensors.flat)
+    torch.testing.assert_close(tensors.flat[tensors.slices["dense"]], values[1].flatten())
+    tensors.flat.zero_()
+    assert all(not tensor.any() for tensor in tensors.values())
+    assert tensors["conv"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_staged_inputs_replace_values_in_place() -> None:
+    inputs = StagedInputs({"x": np.zeros((2, 3), np.float32), "n": 0, "lr": np.float32(0)}, CPU)
+    x, n = inputs["x"], inputs["n"]
+    inputs.load({"x": np.full((2, 3), 0.5, np.float32), "n": 2**62, "lr": np.float32(1e-3)})
+    assert x.tolist() == [[0.5] * 3] * 2
+    assert (n.item(), n.shape) == (2**62, ())
+    assert inputs["lr"].item() == np.float32(1e-3)
+
+
+def test_without_graphs_every_call_runs_the_function() -> None:
+    calls: list[None] = []
+
+    def function() -> torch.Tensor:
+        calls.append(None)
+        return torch.zeros(1)
+
+    captured = Captured(function, enabled=False, name="a call")
+    for _ in range(3):
+        captured()
+    assert len(calls) == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_what_waits_for_the_gpu_is_not_captured(capsys: pytest.CaptureFixture[str]) -> None:
+    x = torch.ones(3, device="cuda")
+    captured = Captured(lambda: x * float(x.sum()), enabled=True, name="a call")
+    assert [captured().tolist() for _ in range(3)] == [[3.0] * 3] * 3
+    assert "a call cannot be captured" in capsys.readouterr().err
+
+
+def test_the_interpreter_is_what_runs_here() -> None:
+    assert torch.cuda.is_available() or os.environ["TRITON_INTERPRET"] == "1"
