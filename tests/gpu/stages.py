@@ -325,11 +325,21 @@ def _ratio(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
 
 
 def speed(options: Options) -> dict[str, Any]:
-    """Training and sampling of the CIFAR-10 network, each contender in a process of its own, in turn."""
+    """Training and sampling with and without CUDA graphs, in fp32, and in diffusers as its users run it."""
+    return _in_turn(options, ["torch-bf16", "torch-bf16-eager", "torch", "diffusers-bf16"])
+
+
+def compiled(options: Options) -> dict[str, Any]:
+    """The same against diffusers under torch.compile, which takes minutes to compile."""
+    if options.device == "cpu":
+        return _in_turn(options, ["torch-bf16"])
+    return _in_turn(options, ["torch-bf16", "diffusers-bf16-compiled"])
+
+
+def _in_turn(options: Options, names: list[str]) -> dict[str, Any]:
+    """The CIFAR-10 network, each contender in a process of its own."""
     findings = Findings()
     size, batch = ("digits", 4) if options.tiny else ("cifar10", 128)
-    names = ["torch-bf16", "torch-bf16-eager", "torch", "diffusers-bf16", "diffusers-bf16-compiled"]
-    names = names[:4] if options.device == "cpu" else names
     steps, rounds = options.number(16, 1), options.number(3, 1)
     found: dict[str, dict[str, list[float]]] = {name: {"training": [], "sampling": []} for name in names}
     with ExitStack() as stack:
@@ -372,13 +382,17 @@ def profile(options: Options) -> dict[str, Any]:
     size, batch = ("digits", 4) if options.tiny else ("cifar10", 128)
     measured = contender("torch-bf16", size, batch)
     profiler: Any = torch.profiler
-    activities = [profiler.ProfilerActivity.CPU]
+    activity = profiler.ProfilerActivity.CPU
     if options.device == "cuda":
-        activities = [profiler.ProfilerActivity.CUDA]
-    for name, call in (("training step", lambda: measured.training_steps(2)), ("sampling", measured.sample)):
+        activity = profiler.ProfilerActivity.CUDA
+    calls: dict[str, Callable[[], None]] = {
+        "two training steps": lambda: measured.training_steps(2),
+        "sampling": measured.sample,
+    }
+    for name, call in calls.items():
         call()
         call()
-        with profiler.profile(activities=activities) as profiled:
+        with profiler.profile(activities=[activity]) as profiled:
             started = time.perf_counter()
             call()
             wall = time.perf_counter() - started
@@ -451,8 +465,9 @@ STAGES: dict[str, Stage] = {
     "machine": Stage(machine, 60),
     "parity": Stage(parity, 150),
     "capture": Stage(capture, 90),
-    "speed": Stage(speed, 240),
-    "profile": Stage(profile, 90),
+    "speed": Stage(speed, 120),
+    "profile": Stage(profile, 60),
+    "compiled": Stage(compiled, 240),
     "jittor": Stage(jittor, 240),
     "train": Stage(train, 300),
 }
