@@ -26,6 +26,7 @@ from ddim_host.framework.interface import (
 )
 from ddim_host.framework.kernels import (
     DECLARATIONS,
+    KERNELS_VARIABLE,
     Kernels,
     cached,
     cpu_kernels,
@@ -56,6 +57,7 @@ __all__ = [
     "ADAM_EPSILON",
     "DECLARATIONS",
     "GROUP_NORM_EPS",
+    "KERNELS_VARIABLE",
     "Attention",
     "Batch",
     "Check",

@@ -21,11 +21,12 @@ from ddim_host.framework.unet import (
     time_embedding_table,
 )
 from ddim_losses import mse
+from ddim_torch.adam import adam_formula, adam_step
 from ddim_torch.layers import TorchLayers
 from ddim_torch.plugin import unet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -436,6 +437,26 @@ def test_a_gpu_that_is_not_there_is_the_users_error() -> None:
         unet(SPEC, "cuda", "fp32")
     assert "--device cpu" in caught.value.fix
     assert unet(SPEC, "auto", "fp32").device == "cpu"
+
+
+def test_unknown_value_of_the_graphs_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DDIM_HOST_CUDA_GRAPHS", "maybe")
+    with pytest.raises(UserError, match="DDIM_HOST_CUDA_GRAPHS must be on or off, not 'maybe'"):
+        unet(SPEC, "cpu", "fp32")
+
+
+def test_adams_formula_is_the_fused_step() -> None:
+    def trained(step_function: Callable[..., None]) -> list[Tensor]:
+        rng = torch.Generator().manual_seed(0)
+        tensors = [torch.randn(7, generator=rng) for _ in range(2)]
+        moments = [[torch.zeros(7) for _ in tensors] for _ in range(2)]
+        for number in range(1, 4):
+            gradients = [torch.randn(7, generator=rng) for _ in tensors]
+            step_function(tensors, gradients, *moments, step=torch.tensor(float(number)), lr=1e-2)
+        return [*tensors, *moments[0], *moments[1]]
+
+    for found, expected in zip(trained(adam_formula), trained(adam_step), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_dense_layers_are_the_same_in_both_of_pytorchs_libraries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -52,7 +54,7 @@ class Captured:
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with _without_garbage_collection(), torch.cuda.graph(graph):
                 result = self._function()
         except RuntimeError as error:
             self._enabled = False
@@ -63,6 +65,18 @@ class Captured:
             )
         else:
             self._graph, self._result = graph, result
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """A graph that is found to be garbage cannot be freed while another one is captured."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _first(error: BaseException) -> BaseException:

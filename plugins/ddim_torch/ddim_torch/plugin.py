@@ -7,13 +7,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ddim_host import UserError, cache_errors, hookimpl
-from ddim_host.framework import Check, launched
+from ddim_host.framework import KERNELS_VARIABLE, Check, launched
 
 if TYPE_CHECKING:
     from ddim_host.framework import Device, JoinProcesses, Model, ModelFactory, Precision, Processes, UNetSpec
 
-_KERNELS = "DDIM_HOST_KERNELS"
-_GRAPHS = "DDIM_HOST_CUDA_GRAPHS"
+_GRAPHS_VARIABLE = "DDIM_HOST_CUDA_GRAPHS"
 
 
 @hookimpl
@@ -37,13 +36,26 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
 
     resolved = resolve_device(device)
     arithmetic = resolve_precision(precision, resolved)
-    if resolved.type == "cuda" and find_spec("triton") and os.environ.get(_KERNELS) != "framework":
+    captures = _captures_graphs()
+    if resolved.type == "cuda" and find_spec("triton") and os.environ.get(KERNELS_VARIABLE) != "framework":
         from ddim_torch.cuda_model import CudaModel  # noqa: PLC0415 - imports Triton
 
-        # Exchanges between processes are not captured.
-        graphs = os.environ.get(_GRAPHS) != "off" and launched().count == 1
-        return CudaModel(spec, resolved, arithmetic, graphs=graphs)
+        return CudaModel(spec, resolved, arithmetic, graphs=captures)
     return TorchModel(spec, resolved, arithmetic)
+
+
+def _captures_graphs() -> bool:
+    """Whether to capture CUDA graphs; exchanges between processes are never captured.
+
+    Raises:
+        UserError: `$DDIM_HOST_CUDA_GRAPHS` is neither `on` nor `off`.
+    """
+    wanted = os.environ.get(_GRAPHS_VARIABLE) or "on"
+    if wanted not in ("on", "off"):
+        raise UserError(
+            f"{_GRAPHS_VARIABLE} must be on or off, not {wanted!r:.40}", fix=f"export {_GRAPHS_VARIABLE}=on"
+        )
+    return wanted == "on" and launched().count == 1
 
 
 @hookimpl
