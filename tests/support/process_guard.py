@@ -28,7 +28,12 @@ _EVENTS = frozenset(
     {"subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
 )
 _ONCE = frozenset(
-    {"ddim_host.framework.kernels.library", "matplotlib.font_manager", "numpy.testing._private.utils"}
+    {
+        "ddim_host.framework.kernels.library",
+        "matplotlib.font_manager",
+        "numpy.testing._private.utils",
+        "triton.backends.nvidia.driver",
+    }
 )
 """Modules that start a process once and keep its result: the first test that needs it is not to blame."""
 
