@@ -29,10 +29,10 @@ _EVENTS = frozenset(
 )
 _ONCE = frozenset(
     {
+        "cuda.pathfinder._dynamic_libs.load_dl_linux",  # imported by builds of torch for GPUs
         "ddim_host.framework.kernels.library",
         "matplotlib.font_manager",
         "numpy.testing._private.utils",
-        "triton.backends.nvidia.driver",
     }
 )
 """Modules that start a process once and keep its result: the first test that needs it is not to blame."""
