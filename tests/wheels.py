@@ -87,12 +87,9 @@ def use(folder: Path, scratch: Path, torch: str) -> None:
     venv.create(environment, with_pip=True)
     python, work = environment / "bin" / "python", scratch / "work"
     work.mkdir()
-    wheels = {package_of(path): path for path in folder.glob("*.whl")}
-    jittor = wheels.pop("ddim_jittor")
-    host = wheels.pop("ddim_host")
     pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check")
     run(*pip, "install", torch)
-    run(*pip, "install", f"ddim-host[torch] @ {host.as_uri()}", *wheels.values(), cwd=work)
+    run(*pip, "install", "--find-links", folder, "ddim-host[torch]", cwd=work)
     run(python, "-m", "ddim_host", "run", *TINY.split(), "--out", "run", cwd=work)
     run(python, "-m", "ddim_host", "new-plugin", "mine", "--kind", "loss", cwd=work)
     run(*pip, "install", "-e", "./ddim-mine[test]", cwd=work)
@@ -100,8 +97,7 @@ def use(folder: Path, scratch: Path, torch: str) -> None:
     run(python, "-m", "ddim_host", "run", *TINY.split(), "--loss", "mine", "--out", "mine", cwd=work)
     run(python, "-m", "ddim_host", "doctor", cwd=work)
     if sys.version_info < (3, 13):  # Jittor asks for NumPy 1, which has no wheels for later Pythons
-        everything = [f"ddim-host[all] @ {host.as_uri()}", *wheels.values(), jittor]
-        run(*pip, "install", "--dry-run", *everything, cwd=work)
+        run(*pip, "install", "--dry-run", "--find-links", folder, "ddim-host[all]", cwd=work)
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> None:
