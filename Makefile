@@ -1,23 +1,37 @@
-# Fresh machine: `make demo` trains the digits, `make test` checks everything.
+# Fresh machine: `make demo` trains the digits with PyTorch, `make install` sets up both frameworks.
 # Changing something: `make quick` while you work, `make check` before you send it. CONTRIBUTING.md has the times.
 
-PYTHON ?= python3.11
+# The Pythons that are tested, the newest first; `python3` may be newer still. Of each list the first one
+# that the machine has is taken; PYTHON=... names another one.
+PYTHONS := python3.13 python3.12 python3.11 python3
+# Jittor asks for NumPy 1, which has no wheels for Python 3.13.
+JITTOR_PYTHONS := python3.12 python3.11
+BETWEEN := python3.12
+# The oldest releases have no wheels for Python 3.13.
+OLDEST_PYTHONS := python3.11 python3.12
 
 # PyTorch comes first and pinned, so that nothing installed after it chooses another build. Where pip finds the
 # CPU build, that is small; the build for GPUs takes several gigabytes.
 TORCH := torch==2.13.0
+# Both ends of what is allowed; a CI that must not download two builds for GPUs sets one of them to TORCH.
+TORCH_NEWEST := $(TORCH)
+TORCH_LOWEST := torch==2.6.0
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
-HOST_AND_TORCH := -e . -e plugins/timestep_samplers -e plugins/losses -e plugins/ddim_torch
+HOST := -e . -e plugins/timestep_samplers -e plugins/losses
+HOST_AND_TORCH := $(HOST) -e plugins/ddim_torch
 EVERYTHING := $(HOST_AND_TORCH) -e plugins/ddim_jittor
 
 # Two files at a time, each with one thread, are faster than one with two; what the tests of a file share is made once.
 PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
-# What may differ with the releases of NumPy, SciPy, Pillow, Matplotlib, safetensors and the other dependencies:
-# numbers, files, images, pages, plugins, and a real run. Texts and options do not; the main environment tests those.
-VERSIONED := $(addprefix tests/,diffusion evaluation experiment framework parts plugin report run scaffold system \
-    testing torch cli/test_run.py)
+# Another Python, or other releases, get the quick tests but those of Jittor, and real runs in processes of their own.
+QUICK := -m "not slow and not process"
+IN_OTHERS := $(QUICK) --ignore=tests/jittor
+REAL_RUNS := -m "process and not slow" tests/cli/test_run.py
 # diffusers needs newer releases than the oldest that are allowed.
 WITHOUT_DIFFUSERS := $(addprefix --ignore=,$(wildcard tests/*/test_against_diffusers.py))
+# What imports PyTorch; without it one more Python costs little.
+WITHOUT_TORCH := $(WITHOUT_DIFFUSERS) $(addprefix --ignore=tests/,torch end_to_end evaluation/test_peers.py \
+    framework/test_unet.py parts/test_contracts.py parts/test_losses.py plugin/test_validation.py testing/test_kit.py)
 # With what they ask for, these would replace torch; without, only a process that is prepared may see them.
 PEERS := --no-deps --upgrade --target .venv/peers -r tests/peers.txt
 
@@ -25,22 +39,22 @@ PEERS := --no-deps --upgrade --target .venv/peers -r tests/peers.txt
 MEASURED := torch jittor diffusers denoising-diffusion-pytorch
 BENCH :=
 
-.PHONY: install demo quick check test lint style types layers docs test-newest test-lowest bench clean
+.PHONY: install demo quick check test lint style types layers docs test-newest test-lowest test-between dist bench clean
 
 install: .venv/installed
 
-demo: install
-	.venv/bin/ddim-host run --plugin torch
+demo: .venv-demo/installed
+	.venv-demo/bin/ddim-host run
 
 # The tests that start no process.
 quick: install style
-	$(call PYTEST,.venv) -m "not slow and not process"
+	$(call PYTEST,.venv) $(QUICK)
 
 # All but the slow tests, and one slow one: both frameworks train the same.
 check: install lint docs
 	$(call PYTEST,.venv) -m "not slow or check"
 
-test: install lint docs test-newest test-lowest
+test: install lint docs test-newest test-lowest test-between dist
 	$(call PYTEST,.venv)
 
 lint: style types layers
@@ -62,10 +76,27 @@ docs: .venv-newest/installed
 
 # Both ends of the declared ranges: the newest releases of everything, and the oldest that are allowed.
 test-newest: .venv-newest/installed
-	$(call PYTEST,.venv-newest) -m "not slow" $(VERSIONED)
+	$(call PYTEST,.venv-newest) $(IN_OTHERS)
+	$(call PYTEST,.venv-newest) $(REAL_RUNS)
 
 test-lowest: .venv-lowest/installed
-	$(call PYTEST,.venv-lowest) -m "not slow" $(VERSIONED) $(WITHOUT_DIFFUSERS)
+	$(call PYTEST,.venv-lowest) $(IN_OTHERS) $(WITHOUT_DIFFUSERS)
+	$(call PYTEST,.venv-lowest) $(REAL_RUNS)
+
+# The Pythons between both ends, as far as this machine has them.
+test-between:
+	for python in $(BETWEEN); do \
+	    if $$python -c "" 2>/dev/null; then $(MAKE) .venv-$$python/tested || exit 1; \
+	    else echo "$$python is not installed: not tested"; fi; \
+	done
+
+.venv-python%/tested: .venv-python%/installed
+	$(call PYTEST,$(@D)) $(IN_OTHERS) $(WITHOUT_TORCH)
+
+# What would be uploaded: built, checked, installed outside of this folder, and used there.
+dist: install
+	rm -rf dist
+	.venv/bin/python -m tests.wheels dist "$(TORCH)"
 
 bench: install
 	for framework in $(MEASURED); do \
@@ -76,26 +107,41 @@ bench: install
 	    $(MEASURED:%=.benchmarks/%.json)
 
 .venv/installed: $(PROJECTS) tests/peers.txt
-	$(call venv,.venv)
-	.venv/bin/python -m pip install --quiet $(EVERYTHING) --group test --group oracles
+	$(call venv,$(@D),install,$(JITTOR_PYTHONS),$(TORCH))
+	.venv/bin/python -m pip install --quiet $(EVERYTHING) --group test --group oracles --group dist
 	.venv/bin/python -m pip install --quiet $(PEERS)
 	touch $@
 
+.venv-demo/installed: $(PROJECTS)
+	$(call venv,$(@D),demo,$(PYTHONS),$(TORCH))
+	$(@D)/bin/python -m pip install --quiet $(HOST_AND_TORCH)
+	touch $@
+
 .venv-newest/installed: $(PROJECTS)
-	$(call venv,.venv-newest)
-	.venv-newest/bin/python -m pip install --quiet $(HOST_AND_TORCH) --group test --group oracles --group docs
+	$(call venv,$(@D),demo,$(PYTHONS),$(TORCH_NEWEST))
+	$(@D)/bin/python -m pip install --quiet $(HOST_AND_TORCH) --group test --group oracles --group docs
 	touch $@
 
 .venv-lowest/installed: $(PROJECTS) tests/lowest.txt
-	$(call venv,.venv-lowest)
-	.venv-lowest/bin/python -m pip install --quiet $(HOST_AND_TORCH) --group test -c tests/lowest.txt
+	$(call venv,$(@D),demo,$(OLDEST_PYTHONS),$(TORCH_LOWEST) -c tests/lowest.txt)
+	$(@D)/bin/python -m pip install --quiet $(HOST_AND_TORCH) --group test -c tests/lowest.txt
 	touch $@
 
+.PRECIOUS: .venv-python%/installed
+# Tests of the command line look at the plugin of PyTorch, but import nothing of it.
+.venv-python%/installed: $(PROJECTS)
+	$(call venv,$(@D),demo,python$*,)
+	$(@D)/bin/python -m pip install --quiet $(HOST) --group test
+	$(@D)/bin/python -m pip install --quiet --no-deps -e plugins/ddim_torch
+	touch $@
+
+# folder, what for, Pythons, and what to install first
 define venv
-	$(PYTHON) -m venv $(1)
+	python=$$(sh tools/find-python.sh $(2) $(if $(PYTHON),$(PYTHON),$(3))) && \
+	    { [ -x $(1)/bin/pip ] || $$python -m venv $(1); }
 	$(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(1)/bin/python -m pip install --quiet $(TORCH)
+	$(if $(4),$(1)/bin/python -m pip install --quiet $(4))
 endef
 
 clean:
-	rm -rf .venv .venv-newest .venv-lowest docs/_build
+	rm -rf .venv .venv-* dist docs/_build

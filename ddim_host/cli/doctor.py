@@ -16,6 +16,7 @@ from ddim_host.parts.datasets.cifar10 import official_archive
 from ddim_host.plugin.discovery import Plugin, installed_frameworks
 from ddim_host.plugin.loading import load_plugins
 from ddim_host.system.cache import cache_errors
+from ddim_host.system.releases import installed_releases, untested
 
 if TYPE_CHECKING:
     import argparse
@@ -50,6 +51,7 @@ def _host_checks(installed: tuple[Plugin, ...]) -> list[Check]:
     checks = [
         Check("Python", True, platform.python_version()),
         Check("NumPy", True, version("numpy")),
+        _releases_check(),
         _kernels_check(),
         _cifar10_check(),
     ]
@@ -58,6 +60,12 @@ def _host_checks(installed: tuple[Plugin, ...]) -> list[Check]:
             detail = plugin.error or "loaded"
             checks.append(Check(f"plugin {plugin.label}", not plugin.error, detail, plugin.fix))
     return checks
+
+
+def _releases_check() -> Check:
+    """Tell of releases that no test was run with. They may well work, so this is never a failure."""
+    notes = untested(installed_releases())
+    return Check("releases", True, "; ".join(notes) or "all within what was tested")
 
 
 def _kernels_check() -> Check:

@@ -121,7 +121,7 @@ def _add_experiment_options(
         "--plugin",
         metavar="NAME",
         action=action,
-        help=f"the framework: torch, jittor, or another installed one{again}",
+        help=f"the framework: torch, jittor, or another installed one (default: the only one){again}",
     )
     parts = parser.add_argument_group("parts", _PARTS_NOTE)
     for kind in PART_KINDS:

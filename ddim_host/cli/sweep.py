@@ -16,7 +16,7 @@ from ddim_host.evaluation.request import read_evaluation
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.experiment.assembly import assemble, load_framework
 from ddim_host.experiment.defaults import default_features
-from ddim_host.plugin.discovery import no_framework_chosen
+from ddim_host.plugin.discovery import no_framework_chosen, only_framework
 from ddim_host.plugin.parameters import parse_choice
 from ddim_host.report.output import write_report
 from ddim_host.run.provenance import this_command
@@ -82,7 +82,11 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _asked_grid(options: argparse.Namespace) -> Grid:
-    """Return the grid of the options, on top of the file that `--config` names."""
+    """Return the grid of the options, on top of the file that `--config` names.
+
+    Raises:
+        UserError: A value cannot be read, or no framework was chosen among several.
+    """
     given = vars(options)
     axes = {name: tuple(read_value(name, text) for text in given[name]) for name in AXES if given[name]}
     evaluation = evaluation_options(options)
@@ -90,7 +94,7 @@ def _asked_grid(options: argparse.Namespace) -> Grid:
     if options.config is not None:
         grid = grid.over(read_grid(options.config))
     if grid.axes and "plugin" not in grid.axes:
-        raise no_framework_chosen()
+        grid = Grid({**grid.axes, "plugin": (only_framework(),)}, grid.evaluation)
     return grid
 
 

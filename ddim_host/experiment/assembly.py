@@ -21,7 +21,7 @@ from ddim_host.experiment.settings import SETTINGS
 from ddim_host.framework.processes import ALONE
 from ddim_host.framework.unet import UNet, UNetSpec
 from ddim_host.plugin import validation
-from ddim_host.plugin.discovery import no_framework_chosen
+from ddim_host.plugin.discovery import only_framework
 from ddim_host.plugin.loading import load_plugins
 from ddim_host.plugin.parameters import Parameter, PartChoice, resolve
 from ddim_host.plugin.registry import Kind, Part
@@ -213,14 +213,12 @@ def assemble(
 
 
 def load_framework(request: Request) -> Plugins:
-    """Load the plugins with the framework that was asked for.
+    """Load the plugins with the framework that was asked for, else with the only one that is installed.
 
     Raises:
-        UserError: No framework was chosen, or see `plugin.loading.load_plugins`.
+        UserError: No framework was chosen among several, or see `plugin.loading.load_plugins`.
     """
-    if request.plugin is None:
-        raise no_framework_chosen()
-    return load_plugins(request.plugin)
+    return load_plugins(only_framework() if request.plugin is None else request.plugin)
 
 
 def resolve_config(request: Request, plugins: Plugins, image_shape: tuple[int, int, int]) -> Config:

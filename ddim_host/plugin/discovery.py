@@ -121,14 +121,26 @@ def installed_frameworks() -> list[str]:
     return sorted({plugin.name for plugin in frameworks if plugin.status == "available"})
 
 
+def only_framework() -> str:
+    """Return the framework to use without `--plugin`: the only one that is installed.
+
+    Raises:
+        UserError: None is installed, or several are.
+    """
+    frameworks = installed_frameworks()
+    if len(frameworks) != 1:
+        raise no_framework_chosen()
+    return frameworks[0]
+
+
 def no_framework_chosen() -> UserError:
-    """The error for a command that needs `--plugin` and was not given one."""
+    """Return the error for a command that needs `--plugin` and was not given one."""
     frameworks = installed_frameworks()
     offers = " or ".join(f"--plugin {name}" for name in frameworks)
     return UserError(
         "no framework was chosen",
         why=f"installed: {', '.join(frameworks) or 'none'}",
-        fix=f"add {offers}" if frameworks else "pip install ddim-torch, or ddim-jittor",
+        fix=f"add {offers}" if frameworks else 'pip install "ddim-host[torch]", or "ddim-host[jittor]"',
     )
 
 

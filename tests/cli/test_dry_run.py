@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,6 +48,21 @@ def test_defaults_need_nothing_but_the_framework(in_process: Callable[..., Outco
     assert outcome.code == 0
     assert "64 images in 20 steps, eta 0," in outcome.out
     assert "t = 0, 53," in outcome.out
+
+
+def test_the_only_framework_need_not_be_named(
+    in_process: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DDIM_HOST_DISABLE_PLUGINS", "ddim-jittor")
+    outcome = in_process("run", "--dry-run")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("plugin            torch (ddim-torch ")
+    config = tmp_path / "run.toml"
+    config.write_text("steps = 7\n", encoding="utf-8")
+    assert "64 images in 7 steps" in in_process("run", "--dry-run", "--config", config).out
+    swept = in_process("sweep", "--dry-run", "--steps", "7", "--steps", "8", "--out", tmp_path / "sweep")
+    assert swept.code == 0
+    assert re.findall(r"^  (torch\S+)", swept.out, re.MULTILINE) == ["torch,steps=7", "torch,steps=8"]
 
 
 @pytest.mark.parametrize(

@@ -655,7 +655,7 @@ def test_an_unknown_preset_is_refused(refused: Callable[..., str], name: str) ->
 # --- Help ---------------------------------------------------------------------------------------------------
 
 EVERYWHERE = {"--help", "--strict-plugins"}
-WITHOUT_DEFAULT = EVERYWHERE | {"--plugin", "--preset", "--config", "--resume", "--start-from", "--dry-run"}
+WITHOUT_DEFAULT = EVERYWHERE | {"--preset", "--config", "--resume", "--start-from", "--dry-run"}
 """Of `run`; the other commands have a default for everything."""
 
 

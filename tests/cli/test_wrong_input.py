@@ -14,6 +14,8 @@ from tests.support.commands import Outcome, Run, last_error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.support.distributions import Site
+
 
 # --- Wrong input --------------------------------------------------------------------------------------------
 
@@ -138,10 +140,21 @@ def test_numbers_that_no_machine_can_hold_are_refused(refused: Callable[..., str
     refused("--dry-run", *arguments.split())
 
 
-def test_a_framework_must_be_chosen(refused: Callable[..., str]) -> None:
+def test_one_of_several_frameworks_must_be_chosen(
+    refused: Callable[..., str], site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DDIM_HOST_DISABLE_PLUGINS", "ddim-jittor")
+    site.distribution("ddim-own", "[ddim_host.frameworks]\nown = nowhere\n")
     message = refused(plugin=None)
-    assert "no framework was chosen" in message
-    assert "fix: add --plugin " in message
+    assert "no framework was chosen\n  why: installed: own, torch\n" in message
+    assert "fix: add --plugin own or --plugin torch" in message
+
+
+def test_a_framework_must_be_installed(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DDIM_HOST_DISABLE_PLUGINS", "ddim-torch,ddim-jittor")
+    message = refused(plugin=None)
+    assert "why: installed: none" in message
+    assert 'fix: pip install "ddim-host[torch]", or "ddim-host[jittor]"' in message
 
 
 @pytest.mark.parametrize(

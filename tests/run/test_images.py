@@ -24,7 +24,7 @@ def network_values(*values: float) -> NDArray[np.float32]:
 def test_every_pixel_value_survives_the_round_trip() -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     x = to_network(pixels)
-    assert (x.min(), x.max()) == (-1.0, 1.0)
+    assert (float(x.min()), float(x.max())) == (-1.0, 1.0)
     np.testing.assert_array_equal(to_uint8(x), pixels)
 
 

@@ -28,7 +28,12 @@ _EVENTS = frozenset(
     {"subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
 )
 _ONCE = frozenset(
-    {"ddim_host.framework.kernels.library", "matplotlib.font_manager", "numpy.testing._private.utils"}
+    {
+        "cuda.pathfinder._dynamic_libs.load_dl_linux",  # imported by builds of torch for GPUs
+        "ddim_host.framework.kernels.library",
+        "matplotlib.font_manager",
+        "numpy.testing._private.utils",
+    }
 )
 """Modules that start a process once and keep its result: the first test that needs it is not to blame."""
 

@@ -82,8 +82,8 @@ class NumpyLayers(LayersBase[Tensor]):
         groups = (x.shape[0], layer.groups, -1)
         per_channel = (1, -1, 1, 1)
         grouped = x.array.reshape(groups)
-        deviation = np.sqrt(grouped.var(2, keepdims=True) + GROUP_NORM_EPS)
-        normal = (grouped - grouped.mean(2, keepdims=True)) / deviation
+        deviation: Array = np.sqrt(grouped.var(2, keepdims=True) + GROUP_NORM_EPS)
+        normal: Array = (grouped - grouped.mean(2, keepdims=True)) / deviation
 
         def to_input(g: Array) -> Array:
             # Neither mean nor spread of a group can change: what points that way is taken out.
@@ -102,8 +102,10 @@ class NumpyLayers(LayersBase[Tensor]):
         return self.silu(normalised) if silu else normalised
 
     def silu(self, x: Tensor) -> Tensor:
-        sigmoid = 0.5 + 0.5 * np.tanh(0.5 * x.array)  # which does not overflow
-        return result(x.array * sigmoid, (x, lambda g: g * (sigmoid * (1.0 + x.array * (1.0 - sigmoid)))))
+        tanh: Array = np.tanh(0.5 * x.array)
+        sigmoid: Array = 0.5 + 0.5 * tanh  # which does not overflow
+        slope: Array = sigmoid + x.array * sigmoid * (1.0 - sigmoid)
+        return result(x.array * sigmoid, (x, lambda g: g * slope))
 
     def dropout(self, x: Tensor) -> Tensor:
         if self._dropout is None:
@@ -148,7 +150,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`softmax(q k^T / sqrt(d)) v`, each `(B, heads, N, d)` (arXiv 1706.03762, equation 1)."""
     scale = float(q.shape[-1] ** -0.5)
     logits = scale * (q.array @ k.array.swapaxes(2, 3))
-    shares = np.exp(logits - logits.max(3, keepdims=True))
+    shares: Array = np.exp(logits - logits.max(3, keepdims=True))
     shares /= shares.sum(3, keepdims=True)
 
     def to_logits(g: Array) -> Array:

@@ -41,7 +41,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 def test_gradients_are_those_of_finite_differences(name: str) -> None:
     """Of every operator, with respect to both operands."""
     rng = np.random.default_rng(0)
-    arrays = [rng.uniform(0.5, 2.0, (3, 4)) * rng.choice([-1.0, 1.0], (3, 4)) for _ in range(2)]
+    arrays: list[Any] = [rng.uniform(0.5, 2.0, (3, 4)) * rng.choice([-1.0, 1.0], (3, 4)) for _ in range(2)]
     factors = rng.standard_normal((3, 4))
 
     def value(*given: Any) -> float:

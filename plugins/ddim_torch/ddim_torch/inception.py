@@ -7,8 +7,9 @@ border, and the last of them is a maximum. Held against pytorch-fid by `tests/ev
 from __future__ import annotations
 
 import functools
+import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 _IMAGE_SIZE = 299
 _BATCH_NORM_EPS = 1e-3
+# TF32 would keep three digits of a feature. PyTorch 2.6 has one switch for it, later releases have two.
+_EXACT: dict[str, Any] = {"enabled": True, "deterministic": True, "allow_tf32": False}
+if "fp32_precision" in inspect.signature(torch.backends.cudnn.flags).parameters:
+    _EXACT["fp32_precision"] = "ieee"
 _1, _3, _5, _WIDE, _TALL = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
 
 
@@ -185,11 +190,7 @@ class InceptionNetwork:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """The features `(B, 2048)` of images uint8 `(B, 3, H, W)`."""
-        # TF32 would keep three digits of a feature.
-        exact = torch.backends.cudnn.flags(
-            enabled=True, deterministic=True, allow_tf32=False, fp32_precision="ieee"
-        )
-        with exact:
+        with torch.backends.cudnn.flags(**_EXACT):
             pixels = images.to(self._device).contiguous(memory_format=torch.channels_last).float() / 255.0
             size = (_IMAGE_SIZE, _IMAGE_SIZE)
             resized = functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)

@@ -89,7 +89,8 @@ class KernelLayers(TorchLayers):
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
-    result: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    apply: Any = function.apply  # typed in some releases of PyTorch only
+    result: Tensor = apply(*arguments)
     return result
 
 

@@ -1,0 +1,109 @@
+"""`make demo` and `make install` find a Python, or say in one message what the machine lacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.repository import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.process
+
+FINDER = ROOT / "tools" / "find-python.sh"
+SHELL = "/bin/sh"
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """An empty folder, all that there is on the path but the tools of a shell."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "head").symlink_to("/usr/bin/head")
+    return folder
+
+
+def provide(programs: Path, name: str, text: str) -> None:
+    path = programs / name
+    path.write_text(f"#!{SHELL}\n{text}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def provide_python(programs: Path, name: str, setup: str = "") -> None:
+    """Provide this Python, which runs `setup` before the code that it is given."""
+    provide(programs, name, f'shift; code=$1; shift; exec {sys.executable} -c "{setup}\n$code" "$@"')
+
+
+def find(programs: Path, purpose: str, *pythons: str) -> tuple[int, str, str]:
+    command = [SHELL, str(FINDER), purpose, *pythons]
+    done = subprocess.run(command, env={"PATH": str(programs)}, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout.strip(), done.stderr
+
+
+OLD = "import sys; sys.version_info = (3, 10, 12)"
+NO_HEADERS = "import sysconfig; sysconfig.get_path = lambda name: '/nowhere'"
+NO_VENV = "import sys; sys.modules['ensurepip'] = None"
+
+
+def test_the_first_python_that_works_is_taken(programs: Path) -> None:
+    provide(programs, "g++", "")
+    provide(programs, "python3.13", "echo 'shim: python3.13: command not found' >&2; exit 127")
+    provide_python(programs, "python3.12", NO_VENV)
+    provide_python(programs, "python3.11")
+    provide_python(programs, "python3")
+    assert find(programs, "demo", "python3.14", "python3.13", "python3.12", "python3.11", "python3") == (
+        0,
+        "python3.11",
+        "",
+    )
+
+
+def test_a_machine_without_a_usable_python_is_told_what_was_looked_for(programs: Path) -> None:
+    provide(programs, "g++", "")
+    provide(programs, "python3.13", "echo 'shim: python3.13: command not found' >&2; exit 127")
+    provide_python(programs, "python3.11", NO_VENV)
+    provide_python(programs, "python3", OLD)
+    code, out, err = find(programs, "demo", "python3.13", "python3.12", "python3.11", "python3")
+    assert (code, out) == (1, "")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert err == (
+        "error: ddim-host cannot be installed on this machine as it is\n"
+        "  why: it has no Python that can be used; looked for:\n"
+        "  python3.13: shim: python3.13: command not found\n"
+        "  python3.12: not installed\n"
+        f"  python3.11: it cannot make environments (Debian: apt-get install python{version}-venv)\n"
+        "  python3: it is Python 3.10, and 3.11 or newer is needed\n"
+        "  fix: install one of these, or name another one: make demo PYTHON=/path/to/python3\n"
+    )
+
+
+def test_jittor_needs_headers_and_a_compiler_and_the_demo_does_not(programs: Path) -> None:
+    provide_python(programs, "python3", NO_HEADERS)
+    code, out, err = find(programs, "install", "python3")
+    assert (code, out) == (1, "")
+    assert err.count("error: ") == 1
+    assert "  python3: there is no /nowhere/Python.h, which Jittor compiles against (Debian: " in err
+    assert "  why: there is no C++ compiler g++ (Debian: apt-get install g++)\n" in err
+    assert "  fix: install the compiler, or name it: export cc_path=/path/to/g++\n" in err
+    assert "  fix: PyTorch alone needs neither headers nor a compiler: make demo\n" in err
+    code, out, err = find(programs, "demo", "python3")
+    assert (code, out) == (0, "python3")
+    assert err == (
+        "note: there is no C++ compiler g++ (Debian: apt-get install g++); training takes twice as long\n"
+    )
+
+
+def test_make_stops_at_that_message(programs: Path) -> None:
+    """Before anything is made or downloaded."""
+    provide_python(programs, "python-old", OLD)
+    command = ["make", "--no-print-directory", "-C", str(ROOT), "demo", f"PYTHON={programs}/python-old"]
+    command += ["--assume-new=pyproject.toml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"  {programs}/python-old: it is Python 3.10, and 3.11 or newer is needed\n" in done.stderr
+    assert "pip" not in done.stdout.partition("\n")[2]

@@ -1,0 +1,113 @@
+"""Build the distributions, check what is in them, and use them in a fresh environment.
+
+    python -m tests.wheels FOLDER TORCH
+
+Args:
+    FOLDER: Where wheels and source archives are written.
+    TORCH: The requirement that is installed first, so that nothing later chooses another build.
+
+Needs `build` and `twine`, and a package index for the rest. The exit code is 1 if anything fails.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+from tests.support.documentation import TINY
+from tests.support.repository import ROOT
+
+PROJECTS = (ROOT, *sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml")))
+
+_UNWANTED = re.compile(r"(^|/)(tests?|docs|tools)/|\.so$|\.pyc$|(^|/)test_")
+
+
+def main() -> int:
+    """Do all of it; a step that fails ends it."""
+    folder, torch = Path(sys.argv[1]).absolute(), sys.argv[2]
+    for project in PROJECTS:
+        run(sys.executable, "-m", "build", "--outdir", folder, project)
+    archives = sorted([*folder.glob("*.whl"), *folder.glob("*.tar.gz")])
+    run(sys.executable, "-m", "twine", "check", "--strict", *archives)
+    problems = [problem for archive in archives for problem in wrong_in(archive)]
+    if len(archives) != 2 * len(PROJECTS):
+        problems.append(f"there are {len(archives)} archives of {len(PROJECTS)} projects")
+    if problems:
+        print(*problems, sep="\n", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="ddim-host-wheels-") as scratch:
+        use(folder, Path(scratch), torch)
+    return 0
+
+
+def wrong_in(archive: Path) -> list[str]:
+    """Describe what is missing in a wheel or a source archive, and what does not belong there."""
+    names = names_in(archive)
+    package = package_of(archive)
+    wanted = [f"{package}/py.typed", "LICENSE"]
+    if package == "ddim_host":
+        # What is compiled, drawn, written or read at run time, and is no Python.
+        sources = [path for path in (ROOT / package).rglob("*") if path.is_file()]
+        data = [path.relative_to(ROOT).as_posix() for path in sources if path.suffix not in (".py", ".pyc")]
+        wanted += data
+        if archive.suffix == ".whl":
+            wanted += ["ddim_host/scaffold/ddim_numpy/pyproject.toml"]
+    missing = [name for name in wanted if not any(f"/{found}".endswith(f"/{name}") for found in names)]
+    # The example that `new-plugin --kind framework` begins with has tests of its own.
+    unwanted = [name for name in names if _UNWANTED.search(name) and "ddim_numpy/" not in name]
+    return [f"{archive.name} lacks {name}" for name in missing] + [
+        f"{archive.name} holds {name}" for name in unwanted
+    ]
+
+
+def names_in(archive: Path) -> list[str]:
+    """Return the files in an archive; those of a source archive without its folder."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.namelist()
+    with tarfile.open(archive) as source:
+        return [member.name.partition("/")[2] for member in source if member.isfile()]
+
+
+def package_of(archive: Path) -> str:
+    """Return the package of one of the distributions, which here has the distribution's own name."""
+    return archive.name.partition("-")[0]
+
+
+def use(folder: Path, scratch: Path, torch: str) -> None:
+    """Install the wheels outside of the clone; train, and train with a new plugin."""
+    environment = scratch / "environment"
+    venv.create(environment, with_pip=True)
+    python, work = environment / "bin" / "python", scratch / "work"
+    work.mkdir()
+    pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    run(*pip, "install", torch)
+    run(*pip, "install", "--find-links", folder, "ddim-host[torch]", cwd=work)
+    run(python, "-m", "ddim_host", "run", *TINY.split(), "--out", "run", cwd=work)
+    run(python, "-m", "ddim_host", "new-plugin", "mine", "--kind", "loss", cwd=work)
+    run(*pip, "install", "-e", "./ddim-mine[test]", cwd=work)
+    run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=work / "ddim-mine")
+    run(python, "-m", "ddim_host", "run", *TINY.split(), "--loss", "mine", "--out", "mine", cwd=work)
+    run(python, "-m", "ddim_host", "doctor", cwd=work)
+    if sys.version_info < (3, 13):  # Jittor asks for NumPy 1, which has no wheels for later Pythons
+        run(*pip, "install", "--dry-run", "--find-links", folder, "ddim-host[all]", cwd=work)
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> None:
+    """Run a command that finds nothing of this clone; say which one failed."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    print("$", *command, flush=True)
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=variables, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"failed with exit code {done.returncode}: {' '.join(map(str, command))}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
