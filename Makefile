@@ -4,8 +4,8 @@
 # The Pythons that are tested, the newest first; `python3` may be newer still. Of each list the first one
 # that the machine has is taken; PYTHON=... names another one.
 PYTHONS := python3.13 python3.12 python3.11 python3
-# Jittor asks for NumPy 1, which has no wheels for Python 3.13.
-JITTOR_PYTHONS := python3.12 python3.11
+# Of `make install`. A CI that must not download another build of PyTorch for GPUs names Pythons that have one for CPUs.
+INSTALL_PYTHONS := $(PYTHONS)
 BETWEEN := python3.12
 # The oldest releases have no wheels for Python 3.13.
 OLDEST_PYTHONS := python3.11 python3.12
@@ -19,7 +19,10 @@ TORCH_LOWEST := torch==2.6.0
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 HOST := -e . -e plugins/timestep_samplers -e plugins/losses
 HOST_AND_TORCH := $(HOST) -e plugins/ddim_torch
-EVERYTHING := $(HOST_AND_TORCH) -e plugins/ddim_jittor
+# Without what they ask for: pip does not know that the plugin makes Jittor work with NumPy 2.
+JITTOR := --no-deps -e plugins/ddim_jittor jittor==1.3.11.0 onednn-devel-cpu-gomp==2022.2.1 onednn-cpu-gomp==2022.2.1
+# Beside both frameworks. CI has NumPy 1 here, and the newest in the environment of the newest releases.
+NUMPY := numpy
 
 # Two files at a time, each with one thread, are faster than one with two; what the tests of a file share is made once.
 PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -39,7 +42,7 @@ PEERS := --no-deps --upgrade --target .venv/peers -r tests/peers.txt
 MEASURED := torch jittor diffusers denoising-diffusion-pytorch
 BENCH :=
 
-.PHONY: install demo quick check test lint style types layers docs test-newest test-lowest test-between dist bench clean
+.PHONY: install demo quick check test lint style types layers docs test-newest test-lowest test-between dist gpu-check gpu-bundle bench clean
 
 install: .venv/installed
 
@@ -76,8 +79,9 @@ docs: .venv-newest/installed
 
 # Both ends of the declared ranges: the newest releases of everything, and the oldest that are allowed.
 test-newest: .venv-newest/installed
-	$(call PYTEST,.venv-newest) $(IN_OTHERS)
+	$(call PYTEST,.venv-newest) $(QUICK)
 	$(call PYTEST,.venv-newest) $(REAL_RUNS)
+	$(call PYTEST,.venv-newest) tests/end_to_end/test_parity.py
 
 test-lowest: .venv-lowest/installed
 	$(call PYTEST,.venv-lowest) $(IN_OTHERS) $(WITHOUT_DIFFUSERS)
@@ -98,6 +102,19 @@ dist: install
 	rm -rf dist
 	.venv/bin/python -m tests.wheels dist "$(TORCH)"
 
+# On a machine with a GPU: is it right, and how fast. One without a network takes what `gpu-bundle` made along, and
+# installs it beside its PyTorch: python -m pip install --no-index --no-deps gpu-bundle/*.whl
+gpu-check: install
+	.venv/bin/python -m tests.gpu gpu-check
+
+GPU_PYTHON := 3.12
+gpu-bundle: install
+	rm -rf gpu-bundle
+	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir gpu-bundle . $(wildcard plugins/*)
+	.venv/bin/python -m pip download --quiet --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) \
+	    --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+	    --dest gpu-bundle -r tests/gpu/bundle.txt
+
 bench: install
 	for framework in $(MEASURED); do \
 	    .venv/bin/python -m pytest tests/benchmarks/bench_model.py --framework $$framework $(BENCH) \
@@ -107,8 +124,10 @@ bench: install
 	    $(MEASURED:%=.benchmarks/%.json)
 
 .venv/installed: $(PROJECTS) tests/peers.txt
-	$(call venv,$(@D),install,$(JITTOR_PYTHONS),$(TORCH))
-	.venv/bin/python -m pip install --quiet $(EVERYTHING) --group test --group oracles --group dist
+	$(call venv,$(@D),install,$(INSTALL_PYTHONS),$(TORCH))
+	.venv/bin/python -m pip install --quiet $(HOST_AND_TORCH) "$(NUMPY)" \
+	    --group test --group oracles --group dist --group triton
+	.venv/bin/python -m pip install --quiet $(JITTOR)
 	.venv/bin/python -m pip install --quiet $(PEERS)
 	touch $@
 
@@ -119,7 +138,8 @@ bench: install
 
 .venv-newest/installed: $(PROJECTS)
 	$(call venv,$(@D),demo,$(PYTHONS),$(TORCH_NEWEST))
-	$(@D)/bin/python -m pip install --quiet $(HOST_AND_TORCH) --group test --group oracles --group docs
+	$(@D)/bin/python -m pip install --quiet $(HOST_AND_TORCH) --group test --group oracles --group docs --group triton
+	$(@D)/bin/python -m pip install --quiet $(JITTOR)
 	touch $@
 
 .venv-lowest/installed: $(PROJECTS) tests/lowest.txt
@@ -144,4 +164,4 @@ define venv
 endef
 
 clean:
-	rm -rf .venv .venv-* dist docs/_build
+	rm -rf .venv .venv-* dist docs/_build gpu-bundle gpu-check

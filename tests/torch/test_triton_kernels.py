@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ddim_host.framework import GROUP_NORM_EPS, cpu_kernels
+from tests.support.repository import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,3 +133,17 @@ def test_sums_are_added_in_place(with_residual: bool) -> None:
     expected = x + bias[:, None, None] + (0 if residual is None else residual)
     assert kernels.add_(x, bias, residual) is x
     close(x, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_kernels_compile_for_a_gpu_without_one(environment: dict[str, str]) -> None:
+    environment = {name: value for name, value in environment.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.support.compile_kernels"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"^_\w+_kernel", done.stdout, re.MULTILINE)) == {
+        name for name in vars(kernels) if name.endswith("_kernel")
+    }

@@ -174,9 +174,10 @@ def _group_norm_kernel(
         off_group = tl.where(is_channel, of_channel - mean, 0.0)
         squares = _group_sums(squares + off_group * off_group * pixels, GROUPS, LANES)
     scale = 1.0 / tl.sqrt(squares / size + eps)
-    statistics = statistics_ptr + (image * groups + group) * 2
-    tl.store(statistics, mean, mask=is_channel & (number == 0))
-    tl.store(statistics + 1, scale, mask=is_channel & (number == 0))
+    if number == 0:
+        statistics = statistics_ptr + (image * groups + group) * 2
+        tl.store(statistics, mean, mask=is_channel)
+        tl.store(statistics + 1, scale, mask=is_channel)
     y = _normalise(
         x,
         offsets,
@@ -311,12 +312,12 @@ def _group_norm_grad_kernel(
     size = pixels * WIDTH * 1.0
     mean_product = _group_sums(grad_weight * weight, GROUPS, LANES) / size
     mean_grad = _group_sums(grad_bias * weight, GROUPS, LANES) / size
-    is_first = is_channel & (number == 0)
-    tl.store(grad_weight_ptr + image * stride + channel, grad_weight, mask=is_first)
-    tl.store(grad_bias_ptr + image * stride + channel, grad_bias, mask=is_first)
-    if ADDED:
-        grad_added = scale * (weight * grad_bias - mean_grad * pixels - mean_product * total)
-        tl.store(grad_added_ptr + image * channels + channel, grad_added, mask=is_first)
+    if number == 0:
+        tl.store(grad_weight_ptr + image * stride + channel, grad_weight, mask=is_channel)
+        tl.store(grad_bias_ptr + image * stride + channel, grad_bias, mask=is_channel)
+        if ADDED:
+            grad_added = scale * (weight * grad_bias - mean_grad * pixels - mean_product * total)
+            tl.store(grad_added_ptr + image * channels + channel, grad_added, mask=is_channel)
     grad_x = grad * weight[None, :] - mean_grad[None, :] - normalised * mean_product[None, :]
     _store(grad_x_ptr, offsets, grad_x * scale[None, :], exists)
     if TILES > 1:
