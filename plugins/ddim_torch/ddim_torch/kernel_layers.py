@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from ddim_host.framework import GROUP_NORM_EPS, cached, processor_name, transform_channels
-from ddim_torch.layers import TorchLayers
+from ddim_torch.layers import TorchLayers, apply_function
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,18 +67,18 @@ class KernelLayers(TorchLayers):
         transformed = cached(
             self._transformed, layer.name, lambda: _transform(self._kernels, weight, turned=False)
         )
-        return _apply(_Conv3x3, self._kernels, transformed, x, weight, bias, shift, residual)
+        return apply_function(_Conv3x3, self._kernels, transformed, x, weight, bias, shift, residual)
 
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
         weight, bias = self._weight_and_bias(layer.name)
-        return _apply(_GroupNorm, self._kernels, x, weight, bias, layer.groups, silu)
+        return apply_function(_GroupNorm, self._kernels, x, weight, bias, layer.groups, silu)
 
     def dropout(self, x: Tensor) -> Tensor:
         dropout = self._dropout
         if dropout is None:
             return x
         first = dropout.first * x[0].numel()
-        return _apply(_Dropout, self._kernels, x, first, dropout.next_seed(), dropout.probability)
+        return apply_function(_Dropout, self._kernels, x, first, dropout.next_seed(), dropout.probability)
 
     def _dense(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if x.ndim != 3 or not _ONEDNN_IS_FASTER:
@@ -86,12 +86,6 @@ class KernelLayers(TorchLayers):
         # As a convolution of 1 x 1, `(B, P, C)` being an image of 1 x P pixels with the channels last.
         image = x.transpose(1, 2).unsqueeze(2)
         return functional.conv2d(image, weight[:, :, None, None], bias).squeeze(2).transpose(1, 2)
-
-
-def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
-    apply: Any = function.apply  # typed in some releases of PyTorch only
-    result: Tensor = apply(*arguments)
-    return result
 
 
 def _transform(kernels: Kernels, weight: Tensor, *, turned: bool) -> Tensor:

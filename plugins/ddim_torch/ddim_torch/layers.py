@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -60,3 +60,10 @@ class TorchLayers(LayersBase[Tensor]):
 
     def _dense(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return functional.linear(x, weight, bias)
+
+
+def apply_function(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
+    """Call a function that has a gradient of its own."""
+    apply: Any = function.apply  # typed in some releases of PyTorch only
+    result: Tensor = apply(*arguments)
+    return result

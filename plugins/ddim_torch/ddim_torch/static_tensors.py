@@ -97,8 +97,7 @@ class StagedInputs(dict[str, Tensor]):
             np.copyto(stage.arrays[name], value, casting="same_kind")
         self._on_device.copy_(stage.memory, non_blocking=True)
         if stage.memory.is_pinned():
-            stage.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            stage.copied.record()
+            stage.copied = torch.cuda.current_stream().record_event()
 
 
 class _Stage:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from ddim_torch import triton_kernels
-from ddim_torch.layers import TorchLayers
+from ddim_torch.layers import TorchLayers, apply_function
 from ddim_torch.triton_kernels import Dropped
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class TritonLayers(TorchLayers):
         y = self._convolve(layer, x)
         if shift is not None:
             y = y + shift[:, :, None, None]
-        return _apply(_Add, y, bias, residual, self._gradient(f"{layer.name}.bias"))
+        return apply_function(_Add, y, bias, residual, self._gradient(f"{layer.name}.bias"))
 
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
         return self._normalise(layer, x, silu=silu)
@@ -74,7 +74,7 @@ class TritonLayers(TorchLayers):
     def conv_norm_dropout(self, conv: Conv, norm: GroupNorm, x: Tensor, *, shift: Tensor) -> Tensor:
         # What is added to all pixels of a channel alike, the norm adds on its way.
         _, bias = self._weight_and_bias(conv.name)
-        added = _apply(_AddBias, shift, bias, self._gradient(f"{conv.name}.bias"))
+        added = apply_function(_AddBias, shift, bias, self._gradient(f"{conv.name}.bias"))
         y = self._convolve(conv, x)
         dropped = self._training.dropped(y) if self._training else None
         return self._normalise(norm, y, silu=True, added=added, dropped=dropped)
@@ -97,15 +97,10 @@ class TritonLayers(TorchLayers):
     ) -> Tensor:
         gradients = [self._gradient(f"{layer.name}.{part}") for part in ("weight", "bias")]
         weight, bias = self._weight_and_bias(layer.name)
-        return _apply(_GroupNorm, x, added, weight, bias, *gradients, layer.groups, silu, dropped)
+        return apply_function(_GroupNorm, x, added, weight, bias, *gradients, layer.groups, silu, dropped)
 
     def _gradient(self, name: str) -> Tensor | None:
         return self._training.gradients[name] if self._training else None
-
-
-def _apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
-    result: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
-    return result
 
 
 class _Add(torch.autograd.Function):
