@@ -77,9 +77,9 @@ def project_of(path: Path) -> dict[str, Any]:
 
 def oldest_installed_by_the_makefile() -> dict[str, Version]:
     text = (ROOT / "tests" / "lowest.txt").read_text(encoding="utf-8")
-    text += "".join(
-        re.findall(r"^TORCH_LOWEST := (.+\n)", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
-    )
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    text += "".join(re.findall(r"^TORCH_LOWEST := (.+\n)", makefile, re.MULTILINE))
+    text += "".join(re.findall(r"^JITTOR := .*?(jittor==\S+)", makefile, re.MULTILINE)) + "\n"
     return {name: Version(version) for name, version in re.findall(r"^([\w-]+)==(.+)$", text, re.MULTILINE)}
 
 
