@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.process_guard"]
 
-# Without a GPU, Triton interprets its kernels. It reads this when it is imported, by whichever test comes first.
+# Without a GPU, Triton interprets its kernels. It reads this when the first test imports it.
 if not Path("/dev/nvidia0").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -83,7 +83,7 @@ def _carry_out(
                 config = start.config
             if config is not None:
                 note_other_images(config, images)
-        picture, times = run_experiment(experiment, directory, start=start)
+        picture, times = run_experiment(experiment, directory, start=start, command=this_command())
     except DivergedError:
         return _diverged(directory)
     except InterruptedTrainingError as stop:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ddim_host.diffusion import ddim_steps
 from ddim_host.errors import UserError
 from ddim_host.evaluation.scores import NoiseFloor, RealImages, Ruler, Sampled, Score, Seconds
-from ddim_host.run.provenance import provenance
+from ddim_host.run.provenance import provenance, this_command
 from ddim_host.run.sampling import Sampler
 from ddim_host.run.trained import record_of
 from ddim_host.system.progress import progress_bar
@@ -122,7 +122,7 @@ def score(
     if not sets:
         return
     config = experiment.config
-    made_with = provenance(config.plugin.name, denoiser.model)
+    made_with = provenance(config.plugin.name, denoiser.model, this_command())
     calls = sum(math.ceil(sampled.num_images / config.batch_size) * sampled.steps for sampled in sets)
     with progress_bar("scoring", calls, unit="call") as bar:
         for sampled in sets:

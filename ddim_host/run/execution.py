@@ -28,7 +28,7 @@ from ddim_host.run.training import Trainer
 from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -62,7 +62,12 @@ def _picture_path(run: RunDirectory, timestep_subset: str, settings: Mapping[str
 
 
 def run_experiment(
-    experiment: Experiment, run: RunDirectory, *, start: RunDirectory | None = None
+    experiment: Experiment,
+    run: RunDirectory,
+    *,
+    start: RunDirectory | None = None,
+    command: str,
+    on_row: Callable[[EpochMetrics], None] | None = None,
 ) -> tuple[Path, Times]:
     """Train, sample and write everything into the run directory; of several processes the first one writes.
 
@@ -71,6 +76,8 @@ def run_experiment(
         run: Where to write.
         start: The run whose newest checkpoint to begin from, if it has one: `run` itself to resume it, or
             another run with the same network, trained in any framework.
+        command: What was called, for the record.
+        on_row: Called with each new row of metrics.
 
     Returns:
         Path of the grid, and how long the sampling took.
@@ -97,11 +104,11 @@ def run_experiment(
         require_same_checkpoint(experiment.processes, progress.step)
         if first and start is not run:
             stack.enter_context(run.training())
-            _begin(experiment, model, images, run, progress)
+            _begin(experiment, model, images, run, progress, command=command)
         if first:
             # What was kept after the checkpoint will be made again.
             remove_others(run.checkpoints_path, progress)
-        Trainer(experiment, model, images, run=run, progress=progress, metrics=metrics).train()
+        Trainer(experiment, model, images, run=run, progress=progress, metrics=metrics, on_row=on_row).train()
     used = UsedWeights("ema", "latest", (progress.step,))
     return path, draw(experiment, Denoiser(((model, 1.0),), "ema"), used, Drawing(config.num_images), export)
 
@@ -122,7 +129,13 @@ def _require_same_images(run: RunDirectory, images: TrainTest) -> None:
 
 
 def _begin(
-    experiment: Experiment, model: Model, images: TrainTest, run: RunDirectory, progress: Progress
+    experiment: Experiment,
+    model: Model,
+    images: TrainTest,
+    run: RunDirectory,
+    progress: Progress,
+    *,
+    command: str,
 ) -> None:
     """Make a new run of an empty folder."""
     run.require_free()  # again: another process may have come first
@@ -130,7 +143,7 @@ def _begin(
         # Weights of another run are nowhere else in this one. They come before what makes it a run, so that
         # one that is cut off here is never begun again with random weights.
         save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), progress)
-    origin = provenance(experiment.config.plugin.name, model)
+    origin = provenance(experiment.config.plugin.name, model, command)
     if images.left_out:
         run.write_left_out(images.left_out)
     run.write_config(

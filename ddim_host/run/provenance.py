@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from ddim_host.framework.interface import Model
 
 
-def provenance(framework: str, model: Model) -> dict[str, str]:
+def provenance(framework: str, model: Model, command: str) -> dict[str, str]:
     """What a result was made with, as text by name: `device` and `precision` as they came out of `auto`.
 
     Threads are those of each process. Versions are those of distributions.
+
+    Args:
+        framework: The framework's distribution.
+        model: The network.
+        command: What made it, for a shell or for Python.
     """
     facts = {
-        "command": this_command(),
+        "command": command,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor_name(),

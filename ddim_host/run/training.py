@@ -18,6 +18,8 @@ from ddim_host.system.launch import launched
 from ddim_host.system.progress import progress_bar, restart
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from tqdm import tqdm
 
@@ -61,6 +63,7 @@ class Trainer:
         run: Where metrics and checkpoints go.
         progress: Where the run stands.
         metrics: The rows up to there.
+        on_row: Called with each new row.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Trainer:
         run: RunDirectory,
         progress: Progress,
         metrics: list[EpochMetrics],
+        on_row: Callable[[EpochMetrics], None] | None = None,
     ) -> None:
         config = experiment.config
         self._experiment = experiment
@@ -80,6 +84,7 @@ class Trainer:
         self._run = run
         self._progress = progress
         self._metrics = metrics
+        self._on_row = on_row
         # A processor that computes the network itself has no time to spare.
         ahead = _BATCHES_AHEAD if model.device == "cuda" else 0
         self._train = training_batches(experiment, images.train, ahead=ahead)
@@ -258,6 +263,8 @@ class Trainer:
         self._metrics.append(row)
         if launched().is_first:
             self._run.write_metrics(self._metrics)
+        if self._on_row is not None:
+            self._on_row(row)
         whole = epoch > last_epoch and progress.loss_count >= self._images_of_an_epoch
         progress.loss_sum, progress.loss_count = 0.0, 0
         progress.seconds, progress.steady_images, progress.warmup_seconds = 0.0, 0, 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -38,6 +39,20 @@ def progress_bar(
         scaled: Whether to count in thousands and millions, as for bytes.
         leave: Whether the bar stays on the terminal when it is closed.
     """
+    if "ipykernel" in sys.modules:
+        # In a notebook: tqdm's widget, or its text where the notebook has no widgets.
+        with warnings.catch_warnings(action="ignore"):
+            from tqdm.auto import tqdm as notebook_tqdm  # noqa: PLC0415 - imports IPython
+
+            return notebook_tqdm(
+                desc=description,
+                total=total,
+                initial=done,
+                unit=unit,
+                unit_scale=scaled,
+                smoothing=0.02,
+                leave=leave,
+            )
     terminal = sys.stderr.isatty()
     interval = 0.2 if terminal else _LOG_INTERVAL
     return tqdm(

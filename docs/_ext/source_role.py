@@ -54,7 +54,8 @@ def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     formatter = HtmlFormatter(linenos="inline", lineanchors="line", wrapcode=True)
     for name in sorted(app.env.__dict__.get("ddim_sources", ())):
         text = (ROOT / name).read_text(encoding="utf-8")
-        body = highlight(text, get_lexer_for_filename(name), formatter)
+        lexed_as = "notebook.json" if name.endswith(".ipynb") else name
+        body = highlight(text, get_lexer_for_filename(lexed_as), formatter)
         yield _page(name), {"title": name, "body": f"<h1>{html.escape(name)}</h1>{body}"}, "page.html"
 
 

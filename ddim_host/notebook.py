@@ -1,0 +1,222 @@
+"""A run from Python, as a notebook wants it: train it and watch it, sample arrays, look at them.
+
+It does what the commands `run` and `sample` do, with their options as arguments, and leaves the same folder.
+A process holds one framework: for the other one, restart the notebook's kernel.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from ddim_host.errors import UserError
+from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request
+from ddim_host.experiment.settings import SETTINGS, read_setting
+from ddim_host.plugin.parameters import parse_choice, suggestion
+from ddim_host.report.output import write_report
+from ddim_host.run.directory import RunDirectory, existing_run
+from ddim_host.run.execution import run_experiment
+from ddim_host.run.images import grid_png
+from ddim_host.run.metrics import EpochMetrics
+from ddim_host.run.sampling import Sampler
+from ddim_host.run.trained import assemble_trained, load_denoiser
+from ddim_host.system.progress import progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from os import PathLike
+
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.experiment.settings import CheckpointChoice
+    from ddim_host.framework.interface import WhichWeights
+    from ddim_host.plugin.data import Images
+    from ddim_host.run.sampling import Denoiser
+
+__all__ = ["EpochMetrics", "Run", "grid", "open_run", "train"]
+
+
+def train(
+    out: str | PathLike[str],
+    *,
+    resume: bool = False,
+    start_from: str | PathLike[str] | None = None,
+    on_row: Callable[[EpochMetrics], None] | None = None,
+    **options: object,
+) -> Run:
+    """Train a network and sample from it, as `ddim-host run` does.
+
+    Args:
+        out: The folder of the run, which must be new unless `resume` is true.
+        resume: Go on with the run in `out` where it stopped, if there is one, with its own settings.
+        start_from: The folder of a run whose newest weights to begin with.
+        on_row: Called with each row of metrics, at the end of an epoch and of the run.
+        options: The options of `ddim-host run`, with underscores: `plugin="torch"`, `loss="huber:delta=0.1"`,
+            `train_steps=450`.
+
+    Raises:
+        UserError: An option is unknown or not allowed, or something that was asked for is not available.
+        DivergedError: A loss or a weight is not finite.
+        InterruptedTrainingError: The kernel was interrupted; `resume=True` goes on.
+    """
+    directory = RunDirectory(Path(out))
+    if resume and directory.exists():
+        if options or start_from is not None:
+            raise UserError("a resumed run keeps its settings", fix="leave out all arguments but on_row")
+        start: RunDirectory | None = directory
+        experiment = _assembled(directory.config.request)
+    else:
+        directory.require_free()
+        start = None if start_from is None else existing_run(Path(start_from))
+        base = Request() if start is None else start.config.request
+        experiment = _assembled(_request(options).over(base))
+    command = _call(out, resume=resume, start_from=start_from, **options)
+    run_experiment(experiment, directory, start=start, command=command, on_row=on_row)
+    write_report([directory.path], directory.report_path, command=command)
+    return Run(directory.path)
+
+
+def open_run(path: str | PathLike[str]) -> Run:
+    """Open a run that was trained before, by a command or here, in either framework.
+
+    Raises:
+        UserError: There is none.
+    """
+    return Run(existing_run(Path(path)).path)
+
+
+class Run:
+    """A trained run.
+
+    Args:
+        path: Its folder.
+
+    Attributes:
+        path: Its folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._directory = RunDirectory(path)
+        self._denoisers: dict[tuple[object, ...], Denoiser] = {}
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def _repr_png_(self) -> bytes | None:
+        """The newest grid of samples, which a notebook shows in place of the text."""
+        pictures = sorted(self._directory.samples_path.glob("*.png"), key=lambda path: path.stat().st_mtime)
+        return pictures[-1].read_bytes() if pictures else None
+
+    @cached_property
+    def metrics(self) -> list[EpochMetrics]:
+        """Losses, times and memory of each epoch.
+
+        Raises:
+            UserError: They cannot be read.
+        """
+        return self._directory.read_metrics()
+
+    def sample(
+        self,
+        num_images: int | None = None,
+        *,
+        checkpoint: CheckpointChoice = "latest",
+        weights: WhichWeights = "ema",
+        **options: object,
+    ) -> Images:
+        """Sample images, as `ddim-host sample` does, without writing them.
+
+        Args:
+            num_images: N; the run's own number if None.
+            checkpoint: Whose weights.
+            weights: Averaged or raw.
+            options: What differs from the run's settings: `steps=10`, `eta=1.0`, `seed=1`, `plugin="jittor"`,
+                `timestep_subset="quad"`.
+
+        Returns:
+            uint8 `(N, H, W, C)`.
+
+        Raises:
+            UserError: An option is unknown or not allowed, or the weights cannot be loaded.
+        """
+        if num_images is not None:
+            options["num_images"] = num_images
+        experiment = _assembled(_request(options), self._directory)
+        config, steps = experiment.config, experiment.sampling_steps()
+        key = config.plugin.name, config.device, config.precision, checkpoint, weights
+        if key not in self._denoisers:
+            self._denoisers[key] = load_denoiser(experiment, self._directory, checkpoint, weights)[0]
+        sampler = Sampler(
+            self._denoisers[key],
+            steps,
+            image_shape=experiment.image_shape,
+            seed=config.seed,
+            clip=config.clip,
+            processes=experiment.processes,
+        )
+        batch_size = min(config.num_images, config.batch_size)
+        calls = math.ceil(config.num_images / batch_size) * len(steps)
+        with progress_bar("sampling", calls, unit="call", leave=False) as bar:
+            batches = sampler.images(config.num_images, batch_size=batch_size, on_call=bar.update)
+            return np.concatenate(list(batches))
+
+
+def grid(images: Images, *, columns: int | None = None) -> Image.Image:
+    """Arrange images in rows, small ones enlarged; a notebook shows the result.
+
+    Args:
+        images: uint8 `(N, H, W, C)`.
+        columns: Images in a row; None makes the grid as square as their number allows.
+    """
+    return Image.open(io.BytesIO(grid_png(images, columns=columns)))
+
+
+def _call(out: str | PathLike[str], **arguments: object) -> str:
+    """The call of `train`, for the record; without what was left out."""
+    given = [f"{name}={value!r}" for name, value in arguments.items() if value not in (None, False)]
+    return f"ddim_host.notebook.train({', '.join([repr(str(out)), *given])})"
+
+
+def _assembled(request: Request, run: RunDirectory | None = None) -> Experiment:
+    """Assemble a new experiment, or that of a run with what the request changes."""
+    try:
+        return assemble(request) if run is None else assemble_trained(run, request)
+    except RuntimeError as error:
+        raise UserError(
+            "this process holds another framework",
+            why=str(error),
+            fix="restart the kernel, or use that framework",
+        ) from error
+
+
+def _request(options: dict[str, object]) -> Request:
+    """Read options as the command line does.
+
+    Raises:
+        UserError: One is unknown, or its value is not allowed.
+    """
+    kinds = {kind.option: kind for kind in PART_KINDS}
+    known = ("plugin", *kinds, *SETTINGS)
+    for name in options:
+        if name not in known:
+            raise UserError(
+                f"unknown option {name!r}{suggestion(name, known)}", why=f"known: {', '.join(known)}"
+            )
+    if options.keys() >= LENGTHS:
+        raise UserError("epochs and train_steps both set the length", fix="give one of them")
+    texts = {name: value for name, value in options.items() if name not in SETTINGS}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise UserError(f"{name} must be text such as 'name:parameter=value', not {value!r:.40}")
+    return Request(
+        str(texts["plugin"]) if "plugin" in texts else None,
+        {kind: parse_choice(str(texts[option])) for option, kind in kinds.items() if option in texts},
+        {name: read_setting(name, options[name], origin=name) for name in SETTINGS if name in options},
+    )

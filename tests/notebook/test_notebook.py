@@ -1,0 +1,117 @@
+"""Runs from Python: the same as by the commands, and the notebook of `examples/` from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from ddim_host.errors import UserError
+from ddim_host.notebook import Run, grid, open_run, train
+from tests.support.repository import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.commands import Command, PythonCode
+
+SMALL = (
+    "plugin='torch', model='unet:base_channels=8,num_res_blocks=1,num_groups=2', "
+    "train_steps=3, batch_size=8, steps=2, num_images=4"
+)
+
+
+def test_a_run_from_python_is_that_of_the_command(
+    python: PythonCode, ddim_host: Command, tmp_path: Path
+) -> None:
+    code = f"""
+        from ddim_host.notebook import open_run, train
+        rows = []
+        run = train({str(tmp_path / "here")!r}, {SMALL}, on_row=rows.append)
+        assert [row.step for row in rows] == [3] == [row.step for row in run.metrics], rows
+        images = run.sample()
+        assert images.shape == (4, 8, 8, 1) and images.dtype == "uint8"
+        assert (run.sample(2) == images[:2]).all()
+        assert not (run.sample(4, seed=1) == images).all()
+        assert (open_run({str(tmp_path / "here")!r}).sample() == images).all()
+        assert run._repr_png_()[:4] == b"\\x89PNG"
+        """
+    done = python(textwrap.dedent(code))
+    assert done.code == 0, done.err
+    options = ["--plugin", "torch", "--model", "unet:base_channels=8,num_res_blocks=1,num_groups=2"]
+    options += ["--train-steps", "3", "--batch-size", "8", "--steps", "2", "--num-images", "4"]
+    assert ddim_host("run", *options, "--out", tmp_path / "there").code == 0
+    here, there = ((tmp_path / name / "config.toml").read_text("utf-8") for name in ("here", "there"))
+    assert f"ddim_host.notebook.train('{tmp_path}/here', plugin='torch'," in here
+    assert re.sub("command = .*", "", here) == re.sub("command = .*", "", there)
+    picture = "samples/linear-2-eta-0.png"
+    assert (tmp_path / "here" / picture).read_bytes() == (tmp_path / "there" / picture).read_bytes()
+
+
+def test_a_stopped_run_is_resumed(python: PythonCode, tmp_path: Path) -> None:
+    code = f"""
+        from ddim_host.notebook import train
+        def stop(row):
+            raise ValueError("enough")
+        out = {str(tmp_path / "run")!r}
+        try:
+            train(out, {SMALL}, on_row=stop)
+        except ValueError:
+            pass
+        run = train(out, resume=True)
+        assert run.metrics[-1].step == 3
+        """
+    done = python(textwrap.dedent(code))
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"losss": "mse"}, "unknown option 'losss'; did you mean 'loss'?"),
+        ({"eta": 2.0}, "eta cannot be 2.0"),
+        ({"loss": 3}, "loss must be text such as 'name:parameter=value', not 3"),
+        ({"epochs": 1, "train_steps": 2}, "epochs and train_steps both set the length"),
+    ],
+)
+def test_wrong_options_are_one_error(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        train(tmp_path / "run", **options)
+    assert caught.value.what == message
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError):
+        train(tmp_path, plugin="torch")
+    with pytest.raises(UserError):
+        open_run(tmp_path)
+    assert repr(Run(tmp_path)) == f"Run({str(tmp_path)!r})"
+
+
+def test_a_grid_is_a_picture() -> None:
+    picture = grid(np.zeros((3, 8, 8, 3), dtype=np.uint8), columns=3)
+    assert picture.mode == "RGB"
+    assert picture.width > 2 * picture.height
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_notebook_runs_from_top_to_bottom(environment: dict[str, str], tmp_path: Path) -> None:
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+    path = ROOT / "examples" / "first_run.ipynb"
+    assert all(not cell.get("outputs") for cell in json.loads(path.read_text("utf-8"))["cells"])
+    shutil.copy(path, tmp_path)
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env=environment)
+    shown = [set(output.get("data", ())) for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert sum("image/png" in kinds for kinds in shown) >= 4
+    assert (tmp_path / "runs" / "notebook" / "report.html").exists()
