@@ -207,6 +207,8 @@ def test_cuda_13_with_a_missing_library_or_another_cudnn(
     monkeypatch.setattr(cuda, "_PLACES", (str(fake_toolkit(tmp_path / "cuda", 13000)),))
     fake_file(packages / "nvidia/cudnn/include/cudnn_version.h", "#define CUDNN_MAJOR 8")
     assert details()[0] == "CUDA 13 needs cuDNN 9, and this is 8"
+    # A build of PyTorch for GPUs brings the same packages along.
+    monkeypatch.setattr(cuda13, "_packages", lambda: [packages / "nvidia/cu13", packages / "nvidia/cudnn"])
     (packages / "nvidia/cudnn/lib/libcudnn.so.9").unlink()
     (packages / "nvidia/cu13/include/curand.h").unlink()
     check = failed()[0]

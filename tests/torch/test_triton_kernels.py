@@ -58,8 +58,7 @@ def close(found: Tensor, expected: Tensor, *, tolerance: float = 1e-4) -> None:
 
 @pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("silu", [True, False], ids=["silu", "plain"])
-@pytest.mark.parametrize("shifted", [True, False], ids=["shifted", "as it is"])
+@pytest.mark.parametrize(("silu", "shifted"), [(True, True), (True, False), (False, False)])
 def test_group_norm_and_its_gradients(size: tuple[int, ...], silu: bool, shifted: bool) -> None:
     batch, channels, edge, groups = size
     x = images(batch, channels, edge, edge).requires_grad_()
