@@ -30,6 +30,7 @@ _PART_HELP = {
     Kind.LOSS: "one number per image: mse, l2, l1, huber:delta=D, balanced:alpha=A",
     Kind.LOSS_WEIGHTING: "factor per timestep: none, min_snr:gamma=G, p2:gamma=G,k=K",
     Kind.TIMESTEP_SUBSET: "timesteps in sampling: linear, quad, cosine, leading, trailing, explicit:t=0,9",
+    Kind.SOLVER: "how a sampler follows its timesteps: ddim, dpmpp_2m (needs eta 0)",
 }
 _PARTS_NOTE = "NAME, NAME:parameter=value,... or DISTRIBUTION/NAME; `ddim-host plugins` lists all of them"
 _METAVARS = {bool: "true|false", int: "N", float: "X", str: "NAME"}
@@ -149,6 +150,7 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     _add_network_options(parser)
     sampling = parser.add_argument_group("sampling")
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
+    _add_part(sampling, Kind.SOLVER, _OF_THE_RUN)
     for name in ("steps", "eta", "clip", "seed", "num_images", "batch_size"):
         _add_setting(sampling, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
     output = parser.add_argument_group("output")
@@ -219,6 +221,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     for name in ("samples", "steps", "eta", "seed"):
         _add_evaluation_option(sampling, name)
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
+    _add_part(sampling, Kind.SOLVER, _OF_THE_RUN)
     for name in ("clip", "batch_size"):
         _add_setting(sampling, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
     measuring = parser.add_argument_group("measuring")

@@ -52,7 +52,7 @@ def main(options: argparse.Namespace) -> int:
         if start is not None:
             start.latest_checkpoint()  # raises where there is none
         experiment = assemble(request.over(start.config.request) if start else request)
-        experiment.timesteps()  # a subset that does not work should be known before the training
+        experiment.sampling_plan()  # a subset or solver that does not work is an error before the training
         config = experiment.config
         directory = RunDirectory(options.out or next_run_path(config.plugin.name, config.data.name))
     print(describe(experiment))

@@ -111,6 +111,12 @@ def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> 
     }
 
 
+def solver_of(experiment: Experiment) -> str:
+    """Return the solver of an experiment, as users write it."""
+    solver = experiment.config.solver
+    return format_choice(solver.name, solver.parameters)
+
+
 def _folders(run: RunDirectory, checkpoint: CheckpointChoice) -> list[Path]:
     if checkpoint == "latest":
         return [run.latest_checkpoint()]
