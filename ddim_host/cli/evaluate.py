@@ -76,7 +76,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     known = file.read()
     first = launched().is_first
     asked = read_evaluation(evaluation_options(options))
-    experiment = assemble_trained(run, requested(options))
+    experiment = assemble_trained(run, requested(options), options.checkpoint, options.weights)
     for count, eta in product(asked.steps, asked.eta):
         experiment.sampling_plan(count, eta)
     _ = experiment.source  # it should be known before anything is measured if there are no such images

@@ -15,7 +15,7 @@ from ddim_host.experiment.settings import CHECKPOINTS, SETTINGS, read_setting
 from ddim_host.plugin.parameters import parse_choice
 from ddim_host.plugin.registry import Kind
 from ddim_host.scaffold.names import PLUGIN_KINDS
-from ddim_host.system.limits import MAX_IMAGES
+from ddim_host.system.limits import MAX_GRID_IMAGES, MAX_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,6 +227,36 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     measuring = parser.add_argument_group("measuring")
     for name in ("features", "reference", "grids"):
         _add_evaluation_option(measuring, name)
+
+
+def add_optimize_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `optimize`."""
+    _add_network_options(parser)
+    search = parser.add_argument_group("search")
+    search.add_argument(
+        "--steps",
+        dest="steps_list",
+        metavar="N,N,...",
+        default="3,5,7,10",
+        help="numbers of steps, a subset for each (default: 3,5,7,10)",
+    )
+    search.add_argument(
+        "--teacher-steps",
+        metavar="N",
+        type=_count(2, 10_000),
+        default=100,
+        help="steps of the teacher, whose timesteps are chosen from; all timesteps if there are fewer "
+        "(default: 100)",
+    )
+    search.add_argument(
+        "--images",
+        metavar="N",
+        type=_count(2, MAX_GRID_IMAGES),
+        default=256,
+        help="images that the teacher samples, of noise that nothing else samples from (default: 256)",
+    )
+    for name in ("clip", "seed", "batch_size"):
+        _add_setting(search, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:

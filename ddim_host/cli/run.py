@@ -17,7 +17,7 @@ from ddim_host.experiment.assembly import Experiment, assemble, load_framework, 
 from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
 from ddim_host.experiment.config_file import read_config_file
 from ddim_host.framework.unet import parameters
-from ddim_host.plugin.parameters import format_value
+from ddim_host.plugin.parameters import format_value, written
 from ddim_host.report.output import write_report
 from ddim_host.run.checkpoints import load_progress
 from ddim_host.run.directory import RunDirectory, existing_run, next_run_path
@@ -147,7 +147,7 @@ def describe(experiment: Experiment) -> str:
 
 def _part_lines(title: str, part: PartConfig) -> list[str]:
     """A part and its distribution, and below them its parameters, as wide as a terminal."""
-    settings = [f"{name}={format_value(value)}" for name, value in part.parameters.items()]
+    settings = [f"{written(name)}={format_value(value)}" for name, value in part.parameters.items()]
     indent = " " * 18
     below = textwrap.wrap(
         "  ".join(settings),

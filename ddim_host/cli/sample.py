@@ -37,7 +37,7 @@ def main(options: argparse.Namespace) -> int:
     """
     run = existing_run(options.run)
     request = requested(options)
-    experiment = assemble_trained(run, request)
+    experiment = assemble_trained(run, request, options.checkpoint, options.weights)
     experiment.sampling_plan()  # a subset or solver that does not work is an error before weights are read
     config = experiment.config
     drawing = Drawing(config.num_images)

@@ -5,6 +5,7 @@ subset         which timesteps sampling visits: exactly S, strictly increasing
 trajectory     the explicit steps `(t, t_prev)` and their coefficients for one eta
 ddim           one step, written once for arrays of any framework
 solvers        how steps are followed: DDIM, DPM-Solver++(2M)
+search         the timesteps with the least error for a trained network
 interpolation  between two noises
 """
 

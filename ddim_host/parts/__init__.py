@@ -41,7 +41,7 @@ def ddim_loss_weightings() -> dict[str, LossWeighting]:
 
 @hookimpl
 def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
-    """`linear`, `quad`, `cosine`, `leading`, `trailing` and `explicit` (a list of one's own)."""
+    """`linear`, `quad`, `cosine`, `leading`, `trailing`, `explicit` (a list of one's own) and `optimized`."""
     return {
         "linear": timestep_subsets.linear,
         "quad": timestep_subsets.quad,
@@ -50,6 +50,7 @@ def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
         "trailing": timestep_subsets.trailing,
         # Its `t` has no default, so that it cannot be called without.
         "explicit": timestep_subsets.explicit,  # type: ignore[dict-item]
+        "optimized": timestep_subsets.optimized,
     }
 
 

@@ -102,7 +102,7 @@ class SolverContract(PartContract):
 
         def predict(x_t: Images, step: DDIMStep) -> tuple[Images, Images]:
             image_share, noise_share = math.sqrt(step.alpha_cumprod), math.sqrt(1.0 - step.alpha_cumprod)
-            return image, (x_t - image * np.float32(image_share)) / np.float32(noise_share)
+            return image, np.asarray((x_t - image * image_share) / noise_share, dtype=np.float32)
 
         found = self.sampled(self.noise(), self.plan(steps), predict)
         np.testing.assert_allclose(found, image, atol=1e-3)
