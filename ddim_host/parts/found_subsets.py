@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from ddim_host.diffusion import NoiseSchedule
 
+_DAMAGED = "move it away, and search again with `ddim-host optimize`"
+"""What to do about a damaged file."""
+
 _FORMAT = 1
 
 
@@ -146,7 +149,7 @@ class SubsetsFile:
         Raises:
             UserError: The file is damaged.
         """
-        with record_errors(self.path, fix="move it away, and search again with `ddim-host optimize`"):
+        with record_errors(self.path, fix=_DAMAGED):
             try:
                 document = read_json(self.path)
             except FileNotFoundError:
@@ -221,7 +224,14 @@ def found_subset(
             why=f"there are those of {sizes}",
             fix=fix,
         )
-    return np.array(fitting[-1].timesteps, dtype=np.int64)
+    timesteps = fitting[-1].timesteps
+    if timesteps[0] < 0 or timesteps[-1] >= schedule.num_train_timesteps:
+        raise UserError(
+            f"{file.path} is damaged",
+            why=f"{timesteps} are not all in [0, {schedule.num_train_timesteps})",
+            fix=_DAMAGED,
+        )
+    return np.array(timesteps, dtype=np.int64)
 
 
 def weights_in_words(which: str, checkpoint: str, steps: Sequence[int]) -> str:

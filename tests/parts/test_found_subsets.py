@@ -100,6 +100,11 @@ def test_what_was_not_found_is_one_error_with_the_command(tmp_path: Path) -> Non
     assert "there is no run in" in message(lambda: optimized(SCHEDULE, 2, from_=tmp_path / "gone"))
 
 
+def test_timesteps_that_the_schedule_lacks_are_damage(tmp_path: Path) -> None:
+    SubsetsFile(tmp_path).add([found(20, 100, teacher_timesteps=(20, 100))])
+    assert "(20, 100) are not all in [0, 100)" in message(lambda: found_subset(tmp_path, SCHEDULE, 2))
+
+
 def test_without_a_trained_run_it_says_how_to_get_one() -> None:
     text = message(lambda: optimized(SCHEDULE, 2))
     assert "found for a trained network, and there is none yet" in text
