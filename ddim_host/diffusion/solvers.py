@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ddim_host.diffusion.ddim import ddim_arrival
+from ddim_host.diffusion.ddim import ddim_arrival, predict_x_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -69,4 +69,30 @@ def dpmpp_2m(
         noise_left = math.sqrt((1.0 - step.alpha_cumprod_prev) / (1.0 - step.alpha_cumprod))
         x_t = x_t * noise_left - target * (math.sqrt(step.alpha_cumprod_prev) * math.expm1(-h))
         before = x_start, step.half_log_snr
+        yield x_t, x_start
+
+
+def ipndm(
+    x_t: Any, steps: Sequence[DDIMStep], predict: Predict, _fresh_noise: FreshNoise
+) -> Iterator[tuple[Any, Any]]:
+    """Improved PNDM with two predictions (arXiv 2204.13902, appendix A): second order; eta 0 only.
+
+    DDIM steps whose noise is that of the two-step rule of Adams and Bashforth, `1.5 noise - 0.5 noise before`,
+    as if steps were even, whatever the timesteps; the first step is that of DDIM.
+
+    Args:
+        x_t: `(B, ...)` where the first step begins.
+        steps: The steps, in the order of sampling.
+        predict: `(x_t, step) -> (x_start, noise)`, a network call.
+
+    Yields:
+        After each step x where it arrives, and the predicted x_start.
+    """
+    half_before: Any = None
+    for step in steps:
+        x_start, noise = predict(x_t, step)
+        target = noise if half_before is None else noise * 1.5 - half_before
+        half_before = noise * 0.5  # an array of its own: the noise is valid until the next call only
+        image = predict_x_start(x_t, target, step.alpha_cumprod)
+        x_t = image * math.sqrt(step.alpha_cumprod_prev) + target * step.direction
         yield x_t, x_start

@@ -56,8 +56,8 @@ def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
 
 @hookimpl
 def ddim_solvers() -> dict[str, Solver]:
-    """`ddim`, and `dpmpp_2m` (DPM-Solver++)."""
-    return {"ddim": solvers.ddim, "dpmpp_2m": solvers.dpmpp_2m}
+    """`ddim`, `dpmpp_2m` (DPM-Solver++) and `ipndm`."""
+    return {"ddim": solvers.ddim, "dpmpp_2m": solvers.dpmpp_2m, "ipndm": solvers.ipndm}
 
 
 @hookimpl

@@ -109,6 +109,10 @@ class TestDPMpp2M(SolverContract):
     part = solvers.dpmpp_2m
 
 
+class TestIPNDM(SolverContract):
+    part = solvers.ipndm
+
+
 class TestDigits(DatasetContract):
     part = digits
 
