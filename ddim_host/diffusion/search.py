@@ -81,8 +81,8 @@ def jump_errors(schedule: NoiseSchedule, teacher: Teacher) -> JumpErrors:
     arrives = variances / (abar[:, None] * variances + (1.0 - abar)[:, None])
 
     def mean_square(errors: NDArray[np.float64], position: int) -> NDArray[np.float64]:
-        squares: NDArray[np.float64] = np.square(errors).mean(-2) @ arrives[position]
-        return squares / size
+        squares: NDArray[np.float64] = np.square(errors).mean(-2) @ arrives[position] / size
+        return squares
 
     count = len(abar)
     between = np.full((count, count), math.inf)

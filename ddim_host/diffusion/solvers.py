@@ -77,8 +77,8 @@ def ipndm(
 ) -> Iterator[tuple[Any, Any]]:
     """Improved PNDM with two predictions (arXiv 2204.13902, appendix A): second order; eta 0 only.
 
-    DDIM steps whose noise is that of the two-step rule of Adams and Bashforth, `1.5 noise - 0.5 noise before`,
-    as if steps were even, whatever the timesteps; the first step is that of DDIM.
+    DDIM steps with the noise of the two-step rule of Adams and Bashforth, `1.5 noise - 0.5 noise before`, as
+    if steps were even, whatever the timesteps; the first step is that of DDIM.
 
     Args:
         x_t: `(B, ...)` where the first step begins.
