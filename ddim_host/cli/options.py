@@ -252,8 +252,8 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
         "--images",
         metavar="N",
         type=_count(2, MAX_GRID_IMAGES),
-        default=256,
-        help="images that the teacher samples, of noise that nothing else samples from (default: 256)",
+        default=512,
+        help="images that the teacher samples, of noise that nothing else samples from (default: 512)",
     )
     for name in ("clip", "seed", "batch_size"):
         _add_setting(search, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))

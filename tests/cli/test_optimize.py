@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.support.commands import Outcome, Run
+    from tests.support.commands import Command, Outcome, Run
 
 SEARCH = ["--steps", "3,1,2", "--teacher-steps", "8", "--images", "6", "--batch-size", "4"]
 USE = ["--timestep-subset", "optimized"]
@@ -208,3 +209,19 @@ def test_a_run_can_begin_with_the_subset_of_another_one(
     assert outcome.code == 0, outcome.err
     assert f"t = {', '.join(map(str, timesteps(run)[2]))}" in outcome.out
     assert f"from={run}" in outcome.out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jittor") is None, reason="Jittor is not installed")
+def test_both_frameworks_find_the_same(
+    ddim_host: Command, searched: tuple[Path, dict[str, Run]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(searched[0] / "run", run)
+    (run / "subsets.json").unlink()
+    outcome = ddim_host("optimize", run, *SEARCH, "--plugin", "jittor")
+    assert outcome.code == 0, outcome.err
+    assert timesteps(run) == timesteps(searched[0] / "run")
+    for ours, theirs in zip(subsets(run), subsets(searched[0] / "run"), strict=True):
+        assert ours["expected_error"] == pytest.approx(theirs["expected_error"], rel=1e-3)
+        assert ours["search"]["plugin"] == "jittor"
