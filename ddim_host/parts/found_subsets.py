@@ -213,7 +213,7 @@ def found_subset(
         if not same:
             raise UserError(
                 f"the timestep subsets in {file.path} were found for other weights",
-                why=f"they are of {found[-1].search.network}; these are {weights.words}",
+                why=f"for {found[-1].search.network}, not {weights.words}",
                 fix=fix,
             )
     fitting = [subset for subset in same if subset.steps == num_inference_steps]
@@ -235,8 +235,9 @@ def found_subset(
 
 
 def weights_in_words(which: str, checkpoint: str, steps: Sequence[int]) -> str:
-    """Return what some weights of a run are: `the ema weights of latest, step 450`."""
-    return f"the {which} weights of {checkpoint}, step {' and '.join(f'{step:,}' for step in steps)}"
+    """Return what some weights of a run are: `the ema weights of checkpoint 'latest' (step 450)`."""
+    after = " and ".join(f"{step:,}" for step in steps)
+    return f"the {which} weights of checkpoint {checkpoint!r} (step {after})"
 
 
 def schedule_hash(schedule: NoiseSchedule) -> str:

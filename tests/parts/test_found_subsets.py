@@ -43,7 +43,7 @@ SEARCH = Search(
     precision="fp32",
     batch_size=8,
 )
-OURS = WantedWeights("ab" * 32, "the ema weights of latest, step 450", "")
+OURS = WantedWeights("ab" * 32, "some ema weights", "")
 
 
 def found(*timesteps: int, **changes: Any) -> FoundSubset:
@@ -79,7 +79,7 @@ def message(call: Callable[[], object]) -> str:
 
 def test_what_was_not_found_is_one_error_with_the_command(tmp_path: Path) -> None:
     run = f"the run in {tmp_path}"
-    raw = WantedWeights("cd" * 32, "the raw weights of latest, step 450", " --weights raw")
+    raw = WantedWeights("cd" * 32, "some raw weights", " --weights raw")
     nothing = message(lambda: found_subset(tmp_path, SCHEDULE, 2, raw))
     assert nothing.startswith(f"no timestep subsets were searched for {run}")
     assert f"fix: ddim-host optimize {tmp_path} --steps 2 --weights raw" in nothing
@@ -90,7 +90,7 @@ def test_what_was_not_found_is_one_error_with_the_command(tmp_path: Path) -> Non
     assert f"fix: ddim-host optimize {tmp_path} --steps 5" in size
     weights = message(lambda: found_subset(tmp_path, SCHEDULE, 2, raw))
     assert "were found for other weights" in weights
-    assert "the ema weights of latest, step 450; these are the raw weights of latest, step 450" in weights
+    assert f"for the ema weights of checkpoint 'latest' (step 450), not {raw.words}" in weights
     assert "--weights raw" in weights
     other = NoiseSchedule(np.full(100, 0.1))
     schedule = message(lambda: found_subset(tmp_path, other, 2))
