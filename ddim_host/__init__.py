@@ -11,7 +11,7 @@ from ddim_host.errors import UserError
 from ddim_host.plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ddim_host.diffusion import NoiseSchedule, strictly_increasing
+    from ddim_host.diffusion import DDIMStep, NoiseSchedule, strictly_increasing
     from ddim_host.framework.interface import Loss
     from ddim_host.plugin.contracts import (
         DatasetFactory,
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         LossWeighting,
         NoiseScheduleFactory,
         SamplerState,
+        Solver,
         TimestepSampler,
         TimestepSamplerFactory,
         TimestepSubset,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ddim_host.system.files import absolute_path, file_errors, locked, write_bytes
 
 __all__ = [
+    "DDIMStep",
     "DataSource",
     "DatasetFactory",
     "FeatureExtractor",
@@ -40,6 +42,7 @@ __all__ = [
     "NoiseSchedule",
     "NoiseScheduleFactory",
     "SamplerState",
+    "Solver",
     "TimestepSampler",
     "TimestepSamplerFactory",
     "TimestepSubset",
@@ -65,6 +68,7 @@ _MODULES = {
     "cache_errors": "system.cache",
     "cache_folder": "system.cache",
     "DataSource": "plugin.data",
+    "DDIMStep": "diffusion",
     "download": "system.download",
     "file_errors": "system.files",
     "Images": "plugin.data",

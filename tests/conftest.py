@@ -173,7 +173,7 @@ def several_runs(
 ) -> Callable[..., dict[str, Run]]:
     """Runs commands one after the other in one process, because importing torch takes seconds.
 
-    `--out` is added where it is missing, except to `evaluate`, which has none.
+    `--out` is added where it is missing, except to `evaluate` and `optimize`, which have none.
     """
 
     def run(
@@ -185,7 +185,7 @@ def several_runs(
         paths: dict[str, Path] = {name: folder / name for name in commands}
         complete = {
             name: [*command]
-            if "--out" in command or command[0] == "evaluate"
+            if "--out" in command or command[0] in ("evaluate", "optimize")
             else [*command, "--out", str(paths[name])]
             for name, command in commands.items()
         }

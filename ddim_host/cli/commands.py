@@ -58,6 +58,13 @@ COMMANDS = {
         "again.",
         is_shared=True,
     ),
+    "optimize": Command(
+        options.add_optimize_options,
+        "find the best timesteps for few steps",
+        "Find for a trained run the timesteps with which few DDIM steps come nearest to many: from noise "
+        "alone, for all numbers of steps at once. They go to RUN/subsets.json; `--timestep-subset optimized` "
+        "uses them.",
+    ),
     "compare": Command(
         options.add_compare_options,
         "runs side by side, on one page",

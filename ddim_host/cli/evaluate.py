@@ -76,9 +76,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     known = file.read()
     first = launched().is_first
     asked = read_evaluation(evaluation_options(options))
-    experiment = assemble_trained(run, requested(options))
-    for count in asked.steps:
-        experiment.timesteps(count)
+    experiment = assemble_trained(run, requested(options), options.checkpoint, options.weights)
+    for count, eta in product(asked.steps, asked.eta):
+        experiment.sampling_plan(count, eta)
     _ = experiment.source  # it should be known before anything is measured if there are no such images
     if known.scores and first:
         _write_tables(run.path, known)  # whether results can be written should be known before the work

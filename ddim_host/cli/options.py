@@ -15,7 +15,7 @@ from ddim_host.experiment.settings import CHECKPOINTS, SETTINGS, read_setting
 from ddim_host.plugin.parameters import parse_choice
 from ddim_host.plugin.registry import Kind
 from ddim_host.scaffold.names import PLUGIN_KINDS
-from ddim_host.system.limits import MAX_IMAGES
+from ddim_host.system.limits import MAX_GRID_IMAGES, MAX_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,7 @@ _PART_HELP = {
     Kind.LOSS: "one number per image: mse, l2, l1, huber:delta=D, balanced:alpha=A",
     Kind.LOSS_WEIGHTING: "factor per timestep: none, min_snr:gamma=G, p2:gamma=G,k=K",
     Kind.TIMESTEP_SUBSET: "timesteps in sampling: linear, quad, cosine, leading, trailing, explicit:t=0,9",
+    Kind.SOLVER: "how a sampler follows its timesteps: ddim; dpmpp_2m, ipndm (need eta 0)",
 }
 _PARTS_NOTE = "NAME, NAME:parameter=value,... or DISTRIBUTION/NAME; `ddim-host plugins` lists all of them"
 _METAVARS = {bool: "true|false", int: "N", float: "X", str: "NAME"}
@@ -149,6 +150,7 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     _add_network_options(parser)
     sampling = parser.add_argument_group("sampling")
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
+    _add_part(sampling, Kind.SOLVER, _OF_THE_RUN)
     for name in ("steps", "eta", "clip", "seed", "num_images", "batch_size"):
         _add_setting(sampling, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
     output = parser.add_argument_group("output")
@@ -219,11 +221,42 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     for name in ("samples", "steps", "eta", "seed"):
         _add_evaluation_option(sampling, name)
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
+    _add_part(sampling, Kind.SOLVER, _OF_THE_RUN)
     for name in ("clip", "batch_size"):
         _add_setting(sampling, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
     measuring = parser.add_argument_group("measuring")
     for name in ("features", "reference", "grids"):
         _add_evaluation_option(measuring, name)
+
+
+def add_optimize_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `optimize`."""
+    _add_network_options(parser)
+    search = parser.add_argument_group("search")
+    search.add_argument(
+        "--steps",
+        dest="steps_list",
+        metavar="N,N,...",
+        default="3,5,7,10",
+        help="numbers of steps, a subset for each (default: 3,5,7,10)",
+    )
+    search.add_argument(
+        "--teacher-steps",
+        metavar="N",
+        type=_count(2, 10_000),
+        default=100,
+        help="steps of the teacher, whose timesteps are chosen from; all timesteps if there are fewer "
+        "(default: 100)",
+    )
+    search.add_argument(
+        "--images",
+        metavar="N",
+        type=_count(2, MAX_GRID_IMAGES),
+        default=512,
+        help="images that the teacher samples, of noise that nothing else samples from (default: 512)",
+    )
+    for name in ("clip", "seed", "batch_size"):
+        _add_setting(search, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ from ddim_host.plugin.parameters import (
     format_value,
     suggestion,
     type_name,
+    written,
 )
 from ddim_host.plugin.registry import Kind
 
@@ -149,10 +150,10 @@ def _about_part(part: Part) -> str:
         parameters = part.parameters()
     except UserError:
         return "\n".join(lines)
-    width = max((len(parameter.name) for parameter in parameters), default=0)
+    width = max((len(written(parameter.name)) for parameter in parameters), default=0)
     lines += [
-        f"    {p.name:<{width}}  {type_name(p.annotation)}, "
-        + ("no default" if p.default is REQUIRED else f"default {_written(p)}")
+        f"    {written(p.name):<{width}}  {type_name(p.annotation)}, "
+        + ("no default" if p.default is REQUIRED else f"default {_default(p)}")
         for p in parameters
     ]
     return "\n".join(lines)
@@ -189,6 +190,6 @@ def _signature(part: Part) -> str:
     return format_choice(part.name, defaults)
 
 
-def _written(parameter: Parameter) -> str:
+def _default(parameter: Parameter) -> str:
     default: Any = parameter.default
     return format_value(default)

@@ -44,7 +44,7 @@ def main(options: argparse.Namespace) -> int:
     """
     run = existing_run(options.run)
     wanted = None if options.steps_list is None else read_list("steps", options.steps_list, origin="--steps")
-    experiment = assemble_trained(run, requested(options))
+    experiment = assemble_trained(run, requested(options), options.checkpoint, options.weights)
     config = experiment.config
     most = config.num_train_timesteps
     numbers = wanted or [steps for steps in PAPER_ERRORS if steps <= most] or [most]

@@ -17,7 +17,7 @@ from ddim_host.experiment.assembly import Experiment, assemble, load_framework, 
 from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
 from ddim_host.experiment.config_file import read_config_file
 from ddim_host.framework.unet import parameters
-from ddim_host.plugin.parameters import format_value
+from ddim_host.plugin.parameters import format_value, written
 from ddim_host.report.output import write_report
 from ddim_host.run.checkpoints import load_progress
 from ddim_host.run.directory import RunDirectory, existing_run, next_run_path
@@ -52,7 +52,7 @@ def main(options: argparse.Namespace) -> int:
         if start is not None:
             start.latest_checkpoint()  # raises where there is none
         experiment = assemble(request.over(start.config.request) if start else request)
-        experiment.timesteps()  # a subset that does not work should be known before the training
+        experiment.sampling_plan()  # a subset or solver that does not work is an error before the training
         config = experiment.config
         directory = RunDirectory(options.out or next_run_path(config.plugin.name, config.data.name))
     print(describe(experiment))
@@ -147,7 +147,7 @@ def describe(experiment: Experiment) -> str:
 
 def _part_lines(title: str, part: PartConfig) -> list[str]:
     """A part and its distribution, and below them its parameters, as wide as a terminal."""
-    settings = [f"{name}={format_value(value)}" for name, value in part.parameters.items()]
+    settings = [f"{written(name)}={format_value(value)}" for name, value in part.parameters.items()]
     indent = " " * 18
     below = textwrap.wrap(
         "  ".join(settings),

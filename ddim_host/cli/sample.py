@@ -37,8 +37,8 @@ def main(options: argparse.Namespace) -> int:
     """
     run = existing_run(options.run)
     request = requested(options)
-    experiment = assemble_trained(run, request)
-    experiment.timesteps()  # a subset that does not work should be known before the weights are read
+    experiment = assemble_trained(run, request, options.checkpoint, options.weights)
+    experiment.sampling_plan()  # a subset or solver that does not work is an error before weights are read
     config = experiment.config
     drawing = Drawing(config.num_images)
     rows = config.num_images if "num_images" in request.settings else _DEFAULT_ROWS

@@ -116,7 +116,7 @@ def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[Asked]:
                 if plugins is None or request.plugin != framework:
                     framework, plugins = request.plugin, load_framework(request)
                 experiment = assemble(request, plugins=plugins)
-                experiment.timesteps()
+                experiment.sampling_plan()
                 if evaluation is not None:
                     _require_evaluation(evaluation, experiment, extractors)
                 asked.append(Asked(values, varying, experiment.config))
@@ -135,13 +135,14 @@ def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[Asked]:
 
 
 def _require_evaluation(evaluation: EvaluationRequest, experiment: Experiment, extractors: set[str]) -> None:
-    """Try each number of steps, and make each extractor once, as `evaluate` will: it may be a download.
+    """Try each number of steps and eta, and make each extractor once, as `evaluate` will: a download.
 
     Raises:
-        UserError: There is no such subset, or the extractor is not available or not made for these images.
+        UserError: There is no such subset, the solver does not work with some eta, or the extractor is not
+            available or not made for these images.
     """
-    for number in evaluation.steps:
-        experiment.timesteps(number)
+    for number, eta in itertools.product(evaluation.steps, evaluation.eta):
+        experiment.sampling_plan(number, eta)
     features = evaluation.features or parse_choice(default_features(experiment.config.data.name))
     key = repr((features, experiment.image_shape))
     if key not in extractors:

@@ -4,10 +4,12 @@ schedule       betas and what follows from them; the forward process q(x_t | x_s
 subset         which timesteps sampling visits: exactly S, strictly increasing
 trajectory     the explicit steps `(t, t_prev)` and their coefficients for one eta
 ddim           one step, written once for arrays of any framework
+solvers        how steps are followed: DDIM, DPM-Solver++(2M), iPNDM
+search         the timesteps with the least error for a trained network
 interpolation  between two noises
 """
 
-from ddim_host.diffusion.ddim import ddim_step, predict_x_start
+from ddim_host.diffusion.ddim import ddim_arrival, ddim_step, image_and_noise, predict_x_start
 from ddim_host.diffusion.interpolation import slerp
 from ddim_host.diffusion.schedule import NoiseSchedule
 from ddim_host.diffusion.subset import strictly_increasing
@@ -16,9 +18,11 @@ from ddim_host.diffusion.trajectory import DDIMStep, ddim_steps, encoding_steps,
 __all__ = [
     "DDIMStep",
     "NoiseSchedule",
+    "ddim_arrival",
     "ddim_step",
     "ddim_steps",
     "encoding_steps",
+    "image_and_noise",
     "predict_x_start",
     "slerp",
     "strictly_increasing",

@@ -43,6 +43,8 @@ class Stream(IntEnum):
     """The noise that eta > 0 adds. step: timestep; index: sample."""
     KERNEL_SUBSETS = 11
     """The subsets that the kernel distance is averaged over. step 0."""
+    SEARCH_START = 12
+    """x_T of the images that timestep subsets are searched with. step 0; index: image."""
 
 
 def generator(seed: int, stream: Stream, *, step: int = 0, index: int = 0) -> np.random.Generator:

@@ -36,6 +36,20 @@ class DDIMStep:
         # The difference is never negative for eta in [0, 1], but may round to just below zero.
         return math.sqrt(max(0.0, 1.0 - self.alpha_cumprod_prev - self.sigma**2))
 
+    @property
+    def half_log_snr(self) -> float:
+        """Half the log signal-to-noise ratio where the step begins, the lambda_t of arXiv 2206.00927."""
+        return _half_log_snr(self.alpha_cumprod)
+
+    @property
+    def half_log_snr_prev(self) -> float:
+        """Half the log signal-to-noise ratio where the step arrives; infinite at the clean image."""
+        return _half_log_snr(self.alpha_cumprod_prev)
+
+
+def _half_log_snr(alpha_cumprod: float) -> float:
+    return math.inf if alpha_cumprod == 1.0 else 0.5 * math.log(alpha_cumprod / (1.0 - alpha_cumprod))
+
 
 def trajectory(subset: Iterable[int]) -> tuple[tuple[int, int], ...]:
     """Pairs `(t, t_prev)` from the noisiest timestep down, ending in `(t_0, -1)`.

@@ -42,6 +42,7 @@ def differences_from_the_paper(sampled: Sampled, ruler: Ruler) -> list[str]:
         "the features are not those of FID": features.fingerprint == FID_WEIGHTS,
         f"N is {sampled.num_images:,} and not {_NUM_IMAGES:,}": sampled.num_images == _NUM_IMAGES,
         "the timestep subset is not quad:span=0.8": sampled.timestep_subset == "quad:span=0.8",
+        "the solver is not ddim": sampled.solver == "ddim",
         "x_start was clipped": not sampled.clip,
         "the weights are not averaged": sampled.weights == "ema",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddim_host.evaluation.statistics import Measures, MeasureSettings
 from ddim_host.evaluation.worker import FeatureSpace
@@ -16,7 +16,8 @@ from ddim_host.system.records import read_record, record_errors
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FORMAT = 1
+_FORMAT = 2
+_WITHOUT_SOLVERS = 1
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Sampled:
         eta: 0 to 1.
         timesteps: The timesteps that were visited, increasing.
         timestep_subset: The part that chose them, with its parameters.
+        solver: The part that followed them, with its parameters.
         clip: Whether the predicted x_start was limited to [-1, 1].
         checkpoint: The choice of a checkpoint.
         checkpoint_steps: The training steps after which its weights were saved; several for an ensemble.
@@ -43,6 +45,7 @@ class Sampled:
     eta: float
     timesteps: tuple[int, ...]
     timestep_subset: str
+    solver: str
     clip: bool
     checkpoint: CheckpointChoice
     checkpoint_steps: tuple[int, ...]
@@ -53,7 +56,7 @@ class Sampled:
 
     @property
     def steps(self) -> int:
-        """S, the network calls for an image."""
+        """S, the timesteps that were visited."""
         return len(self.timesteps)
 
 
@@ -113,6 +116,7 @@ class Score:
         ruler: What they were measured with.
         measures: The numbers.
         seconds: What it took.
+        calls: Network calls for an image.
         batch_size: Images in each network call; the seconds depend on it, the images do not.
         warnings: What is doubtful about the numbers.
         made_with: Versions, hardware and the command.
@@ -122,6 +126,7 @@ class Score:
     ruler: Ruler
     measures: Measures
     seconds: Seconds
+    calls: int
     batch_size: int
     warnings: tuple[str, ...]
     made_with: dict[str, str]
@@ -194,7 +199,9 @@ class EvaluationFile:
                 document = read_json(self.path)
             except FileNotFoundError:
                 return Scores()
-            if document["format"] != _FORMAT:
+            if document["format"] == _WITHOUT_SOLVERS:
+                _add_solvers(document)
+            elif document["format"] != _FORMAT:
                 raise ValueError(f"its format is {document['format']!r:.40}, not {_FORMAT}")
             return read_record(Scores, document)
 
@@ -208,6 +215,13 @@ class EvaluationFile:
             known = self.read().with_result(result)
             write_text(self.path, _text(known))
         return known
+
+
+def _add_solvers(document: dict[str, Any]) -> None:
+    """Bring a document of the format before to this one: all its images were sampled by DDIM."""
+    for score in document["scores"]:
+        score["calls"] = len(score["sampled"]["timesteps"])
+        score["sampled"]["solver"] = "ddim"
 
 
 def _text(scores: Scores) -> str:

@@ -6,12 +6,11 @@ import math
 from itertools import product
 from typing import TYPE_CHECKING
 
-from ddim_host.diffusion import ddim_steps
 from ddim_host.errors import UserError
 from ddim_host.evaluation.scores import NoiseFloor, RealImages, Ruler, Sampled, Score, Seconds
 from ddim_host.run.provenance import provenance, this_command
 from ddim_host.run.sampling import Sampler
-from ddim_host.run.trained import record_of
+from ddim_host.run.trained import record_of, solver_of
 from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from ddim_host.evaluation.scores import EvaluationFile
     from ddim_host.experiment.assembly import Experiment
     from ddim_host.plugin.data import Images, TrainTest
+    from ddim_host.plugin.validation import SamplingPlan
     from ddim_host.run.sampling import Denoiser
     from ddim_host.run.trained import UsedWeights
 
@@ -84,12 +84,14 @@ def planned(
     """
     made = record_of(experiment, denoiser, used)
     subsets = {steps: tuple(experiment.timesteps(steps).tolist()) for steps in request.steps}
+    solver = solver_of(experiment)
     return [
         Sampled(
             num_images=request.samples,
             seed=seed,
             eta=eta,
             timesteps=subsets[steps],
+            solver=solver,
             clip=experiment.config.clip,
             **made,
         )
@@ -123,10 +125,14 @@ def score(
         return
     config = experiment.config
     made_with = provenance(config.plugin.name, denoiser.model, this_command())
-    calls = sum(math.ceil(sampled.num_images / config.batch_size) * sampled.steps for sampled in sets)
+    plans = [experiment.sampling_plan(sampled.steps, sampled.eta) for sampled in sets]
+    calls = sum(
+        math.ceil(sampled.num_images / config.batch_size) * plan.calls
+        for sampled, plan in zip(sets, plans, strict=True)
+    )
     with progress_bar("scoring", calls, unit="call") as bar:
-        for sampled in sets:
-            sampler = _sampler(experiment, denoiser, sampled)
+        for sampled, plan in zip(sets, plans, strict=True):
+            sampler = _sampler(experiment, denoiser, sampled, plan)
             evaluator.begin(sampled.num_images)
             for images in sampler.images(
                 sampled.num_images, batch_size=config.batch_size, on_call=bar.update
@@ -139,6 +145,7 @@ def score(
                 ruler=ruler,
                 measures=measures,
                 seconds=Seconds(sampler.seconds, sampler.warmup_seconds, evaluator.seconds),
+                calls=plan.calls,
                 batch_size=min(config.batch_size, sampled.num_images),
                 warnings=_doubts(sampled.num_images, ruler),
                 made_with=made_with,
@@ -154,18 +161,20 @@ def help_to_score(experiment: Experiment, denoiser: Denoiser, sets: list[Sampled
         sets: Those that the first process calls `score` with.
     """
     for sampled in sets:
-        sampler = _sampler(experiment, denoiser, sampled)
+        plan = experiment.sampling_plan(sampled.steps, sampled.eta)
+        sampler = _sampler(experiment, denoiser, sampled, plan)
         for _ in sampler.images(sampled.num_images, batch_size=experiment.config.batch_size):
             pass
 
 
-def _sampler(experiment: Experiment, denoiser: Denoiser, sampled: Sampled) -> Sampler:
+def _sampler(experiment: Experiment, denoiser: Denoiser, sampled: Sampled, plan: SamplingPlan) -> Sampler:
     return Sampler(
         denoiser,
-        ddim_steps(experiment.schedule, sampled.timesteps, sampled.eta),
+        plan.steps,
         image_shape=experiment.image_shape,
         seed=sampled.seed,
         clip=sampled.clip,
+        solver=plan.solver,
         processes=experiment.processes,
     )
 

@@ -68,6 +68,11 @@ class Table:
         """Those of any cell."""
         return sorted({score.sampled.seed for score in self.scores})
 
+    def column(self, steps: int) -> str:
+        """The title of a column: S, and the network calls if they are more."""
+        calls = {score.calls for score in self.scores if score.sampled.steps == steps}
+        return f"S = {steps}" if calls == {steps} else f"S = {steps}, {max(calls)} calls"
+
     def cell(self, eta: float, steps: int) -> list[Score]:
         """The scores of one cell, one for each seed."""
         return [s for s in self.scores if (s.sampled.eta, s.sampled.steps) == (eta, steps)]
@@ -178,6 +183,7 @@ def _flat(score: Score) -> dict[str, object]:
         "seed": score.sampled.seed,
         **asdict(score.measures),
         **{f"seconds_{name}": value for name, value in asdict(score.seconds).items()},
+        "calls": score.calls,
         "batch_size": score.batch_size,
         **sampled,
         **{f"features_{name}": value for name, value in asdict(ruler.features).items()},
@@ -198,7 +204,8 @@ def protocol_lines(table: Table) -> list[str]:
         f"images: {sampled.num_images:,} for each number, sampled in {sampled.plugin} "
         f"({sampled.device}, {sampled.precision}); seed{'s' * (len(table.seeds) > 1)} {seeds}",
         f"network: {sampled.checkpoint} checkpoint, step {after}, {which} weights",
-        f"sampling: timestep subset {sampled.timestep_subset}, clip {str(sampled.clip).lower()}",
+        f"sampling: timestep subset {sampled.timestep_subset}, solver {sampled.solver}, "
+        f"clip {str(sampled.clip).lower()}",
         f"features: {features.choice} of {features.distribution} {features.version}, {features.dimension:,} "
         f"for an image, weights {features.fingerprint[:12]}",
         f"reference: the {reference.num_images:,} {reference.half} images of {reference.data}, "
@@ -208,7 +215,7 @@ def protocol_lines(table: Table) -> list[str]:
 
 def _grids(table: Table) -> list[tuple[str, _Cells]]:
     """A title and cells, header included, for each measure; then the paper's where that is comparable."""
-    header = ["eta", *(f"S = {steps}" for steps in table.steps)]
+    header = ["eta", *map(table.column, table.steps)]
     spread = f"; {over_seeds([table])}" if len(table.seeds) > 1 else ""
     grids = []
     for shown in SHOWN:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ddim_host.diffusion import DDIMStep, NoiseSchedule
+    from ddim_host.diffusion import NoiseSchedule
     from ddim_host.framework.interface import JoinProcesses, Loss, Model
     from ddim_host.framework.processes import Processes
     from ddim_host.plugin.contracts import TimestepSampler
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ddim_host.plugin.loading import Plugins
     from ddim_host.plugin.parameters import Value
     from ddim_host.plugin.registry import Registry
+    from ddim_host.plugin.validation import SamplingPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +140,15 @@ class Experiment:
             self._subsets[steps] = subset
         return self._subsets[steps]
 
-    def sampling_steps(self) -> tuple[DDIMStep, ...]:
-        """Return the steps from noise to image."""
-        return ddim_steps(self.schedule, self.timesteps(), self.config.eta)
+    def sampling_plan(self, num_inference_steps: int | None = None, eta: float | None = None) -> SamplingPlan:
+        """Return the steps from noise to image with their solver, as configured unless given.
+
+        Raises:
+            UserError: The timestep subset has none of this size, or the solver does not work with this eta.
+        """
+        timesteps = self.timesteps(num_inference_steps)
+        steps = ddim_steps(self.schedule, timesteps, self.config.eta if eta is None else eta)
+        return validation.checked_solver(self.parts[Kind.SOLVER], self.config.solver.parameters, steps)
 
     def build_model(self) -> Model:
         """Build the network in the framework, with weights not yet defined; joins the processes first.

@@ -22,6 +22,7 @@ PART_KINDS = (
     Kind.LOSS,
     Kind.LOSS_WEIGHTING,
     Kind.TIMESTEP_SUBSET,
+    Kind.SOLVER,
 )
 """The parts of a run, in the order in which people read them."""
 
@@ -61,6 +62,7 @@ class Config:
     loss: PartConfig
     loss_weighting: PartConfig
     timestep_subset: PartConfig
+    solver: PartConfig
     num_train_timesteps: int
     steps: int
     eta: float

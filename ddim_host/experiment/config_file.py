@@ -15,7 +15,7 @@ from ddim_host.errors import UserError
 from ddim_host.experiment.config import LENGTHS, PART_KINDS, PartConfig, Request
 from ddim_host.experiment.settings import SETTINGS, read_setting
 from ddim_host.plugin.data import DataFingerprint
-from ddim_host.plugin.parameters import PartChoice, parse_choice, suggestion
+from ddim_host.plugin.parameters import PartChoice, parse_choice, suggestion, written
 from ddim_host.system.files import file_errors, read_text, require_plain
 from ddim_host.system.limits import MAX_IMAGE_SIZE
 from ddim_host.system.records import read_record
@@ -181,7 +181,7 @@ def _document(config: Config) -> dict[str, Any]:
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if isinstance(value, PartConfig):
-            parameters = {name: _toml(given) for name, given in value.parameters.items()}
+            parameters = {written(name): _toml(given) for name, given in value.parameters.items()}
             tables[item.name] = {**dataclasses.asdict(value), "parameters": parameters}
         elif value is not None:
             document[item.name] = value

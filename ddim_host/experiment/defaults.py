@@ -17,6 +17,7 @@ DEFAULT_PARTS = {
     Kind.LOSS: "mse",
     Kind.LOSS_WEIGHTING: "none",
     Kind.TIMESTEP_SUBSET: "linear",
+    Kind.SOLVER: "ddim",
 }
 
 DEFAULT_DISTRIBUTIONS = {
@@ -26,6 +27,7 @@ DEFAULT_DISTRIBUTIONS = {
     Kind.LOSS: "ddim-losses",
     Kind.LOSS_WEIGHTING: "ddim-host",
     Kind.TIMESTEP_SUBSET: "ddim-host",
+    Kind.SOLVER: "ddim-host",
 }
 """Who gives the default parts, should another distribution give one of the same name; not so for networks."""
 

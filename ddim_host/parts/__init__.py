@@ -1,10 +1,11 @@
 """The parts that come with the host.
 
-Noise schedules, loss weightings, timestep subsets, data sets and a feature extractor.
+Noise schedules, loss weightings, timestep subsets, solvers, data sets and a feature extractor.
 
 This module is an ordinary parts plugin, found through the same entry point as everybody else's.
 """
 
+from ddim_host.diffusion import solvers
 from ddim_host.parts import loss_weightings, noise_schedules, timestep_subsets
 from ddim_host.parts.datasets import cifar10, digits, images
 from ddim_host.parts.feature_extractors import DigitsMLP
@@ -13,6 +14,7 @@ from ddim_host.plugin.contracts import (
     FeatureExtractorFactory,
     LossWeighting,
     NoiseScheduleFactory,
+    Solver,
     TimestepSubset,
 )
 from ddim_host.plugin.hookspecs import hookimpl
@@ -39,7 +41,7 @@ def ddim_loss_weightings() -> dict[str, LossWeighting]:
 
 @hookimpl
 def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
-    """`linear`, `quad`, `cosine`, `leading`, `trailing` and `explicit` (a list of one's own)."""
+    """`linear`, `quad`, `cosine`, `leading`, `trailing`, `explicit` (a list of one's own) and `optimized`."""
     return {
         "linear": timestep_subsets.linear,
         "quad": timestep_subsets.quad,
@@ -48,7 +50,14 @@ def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
         "trailing": timestep_subsets.trailing,
         # Its `t` has no default, so that it cannot be called without.
         "explicit": timestep_subsets.explicit,  # type: ignore[dict-item]
+        "optimized": timestep_subsets.optimized,
     }
+
+
+@hookimpl
+def ddim_solvers() -> dict[str, Solver]:
+    """`ddim`, `dpmpp_2m` (DPM-Solver++) and `ipndm`."""
+    return {"ddim": solvers.ddim, "dpmpp_2m": solvers.dpmpp_2m, "ipndm": solvers.ipndm}
 
 
 @hookimpl

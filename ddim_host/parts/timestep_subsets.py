@@ -11,8 +11,11 @@ import numpy as np
 
 from ddim_host.diffusion import strictly_increasing
 from ddim_host.errors import UserError
+from ddim_host.parts.found_subsets import found_subset
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from ddim_host.diffusion import NoiseSchedule
@@ -133,6 +136,35 @@ def explicit(schedule: NoiseSchedule, num_inference_steps: int, *, t: tuple[int,
             fix=f"add --steps {len(t)}" if t else "list the timesteps: explicit:t=0,10,20 --steps 3",
         )
     return np.array(t, dtype=np.int64)
+
+
+def optimized(
+    schedule: NoiseSchedule, num_inference_steps: int, *, from_: Path | None = None
+) -> NDArray[np.int64]:
+    """What `ddim-host optimize` found for a trained run; with `optimized:from=RUN` for another one.
+
+    `sample`, `evaluate` and `reconstruct` take what was found for the very weights that they use (see
+    `ddim_host.run.trained`). With `from=` the weights are others: whatever was found there last for this
+    noise schedule is used.
+
+    Args:
+        schedule: The noise schedule of the run.
+        num_inference_steps: S.
+        from_: The folder of a run that was searched.
+
+    Returns:
+        int64 `(S,)`.
+
+    Raises:
+        UserError: There is no run, or no subset of this size was found for it and this schedule.
+    """
+    if from_ is None:
+        raise UserError(
+            "the timestep subset 'optimized' is found for a trained network, and there is none yet",
+            fix="train with another one, then `ddim-host optimize RUN` and `ddim-host sample RUN "
+            "--timestep-subset optimized`; or write optimized:from=RUN to take that of a searched run",
+        )
+    return found_subset(from_, schedule, num_inference_steps)
 
 
 def _unit_interval(size: int) -> NDArray[np.float64]:

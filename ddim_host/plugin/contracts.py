@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from ddim_host.diffusion import NoiseSchedule
+    from ddim_host.diffusion import DDIMStep, NoiseSchedule
+    from ddim_host.framework.interface import Tensor
     from ddim_host.plugin.data import DataSource, Images
 
 SamplerState: TypeAlias = "dict[str, NDArray[np.float64]]"
@@ -70,6 +71,34 @@ class TimestepSubset(Protocol):
     """Exactly S timesteps, int64 `(S,)`, strictly increasing, in [0, T)."""
 
     def __call__(self, schedule: NoiseSchedule, num_inference_steps: int, /) -> NDArray[np.int64]: ...
+
+
+class Solver(Protocol):
+    """A generator that follows the steps from noise to image, in the operators that all frameworks share."""
+
+    def __call__(
+        self,
+        x_t: Tensor,
+        steps: Sequence[DDIMStep],
+        predict: Callable[[Tensor, DDIMStep], tuple[Tensor, Tensor]],
+        fresh_noise: Callable[[DDIMStep], Tensor],
+        /,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Sample.
+
+        Args:
+            x_t: fp32 `(B, C, H, W)`, where the first step begins.
+            steps: The steps, in the order of sampling; coefficients are Python floats.
+            predict: `(x_t, step) -> (x_start, noise)`: one network call, for x where the step begins. x_start
+                is limited to [-1, 1] if the user wants that, and the two add up to x_t. The noise is valid
+                until the next call; multiply it by something to keep it.
+            fresh_noise: `(step) -> ` standard normal noise of the shape of `x_t`, for a step whose `sigma` is
+                above 0. A solver that never asks for it is deterministic, and refused with an eta above 0.
+
+        Yields:
+            After each step x where it arrives, and the predicted x_start; arrays like `x_t`.
+        """
+        ...
 
 
 DatasetFactory: TypeAlias = "Callable[..., DataSource]"

@@ -60,6 +60,11 @@ def ddim_timestep_subsets() -> Mapping[str, contracts.TimestepSubset]:
 
 
 @hookspec
+def ddim_solvers() -> Mapping[str, contracts.Solver]:
+    """Solvers, for sampling: `(x_t, steps, predict, fresh_noise)`, yields (x, x_start) after each step."""
+
+
+@hookspec
 def ddim_datasets() -> Mapping[str, contracts.DatasetFactory]:
     """Data sets: `() -> DataSource`, uint8 images split into train and test."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import math
 import re
 import types
@@ -100,8 +101,13 @@ def parse_choice(text: str) -> PartChoice:
 
 def format_choice(name: str, values: Mapping[str, Value]) -> str:
     """The text that `parse_choice` and `resolve` turn back into these values."""
-    arguments = ",".join(f"{key}={format_value(value)}" for key, value in values.items())
+    arguments = ",".join(f"{written(key)}={format_value(value)}" for key, value in values.items())
     return f"{name}:{arguments}" if arguments else name
+
+
+def written(name: str) -> str:
+    """Return the name of a parameter as users write it: that of `from_`, a keyword of Python, is `from`."""
+    return name[:-1] if keyword.iskeyword(name[:-1]) else name
 
 
 def format_value(value: Value) -> str:
@@ -202,11 +208,16 @@ def resolve(label: str, known: Sequence[Parameter], arguments: Mapping[str, obje
         UserError: An argument is unknown, ill-typed, or missing though it has no default.
     """
     names = [parameter.name for parameter in known]
-    listed = ", ".join(f"{p.name} ({type_name(p.annotation)}, {_default_text(p)})" for p in known) or "none"
+    arguments = {f"{name}_" if keyword.iskeyword(name) else name: given for name, given in arguments.items()}
+    listed = (
+        ", ".join(f"{written(p.name)} ({type_name(p.annotation)}, {_default_text(p)})" for p in known)
+        or "none"
+    )
     for name in arguments:
         if name not in names:
             raise UserError(
-                f"{label} has no parameter {name!r}{suggestion(name, names)}", why=f"its parameters: {listed}"
+                f"{label} has no parameter {written(name)!r}{suggestion(name, names)}",
+                why=f"its parameters: {listed}",
             )
     values: dict[str, Value] = {}
     for parameter in known:
@@ -216,14 +227,15 @@ def resolve(label: str, known: Sequence[Parameter], arguments: Mapping[str, obje
                 values[parameter.name] = convert(given, parameter.annotation)
             except ValueError:
                 raise UserError(
-                    f"{label}: {parameter.name}={given} is not {_article(type_name(parameter.annotation))}",
+                    f"{label}: {written(parameter.name)}={given} "
+                    f"is not {_article(type_name(parameter.annotation))}",
                     why=f"its parameters: {listed}",
                 ) from None
         elif isinstance(parameter.default, _Required):
             raise UserError(
-                f"{label} needs {parameter.name}=...",
+                f"{label} needs {written(parameter.name)}=...",
                 why=f"its parameters: {listed}",
-                fix=f"write NAME:{parameter.name}=...",
+                fix=f"write NAME:{written(parameter.name)}=...",
             )
         else:
             values[parameter.name] = parameter.default

@@ -63,6 +63,7 @@ class Kind(Enum):
     LOSS = "ddim_losses"
     LOSS_WEIGHTING = "ddim_loss_weightings"
     TIMESTEP_SUBSET = "ddim_timestep_subsets"
+    SOLVER = "ddim_solvers"
     DATA = "ddim_datasets"
     FEATURES = "ddim_feature_extractors"
 
@@ -96,6 +97,7 @@ _ARGUMENTS = {
     Kind.LOSS: ("prediction", "target"),
     Kind.LOSS_WEIGHTING: ("schedule",),
     Kind.TIMESTEP_SUBSET: ("schedule", "num_inference_steps"),
+    Kind.SOLVER: ("x_t", "steps", "predict", "fresh_noise"),
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -15,12 +17,13 @@ from ddim_host.plugin.data import DataSource, TrainTest
 from ddim_host.plugin.framework_guard import FRAMEWORK_ROOTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from ddim_host.diffusion import DDIMStep
     from ddim_host.framework.interface import Loss, Model, Tensor
-    from ddim_host.plugin.contracts import FeatureExtractor, SamplerState, TimestepSampler
+    from ddim_host.plugin.contracts import FeatureExtractor, SamplerState, Solver, TimestepSampler
     from ddim_host.plugin.data import Images
     from ddim_host.plugin.parameters import Value
     from ddim_host.plugin.registry import Part
@@ -103,6 +106,99 @@ def checked_subset(
     if np.any(np.diff(subset) <= 0) or subset[0] < 0 or subset[-1] >= timesteps:
         raise part.broken(f"its timesteps do not strictly increase within [0, {timesteps})")
     return np.array(subset)
+
+
+class DeterministicSolverError(UserError):
+    """Steps add noise, and their solver does not."""
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """The steps from noise to image, and what follows them.
+
+    Attributes:
+        steps: The steps, in the order of sampling.
+        solver: The solver, with its parameters set.
+        calls: Network calls for an image.
+    """
+
+    steps: tuple[DDIMStep, ...]
+    solver: Solver
+    calls: int
+
+
+def checked_solver(part: Part, parameters: Mapping[str, Value], steps: Sequence[DDIMStep]) -> SamplingPlan:
+    """Return a plan of a solver, which was tried on NumPy arrays with exactly these steps.
+
+    Raises:
+        UserError: The solver breaks its contract, or refuses these steps; or they add noise, and it does not.
+    """
+
+    def solver(
+        x_t: Tensor,
+        steps: Sequence[DDIMStep],
+        predict: Callable[[Tensor, DDIMStep], tuple[Tensor, Tensor]],
+        fresh_noise: Callable[[DDIMStep], Tensor],
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        others: list[Exception] = []  # errors of the network are not the solver's
+
+        def called(x_t: Tensor, step: DDIMStep) -> tuple[Tensor, Tensor]:
+            try:
+                return predict(x_t, step)
+            except Exception as error:
+                others.append(error)
+                raise
+
+        try:
+            yield from part.make(x_t, steps, called, fresh_noise, **parameters)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            if any(error is other for other in others):
+                raise
+            raise part.broken(f"it raised {described(error, part.package)}") from error
+
+    calls, drawn = _try_solver(part, solver, steps)
+    noisy = next((step for step in steps if step.sigma > 0.0), None)
+    if noisy is not None and not drawn:
+        raise DeterministicSolverError(
+            f"{part.label} adds no noise, so eta must be 0",
+            why=f"with this eta the step from t = {noisy.t} should add noise",
+            fix=f"add --eta 0, or choose another solver with {part.kind.flag}",
+        )
+    return SamplingPlan(tuple(steps), solver, calls)
+
+
+def _try_solver(part: Part, solver: Solver, steps: Sequence[DDIMStep]) -> tuple[int, int]:
+    """Follow the steps on small NumPy arrays; the numbers of network calls and of draws of noise."""
+    calls = drawn = 0
+
+    def predict(x_t: Tensor, step: DDIMStep) -> tuple[Tensor, Tensor]:
+        """Return what the best network does for images of standard normal pixels."""
+        nonlocal calls
+        calls += 1
+        return x_t * math.sqrt(step.alpha_cumprod), x_t * math.sqrt(1.0 - step.alpha_cumprod)
+
+    def fresh_noise(_: DDIMStep) -> Tensor:
+        nonlocal drawn
+        drawn += 1
+        return trial[::-1]
+
+    trial = np.linspace(-1.0, 1.0, 2 * 3 * 2 * 2, dtype=np.float32).reshape(2, 3, 2, 2)
+    with np.errstate(all="ignore"):
+        states = list(solver(trial.copy(), steps, predict, fresh_noise))
+    if len(states) != len(steps):
+        raise part.broken(
+            f"it yielded {len(states)} times for {len(steps)} steps, and should after each step"
+        )
+    for state in states:
+        if not isinstance(state, tuple) or len(state) != 2:
+            raise part.broken("it must yield (x, x_start)")
+        for array in state:
+            _require_array(part, array, np.float32, trial.shape)
+            if not np.isfinite(array).all():
+                raise part.broken("what it yields is not finite")
+    return calls, drawn
 
 
 def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import EvaluationFile, Scores
 from ddim_host.experiment.config import PART_KINDS, Request
+from ddim_host.plugin.parameters import PartChoice
+from ddim_host.plugin.registry import Kind
 from ddim_host.run.directory import existing_run
 from ddim_host.system.files import read_bytes, read_json
 from ddim_host.system.records import read_record
@@ -156,11 +158,15 @@ def _unfinished(request: Request, metrics: list[EpochMetrics]) -> list[str]:
     return [f"its training has not come to an end: its metrics end at {unit} {done:,} of {total:,}"]
 
 
+_BEFORE = {Kind.SOLVER: PartChoice("ddim", None, {})}
+"""Parts that the configurations of older runs do not name."""
+
+
 def _settings(path: Path, request: Request) -> dict[str, str]:
     """Flat, in the order in which people read them."""
     settings = {"plugin": request.plugin or ""}
     for kind in PART_KINDS:
-        choice = request.parts.get(kind)
+        choice = request.parts.get(kind) or _BEFORE.get(kind)
         if choice is None:
             raise UserError(f"{path} holds no configuration of a run", why=f"it has no {kind.option}")
         settings[kind.option] = choice.name

@@ -10,7 +10,7 @@ import numpy as np
 
 from ddim_host.diffusion import slerp
 from ddim_host.run.sampling import Sampler, start_noise
-from ddim_host.run.trained import record_of
+from ddim_host.run.trained import record_of, solver_of
 from ddim_host.system.launch import launched
 from ddim_host.system.progress import progress_bar
 
@@ -80,25 +80,26 @@ def draw(
         UserError: A pixel is not a finite number, or the images cannot be written.
     """
     config = experiment.config
-    steps = experiment.sampling_steps()
-    shown = shown_steps(len(steps), drawing.columns) if drawing.kind == "trajectory" else None
+    plan = experiment.sampling_plan()
+    shown = shown_steps(len(plan.steps), drawing.columns) if drawing.kind == "trajectory" else None
     start = None
     if drawing.kind == "interpolation":
         height, width, channels = experiment.image_shape
         start = _between(start_noise(config.seed, (channels, height, width)), drawing.columns)
     sampler = Sampler(
         denoiser,
-        steps,
+        plan.steps,
         image_shape=experiment.image_shape,
         seed=config.seed,
         clip=config.clip,
+        solver=plan.solver,
         start=start,
         shown=shown,
         processes=experiment.processes,
     )
     first = launched().is_first
     batch_size = min(drawing.num_sampled, config.batch_size)
-    calls = math.ceil(drawing.num_sampled / batch_size) * len(steps)
+    calls = math.ceil(drawing.num_sampled / batch_size) * plan.calls
     with export, progress_bar("sampling", calls, unit="call") as bar:
         for images in sampler.images(drawing.num_sampled, batch_size=batch_size, on_call=bar.update):
             if first:
@@ -120,6 +121,8 @@ def drawing_record(
         "seed": config.seed,
         **record_of(experiment, denoiser, used),
         "timesteps": timesteps,
+        "solver": solver_of(experiment),
+        "network_calls": experiment.sampling_plan().calls,
         "eta": config.eta,
         "clip": config.clip,
     }

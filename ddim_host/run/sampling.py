@@ -1,4 +1,4 @@
-"""The DDIM sampler: from noise to images, on the device, for any framework."""
+"""The sampler: from noise to images, on the device, for any framework."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ddim_host.diffusion import ddim_step
+from ddim_host.diffusion import image_and_noise
 from ddim_host.diffusion.randomness import Stream, normal_images
+from ddim_host.diffusion.solvers import ddim
 from ddim_host.errors import UserError
 from ddim_host.framework.processes import ALONE, any_of, gather, share
 from ddim_host.run.images import to_uint8
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ddim_host.diffusion import DDIMStep
     from ddim_host.framework.interface import Model, Tensor, WhichWeights
     from ddim_host.framework.processes import Processes
+    from ddim_host.plugin.contracts import Solver
     from ddim_host.plugin.data import Images
 
     StartNoise: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.float32]]
@@ -60,6 +62,8 @@ def denoise(
     *,
     clip: bool,
     fresh_noise: FreshNoise | None = None,
+    solver: Solver = ddim,
+    on_call: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Follow the steps, on the device.
 
@@ -68,24 +72,26 @@ def denoise(
         x_t: `(B, C, H, W)` where the first step begins.
         steps: From `diffusion.ddim_steps` or `diffusion.encoding_steps`.
         clip: Whether to limit the predicted x_start to [-1, 1].
-        fresh_noise: float32 `(B, C, H, W)` for a step; needed where some sigma is above 0.
+        fresh_noise: float32 `(B, C, H, W)` for a step; needed if some sigma is above 0.
+        solver: How to follow them.
+        on_call: Called after each network call.
 
     Yields:
-        After each network call x where the step arrives, and the predicted x_start.
+        After each step x where it arrives, and the predicted x_start.
     """
     model = denoiser.model
-    for step in steps:
-        added = None
-        if step.sigma > 0.0 and fresh_noise is not None:
-            added = model.to_device(fresh_noise(step))
-        x_t, x_start = ddim_step(
-            x_t,
-            denoiser.predict_noise(x_t, step.t),
-            step,
-            fresh_noise=added,
-            clip=model.clip if clip else None,
-        )
-        yield x_t, x_start
+
+    def predict(x_t: Tensor, step: DDIMStep) -> tuple[Tensor, Tensor]:
+        noise = denoiser.predict_noise(x_t, step.t)
+        on_call()
+        return image_and_noise(x_t, noise, step.alpha_cumprod, model.clip if clip else None)
+
+    def added(step: DDIMStep) -> Tensor:
+        if fresh_noise is None:
+            raise ValueError("a step adds noise (sigma > 0), but there is none to add")
+        return model.to_device(fresh_noise(step))
+
+    return solver(x_t, steps, predict, added)
 
 
 def start_noise(seed: int, shape: tuple[int, int, int]) -> StartNoise:
@@ -133,6 +139,7 @@ class Sampler:
         image_shape: `(H, W, C)`.
         seed: Seed of x_T and of the noise that eta adds.
         clip: Whether to limit the predicted x_start to [-1, 1].
+        solver: How to follow the steps.
         start: Where x_T comes from, if not from the seed.
         shown: The positions among the steps whose predicted x_start is wanted, increasing; None is the last
             one, the finished image. With K of them each image becomes K.
@@ -140,8 +147,8 @@ class Sampler:
 
     Attributes:
         seconds: Time of the sampling so far, noise included, on a warm device.
-        warmup_seconds: Time of the first and the last step before, once for each size of a batch; they
-            compile where the framework does that.
+        warmup_seconds: Time of the first two steps and the last one before, once for each size of a batch;
+            they compile where the framework does that.
     """
 
     def __init__(
@@ -152,6 +159,7 @@ class Sampler:
         image_shape: tuple[int, int, int],
         seed: int,
         clip: bool,
+        solver: Solver = ddim,
         start: StartNoise | None = None,
         shown: Sequence[int] | None = None,
         processes: Processes = ALONE,
@@ -162,6 +170,7 @@ class Sampler:
         self._shape = (channels, height, width)
         self._seed = seed
         self._clip = clip
+        self._solver = solver
         self._start = start or start_noise(seed, self._shape)
         self._shown = frozenset([len(steps) - 1] if shown is None else shown)
         self._processes = processes
@@ -179,7 +188,8 @@ class Sampler:
             on_call: Called after each network call.
 
         Returns:
-            float32 `(B, K, C, H, W)`, the predicted x_start at the K steps that are shown.
+            float32 `(B, K, C, H, W)`: the predicted x_start at the K steps that are shown, and at the last
+            step the finished image.
         """
         return self._follow(indices, self._steps, self._shown, on_call)
 
@@ -205,9 +215,9 @@ class Sampler:
         self._warm |= sizes
         model.synchronize()
         started = time.perf_counter()
-        # Whole steps, because a lazy framework compiles their arithmetic as well as the network; and both
-        # kinds, because the last one adds no noise and hands over its guess.
-        steps = self._steps if len(self._steps) == 1 else (self._steps[0], self._steps[-1])
+        # Whole steps, because a lazy framework compiles their arithmetic as well as the network; and all
+        # kinds: the first one has none before it, and the last one adds no noise and hands over its guess.
+        steps = (*self._steps[:-1][:2], self._steps[-1])
         last = len(steps) - 1
         shown = frozenset([last]) if len(self._shown) == 1 else frozenset([0, last])
         for size in sizes:
@@ -247,12 +257,17 @@ class Sampler:
             )
 
         states = []
-        x_t = model.to_device(self._start(indices))
-        for position, (_, x_start) in enumerate(
-            denoise(self._denoiser, x_t, steps, clip=self._clip, fresh_noise=fresh_noise)
-        ):
+        followed = denoise(
+            self._denoiser,
+            model.to_device(self._start(indices)),
+            steps,
+            clip=self._clip,
+            fresh_noise=fresh_noise,
+            solver=self._solver,
+            on_call=on_call,
+        )
+        for position, (x_t, x_start) in enumerate(followed):
             if position in shown:
                 # To the host at once: what a framework hands out may be overwritten by its next call.
-                states.append(model.to_host(x_start))
-            on_call()
+                states.append(model.to_host(x_t if position == len(steps) - 1 else x_start))
         return np.stack(states, axis=1)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ddim_host.errors import UserError
 from ddim_host.experiment.assembly import assemble
 from ddim_host.framework.processes import require_same_checkpoint
 from ddim_host.framework.unet import parameters
+from ddim_host.parts.found_subsets import WantedWeights, found_subset, weights_in_words
+from ddim_host.parts.timestep_subsets import optimized
 from ddim_host.plugin.parameters import format_choice
+from ddim_host.plugin.registry import Kind
 from ddim_host.run.checkpoints import load_weights, step_of
 from ddim_host.run.sampling import Denoiser
+from ddim_host.system.files import file_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ddim_host.diffusion import NoiseSchedule
     from ddim_host.experiment.assembly import Experiment
     from ddim_host.experiment.config import Request
     from ddim_host.experiment.config_file import ConfigFile
@@ -41,18 +50,66 @@ class UsedWeights:
     steps: tuple[int, ...]
 
 
-def assemble_trained(run: RunDirectory, request: Request) -> Experiment:
+def assemble_trained(
+    run: RunDirectory,
+    request: Request,
+    checkpoint: CheckpointChoice = "latest",
+    which: WhichWeights = "ema",
+) -> Experiment:
     """Return the experiment of a run, with some settings changed; its data set need not be there.
+
+    The timestep subset `optimized` becomes what was found for the weights that are chosen.
 
     Args:
         run: The run.
         request: What differs from the run's own settings.
+        checkpoint: The checkpoint to be used.
+        which: Its weights to be used.
 
     Raises:
         UserError: See `assembly.assemble`; or the run's configuration is damaged.
     """
     stored = run.config
-    return assemble(request.over(stored.request), image_shape=stored.image_shape)
+    experiment = assemble(request.over(stored.request), image_shape=stored.image_shape)
+    part = experiment.parts[Kind.TIMESTEP_SUBSET]
+    if part.make is not optimized or experiment.config.timestep_subset.parameters["from_"] is not None:
+        return experiment
+
+    def found(schedule: NoiseSchedule, num_inference_steps: int, **_: object) -> NDArray[np.int64]:
+        steps = used_weights(run, checkpoint, which).steps
+        options = (f" --checkpoint {checkpoint}" if checkpoint != "latest" else "") + (
+            f" --weights {which}" if which != "ema" else ""
+        )
+        words = weights_in_words(which, checkpoint, steps)
+        chosen = WantedWeights(weights_hash(run, checkpoint, which), words, options)
+        return found_subset(run.path, schedule, num_inference_steps, chosen)
+
+    return replace(experiment, parts={**experiment.parts, Kind.TIMESTEP_SUBSET: replace(part, make=found)})
+
+
+def used_weights(run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWeights) -> UsedWeights:
+    """Return what is known of some weights of a run before they are loaded.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    return UsedWeights(
+        which, checkpoint, tuple(step_of(folder) for folder in Counter(_folders(run, checkpoint)))
+    )
+
+
+def weights_hash(run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWeights) -> str:
+    """Return the SHA-256 of the files of some weights of a run.
+
+    Raises:
+        UserError: There is no such checkpoint, or a file cannot be read.
+    """
+    whole = hashlib.sha256()
+    for folder in _folders(run, checkpoint):
+        path = folder / f"{which}.safetensors"
+        with file_errors(f"cannot read {path}"), path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
 
 
 def other_images(config: ConfigFile, images: TrainTest) -> str:
@@ -91,10 +148,10 @@ def load_denoiser(
         # Into the place of the raw weights, whichever they are: the averaged ones need not take memory then.
         model.load_weights(weights, "raw")
         members.append((model, count / total))
-    steps = tuple(step_of(folder) for folder in counts)
+    used = used_weights(run, checkpoint, which)
     # One number for all of them: of an ensemble, processes may even have found different numbers of epochs.
-    require_same_checkpoint(experiment.processes, hash(steps) % 2**48)
-    return Denoiser(tuple(members), "raw"), UsedWeights(which, checkpoint, steps)
+    require_same_checkpoint(experiment.processes, hash(used.steps) % 2**48)
+    return Denoiser(tuple(members), "raw"), used
 
 
 def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> dict[str, Any]:
@@ -109,6 +166,12 @@ def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> 
         "device": model.device,
         "precision": model.precision,
     }
+
+
+def solver_of(experiment: Experiment) -> str:
+    """Return the solver of an experiment, as users write it."""
+    solver = experiment.config.solver
+    return format_choice(solver.name, solver.parameters)
 
 
 def _folders(run: RunDirectory, checkpoint: CheckpointChoice) -> list[Path]:

@@ -15,6 +15,7 @@ PLUGIN_KINDS = {
     "loss-weighting": Kind.LOSS_WEIGHTING,
     "noise-schedule": Kind.NOISE_SCHEDULE,
     "timestep-subset": Kind.TIMESTEP_SUBSET,
+    "solver": Kind.SOLVER,
     "dataset": Kind.DATA,
     "feature-extractor": Kind.FEATURES,
     "framework": Kind.MODEL,

@@ -24,6 +24,7 @@ _CONTRACTS = {
     Kind.LOSS: "LossContract",
     Kind.LOSS_WEIGHTING: "LossWeightingContract",
     Kind.TIMESTEP_SUBSET: "TimestepSubsetContract",
+    Kind.SOLVER: "SolverContract",
     Kind.DATA: "DatasetContract",
     Kind.FEATURES: "FeatureExtractorContract",
 }

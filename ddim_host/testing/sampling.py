@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import contextlib
+import math
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import pytest
 
+from ddim_host.diffusion import ddim_steps
 from ddim_host.plugin import validation
 from ddim_host.plugin.registry import Kind
+from ddim_host.plugin.validation import DeterministicSolverError
 from ddim_host.testing.part import PartContract, linear_schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from ddim_host.diffusion import DDIMStep
+    from ddim_host.plugin.validation import SamplingPlan
+
+    Images = NDArray[np.float32]
+    Predict = Callable[[Images, DDIMStep], tuple[Images, Images]]
+
+_TIMESTEPS = 1000
 
 
 class TimestepSubsetContract(PartContract):
@@ -32,3 +50,85 @@ class TimestepSubsetContract(PartContract):
                 validation.checked_subset(self.whole_part(), self.values(), schedule, steps) for _ in range(2)
             )
             np.testing.assert_array_equal(one, other)
+
+
+class SolverContract(PartContract):
+    """Follows any steps from noise to image, on arrays of any framework."""
+
+    kind = Kind.SOLVER
+
+    def plan(self, num_inference_steps: int, eta: float = 0.0) -> SamplingPlan:
+        """The solver with evenly spaced steps, checked as the host checks it."""
+        timesteps = np.linspace(0, _TIMESTEPS - 1, num_inference_steps + 1)[1:].astype(np.int64)
+        steps = ddim_steps(linear_schedule(_TIMESTEPS), timesteps.tolist(), eta)
+        return validation.checked_solver(self.whole_part(), self.values(), steps)
+
+    def sampled(self, x_t: Images, plan: SamplingPlan, predict: Predict) -> Images:
+        """Where the last step arrives; `predict` is a network."""
+        noise = np.random.default_rng(1)
+        states = plan.solver(
+            x_t, plan.steps, predict, lambda _: noise.standard_normal(x_t.shape, dtype=np.float32)
+        )
+        return np.asarray([x for x, _ in states][-1])
+
+    @staticmethod
+    def noise() -> Images:
+        """Where sampling begins, `(4, 3, 8, 8)`."""
+        return np.random.default_rng(0).standard_normal((4, 3, 8, 8), dtype=np.float32)
+
+    @staticmethod
+    def gaussian(v: float) -> Predict:
+        """The best network for images N(0, v)."""
+
+        def predict(x_t: Images, step: DDIMStep) -> tuple[Images, Images]:
+            abar = step.alpha_cumprod
+            variance = abar * v + 1.0 - abar
+            image_share, noise_share = math.sqrt(abar) * v / variance, math.sqrt(1.0 - abar) / variance
+            return x_t * np.float32(image_share), x_t * np.float32(noise_share)
+
+        return predict
+
+    @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 20, 200])
+    def test_states_are_valid_for_any_number_of_steps(self, steps: int) -> None:
+        """One after each step, of the shape and dtype of x; with eta 1 too, if the solver adds noise."""
+        self.plan(steps)
+        with contextlib.suppress(DeterministicSolverError):
+            self.plan(steps, eta=1.0)
+
+    @pytest.mark.parametrize("steps", [1, 2, 3, 10])
+    def test_an_image_that_the_network_knows_is_found(self, steps: int) -> None:
+        """If the network always predicts the same image, that is where sampling ends."""
+        image = np.tanh(np.random.default_rng(2).standard_normal((4, 3, 8, 8))).astype(np.float32)
+
+        def predict(x_t: Images, step: DDIMStep) -> tuple[Images, Images]:
+            image_share, noise_share = math.sqrt(step.alpha_cumprod), math.sqrt(1.0 - step.alpha_cumprod)
+            return image, np.asarray((x_t - image * image_share) / noise_share, dtype=np.float32)
+
+        found = self.sampled(self.noise(), self.plan(steps), predict)
+        np.testing.assert_allclose(found, image, atol=1e-3)
+
+    def test_more_steps_come_nearer_to_the_data(self) -> None:
+        """For images N(0, v), whose best network is known: the standard deviation of what is sampled."""
+        for v in (0.1, 1.0, 4.0):
+            scales = [
+                float(np.std(self.sampled(self.noise(), self.plan(steps), self.gaussian(v))))
+                / float(np.std(self.noise()))
+                for steps in (10, 40, 160)
+            ]
+            errors = [abs(scale / math.sqrt(v) - 1.0) for scale in scales]
+            assert errors[-1] < 0.05, f"v = {v}: {errors}"
+            assert errors[-1] <= errors[0] + 0.01, f"v = {v}: {errors}"
+
+    def test_each_image_is_sampled_by_itself(self) -> None:
+        """An image does not depend on the others in the batch."""
+        plan, network = self.plan(10), self.gaussian(0.5)
+        together = self.sampled(self.noise(), plan, network)
+        alone = [self.sampled(self.noise()[i : i + 1], plan, network) for i in range(len(together))]
+        np.testing.assert_allclose(np.concatenate(alone), together, rtol=1e-5, atol=1e-6)
+
+    def test_its_arguments_stay_as_they_are(self) -> None:
+        """The start may be used again, and two samplings do not know of each other."""
+        x_t, plan = self.noise(), self.plan(5)
+        first = self.sampled(x_t, plan, self.gaussian(0.5)).copy()
+        np.testing.assert_array_equal(x_t, self.noise(), "x_t was overwritten")
+        np.testing.assert_array_equal(self.sampled(x_t, plan, self.gaussian(0.5)), first)

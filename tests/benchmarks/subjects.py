@@ -122,7 +122,7 @@ class _Host:
         # One for all calls: only the first one warms up, with a network call that is not counted.
         self._sampler = Sampler(
             Denoiser(((self._model, 1.0),), "ema"),
-            self._experiment.sampling_steps(),
+            self._experiment.sampling_plan().steps,
             image_shape=self._experiment.image_shape,
             seed=0,
             clip=True,

@@ -91,7 +91,7 @@ class Host(Scored):
     def samples(self) -> Images:
         sampler = Sampler(
             Denoiser(((self._model, 1.0),), "ema"),
-            self._experiment.sampling_steps(),
+            self._experiment.sampling_plan().steps,
             image_shape=self._experiment.image_shape,
             seed=0,
             clip=True,

@@ -36,6 +36,7 @@ def test_a_dry_run_says_who_provides_what_and_writes_nothing(
         "loss": ["ddim-losses", importlib.metadata.version("ddim-losses")],
         "loss weighting": host,
         "timestep subset": host,
+        "solver": host,
     }
     assert "\n                  span=0.8\n" in outcome.out
     assert "3 steps of 8 images, lr 0.001" in outcome.out

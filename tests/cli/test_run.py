@@ -208,6 +208,7 @@ def test_config_says_everything(tiny_run: Run) -> None:
         "loss": ("mse", "ddim-losses"),
         "loss_weighting": ("none", "ddim-host"),
         "timestep_subset": ("linear", "ddim-host"),
+        "solver": ("ddim", "ddim-host"),
     }
     for name, (_, distribution) in parts.items():
         assert config[name]["version"] == importlib.metadata.version(distribution)
@@ -290,6 +291,8 @@ def test_the_grid_comes_with_how_it_was_made(tiny_run: Run) -> None:
         "weights": "ema",
         "timestep_subset": "linear",
         "timesteps": [0, 500, 999],
+        "solver": "ddim",
+        "network_calls": 3,
         "eta": 0.0,
         "clip": True,
         "plugin": "torch",

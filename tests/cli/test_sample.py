@@ -129,6 +129,7 @@ def made(
         "eta.npz": "sample RUN --num-images 5 --eta 1",
         "eta-batch-2.npz": "sample RUN --num-images 5 --eta 1 --batch-size 2",
         "steps.npz": "sample RUN --num-images 5 --steps 5",
+        "solver.npz": "sample RUN --num-images 5 --solver dpmpp_2m",
         "subset.npz": "sample RUN --num-images 5 --timestep-subset quad:span=0.5",
         "seed.npz": "sample RUN --num-images 5 --seed 8",
         "clip.npz": "sample RUN --num-images 5 --clip false",
@@ -208,7 +209,7 @@ def test_what_was_done_is_printed(made: dict[str, Made]) -> None:
     network, sampling, timesteps, times, wrote = made["plain.npz"].outcome.out.splitlines()
     expected = f"network           {run}, latest checkpoint: step 3; averaged (EMA) weights; in torch"
     assert network == expected
-    assert sampling == "sampling          5 images in 3 steps, eta 0, clip true, seed 0"
+    assert sampling == "sampling          5 images in 3 steps, eta 0, clip true, seed 0, solver ddim"
     assert timesteps == "                  t = 0, 500, 999"
     assert times.startswith("sampled 5 images in ")
     assert wrote == f"wrote {made['plain.npz'].out}"
@@ -225,10 +226,11 @@ def test_the_batch_size_changes_nothing(made: dict[str, Made], one: str, other: 
     ("name", "changed"),
     [
         ("eta", {"eta": 1.0}),
-        ("steps", {"timesteps": [0, 250, 500, 749, 999]}),
+        ("steps", {"timesteps": [0, 250, 500, 749, 999], "network_calls": 5}),
         ("subset", {"timestep_subset": "quad:span=0.5", "timesteps": [0, 125, 500]}),
         ("seed", {"seed": 8}),
         ("clip", {"clip": False}),
+        ("solver", {"solver": "dpmpp_2m"}),
     ],
 )
 def test_options_reach_the_sampler(made: dict[str, Made], name: str, changed: dict[str, Any]) -> None:
@@ -448,6 +450,11 @@ def refused(in_process: Callable[..., Outcome], tmp_path: Path) -> Callable[...,
         ("sample RUN --plugin troch", "no framework plugin named 'troch'; did you mean 'torch'?"),
         ("sample RUN --timestep-subset quat", "no timestep subset named 'quat'; did you mean 'quad'?"),
         ("sample RUN --timestep-subset explicit:t=0,5,9,10", "lists 4 timesteps, and 3 are asked for"),
+        ("sample RUN --solver dpm", "there is no solver named 'dpm'"),
+        ("sample RUN --solver dpmpp_2m --eta 0.5", "solver 'dpmpp_2m' adds no noise, so eta must be 0"),
+        ("sample RUN --solver dpmpp_2m:order=3", "solver 'dpmpp_2m' has no parameter 'order'"),
+        ("evaluate RUN --solver dpmpp_2m", "fix: add --eta 0, or choose another solver with --solver"),
+        ("reconstruct RUN --solver ddim", "`ddim-host reconstruct` does not take '--solver'"),
         ("sample RUN --steps 0", "--steps cannot be '0'"),
         ("sample RUN --steps 1001", "cannot sample in 1001 steps"),
         ("sample RUN --eta 1.1", "--eta cannot be '1.1'"),
@@ -689,7 +696,7 @@ def documented(text: str) -> dict[str, str]:
 
 
 OF_SAMPLE = """
---plugin --checkpoint --weights --device --precision --timestep-subset --steps --eta --clip --seed
+--plugin --checkpoint --weights --device --precision --timestep-subset --solver --steps --eta --clip --seed
 --num-images --batch-size --interpolate --show-trajectory --out
 """
 OF_RECONSTRUCT = """

@@ -75,6 +75,7 @@ def test_streams_keep_their_numbers() -> None:
         "SAMPLE_START": 9,
         "SAMPLE_NOISE": 10,
         "KERNEL_SUBSETS": 11,
+        "SEARCH_START": 12,
     }
 
 

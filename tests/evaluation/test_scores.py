@@ -39,6 +39,15 @@ def test_scores_come_back_as_they_were(file: EvaluationFile) -> None:
     assert file.read().scores[0].ruler.reference.data == "digits"
 
 
+def test_scores_from_before_there_were_solvers_are_those_of_ddim(file: EvaluationFile) -> None:
+    file.add(scored())
+    document = json.loads(file.path.read_text(encoding="utf-8"))
+    document["format"] = 1
+    del document["scores"][0]["calls"], document["scores"][0]["sampled"]["solver"]
+    file.path.write_text(json.dumps(document), encoding="utf-8")
+    assert file.read() == Scores((scored(),))
+
+
 def test_every_number_has_its_whole_protocol(file: EvaluationFile) -> None:
     file.add(scored())
     [entry] = json.loads(file.path.read_text(encoding="utf-8"))["scores"]
@@ -48,6 +57,7 @@ def test_every_number_has_its_whole_protocol(file: EvaluationFile) -> None:
         "eta": 0.0,
         "timesteps": [0, 499, 999],
         "timestep_subset": "linear",
+        "solver": "ddim",
         "clip": True,
         "checkpoint": "latest",
         "checkpoint_steps": [1500],
@@ -118,7 +128,7 @@ def test_two_processes_may_add_to_one_file(file: EvaluationFile, tmp_path: Path)
 @pytest.mark.parametrize(
     "change",
     [
-        lambda d: d.update(format=2),
+        lambda d: d.update(format=3),
         lambda d: d.pop("format"),
         lambda d: d.pop("noise_floors"),
         lambda d: d.update(scores=3),

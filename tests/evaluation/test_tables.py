@@ -66,7 +66,7 @@ def test_the_protocol_is_part_of_the_table() -> None:
             "4,000",
             "torch (cpu, fp32)",
             "latest checkpoint, step 1,500, averaged (EMA) weights",
-            "timestep subset linear, clip true",
+            "timestep subset linear, solver ddim, clip true",
             "digits_mlp of ddim-host 0.1.0",
             "abababababab",
             "1,500 train images of digits",
@@ -85,6 +85,7 @@ def test_the_protocol_is_part_of_the_table() -> None:
         {"plugin": "jittor"},
         {"clip": False},
         {"timestep_subset": "quad:span=0.8"},
+        {"solver": "dpmpp_2m"},
         {"checkpoint": "best-test"},
     ],
 )
@@ -116,6 +117,12 @@ def test_missing_cells_are_dashes() -> None:
     other = replace(SAMPLED, timesteps=SUBSETS[2], eta=1.0)
     [table] = tables_of(Scores((scored(), scored(other))))
     assert cells(as_text(table), "Fréchet distance")[1:] == [["0", "-", "1.00"], ["1", "1.00", "-"]]
+
+
+def test_columns_tell_network_calls_if_they_are_more_than_steps() -> None:
+    [table] = tables_of(Scores((replace(scored(), calls=5),)))
+    assert "S = 3, 5 calls" in as_text(table)
+    assert "calls" not in as_text(tables_of(Scores((scored(),)))[0])
 
 
 def test_warnings_are_shown_once() -> None:
@@ -150,6 +157,7 @@ def test_the_papers_numbers_stand_beside_the_same_protocol() -> None:
     [
         ({"num_images": 10_000}, {}, "N is 10,000 and not 50,000"),
         ({"timestep_subset": "linear"}, {}, "quad"),
+        ({"solver": "dpmpp_2m"}, {}, "the solver is not ddim"),
         ({"clip": True}, {}, "clipped"),
         ({"weights": "raw"}, {}, "not averaged"),
         ({}, {"features": replace(INCEPTION, fingerprint="00")}, "features"),

@@ -27,7 +27,11 @@ from ddim_host.parts.datasets import cache
 from ddim_host.parts.datasets.cifar10 import MEMBERS, cifar10
 from ddim_host.parts.datasets.decoding import decode_image, read_size
 from ddim_host.parts.datasets.images import images
+from ddim_host.parts.found_subsets import FoundSubset, Search, SubsetsFile, schedule_hash
+from ddim_host.parts.timestep_subsets import optimized
 from ddim_host.plugin import discovery
+from ddim_host.plugin.registry import Kind, Part
+from ddim_host.plugin.validation import checked_subset
 from ddim_host.report.comparison import compare
 from ddim_host.report.markdown import as_markdown
 from ddim_host.report.reported_run import read_reported_run
@@ -53,6 +57,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from ddim_host.experiment.assembly import Experiment
 
 __all__ = ["Reader", "readers"]
 
@@ -135,6 +141,9 @@ def _of_run(run: Path) -> Iterator[Reader]:
         partial(mutated_toml, config.read_bytes()),
         lambda: assemble_trained(directory, Request()),
     )
+    subsets = SubsetsFile(run)
+    subsets.add([_found(experiment)])
+    yield Reader("subsets", subsets.path, _json(subsets.path), lambda: optimized_timesteps(run, experiment))
     whole_run = read_reported_run(run, "another")
 
     def compare_with_whole() -> None:
@@ -195,6 +204,34 @@ def _of_run(run: Path) -> Iterator[Reader]:
             requested(values)
 
     yield Reader("file of a sweep", sweep, partial(mutated_toml, sweep.read_bytes()), read_sweep)
+
+
+def _found(experiment: Experiment) -> FoundSubset:
+    """Return something that a search could have found."""
+    search = Search(
+        method="by hand",
+        teacher_timesteps=(0, 20, 49),
+        num_images=2,
+        seed=0,
+        clip=True,
+        checkpoint="latest",
+        checkpoint_steps=(3,),
+        weights="ema",
+        weights_sha256="00" * 32,
+        noise_schedule="linear",
+        schedule_sha256=schedule_hash(experiment.schedule),
+        plugin="torch",
+        device="cpu",
+        precision="fp32",
+        batch_size=2,
+    )
+    return FoundSubset((0, 49), 0.1, 0.1, search, 3, 1.0, {})
+
+
+def optimized_timesteps(run: Path, experiment: Experiment) -> object:
+    """Take the subset as sampling does."""
+    part = Part(Kind.TIMESTEP_SUBSET, "optimized", optimized, "ddim-host", "")
+    return checked_subset(part, {"from_": run}, experiment.schedule, 2)
 
 
 def _of_images(folder: Path) -> Iterator[Reader]:

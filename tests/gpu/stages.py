@@ -290,7 +290,7 @@ class _Training:
         self.model.load_weights(weights, "ema")
         sampler = Sampler(
             Denoiser(((self.model, 1.0),), "ema"),
-            self.experiment.sampling_steps(),
+            self.experiment.sampling_plan().steps,
             image_shape=self.experiment.image_shape,
             seed=0,
             clip=True,

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from ddim_host.diffusion import solvers
 from ddim_host.parts import loss_weightings, noise_schedules, timestep_subsets
 from ddim_host.parts.datasets import digits
 from ddim_host.parts.feature_extractors import DigitsMLP
@@ -19,6 +20,7 @@ from ddim_host.testing import (
     LossWeightingContract,
     ModelFactoryContract,
     NoiseScheduleContract,
+    SolverContract,
     TimestepSamplerContract,
     TimestepSubsetContract,
 )
@@ -97,6 +99,18 @@ class TestExplicitSubset(TimestepSubsetContract):
     part = timestep_subsets.explicit
     parameters = {"t": (0, 10, 999)}  # noqa: RUF012 - nothing changes it
     sizes = ((1000, 3),)
+
+
+class TestDDIM(SolverContract):
+    part = solvers.ddim
+
+
+class TestDPMpp2M(SolverContract):
+    part = solvers.dpmpp_2m
+
+
+class TestIPNDM(SolverContract):
+    part = solvers.ipndm
 
 
 class TestDigits(DatasetContract):

@@ -28,6 +28,7 @@ CALLED = {
     Kind.LOSS: interface.Loss,
     Kind.LOSS_WEIGHTING: contracts.LossWeighting,
     Kind.TIMESTEP_SUBSET: contracts.TimestepSubset,
+    Kind.SOLVER: contracts.Solver,
 }
 
 

@@ -287,6 +287,19 @@ def test_a_part_without_parameters_says_so() -> None:
     assert caught.value.why == "its parameters: none"
 
 
+def test_users_write_a_keyword_of_python_without_the_underscore() -> None:
+    def part(*, from_: int, to: int = 2) -> None: ...
+
+    known = user_parameters(part)
+    for name in ("from", "from_"):
+        assert resolve("loss 'x'", known, {name: "1"}) == {"from_": 1, "to": 2}
+    assert format_choice("x", {"from_": 1, "to": 2}) == "x:from=1,to=2"
+    for arguments in ({}, {"from": "far"}, {"if": "1"}):
+        with pytest.raises(UserError) as caught:
+            resolve("loss 'x'", known, arguments)
+        assert "_" not in str(caught.value)
+
+
 def test_defaults_fill_in() -> None:
     assert resolve("x", HUBER, {"path": "/a"}) == {"delta": 0.1, "size": None, "path": Path("/a")}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ddim_host.diffusion import NoiseSchedule
+from ddim_host.diffusion import NoiseSchedule, ddim_steps, solvers
 from ddim_host.errors import UserError
 from ddim_host.experiment.assembly import assemble
 from ddim_host.experiment.config import Request
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SCHEDULE = NoiseSchedule(np.linspace(0.01, 0.2, 10))
 RNG = np.random.default_rng(0)
+STEPS = ddim_steps(SCHEDULE, [0, 5, 9], eta=0.0)
 
 
 def part(kind: Kind, make: Callable[..., Any]) -> Part:
@@ -142,6 +143,7 @@ def test_parts_that_raise() -> None:
         (Kind.NOISE_SCHEDULE, lambda p: validation.checked_schedule(p, {}, 10)),
         (Kind.LOSS_WEIGHTING, lambda p: validation.checked_weighting(p, {}, SCHEDULE)),
         (Kind.TIMESTEP_SUBSET, lambda p: validation.checked_subset(p, {}, SCHEDULE, 3)),
+        (Kind.SOLVER, lambda p: validation.checked_solver(p, {}, STEPS)),
         (Kind.TIMESTEP_SAMPLER, lambda p: validation.CheckedSampler(p, {}, SCHEDULE)),
         (Kind.DATA, lambda p: validation.checked_source(p, {})),
         (Kind.LOSS, lambda p: validation.checked_loss(p, {})(np.ones((2, 1, 4, 4)), np.ones((2, 1, 4, 4)))),
@@ -168,6 +170,61 @@ def test_weights_that_fp32_cannot_train_with_are_refused(largest: float) -> None
     weighting = part(Kind.LOSS_WEIGHTING, returning(np.linspace(0.0, largest, 10)))
     with pytest.raises(UserError, match="cannot be trained with"):
         validation.checked_weighting(weighting, {}, SCHEDULE)
+
+
+# --- Solvers ------------------------------------------------------------------------------------------------
+
+X = np.zeros((2, 3, 2, 2), dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("states", "why"),
+    [
+        ([], "it yielded 0 times for 3 steps, and should after each step"),
+        ([(X, X)] * 4, "it yielded 4 times for 3 steps, and should after each step"),
+        ([X[0]] * 3, "it must yield (x, x_start)"),
+        ([(X, None)] * 3, "it gave a NoneType, not an array (float32 of shape (2, 3, 2, 2))"),
+        ([(X.astype(np.float64), X)] * 3, "it gave float64 of shape (2, 3, 2, 2), not float32 of shape"),
+        ([(X[:1], X)] * 3, "it gave float32 of shape (1, 3, 2, 2), not float32 of shape (2, 3, 2, 2)"),
+        ([(X, X + np.inf)] * 3, "what it yields is not finite"),
+        (None, "it raised TypeError: 'NoneType' object is not iterable"),
+    ],
+)
+def test_solvers(states: object, why: str) -> None:
+    solver = part(Kind.SOLVER, returning(states))
+    assert why in blamed(lambda: validation.checked_solver(solver, {}, STEPS), Kind.SOLVER)
+
+
+def test_network_calls_of_a_solver_are_counted() -> None:
+    def twice(x_t: Any, steps: Any, predict: Any, fresh_noise: Any) -> Any:
+        for step in steps:
+            x_start, _ = predict(x_t, step)
+            x_start, _ = predict(x_t, step)
+            yield x_start, x_start
+
+    assert validation.checked_solver(part(Kind.SOLVER, twice), {}, STEPS).calls == 6
+    assert validation.checked_solver(part(Kind.SOLVER, solvers.ddim), {}, STEPS).calls == 3
+
+
+def test_steps_that_add_noise_need_a_solver_that_does() -> None:
+    noisy = ddim_steps(SCHEDULE, [0, 5, 9], eta=0.5)
+    validation.checked_solver(part(Kind.SOLVER, solvers.ddim), {}, noisy)
+    with pytest.raises(UserError, match="solver 'odd' adds no noise, so eta must be 0") as caught:
+        validation.checked_solver(part(Kind.SOLVER, solvers.dpmpp_2m), {}, noisy)
+    assert "--eta 0" in caught.value.fix
+
+
+def test_an_error_of_the_network_is_not_the_solvers() -> None:
+    plan = validation.checked_solver(part(Kind.SOLVER, solvers.dpmpp_2m), {}, STEPS)
+    broken: Any = raising
+    with pytest.raises(ZeroDivisionError):
+        list(plan.solver(X, plan.steps, broken, broken))
+
+
+def test_an_error_of_the_solver_on_arrays_of_a_framework_names_it() -> None:
+    plan = validation.checked_solver(part(Kind.SOLVER, solvers.dpmpp_2m), {}, STEPS)
+    why = blamed(lambda: list(plan.solver("text", plan.steps, lambda *_: ("text", 0), raising)), Kind.SOLVER)
+    assert "it raised TypeError" in why
 
 
 # --- Losses -------------------------------------------------------------------------------------------------

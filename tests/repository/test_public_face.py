@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 FACES = {"ddim_host", "ddim_host.framework", "ddim_host.testing"}
 
 PARTS = """
-    DataSource DatasetFactory FeatureExtractor FeatureExtractorFactory Images Loss LossWeighting
-    NoiseSchedule NoiseScheduleFactory SamplerState TimestepSampler TimestepSamplerFactory
+    DDIMStep DataSource DatasetFactory FeatureExtractor FeatureExtractorFactory Images Loss LossWeighting
+    NoiseSchedule NoiseScheduleFactory SamplerState Solver TimestepSampler TimestepSamplerFactory
     TimestepSubset TrainTest UserError __version__ absolute_path cache_errors cache_folder download
     file_errors hookimpl locked strictly_increasing write_bytes
 """
@@ -38,8 +38,8 @@ FRAMEWORKS = """
 """
 TESTS = """
     DatasetContract FeatureExtractorContract LossContract LossWeightingContract ModelFactoryContract
-    NoiseScheduleContract PartContract TimestepSamplerContract TimestepSubsetContract linear_schedule
-    one_batch tiny_spec
+    NoiseScheduleContract PartContract SolverContract TimestepSamplerContract TimestepSubsetContract
+    linear_schedule one_batch tiny_spec
 """
 
 

@@ -146,7 +146,7 @@ def test_calls_are_reported_as_they_happen() -> None:
     model = NumpyModel(network)
     reported: list[int] = []
     list(sampler(model=model).images(5, batch_size=2, on_call=lambda: reported.append(len(model.calls))))
-    warm_up = 2 * 2
+    warm_up = 2 * 3
     assert reported == list(range(warm_up + 1, warm_up + 1 + 3 * 7))
 
 
@@ -154,9 +154,9 @@ def test_every_batch_size_is_warmed_up_before_the_clock_starts() -> None:
     model = NumpyModel(network)
     timed = sampler(model=model)
     next(timed.images(5, batch_size=2))
-    # With every size the first step, and the last one, which adds no noise.
-    assert sorted(size for _, size, _ in model.calls[:4]) == [1, 1, 2, 2]
-    assert len(model.calls) == 4 + 7
+    # With every size the first two steps, and the last one, which adds no noise.
+    assert sorted(size for _, size, _ in model.calls[:6]) == [1, 1, 1, 2, 2, 2]
+    assert len(model.calls) == 6 + 7
     assert timed.seconds > 0
     assert timed.warmup_seconds > 0
 

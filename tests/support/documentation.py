@@ -30,6 +30,7 @@ SHORTER = {
     "sweep": f"{TINY} --evaluate-samples 10 --evaluate-steps 2 --evaluate-eta 0 --evaluate-grids 4",
     "sample": "--num-images 4",
     "reconstruct": "--num-images 4 --steps 2",
+    "optimize": "--steps 2,3,5,7,10 --teacher-steps 20 --images 4",
     "evaluate": "--samples 10 --steps 2 --eta 0 --seed 0",
 }
 """What is appended to a command of the documentation: of two equal options the last one counts."""

@@ -16,6 +16,7 @@ SAMPLED = Sampled(
     eta=0.0,
     timesteps=(0, 499, 999),
     timestep_subset="linear",
+    solver="ddim",
     clip=True,
     checkpoint="latest",
     checkpoint_steps=(1500,),
@@ -31,4 +32,13 @@ def scored(
     sampled: Sampled = SAMPLED, frechet: float = 1.0, *, ruler: Ruler = RULER, warnings: tuple[str, ...] = ()
 ) -> Score:
     measures = Measures(frechet, 0.0123, 0.001, 0.75, 0.5)
-    return Score(sampled, ruler, measures, Seconds(12.5, 0.5, 6.25), 128, warnings, {"ddim-host": "0.1.0"})
+    return Score(
+        sampled,
+        ruler,
+        measures,
+        Seconds(12.5, 0.5, 6.25),
+        len(sampled.timesteps),
+        128,
+        warnings,
+        {"ddim-host": "0.1.0"},
+    )

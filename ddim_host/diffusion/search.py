@@ -1,0 +1,145 @@
+"""The best S timesteps for a trained network: a shortest path over the jumps of a teacher's trajectory.
+
+A teacher, DDIM with many steps and eta 0, samples some images. For each pair of its timesteps the error of
+one jump between them is what DDIM gives from the teacher's state, less the state that the teacher has
+there. How much of it arrives in the image depends on the direction: along a principal component of the
+teacher's images with variance lambda, the flow of Gaussian data shrinks a deviation of x_t by sqrt(lambda /
+(abar lambda + 1 - abar)). Squares of these transported errors add up along a path, and dynamic programming
+finds the path with exactly S network calls, for all S at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from ddim_host.diffusion.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """What a teacher predicted on its way from noise to image; all of its states follow from that.
+
+    Attributes:
+        timesteps: int64 `(G,)`, strictly increasing.
+        noise: float32 `(N, D)`, x at the last timestep.
+        x_start: float32 `(G, N, D)`, the predicted x_start at each timestep; at the first one, the images.
+    """
+
+    timesteps: NDArray[np.int64]
+    noise: NDArray[np.float32]
+    x_start: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class JumpErrors:
+    """What each jump adds to the mean squared error of a pixel, float64, over G timesteps.
+
+    Attributes:
+        start: `(G,)`: beginning with pure noise at a timestep.
+        between: `(G, G)`: from the timestep of the row down to that of the column; infinite for all others.
+        end: `(G,)`: from a timestep to the clean image.
+    """
+
+    start: NDArray[np.float64]
+    between: NDArray[np.float64]
+    end: NDArray[np.float64]
+
+    def of(self, positions: Sequence[int]) -> float:
+        """Return the sum along the path through some timesteps, increasing positions among the G."""
+        down = [int(position) for position in positions][::-1]
+        jumps = sum(self.between[jump] for jump in itertools.pairwise(down))
+        return float(self.start[down[0]] + jumps + self.end[down[-1]])
+
+
+def jump_errors(schedule: NoiseSchedule, teacher: Teacher) -> JumpErrors:
+    """Compute the transported errors of all jumps between the timesteps of a teacher.
+
+    Args:
+        schedule: The noise schedule of the network.
+        teacher: What it predicted.
+    """
+    _, num_images, size = teacher.x_start.shape
+    images = teacher.x_start[0].astype(np.float64)
+    _, deviations, components = np.linalg.svd(images - images.mean(0), full_matrices=False)
+    variances = deviations**2 / num_images
+    x_start = np.stack([predicted.astype(np.float64) @ components.T for predicted in teacher.x_start])
+    noise = teacher.noise.astype(np.float64) @ components.T
+    abar = schedule.alphas_cumprod[teacher.timesteps]
+    share, noise_share = np.sqrt(abar), np.sqrt(1.0 - abar)
+    states = _states(x_start, noise, share, noise_share)
+    # The squares of how much of a deviation of x_t arrives in the image.
+    arrives = variances / (abar[:, None] * variances + (1.0 - abar)[:, None])
+
+    def mean_square(errors: NDArray[np.float64], position: int) -> NDArray[np.float64]:
+        squares: NDArray[np.float64] = np.square(errors).mean(-2) @ arrives[position] / size
+        return squares
+
+    count = len(abar)
+    between = np.full((count, count), math.inf)
+    for to in range(count - 1):
+        above = slice(to + 1, count)
+        ratio = noise_share[to] / noise_share[above]
+        from_states = states[above] * ratio[:, None, None]
+        from_images = x_start[above] * (share[to] - ratio * share[above])[:, None, None]
+        between[above, to] = mean_square(from_states + from_images - states[to], to)
+    # At the clean image all of an error is there, also what lies beside all components.
+    end = [np.square(predicted.astype(np.float64) - images).mean() for predicted in teacher.x_start]
+    start = [float(mean_square(noise - states[position], position)) for position in range(count)]
+    return JumpErrors(np.array(start), between, np.array(end))
+
+
+def _states(
+    x_start: NDArray[np.float64],
+    noise: NDArray[np.float64],
+    share: NDArray[np.float64],
+    noise_share: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return x at each timestep, of the shape of `x_start`: the teacher's DDIM steps."""
+    states = np.empty_like(x_start)
+    states[-1] = noise
+    for position in range(len(x_start) - 1, 0, -1):
+        predicted = (states[position] - share[position] * x_start[position]) / noise_share[position]
+        states[position - 1] = share[position - 1] * x_start[position] + noise_share[position - 1] * predicted
+    return states
+
+
+def shortest_paths(errors: JumpErrors, sizes: Iterable[int]) -> dict[int, tuple[int, ...]]:
+    """Find the path with the least error for each number of network calls.
+
+    Args:
+        errors: Of all jumps.
+        sizes: Numbers S of network calls, each from 1 to G.
+
+    Returns:
+        For each S the positions of its timesteps, increasing.
+
+    Raises:
+        ValueError: An S is out of range.
+    """
+    wanted, count = sorted(set(sizes)), len(errors.start)
+    if not wanted or not 1 <= wanted[0] <= wanted[-1] <= count:
+        raise ValueError(f"sizes must be from 1 to {count}, not {wanted}")
+    reached = errors.start
+    before: list[NDArray[np.intp]] = []
+    found = {}
+    for size in range(1, wanted[-1] + 1):
+        if size > 1:
+            through = reached[:, None] + errors.between
+            before.append(through.argmin(0))
+            reached = through.min(0)
+        if size in wanted:
+            path = [int(np.argmin(reached + errors.end))]
+            for step in reversed(before):
+                path.append(int(step[path[-1]]))
+            found[size] = tuple(path)
+    return found

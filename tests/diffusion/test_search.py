@@ -1,0 +1,121 @@
+"""The search for timesteps: shortest paths against all paths, and errors of jumps where they are known."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps
+from ddim_host.diffusion.search import JumpErrors, Teacher, jump_errors, shortest_paths
+from ddim_host.parts.noise_schedules import linear
+
+SCHEDULE = NoiseSchedule(linear(1000))
+
+
+def share_of_noise(t: int, v: float) -> float:
+    """The best epsilon for data N(0, v) is this times x_t."""
+    abar = SCHEDULE.alphas_cumprod[t]
+    return float(np.sqrt(1 - abar) / (abar * v + 1 - abar))
+
+
+def gaussian_teacher(timesteps: list[int], variances: list[float], num_images: int = 400) -> Teacher:
+    """The best network for pixels N(0, v), each with its own v."""
+    noise = np.random.default_rng(0).standard_normal((num_images, len(variances)))
+    x, predicted = noise, []
+    for step in ddim_steps(SCHEDULE, timesteps, eta=0.0):
+        epsilon = x * np.array([share_of_noise(step.t, v) for v in variances])
+        x, x_start = ddim_step(x, epsilon, step)
+        predicted.append(x_start)
+    return Teacher(
+        np.array(timesteps), noise.astype(np.float32), np.array(predicted[::-1]).astype(np.float32)
+    )
+
+
+def scale(timesteps: list[int], v: float) -> float:
+    """What DDIM multiplies a pixel N(0, v) by on its way from noise to image."""
+    x = 1.0
+    for step in ddim_steps(SCHEDULE, timesteps, eta=0.0):
+        x, _ = ddim_step(x, x * share_of_noise(step.t, v), step)
+    return x
+
+
+@st.composite
+def jumps(draw: st.DrawFn) -> JumpErrors:
+    size = draw(st.integers(1, 7))
+    numbers = st.floats(0, 10)
+    start, end = (np.array(draw(st.lists(numbers, min_size=size, max_size=size))) for _ in range(2))
+    between = np.full((size, size), math.inf)
+    for above, below in itertools.combinations(range(size - 1, -1, -1), 2):
+        between[above, below] = draw(numbers)
+    return JumpErrors(start, between, end)
+
+
+@settings(max_examples=200)
+@given(errors=jumps())
+def test_dynamic_programming_finds_the_best_of_all_paths(errors: JumpErrors) -> None:
+    count = len(errors.start)
+    found = shortest_paths(errors, range(1, count + 1))
+    assert sorted(found) == [*range(1, count + 1)]
+    for size, path in found.items():
+        assert len(path) == size
+        assert list(path) == sorted(set(path))
+        best = min(errors.of(others) for others in itertools.combinations(range(count), size))
+        assert errors.of(path) == pytest.approx(best, rel=1e-12)
+
+
+@given(errors=jumps(), data=st.data())
+def test_sizes_do_not_depend_on_each_other(errors: JumpErrors, data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, len(errors.start)))
+    assert (
+        shortest_paths(errors, [size])[size] == shortest_paths(errors, range(1, len(errors.start) + 1))[size]
+    )
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1, 5]])
+def test_impossible_sizes_are_refused(sizes: list[int]) -> None:
+    four = JumpErrors(np.zeros(4), np.zeros((4, 4)), np.zeros(4))
+    with pytest.raises(ValueError, match="from 1 to 4"):
+        shortest_paths(four, sizes)
+
+
+GRID = [0, 40, 100, 180, 280, 400, 540, 700, 850, 999]
+
+
+def test_the_teacher_makes_no_error_in_its_own_steps() -> None:
+    errors = jump_errors(SCHEDULE, gaussian_teacher(GRID, [0.1, 0.5, 2.0]))
+    whole = range(len(GRID))
+    assert errors.of([*whole]) == pytest.approx(0.0, abs=1e-9)
+    assert errors.start[-1] == errors.end[0] == 0.0
+    assert np.all(np.isinf(errors.between) == (np.arange(len(GRID)) >= np.arange(len(GRID))[:, None]))
+
+
+@pytest.mark.parametrize("to", [0, 90, 180])
+def test_an_error_arrives_in_the_image_as_the_flow_carries_it(to: int) -> None:
+    """For data N(0, v) the flow is known; a teacher with many steps leaves out some of them."""
+    v, timesteps = 0.3, [*range(0, 1000, 3)]
+    teacher = gaussian_teacher(timesteps, [v])
+    start = 300
+    without = [t for position, t in enumerate(timesteps) if not to < position < start]
+    relative = scale(without, v) / scale(timesteps, v) - 1.0
+    expected = relative**2 * float(np.mean(np.square(teacher.x_start[0].astype(np.float64))))
+    assert jump_errors(SCHEDULE, teacher).between[start, to] == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("v", [0.05, 0.3, 2.0])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_best_timesteps_for_gaussian_data_are_found(size: int, v: float) -> None:
+    """All subsets are tried; what is found is in the best tenth, by the error that its images really have."""
+    teacher = gaussian_teacher(GRID, [v])
+    path = shortest_paths(jump_errors(SCHEDULE, teacher), [size])[size]
+    whole = scale(GRID, v)
+    true = {
+        subset: abs(scale([GRID[p] for p in subset], v) - whole)
+        for subset in itertools.combinations(range(len(GRID)), size)
+    }
+    ranked = sorted(true, key=lambda subset: true[subset])
+    assert ranked.index(path) <= len(ranked) // 10
