@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ddim_host.cli.options import requested
 from ddim_host.cli.output import left_out_lines, note_other_images, sampling_line, split_line, times_line
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, printable
-from ddim_host.experiment.assembly import Experiment, assemble, load_framework, resolve_config
+from ddim_host.experiment.assembly import Experiment, assemble, load_framework
 from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
 from ddim_host.experiment.config_file import read_config_file
 from ddim_host.framework.unet import parameters
@@ -182,8 +182,8 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
     plugins = load_framework(stored)
     experiment = assemble(stored, plugins=plugins)
     if request.plugin in (None, stored.plugin):
-        asked = resolve_config(request.over(stored), plugins, experiment.image_shape)
-        changed = _differences(experiment.config, asked)
+        asked = assemble(request.over(stored), plugins=plugins)
+        changed = _differences(experiment.config, asked.config)
     else:
         changed = ["plugin"]
     if changed:

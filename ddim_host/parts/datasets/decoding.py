@@ -1,4 +1,4 @@
-"""From the bytes of an image file to RGB pixels."""
+"""From the bytes of an image file to grey or RGB pixels."""
 
 from __future__ import annotations
 
@@ -56,30 +56,60 @@ def read_size(data: bytes, name: str) -> tuple[int, int]:
         return image.size
 
 
-def decode_image(data: bytes, name: str, *, resize_to: int | None = None) -> NDArray[np.uint8]:
-    """Decodes an image file to RGB.
+def decode_image(
+    data: bytes, name: str, *, resize_to: int | None = None, channels: int | None = 3
+) -> NDArray[np.uint8]:
+    """Decodes an image file.
 
-    Grey becomes R = G = B, 16 bits become 8, what is transparent lies on white, CMYK is converted without
-    colour profiles, and the orientation that a camera noted is applied. Of an animation, it is the first
-    picture. Damage is an error as far as the format can tell; see `integrity`.
+    16 bits become 8, what is transparent lies on white, CMYK is converted without colour profiles, and the
+    orientation that a camera noted is applied. Of an animation, it is the first picture. Damage is an error
+    as far as the format can tell; see `integrity`.
 
     Args:
         data: The bytes of a PNG, JPEG, BMP, GIF or WebP file.
         name: What errors call it.
         resize_to: Cut the largest square from the middle and resize it to this width and height.
+        channels: See `with_channels`.
 
     Returns:
-        uint8 `(H, W, 3)`.
+        uint8 `(H, W, C)`.
 
     Raises:
         UserError: It is no image, damaged, cut short, or has more than `MAX_PIXELS`.
     """
     with _opened(data, name) as image:
         upright = _turn_upright(_whole(image, data, resize_to), image)
-        rgb = _to_rgb(upright)
-        if resize_to is not None and rgb.size != (resize_to, resize_to):
-            rgb = _crop_and_resize(rgb, resize_to)
-        return np.asarray(rgb, dtype=np.uint8)
+        return _pixels(_to_grey_or_rgb(upright), resize_to, channels)
+
+
+def with_channels(pixels: NDArray[np.uint8], channels: int | None) -> NDArray[np.uint8]:
+    """Bring an image to a number of channels.
+
+    Args:
+        pixels: uint8 `(H, W, 1)` or `(H, W, 3)`.
+        channels: 3 for RGB, in which grey is R = G = B; 1 for grey, which of colours is their luminance
+            (ITU-R 601); None for 1 if all pixels are grey, otherwise 3.
+
+    Returns:
+        uint8 `(H, W, C)`.
+    """
+    if channels == 3:
+        return pixels if pixels.shape[2] == 3 else pixels.repeat(3, axis=2)
+    if pixels.shape[2] == 1:
+        return pixels
+    if (pixels[:, :, :2] == pixels[:, :, 1:]).all():
+        return pixels[:, :, :1]
+    if channels is None:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+
+
+def _pixels(image: Image.Image, resize_to: int | None, channels: int | None) -> NDArray[np.uint8]:
+    """Return the pixels of an image of mode L or RGB."""
+    if resize_to is not None and image.size != (resize_to, resize_to):
+        image = _crop_and_resize(image, resize_to)
+    pixels = np.asarray(image, dtype=np.uint8)
+    return with_channels(pixels[:, :, None] if image.mode == "L" else pixels, channels)
 
 
 @contextlib.contextmanager
@@ -189,15 +219,15 @@ def _turn_upright(image: Image.Image, noted: Image.Image) -> Image.Image:
     return image if transpose is None else image.transpose(transpose)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_grey_or_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey, which Pillow's own conversion would cut off at 255.
         grey = np.asarray(image.convert("I")).clip(0, 65535)
-        return Image.fromarray(np.rint(grey / 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
 def _crop_and_resize(image: Image.Image, side: int) -> Image.Image:
