@@ -53,7 +53,7 @@ def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
 
 @hookimpl
 def ddim_datasets() -> dict[str, DatasetFactory]:
-    """`digits` (embedded), `cifar10` (the official archive) and `images` (a folder or an archive)."""
+    """`digits` (embedded), `cifar10` (the official archive) and `images` (one's own, in any form)."""
     return {"digits": digits, "cifar10": cifar10, "images": images}
 
 

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 from ddim_host.errors import UserError, printable
 from ddim_host.parts.datasets.cache import new_train_test, open_train_test
 from ddim_host.parts.datasets.decoding import BrokenImageError, decode_image, with_channels
+from ddim_host.parts.datasets.forms import open_images
 from ddim_host.parts.datasets.image_files import (
+    FOLDERS,
     ContentHash,
     ImageFiles,
     has_halves,
-    open_image_files,
+    look_at,
     split_names,
 )
 from ddim_host.system.cache import cache_folder
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ddim_host.parts.datasets.cache import ArrayWriter
+    from ddim_host.parts.datasets.decoding import Content
     from ddim_host.plugin.data import TrainTest
 
 _Record = TypeVar("_Record")
@@ -52,7 +55,7 @@ class Recipe:
     """The options that decide the arrays, besides the contents of the files.
 
     Attributes:
-        path: The folder or archive.
+        path: The folder or file.
         side: The width and height of the images.
         every: One in how many is for testing, where the folders do not say.
         channels: 1 for grey, 3 for RGB.
@@ -132,8 +135,8 @@ def channels_of(recipe: Recipe) -> int:
     Raises:
         UserError: As `load_decoded`.
     """
-    files = open_image_files(recipe.path)
-    listing = files.listing()
+    files = open_images(recipe.path)
+    listing = look_at(recipe.path, files)
     record = cache_folder() / f"{recipe.key(f'channels {listing.names}')}.json"
     known = _read(_Channels, record)
     if known is not None and known.status == listing.status:
@@ -160,15 +163,15 @@ def load_decoded(recipe: Recipe) -> TrainTest:
         UserError: Some cannot be read or decoded, or there are too few.
         ColourFoundError: One has colours, and `recipe.all_grey`.
     """
-    files = open_image_files(recipe.path)
-    listing = files.listing()
+    files = open_images(recipe.path)
+    listing = look_at(recipe.path, files)
     record = cache_folder() / f"{recipe.key(listing.names)}.json"
     seen = _read(_Seen, record)
     if seen is None or seen.status != listing.status:
         content = None if seen is None else _content_hash(files)
         if content is None or _open(recipe, content) is None:
             content = _decode_all(files, recipe)
-        now = files.listing()
+        now = look_at(recipe.path, files)
         if now.names != listing.names:
             raise _changed(recipe.path)
         known = now.status == listing.status and listing.is_old
@@ -227,7 +230,7 @@ def _decode_all(files: ImageFiles, recipe: Recipe) -> str:
         raise UserError(
             f"there are too few images in {printable(recipe.path)}",
             why="at least one is for training and one for testing",
-            fix="give path= of a folder, zip or tar with more images",
+            fix="give path= of a folder, archive or file with more images",
         )
     progress = progress_bar("decoding images", len(train) + len(test), unit="image")
     with progress, new_train_test(len(train), len(test), recipe.shape) as new:
@@ -246,7 +249,7 @@ def _decode_all(files: ImageFiles, recipe: Recipe) -> str:
             if rows:
                 half.leave_out(rows)
         new.key = recipe.key(content)
-        split = "its folders train/ and test/" if has_halves(names) else f"1 in {recipe.every} for testing"
+        split = (files.halves or FOLDERS) if has_halves(names) else f"1 in {recipe.every} for testing"
         left_out = tuple(names[position] for position in sorted(broken))
         record = json.dumps(asdict(_Split(split, left_out, coloured))) + "\n"
         write_text(cache_folder() / f"{new.key}.json", record)
@@ -291,7 +294,7 @@ def _decode_into(
     return content.hexdigest(), broken, coloured
 
 
-def _decode(data: bytes, name: str, recipe: Recipe) -> NDArray[np.uint8]:
+def _decode(data: Content, name: str, recipe: Recipe) -> NDArray[np.uint8]:
     """Decode an image to the size of the recipe, and to grey only if it is grey or one channel is wanted."""
     label = f"{name} in {recipe.path}"
     channels = None if recipe.channels == 1 else 3

@@ -9,8 +9,9 @@ from pathlib import Path  # noqa: TC003 - the host reads the types of the option
 
 from ddim_host.errors import UserError, printable
 from ddim_host.parts.datasets.decoded import RESIZE, SAME_SIZE, Recipe, channels_of, load_decoded
-from ddim_host.parts.datasets.decoding import BrokenImageError, decode_image, read_size
-from ddim_host.parts.datasets.image_files import EXTENSIONS, open_image_files
+from ddim_host.parts.datasets.decoding import BrokenImageError, Content, decode_image, read_size
+from ddim_host.parts.datasets.forms import open_images
+from ddim_host.parts.datasets.image_files import EXTENSIONS
 from ddim_host.plugin.data import DataSource
 from ddim_host.system.limits import MAX_IMAGE_SIZE
 
@@ -26,25 +27,26 @@ def images(
     test_fraction: float = 0.1,
     skip_broken: bool = False,
 ) -> DataSource:
-    """Image files in a folder, a zip or a tar archive.
+    """One's own images: files in a folder or an archive, or arrays.
 
-    PNG, JPEG, BMP, GIF (first picture) and WebP are read; class folders, hidden files and all else are
-    ignored. Links to files are followed; links to folders, and links in archives, are not. How images are
-    decoded says `decoding.decode_image`. A single folder around everything is passed over;
-    where there are folders `train` and `test` then, those are used. Otherwise, in the order of the names,
-    the first image and every `round(1 / test_fraction)`-th after it is for testing.
+    PNG, JPEG, BMP, GIF (first picture), WebP and TIFF (first page) are read; class folders, hidden files and all
+    else are ignored. Links to files are followed; links to folders, and links in archives, are not. Other
+    forms are NumPy's arrays, MNIST's idx files, Parquet and WebDataset; see `forms.open_images`. How images are
+    decoded says `decoding.decode_image`. A single folder around everything is passed over; where there are
+    folders `train` and `test` then, those are used. Otherwise, in the order of the names, the first image and
+    every `round(1 / test_fraction)`-th after it is for testing.
 
     The decoded images are cached, under a hash of the files' contents; see `cache.cache_folder`.
 
     Args:
-        path: The folder or archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz).
+        path: The folder, archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz) or file (.npy, .npz, .parquet, idx).
         size: Cut the largest square from the middle of each image and resize it to this width and height, 1
             to 4096. Without it, all images have to be squares of one size.
         channels: 1 makes all images grey, 3 makes all RGB; auto is 1 if all are grey and 3 if not. If the
             first image is grey, auto decodes images until one has colours, before they are loaded.
         flip: Mirror images left to right at random in training.
-        test_fraction: About this part of the images is for testing where there are no folders `train` and
-            `test`; above 0, at most 0.5.
+        test_fraction: About this part of the images is for testing if they do not come in two halves; above 0,
+            at most 0.5.
         skip_broken: Leave out image files that cannot be decoded or are damaged, and say which; otherwise the
             first of them is an error. Damage of an archive itself is always an error.
 
@@ -88,8 +90,8 @@ def images(
         image_shape=recipe.shape,
         random_flip=flip,
         description=(
-            f"images in {printable(path)}, {side} x {side} {colour}: its folders train/ and test/ where it "
-            f"has both, otherwise 1 in {every}, in the order of their names, for testing"
+            f"images in {printable(path)}, {side} x {side} {colour}: its halves for training and testing "
+            f"where it has both, otherwise 1 in {every}, in the order of their names, for testing"
         ),
         load=functools.partial(load_decoded, recipe),
         resolved={"channels": str(recipe.channels)},
@@ -107,7 +109,7 @@ class _First:
     """
 
     name: str
-    data: bytes
+    data: Content
     side: int
 
 
@@ -115,7 +117,7 @@ def _first_image(path: Path, size: int | None, *, skip_broken: bool) -> _First:
     """Read as little as possible to know the size of all images."""
     broken: list[BrokenImageError] = []
     found = None
-    with contextlib.closing(open_image_files(path).contents()) as contents:
+    with contextlib.closing(open_images(path).contents()) as contents:
         for name, data in contents:
             try:
                 if skip_broken:
@@ -130,13 +132,13 @@ def _first_image(path: Path, size: int | None, *, skip_broken: bool) -> _First:
         raise UserError(
             f"all {len(broken):,} image files in {printable(path)} are broken",
             why=f"the first: {broken[0].what}: {broken[0].why}",
-            fix="give path= of a folder, zip or tar with images",
+            fix="give path= of a folder, archive or file with images",
         )
     if found is None:
         raise UserError(
             f"there are no images in {printable(path)}",
             why=f"no file there ends in {', '.join(EXTENSIONS)}; hidden ones and linked folders do not count",
-            fix="give path= of a folder, zip or tar with images",
+            fix="give path= of a folder, archive or file with images",
         )
     name, data, (width, height) = found
     if size is not None:
