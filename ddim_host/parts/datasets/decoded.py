@@ -62,6 +62,7 @@ class Recipe:
         all_grey: Raise `ColourFoundError` at an image with colours, which otherwise is made grey.
         same_size_as: The name of the image that gave `side`; None where images are to be resized.
         skip_broken: Whether files that cannot be decoded are left out.
+        find: Opens the images at `path`.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class Recipe:
     all_grey: bool
     same_size_as: str | None
     skip_broken: bool
+    find: Callable[[Path], ImageFiles] = open_images
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -135,7 +137,7 @@ def channels_of(recipe: Recipe) -> int:
     Raises:
         UserError: As `load_decoded`.
     """
-    files = open_images(recipe.path)
+    files = recipe.find(recipe.path)
     listing = look_at(recipe.path, files)
     record = cache_folder() / f"{recipe.key(f'channels {listing.names}')}.json"
     known = _read(_Channels, record)
@@ -163,7 +165,7 @@ def load_decoded(recipe: Recipe) -> TrainTest:
         UserError: Some cannot be read or decoded, or there are too few.
         ColourFoundError: One has colours, and `recipe.all_grey`.
     """
-    files = open_images(recipe.path)
+    files = recipe.find(recipe.path)
     listing = look_at(recipe.path, files)
     record = cache_folder() / f"{recipe.key(listing.names)}.json"
     seen = _read(_Seen, record)

@@ -29,24 +29,25 @@ def images(
 ) -> DataSource:
     """One's own images: files in a folder or an archive, or arrays.
 
-    PNG, JPEG, BMP, GIF (first picture), WebP and TIFF (first page) are read; class folders, hidden files and all
-    else are ignored. Links to files are followed; links to folders, and links in archives, are not. Other
-    forms are NumPy's arrays, MNIST's idx files, Parquet and WebDataset; see `forms.open_images`. How images are
-    decoded says `decoding.decode_image`. A single folder around everything is passed over; where there are
-    folders `train` and `test` then, those are used. Otherwise, in the order of the names, the first image and
-    every `round(1 / test_fraction)`-th after it is for testing.
+    PNG, JPEG, BMP, GIF (first picture), WebP and TIFF (first page) are read; class folders, hidden files and
+    all else are ignored. Links to files are followed; links to folders, and links in archives, are not. Other
+    forms are NumPy's arrays, MNIST's idx files, Parquet and WebDataset; see `forms.open_images`. How images
+    are decoded says `decoding.decode_image`. A single folder around everything is passed over; where there
+    are folders `train` and `test` then, those are used. Otherwise, in the order of the names, the first image
+    and every `round(1 / test_fraction)`-th after it is for testing.
 
     The decoded images are cached, under a hash of the files' contents; see `cache.cache_folder`.
 
     Args:
-        path: The folder, archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz) or file (.npy, .npz, .parquet, idx).
+        path: The folder, archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz) or file (.npy, .npz, .parquet,
+            idx).
         size: Cut the largest square from the middle of each image and resize it to this width and height, 1
             to 4096. Without it, all images have to be squares of one size.
         channels: 1 makes all images grey, 3 makes all RGB; auto is 1 if all are grey and 3 if not. If the
             first image is grey, auto decodes images until one has colours, before they are loaded.
         flip: Mirror images left to right at random in training.
-        test_fraction: About this part of the images is for testing if they do not come in two halves; above 0,
-            at most 0.5.
+        test_fraction: About this part of the images is for testing if they do not come in two halves; above
+            0, at most 0.5.
         skip_broken: Leave out image files that cannot be decoded or are damaged, and say which; otherwise the
             first of them is an error. Damage of an archive itself is always an error.
 
