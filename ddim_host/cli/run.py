@@ -20,7 +20,7 @@ from ddim_host.framework.unet import parameters
 from ddim_host.plugin.parameters import format_value
 from ddim_host.report.output import write_report
 from ddim_host.run.checkpoints import load_progress
-from ddim_host.run.directory import RunDirectory, existing_run, next_run_path
+from ddim_host.run.directory import RunDirectory, existing_run, new_run
 from ddim_host.run.execution import is_complete, run_experiment
 from ddim_host.run.provenance import this_command
 from ddim_host.system.failure import report_failure
@@ -45,6 +45,7 @@ def main(options: argparse.Namespace) -> int:
     config_file = None if options.config is None else read_config_file(options.config)
     request = requested(options, config_file)
     if _is_resumed(options):
+        directory: RunDirectory | None
         experiment, directory = _resumed(options, request)
         start: RunDirectory | None = directory
     else:
@@ -53,16 +54,18 @@ def main(options: argparse.Namespace) -> int:
             start.latest_checkpoint()  # raises where there is none
         experiment = assemble(request.over(start.config.request) if start else request)
         experiment.timesteps()  # a subset that does not work should be known before the training
-        config = experiment.config
-        directory = RunDirectory(options.out or next_run_path(config.plugin.name, config.data.name))
+        directory = None if options.out is None else RunDirectory(options.out)
     print(describe(experiment))
-    complete = start is directory and is_complete(directory)
+    complete = directory is not None and start is directory and is_complete(directory)
     if start is not None:
         _say_what_is_left(start, experiment.config, resumed=start is directory, complete=complete)
     if options.dry_run:
         return 0
-    if start is directory and complete:
+    if complete:
         return 0
+    if directory is None:
+        with new_run(experiment.config.plugin.name, experiment.config.data.name) as directory:
+            return _carry_out(experiment, directory, start, config_file)
     if start is not directory and launched().is_first:
         directory.require_free()
     return _carry_out(experiment, directory, start, config_file)

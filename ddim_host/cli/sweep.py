@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shlex
 import signal
@@ -23,12 +24,13 @@ from ddim_host.run.provenance import this_command
 from ddim_host.sweep.grid import AXES, Grid, read_grid, read_value, requested, trial_name
 from ddim_host.sweep.sweeping import Sweep, claimed
 from ddim_host.sweep.trial import Asked
+from ddim_host.system.files import file_errors, new_folder
 from ddim_host.system.interruption import end_as_by_ctrl_c
 from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ddim_host.evaluation.request import EvaluationRequest
     from ddim_host.experiment.assembly import Experiment
@@ -46,9 +48,20 @@ def main(options: argparse.Namespace) -> int:
     """
     grid = _asked_grid(options)
     evaluation = None if grid.evaluation is None else read_evaluation(grid.evaluation, prefix="--evaluate-")
-    folder = options.out or _next_folder()
-    sweep = Sweep(folder, grid.evaluation)
     asked = _assembled(grid, evaluation) if grid.axes else None
+    if options.out is not None or options.dry_run:
+        return _sweep(options, options.out or next(p for p in _folders() if not p.exists()), grid, asked)
+    if asked is None:
+        raise no_framework_chosen()
+    with contextlib.ExitStack() as stack:
+        with file_errors("cannot use the folder sweeps/", fix="choose another place with --out"):
+            folder = stack.enter_context(new_folder(_folders()))
+        return _sweep(options, folder, grid, asked)
+
+
+def _sweep(options: argparse.Namespace, folder: Path, grid: Grid, asked: list[Asked] | None) -> int:
+    """Run the experiments in a folder; the exit code."""
+    sweep = Sweep(folder, grid.evaluation)
 
     def look() -> tuple[list[Trial], list[Trial]]:
         known = sweep.trials()
@@ -64,7 +77,7 @@ def main(options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     end_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP)
-    with claimed(folder, new=options.out is None):
+    with claimed(folder):
         try:
             trials, _ = look()  # another process may have had the folder until now
             for trial in trials:
@@ -174,8 +187,8 @@ def _how_to_go_on(folder: Path) -> str:
     return f"the same command with --out {printable(shlex.quote(str(folder)))} goes on"
 
 
-def _next_folder() -> Path:
-    return next(path for n in itertools.count(1) if not (path := Path("sweeps") / str(n)).exists())
+def _folders() -> Iterator[Path]:
+    return (Path("sweeps") / str(number) for number in itertools.count(1))
 
 
 def _finish(folder: Path, trials: Sequence[Trial], known: Sequence[Trial]) -> int:

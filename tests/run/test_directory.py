@@ -1,14 +1,15 @@
-"""The rows of metrics, written and taken back."""
+"""The rows of metrics, written and taken back, and the folders of new runs."""
 
 from __future__ import annotations
 
 import math
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ddim_host.errors import UserError
-from ddim_host.run.directory import RunDirectory
+from ddim_host.run.directory import RunDirectory, new_run
 from ddim_host.run.metrics import EpochMetrics
 
 if TYPE_CHECKING:
@@ -38,3 +39,36 @@ def test_a_step_that_is_no_count_is_damage(tmp_path: Path, step: str) -> None:
     run.metrics_path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="is damaged"):
         run.read_metrics()
+
+
+def test_runs_that_begin_at_the_same_moment_get_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    together, found = threading.Barrier(8), []
+
+    def begin() -> None:
+        together.wait()
+        with new_run("torch", "digits") as run:
+            found.append(run.path.name)
+            together.wait()
+            (run.path / "config.toml").touch()
+
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [f"torch-digits-{number}" for number in range(1, 9)]
+    assert len(list((tmp_path / "runs").iterdir())) == 8
+
+
+def test_a_run_that_did_not_begin_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such images"), new_run("torch", "digits"):
+        raise UserError("no such images")
+    assert not list((tmp_path / "runs").iterdir())
+    (tmp_path / "runs").rmdir()
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UserError, match="cannot use the folder runs/"), new_run("torch", "digits"):
+        pass
