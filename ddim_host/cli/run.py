@@ -60,6 +60,7 @@ def main(options: argparse.Namespace) -> int:
     if start is not None:
         _say_what_is_left(start, experiment.config, resumed=start is directory, complete=complete)
     if options.dry_run:
+        experiment.require_device()
         return 0
     if complete:
         return 0
@@ -86,7 +87,7 @@ def _carry_out(
                 config = start.config
             if config is not None:
                 note_other_images(config, images)
-        picture, times = run_experiment(experiment, directory, start=start)
+        done = run_experiment(experiment, directory, start=start)
     except DivergedError:
         return _diverged(directory)
     except InterruptedTrainingError as stop:
@@ -97,8 +98,13 @@ def _carry_out(
         return 0
     for last in directory.read_metrics()[-1:]:
         print(f"trained {last.step} steps: train loss {last.train_loss:.4g}, test loss {last.test_loss:.4g}")
-    print(times_line(experiment.config.num_images, times))
-    print(f"wrote {printable(picture)}")
+    if done.growth:
+        warning = UserError(
+            done.growth, fix="use a smaller --lr, or the weights of a better epoch (--checkpoint best-test)"
+        )
+        print(f"ddim-host: warning: {warning}", file=sys.stderr)
+    print(times_line(experiment.config.num_images, done.times))
+    print(f"wrote {printable(done.picture)}")
     write_report([directory.path], directory.report_path, command=this_command())
     print(f"wrote {printable(directory.report_path)}")
     return 0

@@ -7,6 +7,7 @@ import itertools
 import shlex
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,10 @@ from ddim_host.plugin.parameters import parse_choice
 from ddim_host.report.output import write_report
 from ddim_host.run.provenance import this_command
 from ddim_host.sweep.grid import AXES, Grid, read_grid, read_value, requested, trial_name
+from ddim_host.sweep.processes import CommandRunner
 from ddim_host.sweep.sweeping import Sweep, claimed
 from ddim_host.sweep.trial import Asked
+from ddim_host.system.failure import read_failure
 from ddim_host.system.files import file_errors, new_folder
 from ddim_host.system.interruption import end_as_by_ctrl_c
 from ddim_host.system.progress import progress_bar
@@ -75,6 +78,7 @@ def _sweep(options: argparse.Namespace, folder: Path, grid: Grid, asked: list[As
             print(f"note: {printable(trial.config_path)} is damaged", file=sys.stderr)
     print(_overview(folder, trials), flush=True)
     if options.dry_run:
+        _require_devices(trials)
         return 0
     end_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP)
     with claimed(folder):
@@ -157,6 +161,27 @@ def _require_evaluation(evaluation: EvaluationRequest, experiment: Experiment, e
         extractors.add(key)
         with Evaluator(features, experiment.image_shape, MeasureSettings()):
             pass
+
+
+def _require_devices(trials: Sequence[Trial]) -> None:
+    """Make sure that the frameworks have the devices and precisions that experiments ask for by name.
+
+    Each framework is asked in a process of its own.
+
+    Raises:
+        UserError: One of them lacks something.
+    """
+    configs = [trial.asked.config for trial in trials if trial.asked is not None]
+    wanted = {(c.plugin.name, c.device, c.precision) for c in configs if c.names_hardware}
+    with tempfile.TemporaryDirectory() as folder:
+        failure, log = Path(folder, "failure.json"), Path(folder, "log")
+        for plugin, device, precision in sorted(wanted):
+            options = (f"--plugin={plugin}", f"--device={device}", f"--precision={precision}")
+            with log.open("w", encoding="utf-8") as output:
+                code = CommandRunner().run(("run", *options, "--dry-run"), output, failure)
+            if code:
+                printed = printable(log.read_text(encoding="utf-8", errors="replace")[-500:])
+                raise read_failure(failure) or UserError(f"{plugin} cannot use {device}", why=printed)
 
 
 def _overview(folder: Path, trials: Sequence[Trial]) -> str:

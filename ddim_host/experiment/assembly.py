@@ -151,6 +151,17 @@ class Experiment:
         """Return the steps from noise to image."""
         return ddim_steps(self.schedule, self.timesteps(), self.config.eta)
 
+    def require_device(self) -> None:
+        """Make sure that there are the device and the precision that were asked for by name.
+
+        If they may be missing, a network is built, which takes seconds.
+
+        Raises:
+            UserError: The framework cannot be imported, or lacks them.
+        """
+        if self.config.names_hardware:
+            self.build_model()
+
     def build_model(self) -> Model:
         """Build the network in the framework, with weights not yet defined; joins the processes first.
 
