@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, cast
 
@@ -13,6 +14,7 @@ from ddim_host.errors import UserError
 from ddim_host.framework.checks import Check
 from ddim_host.framework.kernels import KERNELS_VARIABLE, load_kernels
 from ddim_host.parts.datasets.cifar10 import official_archive
+from ddim_host.parts.datasets.mnist import FASHION_MNIST, MNIST, official_files
 from ddim_host.plugin.discovery import Plugin, installed_frameworks
 from ddim_host.plugin.loading import load_plugins
 from ddim_host.system.cache import cache_errors
@@ -20,6 +22,7 @@ from ddim_host.system.releases import installed_releases, untested
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
 _SECONDS = 120.0
 
@@ -53,7 +56,8 @@ def _host_checks(installed: tuple[Plugin, ...]) -> list[Check]:
         Check("NumPy", True, version("numpy")),
         _releases_check(),
         _kernels_check(),
-        _cifar10_check(),
+        _data_check("CIFAR-10", official_archive),
+        *(_data_check(known.name, partial(official_files, known)) for known in (MNIST, FASHION_MNIST)),
     ]
     for plugin in installed:
         if plugin.kind == "parts" or plugin.error:
@@ -80,12 +84,11 @@ def _kernels_check() -> Check:
     return Check(name, True, "compiled for this processor")
 
 
-def _cifar10_check() -> Check:
-    """Whether CIFAR-10 is here: worth knowing while there is a network, and no failure."""
-    name = "CIFAR-10"
+def _data_check(name: str, state: Callable[[], str]) -> Check:
+    """Whether a published data set is here: worth knowing while there is a network, and no failure."""
     try:
         with cache_errors():
-            return Check(name, True, official_archive())
+            return Check(name, True, state())
     except UserError as error:
         return Check.failed(name, error)
 

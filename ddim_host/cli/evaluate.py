@@ -19,7 +19,7 @@ from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, number, tables_of
 from ddim_host.experiment.defaults import default_features
 from ddim_host.framework.processes import any_of
-from ddim_host.plugin.parameters import format_choice, parse_choice
+from ddim_host.plugin.parameters import parse_choice
 from ddim_host.report.output import write_report
 from ddim_host.run.directory import existing_run
 from ddim_host.run.drawing import Drawing, draw, drawing_record
@@ -91,7 +91,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     with Evaluator(features, experiment.image_shape, MeasureSettings()) as evaluator:
         # Before the real images are measured, which takes its time: all processes read the same checkpoint.
         denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
-        data = format_choice(config.data.name, config.data.parameters)
+        data = experiment.data_choice
         images = experiment.images
         note_other_images(run.config, images)
         ruler = measure_real_images(evaluator, file, data, images, asked.reference)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ddim_host.experiment.config_file import ConfigFile
 
 _PART_HELP = {
-    Kind.DATA: "images: digits, cifar10, or images:path=FOLDER_OR_ARCHIVE",
+    Kind.DATA: "images: digits, mnist, fashion_mnist, cifar10, or images:path=FOLDER_OR_FILE",
     Kind.MODEL: "the network, e.g. unet:base_channels=64,dropout=0; its size follows the images",
     Kind.NOISE_SCHEDULE: "how much noise each timestep adds: linear, cosine, quad, sigmoid",
     Kind.TIMESTEP_SAMPLER: "timesteps in training: uniform, antithetic, importance",

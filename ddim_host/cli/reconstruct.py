@@ -11,7 +11,6 @@ from ddim_host.cli.output import left_out_lines, note_other_images, used_line
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.paper import is_cifar10
 from ddim_host.experiment.settings import read_list
-from ddim_host.plugin.parameters import format_choice
 from ddim_host.run.directory import existing_run
 from ddim_host.run.exports import export_images, require_new
 from ddim_host.run.images import to_uint8
@@ -66,7 +65,7 @@ def main(options: argparse.Namespace) -> int:
     rows, pictures = [], [test[chosen[pictured]]]
     print(
         f"{'images':<17} {len(chosen):,} of the {len(test):,} test images of "
-        f"{printable(format_choice(config.data.name, config.data.parameters))}\n"
+        f"{printable(experiment.data_choice)}\n"
         f"{'MSE':<17} mean squared error per dimension, pixels in [0, 1]; decoded without clipping"
     )
     # The paper's column says nothing beside other images.
@@ -90,7 +89,7 @@ def main(options: argparse.Namespace) -> int:
         export.finish(
             {
                 "num_images": len(chosen),
-                "images": f"test half of {format_choice(config.data.name, config.data.parameters)}",
+                "images": f"test half of {experiment.data_choice}",
                 "images_sha256": data.fingerprint.test_sha256,
                 **record_of(experiment, denoiser, used),
                 "rows": len(table),

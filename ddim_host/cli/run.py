@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from ddim_host.cli.options import requested
 from ddim_host.cli.output import left_out_lines, note_other_images, sampling_line, split_line, times_line
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, printable
-from ddim_host.experiment.assembly import Experiment, assemble, load_framework, resolve_config
+from ddim_host.experiment.assembly import Experiment, assemble, load_framework
 from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
 from ddim_host.experiment.config_file import read_config_file
 from ddim_host.framework.unet import parameters
 from ddim_host.plugin.parameters import format_value, written
 from ddim_host.report.output import write_report
 from ddim_host.run.checkpoints import load_progress
-from ddim_host.run.directory import RunDirectory, existing_run, next_run_path
+from ddim_host.run.directory import RunDirectory, existing_run, new_run
 from ddim_host.run.execution import is_complete, run_experiment
 from ddim_host.run.provenance import this_command
 from ddim_host.system.failure import report_failure
@@ -45,6 +45,7 @@ def main(options: argparse.Namespace) -> int:
     config_file = None if options.config is None else read_config_file(options.config)
     request = requested(options, config_file)
     if _is_resumed(options):
+        directory: RunDirectory | None
         experiment, directory = _resumed(options, request)
         start: RunDirectory | None = directory
     else:
@@ -53,16 +54,19 @@ def main(options: argparse.Namespace) -> int:
             start.latest_checkpoint()  # raises where there is none
         experiment = assemble(request.over(start.config.request) if start else request)
         experiment.sampling_plan()  # a subset or solver that does not work is an error before the training
-        config = experiment.config
-        directory = RunDirectory(options.out or next_run_path(config.plugin.name, config.data.name))
+        directory = None if options.out is None else RunDirectory(options.out)
     print(describe(experiment))
-    complete = start is directory and is_complete(directory)
+    complete = directory is not None and start is directory and is_complete(directory)
     if start is not None:
         _say_what_is_left(start, experiment.config, resumed=start is directory, complete=complete)
     if options.dry_run:
+        experiment.require_device()
         return 0
-    if start is directory and complete:
+    if complete:
         return 0
+    if directory is None:
+        with new_run(experiment.config.plugin.name, experiment.config.data.name) as directory:
+            return _carry_out(experiment, directory, start, config_file)
     if start is not directory and launched().is_first:
         directory.require_free()
     return _carry_out(experiment, directory, start, config_file)
@@ -83,7 +87,7 @@ def _carry_out(
                 config = start.config
             if config is not None:
                 note_other_images(config, images)
-        picture, times = run_experiment(experiment, directory, start=start, command=this_command())
+        done = run_experiment(experiment, directory, start=start, command=this_command())
     except DivergedError:
         return _diverged(directory)
     except InterruptedTrainingError as stop:
@@ -94,8 +98,13 @@ def _carry_out(
         return 0
     for last in directory.read_metrics()[-1:]:
         print(f"trained {last.step} steps: train loss {last.train_loss:.4g}, test loss {last.test_loss:.4g}")
-    print(times_line(experiment.config.num_images, times))
-    print(f"wrote {printable(picture)}")
+    if done.growth:
+        warning = UserError(
+            done.growth, fix="use a smaller --lr, or the weights of a better epoch (--checkpoint best-test)"
+        )
+        print(f"ddim-host: warning: {warning}", file=sys.stderr)
+    print(times_line(experiment.config.num_images, done.times))
+    print(f"wrote {printable(done.picture)}")
     write_report([directory.path], directory.report_path, command=this_command())
     print(f"wrote {printable(directory.report_path)}")
     return 0
@@ -182,8 +191,8 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
     plugins = load_framework(stored)
     experiment = assemble(stored, plugins=plugins)
     if request.plugin in (None, stored.plugin):
-        asked = resolve_config(request.over(stored), plugins, experiment.image_shape)
-        changed = _differences(experiment.config, asked)
+        asked = assemble(request.over(stored), plugins=plugins)
+        changed = _differences(experiment.config, asked.config)
     else:
         changed = ["plugin"]
     if changed:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shlex
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +23,17 @@ from ddim_host.plugin.parameters import parse_choice
 from ddim_host.report.output import write_report
 from ddim_host.run.provenance import this_command
 from ddim_host.sweep.grid import AXES, Grid, read_grid, read_value, requested, trial_name
+from ddim_host.sweep.processes import CommandRunner
 from ddim_host.sweep.sweeping import Sweep, claimed
 from ddim_host.sweep.trial import Asked
+from ddim_host.system.failure import read_failure
+from ddim_host.system.files import file_errors, new_folder
 from ddim_host.system.interruption import end_as_by_ctrl_c
 from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ddim_host.evaluation.request import EvaluationRequest
     from ddim_host.experiment.assembly import Experiment
@@ -46,9 +51,20 @@ def main(options: argparse.Namespace) -> int:
     """
     grid = _asked_grid(options)
     evaluation = None if grid.evaluation is None else read_evaluation(grid.evaluation, prefix="--evaluate-")
-    folder = options.out or _next_folder()
-    sweep = Sweep(folder, grid.evaluation)
     asked = _assembled(grid, evaluation) if grid.axes else None
+    if options.out is not None or options.dry_run:
+        return _sweep(options, options.out or next(p for p in _folders() if not p.exists()), grid, asked)
+    if asked is None:
+        raise no_framework_chosen()
+    with contextlib.ExitStack() as stack:
+        with file_errors("cannot use the folder sweeps/", fix="choose another place with --out"):
+            folder = stack.enter_context(new_folder(_folders()))
+        return _sweep(options, folder, grid, asked)
+
+
+def _sweep(options: argparse.Namespace, folder: Path, grid: Grid, asked: list[Asked] | None) -> int:
+    """Run the experiments in a folder; the exit code."""
+    sweep = Sweep(folder, grid.evaluation)
 
     def look() -> tuple[list[Trial], list[Trial]]:
         known = sweep.trials()
@@ -62,9 +78,10 @@ def main(options: argparse.Namespace) -> int:
             print(f"note: {printable(trial.config_path)} is damaged", file=sys.stderr)
     print(_overview(folder, trials), flush=True)
     if options.dry_run:
+        _require_devices(trials)
         return 0
     end_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP)
-    with claimed(folder, new=options.out is None):
+    with claimed(folder):
         try:
             trials, _ = look()  # another process may have had the folder until now
             for trial in trials:
@@ -151,6 +168,27 @@ def _require_evaluation(evaluation: EvaluationRequest, experiment: Experiment, e
             pass
 
 
+def _require_devices(trials: Sequence[Trial]) -> None:
+    """Make sure that the frameworks have the devices and precisions that experiments ask for by name.
+
+    Each framework is asked in a process of its own.
+
+    Raises:
+        UserError: One of them lacks something.
+    """
+    configs = [trial.asked.config for trial in trials if trial.asked is not None]
+    wanted = {(c.plugin.name, c.device, c.precision) for c in configs if c.names_hardware}
+    with tempfile.TemporaryDirectory() as folder:
+        failure, log = Path(folder, "failure.json"), Path(folder, "log")
+        for plugin, device, precision in sorted(wanted):
+            options = (f"--plugin={plugin}", f"--device={device}", f"--precision={precision}")
+            with log.open("w", encoding="utf-8") as output:
+                code = CommandRunner().run(("run", *options, "--dry-run"), output, failure)
+            if code:
+                printed = printable(log.read_text(encoding="utf-8", errors="replace")[-500:])
+                raise read_failure(failure) or UserError(f"{plugin} cannot use {device}", why=printed)
+
+
 def _overview(folder: Path, trials: Sequence[Trial]) -> str:
     """Return a line for each experiment: what is left to do for it."""
     done = sum(not trial.stages for trial in trials)
@@ -179,8 +217,8 @@ def _how_to_go_on(folder: Path) -> str:
     return f"the same command with --out {printable(shlex.quote(str(folder)))} goes on"
 
 
-def _next_folder() -> Path:
-    return next(path for n in itertools.count(1) if not (path := Path("sweeps") / str(n)).exists())
+def _folders() -> Iterator[Path]:
+    return (Path("sweeps") / str(number) for number in itertools.count(1))
 
 
 def _finish(folder: Path, trials: Sequence[Trial], known: Sequence[Trial]) -> int:

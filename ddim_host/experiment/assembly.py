@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +23,7 @@ from ddim_host.framework.unet import UNet, UNetSpec
 from ddim_host.plugin import validation
 from ddim_host.plugin.discovery import only_framework
 from ddim_host.plugin.loading import load_plugins
-from ddim_host.plugin.parameters import Parameter, PartChoice, resolve
+from ddim_host.plugin.parameters import Parameter, PartChoice, format_choice, resolve
 from ddim_host.plugin.registry import Kind, Part
 from ddim_host.system.launch import launched
 
@@ -89,9 +89,17 @@ class Experiment:
                 f"{self.parts[Kind.DATA].label} has images of another shape than the run was trained on",
                 why=f"theirs is (height, width, channels) = {source.image_shape}, and the network's is "
                 f"{self.image_shape}",
-                fix="choose other images with --data",
+                fix="choose other images with --data"
+                if "channels" not in source.resolved or source.image_shape[:2] != self.image_shape[:2]
+                else f"add channels={self.image_shape[2]} to --data, or choose other images",
             )
         return source
+
+    @property
+    def data_choice(self) -> str:
+        """The data set as on the command line, with what was left to the images."""
+        data = self.config.data
+        return format_choice(data.name, {**data.parameters, **self.source.resolved})
 
     @cached_property
     def processes(self) -> Processes:
@@ -150,6 +158,17 @@ class Experiment:
         steps = ddim_steps(self.schedule, timesteps, self.config.eta if eta is None else eta)
         return validation.checked_solver(self.parts[Kind.SOLVER], self.config.solver.parameters, steps)
 
+    def require_device(self) -> None:
+        """Make sure that there are the device and the precision that were asked for by name.
+
+        If they may be missing, a network is built, which takes seconds.
+
+        Raises:
+            UserError: The framework cannot be imported, or lacks them.
+        """
+        if self.config.names_hardware:
+            self.build_model()
+
     def build_model(self) -> Model:
         """Build the network in the framework, with weights not yet defined; joins the processes first.
 
@@ -191,8 +210,10 @@ def assemble(
     parts = _resolve_parts(request, plugins.registry)
     source = None
     if image_shape is None:
-        source = validation.checked_source(parts[Kind.DATA].part, parts[Kind.DATA].parameters)
+        data = parts[Kind.DATA]
+        source = validation.checked_source(data.part, data.parameters)
         image_shape = source.image_shape
+        parts[Kind.DATA] = replace(data, parameters={**data.parameters, **source.resolved})
     config = _resolve(request, plugins, parts, image_shape)
     schedule = validation.checked_schedule(
         parts[Kind.NOISE_SCHEDULE].part, config.noise_schedule.parameters, config.num_train_timesteps
@@ -226,20 +247,6 @@ def load_framework(request: Request) -> Plugins:
         UserError: No framework was chosen among several, or see `plugin.loading.load_plugins`.
     """
     return load_plugins(only_framework() if request.plugin is None else request.plugin)
-
-
-def resolve_config(request: Request, plugins: Plugins, image_shape: tuple[int, int, int]) -> Config:
-    """Complete what was asked for: every part with its distribution and parameters, and every setting.
-
-    Args:
-        request: What the user asked for.
-        plugins: From `load_framework`.
-        image_shape: `(H, W, C)` of the images, which defaults follow.
-
-    Raises:
-        UserError: A part or a parameter is unknown, or a value has another type.
-    """
-    return _resolve(request, plugins, _resolve_parts(request, plugins.registry), image_shape)
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,11 @@ class Config:
         """Return the length of the training in optimizer steps."""
         return training_length(vars(self), num_train_images)
 
+    @property
+    def names_hardware(self) -> bool:
+        """Whether it asks for what a machine may lack; `auto`, the CPU and fp32 are always there."""
+        return self.device == "cuda" or self.precision == "bf16"
+
     def part(self, kind: Kind) -> PartConfig:
         """Return the part of one kind."""
         return cast("PartConfig", getattr(self, kind.option))

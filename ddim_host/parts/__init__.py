@@ -7,7 +7,7 @@ This module is an ordinary parts plugin, found through the same entry point as e
 
 from ddim_host.diffusion import solvers
 from ddim_host.parts import loss_weightings, noise_schedules, timestep_subsets
-from ddim_host.parts.datasets import cifar10, digits, images
+from ddim_host.parts.datasets import cifar10, digits, fashion_mnist, images, mnist
 from ddim_host.parts.feature_extractors import DigitsMLP
 from ddim_host.plugin.contracts import (
     DatasetFactory,
@@ -62,8 +62,14 @@ def ddim_solvers() -> dict[str, Solver]:
 
 @hookimpl
 def ddim_datasets() -> dict[str, DatasetFactory]:
-    """`digits` (embedded), `cifar10` (the official archive) and `images` (a folder or an archive)."""
-    return {"digits": digits, "cifar10": cifar10, "images": images}
+    """`digits` (embedded); `mnist`, `fashion_mnist`, `cifar10` (official files); `images` (one's own)."""
+    return {
+        "digits": digits,
+        "mnist": mnist,
+        "fashion_mnist": fashion_mnist,
+        "cifar10": cifar10,
+        "images": images,
+    }
 
 
 @hookimpl

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -77,7 +77,7 @@ class DataSource:
     """A data set that is known but not read yet.
 
     What decides the network (the image shape) is known before anything is downloaded or decoded, so a
-    dry run costs nothing.
+    dry run costs nothing. (`images` decodes grey images to know that all of them are.)
 
     Attributes:
         image_shape: `(H, W, C)` of every image, H = W.
@@ -85,12 +85,15 @@ class DataSource:
         description: One line for people: what the images are and how train and test are split.
         load: Reads the images, downloading or decoding them where that has not happened yet. Raises
             `UserError` where they cannot be had.
+        resolved: Values of parameters that were left to the images, such as `channels=auto`. A run stores
+            these in place of what was asked for.
     """
 
     image_shape: tuple[int, int, int]
     random_flip: bool
     description: str
     load: Callable[[], TrainTest]
+    resolved: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
 
 def image_hash(images: Images) -> str:

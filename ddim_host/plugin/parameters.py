@@ -342,18 +342,19 @@ def _number(given: object) -> float:
 
 
 def _text(given: object) -> str:
+    if type(given) is int:  # in TOML as on the command line: channels = 1
+        return str(given)
     if not isinstance(given, str):
         raise ValueError
     return given
 
 
 def _path(given: object) -> Path:
-    text = _text(given)
-    if not text:
+    if not isinstance(given, str) or not given:
         raise ValueError
-    text.encode("utf-8")  # a ValueError for names in another encoding, which no TOML file could hold
+    given.encode("utf-8")  # a ValueError for names in another encoding, which no TOML file could hold
     # Absolute, so that a stored configuration means the same from another folder.
-    return absolute_path(text)
+    return absolute_path(given)
 
 
 _CONVERTERS: dict[type, Callable[[object], Value]] = {

@@ -340,6 +340,9 @@ def checked_source(part: Part, parameters: Mapping[str, Value]) -> DataSource:
     height, width, channels = shape
     if height != width or height < 1 or channels not in (1, 3):
         raise part.broken(f"its images are {height} x {width} x {channels}, not square with 1 or 3 channels")
+    unknown = source.resolved.keys() - parameters.keys()
+    if unknown:
+        raise part.broken(f"it resolved {', '.join(sorted(unknown))}, which is none of its parameters")
     return source
 
 

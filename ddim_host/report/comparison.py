@@ -277,11 +277,12 @@ def _grid_sets(runs: Sequence[ReportedRun]) -> tuple[GridSet, ...]:
 
 
 def _difference(one: Grid, other: Grid, image_shape: tuple[int, int, int]) -> GridDifference | None:
-    count = one.record.get("rows")
-    if not isinstance(count, int):
-        return None
+    count, columns = one.layout
     try:
-        pixels = [grid_images(grid.png, count, image_shape).astype(np.int16) for grid in (one, other)]
+        pixels = [
+            grid_images(grid.png, count, image_shape, columns=columns).astype(np.int16)
+            for grid in (one, other)
+        ]
     except ValueError:
         return None
     absolute = np.abs(pixels[0] - pixels[1])

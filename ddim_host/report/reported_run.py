@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import EvaluationFile, Scores
@@ -12,6 +12,8 @@ from ddim_host.experiment.config import PART_KINDS, Request
 from ddim_host.plugin.parameters import PartChoice
 from ddim_host.plugin.registry import Kind
 from ddim_host.run.directory import existing_run
+from ddim_host.run.drawing import PictureKind
+from ddim_host.run.metrics import growth
 from ddim_host.system.files import read_bytes, read_json
 from ddim_host.system.records import read_record
 
@@ -32,7 +34,9 @@ _MOST_GRID_BYTES = 8 << 20
 class _Shown:
     """What a page says of a grid; a record may hold more."""
 
+    kind: PictureKind
     rows: int
+    columns: int
     seed: int
     eta: float
     timesteps: tuple[int, ...]
@@ -40,7 +44,7 @@ class _Shown:
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid of samples.
+    """A grid of samples, interpolations or trajectories.
 
     Attributes:
         name: Its file's name.
@@ -57,6 +61,18 @@ class Grid:
         """What decides the noise that the images began from and the way that they went."""
         names = ("kind", "rows", "columns", "seed", "timesteps", "eta", "clip", "weights", "checkpoint")
         return tuple(repr(self.record.get(name)) for name in names)
+
+    @property
+    def kind(self) -> PictureKind:
+        """What its rows are; see `drawing.Drawing`."""
+        kind: PictureKind = self.record["kind"]
+        return kind
+
+    @property
+    def layout(self) -> tuple[int, int | None]:
+        """The number of its images, and how many are in a row; None if it is as square as possible."""
+        rows, columns = self.record["rows"], self.record["columns"]
+        return (rows, None) if self.kind == "samples" else (rows * columns, columns)
 
     @property
     def seconds(self) -> float | None:
@@ -81,7 +97,7 @@ class ReportedRun:
         provenance: Versions, hardware and the command.
         metrics: The rows of `metrics.csv`.
         scores: What `evaluate` measured.
-        grids: Grids of samples.
+        grids: What was drawn from it.
         problems: What could not be read, or is not complete.
     """
 
@@ -125,6 +141,8 @@ def read_reported_run(path: Path, name: str) -> ReportedRun:
 
     metrics: list[EpochMetrics] = read(run.read_metrics, [])
     problems += _unfinished(request, metrics)
+    if grown := growth(metrics):
+        problems.append(grown)
     return ReportedRun(
         name=name,
         path=path,
@@ -203,9 +221,12 @@ def _grid(picture: Path) -> Grid | None:
         record = read_json(beside)
         if not isinstance(record, dict):
             raise TypeError("it is no object")
-        if record.get("kind") != "samples":
+        if record.get("kind") not in get_args(PictureKind):
             return None
-        read_record(_Shown, record)
+        shown = read_record(_Shown, record)
+        if shown.rows < 1 or shown.columns < 1:
+            raise ValueError(f"it has {shown.rows} rows of {shown.columns} images")
+        record |= {"rows": shown.rows, "columns": shown.columns}  # which may have been texts
         return Grid(picture.name, read_bytes(picture, _MOST_GRID_BYTES), record)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"cannot show {picture}", why=printable(error)) from None

@@ -22,7 +22,8 @@ from ddim_host.experiment.config_file import read_config_file
 from ddim_host.plugin.parameters import suggestion
 from ddim_host.run.checkpoints import latest_checkpoint, load_progress, weights_folder
 from ddim_host.run.metrics import read_metrics, write_metrics
-from ddim_host.system.files import file_errors, is_leftover, locked, write_text
+from ddim_host.system.files import file_errors, is_leftover, locked, new_folder, write_text
+from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -223,9 +224,23 @@ def existing_run(path: Path) -> RunDirectory:
     )
 
 
-def next_run_path(framework: str, data: str) -> Path:
-    """The first of `runs/FRAMEWORK-DATA-1`, `-2`, ... that does not exist."""
-    return next(path for path in _numbered(Path("runs") / f"{framework}-{data}") if not path.exists())
+@contextlib.contextmanager
+def new_run(framework: str, data: str) -> Iterator[RunDirectory]:
+    """Make the folder of a run: the first of `runs/FRAMEWORK-DATA-1`, `-2`, ... that does not exist.
+
+    Of several processes of one run only the first makes it.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    paths = _numbered(Path("runs") / f"{framework}-{data}")
+    if not launched().is_first:
+        yield RunDirectory(next(path for path in paths if not path.exists()))
+        return
+    with contextlib.ExitStack() as stack:
+        with file_errors("cannot use the folder runs/", fix="choose another place with --out"):
+            path = stack.enter_context(new_folder(paths))
+        yield RunDirectory(path)
 
 
 def _is_nothing(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
@@ -39,6 +40,21 @@ if TYPE_CHECKING:
     from ddim_host.run.metrics import EpochMetrics
 
 
+@dataclass(frozen=True)
+class Finished:
+    """How an experiment went.
+
+    Attributes:
+        picture: The path of the grid.
+        times: How long the sampling took.
+        growth: That the loss has grown, in words; empty if it has not.
+    """
+
+    picture: Path
+    times: Times
+    growth: str
+
+
 def is_complete(run: RunDirectory) -> bool:
     """Return whether a run was trained to its end, sampled from and reported, as its files tell.
 
@@ -68,7 +84,7 @@ def run_experiment(
     start: RunDirectory | None = None,
     command: str,
     on_row: Callable[[EpochMetrics], None] | None = None,
-) -> tuple[Path, Times]:
+) -> Finished:
     """Train, sample and write everything into the run directory; of several processes the first one writes.
 
     Args:
@@ -80,7 +96,7 @@ def run_experiment(
         on_row: Called with each new row of metrics.
 
     Returns:
-        Path of the grid, and how long the sampling took.
+        How it went.
 
     Raises:
         UserError: The data, the device or the directory is not to be had, or a checkpoint is damaged; or a
@@ -108,9 +124,13 @@ def run_experiment(
         if first:
             # What was kept after the checkpoint will be made again.
             remove_others(run.checkpoints_path, progress)
-        Trainer(experiment, model, images, run=run, progress=progress, metrics=metrics, on_row=on_row).train()
+        trainer = Trainer(
+            experiment, model, images, run=run, progress=progress, metrics=metrics, on_row=on_row
+        )
+        trainer.train()
     used = UsedWeights("ema", "latest", (progress.step,))
-    return path, draw(experiment, Denoiser(((model, 1.0),), "ema"), used, Drawing(config.num_images), export)
+    times = draw(experiment, Denoiser(((model, 1.0),), "ema"), used, Drawing(config.num_images), export)
+    return Finished(path, times, trainer.growth())
 
 
 def _require_same_images(run: RunDirectory, images: TrainTest) -> None:

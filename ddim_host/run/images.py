@@ -50,13 +50,16 @@ def grid_png(images: Images, *, columns: int | None = None) -> bytes:
     return image_png(canvas, optimize=True)
 
 
-def grid_images(png: bytes, count: int, image_shape: tuple[int, int, int]) -> Images:
+def grid_images(
+    png: bytes, count: int, image_shape: tuple[int, int, int], *, columns: int | None = None
+) -> Images:
     """The images of a grid, as they were before `grid_png`.
 
     Args:
-        png: The grid, as square as the number of its images allows.
+        png: The grid.
         count: N.
         image_shape: `(H, W, C)`.
+        columns: As it was given to `grid_png`.
 
     Returns:
         uint8 `(N, H, W, C)`.
@@ -69,7 +72,7 @@ def grid_images(png: bytes, count: int, image_shape: tuple[int, int, int]) -> Im
     if count < 1:
         raise ValueError(f"no grid has {count} images")
     height, width, channels = image_shape
-    layout = _Layout(count, height, width, None)
+    layout = _Layout(count, height, width, columns)
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
             if picture.size != layout.size[::-1] or picture.mode != ("L" if channels == 1 else "RGB"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from ddim_host.system.files import read_text, write_text
 from ddim_host.system.records import read_record, record_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ddim_host.run.checkpoints import Measure
@@ -46,6 +48,33 @@ class EpochMetrics:
         """The losses by which an epoch can be the best; lower is better."""
         average = (5.0 * self.train_loss + self.test_loss) / 6.0
         return {"train": self.train_loss, "test": self.test_loss, "avg": average}
+
+
+_GROWN = 2.0
+"""Far more than chance: the test loss has the same timesteps and noise in every row."""
+
+
+def growth(rows: Sequence[EpochMetrics], untrained: float = math.inf) -> str:
+    """Say that the loss has grown in a run, in words; empty if it has not.
+
+    Args:
+        rows: Those of a run.
+        untrained: The loss of predicting 0, no noise at all, which any network can.
+    """
+    if not rows:
+        return ""
+    last, best = rows[-1], min(rows, key=lambda row: row.test_loss)
+    for half, loss in (("train", last.train_loss), ("test", last.test_loss)):
+        if loss > _GROWN * untrained:
+            return (
+                f"the {half} loss is {loss:.4g} in the end, and {untrained:.4g} for a network that predicts 0"
+            )
+    if last.test_loss > _GROWN * best.test_loss:
+        return (
+            f"the test loss is {last.test_loss:.4g} in the end, and was {best.test_loss:.4g} "
+            f"after {best.step:,} steps"
+        )
+    return ""
 
 
 def read_metrics(path: Path) -> list[EpochMetrics]:

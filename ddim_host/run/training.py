@@ -12,7 +12,7 @@ from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError
 from ddim_host.framework.processes import any_of, gather, wait_for_all
 from ddim_host.run.batches import TestBatches, training_batches
 from ddim_host.run.checkpoints import BestEpoch, Progress, remove_others, save_checkpoint, save_weights
-from ddim_host.run.metrics import EpochMetrics
+from ddim_host.run.metrics import EpochMetrics, growth
 from ddim_host.system.interruption import Interruption
 from ddim_host.system.launch import launched
 from ddim_host.system.progress import progress_bar, restart
@@ -285,6 +285,14 @@ class Trainer:
         if better and launched().is_first:
             save_weights(self._run.checkpoints_path, self._model, row.step)
             remove_others(self._run.checkpoints_path, self._progress)
+
+    def growth(self) -> str:
+        """Say that the loss has grown, in words; empty if it has not. See `metrics.growth`."""
+        batch, size = next(iter(self._test))
+        noise = self._model.to_device(batch.target)
+        losses = self._model.to_host(self._experiment.loss(noise * 0.0, noise))
+        untrained = gather(self._processes, losses, batch.total)[:size].mean(dtype=np.float64)
+        return growth(self._metrics, float(untrained))
 
     def _test_loss(self) -> float:
         total, count = 0.0, 0

@@ -39,8 +39,8 @@ _REFRESH_SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, *, new: bool = False) -> Iterator[None]:
-    """Make the folder of a sweep, which may exist unless it is to be new; no other process claims it then.
+def claimed(folder: Path) -> Iterator[None]:
+    """Make the folder of a sweep, if it is missing; no other process claims it then.
 
     Raises:
         UserError: Another process has it, or it cannot be used.
@@ -48,7 +48,7 @@ def claimed(folder: Path, *, new: bool = False) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             with file_errors(f"cannot use {folder}", passing=BlockingIOError):
-                folder.mkdir(parents=True, exist_ok=not new)
+                folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(folder, wait=False))
         except BlockingIOError:
             raise UserError(

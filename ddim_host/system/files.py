@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ddim_host.errors import UserError, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 MAX_TEXT_BYTES = 64 << 20
@@ -191,6 +191,34 @@ def require_plain(value: object, *, nested: int = 0) -> None:
 
 def _nested_too_deeply() -> ValueError:
     return ValueError(f"it is nested deeper than {_MOST_NESTED} levels")
+
+
+@contextlib.contextmanager
+def new_folder(paths: Iterable[Path]) -> Iterator[Path]:
+    """Make the first folder that does not exist, so that no other process takes it, too.
+
+    If it is still empty in the end, it is removed.
+
+    Args:
+        paths: Where it may be, without end.
+
+    Yields:
+        The folder.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    for path in paths:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        try:
+            yield path
+        finally:
+            with contextlib.suppress(OSError):  # it is not empty
+                path.rmdir()
+        return
 
 
 @contextlib.contextmanager

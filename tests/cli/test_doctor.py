@@ -24,7 +24,7 @@ def test_doctor_says_how_to_get_the_fast_kernels(ddim_host: Command, tmp_path: P
     assert "fix: sudo apt-get install g++" in missing.out
     off = ddim_host("doctor", env={**without, "DDIM_HOST_KERNELS": "framework"})
     assert re.search(r"ok    kernels for the CPU +switched off by DDIM_HOST_KERNELS", off.out)
-    for name in ("CIFAR-10", "FID weights"):  # worth knowing, and no failure
+    for name in ("CIFAR-10", "MNIST", "Fashion-MNIST", "FID weights"):  # worth knowing, and no failure
         assert re.search(rf"ok    {name} +not in the cache yet; \d+ MB, downloaded once", off.out)
 
 

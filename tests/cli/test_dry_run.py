@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.support.commands import Outcome
+    from tests.support.commands import Command, Outcome
 
 
 def test_a_dry_run_says_who_provides_what_and_writes_nothing(
@@ -71,3 +71,17 @@ def test_the_only_framework_need_not_be_named(
 )
 def test_the_ends_of_what_is_allowed(in_process: Callable[..., Outcome], arguments: str) -> None:
     assert in_process("run", "--plugin", "torch", "--dry-run", *arguments.split()).code == 0
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_a_device_that_is_not_there_is_refused(command: str, ddim_host: Command, tmp_path: Path) -> None:
+    options = ["--plugin", "torch", "--device", "cuda", "--dry-run", "--out", str(tmp_path / "x")]
+    refused = ddim_host(command, *options, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert refused.code == 2, refused.err
+    assert "use --device cpu" in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_always_there_is_not_looked_for(in_process: Callable[..., Outcome]) -> None:
+    for options in ("--device auto", "--device cpu --precision fp32", "--precision auto"):
+        assert in_process("run", "--plugin", "torch", "--dry-run", *options.split()).code == 0

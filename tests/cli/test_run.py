@@ -505,3 +505,16 @@ def test_a_loss_that_is_no_number_stops_the_run(variants: dict[str, Run]) -> Non
 
 def test_a_run_that_diverges_in_its_last_step_does_not_end_well(variants: dict[str, Run]) -> None:
     assert variants["diverged"].outcome.code == 1
+
+
+def test_a_loss_that_grows_without_becoming_infinite_is_said(
+    several_runs: Callable[..., dict[str, Run]], tiny: list[str]
+) -> None:
+    length = ["--train-steps", "30", "--num-train-timesteps", "50"]
+    runs = several_runs({"fine": [*tiny, *length], "steep": [*tiny, *length, "--lr", "30"]})
+    for run in runs.values():
+        assert run.outcome.code == 0, run.outcome.err
+    assert "warning" not in runs["fine"].outcome.err
+    assert "ddim-host: warning: the " in runs["steep"].outcome.err
+    assert "for a network that predicts 0" in runs["steep"].outcome.err
+    assert "use a smaller --lr" in runs["steep"].outcome.err

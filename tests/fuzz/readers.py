@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import io
 import json
+import struct
 import sys
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -73,6 +76,7 @@ steps = [1, 2]
 _FORMATS = (
     *(("PNG", mode) for mode in ("L", "LA", "P", "RGB", "RGBA", "1", "I;16")),
     *(("JPEG", mode) for mode in ("L", "RGB", "CMYK")),
+    *(("TIFF", mode) for mode in ("L", "RGB", "I;16", "F", "1")),
     *(("GIF", "P"), ("WEBP", "RGB"), ("WEBP", "RGBA"), ("BMP", "RGB"), ("BMP", "P")),
 )
 
@@ -257,6 +261,7 @@ def _of_images(folder: Path) -> Iterator[Reader]:
             images(path=archive, size=8).load()
 
         yield Reader(f"{kind} of images", archive, partial(make, members), read)
+    yield from _of_arrays(folder)
     record = b"\x03" + bytes(range(256)) * 12
     batches = {f"cifar-10-batches-bin/{name}": record * 2 for name in MEMBERS}
     official = folder / "cifar-10-binary.tar.gz"
@@ -285,10 +290,59 @@ def _of_images(folder: Path) -> Iterator[Reader]:
     )
 
 
+def _of_arrays(folder: Path) -> Iterator[Reader]:
+    rows = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+    npy = io.BytesIO()
+    np.save(npy, rows)
+    idx = struct.pack(">4B3I", 0, 0, 8, 3, 6, 4, 4) + rows[:, :, :, 0].tobytes()
+    archives = [
+        {f"{name}.npy": npy.getvalue() for name in names} for names in (("x_train", "x_test"), ("images",))
+    ]
+
+    def make_npz(rng: random.Random) -> bytes:
+        return mutated_zip(rng.choice(archives), rng)
+
+    def make_gzip(rng: random.Random) -> bytes:
+        if rng.random() < 0.5:
+            return gzip.compress(mutated(idx, rng), compresslevel=1)
+        return mutated(gzip.compress(idx), rng)
+
+    kinds: list[tuple[str, Callable[[random.Random], bytes]]] = [
+        ("npy", partial(mutated, npy.getvalue())),
+        ("npz", make_npz),
+        ("idx", partial(mutated, idx)),
+        ("idx.gz", make_gzip),
+    ]
+    if find_spec("pyarrow") is not None:
+        kinds.append(("parquet", partial(mutated, _parquet())))
+    for kind, make in kinds:
+        path = folder / f"images.{kind}"
+
+        def read(path: Path = path) -> None:
+            images(path=path, size=4).load()
+
+        yield Reader(f"{kind} of images", path, make, read)
+
+
+def _parquet() -> bytes:
+    import pyarrow as pa  # noqa: PLC0415 - not installed everywhere
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    buffer = io.BytesIO()
+    values = [{"bytes": _picture("PNG", "RGB"), "path": f"{number}.png"} for number in range(4)]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pq.write_table(pa.table({"image": pa.array(values, kind)}), buffer, row_group_size=2)
+    return buffer.getvalue()
+
+
 def _picture(form: str, mode: str) -> bytes:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8))
     buffer = io.BytesIO()
-    noise.convert("L" if mode.startswith("I") else "RGB").convert(mode).save(buffer, form)
+    if mode == "F":
+        noise = Image.fromarray(np.asarray(noise.convert("L"), np.float32) / 255)
+    else:
+        noise = noise.convert("L" if mode.startswith("I") else "RGB").convert(mode)
+    noise.save(buffer, form)
     return buffer.getvalue()
 
 

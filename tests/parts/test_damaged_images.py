@@ -48,6 +48,9 @@ FILES = {
     "webp": encoded("WEBP"),
     "lossless-webp": encoded("WEBP", lossless=True),
     "bmp": encoded("BMP"),
+    "tiff": encoded("TIFF"),
+    "lzw-tiff": encoded("TIFF", compression="tiff_lzw"),
+    "deflated-tiff": encoded("TIFF", compression="tiff_adobe_deflate"),
 }
 PLACES = {"header": 0.0, "middle": 0.5, "end": 0.9}
 
@@ -73,15 +76,17 @@ def hole(data: bytes, at: int) -> bytes:
 
 DAMAGES = {"cut": cut, "zeros": zeros, "hole": hole, "flipped": flipped}
 
-# Formats but PNG have no checksum: where other bits are another picture, nothing tells. The data here never
-# change, so what is found of them does not, either.
-UNCHECKED = ("webp", "lossless-webp", "bmp")
+# Formats but PNG, and TIFF if it is deflated, have no checksum: where other bits are another picture, nothing
+# tells. The data here never change, so what is found of them does not, either.
+UNCHECKED = ("webp", "lossless-webp", "bmp", "tiff")
 JPEGS = ("jpeg", "progressive-jpeg", "grey-jpeg")
 NOT_FOUND = {
     *product(UNCHECKED, ("zeros", "hole", "flipped"), ("middle", "end")),
     *product((*JPEGS, "gif"), ("flipped",), PLACES),
     *product(("cmyk-jpeg",), ("flipped",), ("header", "end")),
-    ("bmp", "flipped", "header"),
+    *product(("lzw-tiff",), ("flipped",), ("middle", "end")),
+    *product(("deflated-tiff",), ("hole",), ("middle", "end")),
+    *product(("bmp", "tiff"), ("flipped",), ("header",)),
 }
 
 

@@ -198,7 +198,7 @@ def test_sizes_out_of_range(size: int, tmp_path: Path) -> None:
 
 
 def test_images_beyond_all_sizes_are_refused_unless_they_are_resized(tmp_path: Path) -> None:
-    large = encode(Image.new("L", (4097, 4097)))
+    large = encode(Image.new("RGB", (4097, 4097), "red"))
     path = pack(tmp_path, "folder", {"a.png": large, "b.png": large})
     with pytest.raises(UserError, match="is too large: it is 4097 x 4097 pixels") as caught:
         images(path=path)
@@ -748,7 +748,7 @@ def test_what_changes_while_it_is_read_is_refused(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = pack(tmp_path, "folder", {f"{i}.png": png(i) for i in range(4)})
-    module = sys.modules["ddim_host.parts.datasets.images"]
+    module = sys.modules["ddim_host.parts.datasets.decoded"]
 
     def split_and_remove(names: list[str], every: int) -> tuple[list[int], list[int]]:
         (path / "3.png").unlink()

@@ -20,7 +20,7 @@ from ddim_host.report.json_document import as_json
 from ddim_host.report.markdown import as_markdown
 from ddim_host.report.page import render_page
 from ddim_host.report.quality import quality_of
-from ddim_host.report.reported_run import Grid, ReportedRun, read_reported_run
+from ddim_host.report.reported_run import Grid, ReportedRun, _grid, read_reported_run
 from ddim_host.run.images import grid_images, grid_png
 from tests.support.evaluation_samples import FLOOR, RULER, SAMPLED, scored
 from tests.support.reported_runs import (
@@ -208,6 +208,35 @@ def test_grids_of_the_same_noise_are_held_against_each_other() -> None:
     assert (second.largest, second.num_within_two, second.mean) == (2, 5, 0.25)
     assert (third.largest, third.num_within_two) == (50, 4)
     assert alone.differences == (None,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("interpolation", "interpolations, 2 steps"), ("trajectory", "predictions along the way")],
+)
+def test_interpolations_and_trajectories_are_shown_side_by_side(
+    kind: str, words: str, tmp_path: Path
+) -> None:
+    record = {**RECORD, "kind": kind, "rows": 2, "columns": 3, "seconds": 1.0, "warmup_seconds": 0.5}
+    images = np.random.default_rng(1).integers(0, 200, (6, 8, 8, 1), np.uint8)
+    brighter = images.copy()
+    brighter[5, 0, 0] += 9
+    grids = []
+    for name, pixels in (("one", images), ("two", brighter)):
+        picture = tmp_path / f"{name}.png"
+        picture.write_bytes(grid_png(pixels, columns=3))
+        picture.with_suffix(".json").write_text(json.dumps(record), encoding="utf-8")
+        grid = _grid(picture)
+        assert grid is not None
+        grids.append(grid)
+    comparison = compare([reported(grids=(grids[0],)), reported("two", grids=(grids[1],))])
+    [together] = comparison.grids
+    difference = together.differences[1]
+    assert difference is not None
+    assert (difference.largest, difference.num_within_two) == (9, 5)
+    page = render_page(comparison, title="x", command="")
+    assert words in page
+    assert "6 images sampled by two" in page
 
 
 @pytest.mark.parametrize("count", [0, -1, 5, 10**30])

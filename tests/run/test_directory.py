@@ -1,15 +1,16 @@
-"""The rows of metrics, written and taken back."""
+"""The rows of metrics, written and taken back, and the folders of new runs."""
 
 from __future__ import annotations
 
 import math
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ddim_host.errors import UserError
-from ddim_host.run.directory import RunDirectory
-from ddim_host.run.metrics import EpochMetrics
+from ddim_host.run.directory import RunDirectory, new_run
+from ddim_host.run.metrics import EpochMetrics, growth
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,3 +39,60 @@ def test_a_step_that_is_no_count_is_damage(tmp_path: Path, step: str) -> None:
     run.metrics_path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="is damaged"):
         run.read_metrics()
+
+
+def test_runs_that_begin_at_the_same_moment_get_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    together, found = threading.Barrier(8), []
+
+    def begin() -> None:
+        together.wait()
+        with new_run("torch", "digits") as run:
+            found.append(run.path.name)
+            together.wait()
+            (run.path / "config.toml").touch()
+
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [f"torch-digits-{number}" for number in range(1, 9)]
+    assert len(list((tmp_path / "runs").iterdir())) == 8
+
+
+def test_a_run_that_did_not_begin_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such images"), new_run("torch", "digits"):
+        raise UserError("no such images")
+    assert not list((tmp_path / "runs").iterdir())
+    (tmp_path / "runs").rmdir()
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UserError, match="cannot use the folder runs/"), new_run("torch", "digits"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("losses", "untrained", "words"),
+    [
+        ([], 1.0, ""),
+        ([(0.9, 1.1)], 1.0, ""),
+        ([(0.3, 0.3), (0.2, 0.5)], 1.0, ""),
+        ([(0.3, 0.3), (0.2, 0.61)], 1.0, "the test loss is 0.61 in the end, and was 0.3 after 1 steps"),
+        ([(500.0, 2.5)], 1.0, "the train loss is 500 in the end, and 1 for a network that predicts 0"),
+        ([(1.5, 2.5)], 1.0, "the test loss is 2.5 in the end, and 1 for a network"),
+        ([(120.0, 120.0)], 64.0, ""),  # a loss that is a sum
+        ([(500.0, 2.5), (200.0, 2.5)], math.inf, ""),
+    ],
+)
+def test_a_loss_that_has_grown_is_told_from_one_that_varies(
+    losses: list[tuple[float, float]], untrained: float, words: str
+) -> None:
+    rows = [
+        EpochMetrics(number, number, train, test, 1.0, 1.0, 0.0, 1)
+        for number, (train, test) in enumerate(losses, start=1)
+    ]
+    found = growth(rows, untrained)
+    assert found.startswith(words) if words else not found

@@ -1,7 +1,8 @@
-"""The data sets that come with the host: `digits`, `cifar10`, and `images` for one's own."""
+"""The data sets that come with the host, and `images` for one's own."""
 
 from ddim_host.parts.datasets.cifar10 import cifar10
 from ddim_host.parts.datasets.digits import digits
 from ddim_host.parts.datasets.images import images
+from ddim_host.parts.datasets.mnist import fashion_mnist, mnist
 
-__all__ = ["cifar10", "digits", "images"]
+__all__ = ["cifar10", "digits", "fashion_mnist", "images", "mnist"]

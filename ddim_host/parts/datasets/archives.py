@@ -35,7 +35,7 @@ def is_zip(path: Path) -> bool:
     Raises:
         UserError: The file cannot be read.
     """
-    with _readable(path), path.open("rb") as file:
+    with readable(path), path.open("rb") as file:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
@@ -52,7 +52,7 @@ def tar_names(path: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
     Raises:
         UserError: It is no tar archive, or damaged, or ends too early.
     """
-    with _readable(path), _open_tar(path) as tar:
+    with readable(path), _open_tar(path) as tar:
         for name, _ in _tar_members(tar, wanted):
             yield name
 
@@ -73,7 +73,7 @@ def tar_files(
     Raises:
         UserError: It is no tar archive, or damaged, or ends too early; or a wanted file is too large.
     """
-    with _readable(path), _open_tar(path) as tar:
+    with readable(path), _open_tar(path) as tar:
         for name, member in _tar_members(tar, wanted):
             if member.size > max_bytes:
                 raise too_many_bytes(path, name, max_bytes)
@@ -94,7 +94,7 @@ def zip_names(path: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
     Raises:
         UserError: It is no zip archive, or damaged.
     """
-    with _readable(path), zipfile.ZipFile(path) as archive:
+    with readable(path), zipfile.ZipFile(path) as archive:
         for name, _ in _zip_members(archive, wanted):
             yield name
 
@@ -112,7 +112,7 @@ def zip_files(
     Raises:
         UserError: It is no zip archive, damaged or encrypted; or a wanted file is too large.
     """
-    with _readable(path), zipfile.ZipFile(path) as archive:
+    with readable(path), zipfile.ZipFile(path) as archive:
         for name, member in _zip_members(archive, wanted):
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 # `zipfile` decompresses these into memory without bound, whatever is asked for.
@@ -208,10 +208,10 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
         except tarfile.ReadError as error:
             raise UserError(
                 f"{printable(path)} is neither a folder nor an archive that can be read",
-                why="its content is neither zip nor tar (plain, gzip, bzip2 or xz)"
+                why="its content is none of zip, tar (plain, gzip, bzip2 or xz), npy, npz, idx and Parquet"
                 if start
                 else "it is empty",
-                fix="give a folder, a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz",
+                fix="give a folder, a zip, tar, .tar.gz, .tar.bz2, .tar.xz, npy, npz, idx or Parquet file",
             ) from error
         yield stack.enter_context(tar)
         # tarfile takes a damaged header for the end of the archive; the real end is marked by zeros.
@@ -253,7 +253,7 @@ def _label(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turns whatever reading a damaged archive raises into a `UserError`."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to RGB pixels."""
+"""From the bytes of an image file to grey or RGB pixels."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import io
 import re
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, TiffImagePlugin, UnidentifiedImageError
 
 from ddim_host.errors import UserError, printable
 from ddim_host.parts.datasets.integrity import damage
@@ -23,7 +23,10 @@ MAX_PIXELS = 64_000_000
 """Images with more pixels are refused by their header: a file of kilobytes may claim gigabytes."""
 
 
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+Content: TypeAlias = "bytes | NDArray[np.uint8]"
+"""An image file, or the pixels uint8 `(H, W, C)` of an image that is stored as such."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,11 +42,11 @@ class BrokenImageError(UserError):
     """A file is no image, or not a whole one."""
 
 
-def read_size(data: bytes, name: str) -> tuple[int, int]:
+def read_size(data: Content, name: str) -> tuple[int, int]:
     """Reads the width and height of an image from its header.
 
     Args:
-        data: The bytes of the file.
+        data: The image.
         name: What errors call it.
 
     Returns:
@@ -52,34 +55,74 @@ def read_size(data: bytes, name: str) -> tuple[int, int]:
     Raises:
         UserError: It is no image, or has more than `MAX_PIXELS`.
     """
+    if not isinstance(data, bytes):
+        return data.shape[1], data.shape[0]
     with _opened(data, name) as image:
         return image.size
 
 
-def decode_image(data: bytes, name: str, *, resize_to: int | None = None) -> NDArray[np.uint8]:
-    """Decodes an image file to RGB.
+def decode_image(
+    data: Content, name: str, *, resize_to: int | None = None, channels: int | None = 3
+) -> NDArray[np.uint8]:
+    """Decodes an image file.
 
-    Grey becomes R = G = B, 16 bits become 8, what is transparent lies on white, CMYK is converted without
-    colour profiles, and the orientation that a camera noted is applied. Of an animation, it is the first
-    picture. Damage is an error as far as the format can tell; see `integrity`.
+    16 bits become 8, floats from 0 to 1 become 0 to 255 (others are an error), what is transparent lies on
+    white, CMYK is converted without colour profiles, and the orientation that a camera noted is applied. Of
+    several pictures in a file, it is the first. Damage is an error as far as the format can tell; see
+    `integrity`.
 
     Args:
-        data: The bytes of a PNG, JPEG, BMP, GIF or WebP file.
+        data: The bytes of a PNG, JPEG, BMP, GIF, WebP or TIFF file; or pixels, which are only resized.
         name: What errors call it.
         resize_to: Cut the largest square from the middle and resize it to this width and height.
+        channels: See `with_channels`.
 
     Returns:
-        uint8 `(H, W, 3)`.
+        uint8 `(H, W, C)`.
 
     Raises:
         UserError: It is no image, damaged, cut short, or has more than `MAX_PIXELS`.
     """
+    if not isinstance(data, bytes):
+        if resize_to is None:
+            return with_channels(data, channels)
+        return _pixels(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), resize_to, channels)
     with _opened(data, name) as image:
         upright = _turn_upright(_whole(image, data, resize_to), image)
-        rgb = _to_rgb(upright)
-        if resize_to is not None and rgb.size != (resize_to, resize_to):
-            rgb = _crop_and_resize(rgb, resize_to)
-        return np.asarray(rgb, dtype=np.uint8)
+        grey_or_rgb = _to_grey_or_rgb(upright, name)
+        if _is_white_at_zero(image):
+            grey_or_rgb = ImageChops.invert(grey_or_rgb)
+        return _pixels(grey_or_rgb, resize_to, channels)
+
+
+def with_channels(pixels: NDArray[np.uint8], channels: int | None) -> NDArray[np.uint8]:
+    """Bring an image to a number of channels.
+
+    Args:
+        pixels: uint8 `(H, W, 1)` or `(H, W, 3)`.
+        channels: 3 for RGB, in which grey is R = G = B; 1 for grey, which of colours is their luminance
+            (ITU-R 601); None for 1 if all pixels are grey, otherwise 3.
+
+    Returns:
+        uint8 `(H, W, C)`.
+    """
+    if channels == 3:
+        return pixels if pixels.shape[2] == 3 else pixels.repeat(3, axis=2)
+    if pixels.shape[2] == 1:
+        return pixels
+    if (pixels[:, :, :2] == pixels[:, :, 1:]).all():
+        return pixels[:, :, :1]
+    if channels is None:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+
+
+def _pixels(image: Image.Image, resize_to: int | None, channels: int | None) -> NDArray[np.uint8]:
+    """Return the pixels of an image of mode L or RGB."""
+    if resize_to is not None and image.size != (resize_to, resize_to):
+        image = _crop_and_resize(image, resize_to)
+    pixels = np.asarray(image, dtype=np.uint8)
+    return with_channels(pixels[:, :, None] if image.mode == "L" else pixels, channels)
 
 
 @contextlib.contextmanager
@@ -98,7 +141,9 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise _unreadable(name, "it is not a PNG, JPEG, BMP, GIF or WebP image") from error
+        raise _unreadable(
+            name, "it is not a PNG, JPEG, BMP, GIF, WebP or TIFF image that can be read"
+        ) from error
     except Image.DecompressionBombError as error:
         raise _unreadable(name, f"it has more than {MAX_PIXELS // 1_000_000} million pixels") from error
     except Exception as error:  # damaged bytes make Pillow raise nearly every kind of error there is
@@ -181,6 +226,8 @@ def _is_harmless(warning: str, data: bytes) -> bool:
 
 def _turn_upright(image: Image.Image, noted: Image.Image) -> Image.Image:
     """Turn an image as the camera noted it in the file."""
+    if noted.format == "TIFF":  # Pillow has turned it
+        return image
     try:
         orientation = noted.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # damaged notes of the camera say nothing about the pixels
@@ -189,15 +236,37 @@ def _turn_upright(image: Image.Image, noted: Image.Image) -> Image.Image:
     return image if transpose is None else image.transpose(transpose)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_grey_or_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey, which Pillow's own conversion would cut off at 255.
-        grey = np.asarray(image.convert("I")).clip(0, 65535)
-        return Image.fromarray(np.rint(grey / 257).astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image.convert("I"))
+        _require_within(grey, 65535, "integers", name)
+        return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+    if image.mode == "F":
+        values = np.asarray(image)
+        _require_within(values, 1, "floats", name)
+        return Image.fromarray(np.rint(values * 255.0).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _require_within(values: NDArray[np.generic], most: int, kind: str, name: str) -> None:
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= most):
+        raise UserError(
+            f"{printable(name)} has pixels that are {kind} from {low:g} to {high:g}",
+            why=f"{kind} are read if they are from 0 (black) to {most:,} (white)",
+            fix=f"bring the pixels of all images to 0 to {most:,}, or to 8 bits",
+        )
+
+
+def _is_white_at_zero(image: Image.Image) -> bool:
+    """Tell whether a TIFF stores white as 0; Pillow inverts such images of 8 bits, and of these no others."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or not image.mode.startswith(("I", "F")):
+        return False
+    return bool(image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0)
 
 
 def _crop_and_resize(image: Image.Image, side: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Finding image files in a folder, a zip or a tar archive, and splitting them into train and test."""
+"""Image files in folders and archives, one after the other, and how they are split into train and test."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ddim_host.errors import UserError, printable, reason
+from ddim_host.errors import UserError, printable
 from ddim_host.parts.datasets.archives import (
     MAX_FILE_BYTES,
-    is_zip,
+    readable,
     tar_files,
     tar_names,
     too_many_bytes,
@@ -23,12 +23,16 @@ from ddim_host.parts.datasets.archives import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+    from ddim_host.parts.datasets.decoding import Content
 
 _CLOCK_NANOSECONDS = 2_000_000_000
 """Times of files may be as coarse as this; a change within it can leave them as they are."""
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+FOLDERS = "its folders train/ and test/"
 
 
 @dataclass(frozen=True)
@@ -49,51 +53,62 @@ class Listing:
 
 
 class ImageFiles(Protocol):
-    """The image files somewhere, each with its name relative to there, parted by `/`."""
+    """The images somewhere, each with its name relative to there, parted by `/`."""
 
-    def listing(self) -> Listing:
-        """Look at all files, and read none."""
+    @property
+    def halves(self) -> str:
+        """What is for training and for testing, in words, if names begin with `train/` and `test/`."""
+
+    def statuses(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Yields the name and the status of each file on disk, and reads none."""
 
     def names(self) -> Iterator[str]:
         """Yields the names in an order of its own, which is the same at every call."""
 
-    def contents(self) -> Generator[tuple[str, bytes], None, None]:
-        """Yields names and contents in the order of `names`."""
+    def contents(self) -> Generator[tuple[str, Content], None, None]:
+        """Yields names and images in the order of `names`."""
 
 
-def open_image_files(path: Path) -> ImageFiles:
-    """Finds out what kind of thing holds the images.
+@dataclass(frozen=True)
+class Joined:
+    """Images of several places as if each was a folder.
 
-    Args:
-        path: A folder or an archive.
-
-    Returns:
-        Its image files, none of them read yet.
-
-    Raises:
-        UserError: There is nothing, or something else, or it may not be read.
+    Attributes:
+        members: The folder's name, and what is in it.
+        halves: See `ImageFiles.halves`.
     """
-    try:
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot open {printable(path)}",
-            why=reason(error),
-            fix="give path= of a folder, zip or tar that exists and may be read",
-        ) from error
-    if stat.S_ISDIR(status.st_mode):
-        return _Folder(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{printable(path)} is neither a folder nor a file", fix="give a folder, zip or tar")
-    if is_zip(path):
-        return _Archive(path, zip_names, zip_files)
-    return _Archive(path, tar_names, tar_files)
+
+    members: tuple[tuple[str, ImageFiles], ...]
+    halves: str
+
+    def statuses(self) -> Iterator[tuple[str, os.stat_result]]:
+        """See `ImageFiles.statuses`."""
+        for folder, files in self.members:
+            for name, status in files.statuses():
+                yield f"{folder}/{name}", status
+
+    def names(self) -> Iterator[str]:
+        """See `ImageFiles.names`."""
+        for folder, files in self.members:
+            for name in files.names():
+                yield f"{folder}/{name}"
+
+    def contents(self) -> Generator[tuple[str, Content], None, None]:
+        """See `ImageFiles.contents`."""
+        for folder, files in self.members:
+            with contextlib.closing(files.contents()) as contents:
+                for name, data in contents:
+                    yield f"{folder}/{name}", data
 
 
 def is_image_name(name: str) -> bool:
     """Tells whether a relative name is one of an image file; hidden files and `__MACOSX` are not."""
-    parts = name.split("/")
-    return name.lower().endswith(EXTENSIONS) and not any(map(_is_hidden, parts))
+    return name.lower().endswith(EXTENSIONS) and not is_hidden(name)
+
+
+def is_hidden(name: str) -> bool:
+    """Tells whether a relative name is one of a hidden file, or of what macOS adds."""
+    return any(map(_is_hidden, name.split("/")))
 
 
 def split_names(names: Sequence[str], every: int) -> tuple[list[int], list[int]]:
@@ -132,62 +147,94 @@ def _outer_folders(names: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Archive:
+class Archive:
     """The image files in a zip or tar archive."""
 
     path: Path
     list_names: Callable[[Path, Callable[[str], bool]], Iterator[str]]
     read_files: Callable[[Path, Callable[[str], bool]], Generator[tuple[str, bytes], None, None]]
+    halves: str = FOLDERS
 
-    def listing(self) -> Listing:
-        with _readable(self.path):
-            return _listing(self.path, [("", self.path.stat())])
+    def statuses(self) -> Iterator[tuple[str, os.stat_result]]:
+        """See `ImageFiles.statuses`."""
+        with readable(self.path):
+            yield "", self.path.stat()
 
     def names(self) -> Iterator[str]:
+        """See `ImageFiles.names`."""
         return self.list_names(self.path, is_image_name)
 
-    def contents(self) -> Generator[tuple[str, bytes], None, None]:
-        return self.read_files(self.path, is_image_name)
+    def contents(self) -> Generator[tuple[str, Content], None, None]:
+        """See `ImageFiles.contents`."""
+        yield from self.read_files(self.path, is_image_name)
+
+
+def zip_of_images(path: Path) -> Archive:
+    """Return the image files in a zip archive."""
+    return Archive(path, zip_names, zip_files)
+
+
+def tar_of_images(path: Path) -> Archive:
+    """Return the image files in a tar archive."""
+    return Archive(path, tar_names, tar_files)
 
 
 @dataclass(frozen=True)
-class _Folder:
+class Folder:
     """The image files in a folder and the folders in it.
 
     Links to files are followed, links to folders are not: they may go in circles.
     """
 
     path: Path
+    halves: str = FOLDERS
 
-    def listing(self) -> Listing:
-        return _listing(self.path, ((name, status) for name, _, status in self._files()))
+    def statuses(self) -> Iterator[tuple[str, os.stat_result]]:
+        """See `ImageFiles.statuses`."""
+        for name, _, status in files_below(self.path, is_image_name):
+            yield name, status
 
     def names(self) -> Iterator[str]:
-        for name, _, _ in self._files():
+        """See `ImageFiles.names`."""
+        for name, _, _ in files_below(self.path, is_image_name):
             yield name
 
-    def contents(self) -> Generator[tuple[str, bytes], None, None]:
-        for name, path, status in self._files():
+    def contents(self) -> Generator[tuple[str, Content], None, None]:
+        """See `ImageFiles.contents`."""
+        for name, path, status in files_below(self.path, is_image_name):
             if status.st_size > MAX_FILE_BYTES:
                 raise too_many_bytes(self.path, name, MAX_FILE_BYTES)
             with _readable(self.path), path.open("rb") as file:
                 data = file.read(MAX_FILE_BYTES)
             yield name, data
 
-    def _files(self) -> Iterator[tuple[str, Path, os.stat_result]]:
-        with _readable(self.path):
-            for folder, folders, files in os.walk(self.path, onerror=_raise, followlinks=False):
-                folders[:] = sorted(name for name in folders if not _is_hidden(name))
-                inside = Path(folder).relative_to(self.path).as_posix()
-                prefix = "" if inside == "." else f"{inside}/"
-                for file in sorted(files):
-                    name = prefix + file
-                    if not is_image_name(name):
-                        continue
-                    path = Path(folder, file)
-                    status = path.stat()
-                    if stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
-                        yield name, path, status
+
+def files_below(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Path, os.stat_result]]:
+    """Yields the files in a folder and the folders in it, in the order of folders and names.
+
+    Args:
+        path: The folder.
+        wanted: Which relative names to yield.
+
+    Yields:
+        The relative name, the path and the status.
+
+    Raises:
+        UserError: A folder cannot be read.
+    """
+    with _readable(path):
+        for folder, folders, files in os.walk(path, onerror=_raise, followlinks=False):
+            folders[:] = sorted(name for name in folders if not _is_hidden(name))
+            inside = Path(folder).relative_to(path).as_posix()
+            prefix = "" if inside == "." else f"{inside}/"
+            for file in sorted(files):
+                name = prefix + file
+                if not wanted(name):
+                    continue
+                found = Path(folder, file)
+                status = found.stat()
+                if stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+                    yield name, found, status
 
 
 @contextlib.contextmanager
@@ -208,23 +255,30 @@ class ContentHash:
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
-    def add(self, name: str, data: bytes) -> None:
+    def add(self, name: str, data: Content) -> None:
         """Take the next file."""
         # Names that are not UTF-8 hold lone surrogates.
         encoded = name.encode("utf-8", "surrogateescape")
-        self._digest.update(f"{len(encoded)} {len(data)} ".encode())
+        size = len(data) if isinstance(data, bytes) else data.shape
+        self._digest.update(f"{len(encoded)} {size} ".encode())
         self._digest.update(encoded)
-        self._digest.update(data)
+        self._digest.update(data if isinstance(data, bytes) else data.tobytes())
 
     def hexdigest(self) -> str:
         """Return the hash of all files so far."""
         return self._digest.hexdigest()
 
 
-def _listing(path: Path, files: Iterable[tuple[str, os.stat_result]]) -> Listing:
+def look_at(path: Path, files: ImageFiles) -> Listing:
+    """Look at all files without reading one.
+
+    Args:
+        path: Where they are.
+        files: The files there.
+    """
     names = hashlib.sha256(os.fsencode(path.absolute()))
     statuses, newest = hashlib.sha256(), 0
-    for name, status in files:
+    for name, status in files.statuses():
         names.update(f"/{status.st_size} ".encode() + name.encode("utf-8", "surrogateescape"))
         statuses.update(repr((status.st_mtime_ns, status.st_ctime_ns, status.st_ino)).encode())
         newest = max(newest, status.st_ctime_ns)
