@@ -149,20 +149,21 @@ class Run:
         if num_images is not None:
             options["num_images"] = num_images
         experiment = _assembled(_request(options), self._directory)
-        config, steps = experiment.config, experiment.sampling_steps()
+        config, plan = experiment.config, experiment.sampling_plan()
         key = config.plugin.name, config.device, config.precision, checkpoint, weights
         if key not in self._denoisers:
             self._denoisers[key] = load_denoiser(experiment, self._directory, checkpoint, weights)[0]
         sampler = Sampler(
             self._denoisers[key],
-            steps,
+            plan.steps,
             image_shape=experiment.image_shape,
             seed=config.seed,
             clip=config.clip,
+            solver=plan.solver,
             processes=experiment.processes,
         )
         batch_size = min(config.num_images, config.batch_size)
-        calls = math.ceil(config.num_images / batch_size) * len(steps)
+        calls = math.ceil(config.num_images / batch_size) * plan.calls
         with progress_bar("sampling", calls, unit="call", leave=False) as bar:
             batches = sampler.images(config.num_images, batch_size=batch_size, on_call=bar.update)
             return np.concatenate(list(batches))

@@ -13,7 +13,7 @@ from ddim_host.errors import UserError
 from ddim_host.parts.found_subsets import FoundSubset, Search, schedule_hash
 from ddim_host.parts.timestep_subsets import linear
 from ddim_host.plugin.parameters import format_choice
-from ddim_host.run.provenance import provenance
+from ddim_host.run.provenance import provenance, this_command
 from ddim_host.run.teacher import follow_teacher
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def search_subsets(
     errors = jump_errors(experiment.schedule, teacher)
     paths = shortest_paths(errors, sizes)
     seconds = time.perf_counter() - started
-    made_with = provenance(search.plugin, denoiser.model)
+    made_with = provenance(search.plugin, denoiser.model, this_command())
     found = []
     for size, path in sorted(paths.items()):
         even = np.searchsorted(timesteps, linear(experiment.schedule, size))
