@@ -197,7 +197,7 @@ def _nested_too_deeply() -> ValueError:
 def new_folder(paths: Iterable[Path]) -> Iterator[Path]:
     """Make the first folder that does not exist, so that no other process takes it, too.
 
-    If it is still empty in the end, it is removed.
+    If it is still empty in the end, it is removed, and the folder around it if that was made for it.
 
     Args:
         paths: Where it may be, without end.
@@ -209,8 +209,12 @@ def new_folder(paths: Iterable[Path]) -> Iterator[Path]:
         OSError: It cannot be made.
     """
     for path in paths:
+        outer_is_new = not path.parent.exists()
         try:
-            path.mkdir(parents=True)
+            try:
+                path.mkdir(parents=True)
+            except FileNotFoundError:  # another process has just removed the folder around it
+                path.mkdir(parents=True)
         except FileExistsError:
             continue
         try:
@@ -218,6 +222,8 @@ def new_folder(paths: Iterable[Path]) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):  # it is not empty
                 path.rmdir()
+                if outer_is_new:
+                    path.parent.rmdir()
         return
 
 
