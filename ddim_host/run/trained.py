@@ -75,7 +75,7 @@ def assemble_trained(
     if part.make is not optimized or experiment.config.timestep_subset.parameters["from_"] is not None:
         return experiment
 
-    def found(schedule: NoiseSchedule, num_inference_steps: int, **_: object) -> NDArray[np.int64]:
+    def found(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int64]:
         steps = used_weights(run, checkpoint, which).steps
         options = (f" --checkpoint {checkpoint}" if checkpoint != "latest" else "") + (
             f" --weights {which}" if which != "ema" else ""
@@ -84,7 +84,13 @@ def assemble_trained(
         chosen = WantedWeights(weights_hash(run, checkpoint, which), words, options)
         return found_subset(run.path, schedule, num_inference_steps, chosen)
 
-    return replace(experiment, parts={**experiment.parts, Kind.TIMESTEP_SUBSET: replace(part, make=found)})
+    config = experiment.config
+    return replace(
+        experiment,
+        # In records it is `optimized` and nothing else: a run can be moved.
+        config=replace(config, timestep_subset=replace(config.timestep_subset, parameters={})),
+        parts={**experiment.parts, Kind.TIMESTEP_SUBSET: replace(part, make=found)},
+    )
 
 
 def used_weights(run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWeights) -> UsedWeights:
