@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +31,9 @@ from ddim_host.run.trained import assemble_trained, load_denoiser
 from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from os import PathLike
 
-    from ddim_host.experiment.assembly import Experiment
     from ddim_host.experiment.settings import CheckpointChoice
     from ddim_host.framework.interface import WhichWeights
     from ddim_host.plugin.data import Images
@@ -70,12 +70,14 @@ def train(
         if options or start_from is not None:
             raise UserError("a resumed run keeps its settings", fix="leave out all arguments but on_row")
         start: RunDirectory | None = directory
-        experiment = _assembled(directory.config.request)
+        with _one_framework():
+            experiment = assemble(directory.config.request)
     else:
         directory.require_free()
         start = None if start_from is None else existing_run(Path(start_from))
         base = Request() if start is None else start.config.request
-        experiment = _assembled(_request(options).over(base))
+        with _one_framework():
+            experiment = assemble(_request(options).over(base))
     command = _call(out, resume=resume, start_from=start_from, **options)
     run_experiment(experiment, directory, start=start, command=command, on_row=on_row)
     write_report([directory.path], directory.report_path, command=command)
@@ -148,7 +150,8 @@ class Run:
         """
         if num_images is not None:
             options["num_images"] = num_images
-        experiment = _assembled(_request(options), self._directory)
+        with _one_framework():
+            experiment = assemble_trained(self._directory, _request(options), checkpoint, weights)
         config, plan = experiment.config, experiment.sampling_plan()
         key = config.plugin.name, config.device, config.precision, checkpoint, weights
         if key not in self._denoisers:
@@ -185,10 +188,11 @@ def _call(out: str | PathLike[str], **arguments: object) -> str:
     return f"ddim_host.notebook.train({', '.join([repr(str(out)), *given])})"
 
 
-def _assembled(request: Request, run: RunDirectory | None = None) -> Experiment:
-    """Assemble a new experiment, or that of a run with what the request changes."""
+@contextmanager
+def _one_framework() -> Iterator[None]:
+    """Say what to do if this process holds another framework."""
     try:
-        return assemble(request) if run is None else assemble_trained(run, request)
+        yield
     except RuntimeError as error:
         raise UserError(
             "this process holds another framework",

@@ -166,7 +166,7 @@ def _kernel_compiler(home: Path, cache: Path) -> Path:
     user's home and all, and compiles by way of annotated assembler, to patch what few kernels ask for.
     """
     path = cache / "python"
-    python = f"JITTOR_HOME={home} HOME={home} exec {shlex.quote(sys.executable)}"
+    python = f"JITTOR_HOME={home} HOME={home} exec {shlex.quote(sys.executable)} -W default"
     text = f"""#!/bin/sh
 case "$1" in
 */asm_tuner.py)
