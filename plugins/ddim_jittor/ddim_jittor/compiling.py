@@ -128,8 +128,8 @@ def _run(home: Path, log: IO[str], progress: _Progress, sources: Path | None) ->
     for name in ("DISABLE_MULTIPROCESSING", "use_parallel_op_compiler"):
         variables.pop(name, None)
     variables |= {"log_silent": "0", "use_mpi": "0", "use_nccl": "0"}
-    # -P: the script's folder must not shadow other modules. -W: Python 3.12 warns of Jittor's own text, which is
-    # no error even where the user wants warnings to be errors.
+    # -P: the script's folder must not shadow other modules. -W: Python 3.12 warns of Jittor's own text, which
+    # is no error even if the user makes warnings errors.
     python = [sys.executable, "-P", "-W", "default"]
     child = subprocess.Popen(
         [*python, str(Path(first_compile.__file__)), *([str(sources)] if sources else [])],
