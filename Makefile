@@ -110,10 +110,10 @@ gpu-check: install
 GPU_PYTHON := 3.12
 gpu-bundle: install
 	rm -rf gpu-bundle
-	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir gpu-bundle . $(wildcard plugins/*)
+	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir gpu-bundle . $(wildcard plugins/*) jittor==1.3.11.0
 	.venv/bin/python -m pip download --quiet --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) \
 	    --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-	    --dest gpu-bundle -r tests/gpu/bundle.txt
+	    --platform manylinux1_x86_64 --dest gpu-bundle -r tests/gpu/bundle.txt
 
 bench: install
 	for framework in $(MEASURED); do \
