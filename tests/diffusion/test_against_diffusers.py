@@ -108,6 +108,8 @@ def test_neighbours_guessed_from_a_stride_are_wrong(spacing: str, steps: int) ->
     assert float((y - x_start).abs().max()) > 0.01
 
 
+# NumPy 2.4 warns where diffusers makes an array of a tensor.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(
     "timesteps",
     [[500], [0, 999], [10, 300, 999], [0, 20, 80, 200, 450, 800], [*range(3, 1000, 50)]],
