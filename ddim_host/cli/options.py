@@ -151,7 +151,7 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("sampling")
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
     _add_part(sampling, Kind.SOLVER, _OF_THE_RUN)
-    for name in ("steps", "eta", "clip", "seed", "num_images", "batch_size"):
+    for name in ("steps", "eta", "clip", "clip_range", "seed", "num_images", "batch_size"):
         _add_setting(sampling, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
     output = parser.add_argument_group("output")
     kinds = output.add_mutually_exclusive_group()
@@ -222,7 +222,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         _add_evaluation_option(sampling, name)
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
     _add_part(sampling, Kind.SOLVER, _OF_THE_RUN)
-    for name in ("clip", "batch_size"):
+    for name in ("clip", "clip_range", "batch_size"):
         _add_setting(sampling, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
     measuring = parser.add_argument_group("measuring")
     for name in ("features", "reference", "grids"):
@@ -255,7 +255,7 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
         default=512,
         help="images that the teacher samples, of noise that nothing else samples from (default: 512)",
     )
-    for name in ("clip", "seed", "batch_size"):
+    for name in ("clip", "clip_range", "seed", "batch_size"):
         _add_setting(search, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
 
 

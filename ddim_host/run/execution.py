@@ -129,7 +129,13 @@ def run_experiment(
         )
         trainer.train()
     used = UsedWeights("ema", "latest", (progress.step,))
-    times = draw(experiment, Denoiser(((model, 1.0),), "ema"), used, Drawing(config.num_images), export)
+    times = draw(
+        experiment,
+        Denoiser(((model, 1.0),), "ema", config.prediction_type),
+        used,
+        Drawing(config.num_images),
+        export,
+    )
     return Finished(path, times, trainer.growth())
 
 

@@ -157,7 +157,7 @@ def load_denoiser(
     used = used_weights(run, checkpoint, which)
     # One number for all of them: of an ensemble, processes may even have found different numbers of epochs.
     require_same_checkpoint(experiment.processes, hash(used.steps) % 2**48)
-    return Denoiser(tuple(members), "raw"), used
+    return Denoiser(tuple(members), "raw", experiment.config.prediction_type), used
 
 
 def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> dict[str, Any]:
