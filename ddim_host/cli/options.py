@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _PART_HELP = {
     Kind.DATA: "images: digits, mnist, fashion_mnist, cifar10, or images:path=FOLDER_OR_FILE",
     Kind.MODEL: "the network, e.g. unet:base_channels=64,dropout=0; its size follows the images",
-    Kind.NOISE_SCHEDULE: "how much noise each timestep adds: linear, cosine, quad, sigmoid",
+    Kind.NOISE_SCHEDULE: "noise of each timestep: linear, cosine, quad, sigmoid, explicit:betas=B,B,...",
     Kind.TIMESTEP_SAMPLER: "timesteps in training: uniform, antithetic, importance",
     Kind.LOSS: "one number per image: mse, l2, l1, huber:delta=D, balanced:alpha=A",
     Kind.LOSS_WEIGHTING: "factor per timestep: none, min_snr:gamma=G, p2:gamma=G,k=K",

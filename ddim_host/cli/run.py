@@ -146,7 +146,8 @@ def describe(experiment: Experiment) -> str:
     length = f"{config.train_steps:,} steps" if config.epochs is None else f"{config.epochs:,} epochs"
     lines += [
         f"{'images':<17} {experiment.source.description}",
-        f"{'network':<17} {size:,} parameters, device {config.device}, precision {config.precision}",
+        f"{'network':<17} {size:,} parameters, predicts {config.prediction_type}, device {config.device}, "
+        f"precision {config.precision}",
         f"{'training':<17} {length} of {config.batch_size} images, lr {config.lr:g}, "
         f"EMA {config.ema_decay:g}, seed {config.seed}",
         sampling_line(experiment, config.num_images),
@@ -156,7 +157,9 @@ def describe(experiment: Experiment) -> str:
 
 def _part_lines(title: str, part: PartConfig) -> list[str]:
     """A part and its distribution, and below them its parameters, as wide as a terminal."""
-    settings = [f"{written(name)}={format_value(value)}" for name, value in part.parameters.items()]
+    settings = [
+        f"{written(name)}={_shortened(format_value(value))}" for name, value in part.parameters.items()
+    ]
     indent = " " * 18
     below = textwrap.wrap(
         "  ".join(settings),
@@ -167,6 +170,11 @@ def _part_lines(title: str, part: PartConfig) -> list[str]:
         break_on_hyphens=False,
     )
     return [f"{title:<17} {part.name} ({part.distribution} {part.version})", *below]
+
+
+def _shortened(value: str) -> str:
+    """A value without the middle of a long list."""
+    return value if len(value) <= 100 else f"{value[:40]}...{value[-40:]}"
 
 
 def _is_resumed(options: argparse.Namespace) -> bool:
