@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytest.importorskip("triton", reason="Triton is not installed")
 CPU = torch.device("cpu")
 SPEC = UNetSpec(
-    image_size=8,
+    image_size=(8, 8),
     image_channels=3,
     num_train_timesteps=50,
     base_channels=8,
