@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ddim_host.errors import UserError
+from ddim_host.framework import cpu_kernels
 from ddim_host.framework.unet import (
     UNet,
     diffusers_config,
     parameters,
+    predict_noise,
     spec_from_diffusers,
+    time_embedding_table,
     with_canonical_names,
 )
 from ddim_host.framework.unet.diffusers_config import DEFAULTS
+from ddim_torch.kernel_layers import KernelLayers
+from ddim_torch.layers import TorchLayers
 from ddim_torch.plugin import unet
 from tests.support.family import CIFAR10, FAMILY, UNUSUAL
 from tests.support.networks import SMALL, random_weights
@@ -72,6 +79,28 @@ def test_every_network_of_the_family_computes_what_diffusers_computes(config: di
         size = float(expected.std())
         assert 0.1 < size < 10
         assert float((found - expected).abs().max()) < 1e-5 * max(1.0, size)
+
+
+@pytest.mark.parametrize("which", ["PyTorch's operations", "the host's kernels"])
+def test_what_is_unusual_has_the_gradients_of_diffusers(which: str) -> None:
+    theirs = diffusers_unet(UNUSUAL)
+    spec = spec_from_diffusers(UNUSUAL, T)
+    weights = random_weights(spec)
+    theirs.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    ours = {name: torch.from_numpy(value.copy()).requires_grad_() for name, value in weights.items()}
+    kernels = cpu_kernels()
+    if which == "the host's kernels" and kernels is None:
+        pytest.skip("there are no kernels for this processor")
+    layers = TorchLayers(ours) if kernels is None or "PyTorch" in which else KernelLayers(kernels, ours)
+    x_t, target = torch.randn((2, 3, 2, *spec.image_size), generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([3, 400, 999])
+    expected = theirs(x_t, t).sample
+    found = predict_noise(UNet.from_spec(spec), layers, x_t, torch.from_numpy(time_embedding_table(spec))[t])
+    for predicted in (expected, found):
+        ((predicted - target) ** 2).mean().backward()
+    for name, parameter in theirs.named_parameters():
+        difference = float((ours[name].grad - parameter.grad).norm())
+        assert difference < 1e-4 * float(parameter.grad.norm()) + 1e-7, name
 
 
 @pytest.mark.parametrize("key", [key for key in UNUSUAL if key not in ("in_channels", "out_channels")])
@@ -198,6 +227,28 @@ def test_what_lies_outside_of_the_family_is_refused_by_name(changes: dict[str, A
     with pytest.raises(UserError, match=f"(?s){message}") as caught:
         spec_from_diffusers(CIFAR10 | changes, T)
     assert len(str(caught.value)) < 900
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from([0, 1, 8, 32]),
+    lambda values: st.lists(values, max_size=5) | st.dictionaries(st.text(max_size=3), values, max_size=2),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(DEFAULTS)), JSON, min_size=1, max_size=4))
+def test_any_configuration_is_a_network_or_one_message(changes: dict[str, Any]) -> None:
+    try:
+        spec = spec_from_diffusers(CIFAR10 | changes, T)
+    except UserError as error:
+        assert len(str(error)) < 900
+    else:
+        assert spec_from_diffusers(diffusers_config(spec), T) == spec
 
 
 # --- Names of weights ---------------------------------------------------------------------------------------
