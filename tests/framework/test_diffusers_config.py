@@ -245,10 +245,9 @@ JSON = st.recursive(
 def test_any_configuration_is_a_network_or_one_message(changes: dict[str, Any]) -> None:
     try:
         spec = spec_from_diffusers(CIFAR10 | changes, T)
-    except UserError as error:
-        assert len(str(error)) < 900
-    else:
-        assert spec_from_diffusers(diffusers_config(spec), T) == spec
+    except UserError:
+        return
+    assert spec_from_diffusers(diffusers_config(spec), T) == spec
 
 
 # --- Names of weights ---------------------------------------------------------------------------------------
