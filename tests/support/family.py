@@ -117,3 +117,6 @@ FAMILY: dict[str, dict[str, Any]] = {
     **{f"drawn {seed}": drawn(seed) for seed in range(27)},
 }
 """Thirty configurations by name."""
+
+TELLING = ["training example", "cifar10", "unusual", "drawn 2", "drawn 4", "drawn 12", "drawn 16"]
+"""Those of them that have all forms between them, for Jittor, which compiles some minutes for each."""
