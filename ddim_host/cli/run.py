@@ -16,8 +16,10 @@ from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError,
 from ddim_host.experiment.assembly import Experiment, assemble, load_framework
 from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
 from ddim_host.experiment.config_file import read_config_file
+from ddim_host.experiment.defaults import told_model_parameters
 from ddim_host.framework.unet import parameters
 from ddim_host.plugin.parameters import format_value, written
+from ddim_host.plugin.registry import Kind
 from ddim_host.report.output import write_report
 from ddim_host.run.checkpoints import load_progress
 from ddim_host.run.directory import RunDirectory, existing_run, new_run
@@ -141,7 +143,10 @@ def describe(experiment: Experiment) -> str:
     config = experiment.config
     lines = _part_lines("plugin", config.plugin)
     for kind in PART_KINDS:
-        lines += _part_lines(kind.words, config.part(kind))
+        part = config.part(kind)
+        if kind is Kind.MODEL:
+            part = dataclasses.replace(part, parameters=told_model_parameters(part.parameters))
+        lines += _part_lines(kind.words, part)
     size = sum(math.prod(parameter.shape) for parameter in parameters(experiment.unet))
     length = f"{config.train_steps:,} steps" if config.epochs is None else f"{config.epochs:,} epochs"
     lines += [

@@ -224,8 +224,8 @@ def assemble(
     )
     own = {parameter.name for parameter in parts[Kind.MODEL].part.parameters()}
     spec_parameters: dict[str, Any] = {k: v for k, v in config.model.parameters.items() if k not in own}
-    size, _, channels = image_shape
-    spec = UNetSpec(size, channels, config.num_train_timesteps, **spec_parameters)
+    height, width, channels = image_shape
+    spec = UNetSpec((height, width), channels, config.num_train_timesteps, **spec_parameters)
     return Experiment(
         config=config,
         parts={kind: resolved.part for kind, resolved in parts.items()},
@@ -299,6 +299,8 @@ def _resolve_network(part: Part, choice: PartChoice, image_size: int) -> dict[st
         # The levels need not be those of the default network.
         levels = len(cast("tuple[int, ...]", model["channel_multipliers"]))
         model["attention_resolutions"] = default_attention(image_size, levels)
+    multipliers = cast("tuple[float, ...]", model["channel_multipliers"])
+    model["channel_multipliers"] = tuple(int(m) if m.is_integer() else m for m in map(float, multipliers))
     return model
 
 

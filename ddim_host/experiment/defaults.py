@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
+from ddim_host.framework.unet import UNetSpec
 from ddim_host.plugin.registry import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ddim_host.plugin.parameters import Value
 
 DEFAULT_PARTS = {
@@ -63,6 +67,21 @@ def default_attention(image_size: int, levels: int) -> tuple[int, ...]:
     return tuple(size for size in sizes if size <= 16)[:1]
 
 
+def told_model_parameters(parameters: Mapping[str, Value]) -> dict[str, Value]:
+    """Those parameters of a network that tell it from others: without what is hardly ever set, and is not."""
+    usual = {field.name: field.default for field in dataclasses.fields(UNetSpec)}
+    following = _following_the_images(SMALL)
+    return {
+        name: value
+        for name, value in parameters.items()
+        if name in following or name not in usual or value != usual[name]
+    }
+
+
+_IMAGES = {"image_size", "image_channels", "num_train_timesteps"}
+"""Fields of `UNetSpec` that are no parameters: they follow from the images and the noise schedule."""
+
+
 def default_features(data: str) -> str:
     """The feature extractor for the images of a data set."""
     return "digits_mlp" if data == "digits" else "inception"
@@ -73,6 +92,13 @@ def default_model_parameters(image_size: int) -> dict[str, Value]:
 
     The image is halved as often as its size allows, three times at most (once up to 16 pixels).
     """
+    usual: dict[str, Any] = {
+        field.name: field.default for field in dataclasses.fields(UNetSpec) if field.name not in _IMAGES
+    }
+    return usual | _following_the_images(image_size)
+
+
+def _following_the_images(image_size: int) -> dict[str, Value]:
     small = image_size <= SMALL
     halvings = 0
     while halvings < (1 if small else 3) and image_size % 2 ** (halvings + 1) == 0:

@@ -34,7 +34,6 @@ from ddim_host.framework.kernels import (
 )
 from ddim_host.framework.processes import Processes
 from ddim_host.framework.unet import (
-    GROUP_NORM_EPS,
     Attention,
     Conv,
     GroupNorm,
@@ -56,7 +55,6 @@ __all__ = [
     "ADAM_BETA2",
     "ADAM_EPSILON",
     "DECLARATIONS",
-    "GROUP_NORM_EPS",
     "KERNELS_VARIABLE",
     "Attention",
     "Batch",

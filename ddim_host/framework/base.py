@@ -65,7 +65,7 @@ class LayersBase(ABC, Generic[Tensor]):
         """See `Layers`."""
         y = self._convolve(layer, x)
         if shift is not None:
-            y = y + shift.reshape((*shift.shape, 1, 1))
+            y = y + self._at_every_pixel(shift)
         if residual is not None:
             y = residual + y
         return y
@@ -74,9 +74,20 @@ class LayersBase(ABC, Generic[Tensor]):
         """See `Layers`."""
         return self.dropout(self.group_norm(norm, self.conv(conv, x, shift=shift), silu=True))
 
+    def modulate_dropout(self, x: Tensor, scale_shift: Tensor) -> Tensor:
+        """See `Layers`."""
+        channels = scale_shift.shape[1] // 2
+        scale = self._at_every_pixel(scale_shift[:, :channels])
+        shift = self._at_every_pixel(scale_shift[:, channels:])
+        return self.dropout(self.silu(x * (scale + 1.0) + shift))
+
     @abstractmethod
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
         """See `Layers`, as for the next method."""
+
+    @abstractmethod
+    def silu(self, x: Tensor) -> Tensor:
+        """Compute x sigmoid(x)."""
 
     @abstractmethod
     def dropout(self, x: Tensor) -> Tensor:
@@ -84,7 +95,12 @@ class LayersBase(ABC, Generic[Tensor]):
 
     @abstractmethod
     def _convolve(self, layer: Conv, x: Tensor) -> Tensor:
-        """Convolve and add the bias; see `Conv` for the padding."""
+        """Convolve and add the bias; see `Conv` for stride and padding."""
+
+    def _at_every_pixel(self, values: Tensor) -> Tensor:
+        """Shape `(B, C)` so that it fits to images; override it if those are not `(B, C, H, W)`."""
+        reshaped: Tensor = values.reshape((*values.shape, 1, 1))
+        return reshaped
 
     def _weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the two parameters of a layer."""

@@ -26,7 +26,7 @@ _BOTH: tuple[WhichWeights, WhichWeights] = ("raw", "ema")
 def tiny_spec(*, dropout: float = 0.0) -> UNetSpec:
     """A network of everything in small: two levels, attention, several groups."""
     return UNetSpec(
-        image_size=8,
+        image_size=(8, 8),
         image_channels=3,
         num_train_timesteps=_TIMESTEPS,
         base_channels=8,
@@ -45,7 +45,7 @@ def one_batch(spec: UNetSpec, *, seed: int = 0, batch_size: int = 4) -> Batch:
     weights computes another gradient.
     """
     rng = np.random.default_rng(seed)
-    shape = (batch_size, spec.image_channels, spec.image_size, spec.image_size)
+    shape = (batch_size, spec.image_channels, *spec.image_size)
     schedule = linear_schedule(spec.num_train_timesteps)
     t = rng.integers(0, spec.num_train_timesteps, batch_size, dtype=np.int64)
     noise = rng.standard_normal(shape).astype(np.float32)

@@ -252,7 +252,7 @@ def test_there_is_a_row_for_every_epoch(variants: dict[str, Run]) -> None:
 
 
 def test_the_checkpoint_is_whole_and_has_canonical_names(tiny_run: Run) -> None:
-    spec = UNetSpec(8, 1, 1000, 8, (1, 2), 2, (4,), None, 4, 0.0)
+    spec = UNetSpec((8, 8), 1, 1000, 8, (1, 2), 2, (4,), None, 4, 0.0)
     shapes = {parameter.name: parameter.shape for parameter in parameters(UNet.from_spec(spec))}
     for name in WEIGHTS:
         assert {key: array.shape for key, array in arrays(tiny_run.checkpoint / name).items()} == shapes

@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     from tests.support.commands import Command, Run
 
 SCHEDULE = NoiseSchedule(linear(1000))
-SMALL = UNetSpec(8, 1, 50, 8, channel_multipliers=(1, 2), attention_resolutions=(), num_groups=4, dropout=0.0)
+SMALL = UNetSpec(
+    (8, 8), 1, 50, 8, channel_multipliers=(1, 2), attention_resolutions=(), num_groups=4, dropout=0.0
+)
 LIMIT = 1e-3
 """A gradient norm that is always exceeded."""
 
@@ -226,7 +228,7 @@ def test_channel_multipliers_do_not_compound() -> None:
     """128, 256, 512, 1024 channels made a network seven times the size of DDPM's for CIFAR-10."""
 
     def size(multipliers: tuple[int, ...]) -> int:
-        spec = UNetSpec(32, 3, 1000, channel_multipliers=multipliers)
+        spec = UNetSpec((32, 32), 3, 1000, channel_multipliers=multipliers)
         return sum(math.prod(parameter.shape) for parameter in parameters(UNet.from_spec(spec)))
 
     multipliers = default_model_parameters(32)["channel_multipliers"]

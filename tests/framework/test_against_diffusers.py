@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ddim_host.framework.interface import Batch
-from ddim_host.framework.unet import UNet, UNetSpec, parameters, time_embedding_table
+from ddim_host.framework.unet import UNet, UNetSpec, diffusers_config, parameters, time_embedding_table
 from ddim_torch.plugin import unet
 from tests.support.networks import CIFAR10, DIGITS, SMALL, random_weights
 
@@ -32,24 +32,7 @@ def one_thread() -> Iterator[None]:
 def diffusers_unet(spec: UNetSpec) -> Any:
     from diffusers.models.unets.unet_2d import UNet2DModel  # noqa: PLC0415 - takes seconds
 
-    levels = len(spec.channel_multipliers)
-    attends = [spec.image_size >> level in spec.attention_resolutions for level in range(levels)]
-    model = UNet2DModel(
-        sample_size=spec.image_size,
-        in_channels=spec.image_channels,
-        out_channels=spec.image_channels,
-        block_out_channels=tuple(spec.base_channels * m for m in spec.channel_multipliers),
-        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
-        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in attends[::-1]),
-        layers_per_block=spec.num_res_blocks,
-        attention_head_dim=spec.attention_head_dim,
-        norm_num_groups=spec.num_groups,
-        downsample_padding=0,
-        flip_sin_to_cos=False,
-        freq_shift=1,
-        norm_eps=1e-6,
-        dropout=spec.dropout,
-    )
+    model = UNet2DModel.from_config(diffusers_config(spec))
     model.eval()
     return model
 
@@ -67,7 +50,7 @@ def largest_difference(spec: UNetSpec) -> tuple[float, float]:
     ours = unet(spec, "cpu", "fp32")
     ours.load_weights(weights, "raw")
     rng = np.random.default_rng(0)
-    shape = (2, spec.image_channels, spec.image_size, spec.image_size)
+    shape = (2, spec.image_channels, *spec.image_size)
     x_t = rng.standard_normal(shape, dtype=np.float32)
     differences = []
     with torch.no_grad():
@@ -111,7 +94,7 @@ def test_the_cifar10_network_computes_what_diffusers_computes() -> None:
 def test_the_time_embedding_is_that_of_diffusers(timesteps: int, channels: int) -> None:
     from diffusers.models.embeddings import get_timestep_embedding  # noqa: PLC0415 - takes seconds
 
-    spec = UNetSpec(8, 1, timesteps, channels, attention_resolutions=(), num_groups=1)
+    spec = UNetSpec((8, 8), 1, timesteps, channels, attention_resolutions=(), num_groups=1)
     table = time_embedding_table(spec)
     theirs = get_timestep_embedding(
         torch.arange(timesteps), channels, flip_sin_to_cos=False, downscale_freq_shift=1

@@ -51,11 +51,12 @@ def numpy_attention(layer: Attention, weights: Weights, x: NDArray[np.float64]) 
 @pytest.mark.parametrize("head_dim", [None, 8, 2])
 def test_attention_projects_the_attended_values(head_dim: int | None) -> None:
     """The seed projected the block's input instead, so that its attention attended to nothing."""
-    spec = UNetSpec(8, 1, 10, 16, attention_resolutions=(), attention_head_dim=head_dim, num_groups=4)
+    spec = UNetSpec((8, 8), 1, 10, 16, attention_resolutions=(), attention_head_dim=head_dim, num_groups=4)
     layer = UNet.from_spec(spec).middle[1]
+    assert layer is not None
     weights = random_weights(spec)
     layers = TorchLayers({name: torch.from_numpy(value) for name, value in weights.items()})
-    x = np.random.default_rng(1).standard_normal((2, 32, 3, 4))
+    x: NDArray[np.float64] = np.random.default_rng(1).standard_normal((2, 32, 3, 4))
     ours = layers.self_attention(layer, torch.from_numpy(x).float()).numpy()
     np.testing.assert_allclose(ours, numpy_attention(layer, weights, x), atol=1e-5)
 
@@ -117,8 +118,8 @@ def test_first_weights_have_ddpms_variance() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": 12}, "not divisible by 8"),
-        ({"image_size": 0}, "not divisible"),
+        ({"image_size": (32, 12)}, "not divisible by 8"),
+        ({"image_size": (0, 32)}, "not divisible"),
         ({"num_groups": 48}, "num_groups = 48"),
         ({"num_groups": 0}, "num_groups = 0"),
         ({"attention_head_dim": 48}, "heads of 48"),
@@ -128,6 +129,10 @@ def test_first_weights_have_ddpms_variance() -> None:
         ({"channel_multipliers": ()}, "channel_multipliers"),
         ({"channel_multipliers": (1, 0)}, "channel_multipliers"),
         ({"channel_multipliers": (1,) * 20_000}, "channel_multipliers"),
+        ({"channel_multipliers": (1, 1.3)}, "1.3 x 128 channels is not a whole number"),
+        ({"channel_multipliers": (1, 0.001)}, "0.001 x 128 channels is not a whole number"),
+        ({"channel_multipliers": (1, float("nan"))}, "channel_multipliers"),
+        ({"channel_multipliers": (1, float("inf"))}, "more than 65,536 channels"),
         ({"channel_multipliers": (1, 10**4000)}, "more than 65,536 channels"),
         ({"base_channels": 2**62}, "more than 65,536 channels"),
         ({"num_res_blocks": 0}, "num_res_blocks"),
@@ -136,11 +141,24 @@ def test_first_weights_have_ddpms_variance() -> None:
         ({"dropout": -0.1}, "dropout"),
         ({"attention_resolutions": (16, 15)}, "holds 15, but the levels have 32, 16, 8, 4 pixels"),
         ({"attention_resolutions": (2,)}, "holds 2"),
+        ({"up_attention_resolutions": (2,)}, "up_attention_resolutions holds 2"),
+        ({"image_size": (48, 32)}, "attention_resolutions holds 16, but the levels have 48, 24, 12, 6"),
+        ({"middle_attention_groups": 3}, "256 channels do not divide into middle_attention_groups = 3"),
+        ({"middle_attention_groups": 0}, "middle_attention_groups = 0"),
+        ({"middle_scale_factor": 0.0}, "middle_scale_factor must be a positive number"),
+        ({"middle_scale_factor": float("nan")}, "middle_scale_factor must be a positive number"),
+        ({"norm_eps": 0.0}, "norm_eps must be a positive number"),
+        ({"norm_eps": float("inf")}, "norm_eps must be a positive number"),
+        ({"downsample_padding": 2}, "downsample_padding must be 0 or 1"),
+        ({"freq_shift": -1}, "freq_shift must be from 0 to 63"),
+        ({"freq_shift": 64}, "freq_shift must be from 0 to 63"),
+        ({"time_embedding_dim": 0}, "time_embedding_dim must be from 1"),
+        ({"image_channels": 0}, "at least one channel"),
         ({"channel_multipliers": (1,)}, "holds 16, but the levels have 32 pixels"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused(changes: dict[str, Any], message: str) -> None:
-    valid: dict[str, Any] = {"image_size": 32, "image_channels": 3, "num_train_timesteps": 1000}
+    valid: dict[str, Any] = {"image_size": (32, 32), "image_channels": 3, "num_train_timesteps": 1000}
     with pytest.raises(UserError, match=message):
         UNetSpec(**valid | changes)
 
@@ -149,6 +167,6 @@ def test_a_network_that_cannot_be_built_is_refused(changes: dict[str, Any], mess
 def test_groups_that_fit_are_proposed(channels: int, groups: int) -> None:
     """As many as there can be with four channels or more in each: one alone would be normalised away."""
     with pytest.raises(UserError) as caught:
-        UNetSpec(32, 3, 1000, base_channels=channels)
+        UNetSpec((32, 32), 3, 1000, base_channels=channels)
     assert caught.value.fix == f"set num_groups={groups} in the parameters of --model"
-    UNetSpec(32, 3, 1000, base_channels=channels, num_groups=groups)
+    UNetSpec((32, 32), 3, 1000, base_channels=channels, num_groups=groups)

@@ -34,6 +34,7 @@ def main() -> None:
             kernels.append((triton_kernels._group_norm_kernel, how | split | tile))
             kernels.append((triton_kernels._group_norm_grad_kernel, how | split | tile))
     kernels += [(triton_kernels._add_kernel, {"RESIDUAL": added, "BLOCK": 4096}) for added in (True, False)]
+    kernels.append((triton_kernels._dropout_kernel, {"BLOCK": 4096}))
     for kernel, constants in kernels:
         names = kernel.arg_names
         signature = {name: _type(name) for name in names if name not in constants}

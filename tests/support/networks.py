@@ -12,9 +12,9 @@ from ddim_host.framework.unet import UNet, UNetSpec, parameters
 if TYPE_CHECKING:
     from ddim_host.framework.unet import Weights
 
-CIFAR10 = UNetSpec(image_size=32, image_channels=3, num_train_timesteps=1000)
+CIFAR10 = UNetSpec(image_size=(32, 32), image_channels=3, num_train_timesteps=1000)
 DIGITS = UNetSpec(
-    image_size=8,
+    image_size=(8, 8),
     image_channels=1,
     num_train_timesteps=1000,
     base_channels=32,
@@ -26,10 +26,10 @@ DIGITS = UNetSpec(
 SMALL = {
     "digits": DIGITS,
     "one level": UNetSpec(
-        8, 3, 100, base_channels=4, channel_multipliers=(1,), attention_resolutions=(8,), num_groups=2
+        (8, 8), 3, 100, base_channels=4, channel_multipliers=(1,), attention_resolutions=(8,), num_groups=2
     ),
     "heads": UNetSpec(
-        8,
+        (8, 8),
         3,
         1000,
         base_channels=8,
@@ -40,7 +40,7 @@ SMALL = {
         num_groups=4,
     ),
     "three blocks, attention in the middle only": UNetSpec(
-        16,
+        (16, 16),
         1,
         50,
         base_channels=12,
@@ -51,7 +51,7 @@ SMALL = {
         num_groups=6,
     ),
     "attention everywhere": UNetSpec(
-        12,
+        (12, 12),
         3,
         10,
         base_channels=16,

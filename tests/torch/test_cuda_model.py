@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytest.importorskip("triton", reason="Triton is not installed")
 CPU = torch.device("cpu")
 SPEC = UNetSpec(
-    image_size=8,
+    image_size=(8, 8),
     image_channels=3,
     num_train_timesteps=50,
     base_channels=8,
@@ -39,6 +39,19 @@ SPEC = UNetSpec(
 )
 
 
+UNUSUAL = replace(
+    SPEC,
+    channel_multipliers=(1, 1.5),
+    up_attention_resolutions=(8,),
+    attention_head_dim=4,
+    middle_scale_factor=1.5,
+    scale_shift=True,
+    norm_eps=1e-3,
+    downsample_padding=1,
+    center_input=True,
+)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -47,27 +60,27 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def weights(seed: int = 0) -> Weights:
+def weights(seed: int = 0, spec: UNetSpec = SPEC) -> Weights:
     """Random everywhere, unlike the initial weights, which switch most of the network off."""
     rng = np.random.default_rng(seed)
     found: Weights = {}
-    for parameter in parameters(UNet.from_spec(SPEC)):
+    for parameter in parameters(UNet.from_spec(spec)):
         scale = math.sqrt(math.prod(parameter.shape[1:])) if len(parameter.shape) > 1 else 5.0
         values = rng.standard_normal(parameter.shape) / scale + (parameter.init == "ones")
         found[parameter.name] = values.astype(np.float32)
     return found
 
 
-def loaded(model: Model) -> Model:
+def loaded(model: Model, spec: UNetSpec = SPEC) -> Model:
     for which in ("raw", "ema"):
-        model.load_weights(weights(), which)
+        model.load_weights(weights(spec=spec), which)
     return model
 
 
 def gpu_model(precision: Literal["fp32", "bf16"] = "fp32", spec: UNetSpec = SPEC) -> Model:
     from ddim_torch.cuda_model import CudaModel  # noqa: PLC0415 - imports Triton
 
-    return loaded(CudaModel(spec, CPU, precision, graphs=True))
+    return loaded(CudaModel(spec, CPU, precision, graphs=True), spec)
 
 
 def step(model: Model, number: int = 0) -> np.ndarray[Any, Any]:
@@ -75,8 +88,9 @@ def step(model: Model, number: int = 0) -> np.ndarray[Any, Any]:
     return model.to_host(model.train_step(data, mse, lr=1e-3, ema_decay=0.9, max_grad_norm=0.5))
 
 
-def test_training_is_that_of_the_cpu_dropout_included() -> None:
-    cpu, gpu = loaded(unet(SPEC, "cpu", "fp32")), gpu_model()
+@pytest.mark.parametrize("spec", [SPEC, UNUSUAL], ids=["usual", "unusual"])
+def test_training_is_that_of_the_cpu_dropout_included(spec: UNetSpec) -> None:
+    cpu, gpu = loaded(unet(spec, "cpu", "fp32"), spec), gpu_model(spec=spec)
     for number in range(3):
         np.testing.assert_allclose(step(gpu, number), step(cpu, number), rtol=1e-5)
     for which in ("raw", "ema"):

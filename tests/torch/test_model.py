@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ddim_host.framework.unet import Weights
 
 SPEC = UNetSpec(
-    image_size=8,
+    image_size=(8, 8),
     image_channels=3,
     num_train_timesteps=50,
     base_channels=8,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddim_host.framework import GROUP_NORM_EPS, cpu_kernels
+from ddim_host.framework import cpu_kernels
 from tests.support.repository import ROOT
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 kernels = importlib.import_module("ddim_torch.triton_kernels")
 # Triton's interpreter takes numbers out of arrays of one element.
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
+EPS = 1e-3
+"""So large that it shows."""
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Images, channels, pixels of an edge, groups: a power of two and not, one program and several, a last chunk
 # that is not full, more than one tile in a chunk.
@@ -67,7 +69,7 @@ def test_group_norm_and_its_gradients(size: tuple[int, ...], silu: bool, shifted
     bias.requires_grad_()
     added = torch.randn(batch, channels, device=DEVICE, requires_grad=True) if shifted else None
     whole = x if added is None else x + added[:, :, None, None]
-    expected = functional.group_norm(whole, groups, weight, bias, GROUP_NORM_EPS)
+    expected = functional.group_norm(whole, groups, weight, bias, EPS)
     expected = functional.silu(expected) if silu else expected
     grad_y = torch.randn_like(expected)
     wanted = [x, weight, bias] if added is None else [x, weight, bias, added]
@@ -75,7 +77,7 @@ def test_group_norm_and_its_gradients(size: tuple[int, ...], silu: bool, shifted
 
     constants = x.detach(), weight.detach(), bias.detach()
     shift = None if added is None else added.detach()
-    y, statistics = kernels.group_norm(*constants, groups, silu=silu, added=shift)
+    y, statistics = kernels.group_norm(*constants, groups, EPS, silu=silu, added=shift)
     close(y, expected)
     of_images = torch.full((batch, 2 * channels), torch.nan, device=DEVICE)
     columns = of_images[:, :channels], of_images[:, channels:]
@@ -91,9 +93,9 @@ def test_group_norm_and_its_gradients(size: tuple[int, ...], silu: bool, shifted
 def test_group_norm_in_bf16_rounds_only_at_the_ends() -> None:
     x = images(2, 24, 6, 6, dtype=torch.bfloat16)
     weight, bias = torch.randn(2, 24, device=DEVICE).unbind()
-    y, _ = kernels.group_norm(x, weight, bias, 4, silu=True)
+    y, _ = kernels.group_norm(x, weight, bias, 4, EPS, silu=True)
     assert y.dtype == torch.bfloat16
-    exact = functional.silu(functional.group_norm(x.float(), 4, weight, bias, GROUP_NORM_EPS))
+    exact = functional.silu(functional.group_norm(x.float(), 4, weight, bias, EPS))
     close(y, exact.to(torch.bfloat16), tolerance=1e-2)
 
 
@@ -107,10 +109,12 @@ def test_dropout_has_the_mask_of_the_hosts_kernels(seed: int) -> None:
     weight, bias = torch.zeros(8, device=DEVICE), torch.ones(8, device=DEVICE)
     first, layer, probability = 1600, 3, 0.3
     dropped = kernels.Dropped(torch.tensor(seed, device=DEVICE), layer, first, probability)
-    y, _ = kernels.group_norm(x, weight, bias, 2, silu=False, dropped=dropped)
+    y, _ = kernels.group_norm(x, weight, bias, 2, EPS, silu=False, dropped=dropped)
     ones, expected = np.ones(1600, dtype=np.float32), np.empty(1600, dtype=np.float32)
     native.dropout(ones.ctypes.data, expected.ctypes.data, 1600, first, seed + layer, probability)
     np.testing.assert_allclose(y.permute(0, 2, 3, 1).flatten().cpu(), expected, rtol=1e-6)
+    alone = kernels.dropout(torch.ones_like(x), dropped)
+    np.testing.assert_allclose(alone.permute(0, 2, 3, 1).flatten().cpu(), expected, rtol=1e-6)
 
 
 def test_dropout_drops_the_same_on_the_way_back() -> None:
@@ -118,7 +122,7 @@ def test_dropout_drops_the_same_on_the_way_back() -> None:
     grad_y = grad_y.contiguous(memory_format=torch.channels_last)
     weight, bias = torch.zeros(8, device=DEVICE), torch.ones(8, device=DEVICE)
     dropped = kernels.Dropped(torch.tensor(5, device=DEVICE), 0, 0, 0.5)
-    y, statistics = kernels.group_norm(x, weight, bias, 2, silu=False, dropped=dropped)
+    y, statistics = kernels.group_norm(x, weight, bias, 2, EPS, silu=False, dropped=dropped)
     of_images = torch.empty((2, 16), device=DEVICE)
     columns = of_images[:, :8], of_images[:, 8:]
     kernels.group_norm_grad(x, weight, bias, statistics, grad_y, *columns, silu=False, dropped=dropped)

@@ -1,15 +1,16 @@
 """The DDPM U-Net, described once for all frameworks.
 
-    description   layers with their canonical names and sizes
-    weights       the arrays that the layers need, and their first values
-    network       the computation, over the operations that a framework provides
+    spec               what distinguishes one network from another
+    description        layers with their canonical names and sizes
+    weights            the arrays that the layers need, and their first values
+    network            the computation, over the operations that a framework provides
+    diffusers_config   a network as diffusers describes it, and its old names of weights
 
 The architecture is DDPM's (arXiv 2006.11239, appendix B); names and layouts are those of diffusers'
 `UNet2DModel`.
 """
 
 from ddim_host.framework.unet.description import (
-    GROUP_NORM_EPS,
     Attention,
     Conv,
     GroupNorm,
@@ -17,13 +18,17 @@ from ddim_host.framework.unet.description import (
     Linear,
     ResNet,
     UNet,
-    UNetSpec,
+)
+from ddim_host.framework.unet.diffusers_config import (
+    diffusers_config,
+    spec_from_diffusers,
+    with_canonical_names,
 )
 from ddim_host.framework.unet.network import Layers, predict_noise, time_embedding_table
+from ddim_host.framework.unet.spec import UNetSpec
 from ddim_host.framework.unet.weights import Parameter, Weights, initial_weights, parameters
 
 __all__ = [
-    "GROUP_NORM_EPS",
     "Attention",
     "Conv",
     "GroupNorm",
@@ -35,8 +40,11 @@ __all__ = [
     "UNet",
     "UNetSpec",
     "Weights",
+    "diffusers_config",
     "initial_weights",
     "parameters",
     "predict_noise",
+    "spec_from_diffusers",
     "time_embedding_table",
+    "with_canonical_names",
 ]

@@ -2,120 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-GROUP_NORM_EPS = 1e-6
-
-# Beyond these, the mere list of a network's layers, or of its parameters' sizes, could fill the memory.
-_MOST_CHANNELS = 1 << 16
-_MOST_LEVELS = 16
-_MOST_BLOCKS = 100
-
-_FEWEST_IN_GROUP = 4
-_LARGEST_ATTENTION = 16
-"""Channels in a group, where a number of groups is proposed; as in the networks that are the defaults."""
-
-
-@dataclass(frozen=True)
-class UNetSpec:
-    """What distinguishes one U-Net from another.
-
-    Attributes:
-        image_size: Height and width in pixels; divisible by 2 at every level but the last.
-        image_channels: 1 (grey) or 3 (RGB).
-        num_train_timesteps: T; the network is called with t in [0, T).
-        base_channels: Channels of the first level; even, for the sines and cosines of the timestep.
-        channel_multipliers: Channels of each level, in units of `base_channels` (not compounding).
-        num_res_blocks: Residual blocks per level on the way down; one more on the way up.
-        attention_resolutions: Sizes in pixels of the levels that have self-attention; the middle always has.
-        attention_head_dim: Channels of a head; `none` for a single head, as in DDPM.
-        num_groups: Groups of each group normalisation; divides the channels of every level.
-        dropout: Probability, before the second convolution of every residual block.
-    """
-
-    image_size: int
-    image_channels: int
-    num_train_timesteps: int
-    base_channels: int = 128
-    channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    num_res_blocks: int = 2
-    attention_resolutions: tuple[int, ...] = (16,)
-    attention_head_dim: int | None = None
-    num_groups: int = 32
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        problem = next(self._problems(), None)
-        if problem:
-            what, fix = problem
-            raise UserError(f"this U-Net cannot be built: {what}", fix=f"{fix} the parameters of --model")
-
-    def _problems(self) -> Iterator[tuple[str, str]]:
-        """What is wrong, and what to do with the parameters."""
-        for problem in self._wrong_sizes():
-            yield problem, "change"
-        for channels in sorted({self.base_channels * m for m in (1, *self.channel_multipliers)}):
-            if self.num_groups < 1 or channels % self.num_groups:
-                yield (
-                    f"{channels} channels do not divide into num_groups = {self.num_groups} equal groups",
-                    f"set num_groups={self._fitting_groups()} in",
-                )
-            if self.attention_head_dim is not None and (
-                self.attention_head_dim < 1 or channels % self.attention_head_dim
-            ):
-                yield f"{channels} channels do not divide into heads of {self.attention_head_dim}", "change"
-        sizes = [self.image_size >> level for level in range(len(self.channel_multipliers))]
-        for size in self.attention_resolutions:
-            if size not in sizes:
-                proposed = max((other for other in sizes if other <= _LARGEST_ATTENTION), default=sizes[-1])
-                yield (
-                    f"attention_resolutions holds {size}, "
-                    f"but the levels have {', '.join(map(str, sizes))} pixels",
-                    f"set attention_resolutions={proposed} in",
-                )
-
-    def _fitting_groups(self) -> int:
-        """The most groups that every level divides into, with enough channels in each.
-
-        With as many groups as channels the norm of one channel would cancel the time embedding.
-        """
-        return max(
-            groups
-            for groups in range(1, self.base_channels // _FEWEST_IN_GROUP + 1)
-            if self.base_channels % groups == 0
-        )
-
-    def _wrong_sizes(self) -> Iterator[str]:
-        levels = len(self.channel_multipliers)
-        if self.base_channels < 4 or self.base_channels % 2:
-            yield f"base_channels must be an even number from 4 up, not {self.base_channels}"
-        if not 1 <= levels <= _MOST_LEVELS or min(self.channel_multipliers) < 1:
-            yield f"channel_multipliers must be one to {_MOST_LEVELS} positive numbers"
-        if self.base_channels * max(self.channel_multipliers) > _MOST_CHANNELS:
-            yield f"no level can have more than {_MOST_CHANNELS:,} channels"
-        if not 1 <= self.num_res_blocks <= _MOST_BLOCKS:
-            yield f"num_res_blocks must be from 1 to {_MOST_BLOCKS}, not {self.num_res_blocks}"
-        if self.image_size < 1 or self.image_size % 2 ** (levels - 1):
-            yield (
-                f"{levels} levels halve the image {levels - 1} times, "
-                f"but its size {self.image_size} is not divisible by {2 ** (levels - 1)}"
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            yield f"dropout must lie in [0, 1), not {self.dropout}"
+    from ddim_host.framework.unet.spec import UNetSpec
 
 
 @dataclass(frozen=True)
 class Conv:
     """A convolution with bias; weight `(out, in, kernel, kernel)`.
 
-    `same` padding at stride 1. At stride 2 one row and column of zeros is added below and to the right only
-    (the asymmetric padding of DDPM).
+    Attributes:
+        name: Its canonical name.
+        in_channels: Channels that it takes.
+        out_channels: Channels that it makes.
+        kernel: Height and width of its kernel.
+        stride: Pixels from one place of the kernel to the next.
+        padding: Rows of zeros that are added above and below, and columns to the left and to the right.
+        starts_at_zero: Whether its first weights are zeros.
     """
 
     name: str
@@ -123,6 +28,7 @@ class Conv:
     out_channels: int
     kernel: int = 3
     stride: int = 1
+    padding: tuple[int, int] = (1, 1)
     starts_at_zero: bool = False
 
 
@@ -138,16 +44,29 @@ class Linear:
 
 @dataclass(frozen=True)
 class GroupNorm:
-    """Group normalisation with scale and shift; epsilon is `GROUP_NORM_EPS`."""
+    """Group normalisation with scale and shift; `eps` is added to the variance."""
 
     name: str
     channels: int
     groups: int
+    eps: float
 
 
 @dataclass(frozen=True)
 class ResNet:
-    """A residual block that is told the time between its two convolutions."""
+    """A residual block that is told the time between its two convolutions.
+
+    Attributes:
+        norm1: Before the first convolution.
+        conv1: The first convolution.
+        time_emb_proj: What the time is turned into: as many numbers as there are channels, or twice as many
+            with `scale_shift`, scales and then shifts.
+        norm2: Before the second convolution.
+        conv2: The second convolution.
+        conv_shortcut: What fits the channels of the input to those of the result, where they differ.
+        scale_shift: Whether the time scales and shifts what `norm2` returns, instead of what enters it.
+        scale_factor: What the result is divided by.
+    """
 
     norm1: GroupNorm
     conv1: Conv
@@ -155,18 +74,31 @@ class ResNet:
     norm2: GroupNorm
     conv2: Conv
     conv_shortcut: Conv | None
+    scale_shift: bool
+    scale_factor: float = 1.0
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Self-attention over all pixels, with a residual connection."""
+    """Self-attention over all pixels, with a residual connection.
 
-    group_norm: GroupNorm
+    Attributes:
+        group_norm: Before the projections; None where there is none.
+        to_q: Projects to queries.
+        to_k: Projects to keys.
+        to_v: Projects to values.
+        to_out: Projects what was attended to.
+        heads: How many; they divide the channels.
+        scale_factor: What the result is divided by.
+    """
+
+    group_norm: GroupNorm | None
     to_q: Linear
     to_k: Linear
     to_v: Linear
     to_out: Linear
     heads: int
+    scale_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -187,7 +119,7 @@ class UNet:
     time_linear_2: Linear
     conv_in: Conv
     down: tuple[Level, ...]
-    middle: tuple[ResNet, Attention, ResNet]
+    middle: tuple[ResNet, Attention | None, ResNet]
     up: tuple[Level, ...]
     conv_norm_out: GroupNorm
     conv_out: Conv
@@ -196,35 +128,33 @@ class UNet:
     def from_spec(cls, spec: UNetSpec) -> UNet:
         """Lay out the network that `spec` describes."""
         build = _Builder(spec)
-        widths = [spec.base_channels * m for m in spec.channel_multipliers]
-        sizes = [spec.image_size >> level for level in range(len(widths))]
+        widths, heights = spec.widths, spec.heights
+        down_padding = (1, 1) if spec.downsample_padding else (0, 1)
         channels = spec.base_channels
         skips = [channels]
         down = []
-        for index, (width, size) in enumerate(zip(widths, sizes, strict=True)):
+        for index, (width, height) in enumerate(zip(widths, heights, strict=True)):
             block = f"down_blocks.{index}"
             inputs = [channels, *[width] * (spec.num_res_blocks - 1)]
             last = index == len(widths) - 1
-            resample = None if last else Conv(f"{block}.downsamplers.0.conv", width, width, stride=2)
-            down.append(build.level(block, inputs, width, size, resample))
+            resample = Conv(f"{block}.downsamplers.0.conv", width, width, stride=2, padding=down_padding)
+            attends = height in spec.attention_resolutions
+            down.append(build.level(block, inputs, width, None if last else resample, attends=attends))
             skips += [width] * (spec.num_res_blocks + (0 if last else 1))
             channels = width
-        middle = (
-            build.resnet("mid_block.resnets.0", channels, channels),
-            build.attention("mid_block.attentions.0", channels),
-            build.resnet("mid_block.resnets.1", channels, channels),
-        )
+        middle = build.middle(channels)
         up = []
-        for index, (width, size) in enumerate(zip(widths[::-1], sizes[::-1], strict=True)):
+        for index, (width, height) in enumerate(zip(widths[::-1], heights[::-1], strict=True)):
             block = f"up_blocks.{index}"
             inputs = []
             for _ in range(spec.num_res_blocks + 1):
                 inputs.append(channels + skips.pop())
                 channels = width
             last = index == len(widths) - 1
-            resample = None if last else Conv(f"{block}.upsamplers.0.conv", width, width)
-            up.append(build.level(block, inputs, width, size, resample))
-        time_features = 4 * spec.base_channels
+            resample = Conv(f"{block}.upsamplers.0.conv", width, width)
+            attends = height in spec.attention_on_the_way_up
+            up.append(build.level(block, inputs, width, None if last else resample, attends=attends))
+        time_features = spec.time_features
         return cls(
             spec=spec,
             time_linear_1=Linear("time_embedding.linear_1", spec.base_channels, time_features),
@@ -233,7 +163,7 @@ class UNet:
             down=tuple(down),
             middle=middle,
             up=tuple(up),
-            conv_norm_out=GroupNorm("conv_norm_out", channels, spec.num_groups),
+            conv_norm_out=build.norm("conv_norm_out", channels),
             conv_out=Conv("conv_out", channels, spec.image_channels, starts_at_zero=True),
         )
 
@@ -244,24 +174,28 @@ class _Builder:
     def __init__(self, spec: UNetSpec) -> None:
         self.spec = spec
 
+    def norm(self, name: str, channels: int) -> GroupNorm:
+        return GroupNorm(name, channels, self.spec.num_groups, self.spec.norm_eps)
+
     def resnet(self, name: str, in_channels: int, out_channels: int) -> ResNet:
-        groups = self.spec.num_groups
-        same = in_channels == out_channels
+        spec, same = self.spec, in_channels == out_channels
+        told = 2 * out_channels if spec.scale_shift else out_channels
         return ResNet(
-            norm1=GroupNorm(f"{name}.norm1", in_channels, groups),
+            norm1=self.norm(f"{name}.norm1", in_channels),
             conv1=Conv(f"{name}.conv1", in_channels, out_channels),
-            time_emb_proj=Linear(f"{name}.time_emb_proj", 4 * self.spec.base_channels, out_channels),
-            norm2=GroupNorm(f"{name}.norm2", out_channels, groups),
+            time_emb_proj=Linear(f"{name}.time_emb_proj", spec.time_features, told),
+            norm2=self.norm(f"{name}.norm2", out_channels),
             conv2=Conv(f"{name}.conv2", out_channels, out_channels, starts_at_zero=True),
             conv_shortcut=None
             if same
-            else Conv(f"{name}.conv_shortcut", in_channels, out_channels, kernel=1),
+            else Conv(f"{name}.conv_shortcut", in_channels, out_channels, kernel=1, padding=(0, 0)),
+            scale_shift=spec.scale_shift,
         )
 
     def attention(self, name: str, channels: int) -> Attention:
         head_dim = self.spec.attention_head_dim
         return Attention(
-            group_norm=GroupNorm(f"{name}.group_norm", channels, self.spec.num_groups),
+            group_norm=self.norm(f"{name}.group_norm", channels),
             to_q=Linear(f"{name}.to_q", channels, channels),
             to_k=Linear(f"{name}.to_k", channels, channels),
             to_v=Linear(f"{name}.to_v", channels, channels),
@@ -269,8 +203,22 @@ class _Builder:
             heads=1 if head_dim is None else channels // head_dim,
         )
 
-    def level(self, name: str, inputs: list[int], width: int, size: int, resample: Conv | None) -> Level:
-        attends = size in self.spec.attention_resolutions
+    def middle(self, channels: int) -> tuple[ResNet, Attention | None, ResNet]:
+        spec, factor = self.spec, self.spec.middle_scale_factor
+        first, second = (
+            replace(self.resnet(f"mid_block.resnets.{i}", channels, channels), scale_factor=factor)
+            for i in range(2)
+        )
+        if not spec.middle_attention:
+            return first, None, second
+        attention = self.attention("mid_block.attentions.0", channels)
+        norm, groups = attention.group_norm, spec.groups_of_middle_attention
+        norm = None if norm is None or groups is None else replace(norm, groups=groups)
+        return first, replace(attention, group_norm=norm, scale_factor=factor), second
+
+    def level(
+        self, name: str, inputs: list[int], width: int, resample: Conv | None, *, attends: bool
+    ) -> Level:
         return Level(
             resnets=tuple(self.resnet(f"{name}.resnets.{i}", n, width) for i, n in enumerate(inputs)),
             attentions=tuple(self.attention(f"{name}.attentions.{i}", width) for i in range(len(inputs)))

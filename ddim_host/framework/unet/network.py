@@ -17,8 +17,8 @@ if TYPE_CHECKING:
         Linear,
         ResNet,
         UNet,
-        UNetSpec,
     )
+    from ddim_host.framework.unet.spec import UNetSpec
 
 Tensor = TypeVar("Tensor", bound=Any)
 
@@ -29,7 +29,7 @@ class Layers(Protocol[Tensor]):
     def conv(
         self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """Convolve; see `Conv` for the padding. Then add what is given.
+        """Convolve with the layer's stride and padding. Then add what is given.
 
         Args:
             layer: Which one.
@@ -49,6 +49,15 @@ class Layers(Protocol[Tensor]):
 
     def conv_norm_dropout(self, conv: Conv, norm: GroupNorm, x: Tensor, *, shift: Tensor) -> Tensor:
         """Convolve and add; normalise, then x sigmoid(x); in training, drop with the spec's probability."""
+        ...
+
+    def modulate_dropout(self, x: Tensor, scale_shift: Tensor) -> Tensor:
+        """Compute x (1 + scale) + shift, then x sigmoid(x); in training, drop with the spec's probability.
+
+        Args:
+            x: `(B, C, H, W)`.
+            scale_shift: `(B, 2C)`, the scale of each channel and then the shift of each.
+        """
         ...
 
     def silu(self, x: Tensor) -> Tensor:
@@ -83,7 +92,7 @@ def predict_noise(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embeddin
     time = layers.silu(layers.linear(unet.time_linear_1, time_embedding))
     # Every residual block begins with the silu of this, so it is taken once.
     time = layers.silu(layers.linear(unet.time_linear_2, time))
-    x = layers.conv(unet.conv_in, x_t)
+    x = layers.conv(unet.conv_in, x_t * 2.0 - 1.0 if unet.spec.center_input else x_t)
     skips = [x]
     for level in unet.down:
         for index, resnet in enumerate(level.resnets):
@@ -96,7 +105,8 @@ def predict_noise(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embeddin
             skips.append(x)
     first, attention, second = unet.middle
     x = _resnet(layers, first, x, time)
-    x = _attention(layers, attention, x)
+    if attention is not None:
+        x = _attention(layers, attention, x)
     x = _resnet(layers, second, x, time)
     for level in unet.up:
         for index, resnet in enumerate(level.resnets):
@@ -109,22 +119,33 @@ def predict_noise(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embeddin
 
 
 def _resnet(layers: Layers[Tensor], block: ResNet, x: Tensor, time: Tensor) -> Tensor:
-    shift = layers.linear(block.time_emb_proj, time)
-    normalised = layers.group_norm(block.norm1, x, silu=True)
-    hidden = layers.conv_norm_dropout(block.conv1, block.norm2, normalised, shift=shift)
+    told = layers.linear(block.time_emb_proj, time)
+    hidden = layers.group_norm(block.norm1, x, silu=True)
+    if block.scale_shift:
+        normalised = layers.group_norm(block.norm2, layers.conv(block.conv1, hidden), silu=False)
+        hidden = layers.modulate_dropout(normalised, told)
+    else:
+        hidden = layers.conv_norm_dropout(block.conv1, block.norm2, hidden, shift=told)
     shortcut = x if block.conv_shortcut is None else layers.conv(block.conv_shortcut, x)
-    return layers.conv(block.conv2, hidden, residual=shortcut)
+    return _scaled(layers.conv(block.conv2, hidden, residual=shortcut), block.scale_factor)
 
 
 def _attention(layers: Layers[Tensor], block: Attention, x: Tensor) -> Tensor:
-    result: Tensor = x + layers.self_attention(block, layers.group_norm(block.group_norm, x, silu=False))
+    normalised: Tensor = x if block.group_norm is None else layers.group_norm(block.group_norm, x, silu=False)
+    result: Tensor = x + layers.self_attention(block, normalised)
+    return _scaled(result, block.scale_factor)
+
+
+def _scaled(x: Tensor, factor: float) -> Tensor:
+    result: Tensor = x if factor == 1.0 else x / factor
     return result
 
 
 def time_embedding_table(spec: UNetSpec) -> NDArray[np.float32]:
     """Sines and cosines of every timestep (arXiv 1706.03762, section 3.5, as in DDPM).
 
-    `sin(t w_k)` then `cos(t w_k)` with `w_k = 10000^(-k / (n - 1))` for k < n = base_channels / 2.
+    `sin(t w_k)` then `cos(t w_k)` with `w_k = 10000^(-k / (n - freq_shift))` for k < n = base_channels / 2;
+    the cosines first with `flip_sin_to_cos`.
 
     Args:
         spec: The network.
@@ -133,6 +154,8 @@ def time_embedding_table(spec: UNetSpec) -> NDArray[np.float32]:
         float32 `(T, base_channels)`, computed in float64.
     """
     half = spec.base_channels // 2
-    frequencies = np.exp(-math.log(10000.0) * np.arange(half) / (half - 1))
+    frequencies = np.exp(-math.log(10000.0) * np.arange(half) / (half - spec.freq_shift))
     angles = np.arange(spec.num_train_timesteps)[:, None] * frequencies[None, :]
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+    parts = [np.sin(angles), np.cos(angles)]
+    ordered = parts[::-1] if spec.flip_sin_to_cos else parts
+    return np.concatenate(ordered, axis=1).astype(np.float32)

@@ -76,9 +76,10 @@ def _layers(unet: UNet) -> Iterator[Conv | Linear | GroupNorm]:
     for level in unet.up:
         yield from _level_layers(level)
     first, attention, second = unet.middle
-    blocks: tuple[ResNet | Attention, ...] = (first, attention, second)
-    for block in blocks:
-        yield from _block_layers(block)
+    yield from _block_layers(first)
+    if attention is not None:
+        yield from _block_layers(attention)
+    yield from _block_layers(second)
     yield unet.conv_norm_out
     yield unet.conv_out
 
@@ -93,7 +94,9 @@ def _level_layers(level: Level) -> Iterator[Conv | Linear | GroupNorm]:
 
 def _block_layers(block: ResNet | Attention) -> Iterator[Conv | Linear | GroupNorm]:
     if isinstance(block, Attention):
-        yield from (block.group_norm, block.to_q, block.to_k, block.to_v, block.to_out)
+        if block.group_norm is not None:
+            yield block.group_norm
+        yield from (block.to_q, block.to_k, block.to_v, block.to_out)
         return
     yield from (block.norm1, block.conv1, block.time_emb_proj, block.norm2, block.conv2)
     if block.conv_shortcut is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host.framework import GROUP_NORM_EPS, LayersBase
+from ddim_host.framework import LayersBase
 from ddim_numpy.tensor import Tensor, result
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ class NumpyLayers(LayersBase[Tensor]):
         """What the kernel sees from every pixel as a row, times the weights: one matrix product (im2col)."""
         weight, bias = self._weight_and_bias(layer.name)
         kernel, stride = layer.kernel, layer.stride
-        before, after = (kernel // 2, kernel // 2) if stride == 1 else (0, 1)
+        before, after = layer.padding
         # With the channels last, memory is copied in long runs.
         image = x.array.transpose(0, 2, 3, 1)
         padded = np.pad(image, ((0, 0), (before, after), (before, after), (0, 0)))
-        batch, size = len(padded), padded.shape[1]
-        height = width = (size - kernel) // stride + 1  # the host's images are square
+        batch = len(padded)
+        height, width = ((size - kernel) // stride + 1 for size in padded.shape[1:3])
         # Where each element of the kernel lies while it passes over the image.
         places = [
             np.s_[:, row : row + stride * height : stride, column : column + stride * width : stride]
@@ -47,8 +47,8 @@ class NumpyLayers(LayersBase[Tensor]):
             gradient = np.zeros_like(padded)
             for index, place in enumerate(places):
                 gradient[place] += shares[..., index, :]
-            inner = slice(before, before + x.shape[2])
-            return gradient[:, inner, inner].transpose(0, 3, 1, 2)
+            inner = np.s_[:, before : before + x.shape[2], before : before + x.shape[3]]
+            return gradient[inner].transpose(0, 3, 1, 2)
 
         def to_weight(g: Array) -> Array:
             shares = (rows.T @ flat(g)).reshape(kernel, kernel, -1, layer.out_channels)
@@ -82,7 +82,7 @@ class NumpyLayers(LayersBase[Tensor]):
         groups = (x.shape[0], layer.groups, -1)
         per_channel = (1, -1, 1, 1)
         grouped = x.array.reshape(groups)
-        deviation: Array = np.sqrt(grouped.var(2, keepdims=True) + GROUP_NORM_EPS)
+        deviation: Array = np.sqrt(grouped.var(2, keepdims=True) + layer.eps)
         normal: Array = (grouped - grouped.mean(2, keepdims=True)) / deviation
 
         def to_input(g: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,16 @@ class Tensor:
     def __abs__(self) -> Tensor:
         """Take the absolute value, whose slope at 0 is 0."""
         return result(np.abs(self.array), (self, lambda g: g * np.sign(self.array)))
+
+    def __getitem__(self, place: Any) -> Tensor:
+        """Some of the elements, each at most once."""
+
+        def backward(g: Array) -> Array:
+            gradient = np.zeros_like(self.array)
+            gradient[place] = g
+            return gradient
+
+        return result(self.array[place], (self, backward))
 
     def reshape(self, shape: tuple[int, ...]) -> Tensor:
         """The same elements in another shape."""

@@ -33,6 +33,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "power": lambda a, b: (a * a + 1.0) ** 0.5 + b**3,
     "abs": lambda a, b: abs(a) - abs(b),
     "reshape": lambda a, b: (a.reshape((2, 6)).sum(1).reshape((2, 1)) * b.reshape((2, 6))).reshape((3, 4)),
+    "part": lambda a, b: (a[:, :2].reshape((3, 2, 1)) * b[:, 1:3].reshape((3, 1, 2))).reshape((3, 4)),
     "mean": lambda a, b: a.mean(1).reshape((3, 1)) * b,
 }
 
@@ -60,7 +61,23 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("ddim_torch") is None, reason="needs ddim-torch to compare with")
 @pytest.mark.parametrize(
-    "change", [{}, {"attention_head_dim": 4, "image_channels": 1}, {"num_res_blocks": 2}]
+    "change",
+    [
+        {},
+        {"attention_head_dim": 4, "image_channels": 1},
+        {"num_res_blocks": 2},
+        {"image_size": (8, 12), "downsample_padding": 1, "middle_attention": False, "norm_eps": 1e-3},
+        {
+            "channel_multipliers": (1, 1.5),
+            "up_attention_resolutions": (8,),
+            "middle_scale_factor": 2.0,
+            "scale_shift": True,
+            "center_input": True,
+            "time_embedding_dim": 12,
+            "flip_sin_to_cos": True,
+            "freq_shift": 0,
+        },
+    ],
 )
 def test_it_trains_as_pytorch_does(change: dict[str, Any]) -> None:
     """The same losses, predictions and weights over some steps from the same beginning."""

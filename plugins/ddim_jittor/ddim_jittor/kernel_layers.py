@@ -65,12 +65,12 @@ class KernelLayers(JittorLayers):
             y = jt.nn.matmul_transpose(x, weight.reshape(weight.shape[:2])) + bias
         else:
             y = self.to_layout(self._convolve(layer, self.from_layout(x)))
-        y = y if shift is None else y + shift.reshape((shift.shape[0], 1, 1, -1))
+        y = y if shift is None else y + self._at_every_pixel(shift)
         return y if residual is None else residual + y
 
     def group_norm(self, layer: GroupNorm, x: jt.Var, *, silu: bool) -> jt.Var:
         weight, bias = self._weight_and_bias(layer.name)
-        return kernel_operators.group_norm(x, weight, bias, groups=layer.groups, silu=silu)
+        return kernel_operators.group_norm(x, weight, bias, groups=layer.groups, eps=layer.eps, silu=silu)
 
     def dropout(self, x: jt.Var) -> jt.Var:
         dropout = self._dropout
@@ -97,3 +97,6 @@ class KernelLayers(JittorLayers):
 
     def concatenate(self, x: jt.Var, skip: jt.Var) -> jt.Var:
         return jt.concat([x, skip], dim=3)
+
+    def _at_every_pixel(self, values: jt.Var) -> jt.Var:
+        return values.reshape((values.shape[0], 1, 1, -1))

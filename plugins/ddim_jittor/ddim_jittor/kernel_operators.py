@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import jittor as jt
 
-from ddim_host.framework import DECLARATIONS, GROUP_NORM_EPS, Kernels, transform_channels
+from ddim_host.framework import DECLARATIONS, Kernels, transform_channels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,15 +104,16 @@ def conv3x3(
 class _GroupNorm(jt.Function):
     """Group norm, and x sigmoid(x) after it; the input and the statistics are kept for the way back."""
 
-    def __init__(self, groups: int, *, silu: bool) -> None:
+    def __init__(self, groups: int, eps: float, *, silu: bool) -> None:
         super().__init__()
         self._groups = groups
+        self._eps = f"{eps!r}f"
         self._silu = "true" if silu else "false"
 
     def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var) -> jt.Var:
         source = (
             f"ddim_group_norm(in0_p, in1_p, in2_p, out0_p, out1_p, {self._sizes(x)}, "
-            f"{GROUP_NORM_EPS}f, {self._silu});"
+            f"{self._eps}, {self._silu});"
         )
         y, statistics = _call([x.shape, (x.shape[0], self._groups, 2)], [x, weight, bias], source)
         self._saved = x, weight, bias, statistics
@@ -129,7 +130,7 @@ class _GroupNorm(jt.Function):
         return f"{batch}, {height * width}, {channels}, {self._groups}"
 
 
-def group_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, *, groups: int, silu: bool) -> jt.Var:
+def group_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, *, groups: int, eps: float, silu: bool) -> jt.Var:
     """Normalise each group of channels of an image, scale and shift (arXiv 1803.08494, equation 1).
 
     Args:
@@ -137,12 +138,13 @@ def group_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, *, groups: int, silu: bo
         weight: float32 `(C,)`.
         bias: float32 `(C,)`.
         groups: How many groups; they divide C.
+        eps: Is added to the variance.
         silu: Whether z sigmoid(z) follows.
 
     Returns:
         float32 `(B, H, W, C)`.
     """
-    return _GroupNorm(groups, silu=silu)(x, weight, bias)
+    return _GroupNorm(groups, eps, silu=silu)(x, weight, bias)
 
 
 class _Dropout(jt.Function):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import jittor as jt
 
-from ddim_host.framework import GROUP_NORM_EPS, LayersBase
+from ddim_host.framework import LayersBase
 
 if TYPE_CHECKING:
     from ddim_host.framework import Attention, Conv, GroupNorm, Linear
@@ -25,9 +25,11 @@ class JittorLayers(LayersBase[jt.Var]):
 
     def _convolve(self, layer: Conv, x: jt.Var) -> jt.Var:
         weight, bias = self._weight_and_bias(layer.name)
-        if layer.stride == 2:
-            return jt.nn.conv2d(jt.nn.pad(x, [0, 1, 0, 1]), weight, bias, stride=2)
-        return jt.nn.conv2d(x, weight, bias, padding=layer.kernel // 2)
+        before, after = layer.padding
+        if before == after:
+            return jt.nn.conv2d(x, weight, bias, stride=layer.stride, padding=before)
+        padded = jt.nn.pad(x, [before, after, before, after])
+        return jt.nn.conv2d(padded, weight, bias, stride=layer.stride)
 
     def linear(self, layer: Linear, x: jt.Var) -> jt.Var:
         weight, bias = self._weight_and_bias(layer.name)
@@ -39,7 +41,7 @@ class JittorLayers(LayersBase[jt.Var]):
         grouped = x.reshape((batch, layer.groups, -1))
         centred = grouped - grouped.mean(2, keepdims=True)
         variance = (centred * centred).mean(2, keepdims=True)
-        normalised = (centred * jt.rsqrt(variance + GROUP_NORM_EPS)).reshape(x.shape)
+        normalised = (centred * jt.rsqrt(variance + layer.eps)).reshape(x.shape)
         z = normalised * weight.reshape((1, channels, 1, 1)) + bias.reshape((1, channels, 1, 1))
         return z * z.sigmoid() if silu else z
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from ddim_host.framework import GROUP_NORM_EPS, cached, processor_name, transform_channels
+from ddim_host.framework import cached, processor_name, transform_channels
 from ddim_torch.layers import TorchLayers, apply_function
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class KernelLayers(TorchLayers):
 
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
         weight, bias = self._weight_and_bias(layer.name)
-        return apply_function(_GroupNorm, self._kernels, x, weight, bias, layer.groups, silu)
+        return apply_function(_GroupNorm, self._kernels, x, weight, bias, layer.groups, layer.eps, silu)
 
     def dropout(self, x: Tensor) -> Tensor:
         dropout = self._dropout
@@ -161,14 +161,21 @@ class _GroupNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, kernels: Kernels, x: Tensor, weight: Tensor, bias: Tensor, groups: int, silu: bool
+        ctx: Any,
+        kernels: Kernels,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        eps: float,
+        silu: bool,
     ) -> Tensor:
         x = _channels_last(x)
         batch, channels, height, width = x.shape
         y, statistics = torch.empty_like(x), torch.empty((batch, groups, 2))
         kernels.group_norm(
             *(tensor.data_ptr() for tensor in (x, weight, bias, y, statistics)),
-            *(batch, height * width, channels, groups, GROUP_NORM_EPS, silu),
+            *(batch, height * width, channels, groups, eps, silu),
         )
         ctx.kernels, ctx.groups, ctx.silu = kernels, groups, silu
         ctx.save_for_backward(x, weight, bias, statistics)
@@ -185,7 +192,7 @@ class _GroupNorm(torch.autograd.Function):
             *(tensor.data_ptr() for tensor in (grad_x, grad_weight, grad_bias)),
             *(batch, height * width, channels, ctx.groups, ctx.silu),
         )
-        return None, grad_x, grad_weight, grad_bias, None, None
+        return None, grad_x, grad_weight, grad_bias, None, None, None
 
 
 class _Dropout(torch.autograd.Function):

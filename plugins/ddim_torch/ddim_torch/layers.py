@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ddim_host.framework import GROUP_NORM_EPS, LayersBase
+from ddim_host.framework import LayersBase
 
 if TYPE_CHECKING:
     from ddim_host.framework import Attention, Conv, GroupNorm, Linear
@@ -19,9 +19,8 @@ class TorchLayers(LayersBase[Tensor]):
 
     def _convolve(self, layer: Conv, x: Tensor) -> Tensor:
         weight, bias = self._weight_and_bias(layer.name)
-        if layer.stride == 2:
-            return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
-        return functional.conv2d(x, weight, bias, padding=layer.kernel // 2)
+        x, padding = padded(layer, x)
+        return functional.conv2d(x, weight, bias, layer.stride, padding)
 
     def linear(self, layer: Linear, x: Tensor) -> Tensor:
         weight, bias = self._weight_and_bias(layer.name)
@@ -29,7 +28,7 @@ class TorchLayers(LayersBase[Tensor]):
 
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
         weight, bias = self._weight_and_bias(layer.name)
-        normalised = functional.group_norm(x, layer.groups, weight, bias, GROUP_NORM_EPS)
+        normalised = functional.group_norm(x, layer.groups, weight, bias, layer.eps)
         return functional.silu(normalised) if silu else normalised
 
     def silu(self, x: Tensor) -> Tensor:
@@ -60,6 +59,22 @@ class TorchLayers(LayersBase[Tensor]):
 
     def _dense(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return functional.linear(x, weight, bias)
+
+
+def padded(layer: Conv, x: Tensor) -> tuple[Tensor, int]:
+    """Add what a convolution cannot pad by itself.
+
+    Args:
+        layer: The convolution.
+        x: `(B, C, H, W)`.
+
+    Returns:
+        Images, and how much padding is left to the convolution, on all sides.
+    """
+    before, after = layer.padding
+    if before == after:
+        return x, before
+    return functional.pad(x, (before, after, before, after)), 0
 
 
 def apply_function(function: type[torch.autograd.Function], *arguments: object) -> Tensor:

@@ -18,8 +18,6 @@ import torch
 import triton
 import triton.language as tl
 
-from ddim_host.framework import GROUP_NORM_EPS
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -346,6 +344,17 @@ def _add_kernel(
     _store(x_ptr, at, y, exists)
 
 
+@triton.jit
+def _dropout_kernel(
+    x_ptr, y_ptr, size, seed_ptr, layer, first_element, limit, scale_kept, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Drop elements; their number in memory is what the mask is drawn for."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    exists = at < size
+    y = _load(x_ptr, at, exists) * _kept(at, seed_ptr, layer, first_element, limit, scale_kept)
+    _store(y_ptr, at, y, exists)
+
+
 @dataclass(frozen=True)
 class Dropped:
     """What dropout drops in one layer.
@@ -423,6 +432,7 @@ def group_norm(
     weight: Tensor,
     bias: Tensor,
     groups: int,
+    eps: float,
     *,
     silu: bool,
     added: Tensor | None = None,
@@ -435,6 +445,7 @@ def group_norm(
         weight: `(C,)`.
         bias: `(C,)`.
         groups: They divide C.
+        eps: Is added to the variance.
         silu: Whether to activate.
         added: `(B, C)`, what is added to every pixel of x first.
         dropped: What to drop, if anything.
@@ -452,7 +463,7 @@ def group_norm(
         _moments_kernel[grid](x, partial, pixels, channels, tile.chunk, **tile.sizes)
     _group_norm_kernel[grid](
         *(x, x if added is None else added, weight, bias, y, statistics, partial),
-        *(pixels, channels, tile.chunk, GROUP_NORM_EPS, *_dropout_arguments(x, dropped)),
+        *(pixels, channels, tile.chunk, eps, *_dropout_arguments(x, dropped)),
         SILU=silu,
         ADDED=added is not None,
         DROPOUT=dropped is not None,
@@ -534,3 +545,17 @@ def add_(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
         num_warps=8,
     )
     return x
+
+
+def dropout(x: Tensor, dropped: Dropped) -> Tensor:
+    """Set elements to zero, and divide the others by 1 - probability; so is the gradient.
+
+    Args:
+        x: `(B, C, H, W)`.
+        dropped: What to drop.
+    """
+    y = torch.empty_like(x)
+    _dropout_kernel[(triton.cdiv(x.numel(), _BLOCK),)](
+        *(x, y, x.numel(), *_dropout_arguments(x, dropped)), BLOCK=_BLOCK, num_warps=8
+    )
+    return y

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from ddim_torch import triton_kernels
-from ddim_torch.layers import TorchLayers, apply_function
+from ddim_torch.layers import TorchLayers, apply_function, padded
 from ddim_torch.triton_kernels import Dropped
 
 if TYPE_CHECKING:
@@ -79,12 +79,15 @@ class TritonLayers(TorchLayers):
         dropped = self._training.dropped(y) if self._training else None
         return self._normalise(norm, y, silu=True, added=added, dropped=dropped)
 
+    def dropout(self, x: Tensor) -> Tensor:
+        dropped = self._training.dropped(x) if self._training else None
+        return x if dropped is None else apply_function(_Dropout, x, dropped)
+
     def _convolve(self, layer: Conv, x: Tensor) -> Tensor:
         """Convolve, without the bias."""
         weight, _ = self._weight_and_bias(layer.name)
-        if layer.stride == 2:
-            return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, stride=2)
-        return functional.conv2d(x, weight, padding=layer.kernel // 2)
+        x, padding = padded(layer, x)
+        return functional.conv2d(x, weight, None, layer.stride, padding)
 
     def _normalise(
         self,
@@ -97,7 +100,8 @@ class TritonLayers(TorchLayers):
     ) -> Tensor:
         gradients = [self._gradient(f"{layer.name}.{part}") for part in ("weight", "bias")]
         weight, bias = self._weight_and_bias(layer.name)
-        return apply_function(_GroupNorm, x, added, weight, bias, *gradients, layer.groups, silu, dropped)
+        how = layer.groups, layer.eps, silu, dropped
+        return apply_function(_GroupNorm, x, added, weight, bias, *gradients, *how)
 
     def _gradient(self, name: str) -> Tensor | None:
         return self._training.gradients[name] if self._training else None
@@ -148,12 +152,13 @@ class _GroupNorm(torch.autograd.Function):
         grad_weight: Tensor | None,
         grad_bias: Tensor | None,
         groups: int,
+        eps: float,
         silu: bool,
         dropped: Dropped | None,
     ) -> Tensor:
         x = _channels_last(x)
         y, statistics = triton_kernels.group_norm(
-            x, weight, bias, groups, silu=silu, added=added, dropped=dropped
+            x, weight, bias, groups, eps, silu=silu, added=added, dropped=dropped
         )
         ctx.save_for_backward(x, weight, bias, statistics)
         ctx.gradients = grad_weight, grad_bias
@@ -167,7 +172,20 @@ class _GroupNorm(torch.autograd.Function):
         grad_x, grad_added = triton_kernels.group_norm_grad(
             *(x, weight, bias, statistics, _channels_last(grad_y), grad_weight, grad_bias), **ctx.how
         )
-        return grad_x, grad_added if ctx.needs_input_grad[1] else None, *[None] * 7
+        return grad_x, grad_added if ctx.needs_input_grad[1] else None, *[None] * 8
+
+
+class _Dropout(torch.autograd.Function):
+    """Dropout whose mask is drawn again on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dropped: Dropped) -> Tensor:
+        ctx.dropped = dropped
+        return triton_kernels.dropout(_channels_last(x), dropped)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        return triton_kernels.dropout(_channels_last(grad_y), ctx.dropped), None
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

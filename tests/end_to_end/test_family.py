@@ -1,0 +1,88 @@
+"""Every network of the family in Jittor and in PyTorch, each in its own process."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from tests.support.commands import printed_by
+from tests.support.family import TELLING
+from tests.support.repository import SUPPORT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.commands import Command
+
+    Arrays = dict[str, np.ndarray[Any, Any]]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("jittor") is None, reason="Jittor is not installed"),
+    pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed"),
+]
+
+WORKER = SUPPORT / "family_worker.py"
+UNUSUAL = (
+    "unet:base_channels=16,channel_multipliers=1,1.5,num_res_blocks=1,attention_resolutions=8,"
+    "up_attention_resolutions=4,attention_head_dim=4,num_groups=4,dropout=0.1,middle_attention_groups=2,"
+    "middle_scale_factor=1.5,scale_shift=true,norm_eps=1e-3,downsample_padding=1,center_input=true,"
+    "time_embedding_dim=40,flip_sin_to_cos=true,freq_shift=0"
+)
+
+
+def in_both(task: str, folder: Path) -> tuple[Arrays, Arrays]:
+    results = []
+    for framework in ("torch", "jittor"):
+        out = folder / f"{task}-{framework}.npz"
+        printed_by(str(WORKER), framework, task, str(out))
+        with np.load(out) as arrays:
+            results.append(dict(arrays))
+    return results[0], results[1]
+
+
+def test_networks_of_every_form_predict_the_same_noise_in_both(tmp_path: Path) -> None:
+    """That PyTorch's is diffusers' is tested with diffusers, in `framework/test_diffusers_config.py`."""
+    in_torch, in_jittor = in_both("noise", tmp_path)
+    assert {name.partition(", t")[0] for name in in_torch} == set(TELLING)
+    for name, expected in in_torch.items():
+        size = float(expected.std())
+        assert 0.1 < size < 10
+        assert float(np.abs(in_jittor[name] - expected).max()) < 1e-4 * max(1.0, size), name
+
+
+def test_what_is_unusual_has_the_same_gradients_in_both(tmp_path: Path) -> None:
+    in_torch, in_jittor = in_both("training", tmp_path)
+    for name, expected in in_torch.items():
+        if name.endswith("losses"):
+            np.testing.assert_allclose(in_jittor[name], expected, rtol=1e-4, err_msg=name)
+            assert expected[-1].mean() < 0.9 * expected[0].mean()
+            continue
+        # The keys' bias shifts all scores of a query alike, which softmax ignores: its gradient is zero.
+        size = float(np.linalg.norm(expected))
+        assert size > 1e-6 or name.endswith("to_k.bias")
+        assert float(np.linalg.norm(in_jittor[name] - expected)) < 1e-3 * size + 1e-6, name
+
+
+@pytest.mark.parametrize("framework", ["torch", "jittor"])
+def test_an_unusual_network_trains_resumes_and_samples(
+    ddim_host: Command, tmp_path: Path, framework: str
+) -> None:
+    """A run that was cut in two ends with the bits of one that was not."""
+    few = ["--batch-size", "8", "--test-images", "8", "--num-images", "4", "--steps", "3", "--device", "cpu"]
+    begin = ["--model", UNUSUAL, "--seed", "3", "--plugin", framework]
+    runs = []
+    for name, cuts in (("whole", ["6"]), ("in two", ["3", "6"])):
+        out = tmp_path / name
+        for count, steps in enumerate(cuts):
+            options = ["--resume"] if count else [*begin, *few]
+            done = ddim_host("run", *options, "--train-steps", steps, "--out", out)
+            assert done.code == 0, done.err
+        runs.append(out)
+    one, other = (path / "checkpoints" / "step-00000006" / "ema.safetensors" for path in runs)
+    assert one.read_bytes() == other.read_bytes()
+    sampled = ddim_host("sample", runs[0], "--num-images", "2", "--steps", "2", "--out", tmp_path / "s.png")
+    assert sampled.code == 0, sampled.err
