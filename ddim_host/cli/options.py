@@ -18,7 +18,7 @@ from ddim_host.scaffold.names import PLUGIN_KINDS
 from ddim_host.system.limits import MAX_GRID_IMAGES, MAX_IMAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ddim_host.experiment.config_file import ConfigFile
 
@@ -259,6 +259,34 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
         _add_setting(search, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
 
 
+def add_import_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `import`."""
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder that diffusers has saved a pipeline in, or a name of the Hugging Face hub: OWNER/NAME",
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the run directory to make")
+    parser.add_argument(
+        "--revision", metavar="NAME", help="branch, tag or commit on the hub (default: its main branch)"
+    )
+    parser.add_argument(
+        "--plugin", metavar="NAME", help="the framework: torch, jittor, ... (default: the only one)"
+    )
+    parser.add_argument(
+        Kind.DATA.flag,
+        metavar="PART",
+        help="the images that the network was trained on, which a pipeline does not tell (default: none)",
+    )
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `export`."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a trained run")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to make")
+    _add_weights_options(parser, [name for name in CHECKPOINTS if name != "ensemble"])
+
+
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
     """Add every option of `compare`."""
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="the folders of runs, at least one")
@@ -335,18 +363,25 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--plugin", metavar="NAME", help=f"the framework: torch, jittor, ... (default: {_OF_THE_RUN})"
     )
-    network.add_argument(
-        "--checkpoint",
-        choices=CHECKPOINTS,
-        default="latest",
-        help="the newest one; the best epoch by train loss, test loss, or (5 train + test) / 6, of the raw "
-        "weights; or the mean of the predictions of these three (default: latest)",
-    )
-    network.add_argument(
-        "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
-    )
+    _add_weights_options(network, CHECKPOINTS)
     for name in ("device", "precision"):
         _add_setting(network, name, _OF_THE_RUN)
+
+
+def _add_weights_options(
+    group: argparse.ArgumentParser | argparse._ArgumentGroup, checkpoints: Sequence[str]
+) -> None:
+    ensemble = "; or the mean of the predictions of these three" if "ensemble" in checkpoints else ""
+    group.add_argument(
+        "--checkpoint",
+        choices=checkpoints,
+        default="latest",
+        help="the newest one; the best epoch by train loss, test loss, or (5 train + test) / 6, of the raw "
+        f"weights{ensemble} (default: latest)",
+    )
+    group.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
+    )
 
 
 def _add_part(group: argparse._ArgumentGroup, kind: Kind, default: str, *, action: str = "store") -> None:

@@ -118,6 +118,16 @@ def weights_hash(run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWe
     return whole.hexdigest()
 
 
+def checkpoint_folder(run: RunDirectory, checkpoint: CheckpointChoice) -> Path:
+    """Return the folder of the one checkpoint that a choice means; an ensemble is several.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    [folder] = _folders(run, checkpoint)
+    return folder
+
+
 def other_images(config: ConfigFile, images: TrainTest) -> str:
     """Say how images differ from those that a run was trained on; empty if they are the same.
 
