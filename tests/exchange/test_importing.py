@@ -1,0 +1,344 @@
+"""`ddim-host import`: pipelines become runs, and hostile ones an error."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from ddim_host.run.directory import RunDirectory
+from tests.support.pipelines import INDEX, NETWORK, SCHEDULER, save_pipeline, weights_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.commands import Command, Outcome, Run
+
+    Import = Callable[..., Outcome]
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def importing(in_process: Callable[..., Outcome], tmp_path: Path) -> Import:
+    def run(*options: str | Path, source: str | Path = tmp_path / "pipeline") -> Outcome:
+        return in_process("import", source, "--out", tmp_path / "run", "--plugin", "torch", *options)
+
+    return run
+
+
+def imported_weights(run: Path) -> dict[str, np.ndarray[Any, Any]]:
+    files = [run / "checkpoints" / "step-00000000" / f"{which}.safetensors" for which in ("raw", "ema")]
+    raw, ema = (safetensors.numpy.load_file(path) for path in files)
+    assert all(np.array_equal(raw[name], ema[name]) for name in raw)
+    return raw
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_pipeline_becomes_a_run(importing: Import, tmp_path: Path, flat: bool) -> None:
+    save_pipeline(tmp_path / "pipeline", flat=flat)
+    outcome = importing()
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "predicts epsilon" in outcome.out
+    assert "images            unknown" in outcome.out
+    run = RunDirectory(tmp_path / "run")
+    assert run.config.image_shape == (8, 8, 1)
+    assert run.config.is_imported
+    expected, found = weights_of(), imported_weights(run.path)
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_everything_that_a_scheduler_says_becomes_a_setting(importing: Import, tmp_path: Path) -> None:
+    said = {
+        "num_train_timesteps": 500,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.001,
+        "beta_end": 0.01,
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "clip_sample": True,
+        "clip_sample_range": 2.5,
+    }
+    save_pipeline(tmp_path / "pipeline", scheduler=said)
+    assert importing().code == 0
+    request = RunDirectory(tmp_path / "run").config.request
+    wanted = {"num_train_timesteps": 500, "prediction_type": "v_prediction", "rescale_zero_snr": True}
+    assert request.settings.items() >= (wanted | {"clip": True, "clip_range": 2.5}).items()
+
+
+def test_the_first_layout_had_other_names(importing: Import, tmp_path: Path) -> None:
+    """Attention was `query`, `key`, `value` and `proj_attn`, and everything lay in one folder."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    weights = {}
+    for name, array in weights_of().items():
+        renamed = name
+        for new, before in old.items():
+            renamed = renamed.replace(f".{new}.", f".{before}.")
+        weights[renamed] = array
+    assert any("proj_attn" in name for name in weights)
+    save_pipeline(tmp_path / "pipeline", weights=weights, flat=True)
+    assert importing().code == 0
+    found = imported_weights(tmp_path / "run")
+    assert all(np.array_equal(array, found[name]) for name, array in weights_of().items())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_weights_of_other_types_are_converted(importing: Import, tmp_path: Path, dtype: str) -> None:
+    weights = {name: array.astype(dtype) for name, array in weights_of().items()}
+    save_pipeline(tmp_path / "pipeline", weights=weights)
+    assert importing().code == 0
+    found = imported_weights(tmp_path / "run")
+    for name, array in weights.items():
+        np.testing.assert_array_equal(found[name], array.astype(np.float32))
+
+
+def test_bfloat16_is_the_upper_half_of_float32(importing: Import, tmp_path: Path) -> None:
+    weights = weights_of()
+    halves = {name: (array.view(np.uint32) >> 16).astype(np.uint16) for name, array in weights.items()}
+    data = safetensors.numpy.save(halves).replace(b'"U16"', b'"BF16"')
+    # The longer name of the type takes the place of the spaces after the header, or needs more of them.
+    (length,) = struct.unpack("<Q", safetensors.numpy.save(halves)[:8])
+    header = safetensors.numpy.save(halves)[8 : 8 + length].rstrip().replace(b'"U16"', b'"BF16"')
+    data = struct.pack("<Q", len(header)) + header + safetensors.numpy.save(halves)[8 + length :]
+    save_pipeline(tmp_path / "pipeline")
+    (tmp_path / "pipeline" / "unet" / WEIGHTS).write_bytes(data)
+    assert importing().code == 0
+    found = imported_weights(tmp_path / "run")
+    for name, array in weights.items():
+        np.testing.assert_allclose(found[name], array, rtol=1 / 128)
+        assert not (found[name].view(np.uint32) & 0xFFFF).any()
+
+
+def test_an_imported_run_is_sampled_continued_and_compared(
+    ddim_host: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    save_pipeline(tmp_path / "pipeline")
+    run = tmp_path / "run"
+    printed = ddim_host(
+        "import", tmp_path / "pipeline", "--out", run, "--plugin", "torch", "--data", "digits"
+    )
+    assert (printed.code, printed.err) == (0, "")
+    sampled = ddim_host("sample", run, "--num-images", "4", "--steps", "3", "--out", tmp_path / "x.npz")
+    assert sampled.code == 0, sampled.err
+    assert np.load(tmp_path / "x.npz")["images"].shape == (4, 8, 8, 1)
+    assert ddim_host("reconstruct", run, "--steps", "2", "--num-images", "4").code == 0
+    length = ["--train-steps", "2", "--batch-size", "8", "--num-images", "2", "--steps", "2"]
+    more = ddim_host("run", "--start-from", run, "--out", tmp_path / "more", *length)
+    assert more.code == 0, more.err
+    assert "after 0 steps, with the newest checkpoint of" in more.out
+    compared = ddim_host("compare", run, tmp_path / "more", "--out", tmp_path / "page.html")
+    assert compared.code == 0, compared.err
+    resumed = ddim_host("run", "--resume", "--out", run)
+    assert resumed.code == 2
+    assert "was imported, and there is no training of it to resume" in resumed.err
+
+
+def test_fine_tuning_keeps_the_imported_weights_from_its_beginning(
+    ddim_host: Command, tmp_path: Path
+) -> None:
+    """A run that is cut off before its first checkpoint must not go on with random weights."""
+    save_pipeline(tmp_path / "pipeline")
+    run, more = tmp_path / "run", tmp_path / "more"
+    assert ddim_host("import", tmp_path / "pipeline", "--out", run, "--plugin", "torch").code == 0
+    options = ["--data", "digits", "--loss", "huber:delta=0.3", "--train-steps", "0"]
+    assert ddim_host("run", "--start-from", run, "--out", more, *options).code == 2
+    options[-1] = "1"
+    assert ddim_host("run", "--start-from", run, "--out", more, *options, "--lr", "1e-12").code == 0
+    [folder] = [path for path in (more / "checkpoints").iterdir() if path.name.startswith("step-")]
+    raw = safetensors.numpy.load_file(folder / "raw.safetensors")
+    for name, array in weights_of().items():
+        np.testing.assert_allclose(raw[name], array, atol=1e-6)
+
+
+def test_images_of_another_shape_are_refused(importing: Import, tmp_path: Path) -> None:
+    save_pipeline(tmp_path / "pipeline", network={"sample_size": 16})
+    outcome = importing("--data", "digits")
+    assert outcome.code == 2
+    assert "images of another shape" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_taken_folder_is_left_alone(importing: Import, tiny_run: Run, in_process: Import) -> None:
+    outcome = in_process("import", "anything", "--out", tiny_run.path, "--plugin", "torch")
+    assert outcome.code == 2
+    assert "already holds a run" in outcome.err
+
+
+# --- Hostile pipelines --------------------------------------------------------------------------------------
+
+
+def write(path: str, text: str | bytes) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / path).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    return change
+
+
+def config(path: str, original: dict[str, Any], **changes: Any) -> Callable[[Path], None]:
+    return write(path, json.dumps(original | changes))
+
+
+def without(path: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / path).unlink()
+
+
+def weights(**changes: Any) -> Callable[[Path], None]:
+    arrays = {name: array for name, array in (weights_of() | changes).items() if array is not None}
+    return write(f"unet/{WEIGHTS}", safetensors.numpy.save(arrays))
+
+
+def linked(path: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        outside = folder.parent / "outside"
+        (folder / path).rename(outside)
+        (folder / path).symlink_to(outside)
+
+    return change
+
+
+def pickled(folder: Path) -> None:
+    (folder / "unet" / WEIGHTS).rename(folder / "unet" / "diffusion_pytorch_model.bin")
+
+
+UNET, SCHEDULE = "unet/config.json", "scheduler/scheduler_config.json"
+BIAS = "conv_in.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without(UNET), "cannot read"),
+        (without(SCHEDULE), "cannot read"),
+        (without(f"unet/{WEIGHTS}"), "has no weights"),
+        (pickled, "are a pickle, which can run any program"),
+        (write(UNET, "{"), "is damaged"),
+        (write(UNET, "[]"), "it holds a list, not an object"),
+        (write(SCHEDULE, '{"a": ' * 200), "is damaged"),
+        (linked(UNET), "is a link out of the pipeline's folder"),
+        (linked(f"unet/{WEIGHTS}"), "is a link out of the pipeline's folder"),
+        (config("model_index.json", INDEX, vqvae=["diffusers", "VQModel"]), "it holds vqvae"),
+        (config(UNET, NETWORK, down_block_types=["DownBlock2D"] * 3), "down_block_types"),
+        (config(UNET, NETWORK, num_class_embeds=10), "num_class_embeds"),
+        (config(UNET, NETWORK, act_fn="gelu"), "act_fn"),
+        (config(UNET, NETWORK, out_channels=2), "out_channels"),
+        (config(UNET, NETWORK, in_channels=4, out_channels=4), "images with 4 channels"),
+        (config(UNET, NETWORK, block_out_channels=[2**17, 2**17]), "cannot be built"),
+        (config(UNET, NETWORK, layers_per_block="2"), "layers_per_block"),
+        (config(UNET, NETWORK, unheard_of=1), "unheard_of"),
+        (config(SCHEDULE, SCHEDULER, _class_name="PNDMScheduler"), "PNDMScheduler"),
+        (config(SCHEDULE, SCHEDULER, beta_schedule="laplace"), "laplace"),
+        (config(SCHEDULE, SCHEDULER, beta_start=-1), "beta_start"),
+        (config(SCHEDULE, SCHEDULER, beta_end="much"), "beta_end"),
+        (config(SCHEDULE, SCHEDULER, beta_end=1.5), "out of order"),
+        (config(SCHEDULE, SCHEDULER, num_train_timesteps=10**9), "num_train_timesteps"),
+        (config(SCHEDULE, SCHEDULER, trained_betas=[0.1, "x"]), "trained_betas"),
+        (config(SCHEDULE, SCHEDULER, trained_betas=[0.1, 0.2]), "lists 2 betas, not 1000"),
+        (config(SCHEDULE, SCHEDULER, thresholding=True), "thresholding"),
+        (config(SCHEDULE, SCHEDULER, variance_type="learned_range"), "learned_range"),
+        (config(SCHEDULE, SCHEDULER, prediction_type="flow"), "prediction_type"),
+        (config(SCHEDULE, SCHEDULER, clip_sample="yes"), "clip_sample"),
+        (config(SCHEDULE, SCHEDULER, rescale_betas_zero_snr=True), "ends in pure noise"),
+        (config(SCHEDULE, SCHEDULER, unheard_of=1), "unheard_of"),
+        (write(f"unet/{WEIGHTS}", b"\x80\x04."), "is not a whole safetensors file"),
+        (weights(**{BIAS: None}), f"it lacks {BIAS}"),
+        (weights(**{BIAS: np.zeros(9, np.float32)}), f"{BIAS} is float32 (9,)"),
+        (weights(**{BIAS: np.full(8, np.nan, np.float32)}), "not finite"),
+        (weights(**{BIAS: np.full(8, 1e300)}), "not finite"),
+        (weights(**{BIAS: np.zeros(8, np.int64)}), "not a floating point number"),
+        (weights(**{"class_embedding.weight": np.zeros(8, np.float32)}), "class_embedding.weight"),
+    ],
+)
+def test_hostile_pipelines_are_one_error_and_leave_nothing(
+    importing: Import, tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    change(save_pipeline(tmp_path / "pipeline"))
+    outcome = importing()
+    assert outcome.code == 2
+    assert outcome.err.startswith("ddim-host: error: ")
+    assert message in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pickle_comes_with_the_command_that_converts_it(importing: Import, tmp_path: Path) -> None:
+    pickled(save_pipeline(tmp_path / "pipeline"))
+    assert "UNet2DModel.from_pretrained(" in importing().err
+
+
+# --- The hub ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A hub that has one pipeline, and the calls that it got."""
+    calls: list[dict[str, Any]] = []
+    module, errors = ModuleType("huggingface_hub"), ModuleType("huggingface_hub.errors")
+
+    class HubError(OSError):
+        pass
+
+    def model_info(name: str, *, revision: str | None) -> SimpleNamespace:
+        if name != "someone/digits":
+            raise HubError(f"404: there is no {name}\nRequest ID: 1")
+        return SimpleNamespace(sha=f"commit of {revision}")
+
+    def snapshot_download(name: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
+        calls.append({"name": name, "revision": revision, "patterns": allow_patterns})
+        save_pipeline(local_dir)
+
+    vars(module).update(
+        HfApi=lambda: SimpleNamespace(model_info=model_info), snapshot_download=snapshot_download
+    )
+    vars(errors).update(HfHubHTTPError=HubError, HFValidationError=ValueError)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    return calls
+
+
+def test_a_pipeline_of_the_hub_is_stored_with_its_commit(
+    importing: Import, hub: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    assert importing("--revision", "v1", source="someone/digits").code == 0
+    [call] = hub
+    assert (call["name"], call["revision"]) == ("someone/digits", "commit of v1")
+    assert not any(pattern.endswith(".bin") for pattern in call["patterns"])
+    origin = RunDirectory(tmp_path / "run").config.provenance_table["imported"]
+    assert (origin["pipeline"], origin["revision"]) == ("someone/digits", "commit of v1")
+    assert len(origin["weights_sha256"]) == 64
+
+
+def test_a_name_that_the_hub_does_not_have(
+    importing: Import, hub: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    outcome = importing(source="someone/nothing")
+    assert outcome.code == 2
+    assert "cannot download someone/nothing" in outcome.err
+    assert "404: there is no someone/nothing Request ID: 1" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_the_library_of_the_hub(importing: Import, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    outcome = importing(source="someone/digits")
+    assert outcome.code == 2
+    assert 'pip install "ddim-host[hub]"' in outcome.err
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(importing: Import) -> None:
+    outcome = importing(source="./nowhere")
+    assert outcome.code == 2
+    assert "it does not exist" in outcome.err
+
+
+def test_a_revision_of_a_folder_means_nothing(importing: Import, tmp_path: Path) -> None:
+    save_pipeline(tmp_path / "pipeline")
+    outcome = importing("--revision", "main")
+    assert outcome.code == 2
+    assert "--revision is for pipelines of the hub" in outcome.err
