@@ -11,7 +11,13 @@ from ddim_host.errors import UserError
 from ddim_host.plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ddim_host.diffusion import DDIMStep, NoiseSchedule, strictly_increasing
+    from ddim_host.diffusion import (
+        DDIMStep,
+        NoiseSchedule,
+        PredictionType,
+        epsilon_error_ratio,
+        strictly_increasing,
+    )
     from ddim_host.framework.interface import Loss
     from ddim_host.plugin.contracts import (
         DatasetFactory,
@@ -41,6 +47,7 @@ __all__ = [
     "LossWeighting",
     "NoiseSchedule",
     "NoiseScheduleFactory",
+    "PredictionType",
     "SamplerState",
     "Solver",
     "TimestepSampler",
@@ -53,6 +60,7 @@ __all__ = [
     "cache_errors",
     "cache_folder",
     "download",
+    "epsilon_error_ratio",
     "file_errors",
     "hookimpl",
     "locked",
@@ -70,11 +78,13 @@ _MODULES = {
     "DataSource": "plugin.data",
     "DDIMStep": "diffusion",
     "download": "system.download",
+    "epsilon_error_ratio": "diffusion",
     "file_errors": "system.files",
     "Images": "plugin.data",
     "locked": "system.files",
     "Loss": "framework.interface",
     "NoiseSchedule": "diffusion",
+    "PredictionType": "diffusion",
     "strictly_increasing": "diffusion",
     "TrainTest": "plugin.data",
     "write_bytes": "system.files",

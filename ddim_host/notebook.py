@@ -161,7 +161,7 @@ class Run:
             plan.steps,
             image_shape=experiment.image_shape,
             seed=config.seed,
-            clip=config.clip,
+            limit=config.x_start_limit,
             solver=plan.solver,
             processes=experiment.processes,
         )

@@ -6,6 +6,7 @@ A command is the module of its name; it is imported only when it is called, so t
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import select
 import signal
@@ -51,7 +52,9 @@ def _carry_out(options: argparse.Namespace) -> int:
     """Call the command; the exit code."""
     try:
         _silence_other_ranks(options.command)
-        command = importlib.import_module(f"ddim_host.cli.{options.command.replace('-', '_')}")
+        name = options.command.replace("-", "_")
+        # No module can be called `import`.
+        command = importlib.import_module(f"ddim_host.cli.{name}{'_' * keyword.iskeyword(name)}")
         code: int = command.main(options)
         if sys.stdout is not None:  # as where it was closed before the start
             sys.stdout.flush()  # here, where it is known what to do if nobody reads it

@@ -79,6 +79,18 @@ COMMANDS = {
         "the other, and put them on one page. What fails does not hold up the others; the same command goes "
         "on where it was interrupted. With --prepare, write the commands for a scheduler instead.",
     ),
+    "import": Command(
+        options.add_import_options,
+        "make a run of a pipeline of diffusers",
+        "Make a run of an unconditional pipeline of diffusers, from a folder or from the Hugging Face hub: "
+        "`sample`, `reconstruct`, `evaluate`, `compare`, `run --start-from` take it, in either framework.",
+    ),
+    "export": Command(
+        options.add_export_options,
+        "write a run as a pipeline of diffusers",
+        "Write a trained run as a pipeline that `DDIMPipeline.from_pretrained` opens, with a card: pictures, "
+        "scores, and how it was made.",
+    ),
     "plugins": Command(
         options.add_plugins_options,
         "what is installed, what it provides, what is broken and why",

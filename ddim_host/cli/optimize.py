@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ddim_host.cli.options import requested
 from ddim_host.cli.output import used_line
 from ddim_host.errors import printable
+from ddim_host.experiment.config import clip_in_words
 from ddim_host.experiment.settings import read_list
 from ddim_host.parts.found_subsets import SubsetsFile
 from ddim_host.run.directory import existing_run
@@ -46,7 +47,7 @@ def main(options: argparse.Namespace) -> int:
     print(used_line(run.path, experiment.config.plugin.name, used))
     print(
         f"{'teacher':<17} {search.num_images:,} images in {len(timesteps)} steps, eta 0, "
-        f"clip {str(search.clip).lower()}, seed {search.seed}",
+        f"{clip_in_words(search.clip)}, seed {search.seed}",
         flush=True,
     )
     found = search_subsets(experiment, denoiser, search, sizes, started=started)

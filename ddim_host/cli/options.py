@@ -18,14 +18,14 @@ from ddim_host.scaffold.names import PLUGIN_KINDS
 from ddim_host.system.limits import MAX_GRID_IMAGES, MAX_IMAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ddim_host.experiment.config_file import ConfigFile
 
 _PART_HELP = {
     Kind.DATA: "images: digits, mnist, fashion_mnist, cifar10, or images:path=FOLDER_OR_FILE",
     Kind.MODEL: "the network, e.g. unet:base_channels=64,dropout=0; its size follows the images",
-    Kind.NOISE_SCHEDULE: "how much noise each timestep adds: linear, cosine, quad, sigmoid",
+    Kind.NOISE_SCHEDULE: "noise of each timestep: linear, cosine, quad, sigmoid, explicit:betas=B,B,...",
     Kind.TIMESTEP_SAMPLER: "timesteps in training: uniform, antithetic, importance",
     Kind.LOSS: "one number per image: mse, l2, l1, huber:delta=D, balanced:alpha=A",
     Kind.LOSS_WEIGHTING: "factor per timestep: none, min_snr:gamma=G, p2:gamma=G,k=K",
@@ -151,7 +151,7 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("sampling")
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
     _add_part(sampling, Kind.SOLVER, _OF_THE_RUN)
-    for name in ("steps", "eta", "clip", "seed", "num_images", "batch_size"):
+    for name in ("steps", "eta", "clip", "clip_range", "seed", "num_images", "batch_size"):
         _add_setting(sampling, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
     output = parser.add_argument_group("output")
     kinds = output.add_mutually_exclusive_group()
@@ -222,7 +222,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
         _add_evaluation_option(sampling, name)
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
     _add_part(sampling, Kind.SOLVER, _OF_THE_RUN)
-    for name in ("clip", "batch_size"):
+    for name in ("clip", "clip_range", "batch_size"):
         _add_setting(sampling, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
     measuring = parser.add_argument_group("measuring")
     for name in ("features", "reference", "grids"):
@@ -255,8 +255,36 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
         default=512,
         help="images that the teacher samples, of noise that nothing else samples from (default: 512)",
     )
-    for name in ("clip", "seed", "batch_size"):
+    for name in ("clip", "clip_range", "seed", "batch_size"):
         _add_setting(search, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
+
+
+def add_import_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `import`."""
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder that diffusers has saved a pipeline in, or a name of the Hugging Face hub: OWNER/NAME",
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the run directory to make")
+    parser.add_argument(
+        "--revision", metavar="NAME", help="branch, tag or commit on the hub (default: its main branch)"
+    )
+    parser.add_argument(
+        "--plugin", metavar="NAME", help="the framework: torch, jittor, ... (default: the only one)"
+    )
+    parser.add_argument(
+        Kind.DATA.flag,
+        metavar="PART",
+        help="the images that the network was trained on, which a pipeline does not tell (default: none)",
+    )
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of `export`."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a trained run")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to make")
+    _add_weights_options(parser, [name for name in CHECKPOINTS if name != "ensemble"])
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
@@ -335,18 +363,25 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--plugin", metavar="NAME", help=f"the framework: torch, jittor, ... (default: {_OF_THE_RUN})"
     )
-    network.add_argument(
-        "--checkpoint",
-        choices=CHECKPOINTS,
-        default="latest",
-        help="the newest one; the best epoch by train loss, test loss, or (5 train + test) / 6, of the raw "
-        "weights; or the mean of the predictions of these three (default: latest)",
-    )
-    network.add_argument(
-        "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
-    )
+    _add_weights_options(network, CHECKPOINTS)
     for name in ("device", "precision"):
         _add_setting(network, name, _OF_THE_RUN)
+
+
+def _add_weights_options(
+    group: argparse.ArgumentParser | argparse._ArgumentGroup, checkpoints: Sequence[str]
+) -> None:
+    ensemble = "; or the mean of the predictions of these three" if "ensemble" in checkpoints else ""
+    group.add_argument(
+        "--checkpoint",
+        choices=checkpoints,
+        default="latest",
+        help="the newest one; the best epoch by train loss, test loss, or (5 train + test) / 6, of the raw "
+        f"weights{ensemble} (default: latest)",
+    )
+    group.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
+    )
 
 
 def _add_part(group: argparse._ArgumentGroup, kind: Kind, default: str, *, action: str = "store") -> None:

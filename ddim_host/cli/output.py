@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import printable
+from ddim_host.experiment.config import clip_in_words
 from ddim_host.run.trained import other_images, solver_of
 from ddim_host.system.launch import launched
 
@@ -67,7 +68,7 @@ def sampling_line(experiment: Experiment, num_images: int) -> str:
     config, timesteps = experiment.config, experiment.timesteps()
     lines = [
         f"{'sampling':<17} {num_images:,} images in {config.steps} steps, eta {config.eta:g}, "
-        f"clip {str(config.clip).lower()}, seed {config.seed}, solver {solver_of(experiment)}",
+        f"{clip_in_words(config.x_start_limit)}, seed {config.seed}, solver {solver_of(experiment)}",
         f"{'':<17} t = {', '.join(map(str, timesteps))}",
     ]
     left = experiment.schedule.sqrt_alphas_cumprod[timesteps[-1]]

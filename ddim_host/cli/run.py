@@ -147,11 +147,10 @@ def describe(experiment: Experiment) -> str:
         if kind is Kind.MODEL:
             part = dataclasses.replace(part, parameters=told_model_parameters(part.parameters))
         lines += _part_lines(kind.words, part)
-    size = sum(math.prod(parameter.shape) for parameter in parameters(experiment.unet))
     length = f"{config.train_steps:,} steps" if config.epochs is None else f"{config.epochs:,} epochs"
     lines += [
         f"{'images':<17} {experiment.source.description}",
-        f"{'network':<17} {size:,} parameters, device {config.device}, precision {config.precision}",
+        *_network_lines(experiment),
         f"{'training':<17} {length} of {config.batch_size} images, lr {config.lr:g}, "
         f"EMA {config.ema_decay:g}, seed {config.seed}",
         sampling_line(experiment, config.num_images),
@@ -159,9 +158,30 @@ def describe(experiment: Experiment) -> str:
     return "\n".join(lines)
 
 
+def describe_network(experiment: Experiment) -> list[str]:
+    """The network and the noise that it knows, line by line."""
+    config = experiment.config
+    kinds = (Kind.MODEL, Kind.NOISE_SCHEDULE)
+    parts = [line for kind in kinds for line in _part_lines(kind.words, config.part(kind))]
+    return [*_part_lines("plugin", config.plugin), *parts, *_network_lines(experiment)]
+
+
+def _network_lines(experiment: Experiment) -> list[str]:
+    config = experiment.config
+    size = sum(math.prod(parameter.shape) for parameter in parameters(experiment.unet))
+    stretched = ", stretched to end in pure noise" if config.rescale_zero_snr else ""
+    return [
+        f"{'network':<17} {size:,} parameters, predicts {config.prediction_type}, device {config.device}, "
+        f"precision {config.precision}",
+        f"{'timesteps':<17} {config.num_train_timesteps:,}{stretched}",
+    ]
+
+
 def _part_lines(title: str, part: PartConfig) -> list[str]:
     """A part and its distribution, and below them its parameters, as wide as a terminal."""
-    settings = [f"{written(name)}={format_value(value)}" for name, value in part.parameters.items()]
+    settings = [
+        f"{written(name)}={_shortened(format_value(value))}" for name, value in part.parameters.items()
+    ]
     indent = " " * 18
     below = textwrap.wrap(
         "  ".join(settings),
@@ -172,6 +192,11 @@ def _part_lines(title: str, part: PartConfig) -> list[str]:
         break_on_hyphens=False,
     )
     return [f"{title:<17} {part.name} ({part.distribution} {part.version})", *below]
+
+
+def _shortened(value: str) -> str:
+    """A value without the middle of a long list."""
+    return value if len(value) <= 100 else f"{value[:40]}...{value[-40:]}"
 
 
 def _is_resumed(options: argparse.Namespace) -> bool:
@@ -192,6 +217,11 @@ def _is_resumed(options: argparse.Namespace) -> bool:
 def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment, RunDirectory]:
     """The experiment of an existing run; options may repeat its settings, but not change them."""
     directory = existing_run(options.out)
+    if directory.config.is_imported:
+        raise UserError(
+            f"the run in {directory.path} was imported, and there is no training of it to resume",
+            fix=f"train its network on with --start-from {directory.path}",
+        )
     stored = directory.config.request
     plugins = load_framework(stored)
     experiment = assemble(stored, plugins=plugins)

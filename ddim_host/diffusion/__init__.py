@@ -3,27 +3,40 @@
 schedule       betas and what follows from them; the forward process q(x_t | x_start)
 subset         which timesteps sampling visits: exactly S, strictly increasing
 trajectory     the explicit steps `(t, t_prev)` and their coefficients for one eta
+prediction     what the network predicts: the noise, the clean image or v
 ddim           one step, written once for arrays of any framework
 solvers        how steps are followed: DDIM, DPM-Solver++(2M), iPNDM
 search         the timesteps with the least error for a trained network
 interpolation  between two noises
 """
 
-from ddim_host.diffusion.ddim import ddim_arrival, ddim_step, image_and_noise, predict_x_start
+from ddim_host.diffusion.ddim import ddim_arrival, ddim_step
 from ddim_host.diffusion.interpolation import slerp
+from ddim_host.diffusion.prediction import (
+    PREDICTION_TYPES,
+    PredictionType,
+    epsilon_error_ratio,
+    image_and_noise,
+    predict_x_start,
+    prediction_target,
+)
 from ddim_host.diffusion.schedule import NoiseSchedule
 from ddim_host.diffusion.subset import strictly_increasing
 from ddim_host.diffusion.trajectory import DDIMStep, ddim_steps, encoding_steps, trajectory
 
 __all__ = [
+    "PREDICTION_TYPES",
     "DDIMStep",
     "NoiseSchedule",
+    "PredictionType",
     "ddim_arrival",
     "ddim_step",
     "ddim_steps",
     "encoding_steps",
+    "epsilon_error_ratio",
     "image_and_noise",
     "predict_x_start",
+    "prediction_target",
     "slerp",
     "strictly_increasing",
     "trajectory",

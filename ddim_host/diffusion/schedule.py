@@ -17,7 +17,7 @@ class NoiseSchedule:
     Timesteps count from 0 to T - 1; timestep -1 stands for the clean image, where abar is exactly 1.
 
     Args:
-        betas: `(T,)`, each strictly between 0 and 1.
+        betas: `(T,)`, each strictly between 0 and 1; the last one may be 1, and x_(T-1) is then pure noise.
 
     Attributes:
         betas: float64 `(T,)`, read-only, as are the tables below.
@@ -26,19 +26,33 @@ class NoiseSchedule:
         sqrt_one_minus_alphas_cumprod: float64 `(T,)`, the standard deviation of the noise in x_t.
 
     Raises:
-        ValueError: The betas are not a non-empty vector of finite numbers in (0, 1).
+        ValueError: The betas are not a non-empty vector of such numbers.
     """
 
     def __init__(self, betas: ArrayLike) -> None:
         values = np.array(betas, dtype=np.float64)
         if values.ndim != 1 or values.size == 0:
             raise ValueError(f"betas must be a non-empty vector, not of shape {values.shape}")
-        if not np.all((values > 0.0) & (values < 1.0)):
-            raise ValueError("every beta must lie strictly between 0 and 1")
+        if not np.all((values > 0.0) & (values <= 1.0)) or np.any(values[:-1] == 1.0):
+            raise ValueError("every beta must lie strictly between 0 and 1; the last one may be 1")
         self.betas = _read_only(values)
         self.alphas_cumprod = _read_only(np.cumprod(1.0 - values))
         self.sqrt_alphas_cumprod = _read_only(np.sqrt(self.alphas_cumprod))
         self.sqrt_one_minus_alphas_cumprod = _read_only(np.sqrt(1.0 - self.alphas_cumprod))
+
+    def rescaled_to_zero_snr(self) -> NoiseSchedule:
+        """Return this schedule, stretched to end in pure noise (arXiv 2305.08891, algorithm 1).
+
+        sqrt(abar) is shifted to 0 at the last timestep and scaled to stay what it is at the first one.
+
+        Raises:
+            ValueError: There is one timestep only.
+        """
+        roots = self.sqrt_alphas_cumprod
+        if len(roots) == 1:
+            raise ValueError("a schedule of one timestep cannot both begin with an image and end in noise")
+        alphas_cumprod = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
+        return NoiseSchedule(1.0 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1]))
 
     @property
     def num_train_timesteps(self) -> int:
@@ -73,10 +87,24 @@ class NoiseSchedule:
         Returns:
             float32, of the same shape.
         """
-        shape = (-1,) + (1,) * (x_start.ndim - 1)
-        image_share = self.sqrt_alphas_cumprod[t].astype(np.float32).reshape(shape)
-        noise_share = self.sqrt_one_minus_alphas_cumprod[t].astype(np.float32).reshape(shape)
+        image_share, noise_share = self.shares(t, x_start.ndim)
         return image_share * x_start + noise_share * noise
+
+    def shares(self, t: NDArray[np.int64], ndim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the shares of image and noise in x_t.
+
+        Args:
+            t: int64 `(B,)` in [0, T).
+            ndim: The number of axes of x_t.
+
+        Returns:
+            sqrt(abar_t) and sqrt(1 - abar_t), float32 `(B, 1, ...)`.
+        """
+        shape = (-1,) + (1,) * (ndim - 1)
+        return (
+            self.sqrt_alphas_cumprod[t].astype(np.float32).reshape(shape),
+            self.sqrt_one_minus_alphas_cumprod[t].astype(np.float32).reshape(shape),
+        )
 
 
 def _read_only(table: ArrayLike) -> NDArray[np.float64]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ddim_host.diffusion.ddim import ddim_arrival, predict_x_start
+from ddim_host.diffusion.ddim import ddim_arrival
+from ddim_host.diffusion.prediction import predict_x_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +93,7 @@ def ipndm(
     for step in steps:
         x_start, noise = predict(x_t, step)
         target = noise if half_before is None else noise * 1.5 - half_before
+        image = x_start if half_before is None else predict_x_start(x_t, target, step.alpha_cumprod)
         half_before = noise * 0.5  # an array of its own: the noise is valid until the next call only
-        image = predict_x_start(x_t, target, step.alpha_cumprod)
         x_t = image * math.sqrt(step.alpha_cumprod_prev) + target * step.direction
         yield x_t, x_start

@@ -19,6 +19,8 @@ class DDIMStep:
     Attributes:
         t: The timestep that the network is called with.
         t_prev: The timestep that the step arrives at; -1 is the clean image.
+        alpha_cumprod_t: abar of timestep `t`. It is that of where the step begins, except for a clean image,
+            which is encoded as if it were at timestep 0.
         alpha_cumprod: abar where the step begins.
         alpha_cumprod_prev: abar where it arrives; exactly 1 at -1.
         sigma: Standard deviation of the noise added in this step.
@@ -26,6 +28,7 @@ class DDIMStep:
 
     t: int
     t_prev: int
+    alpha_cumprod_t: float
     alpha_cumprod: float
     alpha_cumprod_prev: float
     sigma: float
@@ -38,7 +41,10 @@ class DDIMStep:
 
     @property
     def half_log_snr(self) -> float:
-        """Half the log signal-to-noise ratio where the step begins, the lambda_t of arXiv 2206.00927."""
+        """Half the log signal-to-noise ratio where the step begins, the lambda_t of arXiv 2206.00927.
+
+        Minus infinity in pure noise.
+        """
         return _half_log_snr(self.alpha_cumprod)
 
     @property
@@ -48,7 +54,9 @@ class DDIMStep:
 
 
 def _half_log_snr(alpha_cumprod: float) -> float:
-    return math.inf if alpha_cumprod == 1.0 else 0.5 * math.log(alpha_cumprod / (1.0 - alpha_cumprod))
+    if alpha_cumprod in (0.0, 1.0):
+        return math.copysign(math.inf, alpha_cumprod - 0.5)
+    return 0.5 * math.log(alpha_cumprod / (1.0 - alpha_cumprod))
 
 
 def trajectory(subset: Iterable[int]) -> tuple[tuple[int, int], ...]:
@@ -96,7 +104,7 @@ def ddim_steps(schedule: NoiseSchedule, subset: Iterable[int], eta: float) -> tu
             * math.sqrt((1.0 - alpha_cumprod_prev) / (1.0 - alpha_cumprod))
             * math.sqrt(1.0 - alpha_cumprod / alpha_cumprod_prev)
         )
-        steps.append(DDIMStep(t, t_prev, alpha_cumprod, alpha_cumprod_prev, sigma))
+        steps.append(DDIMStep(t, t_prev, alpha_cumprod, alpha_cumprod, alpha_cumprod_prev, sigma))
     return tuple(steps)
 
 
@@ -121,6 +129,7 @@ def encoding_steps(schedule: NoiseSchedule, subset: Iterable[int]) -> tuple[DDIM
         DDIMStep(
             t=max(begin, 0),
             t_prev=end,
+            alpha_cumprod_t=schedule.alpha_cumprod_at(max(begin, 0)),
             alpha_cumprod=schedule.alpha_cumprod_at(begin),
             alpha_cumprod_prev=schedule.alpha_cumprod_at(end),
             sigma=0.0,

@@ -43,7 +43,7 @@ def differences_from_the_paper(sampled: Sampled, ruler: Ruler) -> list[str]:
         f"N is {sampled.num_images:,} and not {_NUM_IMAGES:,}": sampled.num_images == _NUM_IMAGES,
         "the timestep subset is not quad:span=0.8": sampled.timestep_subset == "quad:span=0.8",
         "the solver is not ddim": sampled.solver == "ddim",
-        "x_start was clipped": not sampled.clip,
+        "x_start was clipped": sampled.clip is None,
         "the weights are not averaged": sampled.weights == "ema",
     }
     return [difference for difference, holds in same.items() if not holds]

@@ -31,7 +31,7 @@ class Sampled:
         timesteps: The timesteps that were visited, increasing.
         timestep_subset: The part that chose them, with its parameters.
         solver: The part that followed them, with its parameters.
-        clip: Whether the predicted x_start was limited to [-1, 1].
+        clip: The largest absolute value that the predicted x_start was limited to; None if it was not.
         checkpoint: The choice of a checkpoint.
         checkpoint_steps: The training steps after which its weights were saved; several for an ensemble.
         weights: Raw or averaged.
@@ -46,7 +46,7 @@ class Sampled:
     timesteps: tuple[int, ...]
     timestep_subset: str
     solver: str
-    clip: bool
+    clip: float | None
     checkpoint: CheckpointChoice
     checkpoint_steps: tuple[int, ...]
     weights: WhichWeights

@@ -92,7 +92,7 @@ def planned(
             eta=eta,
             timesteps=subsets[steps],
             solver=solver,
-            clip=experiment.config.clip,
+            clip=experiment.config.x_start_limit,
             **made,
         )
         for seed, steps, eta in product(request.seed, request.steps, request.eta)
@@ -173,7 +173,7 @@ def _sampler(experiment: Experiment, denoiser: Denoiser, sampled: Sampled, plan:
         plan.steps,
         image_shape=experiment.image_shape,
         seed=sampled.seed,
-        clip=sampled.clip,
+        limit=sampled.clip,
         solver=plan.solver,
         processes=experiment.processes,
     )

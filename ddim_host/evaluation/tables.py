@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ddim_host.evaluation.paper import FID_WEIGHTS, PAPER_FIDS, differences_from_the_paper, is_cifar10
+from ddim_host.experiment.config import clip_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -205,7 +206,7 @@ def protocol_lines(table: Table) -> list[str]:
         f"({sampled.device}, {sampled.precision}); seed{'s' * (len(table.seeds) > 1)} {seeds}",
         f"network: {sampled.checkpoint} checkpoint, step {after}, {which} weights",
         f"sampling: timestep subset {sampled.timestep_subset}, solver {sampled.solver}, "
-        f"clip {str(sampled.clip).lower()}",
+        + clip_in_words(sampled.clip),
         f"features: {features.choice} of {features.distribution} {features.version}, {features.dimension:,} "
         f"for an image, weights {features.fingerprint[:12]}",
         f"reference: the {reference.num_images:,} {reference.half} images of {reference.data}, "

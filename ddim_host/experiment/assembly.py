@@ -216,7 +216,11 @@ def assemble(
         parts[Kind.DATA] = replace(data, parameters={**data.parameters, **source.resolved})
     config = _resolve(request, plugins, parts, image_shape)
     schedule = validation.checked_schedule(
-        parts[Kind.NOISE_SCHEDULE].part, config.noise_schedule.parameters, config.num_train_timesteps
+        parts[Kind.NOISE_SCHEDULE].part,
+        config.noise_schedule.parameters,
+        config.num_train_timesteps,
+        config.prediction_type,
+        rescale_zero_snr=config.rescale_zero_snr,
     )
     own = {parameter.name for parameter in parts[Kind.MODEL].part.parameters()}
     spec_parameters: dict[str, Any] = {k: v for k, v in config.model.parameters.items() if k not in own}
@@ -232,7 +236,10 @@ def assemble(
         ),
         loss=validation.checked_loss(parts[Kind.LOSS].part, config.loss.parameters),
         weighting=validation.checked_weighting(
-            parts[Kind.LOSS_WEIGHTING].part, config.loss_weighting.parameters, schedule
+            parts[Kind.LOSS_WEIGHTING].part,
+            config.loss_weighting.parameters,
+            schedule,
+            config.prediction_type,
         ),
         unet=UNet.from_spec(spec),
         join_processes=plugins.join_processes,

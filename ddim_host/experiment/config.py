@@ -11,6 +11,7 @@ from ddim_host.plugin.registry import Kind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ddim_host.diffusion import PredictionType
     from ddim_host.framework.interface import Device, Precision
     from ddim_host.plugin.parameters import PartChoice, Value
 
@@ -64,9 +65,12 @@ class Config:
     timestep_subset: PartConfig
     solver: PartConfig
     num_train_timesteps: int
+    prediction_type: PredictionType
+    rescale_zero_snr: bool
     steps: int
     eta: float
     clip: bool
+    clip_range: float
     num_images: int
     train_steps: int | None
     epochs: int | None
@@ -86,6 +90,11 @@ class Config:
         return training_length(vars(self), num_train_images)
 
     @property
+    def x_start_limit(self) -> float | None:
+        """The largest absolute value of the predicted x_start while sampling; None leaves it as predicted."""
+        return self.clip_range if self.clip else None
+
+    @property
     def names_hardware(self) -> bool:
         """Whether it asks for what a machine may lack; `auto`, the CPU and fp32 are always there."""
         return self.device == "cuda" or self.precision == "bf16"
@@ -93,6 +102,11 @@ class Config:
     def part(self, kind: Kind) -> PartConfig:
         """Return the part of one kind."""
         return cast("PartConfig", getattr(self, kind.option))
+
+
+def clip_in_words(limit: float | None) -> str:
+    """Say what the predicted x_start is limited to."""
+    return "not clipped" if limit is None else f"clipped to {limit:g}"
 
 
 def training_length(settings: Mapping[str, Any], num_train_images: int) -> int:

@@ -31,8 +31,9 @@ _PRESETS = Path(__file__).with_name("presets")
 _PROVENANCE = "provenance"
 _IMAGE_SHAPE = "image_shape"
 _FINGERPRINT = "images"
+_IMPORTED = "imported"
 
-_MAX_TOML_BYTES = 64 << 10
+_MAX_TOML_BYTES = 512 << 10
 _LONG_KEY = re.compile(
     r"""(?:(?:[\w-]{1,40}+|"(?:[^"\\\n]|\\.){0,40}+"|'[^'\n]{0,40}+')[ \t]*\.[ \t]*){32}"""
 )
@@ -59,6 +60,11 @@ class ConfigFile:
         return self.provenance if isinstance(self.provenance, dict) else {}
 
     @property
+    def is_imported(self) -> bool:
+        """Whether the weights of the run come from elsewhere, and no training of it is known."""
+        return _IMPORTED in self.provenance_table
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """The shape `(H, W, C)` of the images that the run was trained on.
 
@@ -68,7 +74,7 @@ class ConfigFile:
         shape: Any = self.provenance_table.get(_IMAGE_SHAPE)
         if isinstance(shape, list) and len(shape) == 3 and all(type(n) is int for n in shape):
             height, width, channels = shape
-            if 1 <= height == width <= MAX_IMAGE_SIZE and channels in (1, 3):
+            if 1 <= min(height, width) <= max(height, width) <= MAX_IMAGE_SIZE and channels in (1, 3):
                 return height, width, channels
         raise UserError(
             f"{self.path} does not say what images its run was trained on",
@@ -77,12 +83,12 @@ class ConfigFile:
 
     @property
     def fingerprint(self) -> DataFingerprint | None:
-        """Which images the run was trained on; None in a file that was written by hand.
+        """Which images the run was trained on; None in a file that was written by hand, or if it is imported.
 
         Raises:
             UserError: The file is a run's and does not say.
         """
-        if self.provenance is None:
+        if self.provenance is None or self.is_imported:
             return None
         try:
             return read_record(DataFingerprint, self.provenance_table[_FINGERPRINT])
@@ -173,6 +179,30 @@ def write_run_config(
         images["num_left_out"] = num_left_out
     origin = {**provenance, _IMAGE_SHAPE: list(image_shape), _FINGERPRINT: images}
     return tomli_w.dumps({**_document(config), _PROVENANCE: origin})
+
+
+def write_imported_config(
+    config: Config,
+    image_shape: tuple[int, int, int],
+    origin: Mapping[str, str],
+    facts: Mapping[str, str],
+    *,
+    with_data: bool,
+) -> str:
+    """Return the text of the `config.toml` of a run whose weights come from elsewhere.
+
+    Args:
+        config: The run.
+        image_shape: `(H, W, C)` of its images.
+        origin: Where the weights come from, as text by name.
+        facts: How they were imported, as text by name.
+        with_data: Whether the images that they were trained on are known; otherwise the file names none.
+    """
+    document = _document(config)
+    if not with_data:
+        del document["data"]
+    provenance = {**facts, _IMAGE_SHAPE: list(image_shape), _IMPORTED: dict(origin)}
+    return tomli_w.dumps({**document, _PROVENANCE: provenance})
 
 
 def _document(config: Config) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
+from ddim_host.diffusion import PREDICTION_TYPES
 from ddim_host.errors import UserError
 from ddim_host.plugin.parameters import Value, convert, type_name
-from ddim_host.system.limits import MAX_IMAGES, MAX_SEED, MAX_STEPS
+from ddim_host.system.limits import MAX_IMAGES, MAX_SEED, MAX_STEPS, MAX_TIMESTEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,15 +78,27 @@ def _choice(name: str, default: str, choices: tuple[str, ...], text: str) -> Set
 SETTINGS: dict[str, Setting] = {
     setting.name: setting
     for setting in (
-        _count("num_train_timesteps", 1000, "T, the timesteps of the forward process", most=100_000),
-        _count("steps", 20, "S, the network calls per sampled image", most=100_000),
+        _count("num_train_timesteps", 1000, "T, the timesteps of the forward process", most=MAX_TIMESTEPS),
+        _choice(
+            "prediction_type", "epsilon", PREDICTION_TYPES,
+            "what the network predicts: epsilon (the noise), sample (x_start) or v_prediction",
+        ),
+        Setting(
+            "rescale_zero_snr", bool, False,
+            "stretch the noise schedule to end in pure noise (not with epsilon)", lambda _: True, "",
+        ),
+        _count("steps", 20, "S, the network calls per sampled image", most=MAX_TIMESTEPS),
         Setting(
             "eta", float, 0.0, "0: deterministic DDIM; 1: as random as DDPM",
             lambda x: 0 <= x <= 1, "in [0, 1]",
         ),
         Setting(
-            "clip", bool, True, "limit the predicted x_start to [-1, 1] while sampling",
+            "clip", bool, True, "limit the predicted x_start while sampling",
             lambda _: True, "",
+        ),
+        Setting(
+            "clip_range", float, 1.0, "the largest absolute value of x_start that clip leaves",
+            lambda x: x > 0, "above 0",
         ),
         _count("num_images", 64, "images to sample", most=MAX_IMAGES),
         _count("train_steps", None, "length of the training in optimizer steps"),

@@ -51,7 +51,7 @@ class Batch:
     Attributes:
         x_t: float32 `(B, C, H, W)`, images in [-1, 1] with noise added.
         t: int64 `(B,)`, the timestep of each image.
-        target: float32 `(B, C, H, W)`, what the network should predict (the noise).
+        target: float32 `(B, C, H, W)`, what the network should predict: noise, clean image or v.
         weights: float32 `(B,)`, factor of each image's loss in the gradient.
         sampler_weights: float32 `(B,)`, the timestep sampler's part of `weights`, for the host: with it the
             mean loss of the batch estimates that at uniform timesteps.

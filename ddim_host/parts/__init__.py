@@ -24,12 +24,14 @@ __all__: list[str] = []
 
 @hookimpl
 def ddim_noise_schedules() -> dict[str, NoiseScheduleFactory]:
-    """`linear` (DDPM), `cosine` (improved DDPM), `quad` and `sigmoid` (the DDIM paper's code)."""
+    """`linear` (DDPM), `cosine` (improved DDPM), `quad`, `sigmoid` (the DDIM paper's code) and `explicit`."""
     return {
         "linear": noise_schedules.linear,
         "cosine": noise_schedules.cosine,
         "quad": noise_schedules.quad,
         "sigmoid": noise_schedules.sigmoid,
+        # Its `betas` have no default, so that it cannot be called without.
+        "explicit": noise_schedules.explicit,  # type: ignore[dict-item]
     }
 
 

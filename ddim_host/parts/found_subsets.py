@@ -38,7 +38,7 @@ class Search:
         teacher_timesteps: The timesteps of the teacher, which subsets are taken from.
         num_images: The images that the teacher sampled.
         seed: The seed of their noise.
-        clip: Whether the predicted x_start was limited to [-1, 1].
+        clip: The largest absolute value that the predicted x_start was limited to; None if it was not.
         checkpoint: The choice of a checkpoint.
         checkpoint_steps: The training steps after which its weights were saved; several for an ensemble.
         weights: Raw or averaged.
@@ -55,7 +55,7 @@ class Search:
     teacher_timesteps: tuple[int, ...]
     num_images: int
     seed: int
-    clip: bool
+    clip: float | None
     checkpoint: str
     checkpoint_steps: tuple[int, ...]
     weights: str

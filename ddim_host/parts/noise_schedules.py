@@ -109,6 +109,33 @@ def cosine(num_train_timesteps: int, *, s: float = 0.008) -> NDArray[np.float64]
     return betas
 
 
+def explicit(num_train_timesteps: int, *, betas: tuple[float, ...]) -> NDArray[np.float64]:
+    """A list of one's own: `explicit:betas=0.1,0.2,0.3` together with `--num-train-timesteps 3`.
+
+    Args:
+        num_train_timesteps: T, the length of the list.
+        betas: The betas, each in (0, 1); the last one may be 1.
+
+    Returns:
+        float64 `(T,)`.
+
+    Raises:
+        UserError: The list is not T long, or a beta is out of range.
+    """
+    if len(betas) != num_train_timesteps:
+        raise UserError(
+            f"the explicit noise schedule lists {len(betas)} betas, not {num_train_timesteps}",
+            fix=f"add --num-train-timesteps {len(betas)}" if betas else "list them: explicit:betas=0.1,0.2",
+        )
+    for t, beta in enumerate(betas):
+        if not (0.0 < beta < 1.0 or (beta == 1.0 and t == len(betas) - 1)):
+            raise UserError(
+                "the betas of the explicit noise schedule must lie in (0, 1); the last one may be 1",
+                why=f"that of timestep {t} is {beta:g}",
+            )
+    return np.array(betas, dtype=np.float64)
+
+
 def _scaled_ends(
     name: str, num_train_timesteps: int, beta_start: float, beta_end: float
 ) -> tuple[float, float]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ddim_host.diffusion import DDIMStep, NoiseSchedule
+    from ddim_host.diffusion import DDIMStep, NoiseSchedule, PredictionType
     from ddim_host.framework.interface import Tensor
     from ddim_host.plugin.data import DataSource, Images
 
@@ -64,7 +64,9 @@ class TimestepSamplerFactory(Protocol):
 class LossWeighting(Protocol):
     """A factor per timestep, float64 `(T,)`, finite and not negative: it changes the objective."""
 
-    def __call__(self, schedule: NoiseSchedule, /) -> NDArray[np.float64]: ...
+    def __call__(
+        self, schedule: NoiseSchedule, prediction_type: PredictionType, /
+    ) -> NDArray[np.float64]: ...
 
 
 class TimestepSubset(Protocol):

@@ -36,7 +36,7 @@ def ddim_model_factories() -> Mapping[str, interface.ModelFactory]:
 
 @hookspec
 def ddim_noise_schedules() -> Mapping[str, contracts.NoiseScheduleFactory]:
-    """Noise schedules: `(num_train_timesteps) -> betas`, float64 `(T,)`, each in (0, 1)."""
+    """Noise schedules: `(num_train_timesteps) -> betas`, float64 `(T,)`, in (0, 1); the last may be 1."""
 
 
 @hookspec
@@ -51,7 +51,7 @@ def ddim_losses() -> Mapping[str, interface.Loss]:
 
 @hookspec
 def ddim_loss_weightings() -> Mapping[str, contracts.LossWeighting]:
-    """Loss weightings: `(schedule) -> ` float64 `(T,)`, a factor per timestep."""
+    """Loss weightings: `(schedule, prediction_type) -> ` float64 `(T,)`, a factor per timestep."""
 
 
 @hookspec

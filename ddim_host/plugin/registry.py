@@ -95,7 +95,7 @@ _ARGUMENTS = {
     Kind.NOISE_SCHEDULE: ("num_train_timesteps",),
     Kind.TIMESTEP_SAMPLER: ("schedule",),
     Kind.LOSS: ("prediction", "target"),
-    Kind.LOSS_WEIGHTING: ("schedule",),
+    Kind.LOSS_WEIGHTING: ("schedule", "prediction_type"),
     Kind.TIMESTEP_SUBSET: ("schedule", "num_inference_steps"),
     Kind.SOLVER: ("x_t", "steps", "predict", "fresh_noise"),
 }

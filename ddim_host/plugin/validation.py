@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.diffusion import DDIMStep
+    from ddim_host.diffusion import DDIMStep, PredictionType
     from ddim_host.framework.interface import Loss, Model, Tensor
     from ddim_host.plugin.contracts import FeatureExtractor, SamplerState, Solver, TimestepSampler
     from ddim_host.plugin.data import Images
@@ -50,15 +50,49 @@ def use(part: Part, call: Callable[[], _Result], *, passing: tuple[type[Exceptio
         raise part.broken(f"it raised {described(error, part.package)}") from error
 
 
-def checked_schedule(part: Part, parameters: Mapping[str, Value], num_train_timesteps: int) -> NoiseSchedule:
-    """Return the noise schedule of a part's betas: float64 `(T,)`, each in (0, 1)."""
+def checked_schedule(
+    part: Part,
+    parameters: Mapping[str, Value],
+    num_train_timesteps: int,
+    prediction_type: PredictionType = "epsilon",
+    *,
+    rescale_zero_snr: bool = False,
+) -> NoiseSchedule:
+    """Return the noise schedule of a part's betas: float64 `(T,)`, each in (0, 1), the last one in (0, 1].
+
+    Args:
+        part: The part.
+        parameters: Its parameters.
+        num_train_timesteps: T.
+        prediction_type: What the network predicts.
+        rescale_zero_snr: Whether to stretch the schedule to end in pure noise.
+
+    Raises:
+        UserError: The part breaks its contract; or the schedule cannot be sampled from, which with epsilon is
+            so if it ends in pure noise.
+    """
     betas = use(part, lambda: part.make(num_train_timesteps, **parameters))
     _require_array(part, betas, np.float64, (num_train_timesteps,))
-    if not np.all((betas > 0.0) & (betas < 1.0)):
-        raise part.broken("its betas are not all strictly between 0 and 1")
+    if not np.all((betas > 0.0) & (betas <= 1.0)) or np.any(betas[:-1] == 1.0):
+        raise part.broken("its betas are not all strictly between 0 and 1 (the last one may be 1)")
     schedule = NoiseSchedule(betas)
+    if rescale_zero_snr:
+        if num_train_timesteps == 1:
+            raise UserError(
+                "--rescale-zero-snr needs at least 2 timesteps", fix="use a larger --num-train-timesteps"
+            )
+        schedule = schedule.rescaled_to_zero_snr()
     first, last = schedule.alphas_cumprod[0], schedule.alphas_cumprod[-1]
-    if first >= 1.0 or schedule.sqrt_alphas_cumprod[-1] < _SMALLEST_SHARE:
+    vanishing = schedule.sqrt_alphas_cumprod < _SMALLEST_SHARE
+    if vanishing[-1] and prediction_type == "epsilon" and not vanishing[:-1].any():
+        raise UserError(
+            "a network that predicts epsilon cannot be used with a noise schedule that ends in pure noise",
+            why="x_start cannot be told from pure noise and epsilon, which are the same there",
+            fix="add --prediction-type v_prediction, or leave --rescale-zero-snr out"
+            if rescale_zero_snr
+            else "add --prediction-type v_prediction, or choose another --noise-schedule",
+        )
+    if first >= 1.0 or vanishing[:-1].any():
         raise UserError(
             f"{part.label} with these parameters cannot be sampled from",
             why=f"alphas_cumprod goes from {first:g} to {last:g}; "
@@ -69,14 +103,17 @@ def checked_schedule(part: Part, parameters: Mapping[str, Value], num_train_time
 
 
 def checked_weighting(
-    part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule
+    part: Part,
+    parameters: Mapping[str, Value],
+    schedule: NoiseSchedule,
+    prediction_type: PredictionType = "epsilon",
 ) -> NDArray[np.float64]:
     """Factors of a loss weighting: float64 `(T,)`, finite and not negative, the largest of them of order 1.
 
     A constant factor changes nothing for Adam as long as fp32 holds the gradients; far from 1 they overflow
     or vanish, and the network silently stays as it is.
     """
-    weights = use(part, lambda: part.make(schedule, **parameters))
+    weights = use(part, lambda: part.make(schedule, prediction_type, **parameters))
     _require_array(part, weights, np.float64, (schedule.num_train_timesteps,))
     if not np.all(np.isfinite(weights)) or np.any(weights < 0.0):
         raise part.broken("its weights are not all finite and at least 0")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ddim_host.diffusion import prediction_target
 from ddim_host.diffusion.randomness import Stream, dropout_seed, generator, normal_images
 from ddim_host.framework.interface import Batch
 from ddim_host.framework.processes import ALONE, share
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.diffusion import NoiseSchedule
+    from ddim_host.diffusion import NoiseSchedule, PredictionType
     from ddim_host.experiment.assembly import Experiment
     from ddim_host.framework.processes import Processes
     from ddim_host.plugin.contracts import TimestepSampler
@@ -40,6 +41,7 @@ class TrainingBatches:
         schedule: The noise schedule.
         sampler: Draws the timesteps.
         weighting: float64 `(T,)`, the loss weighting.
+        prediction_type: What the network should predict.
         batch_size: B, of all processes together.
         random_flip: Whether images are mirrored at random.
         seed: The run's seed.
@@ -55,6 +57,7 @@ class TrainingBatches:
         sampler: TimestepSampler,
         weighting: NDArray[np.float64],
         *,
+        prediction_type: PredictionType = "epsilon",
         batch_size: int,
         random_flip: bool,
         seed: int,
@@ -66,6 +69,7 @@ class TrainingBatches:
         self._schedule = schedule
         self._sampler = sampler
         self._weighting = weighting
+        self._prediction_type = prediction_type
         self._batch_size = batch_size
         self._random_flip = random_flip
         self._seed = seed
@@ -92,7 +96,7 @@ class TrainingBatches:
         return Batch(
             x_t=self._schedule.add_noise(x_start, noise, t),
             t=t,
-            target=noise,
+            target=prediction_target(self._prediction_type, self._schedule, x_start, noise, t),
             weights=weights * self._weighting[t].astype(np.float32),
             sampler_weights=weights,
             dropout_seed=dropout_seed(self._seed, step),
@@ -151,6 +155,7 @@ def training_batches(experiment: Experiment, images: Images, *, ahead: int = 0) 
         experiment.schedule,
         experiment.sampler,
         experiment.weighting,
+        prediction_type=config.prediction_type,
         batch_size=config.batch_size,
         random_flip=experiment.source.random_flip,
         seed=config.seed,
@@ -172,6 +177,7 @@ class TestBatches:
         batch_size: B, of all processes together.
         limit: The most images to use.
         processes: Who shares a batch; each gets its rows of the same one.
+        prediction_type: What the network should predict.
     """
 
     images: Images
@@ -179,6 +185,7 @@ class TestBatches:
     batch_size: int
     limit: int
     processes: Processes = ALONE
+    prediction_type: PredictionType = "epsilon"
 
     def __iter__(self) -> Iterator[tuple[Batch, int]]:
         """Batches, each with how many of the whole one's images count: the last is filled up with repeats."""
@@ -202,7 +209,7 @@ class TestBatches:
             batch = Batch(
                 x_t=self.schedule.add_noise(x_start, noise, t[rows]),
                 t=t[rows],
-                target=noise,
+                target=prediction_target(self.prediction_type, self.schedule, x_start, noise, t[rows]),
                 weights=ones,
                 sampler_weights=ones,
                 dropout_seed=0,

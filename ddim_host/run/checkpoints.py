@@ -6,8 +6,9 @@ A checkpoint is a folder `step-00001234` whose name appears only when its weight
     training.safetensors                Adam's moments (`exp_avg.NAME`, ...) and the sampler's state
     progress.json                       where the run stands, and which epochs were the best so far
 
-The newest one has all four; training goes on from there. The best epochs, by each of three losses, keep their
-weights only, and so do those that the newest whole checkpoint knows as the best. Everything else is removed.
+The newest one has all four; training goes on from there. Imported weights, before the first step of a
+training, have no optimizer. The best epochs, by each of three losses, keep their weights only, and so do
+those that the newest whole checkpoint knows as the best. Everything else is removed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from ddim_host.system.files import (
 from ddim_host.system.records import read_record, record_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -98,7 +99,7 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a run needs to go on; `training` is None before the first step."""
+    """What a run needs to go on; `training` is None before the first step and for imported weights."""
 
     raw: Weights
     ema: Weights
@@ -134,8 +135,26 @@ def save_weights(folder: Path, model: Model, step: int) -> Path:
         UserError: They cannot be written.
     """
     target = weights_folder(folder, step)
-    if target.exists():
-        return target
+    if not target.exists():
+        _write_weights(target, model.weights)
+    return target
+
+
+def save_imported(folder: Path, weights: Weights) -> None:
+    """Write weights from elsewhere as a checkpoint before the first step, raw and averaged ones alike.
+
+    Raises:
+        UserError: They cannot be written.
+    """
+    target = weights_folder(folder, 0)
+    _write_weights(target, lambda _: weights)
+    with _writing(folder):
+        write_text(target / _PROGRESS, json.dumps(asdict(Progress()), indent=2) + "\n")
+        _sync_folder(target)
+
+
+def _write_weights(target: Path, weights_of: Callable[[WhichWeights], Weights]) -> None:
+    folder = target.parent
     partial = folder / f".{target.name}.partial"
     with _writing(folder):
         try:
@@ -143,7 +162,7 @@ def save_weights(folder: Path, model: Model, step: int) -> Path:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             for which in _WHICH:
-                weights = model.weights(which)
+                weights = weights_of(which)
                 if not all(np.isfinite(array).all() for array in weights.values()):
                     raise DivergedError
                 write_bytes(partial / f"{which}.safetensors", safetensors.numpy.save(weights))
@@ -152,7 +171,6 @@ def save_weights(folder: Path, model: Model, step: int) -> Path:
             _sync_folder(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)  # on a full disk its place is needed
-    return target
 
 
 def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress: Progress) -> Path:
@@ -224,12 +242,17 @@ def load_checkpoint(folder: Path, parameters: Iterable[Parameter]) -> Checkpoint
     """
     parameters = tuple(parameters)
     path = folder / _TRAINING
-    arrays = _read_safetensors(path, _most_bytes(parameters, len(_MOMENTS)))
-    moments = {moment: _fitting(path, _with_prefix(arrays, f"{moment}."), parameters) for moment in _MOMENTS}
     progress = load_progress(folder)
+    weights = {which: load_weights(folder, which, parameters) for which in _WHICH}
+    if progress.step == 0 and not path.exists():
+        return Checkpoint(weights["raw"], weights["ema"], training=None, sampler={}, progress=progress)
+    arrays = _read_safetensors(path, _most_bytes(parameters, len(_MOMENTS)))
+    moments = {
+        moment: require_fitting(path, _with_prefix(arrays, f"{moment}."), parameters) for moment in _MOMENTS
+    }
     return Checkpoint(
-        raw=load_weights(folder, "raw", parameters),
-        ema=load_weights(folder, "ema", parameters),
+        raw=weights["raw"],
+        ema=weights["ema"],
         training=TrainingState(progress.step, moments["exp_avg"], moments["exp_avg_sq"]),
         sampler=_with_prefix(arrays, f"{_SAMPLER}."),
         progress=progress,
@@ -244,7 +267,7 @@ def load_weights(folder: Path, which: WhichWeights, parameters: Iterable[Paramet
             or a number in it is not finite.
     """
     path, parameters = folder / f"{which}.safetensors", tuple(parameters)
-    return _fitting(path, _read_safetensors(path, _most_bytes(parameters, 1)), parameters)
+    return require_fitting(path, _read_safetensors(path, _most_bytes(parameters, 1)), parameters)
 
 
 def load_progress(folder: Path) -> Progress:
@@ -295,8 +318,24 @@ def _with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, N
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
-def _fitting(path: Path, arrays: Mapping[str, NDArray[Any]], parameters: tuple[Parameter, ...]) -> Weights:
-    """The arrays, in the order of the parameters, when names, shapes and types are the network's."""
+def require_fitting(
+    path: Path,
+    arrays: Mapping[str, NDArray[Any]],
+    parameters: tuple[Parameter, ...],
+    *,
+    fix: str = "leave --model, and the size and the colours of the images, as they were when it was saved",
+) -> Weights:
+    """Return the arrays in the order of the parameters.
+
+    Args:
+        path: The file that they are from.
+        arrays: The arrays by name.
+        parameters: Those of the network.
+        fix: What to do if they do not fit.
+
+    Raises:
+        UserError: Names, shapes or types are not the network's, or a number is not finite.
+    """
     problem = ""
     unexpected = arrays.keys() - {parameter.name for parameter in parameters}
     if unexpected:
@@ -315,9 +354,9 @@ def _fitting(path: Path, arrays: Mapping[str, NDArray[Any]], parameters: tuple[P
             break
     if problem:
         raise UserError(
-            f"{path} does not fit the network of this run",
+            f"{path} does not fit the network",
             why=problem,
-            fix="leave --model, and the size and the colours of the images, as they were when it was saved",
+            fix=fix,
         )
     return {parameter.name: arrays[parameter.name] for parameter in parameters}
 

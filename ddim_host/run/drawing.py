@@ -91,7 +91,7 @@ def draw(
         plan.steps,
         image_shape=experiment.image_shape,
         seed=config.seed,
-        clip=config.clip,
+        limit=config.x_start_limit,
         solver=plan.solver,
         start=start,
         shown=shown,
@@ -124,7 +124,7 @@ def drawing_record(
         "solver": solver_of(experiment),
         "network_calls": experiment.sampling_plan().calls,
         "eta": config.eta,
-        "clip": config.clip,
+        "clip": config.x_start_limit,
     }
     if drawing.kind == "trajectory":
         shown = shown_steps(len(timesteps), drawing.columns)

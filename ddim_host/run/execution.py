@@ -120,7 +120,7 @@ def run_experiment(
         require_same_checkpoint(experiment.processes, progress.step)
         if first and start is not run:
             stack.enter_context(run.training())
-            _begin(experiment, model, images, run, progress, command=command)
+            _begin(experiment, model, images, run, progress if start else None, command=command)
         if first:
             # What was kept after the checkpoint will be made again.
             remove_others(run.checkpoints_path, progress)
@@ -129,7 +129,13 @@ def run_experiment(
         )
         trainer.train()
     used = UsedWeights("ema", "latest", (progress.step,))
-    times = draw(experiment, Denoiser(((model, 1.0),), "ema"), used, Drawing(config.num_images), export)
+    times = draw(
+        experiment,
+        Denoiser(((model, 1.0),), "ema", config.prediction_type),
+        used,
+        Drawing(config.num_images),
+        export,
+    )
     return Finished(path, times, trainer.growth())
 
 
@@ -153,16 +159,25 @@ def _begin(
     model: Model,
     images: TrainTest,
     run: RunDirectory,
-    progress: Progress,
+    started: Progress | None,
     *,
     command: str,
 ) -> None:
-    """Make a new run of an empty folder."""
+    """Make a new run of an empty folder.
+
+    Args:
+        experiment: What to run.
+        model: The network, with the weights that the run begins with.
+        images: The data set.
+        run: Where to.
+        started: Where weights of another run stand; None if the run begins with random ones.
+        command: What was called, for the record.
+    """
     run.require_free()  # again: another process may have come first
-    if progress.step:
+    if started is not None:
         # Weights of another run are nowhere else in this one. They come before what makes it a run, so that
         # one that is cut off here is never begun again with random weights.
-        save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), progress)
+        save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), started)
     origin = provenance(experiment.config.plugin.name, model, command)
     if images.left_out:
         run.write_left_out(images.left_out)

@@ -81,7 +81,7 @@ def search_of(
         teacher_timesteps=tuple(timesteps.tolist()),
         num_images=num_images,
         seed=config.seed,
-        clip=config.clip,
+        clip=config.x_start_limit,
         checkpoint=used.checkpoint,
         checkpoint_steps=used.steps,
         weights=used.weights,

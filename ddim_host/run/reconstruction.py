@@ -55,7 +55,7 @@ def reconstruct(
 
     def follow(x: NDArray[np.float32], steps: Sequence[DDIMStep]) -> NDArray[np.float32]:
         state = model.to_device(x)
-        for arrived, _ in denoise(denoiser, state, steps, clip=False):
+        for arrived, _ in denoise(denoiser, state, steps, limit=None):
             state = arrived
             on_call()
         return model.to_host(state)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.diffusion import DDIMStep
+    from ddim_host.diffusion import DDIMStep, PredictionType
     from ddim_host.framework.interface import Model, Tensor, WhichWeights
     from ddim_host.framework.processes import Processes
     from ddim_host.plugin.contracts import Solver
@@ -37,10 +37,12 @@ class Denoiser:
     Attributes:
         members: Models on the same device, each with its share; the shares add up to 1.
         which: The weights to use, of each.
+        prediction_type: What the models predict.
     """
 
     members: tuple[tuple[Model, float], ...]
     which: WhichWeights
+    prediction_type: PredictionType = "epsilon"
 
     @property
     def model(self) -> Model:
@@ -60,7 +62,7 @@ def denoise(
     x_t: Tensor,
     steps: Sequence[DDIMStep],
     *,
-    clip: bool,
+    limit: float | None,
     fresh_noise: FreshNoise | None = None,
     solver: Solver = ddim,
     on_call: Callable[[], object] = lambda: None,
@@ -71,7 +73,7 @@ def denoise(
         denoiser: What predicts the noise.
         x_t: `(B, C, H, W)` where the first step begins.
         steps: From `diffusion.ddim_steps` or `diffusion.encoding_steps`.
-        clip: Whether to limit the predicted x_start to [-1, 1].
+        limit: The largest absolute value of the predicted x_start; None leaves it as predicted.
         fresh_noise: float32 `(B, C, H, W)` for a step; needed if some sigma is above 0.
         solver: How to follow them.
         on_call: Called after each network call.
@@ -82,9 +84,9 @@ def denoise(
     model = denoiser.model
 
     def predict(x_t: Tensor, step: DDIMStep) -> tuple[Tensor, Tensor]:
-        noise = denoiser.predict_noise(x_t, step.t)
+        prediction = denoiser.predict_noise(x_t, step.t)
         on_call()
-        return image_and_noise(x_t, noise, step.alpha_cumprod, model.clip if clip else None)
+        return image_and_noise(x_t, prediction, step, denoiser.prediction_type, limit=limit, clip=model.clip)
 
     def added(step: DDIMStep) -> Tensor:
         if fresh_noise is None:
@@ -138,7 +140,7 @@ class Sampler:
         steps: From `diffusion.ddim_steps`.
         image_shape: `(H, W, C)`.
         seed: Seed of x_T and of the noise that eta adds.
-        clip: Whether to limit the predicted x_start to [-1, 1].
+        limit: The largest absolute value of the predicted x_start; None leaves it as predicted.
         solver: How to follow the steps.
         start: Where x_T comes from, if not from the seed.
         shown: The positions among the steps whose predicted x_start is wanted, increasing; None is the last
@@ -158,7 +160,7 @@ class Sampler:
         *,
         image_shape: tuple[int, int, int],
         seed: int,
-        clip: bool,
+        limit: float | None,
         solver: Solver = ddim,
         start: StartNoise | None = None,
         shown: Sequence[int] | None = None,
@@ -169,7 +171,7 @@ class Sampler:
         self._steps = steps
         self._shape = (channels, height, width)
         self._seed = seed
-        self._clip = clip
+        self._limit = limit
         self._solver = solver
         self._start = start or start_noise(seed, self._shape)
         self._shown = frozenset([len(steps) - 1] if shown is None else shown)
@@ -261,7 +263,7 @@ class Sampler:
             self._denoiser,
             model.to_device(self._start(indices)),
             steps,
-            clip=self._clip,
+            limit=self._limit,
             fresh_noise=fresh_noise,
             solver=self._solver,
             on_call=on_call,

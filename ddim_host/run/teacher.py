@@ -52,7 +52,7 @@ def follow_teacher(
         for first in range(0, num_images, size):
             batch = slice(first, first + size)
             x_t = model.to_device(noise[batch])
-            followed = denoise(denoiser, x_t, steps, clip=config.clip, on_call=bar.update)
+            followed = denoise(denoiser, x_t, steps, limit=config.x_start_limit, on_call=bar.update)
             for position, (_, predicted) in enumerate(followed, start=1):
                 x_start[-position, batch] = model.to_host(predicted)
             require_finite(x_start[0, batch])

@@ -118,6 +118,16 @@ def weights_hash(run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWe
     return whole.hexdigest()
 
 
+def checkpoint_folder(run: RunDirectory, checkpoint: CheckpointChoice) -> Path:
+    """Return the folder of the one checkpoint that a choice means; an ensemble is several.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    [folder] = _folders(run, checkpoint)
+    return folder
+
+
 def other_images(config: ConfigFile, images: TrainTest) -> str:
     """Say how images differ from those that a run was trained on; empty if they are the same.
 
@@ -157,7 +167,7 @@ def load_denoiser(
     used = used_weights(run, checkpoint, which)
     # One number for all of them: of an ensemble, processes may even have found different numbers of epochs.
     require_same_checkpoint(experiment.processes, hash(used.steps) % 2**48)
-    return Denoiser(tuple(members), "raw"), used
+    return Denoiser(tuple(members), "raw", experiment.config.prediction_type), used
 
 
 def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> dict[str, Any]:

@@ -90,7 +90,12 @@ class Trainer:
         self._train = training_batches(experiment, images.train, ahead=ahead)
         self._processes = experiment.processes
         self._test = TestBatches(
-            images.test, experiment.schedule, config.batch_size, config.test_images, self._processes
+            images.test,
+            experiment.schedule,
+            config.batch_size,
+            config.test_images,
+            self._processes,
+            config.prediction_type,
         )
         self._total_steps = config.length(len(images.train))
         # What the batches of an epoch hold at least: the first one may begin in the epoch before.

@@ -6,6 +6,9 @@ MAX_SEED = 2**63 - 1
 MAX_STEPS = 10**12
 """More steps or epochs than anybody will ever take."""
 
+MAX_TIMESTEPS = 100_000
+"""More timesteps than any noise schedule has."""
+
 MAX_IMAGE_SIZE = 4096
 """Height and width in pixels beyond which nobody trains a network on pixels."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pytest
 
+from ddim_host.diffusion import PREDICTION_TYPES
 from ddim_host.plugin import validation
 from ddim_host.plugin.discovery import installed_frameworks
 from ddim_host.plugin.parameters import format_value
@@ -24,7 +26,7 @@ _STANDARD_ERRORS = 6.0
 
 
 class NoiseScheduleContract(PartContract):
-    """Betas, float64 `(T,)`, each in (0, 1), from which images can be sampled.
+    """Betas, float64 `(T,)`, in (0, 1) but for the last, which may be 1.
 
     Attributes:
         num_train_timesteps: The values of T to try.
@@ -35,10 +37,12 @@ class NoiseScheduleContract(PartContract):
 
     def betas(self, num_train_timesteps: int) -> NDArray[np.float64]:
         """The betas, checked as the host checks them."""
-        return validation.checked_schedule(self.whole_part(), self.values(), num_train_timesteps).betas
+        # The prediction with which a schedule may end in pure noise.
+        part, prediction = self.whole_part(), PREDICTION_TYPES[-1]
+        return validation.checked_schedule(part, self.values(), num_train_timesteps, prediction).betas
 
     def test_betas_are_valid(self) -> None:
-        """Dtype, shape, range, and something left of the image at the end that is not all."""
+        """Dtype, shape, range, and images that can be sampled."""
         for timesteps in self.num_train_timesteps:
             self.betas(timesteps)
 
@@ -54,10 +58,11 @@ class LossWeightingContract(PartContract):
     kind = Kind.LOSS_WEIGHTING
 
     def test_weights_are_valid_and_deterministic(self) -> None:
-        """Dtype, shape, range; the same schedule gives the same weights."""
-        for timesteps in (50, 1000):
+        """Dtype, shape, range, for each prediction; the same schedule gives the same weights."""
+        for timesteps, prediction_type in itertools.product((50, 1000), PREDICTION_TYPES):
+            schedule = linear_schedule(timesteps)
             one, other = (
-                validation.checked_weighting(self.whole_part(), self.values(), linear_schedule(timesteps))
+                validation.checked_weighting(self.whole_part(), self.values(), schedule, prediction_type)
                 for _ in range(2)
             )
             np.testing.assert_array_equal(one, other)

@@ -125,7 +125,7 @@ class _Host:
             self._experiment.sampling_plan().steps,
             image_shape=self._experiment.image_shape,
             seed=0,
-            clip=True,
+            limit=1.0,
         )
         self.description = {
             "device": self._model.device_name,

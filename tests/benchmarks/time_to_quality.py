@@ -94,7 +94,7 @@ class Host(Scored):
             self._experiment.sampling_plan().steps,
             image_shape=self._experiment.image_shape,
             seed=0,
-            clip=True,
+            limit=1.0,
         )
         return np.concatenate(list(sampler.images(NUM_SAMPLES, batch_size=250)))
 

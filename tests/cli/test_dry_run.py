@@ -40,7 +40,7 @@ def test_a_dry_run_says_who_provides_what_and_writes_nothing(
     }
     assert "\n                  span=0.8\n" in outcome.out
     assert "3 steps of 8 images, lr 0.001" in outcome.out
-    assert "4 images in 3 steps, eta 0, clip true, seed 0" in outcome.out
+    assert "4 images in 3 steps, eta 0, clipped to 1, seed 0" in outcome.out
     assert "t = 0, 200, 800\n" in outcome.out
 
 

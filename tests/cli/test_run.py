@@ -294,7 +294,7 @@ def test_the_grid_comes_with_how_it_was_made(tiny_run: Run) -> None:
         "solver": "ddim",
         "network_calls": 3,
         "eta": 0.0,
-        "clip": True,
+        "clip": 1.0,
         "plugin": "torch",
         "device": "cpu",
         "precision": "fp32",

@@ -209,7 +209,7 @@ def test_what_was_done_is_printed(made: dict[str, Made]) -> None:
     network, sampling, timesteps, times, wrote = made["plain.npz"].outcome.out.splitlines()
     expected = f"network           {run}, latest checkpoint: step 3; averaged (EMA) weights; in torch"
     assert network == expected
-    assert sampling == "sampling          5 images in 3 steps, eta 0, clip true, seed 0, solver ddim"
+    assert sampling == "sampling          5 images in 3 steps, eta 0, clipped to 1, seed 0, solver ddim"
     assert timesteps == "                  t = 0, 500, 999"
     assert times.startswith("sampled 5 images in ")
     assert wrote == f"wrote {made['plain.npz'].out}"
@@ -229,7 +229,7 @@ def test_the_batch_size_changes_nothing(made: dict[str, Made], one: str, other: 
         ("steps", {"timesteps": [0, 250, 500, 749, 999], "network_calls": 5}),
         ("subset", {"timestep_subset": "quad:span=0.5", "timesteps": [0, 125, 500]}),
         ("seed", {"seed": 8}),
-        ("clip", {"clip": False}),
+        ("clip", {"clip": None}),
         ("solver", {"solver": "dpmpp_2m"}),
     ],
 )
@@ -632,7 +632,7 @@ def test_the_protocol_of_the_paper(in_process: Callable[..., Outcome]) -> None:
     assert "network 35,746,307 parameters" in words
     assert "800,000 steps of 128 images, lr 0.0002, EMA 0.9999" in words
     assert "timestep subset quad (ddim-host" in words
-    assert "in 50 steps, eta 0, clip false" in words
+    assert "in 50 steps, eta 0, not clipped" in words
     assert "base_channels=128 channel_multipliers=1,2,2,2 num_res_blocks=2 attention_resolutions=16" in words
     assert "dropout=0.1" in words
     timesteps = [int(t) for t in words.rpartition("t = ")[2].split(", ")]
@@ -647,7 +647,7 @@ def test_the_command_line_wins_over_a_preset(in_process: Callable[..., Outcome],
     shown = dry_run(in_process, *options.split(), "--model", "unet", "--config", str(config))
     words = " ".join(shown.split())
     assert "3 epochs of 128 images, lr 0.0002" in words
-    assert "in 20 steps, eta 1, clip true" in words
+    assert "in 20 steps, eta 1, clipped to 1" in words
     assert "t = 0, 53," in words
     assert "loss l2 (" in words
     assert "8 x 8" in words

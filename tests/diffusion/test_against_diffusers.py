@@ -9,19 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps, solvers
+from ddim_host.diffusion import PREDICTION_TYPES, NoiseSchedule, ddim_step, ddim_steps, solvers
 from ddim_host.parts.noise_schedules import linear
 from ddim_host.parts.timestep_subsets import leading, trailing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddim_host.diffusion import DDIMStep
+    from ddim_host.diffusion import DDIMStep, PredictionType
 
 SCHEDULE = NoiseSchedule(linear(1000))
 
 
-def diffusers_scheduler(spacing: str, steps: int, *, clip: bool = False) -> Any:
+def diffusers_scheduler(
+    spacing: str,
+    steps: int,
+    *,
+    prediction_type: PredictionType = "epsilon",
+    limit: float | None = None,
+    zero_snr: bool = False,
+) -> Any:
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler  # noqa: PLC0415 - takes seconds
 
     scheduler = DDIMScheduler(
@@ -29,14 +36,18 @@ def diffusers_scheduler(spacing: str, steps: int, *, clip: bool = False) -> Any:
         beta_schedule="linear",
         beta_start=1e-4,
         beta_end=0.02,
-        clip_sample=clip,
+        clip_sample=limit is not None,
+        clip_sample_range=limit or 1.0,
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=zero_snr,
         set_alpha_to_one=True,
         steps_offset=0,
         timestep_spacing=spacing,
     )
     # Its own are float32; the formulas are what is compared here (the betas are compared in tests/parts).
-    ours = torch.from_numpy(SCHEDULE.alphas_cumprod.copy())
-    torch.testing.assert_close(scheduler.alphas_cumprod.double(), ours, rtol=1e-4, atol=0)
+    schedule = SCHEDULE.rescaled_to_zero_snr() if zero_snr else SCHEDULE
+    ours = torch.from_numpy(schedule.alphas_cumprod.copy())
+    torch.testing.assert_close(scheduler.alphas_cumprod.double(), ours, rtol=1e-4, atol=1e-9)
     scheduler.alphas_cumprod = ours
     scheduler.set_timesteps(steps)
     return scheduler
@@ -51,11 +62,14 @@ def network(x_t: Tensor, t: int) -> Tensor:
     return torch.tanh(x_t * 1.3) + 0.1 * math.cos(t)
 
 
-@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("limit", [None, 1.0, 0.7])
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("steps", [1, 10, 30, 1000])
-def test_every_step_equals_diffusers(steps: int, eta: float, clip: bool) -> None:
-    theirs = diffusers_scheduler("leading", steps, clip=clip)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_every_step_equals_diffusers(
+    prediction_type: PredictionType, steps: int, eta: float, limit: float | None
+) -> None:
+    theirs = diffusers_scheduler("leading", steps, prediction_type=prediction_type, limit=limit)
     trajectory = ddim_steps(SCHEDULE, leading(SCHEDULE, steps), eta)
     assert [step.t for step in trajectory] == theirs.timesteps.tolist()
     x = y = normal(0)
@@ -63,14 +77,39 @@ def test_every_step_equals_diffusers(steps: int, eta: float, clip: bool) -> None
     for number, step in enumerate(trajectory, start=1):
         noise = normal(number)
         y = theirs.step(
-            network(y, step.t), step.t, y, eta=eta, use_clipped_model_output=clip, variance_noise=noise
+            network(y, step.t),
+            step.t,
+            y,
+            eta=eta,
+            use_clipped_model_output=limit is not None,
+            variance_noise=noise,
         ).prev_sample
         x, x_start = ddim_step(
-            x, network(x, step.t), step, fresh_noise=noise, clip=torch.clamp if clip else None
+            x,
+            network(x, step.t),
+            step,
+            prediction_type,
+            fresh_noise=noise,
+            limit=limit,
+            clip=torch.clamp,
         )
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
-        clipped += int((x_start.abs() == 1).sum())
-    assert (clipped > 0) == clip, "the comparison must have met what it compares"
+        clipped += int((x_start.abs() == limit).sum()) if limit else 0
+    assert (clipped > 0) == (limit is not None), "the comparison must have met what it compares"
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+def test_steps_from_pure_noise_equal_diffusers(prediction_type: PredictionType) -> None:
+    """Algorithm 1 of arXiv 2305.08891; 20 divides 1000, so that theirs arrives at the right timesteps."""
+    theirs = diffusers_scheduler("trailing", 20, prediction_type=prediction_type, zero_snr=True)
+    schedule = SCHEDULE.rescaled_to_zero_snr()
+    assert schedule.alphas_cumprod[-1] == 0.0
+    assert schedule.alphas_cumprod[0] == pytest.approx(SCHEDULE.alphas_cumprod[0], rel=1e-12)
+    x = y = normal(0)
+    for step in ddim_steps(schedule, trailing(schedule, 20), eta=0.0):
+        y = theirs.step(network(y, step.t), step.t, y, eta=0.0).prev_sample
+        x, _ = ddim_step(x, network(x, step.t), step, prediction_type)
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
 
 
 def test_trailing_timesteps_equal_diffusers() -> None:

@@ -145,7 +145,7 @@ def test_perfect_noise_recovers_x_start(
 def test_clipping_keeps_x_start_and_epsilon_adding_up_to_x_t(chosen: tuple[NoiseSchedule, list[int]]) -> None:
     x_t, noise = 3 * X_START, 3 * NOISE
     for step in ddim_steps(*chosen, eta=0.0)[:-1]:
-        x_prev, x_start = ddim_step(x_t, noise, step, clip=np.clip)
+        x_prev, x_start = ddim_step(x_t, noise, step, limit=1.0, clip=np.clip)
         unclipped = predict_x_start(x_t, noise, step.alpha_cumprod)
         np.testing.assert_array_equal(x_start, np.clip(unclipped, -1, 1))
         epsilon = (x_prev - math.sqrt(step.alpha_cumprod_prev) * x_start) / step.direction
@@ -156,7 +156,7 @@ def test_clipping_keeps_x_start_and_epsilon_adding_up_to_x_t(chosen: tuple[Noise
 def test_clipping_changes_nothing_inside_the_range() -> None:
     step = ddim_steps(NoiseSchedule([0.1, 0.1]), [0, 1], eta=0.0)[0]
     x_t, noise = np.array([0.1, -0.2]), np.array([0.3, -0.1])
-    clipped, _ = ddim_step(x_t, noise, step, clip=np.clip)
+    clipped, _ = ddim_step(x_t, noise, step, limit=1.0, clip=np.clip)
     unclipped, _ = ddim_step(x_t, noise, step)
     np.testing.assert_allclose(clipped, unclipped, rtol=1e-12)
 
@@ -167,7 +167,7 @@ def test_a_step_that_adds_noise_needs_some() -> None:
         ddim_step(np.zeros(3), np.zeros(3), step)
 
 
-@pytest.mark.parametrize("betas", [[], [0.0, 0.1], [0.1, 1.0], [0.1, math.nan], [[0.1]]])
+@pytest.mark.parametrize("betas", [[], [0.0, 0.1], [1.0, 0.1], [0.1, 1.1], [0.1, math.nan], [[0.1]]])
 def test_betas_outside_0_to_1_make_no_schedule(betas: list[float]) -> None:
     with pytest.raises(ValueError, match="beta"):
         NoiseSchedule(betas)

@@ -318,7 +318,7 @@ def test_the_clock_of_sampling_waits_for_the_device(monkeypatch: pytest.MonkeyPa
         ddim_steps(SCHEDULE, [10, 500, 999], eta=0.0),
         image_shape=(4, 4, 1),
         seed=0,
-        clip=True,
+        limit=1.0,
     )
     # Work from before, such as the last steps of the training, is not part of it.
     device.queued = 100.0

@@ -58,7 +58,7 @@ def test_every_number_has_its_whole_protocol(file: EvaluationFile) -> None:
         "timesteps": [0, 499, 999],
         "timestep_subset": "linear",
         "solver": "ddim",
-        "clip": True,
+        "clip": 1.0,
         "checkpoint": "latest",
         "checkpoint_steps": [1500],
         "weights": "ema",
@@ -80,7 +80,7 @@ def test_every_number_has_its_whole_protocol(file: EvaluationFile) -> None:
 def test_a_score_is_found_by_exactly_its_protocol() -> None:
     known = Scores((scored(),), (FLOOR,))
     assert known.score_of(SAMPLED, RULER) == scored()
-    for name, value in {"num_images": 4001, "seed": 1, "eta": 0.5, "clip": False, "weights": "raw"}.items():
+    for name, value in {"num_images": 4001, "seed": 1, "eta": 0.5, "clip": None, "weights": "raw"}.items():
         other: dict[str, Any] = {name: value}
         assert known.score_of(replace(SAMPLED, **other), RULER) is None
     for ruler in (

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddim_host.diffusion import PREDICTION_TYPES
 from ddim_host.errors import UserError
 from ddim_host.experiment.assembly import assemble
 from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
@@ -67,6 +68,9 @@ some_settings = st.fixed_dictionaries(
         "steps": counts,
         "eta": st.floats(0, 1),
         "clip": st.booleans(),
+        "clip_range": positive,
+        "prediction_type": st.sampled_from(PREDICTION_TYPES),
+        "rescale_zero_snr": st.booleans(),
         "num_images": counts,
         "batch_size": counts,
         "lr": positive,

@@ -293,7 +293,7 @@ class _Training:
             self.experiment.sampling_plan().steps,
             image_shape=self.experiment.image_shape,
             seed=0,
-            clip=True,
+            limit=1.0,
         )
         count = self._options.number(64, 2)
         return np.concatenate(list(sampler.images(count, batch_size=count)))

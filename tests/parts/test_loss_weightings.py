@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim_host.diffusion import NoiseSchedule
+from ddim_host.diffusion import PREDICTION_TYPES, NoiseSchedule
 from ddim_host.errors import UserError
 from ddim_host.parts import ddim_loss_weightings
 from ddim_host.parts.loss_weightings import min_snr, none, p2
@@ -25,7 +25,7 @@ BETAS = st.lists(st.floats(1e-4, 0.9), min_size=1, max_size=30)
 
 
 def test_all_are_on_offer_by_name() -> None:
-    assert ddim_loss_weightings() == {"none": none, "min_snr": min_snr, "p2": p2}
+    assert set(ddim_loss_weightings()) == {"none", "min_snr", "p2"}
 
 
 @given(BETAS)
@@ -40,7 +40,7 @@ def test_snr_is_the_power_of_the_image_over_that_of_the_noise(betas: list[float]
 @pytest.mark.parametrize("part", [none, min_snr, p2])
 @given(betas=BETAS)
 def test_weights_are_what_the_contract_asks(part: LossWeighting, betas: list[float]) -> None:
-    weights = part(NoiseSchedule(betas))
+    weights = part(NoiseSchedule(betas), "epsilon")
     assert weights.dtype == np.float64
     assert weights.shape == (len(betas),)
     assert np.all(np.isfinite(weights))
@@ -52,15 +52,15 @@ def test_weights_are_what_the_contract_asks(part: LossWeighting, betas: list[flo
 def test_min_snr_limits_the_weight_of_the_error_of_x_start(betas: list[float], gamma: float) -> None:
     """An error in epsilon is one in x_start, divided by SNR in the square: arXiv 2303.09556, section 3.4."""
     schedule = NoiseSchedule(betas)
-    in_x_start = min_snr(schedule, gamma=gamma) * schedule.snr
+    in_x_start = min_snr(schedule, "epsilon", gamma=gamma) * schedule.snr
     np.testing.assert_allclose(in_x_start, [min(snr, gamma) for snr in schedule.snr], rtol=1e-12)
 
 
 def test_min_snr_leaves_high_noise_alone() -> None:
-    weights = min_snr(SCHEDULE)
+    weights = min_snr(SCHEDULE, "epsilon")
     np.testing.assert_array_equal(weights[SCHEDULE.snr < 5], 1.0)
     assert np.all(weights[SCHEDULE.snr > 5] < 1)
-    np.testing.assert_array_equal(min_snr(SCHEDULE, gamma=np.inf), none(SCHEDULE))
+    np.testing.assert_array_equal(min_snr(SCHEDULE, "epsilon", gamma=np.inf), none(SCHEDULE, "epsilon"))
 
 
 @given(betas=BETAS, gamma=st.floats(0, 3), k=st.floats(0.01, 10))
@@ -68,20 +68,68 @@ def test_p2_is_the_papers_formula(betas: list[float], gamma: float, k: float) ->
     """Equation 8 of arXiv 2204.00227, with lambda_t = 1."""
     schedule = NoiseSchedule(betas)
     expected = [1 / (k + snr) ** gamma for snr in schedule.snr]
-    np.testing.assert_allclose(p2(schedule, gamma=gamma, k=k), expected, rtol=1e-12)
+    np.testing.assert_allclose(p2(schedule, "epsilon", gamma=gamma, k=k), expected, rtol=1e-12)
 
 
 def test_p2_with_its_defaults_is_the_share_of_noise() -> None:
     """1 / (1 + SNR) is 1 - abar."""
-    np.testing.assert_allclose(p2(SCHEDULE), 1 - SCHEDULE.alphas_cumprod, rtol=1e-9)
-    np.testing.assert_array_equal(p2(SCHEDULE, gamma=0), none(SCHEDULE))
+    np.testing.assert_allclose(p2(SCHEDULE, "epsilon"), 1 - SCHEDULE.alphas_cumprod, rtol=1e-9)
+    np.testing.assert_array_equal(p2(SCHEDULE, "epsilon", gamma=0), none(SCHEDULE, "epsilon"))
+
+
+@given(betas=BETAS, gamma=st.floats(0.01, 1000))
+def test_min_snr_is_the_published_weight_for_each_prediction(betas: list[float], gamma: float) -> None:
+    """Section 3.4 of arXiv 2303.09556 gives the weights for x_start, epsilon and v."""
+    schedule = NoiseSchedule(betas)
+    least = np.minimum(schedule.snr, gamma)
+    published = {"sample": least, "epsilon": least / schedule.snr, "v_prediction": least / (schedule.snr + 1)}
+    for prediction_type in PREDICTION_TYPES:
+        weights = min_snr(schedule, prediction_type, gamma=gamma)
+        np.testing.assert_allclose(weights, published[prediction_type], rtol=1e-9)
+
+
+@pytest.mark.parametrize("part", [min_snr, p2])
+@given(betas=BETAS, seed=st.integers(0, 9))
+def test_a_weighting_is_the_same_objective_for_each_prediction(
+    part: LossWeighting, betas: list[float], seed: int
+) -> None:
+    """Weight times squared error, whichever of noise, x_start and v the error is measured in."""
+    schedule = NoiseSchedule(betas)
+    x_t, noise, guess = np.random.default_rng(seed).standard_normal((3, len(betas), 4))
+    image_share, noise_share = schedule.sqrt_alphas_cumprod, schedule.sqrt_one_minus_alphas_cumprod
+    objectives = []
+    for prediction_type in PREDICTION_TYPES:
+        target, predicted = (
+            {
+                "epsilon": eps,
+                "sample": (x_t - noise_share[:, None] * eps) / image_share[:, None],
+                "v_prediction": (eps - noise_share[:, None] * x_t) / image_share[:, None],
+            }[prediction_type]
+            for eps in (noise, guess)
+        )
+        squares = ((predicted - target) ** 2).sum(1)
+        objectives.append(part(schedule, prediction_type) * squares)
+    np.testing.assert_allclose(objectives[1], objectives[0], rtol=1e-6)
+    np.testing.assert_allclose(objectives[2], objectives[0], rtol=1e-6)
+
+
+def test_the_plain_loss_has_weight_1_for_each_prediction() -> None:
+    for prediction_type in PREDICTION_TYPES:
+        np.testing.assert_array_equal(none(SCHEDULE, prediction_type), np.ones(1000))
+
+
+def test_weightings_are_finite_where_nothing_is_left_of_the_image() -> None:
+    schedule = SCHEDULE.rescaled_to_zero_snr()
+    for part in (none, min_snr, p2):
+        for prediction_type in ("sample", "v_prediction"):
+            assert np.all(np.isfinite(part(schedule, prediction_type)))
 
 
 def test_p2_stays_a_float32_number_at_the_ends_of_its_parameters() -> None:
     for betas in (linear(1000), np.full(1000, 0.05)):
         for gamma in (0.0, 10.0):
             for k in (1e-3, 1e3):
-                weights = p2(NoiseSchedule(betas), gamma=gamma, k=k).astype(np.float32)
+                weights = p2(NoiseSchedule(betas), "epsilon", gamma=gamma, k=k).astype(np.float32)
                 assert np.all(np.isfinite(weights))
 
 
@@ -100,4 +148,4 @@ def test_p2_stays_a_float32_number_at_the_ends_of_its_parameters() -> None:
 def test_parameters_out_of_range_are_refused(part: Callable[..., Any], parameters: dict[str, float]) -> None:
     [name] = parameters
     with pytest.raises(UserError, match=f"the {name} of the {part.__name__} loss weighting"):
-        part(SCHEDULE, **parameters)
+        part(SCHEDULE, "epsilon", **parameters)

@@ -70,6 +70,7 @@ def test_what_a_part_tells_users_is_passed_on() -> None:
 # --- Noise schedules, loss weightings, timestep subsets -----------------------------------------------------
 
 BETAS = np.full(10, 0.1)
+OUTSIDE = "its betas are not all strictly between 0 and 1 (the last one may be 1)"
 
 
 @pytest.mark.parametrize(
@@ -80,14 +81,43 @@ BETAS = np.full(10, 0.1)
         (BETAS.astype(np.float32), "it gave float32 of shape (10,), not float64 of shape (10,)"),
         (BETAS[:9], "it gave float64 of shape (9,), not float64 of shape (10,)"),
         (BETAS[:, None], "it gave float64 of shape (10, 1), not float64 of shape (10,)"),
-        (np.where(np.arange(10) == 3, np.nan, 0.1), "its betas are not all strictly between 0 and 1"),
-        (np.where(np.arange(10) == 0, 0.0, 0.1), "its betas are not all strictly between 0 and 1"),
-        (np.where(np.arange(10) == 9, 1.0, 0.1), "its betas are not all strictly between 0 and 1"),
+        (
+            np.where(np.arange(10) == 3, np.nan, 0.1),
+            OUTSIDE,
+        ),
+        (
+            np.where(np.arange(10) == 0, 0.0, 0.1),
+            OUTSIDE,
+        ),
+        (
+            np.where(np.arange(10) == 8, 1.0, 0.1),
+            OUTSIDE,
+        ),
     ],
 )
 def test_betas(betas: object, why: str) -> None:
     checked = part(Kind.NOISE_SCHEDULE, returning(betas))
     assert blamed(lambda: validation.checked_schedule(checked, {}, 10), Kind.NOISE_SCHEDULE) == why
+
+
+def test_a_schedule_may_end_in_pure_noise_unless_epsilon_is_predicted() -> None:
+    checked = part(Kind.NOISE_SCHEDULE, returning(np.where(np.arange(10) == 9, 1.0, 0.1)))
+    assert validation.checked_schedule(checked, {}, 10, "v_prediction").alphas_cumprod[-1] == 0.0
+    with pytest.raises(UserError, match="ends in pure noise") as caught:
+        validation.checked_schedule(checked, {}, 10)
+    assert caught.value.fix.startswith("add --prediction-type v_prediction, or choose another")
+
+
+def test_a_schedule_can_be_stretched_to_pure_noise() -> None:
+    checked = part(Kind.NOISE_SCHEDULE, returning(BETAS))
+    stretched = validation.checked_schedule(checked, {}, 10, "sample", rescale_zero_snr=True)
+    assert stretched.alphas_cumprod[-1] == 0.0
+    with pytest.raises(UserError, match="ends in pure noise") as caught:
+        validation.checked_schedule(checked, {}, 10, rescale_zero_snr=True)
+    assert caught.value.fix.endswith("or leave --rescale-zero-snr out")
+    single = part(Kind.NOISE_SCHEDULE, returning(BETAS[:1]))
+    with pytest.raises(UserError, match="at least 2 timesteps"):
+        validation.checked_schedule(single, {}, 1, "sample", rescale_zero_snr=True)
 
 
 @pytest.mark.parametrize("beta", [0.99, 1e-17])

@@ -39,7 +39,7 @@ def network(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
 
 def sampler(*, eta: float = 1.0, model: NumpyModel | None = None, **changes: Any) -> Sampler:
     denoiser = Denoiser(((model or NumpyModel(network), 1.0),), changes.pop("which", "ema"))
-    options: dict[str, Any] = {"seed": 0, "clip": True}
+    options: dict[str, Any] = {"seed": 0, "limit": 1.0}
     steps = ddim_steps(SCHEDULE, SUBSET, eta)
     return Sampler(denoiser, steps, image_shape=(4, 4, 3), **options | changes)
 
@@ -50,7 +50,7 @@ def samples(num_images: int, batch_size: int, **changes: Any) -> Images:
 
 def batch(indices: list[int], **changes: Any) -> NDArray[np.float32]:
     """The finished images, not clipped."""
-    return sampler(**{"clip": False, **changes}).batch(np.array(indices))[:, -1]
+    return sampler(**{"limit": None, **changes}).batch(np.array(indices))[:, -1]
 
 
 def test_the_network_is_called_once_for_every_timestep_of_the_subset() -> None:
@@ -115,7 +115,7 @@ def test_every_seed_has_images_of_its_own() -> None:
 
 
 def test_the_end_result_is_what_the_loop_gives_as_pixels() -> None:
-    result = samples(3, 2, clip=False)
+    result = samples(3, 2, limit=None)
     assert result.dtype == np.uint8
     assert result.shape == (3, 4, 4, 3)
     np.testing.assert_array_equal(result, to_uint8(batch([0, 1, 2])))
@@ -125,21 +125,21 @@ def test_clipping_limits_x_start_at_every_step() -> None:
     def silent(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
         return np.zeros_like(x_t)
 
-    free = batch([0], eta=0.0, model=NumpyModel(silent), clip=False)
+    free = batch([0], eta=0.0, model=NumpyModel(silent), limit=None)
     assert np.abs(free).max() > 1
     clipped = NumpyModel(silent)
-    images = batch([0], eta=0.0, model=clipped, clip=True)
+    images = batch([0], eta=0.0, model=clipped, limit=1.0)
     assert np.abs(images).max() <= 1
     # The second call already sees the difference, not only the result.
     unclipped = NumpyModel(silent)
-    batch([0], eta=0.0, model=unclipped, clip=False)
+    batch([0], eta=0.0, model=unclipped, limit=None)
     assert np.any(clipped.inputs[1] != unclipped.inputs[1])
 
 
 def test_pixels_that_are_no_numbers_are_an_error_not_a_picture() -> None:
     broken = NumpyModel(lambda x_t, t: np.full_like(x_t, np.nan))
     with pytest.raises(UserError, match="not finite numbers"):
-        samples(2, 2, model=broken, clip=False)
+        samples(2, 2, model=broken, limit=None)
 
 
 def test_calls_are_reported_as_they_happen() -> None:
@@ -173,7 +173,7 @@ def test_the_predicted_x_start_is_shown_where_asked_for() -> None:
     whole = sampler(shown=range(7)).batch(np.array([0, 3]))
     assert whole.shape == (2, 7, *SHAPE)
     np.testing.assert_array_equal(sampler(shown=[2, 6]).batch(np.array([0, 3])), whole[:, [2, 6]])
-    np.testing.assert_array_equal(whole[:, -1], batch([0, 3], clip=True))
+    np.testing.assert_array_equal(whole[:, -1], batch([0, 3], limit=1.0))
 
 
 def test_shown_states_of_an_image_lie_side_by_side() -> None:

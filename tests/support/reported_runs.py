@@ -30,7 +30,7 @@ RECORD: dict[str, Any] = {
     "seed": 0,
     "timesteps": [0, 999],
     "eta": 0.0,
-    "clip": True,
+    "clip": 1.0,
     "weights": "ema",
     "checkpoint": "latest",
 }

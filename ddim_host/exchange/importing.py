@@ -1,0 +1,152 @@
+"""From a pipeline of diffusers to a run directory."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors
+
+from ddim_host.errors import UserError
+from ddim_host.exchange.scheduler import diffusion_from_diffusers
+from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.config import Request
+from ddim_host.experiment.config_file import write_imported_config
+from ddim_host.framework.unet import UNet, parameters, spec_from_diffusers, with_canonical_names
+from ddim_host.plugin.parameters import PartChoice
+from ddim_host.plugin.registry import Kind
+from ddim_host.run.checkpoints import require_fitting, save_imported
+from ddim_host.system.files import file_errors, read_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddim_host.exchange.source import Pipeline
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.framework.unet import UNetSpec, Weights
+    from ddim_host.run.directory import RunDirectory
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+"""Of the arrays in a file; bfloat16 is the upper half of float32."""
+
+_MOST_HEADER_BYTES = 16 << 20
+"""Room for the names of the arrays."""
+
+_OF_THE_IMAGES = ("image_size", "image_channels", "num_train_timesteps")
+"""What a network's description holds that is not a parameter of `--model`."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A pipeline as an experiment.
+
+    Attributes:
+        experiment: The experiment.
+        weights: float32 arrays by canonical name.
+        origin: Where they come from, as text by name.
+        has_data: Whether somebody said what images the network was trained on.
+    """
+
+    experiment: Experiment
+    weights: Weights
+    origin: dict[str, str]
+    has_data: bool
+
+
+def read_pipeline(pipeline: Pipeline, request: Request) -> Imported:
+    """Make an experiment of a pipeline, with everything that its files say.
+
+    Args:
+        pipeline: Its files.
+        request: The framework and the images that the user named, if they did.
+
+    Raises:
+        UserError: The pipeline says something that a run cannot express, or its weights do not fit.
+    """
+    diffusion = diffusion_from_diffusers(pipeline.scheduler_config)
+    spec = spec_from_diffusers(pipeline.unet_config, diffusion.num_train_timesteps)
+    if spec.image_channels not in (1, 3):
+        raise UserError(
+            f"a network of images with {spec.image_channels} channels cannot be imported",
+            why="runs are of grey and of RGB images, with 1 and 3 channels",
+        )
+    weights, digest = _read_weights(pipeline.weights, spec)
+    network = {
+        name: "none" if value is None else value
+        for name, value in asdict(spec).items()
+        if name not in _OF_THE_IMAGES
+    }
+    stated = Request(
+        parts={Kind.MODEL: PartChoice("unet", None, network), Kind.NOISE_SCHEDULE: diffusion.noise_schedule},
+        settings=diffusion.settings,
+    )
+    experiment = assemble(stated.over(request), image_shape=(*spec.image_size, spec.image_channels))
+    has_data = Kind.DATA in request.parts
+    if has_data:
+        _ = experiment.source  # images of another shape are an error now
+    return Imported(experiment, weights, {**pipeline.origin, "weights_sha256": digest}, has_data)
+
+
+def write_imported(run: RunDirectory, imported: Imported, facts: dict[str, str]) -> None:
+    """Write a pipeline as a run whose checkpoint is before its first step.
+
+    Args:
+        run: Where to; nothing may be there yet.
+        imported: The pipeline.
+        facts: How it was imported, as text by name.
+
+    Raises:
+        UserError: There is something, or it cannot be written.
+    """
+    experiment = imported.experiment
+    with run.training():
+        run.require_free()
+        # First, so that there is no run without its weights.
+        save_imported(run.checkpoints_path, imported.weights)
+        run.write_config(
+            write_imported_config(
+                experiment.config,
+                experiment.image_shape,
+                imported.origin,
+                facts,
+                with_data=imported.has_data,
+            )
+        )
+
+
+def _read_weights(path: Path, spec: UNetSpec) -> tuple[Weights, str]:
+    """Read the weights of a network from safetensors of any floating point type; and their SHA-256."""
+    wanted = parameters(UNet.from_spec(spec))
+    most = 8 * sum(math.prod(parameter.shape) for parameter in wanted) + _MOST_HEADER_BYTES
+    with file_errors(f"cannot read {path}"):
+        try:
+            data = read_bytes(path, most)
+            arrays: dict[str, Any] = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
+        except (safetensors.SafetensorError, ValueError, TypeError, OverflowError) as error:
+            raise UserError(f"{path} is not a whole safetensors file", why=str(error)) from None
+    weights = {name: _float32(path, name, array) for name, array in with_canonical_names(arrays).items()}
+    fix = "the configuration and the weights have to be those of one network"
+    return require_fitting(path, weights, wanted, fix=fix), hashlib.sha256(data).hexdigest()
+
+
+def _float32(path: Path, name: str, array: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    dtype = _DTYPES.get(array["dtype"])
+    if dtype is None:
+        raise UserError(
+            f"{path} cannot be read", why=f"{name} is {array['dtype']}, not a floating point number"
+        )
+    values: np.ndarray[Any, Any] = np.frombuffer(array["data"], np.dtype(dtype))
+    if array["dtype"] == "BF16":
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    # Numbers beyond float32 become infinite, which is refused with the name of the array.
+    with np.errstate(over="ignore"):
+        whole: np.ndarray[Any, np.dtype[np.float32]] = values.astype(np.float32).reshape(array["shape"])
+    return whole

@@ -1,0 +1,163 @@
+"""The files of a pipeline of diffusers: in a folder, or downloaded from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddim_host.errors import UserError
+from ddim_host.system.files import file_errors, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+PICKLE = "diffusion_pytorch_model.bin"
+UNET_FOLDER, SCHEDULER_FOLDER = "unet", "scheduler"
+UNET_CONFIG, SCHEDULER_CONFIG, INDEX = "config.json", "scheduler_config.json", "model_index.json"
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The files of a pipeline.
+
+    Attributes:
+        unet_config: The network's configuration.
+        scheduler_config: The scheduler's.
+        weights: The file of the network's weights.
+        origin: Where all of it comes from, as text by name.
+    """
+
+    unet_config: dict[str, Any]
+    scheduler_config: dict[str, Any]
+    weights: Path
+    origin: dict[str, str] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def open_pipeline(source: str, revision: str | None = None) -> Iterator[Pipeline]:
+    """Find the files of a pipeline; what is downloaded is there while this lasts.
+
+    Args:
+        source: A folder, or a name on the Hugging Face hub: `google/ddpm-cifar10-32`.
+        revision: A branch, tag or commit on the hub; its main branch unless given.
+
+    Raises:
+        UserError: There is no such pipeline, or a file of it is missing, unsafe or cannot be read.
+    """
+    folder = Path(source)
+    if folder.exists() or not _HUB_NAME.fullmatch(source):
+        if revision is not None:
+            raise UserError(
+                "--revision is for pipelines of the hub", why=f"{source} is a folder here", fix="leave it out"
+            )
+        yield _read(folder, {"pipeline": str(folder.absolute())})
+        return
+    with tempfile.TemporaryDirectory(prefix="ddim-host-") as scratch:
+        origin = _download(source, revision, Path(scratch))
+        yield _read(Path(scratch), origin)
+
+
+def _download(name: str, revision: str | None, folder: Path) -> dict[str, str]:
+    """Download what is needed of a repository; where it comes from."""
+    try:
+        import huggingface_hub  # noqa: PLC0415 - optional
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
+    except ImportError as error:
+        raise UserError(
+            f"cannot download {name} from the Hugging Face hub",
+            why=f"{error}; and there is no folder of this name",
+            fix='pip install "ddim-host[hub]", or download it and give the folder',
+        ) from None
+    wanted = [
+        *(INDEX, UNET_CONFIG, SCHEDULER_CONFIG, WEIGHTS, f"{SCHEDULER_FOLDER}/{SCHEDULER_CONFIG}"),
+        *(f"{UNET_FOLDER}/{file}" for file in (UNET_CONFIG, WEIGHTS)),
+    ]
+    print(f"downloading {name} from the Hugging Face hub", flush=True)
+    try:
+        commit = huggingface_hub.HfApi().model_info(name, revision=revision).sha
+        huggingface_hub.snapshot_download(name, revision=commit, local_dir=folder, allow_patterns=wanted)
+    # Its errors of the network are those of the library that it happens to use, so only the name is sure.
+    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"cannot download {name} from the Hugging Face hub",
+            why=" ".join(str(error).split())[:300],
+            fix="check the name, --revision and the connection, or download it and give the folder",
+        ) from None
+    return {"pipeline": name, "revision": str(commit)}
+
+
+def _read(folder: Path, origin: dict[str, str]) -> Pipeline:
+    """Read the configurations in a folder, in subfolders or, as in the first releases, beside each other."""
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no pipeline in {folder}",
+            why="it is no folder" if folder.exists() else "it does not exist",
+            fix="give a folder that diffusers has saved, or a name of the hub: OWNER/NAME",
+        )
+    unet = folder / UNET_FOLDER if (folder / UNET_FOLDER).is_dir() else folder
+    scheduler = folder / SCHEDULER_FOLDER if (folder / SCHEDULER_FOLDER).is_dir() else folder
+    index = folder / INDEX
+    if index.exists():
+        _require_unconditional(_configuration(folder, index), index)
+    unet_config = _configuration(folder, unet / UNET_CONFIG)
+    scheduler_config = _configuration(folder, scheduler / SCHEDULER_CONFIG)
+    weights = unet / WEIGHTS
+    if not weights.exists():
+        raise _no_weights(unet)
+    _require_inside(folder, weights)
+    return Pipeline(unet_config, scheduler_config, weights, origin)
+
+
+def _configuration(folder: Path, path: Path) -> dict[str, Any]:
+    _require_inside(folder, path)
+    with file_errors(f"cannot read {path}", fix="give a folder that a pipeline of diffusers was saved in"):
+        try:
+            document = read_json(path)
+            if not isinstance(document, dict):
+                raise TypeError(f"it holds a {type(document).__name__}, not an object")
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged", why=str(error)) from None
+    return document
+
+
+def _require_inside(folder: Path, path: Path) -> None:
+    """Make sure that a path leads to nothing outside of the pipeline."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"{path} is a link out of the pipeline's folder",
+            why="what a pipeline holds has to be inside it",
+            fix=f"give a copy without links: cp -rL {folder} COPY",
+        )
+
+
+def _require_unconditional(index: dict[str, Any], path: Path) -> None:
+    """Make sure that a pipeline is a network and a scheduler, and nothing else."""
+    others = sorted(
+        key for key in index if not key.startswith("_") and key not in (UNET_FOLDER, SCHEDULER_FOLDER)
+    )
+    if others:
+        raise UserError(
+            f"{path} is of a pipeline that cannot be imported",
+            why=f"besides a network and a scheduler it holds {', '.join(others)}",
+            fix="only unconditional pipelines on pixels can: DDPMPipeline and DDIMPipeline",
+        )
+
+
+def _no_weights(unet: Path) -> UserError:
+    """The error of a pipeline without weights that can be read, with the command that makes them."""
+    pickle = unet / PICKLE
+    if not pickle.exists():
+        return UserError(f"{unet} has no weights", why=f"there is no {WEIGHTS}")
+    return UserError(
+        f"the weights in {pickle} are a pickle, which can run any program",
+        why=f"only safetensors are read, and there is no {WEIGHTS}",
+        fix='if you trust them, convert them with diffusers: python -c "from diffusers import UNet2DModel; '
+        f"UNet2DModel.from_pretrained('{unet}').save_pretrained('{unet}')\"",
+    )
