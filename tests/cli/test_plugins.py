@@ -183,8 +183,10 @@ def test_the_table_names_frameworks_and_parts_with_their_parameters(
             "unet",
             [
                 "model 'unet', built by every framework",
-                "  base_channels          Channels of the first",
-                "self-attention; the middle always has.\n",
+                "  base_channels             Channels of the first",
+                "self-attention on the way down.\n",
+                "  scale_shift               Whether the time scales",
+                "(list of numbers; default 1,2 for 8 x 8 pixels, 1,2,2,2 for 32 x 32 pixels)",
             ],
         ),
     ],

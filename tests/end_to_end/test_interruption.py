@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # The signal comes from within, after so many steps: during the warm-up and behind it.
 pytestmark = pytest.mark.slow
 
-_SIGNALLED = """
+SIGNALLED = """
 import os, signal, sys
 from ddim_host.cli import main
 from ddim_host.run.training import Trainer
@@ -53,7 +53,7 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_exactly(
 ) -> None:
     options = [*tiny, "--train-steps", "6", "--timestep-sampler", "importance:history=1"]
     path = tmp_path / "run"
-    stopped = python(_SIGNALLED, str(int(number)), str(at), "0", *options, "--out", path)
+    stopped = python(SIGNALLED, str(int(number)), str(at), "0", *options, "--out", path)
     assert stopped.code == 1, stopped.err
     assert f"interrupted after {at} steps; go on with: ddim-host run --resume --out {path}" in stopped.err
     assert "Traceback" not in stopped.err
@@ -90,7 +90,7 @@ def test_a_signal_after_the_last_step_is_heeded(python: PythonCode, tiny: list[s
 
 
 def test_a_second_signal_ends_at_once(python: PythonCode, tiny: list[str], tmp_path: Path) -> None:
-    ended = python(_SIGNALLED, str(int(signal.SIGTERM)), "2", "1", *tiny, "--out", tmp_path / "run")
+    ended = python(SIGNALLED, str(int(signal.SIGTERM)), "2", "1", *tiny, "--out", tmp_path / "run")
     assert ended.code == -signal.SIGTERM
     assert not RunDirectory(tmp_path / "run").has_checkpoint()
 

@@ -148,8 +148,16 @@ def test_a_default_that_users_could_not_set_is_taken_back(
             },
             settings={"steps": 7, "eta": 0.3, "clip": False, "seed": 2**63 - 1, "device": "cpu"},
         ),
+        Request(
+            plugin="torch",
+            parts={
+                Kind.MODEL: parse_choice(
+                    "unet:channel_multipliers=1,1.5,up_attention_resolutions=,time_embedding_dim=none"
+                ),
+            },
+        ),
     ],
-    ids=["defaults", "epochs", "much"],
+    ids=["defaults", "epochs", "much", "network"],
 )
 def test_an_experiment_is_assembled_again_from_its_config(
     read: Callable[[str], Request], no_framework: None, request_: Request
@@ -163,6 +171,14 @@ def test_an_experiment_is_assembled_again_from_its_config(
         *(name for name in SETTINGS if getattr(config, name) is not None),
         "provenance",
     }
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_whole_multipliers_are_written_as_whole_numbers() -> None:
+    choice = parse_choice("unet:channel_multipliers=1,1.5")
+    config = assemble(Request(plugin="torch", parts={Kind.MODEL: choice})).config
+    written = tomllib.loads(write_config(config))["model"]["parameters"]["channel_multipliers"]
+    assert [repr(multiplier) for multiplier in written] == ["1", "1.5"]
 
 
 # --- The command line over the file -------------------------------------------------------------------------
