@@ -143,10 +143,7 @@ def describe(experiment: Experiment) -> str:
     config = experiment.config
     lines = _part_lines("plugin", config.plugin)
     for kind in PART_KINDS:
-        part = config.part(kind)
-        if kind is Kind.MODEL:
-            part = dataclasses.replace(part, parameters=told_model_parameters(part.parameters))
-        lines += _part_lines(kind.words, part)
+        lines += _resolved_lines(kind, config)
     length = f"{config.train_steps:,} steps" if config.epochs is None else f"{config.epochs:,} epochs"
     lines += [
         f"{'images':<17} {experiment.source.description}",
@@ -162,7 +159,7 @@ def describe_network(experiment: Experiment) -> list[str]:
     """The network and the noise that it knows, line by line."""
     config = experiment.config
     kinds = (Kind.MODEL, Kind.NOISE_SCHEDULE)
-    parts = [line for kind in kinds for line in _part_lines(kind.words, config.part(kind))]
+    parts = [line for kind in kinds for line in _resolved_lines(kind, config)]
     return [*_part_lines("plugin", config.plugin), *parts, *_network_lines(experiment)]
 
 
@@ -175,6 +172,13 @@ def _network_lines(experiment: Experiment) -> list[str]:
         f"precision {config.precision}",
         f"{'timesteps':<17} {config.num_train_timesteps:,}{stretched}",
     ]
+
+
+def _resolved_lines(kind: Kind, config: Config) -> list[str]:
+    part = config.part(kind)
+    if kind is Kind.MODEL:
+        part = dataclasses.replace(part, parameters=told_model_parameters(part.parameters))
+    return _part_lines(kind.words, part)
 
 
 def _part_lines(title: str, part: PartConfig) -> list[str]:

@@ -9,6 +9,7 @@ from ddim_host.errors import UserError
 from ddim_host.evaluation.scores import EvaluationFile, Scores
 from ddim_host.evaluation.tables import as_markdown, tables_of
 from ddim_host.experiment.config import clip_in_words
+from ddim_host.experiment.defaults import told_model_parameters
 from ddim_host.plugin.parameters import format_choice
 from ddim_host.system.files import file_errors, read_bytes, read_json
 
@@ -90,7 +91,7 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
     imported = run.config.is_imported
     steps = next(n for n in (20, 10, 1) if config.num_train_timesteps % n == 0)
     facts = {
-        "network": format_choice(config.model.name, config.model.parameters),
+        "network": format_choice(config.model.name, told_model_parameters(config.model.parameters)),
         "noise schedule": f"{format_choice(config.noise_schedule.name, config.noise_schedule.parameters)}, "
         f"{config.num_train_timesteps:,} timesteps"
         + (", stretched to end in pure noise" if config.rescale_zero_snr else ""),

@@ -175,7 +175,7 @@ def _noise_schedule(read: Mapping[str, Any], timesteps: int) -> PartChoice:
         if not isinstance(trained, list) or not all(type(beta) in (int, float) for beta in trained):
             _refuse("trained_betas", trained, "it must be a list of numbers")
         return PartChoice("explicit", _HOST, {"betas": tuple(map(float, trained))})
-    if name not in _PART_OF:
+    if not isinstance(name, str) or name not in _PART_OF:
         _refuse("beta_schedule", name, f"it must be one of {', '.join(_PART_OF)}")
     if name == "squaredcos_cap_v2":
         return PartChoice(_PART_OF[name], _HOST, {"s": _COSINE_OFFSET})

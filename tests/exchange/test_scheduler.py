@@ -44,12 +44,9 @@ def back(asked: Request) -> Request:
 @pytest.mark.parametrize("timesteps", [50, 1000])
 @pytest.mark.parametrize("stretched", [False, True])
 def test_a_noise_schedule_comes_back(schedule: str, name: str, timesteps: int, stretched: bool) -> None:
-    settings: dict[str, Any] = {
-        "num_train_timesteps": timesteps,
-        "rescale_zero_snr": stretched,
-        "prediction_type": "sample",
-    }
-    asked = request(schedule, **settings)
+    asked = request(
+        schedule, num_train_timesteps=timesteps, rescale_zero_snr=stretched, prediction_type="sample"
+    )
     one, other = (assemble(r, image_shape=SHAPE) for r in (asked, back(asked)))
     assert other.config.noise_schedule.name == name
     assert other.config.prediction_type == "sample"
@@ -62,7 +59,7 @@ def test_a_noise_schedule_comes_back(schedule: str, name: str, timesteps: int, s
     prediction_type=st.sampled_from(["epsilon", "sample", "v_prediction"]),
 )
 def test_settings_come_back(clip: bool, clip_range: float, prediction_type: str) -> None:
-    settings = {"clip": clip, "clip_range": clip_range, "prediction_type": prediction_type}
+    settings: dict[str, Any] = {"clip": clip, "clip_range": clip_range, "prediction_type": prediction_type}
     assert back(request(**settings)).settings.items() >= settings.items()
 
 

@@ -24,6 +24,8 @@ from ddim_host.evaluation.moments import Moments
 from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.statistics import FeatureStatistics
 from ddim_host.evaluation.worker import _read_statistics, _statistics_bytes
+from ddim_host.exchange.importing import read_pipeline
+from ddim_host.exchange.source import open_pipeline
 from ddim_host.experiment.config import Request
 from ddim_host.framework.unet import parameters
 from ddim_host.parts.datasets import cache
@@ -55,6 +57,7 @@ from tests.fuzz.mutations import (
     mutated_zip,
     png_of_any_size,
 )
+from tests.support.pipelines import save_pipeline
 
 if TYPE_CHECKING:
     import random
@@ -368,6 +371,7 @@ def _of_others(folder: Path) -> Iterator[Reader]:
         partial(mutated_safetensors, inception.read_bytes()),
         partial(_read_inception, inception, dict.fromkeys(arrays, features.shape)),
     )
+    yield from _of_pipelines(folder / "pipeline")
     failure = folder / "failure.json"
     record = {"what": "it does not work", "why": "nobody knows", "notes": ["one", "two"], "fix": "wait"}
     failure.write_text(json.dumps(record), encoding="utf-8")
@@ -395,6 +399,28 @@ def _of_others(folder: Path) -> Iterator[Reader]:
 
     for name in texts:
         yield Reader(f"plugin metadata: {name}", info / name, _text(info / name), discover)
+
+
+def _of_pipelines(folder: Path) -> Iterator[Reader]:
+    save_pipeline(folder)
+    kinds: dict[str, Callable[[Path], Callable[[random.Random], bytes]]] = {
+        "model_index.json": _json,
+        "unet/config.json": _json,
+        "scheduler/scheduler_config.json": _json,
+        "unet/diffusion_pytorch_model.safetensors": lambda path: partial(
+            mutated_safetensors, path.read_bytes()
+        ),
+    }
+
+    def read() -> None:
+        with open_pipeline(str(folder)) as pipeline:
+            read_pipeline(pipeline, Request("torch"))
+
+    for name in ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json"):
+        yield Reader(f"pipeline: {name}", folder / name, _json(folder / name), read)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    change = partial(mutated_safetensors, weights.read_bytes())
+    yield Reader("pipeline: weights", weights, change, read)
 
 
 def _read_inception(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
