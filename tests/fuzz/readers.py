@@ -403,14 +403,6 @@ def _of_others(folder: Path) -> Iterator[Reader]:
 
 def _of_pipelines(folder: Path) -> Iterator[Reader]:
     save_pipeline(folder)
-    kinds: dict[str, Callable[[Path], Callable[[random.Random], bytes]]] = {
-        "model_index.json": _json,
-        "unet/config.json": _json,
-        "scheduler/scheduler_config.json": _json,
-        "unet/diffusion_pytorch_model.safetensors": lambda path: partial(
-            mutated_safetensors, path.read_bytes()
-        ),
-    }
 
     def read() -> None:
         with open_pipeline(str(folder)) as pipeline:
