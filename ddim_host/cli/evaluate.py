@@ -17,14 +17,16 @@ from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.scoring import help_to_score, measure_real_images, planned, score
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, number, tables_of
+from ddim_host.experiment.config_file import config_document
 from ddim_host.experiment.defaults import default_features
 from ddim_host.framework.processes import any_of
+from ddim_host.plugin.observation import ObservedRun
 from ddim_host.plugin.parameters import parse_choice
 from ddim_host.report.output import write_report
 from ddim_host.run.directory import existing_run
 from ddim_host.run.drawing import Drawing, draw, drawing_record
 from ddim_host.run.exports import export_images
-from ddim_host.run.provenance import this_command
+from ddim_host.run.provenance import provenance, this_command
 from ddim_host.run.trained import assemble_trained, load_denoiser
 from ddim_host.system.failure import report_failure
 from ddim_host.system.files import file_errors, read_json, write_text
@@ -96,15 +98,19 @@ def _evaluate(options: argparse.Namespace) -> int:
         note_other_images(run.config, images)
         ruler = measure_real_images(evaluator, file, data, images, asked.reference)
         print(used_line(run.path, config.plugin.name, used), *left_out_lines(images), sep="\n", flush=True)
-        _draw_grids(experiment, denoiser, used, run, asked)
-        sets = planned(experiment, denoiser, used, asked)
-        missing = [sampled for sampled in sets if known.score_of(sampled, ruler) is None]
-        any_of(experiment.processes, [sampled in missing for sampled in sets])
-        if len(missing) < len(sets):
-            print(f"{'known':<17} {len(sets) - len(missing)} of {len(sets)} scores, from {file.path}")
-        for result in score(experiment, denoiser, evaluator, ruler, missing):
-            _write_tables(run.path, file.add(result))
-            print(_score_line(result), flush=True)
+        made_with = provenance(config.plugin.name, denoiser.model, this_command())
+        observed = ObservedRun(run.path, "evaluate", config_document(config), made_with, max(used.steps))
+        with experiment.observers.watching(observed):
+            _draw_grids(experiment, denoiser, used, run, asked)
+            sets = planned(experiment, denoiser, used, asked)
+            missing = [sampled for sampled in sets if known.score_of(sampled, ruler) is None]
+            any_of(experiment.processes, [sampled in missing for sampled in sets])
+            if len(missing) < len(sets):
+                print(f"{'known':<17} {len(sets) - len(missing)} of {len(sets)} scores, from {file.path}")
+            for result in score(experiment, denoiser, evaluator, ruler, missing):
+                _write_tables(run.path, file.add(result))
+                print(_score_line(result), flush=True)
+                experiment.observers.score(result.observed())
     scores = file.read()
     _write_tables(run.path, scores)
     wanted = [s for sampled in sets if (s := scores.score_of(sampled, ruler)) is not None]

@@ -15,9 +15,10 @@ from ddim_host.cli.output import left_out_lines, note_other_images, sampling_lin
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, printable
 from ddim_host.experiment.assembly import Experiment, assemble, load_framework
 from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
-from ddim_host.experiment.config_file import read_config_file
+from ddim_host.experiment.config_file import OBSERVER, read_config_file
 from ddim_host.framework.unet import parameters
 from ddim_host.plugin.parameters import format_value, written
+from ddim_host.plugin.registry import Kind
 from ddim_host.report.output import write_report
 from ddim_host.run.checkpoints import load_progress
 from ddim_host.run.directory import RunDirectory, existing_run, new_run
@@ -142,6 +143,8 @@ def describe(experiment: Experiment) -> str:
     lines = _part_lines("plugin", config.plugin)
     for kind in PART_KINDS:
         lines += _part_lines(kind.words, config.part(kind))
+    for observer in config.observer:
+        lines += _part_lines(Kind.OBSERVER.words, observer)
     size = sum(math.prod(parameter.shape) for parameter in parameters(experiment.unet))
     length = f"{config.train_steps:,} steps" if config.epochs is None else f"{config.epochs:,} epochs"
     lines += [
@@ -189,7 +192,8 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
     directory = existing_run(options.out)
     stored = directory.config.request
     plugins = load_framework(stored)
-    experiment = assemble(stored, plugins=plugins)
+    # Whoever watches, the run is the same: other observers may watch the rest of it.
+    experiment = assemble(Request(watchers=request.watchers).over(stored), plugins=plugins)
     if request.plugin in (None, stored.plugin):
         asked = assemble(request.over(stored), plugins=plugins)
         changed = _differences(experiment.config, asked.config)
@@ -250,5 +254,5 @@ def _require_longer(start: RunDirectory, config: Config, length: int) -> None:
 
 
 def _differences(one: Config, other: Config) -> list[str]:
-    names = [field.name for field in dataclasses.fields(Config)]
+    names = [field.name for field in dataclasses.fields(Config) if field.name != OBSERVER]
     return [name for name in names if getattr(one, name) != getattr(other, name)]

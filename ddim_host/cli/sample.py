@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from ddim_host.cli.options import requested
 from ddim_host.cli.output import sampling_line, times_line, used_line
 from ddim_host.errors import UserError, printable
+from ddim_host.experiment.config_file import config_document
+from ddim_host.plugin.observation import ObservedRun
 from ddim_host.run.directory import existing_run
 from ddim_host.run.drawing import Drawing, draw
 from ddim_host.run.exports import export_images, require_new
+from ddim_host.run.provenance import provenance, this_command
 from ddim_host.run.trained import assemble_trained, load_denoiser
 from ddim_host.system.launch import launched
 from ddim_host.system.limits import MAX_IMAGES
@@ -64,7 +67,10 @@ def main(options: argparse.Namespace) -> int:
     denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
     print(used_line(run.path, config.plugin.name, used))
     print(sampling_line(experiment, drawing.num_sampled))
-    times = draw(experiment, denoiser, used, drawing, export)
+    made_with = provenance(config.plugin.name, denoiser.model, this_command())
+    observed = ObservedRun(run.path, "sample", config_document(config), made_with, max(used.steps))
+    with experiment.observers.watching(observed):
+        times = draw(experiment, denoiser, used, drawing, export)
     print(times_line(drawing.num_sampled, times))
     print(f"wrote {printable(path)}{_LAYOUTS[drawing.kind]}")
     return 0

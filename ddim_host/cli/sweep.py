@@ -8,15 +8,17 @@ import shlex
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim_host.cli.options import evaluation_options
+from ddim_host.cli.options import evaluation_options, requested_watchers
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.request import read_evaluation
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.experiment.assembly import assemble, load_framework
+from ddim_host.experiment.config import Request
 from ddim_host.experiment.defaults import default_features
 from ddim_host.plugin.discovery import no_framework_chosen, only_framework
 from ddim_host.plugin.parameters import parse_choice
@@ -102,16 +104,24 @@ def _asked_grid(options: argparse.Namespace) -> Grid:
     """Return the grid of the options, on top of the file that `--config` names.
 
     Raises:
-        UserError: A value cannot be read, or no framework was chosen among several.
+        UserError: A value cannot be read, no framework was chosen among several, or nothing is there to
+            observe.
     """
     given = vars(options)
     axes = {name: tuple(read_value(name, text) for text in given[name]) for name in AXES if given[name]}
     evaluation = evaluation_options(options)
-    grid = Grid(axes, evaluation if evaluation or options.evaluate else None)
+    watchers = requested_watchers(options)
+    grid = Grid(axes, evaluation if evaluation or options.evaluate else None, watchers)
     if options.config is not None:
         grid = grid.over(read_grid(options.config))
     if grid.axes and "plugin" not in grid.axes:
-        grid = Grid({**grid.axes, "plugin": (only_framework(),)}, grid.evaluation)
+        grid = replace(grid, axes={**grid.axes, "plugin": (only_framework(),)})
+    if watchers is not None and not grid.axes:
+        raise UserError(
+            "--observer is for new experiments",
+            why="without parts and settings the sweep goes on with those that its folder holds",
+            fix="leave it out: each experiment keeps the observers that it began with",
+        )
     return grid
 
 
@@ -129,7 +139,7 @@ def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[Asked]:
     with progress_bar("checking", len(trials), unit="experiment", leave=False) as bar:
         for values in trials:
             try:
-                request = requested(values)
+                request = Request(watchers=grid.watchers).over(requested(values))
                 if plugins is None or request.plugin != framework:
                     framework, plugins = request.plugin, load_framework(request)
                 experiment = assemble(request, plugins=plugins)

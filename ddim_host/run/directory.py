@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ddim_host.experiment.config_file import ConfigFile
+    from ddim_host.plugin.observation import EpochMetrics
     from ddim_host.run.checkpoints import Measure
-    from ddim_host.run.metrics import EpochMetrics
 
 TRIAL_FILES = frozenset({"trial.toml", "trial.log", "trial.json", "failure.json"})
 """Files of a sweep in the folder of a run, which may be there before the run; see `ddim_host.sweep.trial`."""

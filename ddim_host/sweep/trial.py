@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ddim_host.errors import UserError
-from ddim_host.experiment.config_file import read_toml, write_config
+from ddim_host.experiment.config_file import OBSERVER, read_toml, write_config
 from ddim_host.run.directory import RunDirectory
 from ddim_host.run.execution import is_complete
 from ddim_host.system.files import file_errors, read_json, write_text
@@ -148,8 +148,12 @@ class Trial:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document of a configuration without versions: a run goes on with newer parts, too."""
+    """Return the document of a configuration without versions: a run goes on with newer parts, too.
+
+    Whoever observes an experiment, it is the same one.
+    """
     return {
         name: {**value, "version": None} if isinstance(value, dict) else value
         for name, value in config.items()
+        if name != OBSERVER
     }

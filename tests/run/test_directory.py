@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddim_host.errors import UserError
+from ddim_host.plugin.observation import EpochMetrics
 from ddim_host.run.directory import RunDirectory, new_run
-from ddim_host.run.metrics import EpochMetrics, growth
+from ddim_host.run.metrics import growth
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROW = EpochMetrics(1, 12, 0.5, 0.6, 1.5, 850.25, 0.25, 1 << 20)
+ROW = EpochMetrics(1, 12, 0.5, 0.6, 1e-3, 1.5, 850.25, 0.25, 1 << 20)
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def test_a_rate_before_any_time_has_passed_is_no_number_and_no_damage(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    run.write_metrics([EpochMetrics(0, 1, 0.9, 1.0, 0.0, math.nan, 0.5, 1 << 20)])
+    run.write_metrics([EpochMetrics(0, 1, 0.9, 1.0, 1e-3, 0.0, math.nan, 0.5, 1 << 20)])
     [row] = run.read_metrics()
     assert math.isnan(row.images_per_second)
 
@@ -90,7 +91,7 @@ def test_a_loss_that_has_grown_is_told_from_one_that_varies(
     losses: list[tuple[float, float]], untrained: float, words: str
 ) -> None:
     rows = [
-        EpochMetrics(number, number, train, test, 1.0, 1.0, 0.0, 1)
+        EpochMetrics(number, number, train, test, 1e-3, 1.0, 1.0, 0.0, 1)
         for number, (train, test) in enumerate(losses, start=1)
     ]
     found = growth(rows, untrained)
