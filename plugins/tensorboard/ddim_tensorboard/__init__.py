@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from pathlib import Path  # noqa: TC003 - the types of parameters are looked up
 from typing import TYPE_CHECKING, Any
 
 from ddim_host import Observer, hookimpl
@@ -27,13 +26,9 @@ class TensorBoard(Observer):
 
     They are in the folder `tensorboard` of the run, so `tensorboard --logdir runs` shows all runs side by side. A
     resumed run goes on with its curves: what came after its checkpoint is dropped, and measured again.
-
-    Args:
-        folder: Where to write instead; a folder of its own for each run.
     """
 
-    def __init__(self, *, folder: Path | None = None) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
         self._writer: Any = None
 
     def on_begin(self, run: ObservedRun, /) -> None:
@@ -42,7 +37,7 @@ class TensorBoard(Observer):
         from tensorboardX import SummaryWriter  # noqa: PLC0415
 
         self._writer = SummaryWriter(
-            str(self._folder or run.path / "tensorboard"),
+            str(run.path / "tensorboard"),
             purge_step=run.step + 1 if run.command == "run" and run.step else None,
         )
         for name, facts in (("settings", run.config), ("made_with", run.made_with)):
