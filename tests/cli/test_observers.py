@@ -68,6 +68,14 @@ def ddim_observers():
 """
 
 
+INTERRUPTIBLE = """
+import signal
+from ddim_host.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+
+
 @pytest.fixture
 def told(site: Site) -> Site:
     site.plugin("told", TOLD)
@@ -156,8 +164,7 @@ def test_the_end_is_told_of_runs_that_fail_or_are_interrupted(
     }
     stopped = tmp_path / "stopped"
     options = ("--train-steps", "40", "--batch-size", "100", "--observer", "told:interrupts_at=row")
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom ddim_host.cli import main; main()"
-    outcome = python(code, *tiny, *options, "--out", stopped, env=told.env)
+    outcome = python(INTERRUPTIBLE, *tiny, *options, "--out", stopped, env=told.env)
     assert outcome.code == 1, outcome.err
     [*_, (_, end)] = events(stopped)
     assert end["status"] == "interrupted"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from ddim_host import Observer, hookimpl
@@ -24,7 +25,7 @@ def ddim_observers() -> dict[str, ObserverFactory]:
 class TensorBoard(Observer):
     """Event files for TensorBoard: losses, learning rate, images per second, memory, grids, scores, settings.
 
-    They are in the folder `tensorboard` of the run, so `tensorboard --logdir runs` shows all runs side by side. A
+    They are in the folder `tensorboard` of the run: `tensorboard --logdir runs` shows all runs side by side. A
     resumed run goes on with its curves: what came after its checkpoint is dropped, and measured again.
     """
 
@@ -38,6 +39,8 @@ class TensorBoard(Observer):
 
         self._writer = SummaryWriter(
             str(run.path / "tensorboard"),
+            # Names tell seconds; of two files of one second the later one must come later, and be another one.
+            filename_suffix=f".{time.time_ns()}",
             purge_step=run.step + 1 if run.command == "run" and run.step else None,
         )
         for name, facts in (("settings", run.config), ("made_with", run.made_with)):
