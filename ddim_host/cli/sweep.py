@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import shlex
 import signal
@@ -14,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import evaluation_options, requested_watchers
 from ddim_host.errors import UserError, printable
+from ddim_host.evaluation.default_features import OFFLINE, features_at_hand
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.request import read_evaluation
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.experiment.assembly import assemble, load_framework
 from ddim_host.experiment.config import Request
-from ddim_host.experiment.defaults import default_features
 from ddim_host.plugin.discovery import no_framework_chosen, only_framework
-from ddim_host.plugin.parameters import parse_choice
+from ddim_host.plugin.loading import load_plugins
 from ddim_host.report.output import write_report
 from ddim_host.run.provenance import this_command
 from ddim_host.sweep.grid import AXES, Grid, read_grid, read_value, requested, trial_name
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from ddim_host.evaluation.request import EvaluationRequest
     from ddim_host.experiment.assembly import Experiment
+    from ddim_host.plugin.registry import Registry
     from ddim_host.sweep.trial import Trial
 
 
@@ -66,7 +68,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _sweep(options: argparse.Namespace, folder: Path, grid: Grid, asked: list[Asked] | None) -> int:
     """Run the experiments in a folder; the exit code."""
-    sweep = Sweep(folder, grid.evaluation)
+    sweep = Sweep(folder, grid.evaluation, _features_to_name)
 
     def look() -> tuple[list[Trial], list[Trial]]:
         known = sweep.trials()
@@ -98,6 +100,13 @@ def _sweep(options: argparse.Namespace, folder: Path, grid: Grid, asked: list[As
             print(f"\nddim-host: interrupted; {_how_to_go_on(folder)}", file=sys.stderr)
             return 1
         return _finish(folder, *look())
+
+
+@functools.cache
+def _features_to_name(data: str) -> str:
+    """Return the features that `evaluate` has to be told for a data set; none if its own are at hand."""
+    features = features_at_hand(data, load_plugins().registry)
+    return features.name if features == OFFLINE else ""
 
 
 def _asked_grid(options: argparse.Namespace) -> Grid:
@@ -145,7 +154,7 @@ def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[Asked]:
                 experiment = assemble(request, plugins=plugins)
                 experiment.sampling_plan()
                 if evaluation is not None:
-                    _require_evaluation(evaluation, experiment, extractors)
+                    _require_evaluation(evaluation, experiment, plugins.registry, extractors)
                 asked.append(Asked(values, varying, experiment.config))
             except UserError as error:
                 failed.append((trial_name(values, varying), error))
@@ -161,8 +170,10 @@ def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[Asked]:
     return asked
 
 
-def _require_evaluation(evaluation: EvaluationRequest, experiment: Experiment, extractors: set[str]) -> None:
-    """Try each number of steps and eta, and make each extractor once, as `evaluate` will: a download.
+def _require_evaluation(
+    evaluation: EvaluationRequest, experiment: Experiment, registry: Registry, extractors: set[str]
+) -> None:
+    """Try each number of steps and eta, and make each extractor once, as `evaluate` will.
 
     Raises:
         UserError: There is no such subset, the solver does not work with some eta, or the extractor is not
@@ -170,7 +181,7 @@ def _require_evaluation(evaluation: EvaluationRequest, experiment: Experiment, e
     """
     for number, eta in itertools.product(evaluation.steps, evaluation.eta):
         experiment.sampling_plan(number, eta)
-    features = evaluation.features or parse_choice(default_features(experiment.config.data.name))
+    features = evaluation.features or features_at_hand(experiment.config.data.name, registry)
     key = repr((features, experiment.image_shape))
     if key not in extractors:
         extractors.add(key)

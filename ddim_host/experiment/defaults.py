@@ -63,11 +63,6 @@ def default_attention(image_size: int, levels: int) -> tuple[int, ...]:
     return tuple(size for size in sizes if size <= 16)[:1]
 
 
-def default_features(data: str) -> str:
-    """The feature extractor for the images of a data set."""
-    return "digits_mlp" if data == "digits" else "inception"
-
-
 def default_model_parameters(image_size: int) -> dict[str, Value]:
     """The U-Net for images of `image_size` pixels; for 32 it is DDPM's, with 35,746,307 parameters in RGB.
 

@@ -134,7 +134,8 @@ FeatureExtractorFactory: TypeAlias = "Callable[..., FeatureExtractor]"
 It is made in the evaluator's process, which samples nothing. One that computes with a framework says so in an
 attribute `framework` (of the class, or of the function), and imports it when it is called, not before: that
 is then the one framework of this process. It must come from a parts plugin, because no framework plugin is
-loaded there.
+loaded there. One that has to download something has an attribute `is_ready`, a function without parameters
+that says whether it is there already.
 """
 
 

@@ -58,18 +58,12 @@ def watched_by(*observers: Observer) -> Observers:
 
 
 def tell_all(observers: Observers, path: Path) -> list[Any]:
-    events = [
-        ObservedRun(path, "run", {}, {}),
-        ROW,
-        DrawnGrid(path / "x.png", 12, {}),
-        SCORE,
-        Ending("finished"),
-    ]
-    with observers.watching(events[0]):
+    run, grid = ObservedRun(path, "run", {}, {}), DrawnGrid(path / "x.png", 12, {})
+    with observers.watching(run):
         observers.row(ROW)
-        observers.grid(events[2])
+        observers.grid(grid)
         observers.score(SCORE)
-    return events
+    return [run, ROW, grid, SCORE, Ending("finished")]
 
 
 def test_all_are_told_everything_in_order(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import safetensors.numpy
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional
+
+from tests.support.cifar_folder import labelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,17 +89,6 @@ class CifarNet(nn.Module):
         return logits
 
 
-def labelled(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images uint8 `(N, 32, 32, 3)` and the numbers of their classes, sorted by class and name."""
-    images, labels = [], []
-    for label, name in enumerate(sorted(path.name for path in folder.iterdir() if path.is_dir())):
-        for path in sorted((folder / name).iterdir()):
-            with Image.open(path) as image:
-                images.append(np.asarray(image.convert("RGB")))
-            labels.append(label)
-    return np.stack(images), np.array(labels)
-
-
 def as_input(images: NDArray[np.uint8]) -> torch.Tensor:
     """Pixels in [-1, 1], `(N, 3, H, W)`."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
@@ -159,7 +149,7 @@ def accuracy(network: CifarNet, images: NDArray[np.uint8], labels: NDArray[np.in
 
 @torch.inference_mode()
 def weights(network: CifarNet, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float16 | np.float32]]:
-    """What is stored: convolutions in half precision, and what makes the deviation of each feature 1."""
+    """What is stored: convolutions in half precision, and what standardises each feature."""
     stored: dict[str, NDArray[np.float16 | np.float32]] = {}
     layers = {"stem": network.stem}
     for stage in range(len(_WIDTHS)):
@@ -173,10 +163,12 @@ def weights(network: CifarNet, images: NDArray[np.uint8]) -> dict[str, NDArray[n
         torch.cat(network.means(as_input(images[first : first + 500])), 1).numpy()
         for first in range(0, len(images), 500)
     ]
-    deviation = np.concatenate(means).astype(np.float64).std(0)
+    features = np.concatenate(means).astype(np.float64)
+    deviation = features.std(0)
     # A channel that never changes tells nothing, and would be nothing but rounding.
     alive = deviation > 1e-4
     stored["scale"] = np.where(alive, 1.0 / np.where(alive, deviation, 1.0), 0.0).astype(np.float32)
+    stored["mean"] = features.mean(0).astype(np.float32)
     return stored
 
 

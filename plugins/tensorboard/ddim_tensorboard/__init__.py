@@ -25,8 +25,8 @@ def ddim_observers() -> dict[str, ObserverFactory]:
 class TensorBoard(Observer):
     """Event files for TensorBoard: losses, learning rate, images per second, memory, grids, scores, settings.
 
-    They are in the folder `tensorboard` of the run: `tensorboard --logdir runs` shows all runs side by side. A
-    resumed run goes on with its curves: what came after its checkpoint is dropped, and measured again.
+    They are in the folder `tensorboard` of the run: `tensorboard --logdir runs` shows all runs side by side.
+    A resumed run goes on with its curves: what came after its checkpoint is dropped, and measured again.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class TensorBoard(Observer):
 
         self._writer = SummaryWriter(
             str(run.path / "tensorboard"),
-            # Names tell seconds; of two files of one second the later one must come later, and be another one.
+            # Names tell seconds; of two files of one second the later one must be another, and come later.
             filename_suffix=f".{time.time_ns()}",
             purge_step=run.step + 1 if run.command == "run" and run.step else None,
         )
