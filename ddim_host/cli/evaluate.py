@@ -174,8 +174,8 @@ def _draw_grids(
             if known is not None:
                 print(f"{'known':<17} the grid {printable(known)}", flush=True)
             continue
-        path = run.next_samples_path(f"evaluated-{config.timestep_subset.name}-{steps}-eta-{eta:g}")
-        draw(one, denoiser, used, drawing, export_images(path, num_images=asked.grids))
+        with run.new_samples_path(f"evaluated-{config.timestep_subset.name}-{steps}-eta-{eta:g}") as path:
+            draw(one, denoiser, used, drawing, export_images(path, num_images=asked.grids))
         print(f"wrote {printable(path)}", flush=True)
 
 

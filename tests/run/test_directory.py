@@ -74,6 +74,43 @@ def test_a_run_that_did_not_begin_leaves_no_folder(tmp_path: Path, monkeypatch: 
         pass
 
 
+def test_pictures_that_are_begun_together_get_names_of_their_own(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    together, found = threading.Barrier(8), []
+
+    def draw() -> None:
+        together.wait()
+        with run.new_samples_path("samples") as path:
+            found.append(path.name)
+            together.wait()
+            path.write_bytes(b"")
+
+    threads = [threading.Thread(target=draw) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [f"samples-{number}.png" for number in range(1, 9)]
+    assert sorted(path.name for path in run.samples_path.iterdir()) == sorted(found), "no claim is left"
+
+
+def test_a_name_is_free_again_if_nothing_was_drawn(tmp_path: Path) -> None:
+    """Also after a process that was killed while it had the name; a record alone takes it."""
+    run = RunDirectory(tmp_path)
+    with pytest.raises(UserError, match="no such weights"), run.new_samples_path("samples"):
+        raise UserError("no such weights")
+    assert not list(run.samples_path.iterdir())
+    (run.samples_path / ".samples-1.png.claim").touch()
+    with run.new_samples_path("samples") as path:
+        assert path == run.samples_path / "samples-1.png"
+    (run.samples_path / "samples-1.json").touch()
+    with run.new_samples_path("samples") as path:
+        assert path.name == "samples-2.png"
+    (tmp_path / "blocked").write_text("")
+    with pytest.raises(UserError, match="cannot write into"):
+        RunDirectory(tmp_path / "blocked").new_samples_path("samples").__enter__()
+
+
 @pytest.mark.parametrize(
     ("losses", "untrained", "words"),
     [

@@ -157,7 +157,8 @@ def weights(network: CifarNet, images: NDArray[np.uint8]) -> dict[str, NDArray[n
             layers[f"{name}{stage + 1}"] = getattr(network, name)[stage]
     for name, layer in layers.items():
         kernel, bias = layer.folded()
-        stored[f"{name}.weight"] = kernel.astype(np.float16)
+        # In the order of its axes: safetensors writes what lies in memory, whatever the strides are.
+        stored[f"{name}.weight"] = kernel.astype(np.float16, order="C")
         stored[f"{name}.bias"] = bias.astype(np.float32)
     means = [
         torch.cat(network.means(as_input(images[first : first + 500])), 1).numpy()

@@ -57,7 +57,8 @@ class CifarCNN:
             inner = _relu(self._convolved(x, f"first{stage}"))
             x = _relu(x + self._convolved(inner, f"second{stage}"))
             means.append(x.mean((1, 2)))
-        features: NDArray[np.float32] = np.concatenate(means, axis=1) * self._weights["scale"]
+        features: NDArray[np.float32] = np.concatenate(means, axis=1) - self._weights["mean"]
+        features *= self._weights["scale"]
         return features
 
     def _convolved(self, x: Maps, name: str, stride: int = 1) -> Maps:
