@@ -126,7 +126,7 @@ bench: install
 .venv/installed: $(PROJECTS) tests/peers.txt
 	$(call venv,$(@D),install,$(INSTALL_PYTHONS),$(TORCH))
 	.venv/bin/python -m pip install --quiet $(HOST_AND_TORCH) "$(NUMPY)" \
-	    --group test --group oracles --group dist --group triton --group notebook
+	    --group test --group oracles --group dist --group triton --group notebook --group trackers
 	.venv/bin/python -m pip install --quiet $(JITTOR)
 	.venv/bin/python -m pip install --quiet $(PEERS)
 	touch $@

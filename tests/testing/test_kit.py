@@ -369,7 +369,7 @@ def test_observers_that_do_not_take_everything_or_change_something() -> None:
     finally:
         os.chdir(before)
     leaves = "test_it_leaves_the_process_and_the_files_of_a_run_alone"
-    fails(ObserverContract, Shuffler, leaves, "it changed a global generator")
+    fails(ObserverContract, Shuffler, leaves, "it changed the global generator")
     fails(ObserverContract, Mover, leaves, "it took the picture away")
     fails(ObserverContract, Half, "test_it_takes_all_that_a_run_tells", "does not work")
 
