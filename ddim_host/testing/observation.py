@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,11 +74,10 @@ class ObserverContract(PartContract):
 
     def test_it_opens_nothing_before_it_begins(self) -> None:
         """It is made for dry runs, too, and in every process."""
-        with tempfile.TemporaryDirectory() as folder:
-            before = Path.cwd()
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             self.observer()
-            assert not list(Path(folder).iterdir())
-            assert Path.cwd() == before
+            assert Path.cwd() == Path(folder).resolve(), "it changed the current folder"
+            assert not list(Path(folder).iterdir()), "it wrote something into the current folder"
 
     def test_it_leaves_the_process_and_the_files_of_a_run_alone(self) -> None:
         """NumPy's random generator, the current folder and what the run wrote stay as they were."""
