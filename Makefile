@@ -17,7 +17,7 @@ TORCH := torch==2.13.0
 TORCH_NEWEST := $(TORCH)
 TORCH_LOWEST := torch==2.6.0
 PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
-HOST := -e . -e plugins/timestep_samplers -e plugins/losses
+HOST := -e . -e plugins/timestep_samplers -e plugins/losses -e plugins/tensorboard
 HOST_AND_TORCH := $(HOST) -e plugins/ddim_torch
 # Without what they ask for: pip does not know that the plugin makes Jittor work with NumPy 2.
 JITTOR := --no-deps -e plugins/ddim_jittor jittor==1.3.11.0 onednn-devel-cpu-gomp==2022.2.1 onednn-cpu-gomp==2022.2.1
@@ -126,7 +126,7 @@ bench: install
 .venv/installed: $(PROJECTS) tests/peers.txt
 	$(call venv,$(@D),install,$(INSTALL_PYTHONS),$(TORCH))
 	.venv/bin/python -m pip install --quiet $(HOST_AND_TORCH) "$(NUMPY)" \
-	    --group test --group oracles --group dist --group triton --group notebook
+	    --group test --group oracles --group dist --group triton --group notebook --group trackers
 	.venv/bin/python -m pip install --quiet $(JITTOR)
 	.venv/bin/python -m pip install --quiet $(PEERS)
 	touch $@

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         FeatureExtractorFactory,
         LossWeighting,
         NoiseScheduleFactory,
+        Observer,
+        ObserverFactory,
         SamplerState,
         Solver,
         TimestepSampler,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         TimestepSubset,
     )
     from ddim_host.plugin.data import DataSource, Images, TrainTest
+    from ddim_host.plugin.observation import DrawnGrid, Ending, EpochMetrics, ObservedRun, ObservedScore
     from ddim_host.system.cache import cache_errors, cache_folder
     from ddim_host.system.download import download
     from ddim_host.system.files import absolute_path, file_errors, locked, write_bytes
@@ -40,6 +43,9 @@ __all__ = [
     "DDIMStep",
     "DataSource",
     "DatasetFactory",
+    "DrawnGrid",
+    "Ending",
+    "EpochMetrics",
     "FeatureExtractor",
     "FeatureExtractorFactory",
     "Images",
@@ -47,6 +53,10 @@ __all__ = [
     "LossWeighting",
     "NoiseSchedule",
     "NoiseScheduleFactory",
+    "ObservedRun",
+    "ObservedScore",
+    "Observer",
+    "ObserverFactory",
     "PredictionType",
     "SamplerState",
     "Solver",
@@ -78,12 +88,17 @@ _MODULES = {
     "DataSource": "plugin.data",
     "DDIMStep": "diffusion",
     "download": "system.download",
+    "DrawnGrid": "plugin.observation",
+    "Ending": "plugin.observation",
     "epsilon_error_ratio": "diffusion",
+    "EpochMetrics": "plugin.observation",
     "file_errors": "system.files",
     "Images": "plugin.data",
     "locked": "system.files",
     "Loss": "framework.interface",
     "NoiseSchedule": "diffusion",
+    "ObservedRun": "plugin.observation",
+    "ObservedScore": "plugin.observation",
     "PredictionType": "diffusion",
     "strictly_increasing": "diffusion",
     "TrainTest": "plugin.data",

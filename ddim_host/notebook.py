@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,20 +19,22 @@ from PIL import Image
 
 from ddim_host.errors import UserError
 from ddim_host.experiment.assembly import assemble
-from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request
+from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request, Watchers
+from ddim_host.experiment.observers import Watcher
 from ddim_host.experiment.settings import SETTINGS, read_setting
+from ddim_host.plugin.contracts import Observer
+from ddim_host.plugin.observation import EpochMetrics
 from ddim_host.plugin.parameters import parse_choice, suggestion
 from ddim_host.report.output import write_report
 from ddim_host.run.directory import RunDirectory, existing_run
 from ddim_host.run.execution import run_experiment
 from ddim_host.run.images import grid_png
-from ddim_host.run.metrics import EpochMetrics
 from ddim_host.run.sampling import Sampler
 from ddim_host.run.trained import assemble_trained, load_denoiser
 from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
     from os import PathLike
 
     from ddim_host.experiment.settings import CheckpointChoice
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import Images
     from ddim_host.run.sampling import Denoiser
 
-__all__ = ["EpochMetrics", "Run", "grid", "open_run", "train"]
+__all__ = ["EpochMetrics", "Observer", "Run", "grid", "open_run", "train"]
 
 
 def train(
@@ -47,7 +50,7 @@ def train(
     *,
     resume: bool = False,
     start_from: str | PathLike[str] | None = None,
-    on_row: Callable[[EpochMetrics], None] | None = None,
+    observers: Sequence[str | Observer] = (),
     **options: object,
 ) -> Run:
     """Train a network and sample from it, as `ddim-host run` does.
@@ -56,7 +59,8 @@ def train(
         out: The folder of the run, which must be new unless `resume` is true.
         resume: Go on with the run in `out` where it stopped, if there is one, with its own settings.
         start_from: The folder of a run whose newest weights to begin with.
-        on_row: Called with each row of metrics, at the end of an epoch and of the run.
+        observers: Who is told of metrics and grids: names of installed observers, as in `"tensorboard"`, or
+            objects of a class of your own, derived from `Observer`.
         options: The options of `ddim-host run`, with underscores: `plugin="torch"`, `loss="huber:delta=0.1"`,
             `train_steps=450`.
 
@@ -66,20 +70,24 @@ def train(
         InterruptedTrainingError: The kernel was interrupted; `resume=True` goes on.
     """
     directory = RunDirectory(Path(out))
+    watchers = [one for one in observers if not isinstance(one, str)]
+    named = tuple(parse_choice(one) for one in observers if isinstance(one, str))
+    watched = Request(watchers=Watchers(named) if named else None)
     if resume and directory.exists():
         if options or start_from is not None:
-            raise UserError("a resumed run keeps its settings", fix="leave out all arguments but on_row")
+            raise UserError("a resumed run keeps its settings", fix="leave out all arguments but observers")
         start: RunDirectory | None = directory
         with _one_framework():
-            experiment = assemble(directory.config.request)
+            experiment = assemble(watched.over(directory.config.request))
     else:
         directory.require_free()
         start = None if start_from is None else existing_run(Path(start_from))
         base = Request() if start is None else start.config.request
         with _one_framework():
-            experiment = assemble(_request(options).over(base))
+            experiment = assemble(watched.over(_request(options).over(base)))
     command = _call(out, resume=resume, start_from=start_from, **options)
-    run_experiment(experiment, directory, start=start, command=command, on_row=on_row)
+    experiment = replace(experiment, observers=experiment.observers.with_more(map(_watcher, watchers)))
+    run_experiment(experiment, directory, start=start, command=command)
     write_report([directory.path], directory.report_path, command=command)
     return Run(directory.path)
 
@@ -180,6 +188,12 @@ def grid(images: Images, *, columns: int | None = None) -> Image.Image:
         columns: Images in a row; None makes the grid as square as their number allows.
     """
     return Image.open(io.BytesIO(grid_png(images, columns=columns)))
+
+
+def _watcher(observer: Observer) -> Watcher:
+    """Return an observer that is an object, with what to call it."""
+    kind = type(observer)
+    return Watcher(observer, f"observer {kind.__name__}", kind.__module__.partition(".")[0])
 
 
 def _call(out: str | PathLike[str], **arguments: object) -> str:

@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING
 from ddim_host.cli.options import evaluation_options, requested
 from ddim_host.cli.output import left_out_lines, note_other_images, used_line
 from ddim_host.errors import printable
+from ddim_host.evaluation.default_features import default_evaluator
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.request import read_evaluation
 from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.scoring import help_to_score, measure_real_images, planned, score
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, number, tables_of
-from ddim_host.experiment.defaults import default_features
+from ddim_host.experiment.config_file import config_document
 from ddim_host.framework.processes import any_of
-from ddim_host.plugin.parameters import parse_choice
+from ddim_host.plugin.observation import ObservedRun
 from ddim_host.report.output import write_report
 from ddim_host.run.directory import existing_run
 from ddim_host.run.drawing import Drawing, draw, drawing_record
 from ddim_host.run.exports import export_images
-from ddim_host.run.provenance import this_command
+from ddim_host.run.provenance import provenance, this_command
 from ddim_host.run.trained import assemble_trained, load_denoiser
 from ddim_host.system.failure import report_failure
 from ddim_host.system.files import file_errors, read_json, write_text
@@ -84,11 +85,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         _write_tables(run.path, known)  # whether results can be written should be known before the work
     config = experiment.config
     asked = replace(asked, seed=asked.seed or (config.seed,))
-    features = asked.features or parse_choice(default_features(config.data.name))
     if not first:
         _help(experiment, run, asked, options)
         return 0
-    with Evaluator(features, experiment.image_shape, MeasureSettings()) as evaluator:
+    with _evaluator(asked, experiment) as evaluator:
         # Before the real images are measured, which takes its time: all processes read the same checkpoint.
         denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
         data = experiment.data_choice
@@ -96,15 +96,19 @@ def _evaluate(options: argparse.Namespace) -> int:
         note_other_images(run.config, images)
         ruler = measure_real_images(evaluator, file, data, images, asked.reference)
         print(used_line(run.path, config.plugin.name, used), *left_out_lines(images), sep="\n", flush=True)
-        _draw_grids(experiment, denoiser, used, run, asked)
-        sets = planned(experiment, denoiser, used, asked)
-        missing = [sampled for sampled in sets if known.score_of(sampled, ruler) is None]
-        any_of(experiment.processes, [sampled in missing for sampled in sets])
-        if len(missing) < len(sets):
-            print(f"{'known':<17} {len(sets) - len(missing)} of {len(sets)} scores, from {file.path}")
-        for result in score(experiment, denoiser, evaluator, ruler, missing):
-            _write_tables(run.path, file.add(result))
-            print(_score_line(result), flush=True)
+        made_with = provenance(config.plugin.name, denoiser.model, this_command())
+        observed = ObservedRun(run.path, "evaluate", config_document(config), made_with, max(used.steps))
+        with experiment.observers.watching(observed):
+            _draw_grids(experiment, denoiser, used, run, asked)
+            sets = planned(experiment, denoiser, used, asked)
+            missing = [sampled for sampled in sets if known.score_of(sampled, ruler) is None]
+            any_of(experiment.processes, [sampled in missing for sampled in sets])
+            if len(missing) < len(sets):
+                print(f"{'known':<17} {len(sets) - len(missing)} of {len(sets)} scores, from {file.path}")
+            for result in score(experiment, denoiser, evaluator, ruler, missing):
+                _write_tables(run.path, file.add(result))
+                print(_score_line(result), flush=True)
+                experiment.observers.score(result.observed())
     scores = file.read()
     _write_tables(run.path, scores)
     wanted = [s for sampled in sets if (s := scores.score_of(sampled, ruler)) is not None]
@@ -114,6 +118,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     write_report([run.path], run.report_path, command=this_command())
     print(f"wrote {printable(run.report_path)}")
     return 0
+
+
+def _evaluator(asked: EvaluationRequest, experiment: Experiment) -> Evaluator:
+    """Return an evaluator with the features that were asked for, else with those for the data set."""
+    if asked.features is not None:
+        return Evaluator(asked.features, experiment.image_shape, MeasureSettings())
+    data = experiment.config.data.name
+    evaluator, said = default_evaluator(data, experiment.image_shape, MeasureSettings())
+    if said:
+        print(f"note: {said}", file=sys.stderr)
+    return evaluator
 
 
 def _help(
@@ -159,8 +174,8 @@ def _draw_grids(
             if known is not None:
                 print(f"{'known':<17} the grid {printable(known)}", flush=True)
             continue
-        path = run.next_samples_path(f"evaluated-{config.timestep_subset.name}-{steps}-eta-{eta:g}")
-        draw(one, denoiser, used, drawing, export_images(path, num_images=asked.grids))
+        with run.new_samples_path(f"evaluated-{config.timestep_subset.name}-{steps}-eta-{eta:g}") as path:
+            draw(one, denoiser, used, drawing, export_images(path, num_images=asked.grids))
         print(f"wrote {printable(path)}", flush=True)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
 from ddim_host.evaluation.request import EVALUATION_OPTIONS
-from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request
+from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request, Watchers
 from ddim_host.experiment.config_file import preset_names, read_preset
 from ddim_host.experiment.defaults import DEFAULT_PARTS, SMALL, default_settings
 from ddim_host.experiment.settings import CHECKPOINTS, SETTINGS, read_setting
@@ -127,6 +127,7 @@ def _add_experiment_options(
     parts = parser.add_argument_group("parts", _PARTS_NOTE)
     for kind in PART_KINDS:
         _add_part(parts, kind, DEFAULT_PARTS[kind], action=action)
+    _add_observer(parts, "nobody")
     settings = parser.add_argument_group("settings")
     for name, setting in SETTINGS.items():
         if setting.default is None:
@@ -154,6 +155,7 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     for name in ("steps", "eta", "clip", "clip_range", "seed", "num_images", "batch_size"):
         _add_setting(sampling, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
     output = parser.add_argument_group("output")
+    _add_observer(output, _OF_THE_RUN)
     kinds = output.add_mutually_exclusive_group()
     kinds.add_argument(
         "--interpolate",
@@ -227,6 +229,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     measuring = parser.add_argument_group("measuring")
     for name in ("features", "reference", "grids"):
         _add_evaluation_option(measuring, name)
+    _add_observer(measuring, _OF_THE_RUN)
 
 
 def add_optimize_options(parser: argparse.ArgumentParser) -> None:
@@ -349,12 +352,32 @@ def requested(options: argparse.Namespace, config: ConfigFile | None = None) -> 
     }
     if settings.keys() >= LENGTHS:
         raise UserError("--epochs and --train-steps both set the length", fix="give one of them")
-    request = Request(options.plugin, parts, settings)
+    request = Request(options.plugin, parts, settings, requested_watchers(options))
     if config is not None:
         request = request.over(config.request)
     if given.get("preset") is not None:
         request = request.over(read_preset(options.preset))
     return request
+
+
+def requested_watchers(options: argparse.Namespace) -> Watchers | None:
+    """Return the observers that the options ask for; None if they say nothing about them.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    texts = getattr(options, "observer", None)
+    return None if texts is None else Watchers(tuple(map(parse_choice, texts)))
+
+
+def _add_observer(group: argparse._ArgumentGroup, default: str) -> None:
+    group.add_argument(
+        Kind.OBSERVER.flag,
+        metavar="PART",
+        action="append",
+        help="who is told of metrics, grids and scores; give it again for several: tensorboard, of "
+        f"ddim-tensorboard (default: {default})",
+    )
 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +21,14 @@ from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from ddim_host.experiment.assembly import Experiment
     from ddim_host.plugin.data import Images
+    from ddim_host.run.directory import RunDirectory
     from ddim_host.run.sampling import Denoiser
 
 _PICTURED = 8
@@ -49,10 +52,26 @@ def main(options: argparse.Namespace) -> int:
     numbers = wanted or [steps for steps in PAPER_ERRORS if steps <= most] or [most]
     subsets = [experiment.timesteps(steps) for steps in numbers]
     _ = experiment.source  # it should be known before anything is read if there are no such images
-    path = options.out or run.next_samples_path("reconstruction")
-    if path.suffix.lower() != ".png":
-        raise UserError(f"a reconstruction is drawn as a PNG, not as {path}", fix="name it x.png")
-    require_new(path)
+    taken = (
+        run.new_samples_path("reconstruction") if options.out is None else contextlib.nullcontext(options.out)
+    )
+    with taken as path:
+        if path.suffix.lower() != ".png":
+            raise UserError(f"a reconstruction is drawn as a PNG, not as {path}", fix="name it x.png")
+        require_new(path)
+        _reconstruct_all(experiment, run, subsets, path, options)
+    return 0
+
+
+def _reconstruct_all(
+    experiment: Experiment,
+    run: RunDirectory,
+    subsets: Sequence[NDArray[np.int64]],
+    path: Path,
+    options: argparse.Namespace,
+) -> None:
+    """Load the weights, encode and decode with each subset, print the errors, and draw some images."""
+    config = experiment.config
     data = experiment.images
     note_other_images(run.config, data)
     test = data.test
@@ -101,7 +120,6 @@ def main(options: argparse.Namespace) -> int:
         )
     columns = ", ".join(str(row["steps"]) for row in rows)
     print(f"wrote {printable(path)}: {len(table)} of the images; columns: original, then {columns} steps")
-    return 0
 
 
 def _reconstructed(

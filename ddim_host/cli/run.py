@@ -15,7 +15,7 @@ from ddim_host.cli.output import left_out_lines, note_other_images, sampling_lin
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, printable
 from ddim_host.experiment.assembly import Experiment, assemble, load_framework
 from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
-from ddim_host.experiment.config_file import read_config_file
+from ddim_host.experiment.config_file import OBSERVER, read_config_file
 from ddim_host.experiment.defaults import told_model_parameters
 from ddim_host.framework.unet import parameters
 from ddim_host.plugin.parameters import format_value, written
@@ -144,6 +144,8 @@ def describe(experiment: Experiment) -> str:
     lines = _part_lines("plugin", config.plugin)
     for kind in PART_KINDS:
         lines += _resolved_lines(kind, config)
+    for observer in config.observer:
+        lines += _part_lines(Kind.OBSERVER.words, observer)
     length = f"{config.train_steps:,} steps" if config.epochs is None else f"{config.epochs:,} epochs"
     lines += [
         f"{'images':<17} {experiment.source.description}",
@@ -228,7 +230,8 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
         )
     stored = directory.config.request
     plugins = load_framework(stored)
-    experiment = assemble(stored, plugins=plugins)
+    # Whoever watches, the run is the same: other observers may watch the rest of it.
+    experiment = assemble(Request(watchers=request.watchers).over(stored), plugins=plugins)
     if request.plugin in (None, stored.plugin):
         asked = assemble(request.over(stored), plugins=plugins)
         changed = _differences(experiment.config, asked.config)
@@ -289,5 +292,5 @@ def _require_longer(start: RunDirectory, config: Config, length: int) -> None:
 
 
 def _differences(one: Config, other: Config) -> list[str]:
-    names = [field.name for field in dataclasses.fields(Config)]
+    names = [field.name for field in dataclasses.fields(Config) if field.name != OBSERVER]
     return [name for name in names if getattr(one, name) != getattr(other, name)]

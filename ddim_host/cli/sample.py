@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import requested
 from ddim_host.cli.output import sampling_line, times_line, used_line
 from ddim_host.errors import UserError, printable
+from ddim_host.experiment.config_file import config_document
+from ddim_host.plugin.observation import ObservedRun
 from ddim_host.run.directory import existing_run
 from ddim_host.run.drawing import Drawing, draw
 from ddim_host.run.exports import export_images, require_new
+from ddim_host.run.provenance import provenance, this_command
 from ddim_host.run.trained import assemble_trained, load_denoiser
 from ddim_host.system.launch import launched
 from ddim_host.system.limits import MAX_IMAGES
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
+
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.run.directory import RunDirectory
 
 _LAYOUTS = {
     "samples": "",
@@ -56,15 +64,27 @@ def main(options: argparse.Namespace) -> int:
         raise UserError(
             f"{drawing.num_images:,} images are too many", why=f"at most {MAX_IMAGES:,} are drawn at a time"
         )
-    path = options.out or run.next_samples_path(drawing.kind)
-    if launched().is_first:
-        require_new(path)
+    taken = run.new_samples_path(drawing.kind) if options.out is None else contextlib.nullcontext(options.out)
+    with taken as path:
+        if launched().is_first:
+            require_new(path)
+        _draw(experiment, run, drawing, path, options)
+    return 0
+
+
+def _draw(
+    experiment: Experiment, run: RunDirectory, drawing: Drawing, path: Path, options: argparse.Namespace
+) -> None:
+    """Load the weights, sample, write, and say so."""
     columns = None if drawing.kind == "samples" else drawing.columns
     export = export_images(path, num_images=drawing.num_images, columns=columns)
     denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
+    config = experiment.config
     print(used_line(run.path, config.plugin.name, used))
     print(sampling_line(experiment, drawing.num_sampled))
-    times = draw(experiment, denoiser, used, drawing, export)
+    made_with = provenance(config.plugin.name, denoiser.model, this_command())
+    observed = ObservedRun(run.path, "sample", config_document(config), made_with, max(used.steps))
+    with experiment.observers.watching(observed):
+        times = draw(experiment, denoiser, used, drawing, export)
     print(times_line(drawing.num_sampled, times))
     print(f"wrote {printable(path)}{_LAYOUTS[drawing.kind]}")
-    return 0

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import shlex
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim_host.cli.options import evaluation_options
+from ddim_host.cli.options import evaluation_options, requested_watchers
 from ddim_host.errors import UserError, printable
+from ddim_host.evaluation.default_features import OFFLINE, features_at_hand
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.request import read_evaluation
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.experiment.assembly import assemble, load_framework
-from ddim_host.experiment.defaults import default_features
+from ddim_host.experiment.config import Request
 from ddim_host.plugin.discovery import no_framework_chosen, only_framework
-from ddim_host.plugin.parameters import parse_choice
+from ddim_host.plugin.loading import load_plugins
 from ddim_host.report.output import write_report
 from ddim_host.run.provenance import this_command
 from ddim_host.sweep.grid import AXES, Grid, read_grid, read_value, requested, trial_name
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
     from ddim_host.evaluation.request import EvaluationRequest
     from ddim_host.experiment.assembly import Experiment
+    from ddim_host.plugin.registry import Registry
     from ddim_host.sweep.trial import Trial
 
 
@@ -64,7 +68,7 @@ def main(options: argparse.Namespace) -> int:
 
 def _sweep(options: argparse.Namespace, folder: Path, grid: Grid, asked: list[Asked] | None) -> int:
     """Run the experiments in a folder; the exit code."""
-    sweep = Sweep(folder, grid.evaluation)
+    sweep = Sweep(folder, grid.evaluation, _features_to_name)
 
     def look() -> tuple[list[Trial], list[Trial]]:
         known = sweep.trials()
@@ -98,20 +102,35 @@ def _sweep(options: argparse.Namespace, folder: Path, grid: Grid, asked: list[As
         return _finish(folder, *look())
 
 
+@functools.cache
+def _features_to_name(data: str) -> str:
+    """Return the features that `evaluate` has to be told for a data set; none if its own are at hand."""
+    features = features_at_hand(data, load_plugins().registry)
+    return features.name if features == OFFLINE else ""
+
+
 def _asked_grid(options: argparse.Namespace) -> Grid:
     """Return the grid of the options, on top of the file that `--config` names.
 
     Raises:
-        UserError: A value cannot be read, or no framework was chosen among several.
+        UserError: A value cannot be read, no framework was chosen among several, or nothing is there to
+            observe.
     """
     given = vars(options)
     axes = {name: tuple(read_value(name, text) for text in given[name]) for name in AXES if given[name]}
     evaluation = evaluation_options(options)
-    grid = Grid(axes, evaluation if evaluation or options.evaluate else None)
+    watchers = requested_watchers(options)
+    grid = Grid(axes, evaluation if evaluation or options.evaluate else None, watchers)
     if options.config is not None:
         grid = grid.over(read_grid(options.config))
     if grid.axes and "plugin" not in grid.axes:
-        grid = Grid({**grid.axes, "plugin": (only_framework(),)}, grid.evaluation)
+        grid = replace(grid, axes={**grid.axes, "plugin": (only_framework(),)})
+    if watchers is not None and not grid.axes:
+        raise UserError(
+            "--observer is for new experiments",
+            why="without parts and settings the sweep goes on with those that its folder holds",
+            fix="leave it out: each experiment keeps the observers that it began with",
+        )
     return grid
 
 
@@ -129,13 +148,13 @@ def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[Asked]:
     with progress_bar("checking", len(trials), unit="experiment", leave=False) as bar:
         for values in trials:
             try:
-                request = requested(values)
+                request = Request(watchers=grid.watchers).over(requested(values))
                 if plugins is None or request.plugin != framework:
                     framework, plugins = request.plugin, load_framework(request)
                 experiment = assemble(request, plugins=plugins)
                 experiment.sampling_plan()
                 if evaluation is not None:
-                    _require_evaluation(evaluation, experiment, extractors)
+                    _require_evaluation(evaluation, experiment, plugins.registry, extractors)
                 asked.append(Asked(values, varying, experiment.config))
             except UserError as error:
                 failed.append((trial_name(values, varying), error))
@@ -151,8 +170,10 @@ def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[Asked]:
     return asked
 
 
-def _require_evaluation(evaluation: EvaluationRequest, experiment: Experiment, extractors: set[str]) -> None:
-    """Try each number of steps and eta, and make each extractor once, as `evaluate` will: a download.
+def _require_evaluation(
+    evaluation: EvaluationRequest, experiment: Experiment, registry: Registry, extractors: set[str]
+) -> None:
+    """Try each number of steps and eta, and make each extractor once, as `evaluate` will.
 
     Raises:
         UserError: There is no such subset, the solver does not work with some eta, or the extractor is not
@@ -160,7 +181,7 @@ def _require_evaluation(evaluation: EvaluationRequest, experiment: Experiment, e
     """
     for number, eta in itertools.product(evaluation.steps, evaluation.eta):
         experiment.sampling_plan(number, eta)
-    features = evaluation.features or parse_choice(default_features(experiment.config.data.name))
+    features = evaluation.features or features_at_hand(experiment.config.data.name, registry)
     key = repr((features, experiment.image_shape))
     if key not in extractors:
         extractors.add(key)

@@ -7,6 +7,7 @@ worker      the evaluator's process: feature extractor, statistics, measures
 evaluator   the other end of that process
 request     what an evaluation can be asked for
 scores      scores with their whole protocol, and the file that keeps them
+default_features  the features that are used if the user names none
 scoring     the loop over steps, eta and seeds
 tables      scores for the terminal, as Markdown and as CSV
 paper       the DDIM paper's scores

@@ -23,8 +23,8 @@ EVALUATION_OPTIONS = {
     "seed": ("N,...", "seeds of the noise; several give mean and range (default: the run's)"),
     "features": (
         "PART",
-        "the feature extractor: digits_mlp, or inception (FID), inception:weights=FILE "
-        "(default: digits_mlp for digits, inception for all else)",
+        "the feature extractor: digits_mlp, cifar_cnn, or inception (FID), inception:weights=FILE "
+        "(default: digits_mlp for digits; else inception, or cifar_cnn if its weights are not available)",
     ),
     "reference": (
         "train|test",

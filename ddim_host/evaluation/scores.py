@@ -10,6 +10,7 @@ from ddim_host.evaluation.statistics import Measures, MeasureSettings
 from ddim_host.evaluation.worker import FeatureSpace
 from ddim_host.experiment.settings import CheckpointChoice
 from ddim_host.framework.interface import Device, Precision, WhichWeights
+from ddim_host.plugin.observation import ObservedScore
 from ddim_host.system.files import file_errors, locked, read_json, write_text
 from ddim_host.system.records import read_record, record_errors
 
@@ -135,6 +136,22 @@ class Score:
     def protocol(self) -> tuple[Sampled, Ruler]:
         """All that the numbers depend on, and that the rows and columns of a table do not say."""
         return replace(self.sampled, seed=0, eta=0.0, timesteps=()), self.ruler
+
+    def observed(self) -> ObservedScore:
+        """Return it as observers are told of it."""
+        return ObservedScore(
+            step=max(self.sampled.checkpoint_steps),
+            steps=self.sampled.steps,
+            eta=self.sampled.eta,
+            seed=self.sampled.seed,
+            num_images=self.sampled.num_images,
+            features=self.ruler.features.choice,
+            frechet_distance=self.measures.frechet_distance,
+            kernel_distance=self.measures.kernel_distance,
+            precision=self.measures.precision,
+            recall=self.measures.recall,
+            record=asdict(self),
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ddim_host.diffusion import ddim_steps
 from ddim_host.errors import UserError
-from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
+from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request, Watchers
 from ddim_host.experiment.defaults import (
     DEFAULT_DISTRIBUTIONS,
     DEFAULT_PARTS,
@@ -17,6 +17,7 @@ from ddim_host.experiment.defaults import (
     default_model_parameters,
     default_settings,
 )
+from ddim_host.experiment.observers import Observers, Watcher
 from ddim_host.experiment.settings import SETTINGS
 from ddim_host.framework.processes import ALONE
 from ddim_host.framework.unet import UNet, UNetSpec
@@ -58,6 +59,7 @@ class Experiment:
         loss: One number per image.
         weighting: float64 `(T,)`, the loss weighting.
         unet: The network's description.
+        observers: Who is told of what becomes of it.
         join_processes: How the framework joins several processes; None where it cannot.
     """
 
@@ -69,6 +71,7 @@ class Experiment:
     loss: Loss
     weighting: NDArray[np.float64]
     unet: UNet
+    observers: Observers
     join_processes: JoinProcesses | None
     _source: DataSource | None = None
     _subsets: dict[int, NDArray[np.int64]] = field(default_factory=dict)
@@ -215,6 +218,8 @@ def assemble(
         image_shape = source.image_shape
         parts[Kind.DATA] = replace(data, parameters={**data.parameters, **source.resolved})
     config = _resolve(request, plugins, parts, image_shape)
+    watched_by, observers = _observers(request.watchers, plugins.registry)
+    config = replace(config, observer=watched_by)
     schedule = validation.checked_schedule(
         parts[Kind.NOISE_SCHEDULE].part,
         config.noise_schedule.parameters,
@@ -242,6 +247,7 @@ def assemble(
             config.prediction_type,
         ),
         unet=UNet.from_spec(spec),
+        observers=observers,
         join_processes=plugins.join_processes,
         _source=source,
     )
@@ -302,6 +308,24 @@ def _resolve_network(part: Part, choice: PartChoice, image_size: int) -> dict[st
     multipliers = cast("tuple[float, ...]", model["channel_multipliers"])
     model["channel_multipliers"] = tuple(int(m) if m.is_integer() else m for m in map(float, multipliers))
     return model
+
+
+def _observers(watchers: Watchers | None, registry: Registry) -> tuple[tuple[PartConfig, ...], Observers]:
+    """Make the observers that were asked for, and what `config.toml` says of them."""
+    found, made, absent = [], [], []
+    for choice in () if watchers is None else watchers.choices:
+        try:
+            part = registry.find(Kind.OBSERVER, choice)
+            parameters = resolve(part.label, part.parameters(), choice.arguments)
+            observer = validation.checked_observer(part, parameters)
+        except UserError as error:
+            if watchers is None or not watchers.recorded:
+                raise
+            absent.append(f"the observer {choice.name!r} of this run is left out: {error.summary}")
+            continue
+        found.append(PartConfig(part.name, part.distribution, part.version, parameters))
+        made.append(Watcher(observer, f"{part.label} of {part.distribution} {part.version}", part.package))
+    return tuple(found), Observers(made, absent)
 
 
 def _default_part(kind: Kind, registry: Registry) -> PartChoice:

@@ -32,6 +32,20 @@ LENGTHS = frozenset({"train_steps", "epochs"})
 
 
 @dataclass(frozen=True)
+class Watchers:
+    """The observers that were asked for.
+
+    Attributes:
+        choices: The observers.
+        recorded: Whether the file of a run says so, perhaps one of another machine: an observer that is not
+            available here is then left out, with a note.
+    """
+
+    choices: tuple[PartChoice, ...]
+    recorded: bool = False
+
+
+@dataclass(frozen=True)
 class PartConfig:
     """One part of a run, resolved.
 
@@ -52,7 +66,8 @@ class PartConfig:
 class Config:
     """A run, resolved: the framework, the parts and every setting (see `ddim_host.experiment.settings`).
 
-    Its length is either `train_steps` or `epochs`; the other is None.
+    Its length is either `train_steps` or `epochs`; the other is None. Observers are no part of the
+    experiment: whoever watches, the results are the same.
     """
 
     plugin: PartConfig
@@ -84,6 +99,7 @@ class Config:
     seed: int
     device: Device
     precision: Precision
+    observer: tuple[PartConfig, ...] = ()
 
     def length(self, num_train_images: int) -> int:
         """Return the length of the training in optimizer steps."""
@@ -130,11 +146,13 @@ class Request:
         plugin: The framework, or None.
         parts: Parts by kind.
         settings: Values by name, converted and checked.
+        watchers: Observers; None if the user said nothing about them.
     """
 
     plugin: str | None = None
     parts: Mapping[Kind, PartChoice] = field(default_factory=dict)
     settings: Mapping[str, Value] = field(default_factory=dict)
+    watchers: Watchers | None = None
 
     def over(self, base: Request) -> Request:
         """Return this request, completed from another one."""
@@ -144,4 +162,9 @@ class Request:
         if self.plugin not in (None, base.plugin) and Kind.MODEL in parts:
             # The network has a twin of the same name in the other framework, from another distribution.
             parts[Kind.MODEL] = replace(parts[Kind.MODEL], distribution=None)
-        return Request(self.plugin or base.plugin, {**parts, **self.parts}, {**inherited, **self.settings})
+        return Request(
+            self.plugin or base.plugin,
+            {**parts, **self.parts},
+            {**inherited, **self.settings},
+            base.watchers if self.watchers is None else self.watchers,
+        )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from ddim_host.errors import UserError
-from ddim_host.experiment.config import LENGTHS, PART_KINDS, PartConfig, Request
+from ddim_host.experiment.config import LENGTHS, PART_KINDS, PartConfig, Request, Watchers
 from ddim_host.experiment.settings import SETTINGS, read_setting
 from ddim_host.plugin.data import DataFingerprint
 from ddim_host.plugin.parameters import PartChoice, parse_choice, suggestion, written
@@ -32,6 +32,9 @@ _PROVENANCE = "provenance"
 _IMAGE_SHAPE = "image_shape"
 _FINGERPRINT = "images"
 _IMPORTED = "imported"
+
+OBSERVER = "observer"
+"""The key of the observers, which are no part of the experiment: a list of any length."""
 
 _MAX_TOML_BYTES = 512 << 10
 _LONG_KEY = re.compile(
@@ -104,7 +107,8 @@ class ConfigFile:
 def read_config_file(path: Path) -> ConfigFile:
     """Read a TOML file: the `config.toml` of a run, or one written by hand with any part of it.
 
-    A part is a string as on the command line, or a table with `name`, `distribution` and `parameters`.
+    A part is a string as on the command line, or a table with `name`, `distribution` and `parameters`; of
+    observers there can be a list.
 
     Raises:
         UserError: The file cannot be read, is not TOML, or says something that is not known.
@@ -115,6 +119,7 @@ def read_config_file(path: Path) -> ConfigFile:
     plugin: str | None = None
     parts: dict[Kind, PartChoice] = {}
     settings: dict[str, Value] = {}
+    watchers: Watchers | None = None
     known = ["plugin", *kinds, *SETTINGS]
     for key, given in document.items():
         if key == "evaluate" or (key in known and isinstance(given, list)):
@@ -131,15 +136,17 @@ def read_config_file(path: Path) -> ConfigFile:
             parts[kinds[key]] = read_part(given, key, path)
         elif key in SETTINGS:
             settings[key] = read_setting(key, given, origin=f"{key} in {path}")
+        elif key == OBSERVER:
+            watchers = Watchers(read_observers(given, path), recorded=provenance is not None)
         else:
             raise UserError(
-                f"{path} has an unknown setting {key!r}{suggestion(key, known)}",
-                why=f"known: {', '.join(known)}",
+                f"{path} has an unknown setting {key!r}{suggestion(key, [*known, OBSERVER])}",
+                why=f"known: {', '.join((*known, OBSERVER))}",
                 fix="give --preset on the command line" if key == "preset" else "",
             )
     if settings.keys() >= LENGTHS:
         raise UserError(f"{path} gives both epochs and train_steps", fix="remove one of them")
-    return ConfigFile(path, Request(plugin, parts, settings), provenance)
+    return ConfigFile(path, Request(plugin, parts, settings, watchers), provenance)
 
 
 def preset_names() -> list[str]:
@@ -163,7 +170,7 @@ def read_preset(name: str) -> Request:
 
 def write_config(config: Config) -> str:
     """Return the text of a `config.toml`; `read_config_file` takes it back."""
-    return tomli_w.dumps(_document(config))
+    return tomli_w.dumps(config_document(config))
 
 
 def write_run_config(
@@ -178,7 +185,7 @@ def write_run_config(
     if num_left_out:
         images["num_left_out"] = num_left_out
     origin = {**provenance, _IMAGE_SHAPE: list(image_shape), _FINGERPRINT: images}
-    return tomli_w.dumps({**_document(config), _PROVENANCE: origin})
+    return tomli_w.dumps({**config_document(config), _PROVENANCE: origin})
 
 
 def write_imported_config(
@@ -198,24 +205,31 @@ def write_imported_config(
         facts: How they were imported, as text by name.
         with_data: Whether the images that they were trained on are known; otherwise the file names none.
     """
-    document = _document(config)
+    document = config_document(config)
     if not with_data:
         del document["data"]
     provenance = {**facts, _IMAGE_SHAPE: list(image_shape), _IMPORTED: dict(origin)}
     return tomli_w.dumps({**document, _PROVENANCE: provenance})
 
 
-def _document(config: Config) -> dict[str, Any]:
+def config_document(config: Config) -> dict[str, Any]:
+    """Return what `write_config` writes, as texts, numbers, lists and tables."""
     document: dict[str, Any] = {}
     tables: dict[str, Any] = {}
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if isinstance(value, PartConfig):
-            parameters = {written(name): _toml(given) for name, given in value.parameters.items()}
-            tables[item.name] = {**dataclasses.asdict(value), "parameters": parameters}
+            tables[item.name] = _part_table(value)
+        elif item.name == OBSERVER:
+            tables |= {OBSERVER: [_part_table(one) for one in value]} if value else {}
         elif value is not None:
             document[item.name] = value
     return {**document, **tables}
+
+
+def _part_table(part: PartConfig) -> dict[str, Any]:
+    parameters = {written(name): _toml(given) for name, given in part.parameters.items()}
+    return {**dataclasses.asdict(part), "parameters": parameters}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -243,6 +257,16 @@ def _toml(value: Value) -> object:
     if isinstance(value, tuple):
         return list(value)
     return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def read_observers(given: object, path: Path) -> tuple[PartChoice, ...]:
+    """Read the observers as a TOML file gives them: one, or a list.
+
+    Raises:
+        UserError: One is neither a text nor the table of a part.
+    """
+    listed = given if isinstance(given, list) else [given]
+    return tuple(read_part(one, OBSERVER, path) for one in listed)
 
 
 def read_part(given: object, key: str, path: Path) -> PartChoice:

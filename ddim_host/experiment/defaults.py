@@ -82,11 +82,6 @@ _IMAGES = {"image_size", "image_channels", "num_train_timesteps"}
 """Fields of `UNetSpec` that are no parameters: they follow from the images and the noise schedule."""
 
 
-def default_features(data: str) -> str:
-    """The feature extractor for the images of a data set."""
-    return "digits_mlp" if data == "digits" else "inception"
-
-
 def default_model_parameters(image_size: int) -> dict[str, Value]:
     """The U-Net for images of `image_size` pixels; for 32 it is DDPM's, with 35,746,307 parameters in RGB.
 

@@ -1,6 +1,6 @@
 """The parts that come with the host.
 
-Noise schedules, loss weightings, timestep subsets, solvers, data sets and a feature extractor.
+Noise schedules, loss weightings, timestep subsets, solvers, data sets and feature extractors.
 
 This module is an ordinary parts plugin, found through the same entry point as everybody else's.
 """
@@ -8,7 +8,7 @@ This module is an ordinary parts plugin, found through the same entry point as e
 from ddim_host.diffusion import solvers
 from ddim_host.parts import loss_weightings, noise_schedules, timestep_subsets
 from ddim_host.parts.datasets import cifar10, digits, fashion_mnist, images, mnist
-from ddim_host.parts.feature_extractors import DigitsMLP
+from ddim_host.parts.feature_extractors import CifarCNN, DigitsMLP
 from ddim_host.plugin.contracts import (
     DatasetFactory,
     FeatureExtractorFactory,
@@ -76,5 +76,5 @@ def ddim_datasets() -> dict[str, DatasetFactory]:
 
 @hookimpl
 def ddim_feature_extractors() -> dict[str, FeatureExtractorFactory]:
-    """`digits_mlp` (embedded); the features of FID come with `ddim-torch`."""
-    return {"digits_mlp": DigitsMLP}
+    """`digits_mlp` and `cifar_cnn` (embedded); the features of FID come with `ddim-torch`."""
+    return {"digits_mlp": DigitsMLP, "cifar_cnn": CifarCNN}

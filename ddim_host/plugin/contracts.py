@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ddim_host.diffusion import DDIMStep, NoiseSchedule, PredictionType
     from ddim_host.framework.interface import Tensor
     from ddim_host.plugin.data import DataSource, Images
+    from ddim_host.plugin.observation import DrawnGrid, Ending, EpochMetrics, ObservedRun, ObservedScore
 
 SamplerState: TypeAlias = "dict[str, NDArray[np.float64]]"
 """The state of a timestep sampler, as named arrays; it is stored in checkpoints."""
@@ -135,5 +136,38 @@ FeatureExtractorFactory: TypeAlias = "Callable[..., FeatureExtractor]"
 It is made in the evaluator's process, which samples nothing. One that computes with a framework says so in an
 attribute `framework` (of the class, or of the function), and imports it when it is called, not before: that
 is then the one framework of this process. It must come from a parts plugin, because no framework plugin is
-loaded there.
+loaded there. One that has to download something has an attribute `is_ready`, a function without parameters
+that says whether it is there already.
+"""
+
+
+class Observer:
+    """Watches a command, and is asked for nothing, so that no observer can change a run.
+
+    It is told in the order of events, in the first process only. If a method raises, the observer is named on
+    stderr and told of nothing more; the command goes on. Methods return soon: the command waits for them.
+
+    Derive from this class and define the methods that you need; or define all of them.
+    """
+
+    def on_begin(self, run: ObservedRun, /) -> None:
+        """The command begins its work on a run, whose folder exists. Open files and connections here."""
+
+    def on_row(self, row: EpochMetrics, /) -> None:
+        """A row of metrics was added, at the end of an epoch and of the training."""
+
+    def on_grid(self, grid: DrawnGrid, /) -> None:
+        """A grid of images was written."""
+
+    def on_score(self, score: ObservedScore, /) -> None:
+        """A score was measured."""
+
+    def on_end(self, ending: Ending, /) -> None:
+        """The command has ended, also by an error or Ctrl-C; only `kill -9` leaves no time to say so."""
+
+
+ObserverFactory: TypeAlias = "Callable[..., Observer]"
+"""An observer; no positional parameters.
+
+It is made when an experiment is assembled, also for a dry run, so it opens nothing before `on_begin`.
 """

@@ -75,6 +75,11 @@ def ddim_feature_extractors() -> Mapping[str, contracts.FeatureExtractorFactory]
 
 
 @hookspec
+def ddim_observers() -> Mapping[str, contracts.ObserverFactory]:
+    """Observers, told what a run does: `() -> Observer`."""
+
+
+@hookspec
 def ddim_machine_checks() -> Sequence[Check]:
     """What a framework plugin needs from this machine, and whether it is there; for `ddim-host doctor`."""
 

@@ -16,7 +16,14 @@ from ddim_host.plugin.parameters import Parameter, PartChoice, suggestion, user_
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-OWN_DISTRIBUTIONS = ("ddim-host", "ddim-torch", "ddim-jittor", "ddim-timestep-samplers", "ddim-losses")
+OWN_DISTRIBUTIONS = (
+    "ddim-host",
+    "ddim-torch",
+    "ddim-jittor",
+    "ddim-timestep-samplers",
+    "ddim-losses",
+    "ddim-tensorboard",
+)
 """Those of this project, installed or not."""
 
 
@@ -66,6 +73,7 @@ class Kind(Enum):
     SOLVER = "ddim_solvers"
     DATA = "ddim_datasets"
     FEATURES = "ddim_feature_extractors"
+    OBSERVER = "ddim_observers"
 
     @property
     def option(self) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ddim_host.diffusion import DDIMStep, PredictionType
     from ddim_host.framework.interface import Loss, Model, Tensor
-    from ddim_host.plugin.contracts import FeatureExtractor, SamplerState, Solver, TimestepSampler
+    from ddim_host.plugin.contracts import FeatureExtractor, Observer, SamplerState, Solver, TimestepSampler
     from ddim_host.plugin.data import Images
     from ddim_host.plugin.parameters import Value
     from ddim_host.plugin.registry import Part
@@ -456,6 +456,19 @@ def checked_features(
     if not np.isfinite(features).all():
         raise part.broken("its features are not all finite")
     return features
+
+
+def checked_observer(part: Part, parameters: Mapping[str, Value]) -> Observer:
+    """An observer with all its methods; it has been told nothing yet."""
+    observer = use(part, lambda: part.make(**parameters))
+    missing = [
+        name
+        for name in ("on_begin", "on_row", "on_grid", "on_score", "on_end")
+        if not callable(getattr(observer, name, None))
+    ]
+    if missing:
+        raise part.broken(f"it has no {missing[0]}(); derive it from ddim_host.Observer")
+    return cast("Observer", observer)
 
 
 def _require_array(part: Part, value: object, dtype: type[np.generic], shape: tuple[int, ...] | None) -> None:

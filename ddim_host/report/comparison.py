@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ddim_host.evaluation.scores import Score
+    from ddim_host.plugin.observation import EpochMetrics
     from ddim_host.report.reported_run import Grid, ReportedRun
-    from ddim_host.run.metrics import EpochMetrics
 
 # What the numbers of a loss curve depend on besides the network and how it is trained.
 _LOSS_UNITS = ("data", "loss", "noise_schedule", "num_train_timesteps", "test_images")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddim_host.experiment.config_file import ConfigFile
-    from ddim_host.run.metrics import EpochMetrics
+    from ddim_host.plugin.observation import EpochMetrics
 
 _Result = TypeVar("_Result")
 

@@ -22,15 +22,15 @@ from ddim_host.experiment.config_file import read_config_file
 from ddim_host.plugin.parameters import suggestion
 from ddim_host.run.checkpoints import latest_checkpoint, load_progress, weights_folder
 from ddim_host.run.metrics import read_metrics, write_metrics
-from ddim_host.system.files import file_errors, is_leftover, locked, new_folder, write_text
+from ddim_host.system.files import file_errors, is_leftover, locked, new_folder, new_name, write_text
 from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ddim_host.experiment.config_file import ConfigFile
+    from ddim_host.plugin.observation import EpochMetrics
     from ddim_host.run.checkpoints import Measure
-    from ddim_host.run.metrics import EpochMetrics
 
 TRIAL_FILES = frozenset({"trial.toml", "trial.log", "trial.json", "failure.json"})
 """Files of a sweep in the folder of a run, which may be there before the run; see `ddim_host.sweep.trial`."""
@@ -196,10 +196,24 @@ class RunDirectory:
         with self._file_errors():
             write_metrics(self.metrics_path, rows)
 
-    def next_samples_path(self, stem: str) -> Path:
-        """The first of `samples/STEM-1.png`, `-2`, ... that does not exist, nor a record beside it."""
+    @contextlib.contextmanager
+    def new_samples_path(self, stem: str) -> Iterator[Path]:
+        """Take the first of `samples/STEM-1.png`, `-2`, ... that does not exist, nor a record beside it.
+
+        No other process takes it while this lasts. Of several processes of one run only the first takes it.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
         paths = _numbered(self.samples_path / stem, ".png")
-        return next(path for path in paths if not (path.exists() or path.with_suffix(".json").exists()))
+        if not launched().is_first:
+            yield next(path for path in paths if not _is_drawn(path))
+            return
+        with contextlib.ExitStack() as stack:
+            with file_errors(f"cannot write into {self.samples_path}", fix="choose another place with --out"):
+                self.samples_path.mkdir(parents=True, exist_ok=True)
+                path = stack.enter_context(new_name(paths, _is_drawn))
+            yield path
 
 
 def existing_run(path: Path) -> RunDirectory:
@@ -241,6 +255,10 @@ def new_run(framework: str, data: str) -> Iterator[RunDirectory]:
         with file_errors("cannot use the folder runs/", fix="choose another place with --out"):
             path = stack.enter_context(new_folder(paths))
         yield RunDirectory(path)
+
+
+def _is_drawn(path: Path) -> bool:
+    return path.exists() or path.with_suffix(".json").exists()
 
 
 def _is_nothing(path: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from ddim_host.diffusion import slerp
+from ddim_host.plugin.observation import DrawnGrid
 from ddim_host.run.sampling import Sampler, start_noise
 from ddim_host.run.trained import record_of, solver_of
 from ddim_host.system.launch import launched
@@ -69,6 +70,8 @@ def draw(
 ) -> Times:
     """Sample as the experiment's configuration says, and write the images, where this is the first process.
 
+    The observers of the experiment are told of a grid.
+
     Args:
         experiment: The experiment.
         denoiser: Its trained network.
@@ -106,7 +109,10 @@ def draw(
                 export.add(images)
         times = Times(sampler.seconds, sampler.warmup_seconds)
         if first:
-            export.finish(drawing_record(experiment, denoiser, used, drawing) | asdict(times))
+            record = drawing_record(experiment, denoiser, used, drawing) | asdict(times)
+            export.finish(record)
+            if export.is_grid:
+                experiment.observers.grid(DrawnGrid(export.path, max(used.steps), record))
     return times
 
 

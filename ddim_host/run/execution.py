@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
 from ddim_host.experiment.config import training_length
-from ddim_host.experiment.config_file import write_run_config
+from ddim_host.experiment.config_file import config_document, write_run_config
 from ddim_host.framework.processes import require_same_checkpoint, require_same_images
 from ddim_host.framework.unet import initial_weights, parameters
+from ddim_host.plugin.observation import EpochMetrics, ObservedRun
 from ddim_host.plugin.registry import Kind
 from ddim_host.run.checkpoints import (
     Checkpoint,
@@ -29,7 +30,7 @@ from ddim_host.run.training import Trainer
 from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
     from typing import Any
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from ddim_host.framework.interface import Model
     from ddim_host.plugin.data import TrainTest
     from ddim_host.run.directory import RunDirectory
-    from ddim_host.run.metrics import EpochMetrics
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,10 @@ def run_experiment(
     *,
     start: RunDirectory | None = None,
     command: str,
-    on_row: Callable[[EpochMetrics], None] | None = None,
 ) -> Finished:
     """Train, sample and write everything into the run directory; of several processes the first one writes.
+
+    The observers of the experiment are told.
 
     Args:
         experiment: What to run.
@@ -93,7 +94,6 @@ def run_experiment(
         start: The run whose newest checkpoint to begin from, if it has one: `run` itself to resume it, or
             another run with the same network, trained in any framework.
         command: What was called, for the record.
-        on_row: Called with each new row of metrics.
 
     Returns:
         How it went.
@@ -113,6 +113,7 @@ def run_experiment(
     model = experiment.build_model()
     require_same_images(experiment.processes, images.fingerprint.number)
     first = launched().is_first
+    made_with = provenance(config.plugin.name, model, command)
     with contextlib.ExitStack() as stack:
         if first and start is run:
             stack.enter_context(run.training())  # what is read must not change any more
@@ -120,22 +121,18 @@ def run_experiment(
         require_same_checkpoint(experiment.processes, progress.step)
         if first and start is not run:
             stack.enter_context(run.training())
-            _begin(experiment, model, images, run, progress if start else None, command=command)
+            _begin(experiment, model, images, run, progress if start else None, made_with=made_with)
         if first:
             # What was kept after the checkpoint will be made again.
             remove_others(run.checkpoints_path, progress)
-        trainer = Trainer(
-            experiment, model, images, run=run, progress=progress, metrics=metrics, on_row=on_row
-        )
-        trainer.train()
-    used = UsedWeights("ema", "latest", (progress.step,))
-    times = draw(
-        experiment,
-        Denoiser(((model, 1.0),), "ema", config.prediction_type),
-        used,
-        Drawing(config.num_images),
-        export,
-    )
+        observed = ObservedRun(run.path, "run", config_document(config), made_with, progress.step)
+        with experiment.observers.watching(observed):
+            trainer = Trainer(experiment, model, images, run=run, progress=progress, metrics=metrics)
+            trainer.train()
+            stack.close()  # the run can be resumed from here on
+            used = UsedWeights("ema", "latest", (progress.step,))
+            denoiser = Denoiser(((model, 1.0),), "ema", config.prediction_type)
+            times = draw(experiment, denoiser, used, Drawing(config.num_images), export)
     return Finished(path, times, trainer.growth())
 
 
@@ -161,7 +158,7 @@ def _begin(
     run: RunDirectory,
     started: Progress | None,
     *,
-    command: str,
+    made_with: Mapping[str, str],
 ) -> None:
     """Make a new run of an empty folder.
 
@@ -171,19 +168,18 @@ def _begin(
         images: The data set.
         run: Where to.
         started: Where weights of another run stand; None if the run begins with random ones.
-        command: What was called, for the record.
+        made_with: What the run is made with, as text by name.
     """
     run.require_free()  # again: another process may have come first
     if started is not None:
         # Weights of another run are nowhere else in this one. They come before what makes it a run, so that
         # one that is cut off here is never begun again with random weights.
         save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), started)
-    origin = provenance(experiment.config.plugin.name, model, command)
     if images.left_out:
         run.write_left_out(images.left_out)
     run.write_config(
         write_run_config(
-            experiment.config, experiment.image_shape, images.fingerprint, origin, len(images.left_out)
+            experiment.config, experiment.image_shape, images.fingerprint, made_with, len(images.left_out)
         )
     )
 

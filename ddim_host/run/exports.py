@@ -34,7 +34,12 @@ class ImageExport(ABC):
 
     Args:
         path: The file or folder.
+
+    Attributes:
+        is_grid: Whether it writes one picture of all images.
     """
+
+    is_grid = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -100,6 +105,8 @@ class _Collected(ImageExport):
 
 
 class _Grid(_Collected):
+    is_grid = True
+
     def __init__(self, path: Path, num_images: int, columns: int | None) -> None:
         super().__init__(path, num_images)
         self._columns = columns

@@ -1,13 +1,14 @@
-"""`metrics.csv`: its columns, a row for every epoch."""
+"""`metrics.csv`: a row for every epoch, with a column for each field of `EpochMetrics`."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from ddim_host.plugin.observation import EpochMetrics
 from ddim_host.system.files import read_text, write_text
 from ddim_host.system.records import read_record, record_errors
 
@@ -18,36 +19,10 @@ if TYPE_CHECKING:
     from ddim_host.run.checkpoints import Measure
 
 
-@dataclass(frozen=True)
-class EpochMetrics:
-    """A row of `metrics.csv`.
-
-    Attributes:
-        epoch: Epochs complete at the end of the row; the last row of a run may end within one.
-        step: Optimizer steps taken by then.
-        train_loss: Mean loss over the images trained on since the last row, raw weights, times the timestep
-            sampler's weights: every sampler estimates the loss at uniform timesteps. The loss weighting is
-            not in it.
-        test_loss: Mean loss over the test images, raw weights, fixed timesteps and noise.
-        seconds: Time of the training steps since the last row, steady state, without tests and checkpoints.
-        images_per_second: Training images per second in that time.
-        warmup_seconds: Time of steps that also compiled or warmed up, not in `seconds`.
-        peak_memory_bytes: Most memory used so far.
-    """
-
-    epoch: int
-    step: int
-    train_loss: float
-    test_loss: float
-    seconds: float
-    images_per_second: float
-    warmup_seconds: float
-    peak_memory_bytes: int
-
-    def measures(self) -> dict[Measure, float]:
-        """The losses by which an epoch can be the best; lower is better."""
-        average = (5.0 * self.train_loss + self.test_loss) / 6.0
-        return {"train": self.train_loss, "test": self.test_loss, "avg": average}
+def measures(row: EpochMetrics) -> dict[Measure, float]:
+    """Return the losses by which an epoch can be the best; lower is better."""
+    average = (5.0 * row.train_loss + row.test_loss) / 6.0
+    return {"train": row.train_loss, "test": row.test_loss, "avg": average}
 
 
 _GROWN = 2.0

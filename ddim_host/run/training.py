@@ -10,16 +10,15 @@ import numpy as np
 
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError
 from ddim_host.framework.processes import any_of, gather, wait_for_all
+from ddim_host.plugin.observation import EpochMetrics
 from ddim_host.run.batches import TestBatches, training_batches
 from ddim_host.run.checkpoints import BestEpoch, Progress, remove_others, save_checkpoint, save_weights
-from ddim_host.run.metrics import EpochMetrics, growth
+from ddim_host.run.metrics import growth, measures
 from ddim_host.system.interruption import Interruption
 from ddim_host.system.launch import launched
 from ddim_host.system.progress import progress_bar, restart
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
     from tqdm import tqdm
 
@@ -63,7 +62,6 @@ class Trainer:
         run: Where metrics and checkpoints go.
         progress: Where the run stands.
         metrics: The rows up to there.
-        on_row: Called with each new row.
     """
 
     def __init__(
@@ -75,7 +73,6 @@ class Trainer:
         run: RunDirectory,
         progress: Progress,
         metrics: list[EpochMetrics],
-        on_row: Callable[[EpochMetrics], None] | None = None,
     ) -> None:
         config = experiment.config
         self._experiment = experiment
@@ -84,7 +81,6 @@ class Trainer:
         self._run = run
         self._progress = progress
         self._metrics = metrics
-        self._on_row = on_row
         # A processor that computes the network itself has no time to spare.
         ahead = _BATCHES_AHEAD if model.device == "cuda" else 0
         self._train = training_batches(experiment, images.train, ahead=ahead)
@@ -191,7 +187,7 @@ class Trainer:
         losses = self._model.train_step(
             batch,
             self._experiment.loss,
-            lr=learning_rate_at(step, lr=config.lr, warmup_steps=config.lr_warmup_steps),
+            lr=self._learning_rate(step),
             ema_decay=ema_decay_at(step, ema_decay=config.ema_decay),
             max_grad_norm=config.max_grad_norm,
         )
@@ -201,6 +197,9 @@ class Trainer:
             self._update_sampler(batch, losses)
         if len(self._pending) >= _MOST_PENDING:
             self._fetch_losses()
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate_at(step, lr=self._config.lr, warmup_steps=self._config.lr_warmup_steps)
 
     def _decide(self) -> None:
         """Agree on what depends on signals, which any process may get, and on the first one's clock."""
@@ -260,6 +259,7 @@ class Trainer:
             step=progress.step,
             train_loss=progress.loss_sum / progress.loss_count,
             test_loss=test_loss,
+            learning_rate=self._learning_rate(progress.step - 1),
             seconds=progress.seconds,
             images_per_second=progress.steady_images / progress.seconds if progress.seconds else math.nan,
             warmup_seconds=progress.warmup_seconds,
@@ -268,8 +268,7 @@ class Trainer:
         self._metrics.append(row)
         if launched().is_first:
             self._run.write_metrics(self._metrics)
-        if self._on_row is not None:
-            self._on_row(row)
+        self._experiment.observers.row(row)
         whole = epoch > last_epoch and progress.loss_count >= self._images_of_an_epoch
         progress.loss_sum, progress.loss_count = 0.0, 0
         progress.seconds, progress.steady_images, progress.warmup_seconds = 0.0, 0, 0.0
@@ -283,7 +282,7 @@ class Trainer:
         best = self._progress.best
         better = {
             measure: BestEpoch(row.step, loss)
-            for measure, loss in row.measures().items()
+            for measure, loss in measures(row).items()
             if measure not in best or loss < best[measure].loss
         }
         best |= better

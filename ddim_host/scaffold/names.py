@@ -18,6 +18,7 @@ PLUGIN_KINDS = {
     "solver": Kind.SOLVER,
     "dataset": Kind.DATA,
     "feature-extractor": Kind.FEATURES,
+    "observer": Kind.OBSERVER,
     "framework": Kind.MODEL,
 }
 

@@ -27,6 +27,7 @@ _CONTRACTS = {
     Kind.SOLVER: "SolverContract",
     Kind.DATA: "DatasetContract",
     Kind.FEATURES: "FeatureExtractorContract",
+    Kind.OBSERVER: "ObserverContract",
 }
 
 

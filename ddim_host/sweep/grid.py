@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from ddim_host.errors import UserError
 from ddim_host.evaluation.request import EVALUATION_OPTIONS
-from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request
-from ddim_host.experiment.config_file import read_part, read_preset, read_toml
+from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request, Watchers
+from ddim_host.experiment.config_file import OBSERVER, read_observers, read_part, read_preset, read_toml
 from ddim_host.experiment.settings import SETTINGS, read_setting
 from ddim_host.plugin.parameters import PartChoice, Value, format_choice, format_value, suggestion
 
@@ -38,10 +38,12 @@ class Grid:
     Attributes:
         axes: The values of each part and setting that was given.
         evaluation: Options of `evaluate` with their values as on its command line; None for no evaluation.
+        watchers: The observers of every experiment; None if nothing was said about them.
     """
 
     axes: Mapping[str, tuple[AxisValue, ...]] = field(default_factory=dict)
     evaluation: Mapping[str, str] | None = None
+    watchers: Watchers | None = None
 
     def over(self, base: Grid) -> Grid:
         """Return this grid, completed from another one; an axis that both have keeps these values."""
@@ -53,7 +55,11 @@ class Grid:
             models = cast("tuple[PartChoice, ...]", axes["model"])
             axes["model"] = tuple(replace(model, distribution=None) for model in models)
         evaluation = {**(base.evaluation or {}), **(self.evaluation or {})}
-        return Grid(axes, None if self.evaluation is base.evaluation is None else evaluation)
+        return Grid(
+            axes,
+            None if self.evaluation is base.evaluation is None else evaluation,
+            base.watchers if self.watchers is None else self.watchers,
+        )
 
     def trials(self) -> list[dict[str, AxisValue]]:
         """Return the values of each experiment; of the axes, in the order of `AXES`, the last is fastest.
@@ -114,14 +120,19 @@ def read_grid(path: Path) -> Grid:
     document = read_toml(path)
     document.pop("provenance", None)
     evaluation = document.pop("evaluate", None)
+    observers = document.pop(OBSERVER, None)
     axes = {}
     for key, given in document.items():
-        _require_known(key, AXES, path)
+        _require_known(key, (*AXES, OBSERVER), path)
         values = given if isinstance(given, list) else [given]
         if not values:
             raise UserError(f"{key} in {path} has no values")
         axes[key] = tuple(read_value(key, value, path) for value in values)
-    return Grid(axes, None if evaluation is None else _evaluation(evaluation, path))
+    return Grid(
+        axes,
+        None if evaluation is None else _evaluation(evaluation, path),
+        None if observers is None else Watchers(read_observers(observers, path)),
+    )
 
 
 def trial_name(trial: Mapping[str, AxisValue], varying: set[str]) -> str:

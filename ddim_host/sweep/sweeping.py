@@ -27,7 +27,7 @@ from ddim_host.system.files import file_errors, is_leftover, locked, write_bytes
 from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
     from typing import Any
@@ -63,11 +63,19 @@ class Sweep:
     Args:
         folder: The folder; it need not exist yet.
         evaluation: Options of `evaluate`; None if nothing is to be evaluated.
+        features: Tells the feature extractor for a data set if `evaluate` has to be told one; called only if
+            the options name none.
     """
 
-    def __init__(self, folder: Path, evaluation: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        evaluation: Mapping[str, str] | None = None,
+        features: Callable[[str], str] = lambda _: "",
+    ) -> None:
         self.folder = folder.absolute()
         self._evaluation = evaluation
+        self._features = features
         self._runner = CommandRunner()
         self._running: dict[str, StageName] = {}
 
@@ -85,7 +93,7 @@ class Sweep:
             paths = [path for path in entries if (path / "trial.toml").exists()]
         if entries and not paths:
             raise UserError(f"{self.folder} exists and holds no sweep", fix="choose another --out")
-        return [Trial(path, self._evaluation) for path in sorted(paths, key=lambda path: _words(path.name))]
+        return [self._trial(path) for path in sorted(paths, key=lambda path: _words(path.name))]
 
     def plan(self, asked: Sequence[Asked], known: Sequence[Trial]) -> list[Trial]:
         """Find the folder of each experiment: the one that holds it, whatever its name, or a new one.
@@ -102,7 +110,7 @@ class Sweep:
             trial = found.get(_key(config))
             if trial is None:
                 name = self._new_name(one, config, configs)
-                trial = found[_key(config)] = Trial(self.folder / name, self._evaluation, one)
+                trial = found[_key(config)] = self._trial(self.folder / name, one)
                 configs[name] = config
             plan[trial.name] = trial  # once, though two ways of asking can come to the same
         return list(plan.values())
@@ -145,6 +153,9 @@ class Sweep:
                 self._runner.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+    def _trial(self, path: Path, asked: Asked | None = None) -> Trial:
+        return Trial(path, self._evaluation, asked, self._features)
 
     def _new_name(
         self, asked: Asked, config: Mapping[str, Any], others: Mapping[str, Mapping[str, Any] | None]

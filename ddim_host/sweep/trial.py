@@ -19,14 +19,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ddim_host.errors import UserError
-from ddim_host.experiment.config_file import read_toml, write_config
+from ddim_host.experiment.config_file import OBSERVER, read_toml, write_config
 from ddim_host.run.directory import RunDirectory
 from ddim_host.run.execution import is_complete
 from ddim_host.system.files import file_errors, read_json, write_text
 from ddim_host.system.records import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from ddim_host.experiment.config import Config
@@ -78,9 +78,16 @@ class Trial:
         path: Its folder, absolute: commands are compared, and none may look like an option.
         evaluation: Options of `evaluate`; None if it is not to be evaluated.
         asked: What was asked for; None for one that was found in the folder of a sweep.
+        features: Tells the feature extractor for a data set, if `evaluate` has to be told.
     """
 
-    def __init__(self, path: Path, evaluation: Mapping[str, str] | None, asked: Asked | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        evaluation: Mapping[str, str] | None,
+        asked: Asked | None = None,
+        features: Callable[[str], str] = lambda _: "",
+    ) -> None:
         self.path = path
         self.asked = asked
         self.name = path.name
@@ -97,6 +104,8 @@ class Trial:
         if not trained:
             self.stages["run"] = ("run", f"--config={self.config_path}", f"--out={path}", "--resume")
         if evaluation is not None:
+            if "features" not in evaluation and (named := features(self._data)):
+                evaluation = {**evaluation, "features": named}
             command = ("evaluate", str(path), *(f"--{name}={value}" for name, value in evaluation.items()))
             known = self._recorded("evaluate")
             # The folder may have been moved.
@@ -110,6 +119,14 @@ class Trial:
             return identity(read_toml(self.config_path))
         except UserError:
             return None
+
+    @property
+    def _data(self) -> str:
+        """The name of its data set; empty if `trial.toml` is damaged."""
+        if self.asked is not None:
+            return self.asked.config.data.name
+        data = (self.identity or {}).get("data")
+        return str(data.get("name", "")) if isinstance(data, dict) else ""
 
     def prepare(self) -> None:
         """Make the folder of a new experiment, with `trial.toml`: both are there afterwards, or nothing is.
@@ -148,8 +165,12 @@ class Trial:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document of a configuration without versions: a run goes on with newer parts, too."""
+    """Return the document of a configuration without versions: a run goes on with newer parts, too.
+
+    Whoever observes an experiment, it is the same one.
+    """
     return {
         name: {**value, "version": None} if isinstance(value, dict) else value
         for name, value in config.items()
+        if name != OBSERVER
     }

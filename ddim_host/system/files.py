@@ -228,6 +228,46 @@ def new_folder(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def new_name(paths: Iterable[Path], is_taken: Callable[[Path], bool]) -> Iterator[Path]:
+    """Take the first name that is free, so that no other process takes it, too, before something has it.
+
+    Until the end of the block a hidden file beside it holds a lock, which ends with the process.
+
+    Args:
+        paths: The names, without end; their folder exists.
+        is_taken: Whether something has a name already.
+
+    Yields:
+        The name.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    for path in paths:
+        if is_taken(path):
+            continue
+        claim = path.with_name(f".{path.name}.claim")
+        descriptor = os.open(claim, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_ours = os.path.samestat(os.fstat(descriptor), claim.stat())
+            except (BlockingIOError, FileNotFoundError):
+                continue  # another process has the name, or has just given it back
+            if not is_ours:
+                continue
+            try:
+                if is_taken(path):
+                    continue  # by a process that is done with it since we looked
+                yield path
+            finally:
+                claim.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Lets one process at a time into the blocks that lock this folder; the others wait.
 

@@ -12,6 +12,7 @@ to have their defaults. pytest finds the inherited tests; add your own beside th
 
 from ddim_host.testing.evaluation import FeatureExtractorContract
 from ddim_host.testing.models import ModelFactoryContract, one_batch, tiny_spec
+from ddim_host.testing.observation import ObserverContract
 from ddim_host.testing.part import PartContract, linear_schedule
 from ddim_host.testing.sampling import SolverContract, TimestepSubsetContract
 from ddim_host.testing.training import (
@@ -29,6 +30,7 @@ __all__ = [
     "LossWeightingContract",
     "ModelFactoryContract",
     "NoiseScheduleContract",
+    "ObserverContract",
     "PartContract",
     "SolverContract",
     "TimestepSamplerContract",

@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ddim_host.plugin.parameters import Value
+
+_NOTICE_SECONDS = 10.0
 
 _IMPORT = """
 import importlib, sys
@@ -80,14 +83,36 @@ def linear_schedule(num_train_timesteps: int) -> NoiseSchedule:
     return NoiseSchedule(np.linspace(1e-4 * scale, 0.02 * scale, num_train_timesteps))
 
 
-def run_python(*arguments: str, timeout: float = 900.0) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own that can import what this one can."""
+def run_python(
+    *arguments: str, timeout: float = 900.0, waiting: Callable[[float], object] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own that can import what this one can.
+
+    Args:
+        arguments: Those of the interpreter.
+        timeout: Seconds after which the process is killed.
+        waiting: Called every ten seconds with the seconds that have passed.
+
+    Raises:
+        subprocess.TimeoutExpired: The process took too long.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout,
-    )
+    command = [sys.executable, *arguments]
+    started = time.monotonic()
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            while True:
+                try:
+                    out, err = process.communicate(timeout=_NOTICE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    passed = time.monotonic() - started
+                    if passed > timeout:
+                        raise
+                    if waiting is not None:
+                        waiting(passed)
+                else:
+                    return subprocess.CompletedProcess(command, process.returncode, out, err)
+        finally:
+            process.kill()  # nothing happens to one that has ended

@@ -17,8 +17,11 @@ from ddim_host.plugin.registry import Kind
 from ddim_host.plugin.validation import CheckedSampler
 from ddim_host.testing.loss_in_framework import UNUSABLE
 from ddim_host.testing.part import PartContract, linear_schedule, run_python
+from ddim_host.testing.terminal import terminal_notice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 _STANDARD_ERRORS = 6.0
@@ -154,6 +157,11 @@ class LossContract(PartContract):
     """One number per image, not reduced over the batch, in the operators that all frameworks share."""
 
     kind = Kind.LOSS
+    _say: Callable[[str], None] = staticmethod(lambda _: None)
+
+    @pytest.fixture(autouse=True)
+    def _speak(self, pytestconfig: pytest.Config) -> None:
+        self._say = terminal_notice(pytestconfig)
 
     def losses(self, prediction: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float32]:
         """The losses of NumPy arrays, float `(B,)`."""
@@ -199,13 +207,19 @@ class LossContract(PartContract):
 
     @pytest.mark.parametrize("framework", installed_frameworks())
     def test_it_is_the_same_in_every_framework(self, framework: str) -> None:
-        """Value and a training step, on the framework's own arrays; each in a process of its own."""
+        """Value and a training step, on the framework's own arrays; each in a process of its own.
+
+        The first time a framework may compile for minutes: a line on the terminal says so.
+        """
         make = self.whole_part().make
         # Written as text, as on a command line, and read back by the same rules.
         written = {name: format_value(value) for name, value in self.values().items()}
         done = run_python(
             *("-m", "ddim_host.testing.loss_in_framework", framework, make.__module__, make.__qualname__),
             json.dumps(written),
+            waiting=lambda passed: self._say(
+                f"{framework} has been working for {passed:.0f} s; the first time it may compile for minutes"
+            ),
         )
         if done.returncode == UNUSABLE:
             pytest.skip(f"{framework} cannot be used here: {done.stdout}")

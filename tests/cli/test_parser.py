@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OPTIONS = """
 --plugin --data --model --noise-schedule --timestep-sampler --loss --loss-weighting --timestep-subset --solver
 --num-train-timesteps --steps --eta --epochs --train-steps --batch-size --lr --seed --device --precision
---out --config --resume --dry-run
+--out --config --resume --dry-run --observer
 """
 
 

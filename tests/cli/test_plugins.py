@@ -136,7 +136,7 @@ def test_what_comes_with_the_host_is_found(rows: dict[str, dict[str, Any]]) -> N
             "ddim_timestep_subsets": rows["ddim-host"]["provides"]["ddim_timestep_subsets"],
             "ddim_solvers": ["ddim", "dpmpp_2m", "ipndm"],
             "ddim_datasets": ["cifar10", "digits", "fashion_mnist", "images", "mnist"],
-            "ddim_feature_extractors": ["digits_mlp"],
+            "ddim_feature_extractors": ["cifar_cnn", "digits_mlp"],
         },
         "status": "ok",
         "error": "",

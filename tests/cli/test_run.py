@@ -235,7 +235,7 @@ def test_the_threads_are_those_that_the_framework_uses(
 def test_metrics_are_finite_and_end_with_the_run(tiny_run: Run) -> None:
     header = (tiny_run.path / "metrics.csv").read_text().splitlines()[0]
     assert header == (
-        "epoch,step,train_loss,test_loss,seconds,images_per_second,warmup_seconds,peak_memory_bytes"
+        "epoch,step,train_loss,test_loss,learning_rate,seconds,images_per_second,warmup_seconds,peak_memory_bytes"
     )
     [row] = rows(tiny_run)
     assert (row["epoch"], row["step"]) == (0, 3)

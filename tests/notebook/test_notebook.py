@@ -30,10 +30,22 @@ def test_a_run_from_python_is_that_of_the_command(
     python: PythonCode, ddim_host: Command, tmp_path: Path
 ) -> None:
     code = f"""
-        from ddim_host.notebook import open_run, train
-        rows = []
-        run = train({str(tmp_path / "here")!r}, {SMALL}, on_row=rows.append)
-        assert [row.step for row in rows] == [3] == [row.step for row in run.metrics], rows
+        from ddim_host.notebook import Observer, open_run, train
+        told = []
+        class Told(Observer):
+            def on_begin(self, run):
+                told.append((run.command, run.config["train_steps"]))
+            def on_row(self, row):
+                told.append(row)
+            def on_grid(self, grid):
+                told.append(grid.path.name)
+            def on_end(self, ending):
+                told.append(ending.status)
+        class Broken(Observer):
+            def on_row(self, row):
+                raise ValueError("enough")
+        run = train({str(tmp_path / "here")!r}, {SMALL}, observers=[Broken(), Told()])
+        assert told == [("run", 3), *run.metrics, "linear-2-eta-0.png", "finished"], told
         images = run.sample()
         assert images.shape == (4, 8, 8, 1) and images.dtype == "uint8"
         assert (run.sample(2) == images[:2]).all()
@@ -43,6 +55,7 @@ def test_a_run_from_python_is_that_of_the_command(
         """
     done = python(textwrap.dedent(code))
     assert done.code == 0, done.err
+    assert "warning: the observer Broken does not work, and is switched off" in done.err
     options = ["--plugin", "torch", "--model", "unet:base_channels=8,num_res_blocks=1,num_groups=2"]
     options += ["--train-steps", "3", "--batch-size", "8", "--steps", "2", "--num-images", "4"]
     assert ddim_host("run", *options, "--out", tmp_path / "there").code == 0
@@ -55,15 +68,21 @@ def test_a_run_from_python_is_that_of_the_command(
 
 def test_a_stopped_run_is_resumed(python: PythonCode, tmp_path: Path) -> None:
     code = f"""
-        from ddim_host.notebook import train
-        def stop(row):
-            raise ValueError("enough")
+        import os, signal
+        from ddim_host.errors import InterruptedTrainingError
+        from ddim_host.notebook import Observer, train
+        class Stop(Observer):
+            def on_row(self, row):
+                os.kill(os.getpid(), signal.SIGINT)  # as a notebook's button does
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         out = {str(tmp_path / "run")!r}
         try:
-            train(out, {SMALL}, on_row=stop)
-        except ValueError:
-            pass
-        run = train(out, resume=True)
+            train(out, {SMALL.replace("batch_size=8", "batch_size=1000")}, observers=[Stop()])
+        except InterruptedTrainingError as error:
+            assert error.step == 2
+        else:
+            raise AssertionError
+        run = train(out, resume=True, observers=[])
         assert run.metrics[-1].step == 3
         """
     done = python(textwrap.dedent(code))

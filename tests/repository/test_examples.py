@@ -33,7 +33,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 def test_there_are_some() -> None:
-    assert {"barron", "ddim_numpy", "karras", "logit_normal"} == {path.name for path in EXAMPLES}
+    assert {"barron", "ddim_numpy", "karras", "logit_normal", "mlflow"} == {path.name for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FACES = {"ddim_host", "ddim_host.framework", "ddim_host.testing"}
 
 PARTS = """
+    DrawnGrid Ending EpochMetrics ObservedRun ObservedScore Observer ObserverFactory
     DDIMStep DataSource DatasetFactory FeatureExtractor FeatureExtractorFactory Images Loss LossWeighting
     NoiseSchedule NoiseScheduleFactory SamplerState Solver TimestepSampler TimestepSamplerFactory
     TimestepSubset TrainTest UserError __version__ absolute_path cache_errors cache_folder download
@@ -38,8 +39,8 @@ FRAMEWORKS = """
 """
 TESTS = """
     DatasetContract FeatureExtractorContract LossContract LossWeightingContract ModelFactoryContract
-    NoiseScheduleContract PartContract SolverContract TimestepSamplerContract TimestepSubsetContract
-    linear_schedule one_batch tiny_spec
+    NoiseScheduleContract ObserverContract PartContract SolverContract TimestepSamplerContract
+    TimestepSubsetContract linear_schedule one_batch tiny_spec
 """
 
 

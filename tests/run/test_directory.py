@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ddim_host.errors import UserError
+from ddim_host.plugin.observation import EpochMetrics
 from ddim_host.run.directory import RunDirectory, new_run
-from ddim_host.run.metrics import EpochMetrics, growth
+from ddim_host.run.metrics import growth
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROW = EpochMetrics(1, 12, 0.5, 0.6, 1.5, 850.25, 0.25, 1 << 20)
+ROW = EpochMetrics(1, 12, 0.5, 0.6, 1e-3, 1.5, 850.25, 0.25, 1 << 20)
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def test_a_rate_before_any_time_has_passed_is_no_number_and_no_damage(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    run.write_metrics([EpochMetrics(0, 1, 0.9, 1.0, 0.0, math.nan, 0.5, 1 << 20)])
+    run.write_metrics([EpochMetrics(0, 1, 0.9, 1.0, 1e-3, 0.0, math.nan, 0.5, 1 << 20)])
     [row] = run.read_metrics()
     assert math.isnan(row.images_per_second)
 
@@ -73,6 +74,43 @@ def test_a_run_that_did_not_begin_leaves_no_folder(tmp_path: Path, monkeypatch: 
         pass
 
 
+def test_pictures_that_are_begun_together_get_names_of_their_own(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    together, found = threading.Barrier(8), []
+
+    def draw() -> None:
+        together.wait()
+        with run.new_samples_path("samples") as path:
+            found.append(path.name)
+            together.wait()
+            path.write_bytes(b"")
+
+    threads = [threading.Thread(target=draw) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [f"samples-{number}.png" for number in range(1, 9)]
+    assert sorted(path.name for path in run.samples_path.iterdir()) == sorted(found), "no claim is left"
+
+
+def test_a_name_is_free_again_if_nothing_was_drawn(tmp_path: Path) -> None:
+    """Also after a process that was killed while it had the name; a record alone takes it."""
+    run = RunDirectory(tmp_path)
+    with pytest.raises(UserError, match="no such weights"), run.new_samples_path("samples"):
+        raise UserError("no such weights")
+    assert not list(run.samples_path.iterdir())
+    (run.samples_path / ".samples-1.png.claim").touch()
+    with run.new_samples_path("samples") as path:
+        assert path == run.samples_path / "samples-1.png"
+    (run.samples_path / "samples-1.json").touch()
+    with run.new_samples_path("samples") as path:
+        assert path.name == "samples-2.png"
+    (tmp_path / "blocked").write_text("")
+    with pytest.raises(UserError, match="cannot write into"):
+        RunDirectory(tmp_path / "blocked").new_samples_path("samples").__enter__()
+
+
 @pytest.mark.parametrize(
     ("losses", "untrained", "words"),
     [
@@ -90,7 +128,7 @@ def test_a_loss_that_has_grown_is_told_from_one_that_varies(
     losses: list[tuple[float, float]], untrained: float, words: str
 ) -> None:
     rows = [
-        EpochMetrics(number, number, train, test, 1.0, 1.0, 0.0, 1)
+        EpochMetrics(number, number, train, test, 1e-3, 1.0, 1.0, 0.0, 1)
         for number, (train, test) in enumerate(losses, start=1)
     ]
     found = growth(rows, untrained)

@@ -22,7 +22,7 @@ from ddim_host.run.directory import RunDirectory
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ddim_host.run.metrics import EpochMetrics
+    from ddim_host.plugin.observation import EpochMetrics
 
 # A checkpoint after every step, so that many of the kills come while one is written.
 _OPTIONS = (

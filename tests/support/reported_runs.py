@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ddim_host.evaluation.scores import Scores
+from ddim_host.plugin.observation import EpochMetrics
 from ddim_host.report.comparison import compare
 from ddim_host.report.page import render_page
 from ddim_host.report.reported_run import Grid, ReportedRun
 from ddim_host.run.images import grid_png
-from ddim_host.run.metrics import EpochMetrics
 from tests.support.evaluation_samples import FLOOR, scored
 
 SETTINGS = {
@@ -46,6 +46,7 @@ def rows(factor: float = 1.0) -> tuple[EpochMetrics, ...]:
             train_loss=0.5 / step,
             test_loss=0.6 / step,
             seconds=seconds * factor,
+            learning_rate=1e-3,
             images_per_second=100.0 / factor,
             warmup_seconds=warmup,
             peak_memory_bytes=1_000_000 * step,

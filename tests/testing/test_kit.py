@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -10,6 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
+from ddim_host import Observer
 from ddim_host.errors import UserError
 from ddim_host.plugin.data import DataSource, TrainTest
 from ddim_host.testing import (
@@ -19,6 +24,7 @@ from ddim_host.testing import (
     LossWeightingContract,
     ModelFactoryContract,
     NoiseScheduleContract,
+    ObserverContract,
     PartContract,
     TimestepSamplerContract,
     TimestepSubsetContract,
@@ -321,3 +327,80 @@ def test_models(model: Any, test: str) -> None:
         return whole
 
     fails(ModelFactoryContract, factory, test)
+
+
+def test_observers_that_do_not_take_everything_or_change_something() -> None:
+    class Rows(Observer):
+        """Divides by what may be 0, and by what may be missing."""
+
+        def on_row(self, row: Any, /) -> None:
+            _ = 1.0 / row.seconds
+
+    class Early(Observer):
+        """Begins in its constructor."""
+
+        def __init__(self) -> None:
+            Path("opened.log").touch()
+
+    class Shuffler(Observer):
+        """Draws from the global generator, without looking who else does."""
+
+        def on_grid(self, grid: Any, /) -> None:
+            np.random.shuffle([1, 2, 3])  # noqa: NPY002
+
+    class Mover(Observer):
+        """Takes the picture for itself."""
+
+        def on_grid(self, grid: Any, /) -> None:
+            grid.path.unlink()
+
+    class Half:
+        """Has one method."""
+
+        def on_row(self, row: Any, /) -> None:
+            pass
+
+    with pytest.raises(ZeroDivisionError):
+        fails(ObserverContract, Rows, "test_it_takes_all_that_a_run_tells")
+    fails(ObserverContract, Early, "test_it_opens_nothing_before_it_begins", "it wrote something")
+    leaves = "test_it_leaves_the_process_and_the_files_of_a_run_alone"
+    fails(ObserverContract, Shuffler, leaves, "it changed the global generator")
+    fails(ObserverContract, Mover, leaves, "it took the picture away")
+    fails(ObserverContract, Half, "test_it_takes_all_that_a_run_tells", "does not work")
+
+
+_NOTICED = """
+import ddim_host.testing.part
+from ddim_host.testing import LossContract
+from ddim_losses import mse
+
+ddim_host.testing.part._NOTICE_SECONDS = 0.2
+
+class TestMse(LossContract):
+    part = mse
+"""
+
+
+@pytest.mark.process
+def test_a_framework_that_takes_long_is_named_while_one_waits(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """On the terminal, though pytest captures what tests print."""
+    (tmp_path / "test_noticed.py").write_text(_NOTICED, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "every_framework and torch",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(
+        r"^torch has been working for \d+ s; the first time it may compile", done.stdout, re.MULTILINE
+    )

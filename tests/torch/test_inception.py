@@ -22,6 +22,7 @@ from ddim_host.system.cache import cache_folder
 from ddim_torch import inception_weights
 from ddim_torch.features import Inception
 from ddim_torch.inception import parameter_shapes
+from ddim_torch.inception_files import FILE_NAME
 from ddim_torch.inception_weights import read_weights
 from tests.support.inception_weights import random_weights
 
@@ -93,7 +94,7 @@ def test_it_is_found_by_its_name_without_importing_torch() -> None:
         "print(load_plugins().registry.names(Kind.FEATURES), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "['digits_mlp', 'inception'] False\n"
+    assert done.stdout == "['cifar_cnn', 'digits_mlp', 'inception'] False\n"
 
 
 def test_an_unknown_device_is_an_error(file: Path) -> None:
@@ -230,7 +231,7 @@ def test_it_is_converted_once_and_then_read_without_a_pickle(
 ) -> None:
     cache.mkdir()
     assert inception_weights.published_weights().startswith("not in the cache yet")
-    (cache / inception_weights.FILE_NAME).write_bytes(published.read_bytes())
+    (cache / FILE_NAME).write_bytes(published.read_bytes())
     assert inception_weights.published_weights() == "in the cache"
     arrays, fingerprint = read_weights(None)
     assert inception_weights.published_weights() == "in the cache"
@@ -247,7 +248,7 @@ def test_it_is_converted_once_and_then_read_without_a_pickle(
 @pytest.mark.parametrize("at", [5_000, -5_000])
 def test_a_damaged_copy_in_the_cache_is_made_anew(published: Path, cache: Path, at: int) -> None:
     cache.mkdir()
-    original = cache / inception_weights.FILE_NAME
+    original = cache / FILE_NAME
     original.write_bytes(published.read_bytes())
     read_weights(None)
     [kept] = cache.iterdir()
@@ -270,7 +271,7 @@ def test_without_a_network_the_error_says_what_to_put_where(published: Path, cac
 def test_a_wrong_file_in_the_cache_is_not_loaded(published: Path, cache: Path, tmp_path: Path) -> None:
     cache.mkdir()
     touched = tmp_path / "touched"
-    (cache / inception_weights.FILE_NAME).write_bytes(pickle.dumps(Trap(touched)))
+    (cache / FILE_NAME).write_bytes(pickle.dumps(Trap(touched)))
     with pytest.raises(UserError, match="cannot download"):
         read_weights(None)
     assert not touched.exists()
@@ -290,7 +291,7 @@ def test_processes_that_convert_at_the_same_time_do_not_disturb_each_other(
     published: Path, cache: Path
 ) -> None:
     cache.mkdir()
-    (cache / inception_weights.FILE_NAME).write_bytes(published.read_bytes())
+    (cache / FILE_NAME).write_bytes(published.read_bytes())
     context = multiprocessing.get_context("spawn")
     start, answers = context.Barrier(2), context.Queue()
     expected = inception_weights.SHA256

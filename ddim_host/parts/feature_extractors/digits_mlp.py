@@ -42,7 +42,7 @@ class DigitsMLP:
             raise UserError(
                 "digits_mlp looks at digits only",
                 why=f"they are 8 x 8 x 1, and these images are {height} x {width} x {channels}",
-                fix="choose others with --features, such as inception",
+                fix="choose others with --features, such as cifar_cnn",
             )
         pixels = images.reshape(len(images), -1) / 127.5 - 1.0
         return np.maximum(pixels @ self._weight + self._bias, 0.0).astype(np.float32)

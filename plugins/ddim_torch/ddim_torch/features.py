@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ddim_host import UserError, hookimpl
+from ddim_torch.inception_files import are_cached
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,6 +45,7 @@ class Inception:
     """
 
     framework = "torch"
+    is_ready = staticmethod(are_cached)
 
     def __init__(self, *, weights: Path | None = None, device: str = "auto") -> None:
         import torch  # noqa: PLC0415 - heavy, and not allowed in every process

@@ -18,18 +18,17 @@ import torch
 
 from ddim_host import UserError, cache_errors, cache_folder, download, file_errors, locked, write_bytes
 from ddim_torch.inception import parameter_shapes
+from ddim_torch.inception_files import FILE_NAME, KEPT_NAME, are_cached
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE_NAME}"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 NUM_BYTES = 95_628_359
 
-_KEPT_NAME = "inception-6726825d.safetensors"
 _ORIGIN, _CONTENT = "origin_sha256", "content_sha256"
 
 
@@ -67,8 +66,7 @@ def read_weights(path: Path | None) -> tuple[dict[str, NDArray[np.float32]], str
 
 def published_weights() -> str:
     """Whether the published weights are in the cache, in words; nothing is read or downloaded."""
-    folder = cache_folder()
-    if (folder / _KEPT_NAME).is_file() or (folder / FILE_NAME).is_file():
+    if are_cached():
         return "in the cache"
     return f"not in the cache yet; {NUM_BYTES / 1e6:.0f} MB, downloaded once"
 
@@ -88,7 +86,7 @@ def _published() -> tuple[dict[str, NDArray[np.float32]], str]:
 def _kept(folder: Path) -> dict[str, NDArray[np.float32]] | None:
     """The published weights as they were kept; None where they are missing, damaged, or others."""
     try:
-        weights, fingerprint = _from_safetensors(folder / _KEPT_NAME)
+        weights, fingerprint = _from_safetensors(folder / KEPT_NAME)
     except (OSError, UserError):
         return None
     return weights if fingerprint == SHA256 else None
@@ -100,7 +98,7 @@ def _converted(folder: Path) -> dict[str, NDArray[np.float32]]:
         download(URL, original, checksum=f"sha256:{SHA256}", max_bytes=NUM_BYTES, fix=_how_to_get_them())
     weights = _from_pickle(original)
     about = {_ORIGIN: SHA256, _CONTENT: _content_sha256(weights)}
-    write_bytes(folder / _KEPT_NAME, safetensors.numpy.save(weights, about))
+    write_bytes(folder / KEPT_NAME, safetensors.numpy.save(weights, about))
     original.unlink()
     return weights
 
