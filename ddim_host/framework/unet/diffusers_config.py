@@ -75,7 +75,12 @@ _THEIR_NAMES = {
     "num_groups": "norm_num_groups",
     "middle_attention_groups": "attn_norm_num_groups",
     "middle_scale_factor": "mid_block_scale_factor",
+    "its size": "its sample_size",
+    "no level": "no level (block_out_channels)",
 }
+"""What the parameters of a network are called in diffusers, where a message speaks of them."""
+
+_IN_A_MESSAGE = re.compile(rf"\b({'|'.join(_THEIR_NAMES)})\b")
 
 _LEGACY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """What the dense layers of an attention were called before diffusers 0.15."""
@@ -132,7 +137,7 @@ def spec_from_diffusers(config: Mapping[str, object], num_train_timesteps: int) 
         problem = error.what.partition(": ")[2]
         raise UserError(
             "diffusers' configuration describes a network that cannot be built",
-            why=re.sub(r"\w+", lambda word: _THEIR_NAMES.get(word[0], word[0]), problem),
+            why=_IN_A_MESSAGE.sub(lambda found: _THEIR_NAMES[found[0]], problem),
         ) from error
 
 

@@ -189,7 +189,7 @@ class UNetSpec:
         head = self.attention_head_dim
         for channels in sorted(attending):
             if head is not None and (head < 1 or channels % head):
-                yield f"{channels} channels do not divide into heads of {head}", "change"
+                yield f"{channels} channels do not divide into heads of {head} (attention_head_dim)", "change"
         groups = self.middle_attention_groups
         if self.middle_attention and groups is not None and (groups < 1 or widths[-1] % groups):
             yield (
