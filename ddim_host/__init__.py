@@ -11,7 +11,7 @@ from ddim_host.errors import UserError
 from ddim_host.plugin.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from ddim_host.diffusion import DDIMStep, NoiseSchedule, strictly_increasing
+    from ddim_host.diffusion import DDIMStep, NoiseSchedule, Teacher, strictly_increasing
     from ddim_host.framework.interface import Loss
     from ddim_host.plugin.contracts import (
         DatasetFactory,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         NoiseScheduleFactory,
         SamplerState,
         Solver,
+        SubsetSearch,
         TimestepSampler,
         TimestepSamplerFactory,
         TimestepSubset,
@@ -43,6 +44,8 @@ __all__ = [
     "NoiseScheduleFactory",
     "SamplerState",
     "Solver",
+    "SubsetSearch",
+    "Teacher",
     "TimestepSampler",
     "TimestepSamplerFactory",
     "TimestepSubset",
@@ -76,6 +79,7 @@ _MODULES = {
     "Loss": "framework.interface",
     "NoiseSchedule": "diffusion",
     "strictly_increasing": "diffusion",
+    "Teacher": "diffusion",
     "TrainTest": "plugin.data",
     "write_bytes": "system.files",
 }

@@ -31,6 +31,7 @@ _PART_HELP = {
     Kind.LOSS_WEIGHTING: "factor per timestep: none, min_snr:gamma=G, p2:gamma=G,k=K",
     Kind.TIMESTEP_SUBSET: "timesteps in sampling: linear, quad, cosine, leading, trailing, explicit:t=0,9",
     Kind.SOLVER: "how a sampler follows its timesteps: ddim; dpmpp_2m, ipndm (need eta 0)",
+    Kind.SEARCH: "how timesteps are chosen from the teacher's: dynamic_programming",
 }
 _PARTS_NOTE = "NAME, NAME:parameter=value,... or DISTRIBUTION/NAME; `ddim-host plugins` lists all of them"
 _METAVARS = {bool: "true|false", int: "N", float: "X", str: "NAME"}
@@ -240,6 +241,7 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
         default="3,5,7,10",
         help="numbers of steps, a subset for each (default: 3,5,7,10)",
     )
+    _add_part(search, Kind.SEARCH, DEFAULT_PARTS[Kind.SEARCH])
     search.add_argument(
         "--teacher-steps",
         metavar="N",

@@ -12,12 +12,14 @@ interpolation  between two noises
 from ddim_host.diffusion.ddim import ddim_arrival, ddim_step, image_and_noise, predict_x_start
 from ddim_host.diffusion.interpolation import slerp
 from ddim_host.diffusion.schedule import NoiseSchedule
+from ddim_host.diffusion.search import Teacher
 from ddim_host.diffusion.subset import strictly_increasing
 from ddim_host.diffusion.trajectory import DDIMStep, ddim_steps, encoding_steps, trajectory
 
 __all__ = [
     "DDIMStep",
     "NoiseSchedule",
+    "Teacher",
     "ddim_arrival",
     "ddim_step",
     "ddim_steps",

@@ -27,17 +27,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """What a teacher predicted on its way from noise to image; all of its states follow from that.
+    """What a teacher predicted on its way from noise to N images of D numbers: DDIM with many steps, eta 0.
 
     Attributes:
         timesteps: int64 `(G,)`, strictly increasing.
-        noise: float32 `(N, D)`, x at the last timestep.
+        noise: float32 `(N, D)`, x at the last timestep, which may be below T - 1.
         x_start: float32 `(G, N, D)`, the predicted x_start at each timestep; at the first one, the images.
     """
 
     timesteps: NDArray[np.int64]
     noise: NDArray[np.float32]
     x_start: NDArray[np.float32]
+
+    def states(self, schedule: NoiseSchedule) -> NDArray[np.float64]:
+        """Return x at each timestep, `(G, N, D)`, as its DDIM steps reach them; at the last one, the noise.
+
+        Args:
+            schedule: The noise schedule of the network.
+        """
+        abar = schedule.alphas_cumprod[self.timesteps]
+        noise, x_start = self.noise.astype(np.float64), self.x_start.astype(np.float64)
+        return _states(x_start, noise, np.sqrt(abar), np.sqrt(1.0 - abar))
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,9 @@ class Search:
     """How a subset was searched for.
 
     Attributes:
-        method: The search.
+        method: The subset search, with its parameters.
+        distribution: The distribution that provides it.
+        version: That distribution's version.
         teacher_timesteps: The timesteps of the teacher, which subsets are taken from.
         num_images: The images that the teacher sampled.
         seed: The seed of their noise.
@@ -52,6 +54,8 @@ class Search:
     """
 
     method: str
+    distribution: str
+    version: str
     teacher_timesteps: tuple[int, ...]
     num_images: int
     seed: int

@@ -13,7 +13,7 @@ to have their defaults. pytest finds the inherited tests; add your own beside th
 from ddim_host.testing.evaluation import FeatureExtractorContract
 from ddim_host.testing.models import ModelFactoryContract, one_batch, tiny_spec
 from ddim_host.testing.part import PartContract, linear_schedule
-from ddim_host.testing.sampling import SolverContract, TimestepSubsetContract
+from ddim_host.testing.sampling import SolverContract, SubsetSearchContract, TimestepSubsetContract
 from ddim_host.testing.training import (
     DatasetContract,
     LossContract,
@@ -31,6 +31,7 @@ __all__ = [
     "NoiseScheduleContract",
     "PartContract",
     "SolverContract",
+    "SubsetSearchContract",
     "TimestepSamplerContract",
     "TimestepSubsetContract",
     "linear_schedule",

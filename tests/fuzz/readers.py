@@ -214,6 +214,8 @@ def _found(experiment: Experiment) -> FoundSubset:
     """Return something that a search could have found."""
     search = Search(
         method="by hand",
+        distribution="ddim-host",
+        version="0.1.0",
         teacher_timesteps=(0, 20, 49),
         num_images=2,
         seed=0,

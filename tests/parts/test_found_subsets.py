@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SCHEDULE = NoiseSchedule(np.linspace(1e-3, 0.2, 100))
 SEARCH = Search(
     method="by hand",
+    distribution="ddim-host",
+    version="0.1.0",
     teacher_timesteps=(0, 1, 2, 20, 40, 60, 80, 99),
     num_images=8,
     seed=2**62,
