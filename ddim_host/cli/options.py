@@ -30,7 +30,7 @@ _PART_HELP = {
     Kind.LOSS: "one number per image: mse, l2, l1, huber:delta=D, balanced:alpha=A",
     Kind.LOSS_WEIGHTING: "factor per timestep: none, min_snr:gamma=G, p2:gamma=G,k=K",
     Kind.TIMESTEP_SUBSET: "timesteps in sampling: linear, quad, cosine, leading, trailing, explicit:t=0,9",
-    Kind.SOLVER: "how a sampler follows its timesteps: ddim; dpmpp_2m, ipndm (need eta 0)",
+    Kind.SOLVER: "how a sampler follows its timesteps: ddim; dpmpp_2m, ipndm, unipc, heun (eta 0)",
     Kind.SEARCH: "how timesteps are chosen from the teacher's: dynamic_programming",
 }
 _PARTS_NOTE = "NAME, NAME:parameter=value,... or DISTRIBUTION/NAME; `ddim-host plugins` lists all of them"

@@ -4,7 +4,7 @@ schedule       betas and what follows from them; the forward process q(x_t | x_s
 subset         which timesteps sampling visits: exactly S, strictly increasing
 trajectory     the explicit steps `(t, t_prev)` and their coefficients for one eta
 ddim           one step, written once for arrays of any framework
-solvers        how steps are followed: DDIM, DPM-Solver++(2M), iPNDM
+solvers        how steps are followed: DDIM, DPM-Solver++(2M), iPNDM, UniPC, Heun
 search         the timesteps with the least error for a trained network
 interpolation  between two noises
 """

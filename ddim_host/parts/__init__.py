@@ -57,8 +57,14 @@ def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
 
 @hookimpl
 def ddim_solvers() -> dict[str, Solver]:
-    """`ddim`, `dpmpp_2m` (DPM-Solver++) and `ipndm`."""
-    return {"ddim": solvers.ddim, "dpmpp_2m": solvers.dpmpp_2m, "ipndm": solvers.ipndm}
+    """`ddim`, `dpmpp_2m` (DPM-Solver++), `ipndm`, `unipc` and `heun` (two calls a step)."""
+    return {
+        "ddim": solvers.ddim,
+        "dpmpp_2m": solvers.dpmpp_2m,
+        "ipndm": solvers.ipndm,
+        "unipc": solvers.unipc,
+        "heun": solvers.heun,
+    }
 
 
 @hookimpl

@@ -134,7 +134,7 @@ def test_what_comes_with_the_host_is_found(rows: dict[str, dict[str, Any]]) -> N
             "ddim_noise_schedules": ["cosine", "linear", "quad", "sigmoid"],
             "ddim_loss_weightings": rows["ddim-host"]["provides"]["ddim_loss_weightings"],
             "ddim_timestep_subsets": rows["ddim-host"]["provides"]["ddim_timestep_subsets"],
-            "ddim_solvers": ["ddim", "dpmpp_2m", "ipndm"],
+            "ddim_solvers": ["ddim", "dpmpp_2m", "heun", "ipndm", "unipc"],
             "ddim_subset_searches": ["dynamic_programming"],
             "ddim_datasets": ["cifar10", "digits", "fashion_mnist", "images", "mnist"],
             "ddim_feature_extractors": ["digits_mlp"],

@@ -114,6 +114,19 @@ class TestIPNDM(SolverContract):
     part = solvers.ipndm
 
 
+class TestUniPC(SolverContract):
+    part = solvers.unipc
+
+
+class TestUniPCWithTheOtherFunction(SolverContract):
+    part = solvers.unipc
+    parameters = {"b": "bh1"}  # noqa: RUF012 - nothing changes it
+
+
+class TestHeun(SolverContract):
+    part = solvers.heun
+
+
 class TestDynamicProgramming(SubsetSearchContract):
     part = subset_searches.dynamic_programming
 
