@@ -53,7 +53,7 @@ def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
         for run, lines in quality.protocols:
             blocks += [f"{run}:", _items(lines)]
         for table in quality.tables:
-            header = ["run", "eta", *(f"S = {steps}" for steps in table.steps)]
+            header = ["run", "eta", *table.columns]
             rows = [
                 [row.run, f"{row.eta:g}", *(f"**{c.text}**" if c.best else c.text for c in row.cells)]
                 for row in table.rows

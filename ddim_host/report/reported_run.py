@@ -60,7 +60,23 @@ class Grid:
     def protocol(self) -> tuple[object, ...]:
         """What decides the noise that the images began from and the way that they went."""
         names = ("kind", "rows", "columns", "seed", "timesteps", "eta", "clip", "weights", "checkpoint")
-        return tuple(repr(self.record.get(name)) for name in names)
+        return (self.solver, *(repr(self.record.get(name)) for name in names))
+
+    @property
+    def solver(self) -> str:
+        """What followed the timesteps."""
+        return str(self.record.get("solver", "ddim"))
+
+    @property
+    def steps(self) -> str:
+        """How it was sampled: `5 steps`; `5 steps (9 calls) with heun`."""
+        count, calls = len(self.record["timesteps"]), self.record.get("network_calls")
+        known = isinstance(calls, int) and calls != count
+        return (
+            f"{count} steps"
+            + (f" ({calls} calls)" if known else "")
+            + (f" with {printable(self.solver)}" if self.solver != "ddim" else "")
+        )
 
     @property
     def kind(self) -> PictureKind:
