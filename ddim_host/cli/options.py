@@ -259,6 +259,16 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
     )
     for name in ("clip", "seed", "batch_size"):
         _add_setting(search, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
+    refinement = parser.add_argument_group("refinement")
+    refinement.add_argument(
+        "--refine",
+        choices=("none", "teacher", "features"),
+        default="none",
+        help="then move timesteps as long as images of a sampler come nearer to the teacher's, in the mean "
+        "square of their pixels or in the Fréchet distance of their features: many more network calls "
+        "(default: none)",
+    )
+    _add_part(refinement, Kind.SOLVER, _OF_THE_RUN)
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:

@@ -78,7 +78,7 @@ SETTINGS: dict[str, Setting] = {
     setting.name: setting
     for setting in (
         _count("num_train_timesteps", 1000, "T, the timesteps of the forward process", most=100_000),
-        _count("steps", 20, "S, the timesteps that sampling visits, mostly a network call each", most=100_000),
+        _count("steps", 20, "S, the timesteps that sampling visits, a network call each", most=100_000),
         Setting(
             "eta", float, 0.0, "0: deterministic DDIM; 1: as random as DDPM",
             lambda x: 0 <= x <= 1, "in [0, 1]",

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ddim_host.report.comparison import QualityGroup
 
 HOW_TO_READ = (
-    "S is the number of timesteps that sampling visits, with a call of the network for each unless the column "
-    "says otherwise. Eta 0 is deterministic, eta 1 adds as much noise as DDPM. Marked is the best of each "
-    "column, and with it whatever cannot be told from it: what prints the same, or has a range over seeds "
-    "that overlaps with its range."
+    "S is the number of timesteps that sampling visits, with a call of the network for each unless the "
+    "column says otherwise. Eta 0 is deterministic, eta 1 adds as much noise as DDPM. Marked is the best of "
+    "each column, and with it whatever cannot be told from it: what prints the same, or has a range over "
+    "seeds that overlaps with its range."
 )
 
 

@@ -16,16 +16,19 @@ from ddim_host.parts.timestep_subsets import linear
 from ddim_host.plugin.parameters import format_choice
 from ddim_host.plugin.validation import checked_search
 from ddim_host.run.provenance import provenance, this_command
+from ddim_host.run.refinement import refine, teacher_images
 from ddim_host.run.teacher import follow_teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from ddim_host.experiment.assembly import Experiment
+    from ddim_host.parts.found_subsets import Refinement
     from ddim_host.plugin.parameters import Value
     from ddim_host.plugin.registry import Part
+    from ddim_host.run.refinement import Distance, Refined
     from ddim_host.run.sampling import Denoiser
     from ddim_host.run.trained import UsedWeights
 
@@ -79,6 +82,7 @@ def search_of(
     weights_sha256: str,
     timesteps: NDArray[np.int64],
     num_images: int,
+    refinement: Refinement | None,
 ) -> Search:
     """Return all that the result of a search depends on.
 
@@ -90,6 +94,7 @@ def search_of(
         weights_sha256: The hash of their files.
         timesteps: Those of the teacher.
         num_images: The images that it samples.
+        refinement: How to refine what is found.
     """
     config, model = experiment.config, denoiser.model
     noise_schedule = format_choice(config.noise_schedule.name, config.noise_schedule.parameters)
@@ -111,6 +116,7 @@ def search_of(
         device=model.device,
         precision=model.precision,
         batch_size=min(config.batch_size, num_images),
+        refinement=refinement,
     )
 
 
@@ -122,6 +128,7 @@ def search_subsets(
     sizes: Sequence[int],
     *,
     started: float,
+    distance_from: Callable[[NDArray[np.float32]], Distance] | None = None,
 ) -> list[FoundSubset]:
     """Search, with progress.
 
@@ -134,29 +141,42 @@ def search_subsets(
         search: How to search.
         sizes: Numbers of steps.
         started: When the work began, of `time.perf_counter`.
+        distance_from: Gives the distance from the teacher's images that subsets are refined by.
 
     Raises:
-        UserError: A pixel of the teacher's images is not a finite number, or the part breaks its contract.
+        UserError: A pixel of sampled images is not a finite number, or the part breaks its contract.
     """
     timesteps = np.array(search.teacher_timesteps, dtype=np.int64)
     teacher = follow_teacher(experiment, denoiser, timesteps, search.num_images)
     subsets = checked_search(method.part, method.parameters, experiment.schedule, teacher, sizes)
     errors = jump_errors(experiment.schedule, teacher)
+    calls = math.ceil(search.num_images / search.batch_size) * len(timesteps)
+    refined: dict[int, Refined] = {}
+    if distance_from is not None:
+        distance = distance_from(teacher_images(experiment, teacher))
+        refined, more = refine(experiment, denoiser, teacher, subsets, distance)
+        calls += more
 
     def expected(subset: NDArray[np.int64]) -> float:
         return errors.of(np.searchsorted(timesteps, subset).tolist())
 
     seconds = time.perf_counter() - started
     made_with = provenance(search.plugin, denoiser.model, this_command())
-    return [
-        FoundSubset(
-            timesteps=tuple(subset.tolist()),
-            expected_error=expected(subset),
-            linear_expected_error=expected(linear(experiment.schedule, size)),
-            search=search,
-            calls=math.ceil(search.num_images / search.batch_size) * len(timesteps),
-            seconds=seconds,
-            made_with=made_with,
+    found = []
+    for size, subset in subsets.items():
+        moved = refined.get(size)
+        final = subset if moved is None else moved.timesteps
+        found.append(
+            FoundSubset(
+                timesteps=tuple(final.tolist()),
+                expected_error=expected(final),
+                linear_expected_error=expected(linear(experiment.schedule, size)),
+                refined_from=() if moved is None else tuple(subset.tolist()),
+                distances=() if moved is None else (moved.before, moved.after),
+                search=search,
+                calls=calls,
+                seconds=seconds,
+                made_with=made_with,
+            )
         )
-        for size, subset in subsets.items()
-    ]
+    return found

@@ -30,7 +30,7 @@ from ddim_host.parts.datasets import cache
 from ddim_host.parts.datasets.cifar10 import MEMBERS, cifar10
 from ddim_host.parts.datasets.decoding import decode_image, read_size
 from ddim_host.parts.datasets.images import images
-from ddim_host.parts.found_subsets import FoundSubset, Search, SubsetsFile, schedule_hash
+from ddim_host.parts.found_subsets import FoundSubset, Refinement, Search, SubsetsFile, schedule_hash
 from ddim_host.parts.timestep_subsets import optimized
 from ddim_host.plugin import discovery
 from ddim_host.plugin.registry import Kind, Part
@@ -230,8 +230,9 @@ def _found(experiment: Experiment) -> FoundSubset:
         device="cpu",
         precision="fp32",
         batch_size=2,
+        refinement=Refinement("pixels", "ddim", 1),
     )
-    return FoundSubset((0, 49), 0.1, 0.1, search, 3, 1.0, {})
+    return FoundSubset((0, 49), 0.1, 0.1, (20, 49), (0.2, 0.1), search, 3, 1.0, {})
 
 
 def optimized_timesteps(run: Path, experiment: Experiment) -> object:
