@@ -76,11 +76,13 @@ class Quality:
     """Scores that are comparable.
 
     Attributes:
+        sampling: The timestep subset and the solver, in words.
         tables: A table for each measure.
         protocols: How they were taken, by run.
         remarks: Noise floors and doubts.
     """
 
+    sampling: str
     tables: tuple[QualityTable, ...]
     protocols: tuple[tuple[str, list[str]], ...]
     remarks: tuple[str, ...]
@@ -88,7 +90,9 @@ class Quality:
 
 def quality_of(group: QualityGroup) -> Quality:
     """The tables of a group of scores."""
+    sampled = group.tables[0][1].scores[0].sampled
     return Quality(
+        sampling=f"{sampled.timestep_subset} timesteps, {sampled.solver}",
         tables=tuple(_table(group, shown) for shown in SHOWN),
         protocols=tuple((run.name, protocol_lines(table)) for run, table in group.tables),
         remarks=tuple(dict.fromkeys(line for _, table in group.tables for line in remarks(table))),
