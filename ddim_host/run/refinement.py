@@ -92,7 +92,7 @@ def refine(
         UserError: The solver does not work with some timesteps, or a pixel is not a finite number.
     """
     images = teacher_images(experiment, teacher)
-    noise = teacher.noise[: len(images)].reshape(images.shape)
+    noise = teacher.noise[: len(images)].reshape(images.shape).copy()  # PyTorch wants to be able to write
     batches = math.ceil(len(noise) / min(experiment.config.batch_size, len(noise)))
     calls = {size: batches * _plan(experiment, subset).calls for size, subset in subsets.items()}
     tries = {size: 1 + 2 * len(_STRIDES) * size for size in subsets}

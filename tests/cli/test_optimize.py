@@ -232,6 +232,7 @@ def test_found_timesteps_are_refined(
     assert ddim_host(*plain).code == 0
     outcome = ddim_host(*plain, *options)
     assert outcome.code == 0, outcome.err
+    assert "Warning" not in outcome.err
     plain_2, plain_3, *refined = subsets(run)
     for before, after in zip((plain_2, plain_3), refined, strict=True):
         assert before["search"].pop("refinement") is None
