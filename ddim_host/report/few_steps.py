@@ -120,15 +120,15 @@ class _Line:
     run: str
     subset: str
     solver: str
-    eta: float
 
 
 def quality_plots(comparison: Comparison) -> list[Plot]:
-    """Return plots of quality against network calls, a line for each run, subset, solver and eta.
+    """Return plots of quality against network calls, a line for each run, subset and solver.
 
-    There is one for each protocol of which samples with different numbers of calls were scored.
+    There is one for each protocol of which samples with different numbers of calls were scored, at the lowest
+    eta: that is where few steps are used, and the tables hold the others.
     """
-    groups: dict[object, dict[_Line, list[Score]]] = {}
+    groups: dict[object, dict[float, dict[_Line, list[Score]]]] = {}
     for run in comparison.runs:
         for score in run.scores.scores:
             sampled, ruler = score.protocol
@@ -144,10 +144,12 @@ def quality_plots(comparison: Comparison) -> list[Plot]:
                 solver="",
             )
             way = score.sampled
-            line = _Line(run.name, way.timestep_subset, way.solver, way.eta)
-            groups.setdefault((same, ruler), {}).setdefault(line, []).append(score)
+            line = _Line(run.name, way.timestep_subset, way.solver)
+            by_eta = groups.setdefault((same, ruler), {})
+            by_eta.setdefault(way.eta, {}).setdefault(line, []).append(score)
     plots: list[Plot] = []
-    for lines in groups.values():
+    for by_eta in groups.values():
+        lines = by_eta[min(by_eta)]
         if len({score.calls for scores in lines.values() for score in scores}) > 1:
             plots.append(_quality_plot(f"calls-{len(plots)}", lines, len(comparison.runs) > 1))
     return plots
@@ -156,25 +158,18 @@ def quality_plots(comparison: Comparison) -> list[Plot]:
 def _quality_plot(name: str, lines: dict[_Line, list[Score]], several: bool) -> Plot:
     first = next(iter(lines.values()))[0]
     shown = SHOWN[0]
-    etas = {line.eta for line in lines}
     curves, rows = [], []
     for position, (line, scores) in enumerate(lines.items()):
         points = sorted((score.calls, fmean(values)) for score, values in _over_seeds(scores))
-        label = (
-            f"{line.run}, " * several
-            + f"{line.subset}, {line.solver}"
-            + f", eta {line.eta:g}" * (len(etas) > 1)
-        )
+        label = ", ".join([line.run] * several + [line.subset, line.solver])
         curves.append(
             Curve(label, [x for x, _ in points], [y for _, y in points], position, dash=position // 6)
         )
-        rows += [
-            [line.run, line.subset, line.solver, f"{line.eta:g}", str(calls), number(value)]
-            for calls, value in points
-        ]
+        rows += [[line.run, line.subset, line.solver, str(calls), number(value)] for calls, value in points]
     what, features = shown.name(first.ruler), first.ruler.features.name
     return Plot(
-        f"{what} of {first.sampled.num_images:,} samples, against network calls; features of {features}",
+        f"{what} of {first.sampled.num_images:,} samples at eta {first.sampled.eta:g} against network calls, "
+        f"in the features of {features}",
         curves_svg(
             name,
             curves,
@@ -183,7 +178,7 @@ def _quality_plot(name: str, lines: dict[_Line, list[Score]], several: bool) -> 
             logarithmic=spans_decades(curves),
         ),
         _ends(curves, "calls = "),
-        ["run", "timestep subset", "solver", "eta", "calls", what],
+        ["run", "timestep subset", "solver", "calls", what],
         rows,
     )
 
