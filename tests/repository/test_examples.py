@@ -61,10 +61,10 @@ def test_runs_of_both_frameworks_use_them(
     assert "loss              barron (ddim-barron 0.1.0)" in outcome.out
     [record] = (path / "samples").glob("*.json")
     assert json.loads(record.read_text(encoding="utf-8"))["timestep_subset"] == "karras:rho=7.0"
-    search = ["--search", "gits:coeff=1.1", "--steps", "2", "--teacher-steps", "5", "--images", "4"]
+    search = ["--search", "gits:metric=l2", "--steps", "2", "--teacher-steps", "5", "--images", "4"]
     searched = ddim_host("optimize", path, *search, env=site.env)
     assert searched.code == 0, searched.err
-    assert "search            gits:coeff=1.1 (ddim-gits 0.1.0)" in searched.out
+    assert "search            gits:metric=l2,coeff=1.15 (ddim-gits 0.1.0)" in searched.out
 
 
 def test_a_third_framework_trains_resumes_and_exchanges_weights(
