@@ -103,7 +103,7 @@ def unipc(
     *,
     b: str = "bh2",
 ) -> Iterator[tuple[Any, Any]]:
-    """UniPC-2 (arXiv 2302.04867, algorithms 5 and 6, of x_start): one network call a step; eta 0 only.
+    """UniPC-2 (arXiv 2302.04867), predicting x_start: third order, one network call a step; eta 0 only.
 
     A step arrives where the last two predictions lead. The prediction there, which the next step needs
     anyway, then corrects it, without another call: x goes on from the corrected arrival, and what is yielded
@@ -164,7 +164,7 @@ def heun(
 
 
 def _toward(x_t: Any, target: Any, step: DDIMStep) -> Any:
-    """Follow a step exactly as if the predicted x_start were `target` all the way (arXiv 2211.01095, 4.1)."""
+    """Follow a step exactly as if the predicted x_start were `target` all the way (arXiv 2211.01095)."""
     h = step.half_log_snr_prev - step.half_log_snr
     noise_left = math.sqrt((1.0 - step.alpha_cumprod_prev) / (1.0 - step.alpha_cumprod))
     return x_t * noise_left - target * (math.sqrt(step.alpha_cumprod_prev) * math.expm1(-h))
@@ -191,7 +191,7 @@ def _extrapolated(known: Sequence[_Prediction], step: DDIMStep, share: float) ->
 
 
 def _corrected(known: Sequence[_Prediction], arrived: Any, step: DDIMStep, share: float) -> Any:
-    """Return the x_start that leads a step to where it should have arrived (arXiv 2302.04867, equation 9).
+    """Return the x_start that leads a step to where it should have arrived: UniC (arXiv 2302.04867).
 
     Args:
         known: The last predictions that the step went by.
