@@ -134,8 +134,8 @@ def _score_line(result: Score) -> str:
     calls = f" ({result.calls} calls)" if result.calls != sampled.steps else ""
     return (
         f"S={sampled.steps}{calls} eta={sampled.eta:g} seed={sampled.seed}: "
-        f"Fréchet {m.frechet_distance:.4g}, kernel x 1000 {number(1000.0 * m.kernel_distance)} (+- {number(1000.0 * m.kernel_distance_error)} "
-        f"over subsets of these images), precision {m.precision:.3f}, "
+        f"Fréchet {m.frechet_distance:.4g}, kernel x 1000 {number(1000.0 * m.kernel_distance)} "
+        f"(+- {number(1000.0 * m.kernel_distance_error)} over subsets of these images), precision {m.precision:.3f}, "
         f"recall {m.recall:.3f}; sampled in {result.seconds.sampling:.1f} s, features "
         f"{result.seconds.features:.1f} s"
     )
