@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         DDIMStep,
         NoiseSchedule,
         PredictionType,
+        Teacher,
         epsilon_error_ratio,
         strictly_increasing,
     )
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         ObserverFactory,
         SamplerState,
         Solver,
+        SubsetSearch,
         TimestepSampler,
         TimestepSamplerFactory,
         TimestepSubset,
@@ -60,6 +62,8 @@ __all__ = [
     "PredictionType",
     "SamplerState",
     "Solver",
+    "SubsetSearch",
+    "Teacher",
     "TimestepSampler",
     "TimestepSamplerFactory",
     "TimestepSubset",
@@ -101,6 +105,7 @@ _MODULES = {
     "ObservedScore": "plugin.observation",
     "PredictionType": "diffusion",
     "strictly_increasing": "diffusion",
+    "Teacher": "diffusion",
     "TrainTest": "plugin.data",
     "write_bytes": "system.files",
 }

@@ -146,12 +146,13 @@ def _help(
 
 def _score_line(result: Score) -> str:
     sampled, m = result.sampled, result.measures
+    calls = f" ({result.calls} calls)" if result.calls != sampled.steps else ""
     return (
-        f"S={sampled.steps} eta={sampled.eta:g} seed={sampled.seed}: Fréchet {m.frechet_distance:.4g}, "
-        f"kernel x 1000 {number(1000.0 * m.kernel_distance)} (+- {number(1000.0 * m.kernel_distance_error)} "
-        f"over subsets of these images), precision {m.precision:.3f}, "
-        f"recall {m.recall:.3f}; sampled in {result.seconds.sampling:.1f} s, features "
-        f"{result.seconds.features:.1f} s"
+        f"S={sampled.steps}{calls} eta={sampled.eta:g} seed={sampled.seed}: "
+        f"Fréchet {m.frechet_distance:.4g}, kernel x 1000 {number(1000.0 * m.kernel_distance)} "
+        f"(+- {number(1000.0 * m.kernel_distance_error)} over subsets of these images), "
+        f"precision {m.precision:.3f}, recall {m.recall:.3f}; "
+        f"sampled in {result.seconds.sampling:.1f} s, features {result.seconds.features:.1f} s"
     )
 
 

@@ -30,6 +30,7 @@ def main(options: argparse.Namespace) -> int:
         print(f"wrote {printable(path)}")
     use = {
         "feature-extractor": f"evaluate RUN --features {plugin.part}",
+        "subset-search": f"optimize RUN {plugin.kind.flag} {plugin.part}",
         "framework": f"run --plugin {plugin.part} --train-steps 20",
     }.get(options.kind, f"run --plugin torch {plugin.kind.flag} {plugin.part}")
     steps = (f"cd {printable(folder)}", "pip install -e '.[test]'", "python -m pytest", f"ddim-host {use}")

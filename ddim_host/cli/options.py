@@ -30,7 +30,8 @@ _PART_HELP = {
     Kind.LOSS: "one number per image: mse, l2, l1, huber:delta=D, balanced:alpha=A",
     Kind.LOSS_WEIGHTING: "factor per timestep: none, min_snr:gamma=G, p2:gamma=G,k=K",
     Kind.TIMESTEP_SUBSET: "timesteps in sampling: linear, quad, cosine, leading, trailing, explicit:t=0,9",
-    Kind.SOLVER: "how a sampler follows its timesteps: ddim; dpmpp_2m, ipndm (need eta 0)",
+    Kind.SOLVER: "how a sampler follows its timesteps: ddim; dpmpp_2m, ipndm, unipc, heun (eta 0)",
+    Kind.SEARCH: "how timesteps are chosen from the teacher's: dynamic_programming",
 }
 _PARTS_NOTE = "NAME, NAME:parameter=value,... or DISTRIBUTION/NAME; `ddim-host plugins` lists all of them"
 _METAVARS = {bool: "true|false", int: "N", float: "X", str: "NAME"}
@@ -243,6 +244,7 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
         default="3,5,7,10",
         help="numbers of steps, a subset for each (default: 3,5,7,10)",
     )
+    _add_part(search, Kind.SEARCH, DEFAULT_PARTS[Kind.SEARCH])
     search.add_argument(
         "--teacher-steps",
         metavar="N",
@@ -260,6 +262,16 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
     )
     for name in ("clip", "clip_range", "seed", "batch_size"):
         _add_setting(search, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
+    refinement = parser.add_argument_group("refinement")
+    refinement.add_argument(
+        "--refine",
+        choices=("none", "teacher", "features"),
+        default="none",
+        help="then move timesteps as long as images of a sampler come nearer to the teacher's, in the mean "
+        "square of their pixels or in the Fréchet distance of their features: many more network calls "
+        "(default: none)",
+    )
+    _add_part(refinement, Kind.SOLVER, _OF_THE_RUN)
 
 
 def add_import_options(parser: argparse.ArgumentParser) -> None:

@@ -66,8 +66,10 @@ def note_other_images(config: ConfigFile, images: TrainTest) -> None:
 def sampling_line(experiment: Experiment, num_images: int) -> str:
     """How images are sampled, with the list of timesteps, and what is doubtful about that."""
     config, timesteps = experiment.config, experiment.timesteps()
+    calls = experiment.sampling_plan().calls
+    steps = f"{config.steps} steps" + (f" ({calls} network calls each)" if calls != config.steps else "")
     lines = [
-        f"{'sampling':<17} {num_images:,} images in {config.steps} steps, eta {config.eta:g}, "
+        f"{'sampling':<17} {num_images:,} images in {steps}, eta {config.eta:g}, "
         f"{clip_in_words(config.x_start_limit)}, seed {config.seed}, solver {solver_of(experiment)}",
         f"{'':<17} t = {', '.join(map(str, timesteps))}",
     ]

@@ -5,7 +5,7 @@ subset         which timesteps sampling visits: exactly S, strictly increasing
 trajectory     the explicit steps `(t, t_prev)` and their coefficients for one eta
 prediction     what the network predicts: the noise, the clean image or v
 ddim           one step, written once for arrays of any framework
-solvers        how steps are followed: DDIM, DPM-Solver++(2M), iPNDM
+solvers        how steps are followed: DDIM, DPM-Solver++(2M), iPNDM, UniPC, Heun
 search         the timesteps with the least error for a trained network
 interpolation  between two noises
 """
@@ -21,6 +21,7 @@ from ddim_host.diffusion.prediction import (
     prediction_target,
 )
 from ddim_host.diffusion.schedule import NoiseSchedule
+from ddim_host.diffusion.search import Teacher
 from ddim_host.diffusion.subset import strictly_increasing
 from ddim_host.diffusion.trajectory import DDIMStep, ddim_steps, encoding_steps, trajectory
 
@@ -29,6 +30,7 @@ __all__ = [
     "DDIMStep",
     "NoiseSchedule",
     "PredictionType",
+    "Teacher",
     "ddim_arrival",
     "ddim_step",
     "ddim_steps",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,17 +27,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """What a teacher predicted on its way from noise to image; all of its states follow from that.
+    """What a teacher predicted on its way from noise to N images of D numbers: DDIM with many steps, eta 0.
 
     Attributes:
         timesteps: int64 `(G,)`, strictly increasing.
-        noise: float32 `(N, D)`, x at the last timestep.
+        noise: float32 `(N, D)`, x at the last timestep, which may be below T - 1.
         x_start: float32 `(G, N, D)`, the predicted x_start at each timestep; at the first one, the images.
     """
 
     timesteps: NDArray[np.int64]
     noise: NDArray[np.float32]
     x_start: NDArray[np.float32]
+
+    def states(self, schedule: NoiseSchedule) -> NDArray[np.float64]:
+        """Return x at each timestep, `(G, N, D)`, as its DDIM steps reach them; at the last one, the noise.
+
+        Args:
+            schedule: The noise schedule of the network.
+        """
+        abar = schedule.alphas_cumprod[self.timesteps]
+        noise, x_start = self.noise.astype(np.float64), self.x_start.astype(np.float64)
+        return _states(x_start, noise, np.sqrt(abar), np.sqrt(1.0 - abar))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,3 +153,36 @@ def shortest_paths(errors: JumpErrors, sizes: Iterable[int]) -> dict[int, tuple[
                 path.append(int(step[path[-1]]))
             found[size] = tuple(path)
     return found
+
+
+def descend(
+    start: Sequence[int], count: int, loss: Callable[[tuple[int, ...]], float], strides: Iterable[int]
+) -> tuple[int, ...]:
+    """Lower a loss of positions by moving one of them at a time: coordinate descent.
+
+    For each stride every position is moved by it once down and once up, the last position first, and stays
+    where the loss is lower. Positions remain increasing; none is tried twice.
+
+    Args:
+        start: Increasing positions in [0, `count`).
+        count: The number of positions that there are.
+        loss: What to lower.
+        strides: How far to move.
+
+    Returns:
+        The positions with the lowest loss of all that were tried, `start` included.
+    """
+    best = tuple(start)
+    losses = {best: loss(best)}
+    for stride in strides:
+        for index in reversed(range(len(best))):
+            for move in (-stride, stride):
+                tried = (*best[:index], best[index] + move, *best[index + 1 :])
+                inside = tried[0] >= 0 and tried[-1] < count
+                increasing = all(one < other for one, other in itertools.pairwise(tried))
+                if not inside or not increasing or tried in losses:
+                    continue
+                losses[tried] = loss(tried)
+                if losses[tried] < losses[best]:
+                    best = tried
+    return best

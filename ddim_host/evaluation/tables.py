@@ -69,10 +69,9 @@ class Table:
         """Those of any cell."""
         return sorted({score.sampled.seed for score in self.scores})
 
-    def column(self, steps: int) -> str:
-        """The title of a column: S, and the network calls if they are more."""
-        calls = {score.calls for score in self.scores if score.sampled.steps == steps}
-        return f"S = {steps}" if calls == {steps} else f"S = {steps}, {max(calls)} calls"
+    def calls(self, steps: int) -> int:
+        """The network calls for an image with so many steps; 0 if there is no such score."""
+        return max((score.calls for score in self.scores if score.sampled.steps == steps), default=0)
 
     def cell(self, eta: float, steps: int) -> list[Score]:
         """The scores of one cell, one for each seed."""
@@ -86,6 +85,11 @@ class Table:
         else:
             text = f"{number(sum(values) / len(values))} ({number(min(values))} to {number(max(values))})"
         return text if len(values) in (0, len(self.seeds)) else f"{text}, {len(values)} of them"
+
+
+def column_title(steps: int, calls: int) -> str:
+    """The title of a column: S, and the network calls for an image if they are others."""
+    return f"S = {steps}" if calls == steps else f"S = {steps}, {calls} calls"
 
 
 def _frechet_name(ruler: Ruler) -> str:
@@ -114,17 +118,40 @@ SHOWN = (
 
 
 def tables_of(scores: Scores) -> list[Table]:
-    """The scores in tables, one for each protocol."""
-    groups: dict[object, list[Score]] = defaultdict(list)
+    """The scores in tables, one for each protocol.
+
+    A subset that was searched for may have other timesteps after another search: those are a table of their
+    own.
+    """
+    groups: dict[object, list[_SameTimesteps]] = defaultdict(list)
     for score in scores.scores:
-        groups[score.protocol].append(score)
+        tables = groups[score.protocol]
+        if not any(table.takes(score) for table in tables):
+            tables.append(_SameTimesteps(score))
     return [
         Table(
-            tuple(group),
-            next((floor for floor in scores.noise_floors if floor.ruler == group[0].ruler), None),
+            tuple(table.scores),
+            next((floor for floor in scores.noise_floors if floor.ruler == table.scores[0].ruler), None),
         )
-        for group in groups.values()
+        for tables in groups.values()
+        for table in tables
     ]
+
+
+class _SameTimesteps:
+    """Scores of one protocol that have the same timesteps for each number of steps."""
+
+    def __init__(self, score: Score) -> None:
+        self.scores = [score]
+        self._timesteps = {score.sampled.steps: score.sampled.timesteps}
+
+    def takes(self, score: Score) -> bool:
+        """Take a score, and return True, unless there are other timesteps for its number of steps."""
+        timesteps = score.sampled.timesteps
+        if self._timesteps.setdefault(score.sampled.steps, timesteps) != timesteps:
+            return False
+        self.scores.append(score)
+        return True
 
 
 def as_text(table: Table) -> str:
@@ -207,6 +234,7 @@ def protocol_lines(table: Table) -> list[str]:
         f"network: {sampled.checkpoint} checkpoint, step {after}, {which} weights",
         f"sampling: timestep subset {sampled.timestep_subset}, solver {sampled.solver}, "
         + clip_in_words(sampled.clip),
+        *_found_timesteps(table),
         f"features: {features.choice} of {features.distribution} {features.version}, {features.dimension:,} "
         f"for an image, weights {features.fingerprint[:12]}",
         f"reference: the {reference.num_images:,} {reference.half} images of {reference.data}, "
@@ -214,9 +242,17 @@ def protocol_lines(table: Table) -> list[str]:
     ]
 
 
+def _found_timesteps(table: Table) -> list[str]:
+    """The timesteps of a subset that was searched for: its name does not say them."""
+    if not table.scores[0].sampled.timestep_subset.startswith("optimized"):
+        return []
+    subsets = sorted({score.sampled.timesteps for score in table.scores}, key=len)
+    return [f"timesteps: {'; '.join(', '.join(map(str, subset)) for subset in subsets)}"]
+
+
 def _grids(table: Table) -> list[tuple[str, _Cells]]:
     """A title and cells, header included, for each measure; then the paper's where that is comparable."""
-    header = ["eta", *map(table.column, table.steps)]
+    header = ["eta", *(column_title(steps, table.calls(steps)) for steps in table.steps)]
     spread = f"; {over_seeds([table])}" if len(table.seeds) > 1 else ""
     grids = []
     for shown in SHOWN:

@@ -60,6 +60,7 @@ class Experiment:
         weighting: float64 `(T,)`, the loss weighting.
         unet: The network's description.
         observers: Who is told of what becomes of it.
+        registry: All parts that are installed.
         join_processes: How the framework joins several processes; None where it cannot.
     """
 
@@ -72,6 +73,7 @@ class Experiment:
     weighting: NDArray[np.float64]
     unet: UNet
     observers: Observers
+    registry: Registry
     join_processes: JoinProcesses | None
     _source: DataSource | None = None
     _subsets: dict[int, NDArray[np.int64]] = field(default_factory=dict)
@@ -248,6 +250,7 @@ def assemble(
         ),
         unet=UNet.from_spec(spec),
         observers=observers,
+        registry=plugins.registry,
         join_processes=plugins.join_processes,
         _source=source,
     )
@@ -274,7 +277,7 @@ class _Resolved:
 def _resolve_parts(request: Request, registry: Registry) -> dict[Kind, _Resolved]:
     parts = {}
     for kind in PART_KINDS:
-        choice = request.parts.get(kind) or _default_part(kind, registry)
+        choice = request.parts.get(kind) or default_part(kind, registry)
         part = registry.find(kind, choice)
         values = {} if kind is Kind.MODEL else resolve(part.label, part.parameters(), choice.arguments)
         parts[kind] = _Resolved(part, choice, values)
@@ -328,8 +331,8 @@ def _observers(watchers: Watchers | None, registry: Registry) -> tuple[tuple[Par
     return tuple(found), Observers(made, absent)
 
 
-def _default_part(kind: Kind, registry: Registry) -> PartChoice:
-    """The part that is used where the user names none: this project's own, whoever else gives that name."""
+def default_part(kind: Kind, registry: Registry) -> PartChoice:
+    """Return the part to use if the user names none: this project's own, whoever else gives that name."""
     name, own = DEFAULT_PARTS[kind], DEFAULT_DISTRIBUTIONS.get(kind)
     is_there = any((part.name, part.distribution) == (name, own) for part in registry.of_kind(kind))
     return PartChoice(name, own if is_there else None, {})

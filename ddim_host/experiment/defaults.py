@@ -22,6 +22,7 @@ DEFAULT_PARTS = {
     Kind.LOSS_WEIGHTING: "none",
     Kind.TIMESTEP_SUBSET: "linear",
     Kind.SOLVER: "ddim",
+    Kind.SEARCH: "dynamic_programming",
 }
 
 DEFAULT_DISTRIBUTIONS = {
@@ -32,6 +33,7 @@ DEFAULT_DISTRIBUTIONS = {
     Kind.LOSS_WEIGHTING: "ddim-host",
     Kind.TIMESTEP_SUBSET: "ddim-host",
     Kind.SOLVER: "ddim-host",
+    Kind.SEARCH: "ddim-host",
 }
 """Who gives the default parts, should another distribution give one of the same name; not so for networks."""
 

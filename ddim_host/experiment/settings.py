@@ -87,7 +87,7 @@ SETTINGS: dict[str, Setting] = {
             "rescale_zero_snr", bool, False,
             "stretch the noise schedule to end in pure noise (not with epsilon)", lambda _: True, "",
         ),
-        _count("steps", 20, "S, the network calls per sampled image", most=MAX_TIMESTEPS),
+        _count("steps", 20, "S, the timesteps that sampling visits, a network call each", most=MAX_TIMESTEPS),
         Setting(
             "eta", float, 0.0, "0: deterministic DDIM; 1: as random as DDPM",
             lambda x: 0 <= x <= 1, "in [0, 1]",

@@ -1,12 +1,12 @@
 """The parts that come with the host.
 
-Noise schedules, loss weightings, timestep subsets, solvers, data sets and feature extractors.
+Noise schedules, loss weightings, timestep subsets and a search for them, solvers, data sets, features.
 
 This module is an ordinary parts plugin, found through the same entry point as everybody else's.
 """
 
 from ddim_host.diffusion import solvers
-from ddim_host.parts import loss_weightings, noise_schedules, timestep_subsets
+from ddim_host.parts import loss_weightings, noise_schedules, subset_searches, timestep_subsets
 from ddim_host.parts.datasets import cifar10, digits, fashion_mnist, images, mnist
 from ddim_host.parts.feature_extractors import CifarCNN, DigitsMLP
 from ddim_host.plugin.contracts import (
@@ -15,6 +15,7 @@ from ddim_host.plugin.contracts import (
     LossWeighting,
     NoiseScheduleFactory,
     Solver,
+    SubsetSearch,
     TimestepSubset,
 )
 from ddim_host.plugin.hookspecs import hookimpl
@@ -58,8 +59,20 @@ def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
 
 @hookimpl
 def ddim_solvers() -> dict[str, Solver]:
-    """`ddim`, `dpmpp_2m` (DPM-Solver++) and `ipndm`."""
-    return {"ddim": solvers.ddim, "dpmpp_2m": solvers.dpmpp_2m, "ipndm": solvers.ipndm}
+    """`ddim`, `dpmpp_2m` (DPM-Solver++), `ipndm`, `unipc` and `heun` (two calls a step)."""
+    return {
+        "ddim": solvers.ddim,
+        "dpmpp_2m": solvers.dpmpp_2m,
+        "ipndm": solvers.ipndm,
+        "unipc": solvers.unipc,
+        "heun": solvers.heun,
+    }
+
+
+@hookimpl
+def ddim_subset_searches() -> dict[str, SubsetSearch]:
+    """`dynamic_programming`: the shortest path over the errors of a teacher's jumps."""
+    return {"dynamic_programming": subset_searches.dynamic_programming}
 
 
 @hookimpl

@@ -30,11 +30,28 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
+class Refinement:
+    """How subsets were refined after the search: moved until sampled images were nearer to the teacher's.
+
+    Attributes:
+        distance: From the teacher's images: that of their pixels, or in which features.
+        solver: The solver, with its parameters, that sampled with eta 0.
+        num_images: How many of the teacher's images were compared.
+    """
+
+    distance: str
+    solver: str
+    num_images: int
+
+
+@dataclass(frozen=True)
 class Search:
     """How a subset was searched for.
 
     Attributes:
-        method: The search.
+        method: The subset search, with its parameters.
+        distribution: The distribution that provides it.
+        version: That distribution's version.
         teacher_timesteps: The timesteps of the teacher, which subsets are taken from.
         num_images: The images that the teacher sampled.
         seed: The seed of their noise.
@@ -49,9 +66,12 @@ class Search:
         device: Where it computed.
         precision: Its arithmetic.
         batch_size: Images in each network call.
+        refinement: How what was found was refined; None if it was not.
     """
 
     method: str
+    distribution: str
+    version: str
     teacher_timesteps: tuple[int, ...]
     num_images: int
     seed: int
@@ -66,6 +86,7 @@ class Search:
     device: str
     precision: str
     batch_size: int
+    refinement: Refinement | None
 
     @property
     def network(self) -> str:
@@ -97,6 +118,8 @@ class FoundSubset:
         expected_error: The mean squared difference of a pixel from the teacher's images, as the search
             expects it.
         linear_expected_error: The same of the subset `linear` of as many timesteps.
+        refined_from: The timesteps before the refinement; none without one.
+        distances: Those of sampled images from the teacher's before and after it; none without one.
         search: How it was found.
         calls: Network calls of the whole search, all images of a batch together.
         seconds: What the whole search took.
@@ -106,6 +129,8 @@ class FoundSubset:
     timesteps: tuple[int, ...]
     expected_error: float
     linear_expected_error: float
+    refined_from: tuple[int, ...]
+    distances: tuple[float, ...]
     search: Search
     calls: int
     seconds: float

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ddim_host.diffusion import DDIMStep, NoiseSchedule, PredictionType
+    from ddim_host.diffusion import DDIMStep, NoiseSchedule, PredictionType, Teacher
     from ddim_host.framework.interface import Tensor
     from ddim_host.plugin.data import DataSource, Images
     from ddim_host.plugin.observation import DrawnGrid, Ending, EpochMetrics, ObservedRun, ObservedScore
@@ -100,6 +100,27 @@ class Solver(Protocol):
 
         Yields:
             After each step x where it arrives, and the predicted x_start; arrays like `x_t`.
+        """
+        ...
+
+
+class SubsetSearch(Protocol):
+    """Chooses timesteps for few steps among those of a teacher; draws no random numbers of its own."""
+
+    def __call__(
+        self, schedule: NoiseSchedule, teacher: Teacher, sizes: Sequence[int], /
+    ) -> Mapping[int, NDArray[np.int64]]:
+        """Search.
+
+        Args:
+            schedule: The noise schedule of the network.
+            teacher: What it predicted with many steps, for noise that nothing else samples from. Its arrays
+                cannot be written to.
+            sizes: Numbers S of timesteps, increasing, each from 1 to the number of the teacher's.
+
+        Returns:
+            For each S its timesteps, int64 `(S,)`, strictly increasing, all of them of the teacher's. They do
+            not depend on the other sizes.
         """
         ...
 

@@ -65,6 +65,11 @@ def ddim_solvers() -> Mapping[str, contracts.Solver]:
 
 
 @hookspec
+def ddim_subset_searches() -> Mapping[str, contracts.SubsetSearch]:
+    """Searches for timestep subsets: `(schedule, teacher, sizes) -> ` for each size S its timesteps."""
+
+
+@hookspec
 def ddim_datasets() -> Mapping[str, contracts.DatasetFactory]:
     """Data sets: `() -> DataSource`, uint8 images split into train and test."""
 

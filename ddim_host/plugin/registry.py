@@ -71,6 +71,7 @@ class Kind(Enum):
     LOSS_WEIGHTING = "ddim_loss_weightings"
     TIMESTEP_SUBSET = "ddim_timestep_subsets"
     SOLVER = "ddim_solvers"
+    SEARCH = "ddim_subset_searches"
     DATA = "ddim_datasets"
     FEATURES = "ddim_feature_extractors"
     OBSERVER = "ddim_observers"
@@ -88,15 +89,15 @@ class Kind(Enum):
     @property
     def words(self) -> str:
         """The kind as people call it: `noise schedule`."""
-        return {"data": "data set", "features": "feature extractor"}.get(
-            self.option, self.option.replace("_", " ")
-        )
+        return _WORDS.get(self, self.option.replace("_", " "))
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """What a part of this kind is called with, by position; see `ddim_host.plugin.contracts`."""
         return _ARGUMENTS.get(self, ())
 
+
+_WORDS = {Kind.SEARCH: "subset search", Kind.DATA: "data set", Kind.FEATURES: "feature extractor"}
 
 _ARGUMENTS = {
     Kind.MODEL: ("spec", "device", "precision"),
@@ -106,6 +107,7 @@ _ARGUMENTS = {
     Kind.LOSS_WEIGHTING: ("schedule", "prediction_type"),
     Kind.TIMESTEP_SUBSET: ("schedule", "num_inference_steps"),
     Kind.SOLVER: ("x_t", "steps", "predict", "fresh_noise"),
+    Kind.SEARCH: ("schedule", "teacher", "sizes"),
 }
 
 

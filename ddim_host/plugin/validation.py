@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -17,11 +18,11 @@ from ddim_host.plugin.data import DataSource, TrainTest
 from ddim_host.plugin.framework_guard import FRAMEWORK_ROOTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from ddim_host.diffusion import DDIMStep, PredictionType
+    from ddim_host.diffusion import DDIMStep, PredictionType, Teacher
     from ddim_host.framework.interface import Loss, Model, Tensor
     from ddim_host.plugin.contracts import FeatureExtractor, Observer, SamplerState, Solver, TimestepSampler
     from ddim_host.plugin.data import Images
@@ -143,6 +144,26 @@ def checked_subset(
     if np.any(np.diff(subset) <= 0) or subset[0] < 0 or subset[-1] >= timesteps:
         raise part.broken(f"its timesteps do not strictly increase within [0, {timesteps})")
     return np.array(subset)
+
+
+def checked_search(
+    part: Part,
+    parameters: Mapping[str, Value],
+    schedule: NoiseSchedule,
+    teacher: Teacher,
+    sizes: Iterable[int],
+) -> dict[int, NDArray[np.int64]]:
+    """Search for timestep subsets: for each size S int64 `(S,)`, strictly increasing, of the teacher's."""
+    wanted = tuple(sorted(set(sizes)))
+    found = use(part, lambda: part.make(schedule, teacher, wanted, **parameters))
+    if not isinstance(found, Mapping) or {*found} != {*wanted}:
+        given = sorted(map(str, found)) if isinstance(found, Mapping) else _type_name(found)
+        raise part.broken(f"it must return timesteps for each of the sizes {list(wanted)}, not {given!s:.80}")
+    for size, timesteps in found.items():
+        _require_array(part, timesteps, np.int64, (size,))
+        if np.any(np.diff(timesteps) <= 0) or not np.isin(timesteps, teacher.timesteps).all():
+            raise part.broken(f"{timesteps.tolist()!s:.80} are not increasing timesteps of the teacher")
+    return {size: np.array(found[size]) for size in wanted}
 
 
 class DeterministicSolverError(UserError):

@@ -34,6 +34,7 @@ def as_json(comparison: Comparison, *, title: str, command: str) -> str:
                 "metrics": [asdict(row) for row in run.metrics],
                 "scores": [asdict(score) for score in run.scores.scores],
                 "noise_floors": [asdict(floor) for floor in run.scores.noise_floors],
+                "subsets": [asdict(subset) for subset in run.subsets],
             }
             for run in comparison.runs
         ],

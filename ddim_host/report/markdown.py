@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddim_host.evaluation.tables import number
+from ddim_host.report.few_steps import fronts_of
 from ddim_host.report.quality import HOW_TO_READ, quality_of
 from ddim_host.report.speed import HOW_SPEED_WAS_MEASURED, SPEED_COLUMNS, rate_text
 
@@ -49,17 +50,33 @@ def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
         ]
         blocks += [f"## Last losses ({group.description})", _table(header, rows)]
     for quality in map(quality_of, comparison.quality):
-        blocks += ["## Sample quality", HOW_TO_READ]
+        blocks += [f"## Sample quality: {quality.sampling}", HOW_TO_READ]
         for run, lines in quality.protocols:
             blocks += [f"{run}:", _items(lines)]
         for table in quality.tables:
-            header = ["run", "eta", *(f"S = {steps}" for steps in table.steps)]
+            header = ["run", "eta", *table.columns]
             rows = [
                 [row.run, f"{row.eta:g}", *(f"**{c.text}**" if c.best else c.text for c in row.cells)]
                 for row in table.rows
             ]
             blocks += [table.title, _table(header, rows)]
         blocks += quality.remarks
+    fronts = fronts_of(comparison)
+    if fronts:
+        header = ["run", "search", "S", "expected error", "of linear", "timesteps"]
+        rows = [
+            [
+                front.run,
+                front.search,
+                str(subset.steps),
+                number(subset.expected_error),
+                number(subset.linear_expected_error),
+                ", ".join(map(str, subset.timesteps)),
+            ]
+            for front in fronts
+            for subset in front.subsets
+        ]
+        blocks += ["## Timesteps that were found", _table(header, rows)]
     return "\n\n".join(blocks) + "\n"
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from ddim_host.errors import printable
 from ddim_host.evaluation.tables import number
+from ddim_host.report.few_steps import front_plots, quality_plots
 from ddim_host.report.plots import plots_of
 from ddim_host.report.quality import HOW_TO_READ, quality_of
 from ddim_host.report.speed import HOW_SPEED_WAS_MEASURED, SPEED_COLUMNS, rate_text
@@ -45,6 +46,8 @@ def render_page(comparison: Comparison, *, title: str, command: str) -> str:
         title=title,
         command=command,
         plots=plots_of(comparison),
+        quality_plots=quality_plots(comparison),
+        front_plots=front_plots(comparison),
         speed_columns=SPEED_COLUMNS,
         how_speed_was_measured=HOW_SPEED_WAS_MEASURED,
         how_to_read=HOW_TO_READ,

@@ -93,7 +93,7 @@ def _loss_plot(name: str, group: LossGroup, colours: dict[str, int], *, against:
     )
     return Plot(
         f"Loss against {against}{of_what}",
-        curves_svg(name, curves, x=axis, y="loss", logarithmic=_spans_decades(curves)),
+        curves_svg(name, curves, x=axis, y="loss", logarithmic=spans_decades(curves)),
         last,
         ["run", "epoch", "step", "seconds", "train loss", "test loss"],
         rows if against == "seconds" else [],
@@ -101,6 +101,7 @@ def _loss_plot(name: str, group: LossGroup, colours: dict[str, int], *, against:
     )
 
 
-def _spans_decades(curves: list[Curve]) -> bool:
+def spans_decades(curves: list[Curve]) -> bool:
+    """Say whether curves belong on a logarithmic axis."""
     values = [value for curve in curves for value in curve.y]
     return min(values) > 0.0 and max(values) > 5.0 * min(values)

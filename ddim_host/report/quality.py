@@ -6,16 +6,25 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from ddim_host.evaluation.tables import SHOWN, Shown, number, over_seeds, protocol_lines, remarks
+from ddim_host.evaluation.tables import (
+    SHOWN,
+    Shown,
+    column_title,
+    number,
+    over_seeds,
+    protocol_lines,
+    remarks,
+)
 
 if TYPE_CHECKING:
     from ddim_host.evaluation.tables import Table
     from ddim_host.report.comparison import QualityGroup
 
 HOW_TO_READ = (
-    "S is the number of sampling steps, each a call of the network for every image. Eta 0 is deterministic "
-    "DDIM, eta 1 adds as much noise as DDPM. Marked is the best of each column, and with it whatever cannot "
-    "be told from it: what prints the same, or has a range over seeds that overlaps with its range."
+    "S is the number of timesteps that sampling visits, with a call of the network for each unless the "
+    "column says otherwise. Eta 0 is deterministic, eta 1 adds as much noise as DDPM. Marked is the best of "
+    "each column, and with it whatever cannot be told from it: what prints the same, or has a range over "
+    "seeds that overlaps with its range."
 )
 
 
@@ -49,12 +58,16 @@ class QualityTable:
 
     Attributes:
         title: What it is, and what its numbers depend on.
-        steps: The columns.
+        steps: S of each column.
+        calls: The network calls for an image in each column.
+        columns: The titles of the columns.
         rows: The rows.
     """
 
     title: str
     steps: tuple[int, ...]
+    calls: tuple[int, ...]
+    columns: tuple[str, ...]
     rows: tuple[QualityRow, ...]
 
 
@@ -63,11 +76,13 @@ class Quality:
     """Scores that are comparable.
 
     Attributes:
+        sampling: The timestep subset and the solver, in words.
         tables: A table for each measure.
         protocols: How they were taken, by run.
         remarks: Noise floors and doubts.
     """
 
+    sampling: str
     tables: tuple[QualityTable, ...]
     protocols: tuple[tuple[str, list[str]], ...]
     remarks: tuple[str, ...]
@@ -75,7 +90,9 @@ class Quality:
 
 def quality_of(group: QualityGroup) -> Quality:
     """The tables of a group of scores."""
+    sampled = group.tables[0][1].scores[0].sampled
     return Quality(
+        sampling=f"{sampled.timestep_subset} timesteps, {sampled.solver}",
         tables=tuple(_table(group, shown) for shown in SHOWN),
         protocols=tuple((run.name, protocol_lines(table)) for run, table in group.tables),
         remarks=tuple(dict.fromkeys(line for _, table in group.tables for line in remarks(table))),
@@ -106,7 +123,9 @@ def _table(group: QualityGroup, shown: Shown) -> QualityTable:
                     )
                 )
             rows.append(QualityRow(run.name, eta, tuple(cells)))
-    return QualityTable(_caption(group, shown), tuple(steps), tuple(rows))
+    calls = tuple(max(table.calls(at) for _, table in group.tables) for at in steps)
+    columns = tuple(map(column_title, steps, calls))
+    return QualityTable(_caption(group, shown), tuple(steps), calls, columns, tuple(rows))
 
 
 def _cannot_be_told_apart(one: list[float], other: list[float]) -> bool:

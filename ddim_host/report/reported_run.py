@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import EvaluationFile, Scores
 from ddim_host.experiment.config import PART_KINDS, Request
+from ddim_host.parts.found_subsets import SubsetsFile
 from ddim_host.plugin.parameters import PartChoice
 from ddim_host.plugin.registry import Kind
 from ddim_host.run.directory import existing_run
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddim_host.experiment.config_file import ConfigFile
+    from ddim_host.parts.found_subsets import FoundSubset
     from ddim_host.plugin.observation import EpochMetrics
 
 _Result = TypeVar("_Result")
@@ -60,7 +62,23 @@ class Grid:
     def protocol(self) -> tuple[object, ...]:
         """What decides the noise that the images began from and the way that they went."""
         names = ("kind", "rows", "columns", "seed", "timesteps", "eta", "clip", "weights", "checkpoint")
-        return tuple(repr(self.record.get(name)) for name in names)
+        return (self.solver, *(repr(self.record.get(name)) for name in names))
+
+    @property
+    def solver(self) -> str:
+        """What followed the timesteps."""
+        return str(self.record.get("solver", "ddim"))
+
+    @property
+    def steps(self) -> str:
+        """How it was sampled: `5 steps`; `5 steps (9 calls) with heun`."""
+        count, calls = len(self.record["timesteps"]), self.record.get("network_calls")
+        known = isinstance(calls, int) and calls != count
+        return (
+            f"{count} steps"
+            + (f" ({calls} calls)" if known else "")
+            + (f" with {printable(self.solver)}" if self.solver != "ddim" else "")
+        )
 
     @property
     def kind(self) -> PictureKind:
@@ -97,6 +115,7 @@ class ReportedRun:
         provenance: Versions, hardware and the command.
         metrics: The rows of `metrics.csv`.
         scores: What `evaluate` measured.
+        subsets: The timesteps that were found for it.
         grids: What was drawn from it.
         problems: What could not be read, or is not complete.
     """
@@ -108,6 +127,7 @@ class ReportedRun:
     provenance: dict[str, str]
     metrics: tuple[EpochMetrics, ...]
     scores: Scores
+    subsets: tuple[FoundSubset, ...]
     grids: tuple[Grid, ...]
     problems: tuple[str, ...]
 
@@ -151,6 +171,7 @@ def read_reported_run(path: Path, name: str) -> ReportedRun:
         provenance=_provenance(config),
         metrics=tuple(metrics),
         scores=read(EvaluationFile(path / "evaluation.json").read, Scores()),
+        subsets=read(SubsetsFile(path).read, ()),
         grids=tuple(
             grid
             for picture in sorted(run.samples_path.glob("*.png"))

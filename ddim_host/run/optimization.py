@@ -1,31 +1,49 @@
-"""The search for timestep subsets of a trained run; the mathematics is in `ddim_host.diffusion.search`."""
+"""The search for timestep subsets of a trained run: a teacher, a part that searches, and what to expect."""
 
 from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host.diffusion.search import jump_errors, shortest_paths
+from ddim_host.diffusion.search import jump_errors
 from ddim_host.errors import UserError
 from ddim_host.parts.found_subsets import FoundSubset, Search, schedule_hash
 from ddim_host.parts.timestep_subsets import linear
 from ddim_host.plugin.parameters import format_choice
+from ddim_host.plugin.validation import checked_search
 from ddim_host.run.provenance import provenance, this_command
+from ddim_host.run.refinement import refine, teacher_images
 from ddim_host.run.teacher import follow_teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from ddim_host.experiment.assembly import Experiment
+    from ddim_host.parts.found_subsets import Refinement
+    from ddim_host.plugin.parameters import Value
+    from ddim_host.plugin.registry import Part
+    from ddim_host.run.refinement import Distance, Refined
     from ddim_host.run.sampling import Denoiser
     from ddim_host.run.trained import UsedWeights
 
-METHOD = "dynamic programming over transported DDIM errors"
+
+@dataclass(frozen=True)
+class Method:
+    """A subset search that was chosen.
+
+    Attributes:
+        part: The part.
+        parameters: All its parameters, defaults included.
+    """
+
+    part: Part
+    parameters: Mapping[str, Value]
 
 
 def teacher_timesteps(experiment: Experiment, steps: int, sizes: Sequence[int]) -> NDArray[np.int64]:
@@ -59,10 +77,12 @@ def search_of(
     experiment: Experiment,
     denoiser: Denoiser,
     used: UsedWeights,
+    method: Method,
     *,
     weights_sha256: str,
     timesteps: NDArray[np.int64],
     num_images: int,
+    refinement: Refinement | None,
 ) -> Search:
     """Return all that the result of a search depends on.
 
@@ -70,14 +90,18 @@ def search_of(
         experiment: The experiment.
         denoiser: Its trained network.
         used: Which weights these are.
+        method: The subset search.
         weights_sha256: The hash of their files.
         timesteps: Those of the teacher.
         num_images: The images that it samples.
+        refinement: How to refine what is found.
     """
     config, model = experiment.config, denoiser.model
     noise_schedule = format_choice(config.noise_schedule.name, config.noise_schedule.parameters)
     return Search(
-        method=METHOD,
+        method=format_choice(method.part.name, method.parameters),
+        distribution=method.part.distribution,
+        version=method.part.version,
         teacher_timesteps=tuple(timesteps.tolist()),
         num_images=num_images,
         seed=config.seed,
@@ -92,40 +116,65 @@ def search_of(
         device=model.device,
         precision=model.precision,
         batch_size=min(config.batch_size, num_images),
+        refinement=refinement,
     )
 
 
 def search_subsets(
-    experiment: Experiment, denoiser: Denoiser, search: Search, sizes: Sequence[int], *, started: float
+    experiment: Experiment,
+    denoiser: Denoiser,
+    method: Method,
+    search: Search,
+    sizes: Sequence[int],
+    *,
+    started: float,
+    distance_from: Callable[[NDArray[np.float32]], Distance] | None = None,
 ) -> list[FoundSubset]:
     """Search, with progress.
+
+    What is expected of a subset is measured in the same way whichever part found it.
 
     Args:
         experiment: The experiment.
         denoiser: Its trained network.
+        method: The subset search.
         search: How to search.
         sizes: Numbers of steps.
         started: When the work began, of `time.perf_counter`.
+        distance_from: Gives the distance from the teacher's images that subsets are refined by.
 
     Raises:
-        UserError: A pixel of the teacher's images is not a finite number.
+        UserError: A pixel of sampled images is not a finite number, or the part breaks its contract.
     """
     timesteps = np.array(search.teacher_timesteps, dtype=np.int64)
     teacher = follow_teacher(experiment, denoiser, timesteps, search.num_images)
+    subsets = checked_search(method.part, method.parameters, experiment.schedule, teacher, sizes)
     errors = jump_errors(experiment.schedule, teacher)
-    paths = shortest_paths(errors, sizes)
+    calls = math.ceil(search.num_images / search.batch_size) * len(timesteps)
+    refined: dict[int, Refined] = {}
+    if distance_from is not None:
+        distance = distance_from(teacher_images(experiment, teacher))
+        refined, more = refine(experiment, denoiser, teacher, subsets, distance)
+        calls += more
+
+    def expected(subset: NDArray[np.int64]) -> float:
+        return errors.of(np.searchsorted(timesteps, subset).tolist())
+
     seconds = time.perf_counter() - started
     made_with = provenance(search.plugin, denoiser.model, this_command())
     found = []
-    for size, path in sorted(paths.items()):
-        even = np.searchsorted(timesteps, linear(experiment.schedule, size))
+    for size, subset in subsets.items():
+        moved = refined.get(size)
+        final = subset if moved is None else moved.timesteps
         found.append(
             FoundSubset(
-                timesteps=tuple(timesteps[list(path)].tolist()),
-                expected_error=errors.of(path),
-                linear_expected_error=errors.of(even.tolist()),
+                timesteps=tuple(final.tolist()),
+                expected_error=expected(final),
+                linear_expected_error=expected(linear(experiment.schedule, size)),
+                refined_from=() if moved is None else tuple(subset.tolist()),
+                distances=() if moved is None else (moved.before, moved.after),
                 search=search,
-                calls=math.ceil(search.num_images / search.batch_size) * len(timesteps),
+                calls=calls,
                 seconds=seconds,
                 made_with=made_with,
             )

@@ -56,4 +56,7 @@ def follow_teacher(
             for position, (_, predicted) in enumerate(followed, start=1):
                 x_start[-position, batch] = model.to_host(predicted)
             require_finite(x_start[0, batch])
-    return Teacher(timesteps, noise.reshape(num_images, -1), x_start.reshape(len(steps), num_images, -1))
+    arrays = timesteps.copy(), noise.reshape(num_images, -1), x_start.reshape(len(steps), num_images, -1)
+    for array in arrays:
+        array.flags.writeable = False  # a part looks at them, and the host does afterwards
+    return Teacher(*arrays)

@@ -16,6 +16,7 @@ PLUGIN_KINDS = {
     "noise-schedule": Kind.NOISE_SCHEDULE,
     "timestep-subset": Kind.TIMESTEP_SUBSET,
     "solver": Kind.SOLVER,
+    "subset-search": Kind.SEARCH,
     "dataset": Kind.DATA,
     "feature-extractor": Kind.FEATURES,
     "observer": Kind.OBSERVER,

@@ -25,6 +25,7 @@ _CONTRACTS = {
     Kind.LOSS_WEIGHTING: "LossWeightingContract",
     Kind.TIMESTEP_SUBSET: "TimestepSubsetContract",
     Kind.SOLVER: "SolverContract",
+    Kind.SEARCH: "SubsetSearchContract",
     Kind.DATA: "DatasetContract",
     Kind.FEATURES: "FeatureExtractorContract",
     Kind.OBSERVER: "ObserverContract",

@@ -14,7 +14,7 @@ from ddim_host.testing.evaluation import FeatureExtractorContract
 from ddim_host.testing.models import ModelFactoryContract, one_batch, tiny_spec
 from ddim_host.testing.observation import ObserverContract
 from ddim_host.testing.part import PartContract, linear_schedule
-from ddim_host.testing.sampling import SolverContract, TimestepSubsetContract
+from ddim_host.testing.sampling import SolverContract, SubsetSearchContract, TimestepSubsetContract
 from ddim_host.testing.training import (
     DatasetContract,
     LossContract,
@@ -33,6 +33,7 @@ __all__ = [
     "ObserverContract",
     "PartContract",
     "SolverContract",
+    "SubsetSearchContract",
     "TimestepSamplerContract",
     "TimestepSubsetContract",
     "linear_schedule",

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pytest
 
-from ddim_host.diffusion import ddim_steps
+from ddim_host.diffusion import Teacher, ddim_step, ddim_steps
 from ddim_host.plugin import validation
 from ddim_host.plugin.registry import Kind
 from ddim_host.plugin.validation import DeterministicSolverError
 from ddim_host.testing.part import PartContract, linear_schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     Predict = Callable[[Images, DDIMStep], tuple[Images, Images]]
 
 _TIMESTEPS = 1000
+
+_VARIANCES = np.array([0.02, 0.1, 0.5, 1.0])
+"""Of the four pixels of the images that searches are tested with."""
 
 
 class TimestepSubsetContract(PartContract):
@@ -132,3 +135,62 @@ class SolverContract(PartContract):
         first = self.sampled(x_t, plan, self.gaussian(0.5)).copy()
         np.testing.assert_array_equal(x_t, self.noise(), "x_t was overwritten")
         np.testing.assert_array_equal(self.sampled(x_t, plan, self.gaussian(0.5)), first)
+
+
+class SubsetSearchContract(PartContract):
+    """For each size increasing timesteps of the teacher, with which images are near to the teacher's."""
+
+    kind = Kind.SEARCH
+
+    @staticmethod
+    def teacher() -> Teacher:
+        """What the best network predicts for images of four pixels N(0, v), each with its own v."""
+        timesteps = np.unique(np.linspace(0, _TIMESTEPS - 1, 40).astype(np.int64))
+        noise = np.random.default_rng(0).standard_normal((64, len(_VARIANCES))).astype(np.float32)
+        return _teacher(timesteps, noise)
+
+    def found(self, teacher: Teacher, sizes: Iterable[int]) -> dict[int, NDArray[np.int64]]:
+        """What is found, checked as the host checks it."""
+        schedule = linear_schedule(_TIMESTEPS)
+        return validation.checked_search(self.whole_part(), self.values(), schedule, teacher, sizes)
+
+    def test_timesteps_of_every_size_are_valid_and_deterministic(self) -> None:
+        """From one timestep to all of the teacher's, the same every time; the teacher stays as it is."""
+        teacher = self.teacher()
+        sizes = range(1, len(teacher.timesteps) + 1)
+        one, other = (self.found(teacher, sizes) for _ in range(2))
+        assert [*one] == [*sizes]
+        for size in sizes:
+            np.testing.assert_array_equal(one[size], other[size], f"S = {size}")
+
+    def test_a_size_does_not_depend_on_the_others(self) -> None:
+        """What was found is stored for each size by itself."""
+        teacher = self.teacher()
+        for size, timesteps in self.found(teacher, (2, 3, 5, 8)).items():
+            [alone] = self.found(teacher, [size]).values()
+            np.testing.assert_array_equal(alone, timesteps, f"S = {size}")
+
+    def test_images_are_nearer_to_the_teachers_than_with_timesteps_by_chance(self) -> None:
+        """The mean squared difference of DDIM's images, against the median of random timesteps."""
+        teacher, rng = self.teacher(), np.random.default_rng(1)
+
+        def error(timesteps: NDArray[np.int64]) -> float:
+            images = _teacher(timesteps, teacher.noise).x_start[0]
+            return float(np.square(images - teacher.x_start[0]).mean())
+
+        for size, timesteps in self.found(teacher, (3, 5, 8)).items():
+            chance = [error(np.sort(rng.choice(teacher.timesteps, size, replace=False))) for _ in range(99)]
+            assert error(timesteps) < float(np.median(chance)), f"S = {size}"
+
+
+def _teacher(timesteps: NDArray[np.int64], noise: NDArray[np.float32]) -> Teacher:
+    """Follow DDIM with the best network for pixels N(0, v), each with its own v."""
+    x = noise.astype(np.float64)
+    x_start = np.empty((len(timesteps), *noise.shape), dtype=np.float32)
+    for position, step in enumerate(ddim_steps(linear_schedule(_TIMESTEPS), timesteps.tolist(), eta=0.0)):
+        abar = step.alpha_cumprod
+        epsilon = x * (math.sqrt(1.0 - abar) / (abar * _VARIANCES + 1.0 - abar))
+        x, x_start[-1 - position] = ddim_step(x, epsilon, step)
+    for array in (timesteps, noise, x_start):
+        array.flags.writeable = False
+    return Teacher(timesteps, noise, x_start)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tests.support.distributions import Site
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -73,6 +75,8 @@ def test_subsets_are_found_and_kept_with_their_protocol(searched: tuple[Path, di
         assert set(chosen) <= set(search["teacher_timesteps"])
         assert {0, 500, 999} <= set(search["teacher_timesteps"])
         assert 0.0 <= subset["expected_error"] <= subset["linear_expected_error"]
+        assert (search["method"], search["distribution"]) == ("dynamic_programming", "ddim-host")
+        assert search["version"]
         assert (search["num_images"], search["seed"], search["batch_size"]) == (6, 0, 4)
         assert (search["weights"], search["checkpoint"], search["checkpoint_steps"]) == ("ema", "latest", [3])
         assert (search["plugin"], search["device"], search["precision"]) == ("torch", "cpu", "fp32")
@@ -136,6 +140,12 @@ def test_subsets_can_be_taken_from_another_run(searched: tuple[Path, dict[str, R
         ("optimize RUN --steps 9 --teacher-steps 8", "a teacher of 8 steps cannot be followed in 9"),
         ("optimize RUN --teacher-steps 1", "integer, from 2 to 10,000, not '1'"),
         ("optimize RUN --images 1", "integer, from 2 to 10,000, not '1'"),
+        ("optimize RUN --search dynamic", "there is no subset search named 'dynamic'"),
+        ("optimize RUN --search dynamic_programming:depth=2", "has no parameter 'depth'"),
+        ("optimize RUN --refine pixels", "there is no 'pixels'; choose from"),
+        ("optimize RUN --solver heun", "--solver is that of a refinement, and there is none"),
+        ("optimize RUN --refine features --images 40", "20 images are too few to refine timesteps in the"),
+        ("optimize RUN --refine teacher --solver other", "there is no solver named 'other'"),
         ("optimize RUN --seed -1", "--seed cannot be '-1'"),
         ("optimize RUN --eta 0.5", "`ddim-host optimize` does not take '--eta'"),
         ("optimize RUN --checkpoint worst", "there is no 'worst'; choose from"),
@@ -198,6 +208,80 @@ def test_a_damaged_file_is_not_overwritten(
         assert outcome.code == 2
         assert "subsets.json is damaged" in outcome.err
     assert (run / "subsets.json").read_text(encoding="utf-8") == "{}"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--refine", "teacher", "--solver", "heun", "--images", "6"], ("pixels", "heun", 3)),
+        (["--refine", "features", "--images", "260"], ("features of digits_mlp", "ddim", 130)),
+    ],
+    ids=["teacher", "features"],
+)
+def test_found_timesteps_are_refined(
+    ddim_host: Command,
+    tiny_run: Run,
+    tmp_path: Path,
+    options: list[str],
+    expected: tuple[str, str, int],
+) -> None:
+    distance, solver, num_images = expected
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.path, run)
+    plain = ["optimize", str(run), "--steps", "2,3", "--teacher-steps", "12", "--images", options[-1]]
+    assert ddim_host(*plain).code == 0
+    outcome = ddim_host(*plain, *options)
+    assert outcome.code == 0, outcome.err
+    assert "Warning" not in outcome.err
+    plain_2, plain_3, *refined = subsets(run)
+    for before, after in zip((plain_2, plain_3), refined, strict=True):
+        assert before["search"].pop("refinement") is None
+        refinement = after["search"].pop("refinement")
+        assert refinement["distance"].startswith(distance)
+        assert (refinement["solver"], refinement["num_images"]) == (solver, num_images)
+        assert before["search"] == after["search"]
+        assert after["refined_from"] == before["timesteps"]
+        first, last = after["distances"]
+        assert 0.0 < last < first or (last == first and after["timesteps"] == before["timesteps"])
+        assert set(after["timesteps"]) <= set(after["search"]["teacher_timesteps"])
+        assert after["calls"] > before["calls"]
+    assert any(after["timesteps"] != after["refined_from"] for after in refined)
+    assert f"refined           with {solver}, by the distance in {distance}" in outcome.out
+    used = ddim_host("sample", run, *USE, "--steps", "2", "--out", tmp_path / "x.npz")
+    assert used.code == 0
+    assert json.loads((tmp_path / "x.json").read_text())["timesteps"] == refined[0]["timesteps"]
+
+
+ONLY_TWO = """
+def only_two(schedule, teacher, sizes, *, first: int = 0):
+    "The first timesteps for S = 2; other sizes are forgotten."
+    return {2: teacher.timesteps[first : first + 2]}
+
+@hookimpl
+def ddim_subset_searches():
+    return {"only_two": only_two}
+"""
+
+
+def test_the_search_of_a_plugin_is_used_and_checked(
+    ddim_host: Command, tiny_run: Run, tmp_path: Path
+) -> None:
+    site = Site(tmp_path / "site")
+    site.plugin("dist-two", ONLY_TWO)
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.path, run)
+    options = ["--teacher-steps", "4", "--images", "2", "--search", "only_two:first=1"]
+    outcome = ddim_host("optimize", run, *options, "--steps", "2,3", env=site.env)
+    assert outcome.code == 2
+    assert "subset search 'only_two' of dist-two 1.0 does not work" in outcome.err
+    assert not (run / "subsets.json").exists()
+    outcome = ddim_host("optimize", run, *options, "--steps", "2", env=site.env)
+    assert outcome.code == 0, outcome.err
+    assert "search            only_two:first=1 (dist-two 1.0)" in outcome.out
+    [found] = subsets(run)
+    assert found["timesteps"] == found["search"]["teacher_timesteps"][1:3]
+    assert found["search"]["method"] == "only_two:first=1"
+    assert found["expected_error"] > found["linear_expected_error"]
 
 
 def test_a_run_can_begin_with_the_subset_of_another_one(

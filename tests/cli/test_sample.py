@@ -130,6 +130,7 @@ def made(
         "eta-batch-2.npz": "sample RUN --num-images 5 --eta 1 --batch-size 2",
         "steps.npz": "sample RUN --num-images 5 --steps 5",
         "solver.npz": "sample RUN --num-images 5 --solver dpmpp_2m",
+        "heun.npz": "sample RUN --num-images 5 --solver heun",
         "subset.npz": "sample RUN --num-images 5 --timestep-subset quad:span=0.5",
         "seed.npz": "sample RUN --num-images 5 --seed 8",
         "clip.npz": "sample RUN --num-images 5 --clip false",
@@ -211,6 +212,8 @@ def test_what_was_done_is_printed(made: dict[str, Made]) -> None:
     assert network == expected
     assert sampling == "sampling          5 images in 3 steps, eta 0, clipped to 1, seed 0, solver ddim"
     assert timesteps == "                  t = 0, 500, 999"
+    _, sampling, *_ = made["heun.npz"].outcome.out.splitlines()
+    assert "5 images in 3 steps (5 network calls each), eta 0" in sampling
     assert times.startswith("sampled 5 images in ")
     assert wrote == f"wrote {made['plain.npz'].out}"
 
@@ -231,6 +234,7 @@ def test_the_batch_size_changes_nothing(made: dict[str, Made], one: str, other: 
         ("seed", {"seed": 8}),
         ("clip", {"clip": None}),
         ("solver", {"solver": "dpmpp_2m"}),
+        ("heun", {"solver": "heun", "network_calls": 5}),
     ],
 )
 def test_options_reach_the_sampler(made: dict[str, Made], name: str, changed: dict[str, Any]) -> None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
-from ddim_host.diffusion import PREDICTION_TYPES, NoiseSchedule, ddim_step, ddim_steps, solvers
+from ddim_host.diffusion import (
+    PREDICTION_TYPES,
+    NoiseSchedule,
+    ddim_step,
+    ddim_steps,
+    predict_x_start,
+    solvers,
+)
 from ddim_host.parts.noise_schedules import linear
 from ddim_host.parts.timestep_subsets import leading, trailing
 
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ddim_host.diffusion import DDIMStep, PredictionType
+    from ddim_host.plugin.contracts import Solver
 
 SCHEDULE = NoiseSchedule(linear(1000))
 
@@ -147,13 +156,48 @@ def test_neighbours_guessed_from_a_stride_are_wrong(spacing: str, steps: int) ->
     assert float((y - x_start).abs().max()) > 0.01
 
 
-# NumPy 2.4 warns where diffusers makes an array of a tensor.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize(
+# --- Solvers ------------------------------------------------------------------------------------------------
+
+TIMESTEPS = pytest.mark.parametrize(
     "timesteps",
     [[500], [0, 999], [10, 300, 999], [0, 20, 80, 200, 450, 800], [*range(3, 1000, 50)]],
     ids=lambda timesteps: str(len(timesteps)),
 )
+
+
+def predict(x_t: Tensor, step: DDIMStep) -> tuple[Tensor, Tensor]:
+    noise = network(x_t, step.t)
+    return predict_x_start(x_t, noise, step.alpha_cumprod), noise
+
+
+def descending(timesteps: list[int]) -> Tensor:
+    """alphas_cumprod in the order of sampling, the clean image at the end."""
+    return torch.from_numpy(np.append(SCHEDULE.alphas_cumprod[timesteps[::-1]], 1.0))
+
+
+def use_double(theirs: Any, timesteps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a scheduler the same sigmas in float64: its own are float32, and the formulas are compared."""
+    abar = descending(timesteps)
+    theirs.sigmas = torch.sqrt((1 - abar) / abar)
+    monkeypatch.setattr(torch, "float32", torch.float64)
+
+
+def require_equal_steps(solver: Solver, theirs: Any, timesteps: list[int]) -> Tensor:
+    """Follow both from the same noise, and compare all but the last step; return theirs less ours there."""
+    steps = ddim_steps(SCHEDULE, timesteps, eta=0.0)
+    x = y = start = normal(0)
+    for step, (x, _) in zip(steps, solver(start, steps, predict, lambda _: None), strict=True):
+        y = theirs.step(network(y, step.t), step.t, y).prev_sample
+        assert y.dtype == torch.float64
+        if step is not steps[-1]:
+            torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
+    difference: Tensor = y - x
+    return difference
+
+
+# NumPy 2.4 warns where diffusers makes an array of a tensor.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@TIMESTEPS
 def test_dpmpp_2m_equals_diffusers(timesteps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers.schedulers.scheduling_dpmsolver_multistep import (  # noqa: PLC0415 - takes seconds
         DPMSolverMultistepScheduler,
@@ -165,24 +209,89 @@ def test_dpmpp_2m_equals_diffusers(timesteps: list[int], monkeypatch: pytest.Mon
     assert (theirs.config.algorithm_type, theirs.config.solver_order) == ("dpmsolver++", 2)
     assert theirs.config.final_sigmas_type == "zero"
     theirs.set_timesteps(timesteps=timesteps[::-1])
+    own = theirs.sigmas.double()
+    use_double(theirs, timesteps, monkeypatch)
+    torch.testing.assert_close(own, theirs.sigmas, rtol=1e-3, atol=0)
+    assert float(require_equal_steps(solvers.dpmpp_2m, theirs, timesteps).abs().max()) < 1e-9
+
+
+# NumPy 2.4 warns where diffusers makes an array of a tensor.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("b", ["bh1", "bh2"])
+@TIMESTEPS
+def test_unipc_equals_diffusers(timesteps: list[int], b: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With bh1 theirs has no last step: it multiplies an infinite h by zero."""
+    from diffusers.schedulers.scheduling_unipc_multistep import (  # noqa: PLC0415 - takes seconds
+        UniPCMultistepScheduler,
+    )
+
+    theirs: Any = UniPCMultistepScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        solver_type=b,
+    )
+    assert (theirs.config.solver_order, theirs.config.final_sigmas_type) == (2, "zero")
+    assert UniPCMultistepScheduler().config.solver_type == "bh2"
+    theirs.set_timesteps(len(timesteps))
+    theirs.timesteps = torch.tensor(timesteps[::-1])  # it takes no list of them
+    use_double(theirs, timesteps, monkeypatch)
+    last = require_equal_steps(partial(solvers.unipc, b=b), theirs, timesteps)
+    assert bool(last.isnan().all() if b == "bh1" else (last.abs() < 1e-9).all())
+
+
+@TIMESTEPS
+@pytest.mark.parametrize("remembered", [1, 3])
+def test_ipndm_equals_diffusers_with_one_remembered_prediction(timesteps: list[int], remembered: int) -> None:
+    """Theirs is of fourth order, and remembers three predictions: from the third step on it is another one.
+
+    Its PNDMScheduler begins with a step of its own and goes from t to t - T // S, and its
+    DEISMultistepScheduler weights predictions by how far their timesteps are apart.
+    """
+    from diffusers.schedulers.scheduling_ipndm import IPNDMScheduler  # noqa: PLC0415 - takes seconds
+
+    theirs: Any = IPNDMScheduler()
+    theirs.set_timesteps(len(timesteps))
+    theirs.set_begin_index(0)
+    abar = descending(timesteps)
+    theirs.alphas, theirs.betas = torch.sqrt(abar), torch.sqrt(1 - abar)
     steps = ddim_steps(SCHEDULE, timesteps, eta=0.0)
-    # Its own numbers are float32; the formulas are what is compared here.
-    abar = SCHEDULE.alphas_cumprod[timesteps[::-1]]
-    sigmas = torch.from_numpy(np.append(np.sqrt((1 - abar) / abar), 0.0))
-    torch.testing.assert_close(theirs.sigmas.double(), sigmas, rtol=1e-3, atol=0)
-    theirs.sigmas = sigmas
-    monkeypatch.setattr(torch, "float32", torch.float64)
+    y = start = normal(0)
+    equal = []
+    for step, (x, _) in zip(steps, solvers.ipndm(start, steps, predict, lambda _: None), strict=True):
+        # It takes the velocity `sqrt(abar) noise - sqrt(1 - abar) x_start`.
+        x_start, noise = predict(y, step)
+        share = math.sqrt(step.alpha_cumprod)
+        velocity = share * noise - math.sqrt(1 - step.alpha_cumprod) * x_start
+        y = theirs.step(velocity, step.t, y).prev_sample
+        theirs.ets = theirs.ets[-remembered:]
+        equal.append(torch.allclose(x, y, rtol=1e-9, atol=1e-9))
+    assert equal == [remembered == 1 or position < 2 for position in range(len(timesteps))]
 
-    def network(x: Tensor, t: int) -> Tensor:
-        return torch.tanh(1.3 * x) + 0.1 * math.cos(t)
 
-    def predict(x_t: Tensor, step: DDIMStep) -> tuple[Tensor, Tensor]:
-        noise = network(x_t, step.t)
-        return (x_t - math.sqrt(1 - step.alpha_cumprod) * noise) / math.sqrt(step.alpha_cumprod), noise
+@TIMESTEPS
+def test_heun_equals_diffusers(timesteps: list[int]) -> None:
+    """Theirs samples `x / sqrt(abar)`, and is called once for each network call."""
+    from diffusers.schedulers.scheduling_heun_discrete import (  # noqa: PLC0415 - takes seconds
+        HeunDiscreteScheduler,
+    )
 
-    y = start = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 8, 8)))
-    followed = solvers.dpmpp_2m(start, steps, predict, lambda _: None)
-    for step, (x, _) in zip(steps, followed, strict=True):
-        y = theirs.step(network(y, step.t), step.t, y).prev_sample
-        assert y.dtype == torch.float64
-        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
+    theirs: Any = HeunDiscreteScheduler(
+        num_train_timesteps=1000, beta_schedule="linear", beta_start=1e-4, beta_end=0.02
+    )
+    theirs.set_timesteps(timesteps=timesteps[::-1])
+    theirs.set_begin_index(0)
+    abar = descending(timesteps)
+    sigmas = torch.sqrt((1 - abar) / abar)
+    twice = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
+    torch.testing.assert_close(theirs.sigmas.double(), twice, rtol=1e-3, atol=0)
+    theirs.sigmas = twice
+    steps = ddim_steps(SCHEDULE, timesteps, eta=0.0)
+    start = normal(0)
+    y = start / math.sqrt(steps[0].alpha_cumprod)
+    for step, (x, _) in zip(steps, solvers.heun(start, steps, predict, lambda _: None), strict=True):
+        at = [(step.t, step.alpha_cumprod), (step.t_prev, step.alpha_cumprod_prev)]
+        for t, alpha_cumprod in at if step.t_prev >= 0 else at[:1]:
+            y = theirs.step(network(y * math.sqrt(alpha_cumprod), t), t, y).prev_sample
+        torch.testing.assert_close(x, y * math.sqrt(step.alpha_cumprod_prev), rtol=1e-9, atol=1e-9)

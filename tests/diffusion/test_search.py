@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps
-from ddim_host.diffusion.search import JumpErrors, Teacher, jump_errors, shortest_paths
+from ddim_host.diffusion.search import JumpErrors, Teacher, descend, jump_errors, shortest_paths
 from ddim_host.parts.noise_schedules import linear
 
 SCHEDULE = NoiseSchedule(linear(1000))
@@ -81,6 +81,40 @@ def test_impossible_sizes_are_refused(sizes: list[int]) -> None:
     four = JumpErrors(np.zeros(4), np.zeros((4, 4)), np.zeros(4))
     with pytest.raises(ValueError, match="from 1 to 4"):
         shortest_paths(four, sizes)
+
+
+@settings(max_examples=200)
+@given(
+    start=st.sets(st.integers(0, 11), min_size=1, max_size=6),
+    seed=st.integers(0, 10),
+    strides=st.lists(st.integers(1, 5), max_size=4),
+)
+def test_a_descent_lowers_the_loss_and_tries_nothing_twice(
+    start: set[int], seed: int, strides: list[int]
+) -> None:
+    seen: dict[tuple[int, ...], float] = {}
+
+    def loss(positions: tuple[int, ...]) -> float:
+        assert list(positions) == sorted({*positions})
+        assert 0 <= positions[0] <= positions[-1] < 12
+        assert positions not in seen
+        seen[positions] = float(np.random.default_rng([seed, *positions]).random())
+        return seen[positions]
+
+    found = descend(sorted(start), 12, loss, strides)
+    assert len(found) == len(start)
+    assert seen[found] == min(seen.values())
+    assert next(iter(seen)) == tuple(sorted(start))
+    assert len(seen) <= 1 + 2 * len(strides) * len(start)
+
+
+def test_a_descent_finds_the_bottom_of_a_bowl() -> None:
+    bottom = (3, 11, 12, 30)
+
+    def loss(positions: tuple[int, ...]) -> float:
+        return sum((one - other) ** 2 for one, other in zip(positions, bottom, strict=True))
+
+    assert descend((1, 10, 15, 33), 40, loss, (4, 2, 1, 1)) == bottom
 
 
 GRID = [0, 40, 100, 180, 280, 400, 540, 700, 850, 999]

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.stats import norm
 
-from ddim_host.diffusion import NoiseSchedule, ddim_step, ddim_steps, solvers, strictly_increasing
+from ddim_host.diffusion import (
+    NoiseSchedule,
+    ddim_step,
+    ddim_steps,
+    predict_x_start,
+    solvers,
+    strictly_increasing,
+)
+from ddim_host.errors import UserError
 from ddim_host.parts.noise_schedules import linear
 
 if TYPE_CHECKING:
@@ -24,19 +35,59 @@ FINE = NoiseSchedule(linear(100_000))
 SCHEDULE = NoiseSchedule(linear(1000))
 
 
-def variance(abar: float, v: float) -> float:
-    """Of x_t, for data N(0, v)."""
-    return abar * v + 1.0 - abar
-
-
 def no_noise(_: DDIMStep) -> Any:
     raise AssertionError("a deterministic solver asked for noise")
 
 
-def relative_error(solver: Solver, steps: int, v: float) -> float:
-    """Of x where the step before the last one arrives, against the exact solution for data N(0, v).
+class Gaussian:
+    """Data N(0, v): the flow keeps x_t over its standard deviation."""
 
-    The exact flow keeps x_t over its standard deviation. Steps are even in half the log SNR.
+    def __init__(self, v: float) -> None:
+        self.v = v
+
+    def variance(self, abar: float) -> float:
+        return abar * self.v + 1.0 - abar
+
+    def noise(self, x: Any, abar: float) -> Any:
+        return x * math.sqrt(1.0 - abar) / self.variance(abar)
+
+    def arrival(self, x: Any, abar: float, abar_prev: float) -> Any:
+        return x * math.sqrt(self.variance(abar_prev) / self.variance(abar))
+
+
+class TwoGaussians:
+    """A mixture of N(-1, v) and N(0.6, v): the flow keeps the quantile that x_t is of all x_t."""
+
+    means = np.array([-1.0, 0.6])
+    shares = np.array([0.3, 0.7])
+
+    def __init__(self, v: float) -> None:
+        self.v = v
+
+    def parts(self, abar: float) -> Any:
+        return norm(math.sqrt(abar) * self.means, math.sqrt(abar * self.v + 1.0 - abar))
+
+    def noise(self, x: Any, abar: float) -> Any:
+        """The best epsilon is minus the gradient of the log density, times the noise's standard deviation."""
+        parts = self.parts(abar)
+        densities = self.shares * parts.pdf(x[:, None])
+        score = (densities * (parts.mean() - x[:, None]) / parts.var()).sum(1) / densities.sum(1)
+        return -math.sqrt(1.0 - abar) * score
+
+    def arrival(self, x: Any, abar: float, abar_prev: float) -> Any:
+        def quantile(x: float, abar: float) -> float:
+            return float(self.shares @ self.parts(abar).cdf(x))
+
+        wanted = [quantile(one, abar) for one in x]
+        return np.array(
+            [brentq(lambda y, q=q: quantile(y, abar_prev) - q, -9.0, 9.0, xtol=1e-14) for q in wanted]
+        )
+
+
+def error_of(solver: Solver, steps: int, data: Gaussian | TwoGaussians) -> float:
+    """Of x where the step before the last one arrives, against the exact solution: root mean square.
+
+    Steps are even in half the log SNR, as far as there are timesteps.
     """
     abar = FINE.alphas_cumprod
     axis = 0.5 * np.log(abar / (1.0 - abar))
@@ -44,22 +95,41 @@ def relative_error(solver: Solver, steps: int, v: float) -> float:
     positions = np.interp(-wanted, -axis, np.arange(len(axis)))
     trajectory = ddim_steps(FINE, strictly_increasing(np.sort(positions), len(axis)).tolist(), eta=0.0)
 
-    def predict(x_t: float, step: DDIMStep) -> tuple[float, float]:
-        scale = variance(step.alpha_cumprod, v)
-        return (
-            x_t * math.sqrt(step.alpha_cumprod) * v / scale,
-            x_t * math.sqrt(1.0 - step.alpha_cumprod) / scale,
-        )
+    def predict(x_t: Any, step: DDIMStep) -> tuple[Any, Any]:
+        noise = data.noise(x_t, step.alpha_cumprod)
+        return predict_x_start(x_t, noise, step.alpha_cumprod), noise
 
-    states = [x for x, _ in solver(1.0, trajectory, predict, no_noise)]
-    exact = math.sqrt(variance(trajectory[-1].alpha_cumprod, v) / variance(trajectory[0].alpha_cumprod, v))
-    return abs(float(states[-2]) / exact - 1.0)
+    start = np.array([-1.4, -0.7, -0.2, 0.3, 0.9, 1.6])
+    states = [x for x, _ in solver(start, trajectory, predict, no_noise)]
+    exact = data.arrival(start, trajectory[0].alpha_cumprod, trajectory[-1].alpha_cumprod)
+    return float(np.sqrt(np.square(states[-2] - exact).mean()))
 
 
-@pytest.mark.parametrize("v", [0.25, 2.0])
-@pytest.mark.parametrize(("solver", "order"), [(solvers.ddim, 1), (solvers.dpmpp_2m, 2), (solvers.ipndm, 2)])
-def test_errors_fall_with_the_order_of_the_solver(solver: Solver, order: int, v: float) -> None:
-    errors = [relative_error(solver, steps, v) for steps in (40, 80, 160)]
+ORDERS = [
+    (solvers.ddim, 1),
+    (solvers.dpmpp_2m, 2),
+    (solvers.ipndm, 2),
+    (solvers.unipc, 3),
+    (partial(solvers.unipc, b="bh1"), 3),
+    (solvers.heun, 2),
+]
+
+
+def test_the_exact_solutions_are_those_of_many_small_steps() -> None:
+    for data in (Gaussian(0.25), TwoGaussians(0.1)):
+        assert error_of(solvers.heun, 500, data) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "data",
+    [Gaussian(0.25), Gaussian(2.0), TwoGaussians(0.25), TwoGaussians(0.1)],
+    ids=["N(0, 0.25)", "N(0, 2)", "wide mixture", "narrow mixture"],
+)
+@pytest.mark.parametrize(("solver", "order"), ORDERS)
+def test_errors_fall_with_the_order_of_the_solver(
+    solver: Solver, order: int, data: Gaussian | TwoGaussians
+) -> None:
+    errors = [error_of(solver, steps, data) for steps in (40, 80, 160)]
     orders = [math.log2(one / other) for one, other in itertools.pairwise(errors)]
     assert orders == pytest.approx([order, order], abs=0.15)
 
@@ -81,7 +151,7 @@ def test_ddim_is_a_sequence_of_ddim_steps() -> None:
         np.testing.assert_array_equal(x_start, expected)
 
 
-@pytest.mark.parametrize("solver", [solvers.dpmpp_2m, solvers.ipndm])
+@pytest.mark.parametrize("solver", [solver for solver, _ in ORDERS])
 @given(
     subset=st.sets(st.integers(0, 999), min_size=1, max_size=12),
     image=st.floats(-1, 1),
@@ -113,3 +183,21 @@ def test_dpmpp_2m_with_one_or_two_steps_is_ddim(subset: set[int]) -> None:
         [x for x, _ in solver(1.3, steps, predict, no_noise)] for solver in (solvers.ddim, solvers.dpmpp_2m)
     )
     assert one == pytest.approx(other, rel=1e-9)
+
+
+@pytest.mark.parametrize(("solver", "calls"), [(solvers.heun, 2 * 5 - 1), (solvers.unipc, 5)])
+def test_network_calls(solver: Solver, calls: int) -> None:
+    asked = []
+
+    def predict(x_t: float, step: DDIMStep) -> tuple[float, float]:
+        asked.append(step.t)
+        return 0.0, x_t / math.sqrt(1 - step.alpha_cumprod)
+
+    list(solver(1.0, ddim_steps(SCHEDULE, [0, 100, 300, 600, 999], eta=0.0), predict, no_noise))
+    assert len(asked) == calls
+    assert asked == sorted(asked, reverse=True)
+
+
+def test_unipc_knows_two_functions() -> None:
+    with pytest.raises(UserError, match="bh1 or bh2"):
+        list(solvers.unipc(1.0, ddim_steps(SCHEDULE, [9], eta=0.0), lambda x, _: (x, x), no_noise, b="bh3"))

@@ -127,6 +127,10 @@ def test_a_checkpoint_gives_the_same_images_in_both(
         "--num-images 9 --batch-size 4",
         "--interpolate 4 --num-images 2",
         "--checkpoint ensemble --steps 10 --eta 0.5",
+        "--solver dpmpp_2m --steps 6 --num-images 64",
+        "--solver ipndm --steps 6 --num-images 64",
+        "--solver unipc --steps 6 --num-images 64",
+        "--solver heun --steps 6 --num-images 64",
     ],
 )
 def test_what_torch_trained_is_sampled_in_jittor_too(

@@ -84,7 +84,7 @@ def test_colour_images_are_scored_offline(
     folder = tmp_path / "sweep"
     options = [option for option in tiny if option != "run"]
     data = f"--data=images:path={pictures}"
-    sweep = ("sweep", *options, data, "--out", folder, "--evaluate-samples=20", "--evaluate-steps=2")
+    sweep = ["sweep", *options, data, f"--out={folder}", "--evaluate-samples=20", "--evaluate-steps=2"]
     swept = ddim_host(*sweep, "--evaluate-eta=0", env=WITHOUT_FID)
     assert swept.code == 0, swept.err
     [run] = [path.parent for path in folder.glob("*/trial.toml")]

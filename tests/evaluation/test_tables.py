@@ -125,6 +125,21 @@ def test_columns_tell_network_calls_if_they_are_more_than_steps() -> None:
     assert "calls" not in as_text(tables_of(Scores((scored(),)))[0])
 
 
+def test_other_timesteps_of_a_subset_that_was_searched_again_are_another_table() -> None:
+    """Their mean would look like that of two seeds."""
+    found = replace(SAMPLED, timestep_subset="optimized", timesteps=(100, 300, 700))
+    again = replace(found, timesteps=(90, 310, 690))
+    more = replace(found, timesteps=(9, 100, 300, 700))
+    tables = tables_of(Scores((scored(found, 2.0), scored(again, 4.0), scored(more), scored(found, 3.0))))
+    assert [[score.sampled.timesteps for score in table.scores] for table in tables] == [
+        [found.timesteps, more.timesteps, found.timesteps],
+        [again.timesteps],
+    ]
+    assert "timesteps: 100, 300, 700; 9, 100, 300, 700" in as_text(tables[0])
+    assert "timesteps: 90, 310, 690" in as_text(tables[1])
+    assert "timesteps: " not in as_text(tables_of(Scores((scored(),)))[0])
+
+
 def test_warnings_are_shown_once() -> None:
     [table] = tables_of(Scores(tuple(replace(s, warnings=("too few",)) for s in grid())))
     assert as_text(table).count("Warning: too few.") == 1

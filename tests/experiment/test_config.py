@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import keyword
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,8 @@ lengths = st.tuples(counts, st.none()) | st.tuples(st.none(), counts)
     given_settings=some_settings,
     length=lengths,
     origin=st.tuples(part_names, part_names, texts),
-    typed=st.dictionaries(texts, typed_values, max_size=3),
+    # A keyword of Python is no name of a parameter.
+    typed=st.dictionaries(texts.filter(lambda name: not keyword.iskeyword(name)), typed_values, max_size=3),
     provenance=st.dictionaries(texts, texts, max_size=2),
 )
 def test_whatever_a_config_holds_is_read_as_it_was_written(

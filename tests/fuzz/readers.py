@@ -32,7 +32,7 @@ from ddim_host.parts.datasets import cache
 from ddim_host.parts.datasets.cifar10 import MEMBERS, cifar10
 from ddim_host.parts.datasets.decoding import decode_image, read_size
 from ddim_host.parts.datasets.images import images
-from ddim_host.parts.found_subsets import FoundSubset, Search, SubsetsFile, schedule_hash
+from ddim_host.parts.found_subsets import FoundSubset, Refinement, Search, SubsetsFile, schedule_hash
 from ddim_host.parts.timestep_subsets import optimized
 from ddim_host.plugin import discovery
 from ddim_host.plugin.registry import Kind, Part
@@ -217,6 +217,8 @@ def _found(experiment: Experiment) -> FoundSubset:
     """Return something that a search could have found."""
     search = Search(
         method="by hand",
+        distribution="ddim-host",
+        version="0.1.0",
         teacher_timesteps=(0, 20, 49),
         num_images=2,
         seed=0,
@@ -231,8 +233,9 @@ def _found(experiment: Experiment) -> FoundSubset:
         device="cpu",
         precision="fp32",
         batch_size=2,
+        refinement=Refinement("pixels", "ddim", 1),
     )
-    return FoundSubset((0, 49), 0.1, 0.1, search, 3, 1.0, {})
+    return FoundSubset((0, 49), 0.1, 0.1, (20, 49), (0.2, 0.1), search, 3, 1.0, {})
 
 
 def optimized_timesteps(run: Path, experiment: Experiment) -> object:

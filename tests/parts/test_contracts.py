@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ddim_host.diffusion import solvers
-from ddim_host.parts import loss_weightings, noise_schedules, timestep_subsets
+from ddim_host.parts import loss_weightings, noise_schedules, subset_searches, timestep_subsets
 from ddim_host.parts.datasets import digits
 from ddim_host.parts.feature_extractors import DigitsMLP
 from ddim_host.plugin.discovery import installed_frameworks
@@ -21,6 +21,7 @@ from ddim_host.testing import (
     ModelFactoryContract,
     NoiseScheduleContract,
     SolverContract,
+    SubsetSearchContract,
     TimestepSamplerContract,
     TimestepSubsetContract,
 )
@@ -111,6 +112,23 @@ class TestDPMpp2M(SolverContract):
 
 class TestIPNDM(SolverContract):
     part = solvers.ipndm
+
+
+class TestUniPC(SolverContract):
+    part = solvers.unipc
+
+
+class TestUniPCWithTheOtherFunction(SolverContract):
+    part = solvers.unipc
+    parameters = {"b": "bh1"}  # noqa: RUF012 - nothing changes it
+
+
+class TestHeun(SolverContract):
+    part = solvers.heun
+
+
+class TestDynamicProgramming(SubsetSearchContract):
+    part = subset_searches.dynamic_programming
 
 
 class TestDigits(DatasetContract):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SCHEDULE = NoiseSchedule(np.linspace(1e-3, 0.2, 100))
 SEARCH = Search(
     method="by hand",
+    distribution="ddim-host",
+    version="0.1.0",
     teacher_timesteps=(0, 1, 2, 20, 40, 60, 80, 99),
     num_images=8,
     seed=2**62,
@@ -42,12 +44,14 @@ SEARCH = Search(
     device="cpu",
     precision="fp32",
     batch_size=8,
+    refinement=None,
 )
 OURS = WantedWeights("ab" * 32, "some ema weights", "")
 
 
 def found(*timesteps: int, **changes: Any) -> FoundSubset:
-    return FoundSubset(timesteps, 1e-3, 2e-3, replace(SEARCH, **changes), 6, 1.5, {"ddim-host": "0.1.0"})
+    search = replace(SEARCH, **changes)
+    return FoundSubset(timesteps, 1e-3, 2e-3, (), (), search, 6, 1.5, {"ddim-host": "0.1.0"})
 
 
 def test_subsets_come_back_as_they_were(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ CALLED = {
     Kind.LOSS_WEIGHTING: contracts.LossWeighting,
     Kind.TIMESTEP_SUBSET: contracts.TimestepSubset,
     Kind.SOLVER: contracts.Solver,
+    Kind.SEARCH: contracts.SubsetSearch,
 }
 
 

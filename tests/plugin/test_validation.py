@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ddim_host.diffusion import NoiseSchedule, ddim_steps, solvers
+from ddim_host.diffusion import NoiseSchedule, Teacher, ddim_steps, solvers
 from ddim_host.errors import UserError
 from ddim_host.experiment.assembly import assemble
 from ddim_host.experiment.config import Request
@@ -174,6 +174,7 @@ def test_parts_that_raise() -> None:
         (Kind.LOSS_WEIGHTING, lambda p: validation.checked_weighting(p, {}, SCHEDULE)),
         (Kind.TIMESTEP_SUBSET, lambda p: validation.checked_subset(p, {}, SCHEDULE, 3)),
         (Kind.SOLVER, lambda p: validation.checked_solver(p, {}, STEPS)),
+        (Kind.SEARCH, lambda p: validation.checked_search(p, {}, SCHEDULE, TEACHER, [2])),
         (Kind.TIMESTEP_SAMPLER, lambda p: validation.CheckedSampler(p, {}, SCHEDULE)),
         (Kind.DATA, lambda p: validation.checked_source(p, {})),
         (Kind.LOSS, lambda p: validation.checked_loss(p, {})(np.ones((2, 1, 4, 4)), np.ones((2, 1, 4, 4)))),
@@ -200,6 +201,47 @@ def test_weights_that_fp32_cannot_train_with_are_refused(largest: float) -> None
     weighting = part(Kind.LOSS_WEIGHTING, returning(np.linspace(0.0, largest, 10)))
     with pytest.raises(UserError, match="cannot be trained with"):
         validation.checked_weighting(weighting, {}, SCHEDULE)
+
+
+# --- Subset searches ----------------------------------------------------------------------------------------
+
+TEACHER = Teacher(np.array([0, 2, 5, 9]), np.zeros((2, 3), np.float32), np.zeros((4, 2, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (None, "it must return timesteps for each of the sizes [1, 2], not NoneType"),
+        ({2: np.array([0, 9])}, "it must return timesteps for each of the sizes [1, 2], not ['2']"),
+        (
+            {1: np.array([9]), 2: np.array([0, 9]), 3: np.array([0, 2, 9])},
+            "it must return timesteps for each of the sizes [1, 2], not ['1', '2', '3']",
+        ),
+        ({1: [9], 2: np.array([0, 9])}, "it gave a list, not an array (int64 of shape (1,))"),
+        ({1: np.array([9]), 2: np.array([9])}, "it gave int64 of shape (1,), not int64 of shape (2,)"),
+        ({1: np.array([9]), 2: np.array([9, 0])}, "[9, 0] are not increasing timesteps of the teacher"),
+        ({1: np.array([9]), 2: np.array([9, 9])}, "[9, 9] are not increasing timesteps of the teacher"),
+        ({1: np.array([8]), 2: np.array([0, 9])}, "[8] are not increasing timesteps of the teacher"),
+    ],
+)
+def test_subset_searches(found: object, why: str) -> None:
+    search = part(Kind.SEARCH, returning(found))
+    assert why == blamed(
+        lambda: validation.checked_search(search, {}, SCHEDULE, TEACHER, (2, 1)), Kind.SEARCH
+    )
+
+
+def test_a_search_is_asked_for_increasing_sizes_and_gets_its_parameters() -> None:
+    asked = []
+
+    def search(_: Any, teacher: Teacher, sizes: Any, *, last: int) -> dict[int, Any]:
+        asked.append((sizes, last))
+        return {size: teacher.timesteps[-size:] for size in reversed(sizes)}
+
+    found = validation.checked_search(part(Kind.SEARCH, search), {"last": 7}, SCHEDULE, TEACHER, [3, 1, 3])
+    assert asked == [((1, 3), 7)]
+    assert {size: timesteps.tolist() for size, timesteps in found.items()} == {1: [9], 3: [2, 5, 9]}
+    assert [*found] == [1, 3]
 
 
 # --- Solvers ------------------------------------------------------------------------------------------------

@@ -123,6 +123,36 @@ def test_what_cannot_be_told_from_the_best_is_marked_too() -> None:
     assert [row.cells[0].best for row in quality_of(group).tables[0].rows] == [True, True], "both print 1.00"
 
 
+def test_columns_of_pages_tell_network_calls_if_they_are_more_than_steps() -> None:
+    scores = Scores((replace(scored(), calls=5),), (FLOOR,))
+    comparison = compare([reported(scores=scores)])
+    [quality] = map(quality_of, comparison.quality)
+    assert {(table.steps, table.calls, table.columns) for table in quality.tables} == {
+        ((3,), (5,), ("S = 3, 5 calls",))
+    }
+    for text in (
+        render_page(comparison, title="", command=""),
+        as_markdown(comparison, title="", command=""),
+        as_json(comparison, title="", command=""),
+    ):
+        assert "S = 3, 5 calls" in text
+
+
+def test_grids_of_another_solver_are_no_grids_of_the_same_way() -> None:
+    png = grid_png(IMAGES)
+    heun = Grid("heun.png", png, {**RECORD, "solver": "heun", "network_calls": 3})
+    ddim = Grid("ddim.png", png, {**RECORD, "solver": "ddim", "network_calls": 2})
+    old = Grid("old.png", png, RECORD)
+    comparison = compare([reported("one", grids=(old, heun)), reported("two", grids=(ddim,))])
+    assert [[grid.name for _, grid in grids.grids] for grids in comparison.grids] == [
+        ["old.png", "ddim.png"],
+        ["heun.png"],
+    ]
+    page = render_page(comparison, title="", command="")
+    assert "2 steps, eta 0.0" in page
+    assert "2 steps (3 calls) with heun, eta 0.0" in page
+
+
 def test_a_caption_says_what_the_numbers_depend_on() -> None:
     [group] = compare([seeds_scored("one", 1.0, 2.0), seeds_scored("two", 1.0, 2.0)]).quality
     for table in quality_of(group).tables:

@@ -33,7 +33,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 def test_there_are_some() -> None:
-    assert {"barron", "ddim_numpy", "karras", "logit_normal", "mlflow"} == {path.name for path in EXAMPLES}
+    names = {"barron", "ddim_numpy", "gits", "karras", "logit_normal", "mlflow"}
+    assert names == {path.name for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
@@ -61,6 +62,10 @@ def test_runs_of_both_frameworks_use_them(
     assert "loss              barron (ddim-barron 0.1.0)" in outcome.out
     [record] = (path / "samples").glob("*.json")
     assert json.loads(record.read_text(encoding="utf-8"))["timestep_subset"] == "karras:rho=7.0"
+    search = ["--search", "gits:metric=l2", "--steps", "2", "--teacher-steps", "5", "--images", "4"]
+    searched = ddim_host("optimize", path, *search, env=site.env)
+    assert searched.code == 0, searched.err
+    assert "search            gits:metric=l2,coeff=1.15 (ddim-gits 0.1.0)" in searched.out
 
 
 def test_a_third_framework_trains_resumes_and_exchanges_weights(

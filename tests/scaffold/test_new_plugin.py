@@ -63,7 +63,7 @@ def test_a_run_uses_all_of_them(site: Site, ddim_host: Command, tiny: list[str],
     parts = [
         f"--{kind.option.replace('_', '-')}=my_{name.replace('-', '_')}"
         for name, kind in PLUGIN_KINDS.items()
-        if kind not in (Kind.FEATURES, Kind.MODEL)
+        if kind not in (Kind.FEATURES, Kind.MODEL, Kind.SEARCH)
     ]
     path = tmp_path / "run"
     outcome = ddim_host(*tiny, *parts, "--out", path, env=site.env)
@@ -74,6 +74,12 @@ def test_a_run_uses_all_of_them(site: Site, ddim_host: Command, tiny: list[str],
         env=site.env,
     )
     assert evaluated.code == 0, evaluated.err
+    searched = ddim_host(
+        *("optimize", path, "--steps", "2", "--teacher-steps", "5", "--images", "4"),
+        *("--search", "my_subset_search:even_share=0.1"),
+        env=site.env,
+    )
+    assert searched.code == 0, searched.err
     framework = ddim_host(*tiny, "--plugin", "my_framework", "--out", tmp_path / "own", env=site.env)
     assert framework.code == 0, framework.err
     table = ddim_host("plugins", env=site.env).out

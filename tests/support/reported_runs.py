@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from ddim_host.evaluation.scores import Scores
+from ddim_host.parts.found_subsets import FoundSubset, Search
 from ddim_host.plugin.observation import EpochMetrics
 from ddim_host.report.comparison import compare
 from ddim_host.report.page import render_page
 from ddim_host.report.reported_run import Grid, ReportedRun
 from ddim_host.run.images import grid_png
-from tests.support.evaluation_samples import FLOOR, scored
+from tests.support.evaluation_samples import FLOOR, SAMPLED, scored
 
 SETTINGS = {
     "plugin": "torch",
@@ -69,10 +70,36 @@ def reported(name: str = "one", **changes: Any) -> ReportedRun:
         provenance={"device": "a processor", "command": "ddim-host run --plugin torch"},
         metrics=rows(),
         scores=Scores((scored(),), (FLOOR,)),
+        subsets=(),
         grids=(Grid("grid.png", grid_png(IMAGES), RECORD),),
         problems=(),
     )
     return replace(run, **changes)
+
+
+def found(*timesteps: int, error: float = 1e-3, **changes: Any) -> FoundSubset:
+    """A subset as a search could have found it."""
+    search = Search(
+        method="dynamic_programming",
+        distribution="ddim-host",
+        version="0.1.0",
+        teacher_timesteps=(0, 20, 40, 60, 80, 99),
+        num_images=8,
+        seed=0,
+        clip=True,
+        checkpoint="latest",
+        checkpoint_steps=(35,),
+        weights="ema",
+        weights_sha256="ab" * 32,
+        noise_schedule="linear with 1,000 timesteps",
+        schedule_sha256="cd" * 32,
+        plugin="torch",
+        device="cpu",
+        precision="fp32",
+        batch_size=8,
+        refinement=None,
+    )
+    return FoundSubset(timesteps, error, 2e-3, (), (), replace(search, **changes), 6, 1.5, {})
 
 
 def with_settings(name: str, **settings: str) -> ReportedRun:
@@ -90,6 +117,8 @@ def whole_page() -> str:
         metrics=rows(2.0),
         problems=("metrics.csv is damaged",),
         provenance={"command": HOSTILE},
+        scores=Scores((scored(), replace(scored(), calls=5, sampled=replace(SAMPLED, solver=HOSTILE)))),
+        subsets=(found(20, 60), found(20, 60, 99), found(20, 60, method=HOSTILE)),
     )
     comparison = compare([reported(), other], ["there is no run in x"])
     return render_page(comparison, title="a title", command="a command")

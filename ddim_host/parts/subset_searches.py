@@ -1,0 +1,34 @@
+"""Searches for the timesteps of few steps, among those of a teacher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddim_host.diffusion.search import jump_errors, shortest_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ddim_host.diffusion import NoiseSchedule, Teacher
+
+
+def dynamic_programming(
+    schedule: NoiseSchedule, teacher: Teacher, sizes: Sequence[int]
+) -> dict[int, NDArray[np.int64]]:
+    """The path with the least sum of errors, each weighted by how much of it arrives in the image.
+
+    Exact for its measure, and for all sizes at once; see `ddim_host.diffusion.search`.
+
+    Args:
+        schedule: The noise schedule of the network.
+        teacher: What it predicted with many steps.
+        sizes: Numbers S of timesteps.
+
+    Returns:
+        For each S int64 `(S,)`.
+    """
+    paths = shortest_paths(jump_errors(schedule, teacher), sizes)
+    return {size: teacher.timesteps[list(path)] for size, path in paths.items()}

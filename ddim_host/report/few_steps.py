@@ -1,0 +1,195 @@
+"""Plots for few steps: what found timesteps promise, and how good samples are for their network calls."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from ddim_host.evaluation.tables import SHOWN, number
+from ddim_host.report.plots import Plot, spans_decades
+from ddim_host.report.svg import Curve, curves_svg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ddim_host.evaluation.scores import Score
+    from ddim_host.parts.found_subsets import FoundSubset
+    from ddim_host.report.comparison import Comparison
+
+
+@dataclass(frozen=True)
+class Front:
+    """The subsets that one way of searching found for a run, the newest of each size.
+
+    Attributes:
+        run: The run.
+        search: How they were found, in a few words.
+        subsets: By S, increasing.
+    """
+
+    run: str
+    search: str
+    subsets: tuple[FoundSubset, ...]
+
+
+def fronts_of(comparison: Comparison) -> list[Front]:
+    """Return what was found for each run, a front for each search."""
+    fronts = []
+    for run in comparison.runs:
+        found: dict[str, dict[int, FoundSubset]] = defaultdict(dict)
+        for subset in run.subsets:
+            found[_search_words(subset)][subset.steps] = subset
+        fronts += [
+            Front(run.name, words, tuple(by_size[size] for size in sorted(by_size)))
+            for words, by_size in found.items()
+        ]
+    return fronts
+
+
+def _search_words(subset: FoundSubset) -> str:
+    search = subset.search
+    refinement = search.refinement
+    return (
+        search.method
+        + (f", refined with {refinement.solver} by {refinement.distance}" if refinement else "")
+        + ("" if search.weights == "ema" else f", {search.weights} weights")
+        + ("" if search.checkpoint == "latest" else f", checkpoint {search.checkpoint}")
+    )
+
+
+def front_plots(comparison: Comparison) -> list[Plot]:
+    """Return the plot of S against the error that is expected; none if nothing was found for any run."""
+    fronts = fronts_of(comparison)
+    if not fronts:
+        return []
+    several = len(comparison.runs) > 1
+    curves, rows = [], []
+    for position, front in enumerate(fronts):
+        sizes = [subset.steps for subset in front.subsets]
+        name = f"{front.run}, {front.search}" if several else front.search
+        linear = [subset.linear_expected_error for subset in front.subsets]
+        curves += [
+            Curve(name, sizes, [subset.expected_error for subset in front.subsets], position),
+            Curve(f"{name}: linear", sizes, linear, position, dash=2),
+        ]
+        rows += [
+            [
+                front.run,
+                front.search,
+                str(subset.steps),
+                number(subset.expected_error),
+                number(subset.linear_expected_error),
+                ", ".join(map(str, subset.timesteps)),
+            ]
+            for subset in front.subsets
+        ]
+    return [
+        Plot(
+            "Error to expect of found timesteps, against their number",
+            curves_svg(
+                "front",
+                curves,
+                x="S, the timesteps that DDIM visits",
+                y="mean squared difference of a pixel",
+                logarithmic=spans_decades(curves),
+            ),
+            "; ".join(
+                f"{c.label}: {number(c.y[0])} at S = {c.x[0]}, {number(c.y[-1])} at {c.x[-1]}" for c in curves
+            ),
+            ["run", "search", "S", "error", "error of linear", "timesteps"],
+            rows,
+        )
+    ]
+
+
+def _ends(curves: list[Curve], axis: str) -> str:
+    """Both ends of each curve, in words."""
+    return "; ".join(
+        f"{curve.label}: {number(curve.y[0])} at {axis}{curve.x[0]}"
+        + (f", {number(curve.y[-1])} at {curve.x[-1]}" if len(curve.x) > 1 else "")
+        for curve in curves
+    )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Scores that differ in S and seed only."""
+
+    run: str
+    subset: str
+    solver: str
+
+
+def quality_plots(comparison: Comparison) -> list[Plot]:
+    """Return plots of quality against network calls, a line for each run, subset and solver.
+
+    There is one for each protocol of which samples with different numbers of calls were scored, at the lowest
+    eta: that is where few steps are used, and the tables hold the others.
+    """
+    groups: dict[object, dict[float, dict[_Line, list[Score]]]] = {}
+    for run in comparison.runs:
+        for score in run.scores.scores:
+            sampled, ruler = score.protocol
+            # What is compared is who made the images, in which way; the rest has to be the same.
+            same = replace(
+                sampled,
+                plugin="",
+                device="auto",
+                precision="auto",
+                checkpoint_steps=(),
+                checkpoint="latest",
+                timestep_subset="",
+                solver="",
+            )
+            way = score.sampled
+            line = _Line(run.name, way.timestep_subset, way.solver)
+            by_eta = groups.setdefault((same, ruler), {})
+            by_eta.setdefault(way.eta, {}).setdefault(line, []).append(score)
+    plots: list[Plot] = []
+    for by_eta in groups.values():
+        lines = by_eta[min(by_eta)]
+        if len({score.calls for scores in lines.values() for score in scores}) > 1:
+            plots.append(_quality_plot(f"calls-{len(plots)}", lines, len(comparison.runs) > 1))
+    return plots
+
+
+def _quality_plot(name: str, lines: dict[_Line, list[Score]], several: bool) -> Plot:
+    first = next(iter(lines.values()))[0]
+    shown = SHOWN[0]
+    curves, rows = [], []
+    for position, (line, scores) in enumerate(lines.items()):
+        points = sorted((score.calls, fmean(values)) for score, values in _over_seeds(scores))
+        label = ", ".join([line.run] * several + [line.subset, line.solver])
+        curves.append(
+            Curve(label, [x for x, _ in points], [y for _, y in points], position, dash=position // 6)
+        )
+        rows += [[line.run, line.subset, line.solver, str(calls), number(value)] for calls, value in points]
+    what, features = shown.name(first.ruler), first.ruler.features.name
+    return Plot(
+        f"{what} of {first.sampled.num_images:,} samples at eta {first.sampled.eta:g} against network calls, "
+        f"in the features of {features}",
+        curves_svg(
+            name,
+            curves,
+            x="network calls for an image",
+            y=what,
+            logarithmic=spans_decades(curves),
+        ),
+        _ends(curves, "calls = "),
+        ["run", "timestep subset", "solver", "calls", what],
+        rows,
+    )
+
+
+def _over_seeds(scores: Iterable[Score]) -> list[tuple[Score, list[float]]]:
+    """For each S a score and the values of all seeds; of a subset that was searched again, the newest."""
+    newest: dict[int, list[Score]] = {}
+    for score in scores:
+        same = newest.setdefault(score.sampled.steps, [])
+        if same and same[-1].sampled.timesteps != score.sampled.timesteps:
+            same.clear()
+        same.append(score)
+    shown = SHOWN[0]
+    return [(same[0], [shown.value(score.measures) for score in same]) for same in newest.values()]
