@@ -84,14 +84,22 @@ def test_colour_images_are_scored_offline(
     folder = tmp_path / "sweep"
     options = [option for option in tiny if option != "run"]
     data = f"--data=images:path={pictures}"
-    sweep = ("sweep", *options, data, "--out", folder, "--evaluate-samples=20", "--evaluate-steps=2")
+    sweep: tuple[str | Path, ...] = (
+        "sweep",
+        *options,
+        data,
+        "--out",
+        folder,
+        "--evaluate-samples=20",
+        "--evaluate-steps=2",
+    )
     swept = ddim_host(*sweep, "--evaluate-eta=0", env=WITHOUT_FID)
     assert swept.code == 0, swept.err
     [run] = [path.parent for path in folder.glob("*/trial.toml")]
     assert (
         "--features=cifar_cnn" in json.loads((run / "trial.json").read_text("utf-8"))["evaluate"]["command"]
     )
-    evaluate = ("evaluate", run, "--samples", "20", "--steps", "3", "--eta", "0")
+    evaluate: tuple[str | Path, ...] = ("evaluate", run, "--samples", "20", "--steps", "3", "--eta", "0")
     evaluated = ddim_host(*evaluate, env=WITHOUT_FID)
     assert evaluated.code == 0, evaluated.err
     assert evaluated.err.count("note: the features of FID are not available") == 1

@@ -67,6 +67,7 @@ def test_a_run_from_python_is_that_of_the_command(
 
 
 def test_a_stopped_run_is_resumed(python: PythonCode, tmp_path: Path) -> None:
+    large = SMALL.replace("batch_size=8", "batch_size=1000").replace("steps=3", "steps=6")
     code = f"""
         import os, signal
         from ddim_host.errors import InterruptedTrainingError
@@ -78,7 +79,7 @@ def test_a_stopped_run_is_resumed(python: PythonCode, tmp_path: Path) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         out = {str(tmp_path / "run")!r}
         try:
-            train(out, {SMALL.replace("batch_size=8", "batch_size=1000").replace("steps=3", "steps=6")}, observers=[Stop()])
+            train(out, {large}, observers=[Stop()])
         except InterruptedTrainingError as error:
             assert error.step == 3
         else:
