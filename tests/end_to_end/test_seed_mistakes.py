@@ -135,7 +135,7 @@ def test_only_the_features_of_fid_are_called_fid_and_stand_beside_the_paper() ->
         timesteps=(0, 999),
         timestep_subset="quad:span=0.8",
         solver="ddim",
-        clip=False,
+        clip=None,
         checkpoint="latest",
         checkpoint_steps=(800_000,),
         weights="ema",

@@ -91,7 +91,7 @@ def test_colour_images_are_scored_offline(
     assert (
         "--features=cifar_cnn" in json.loads((run / "trial.json").read_text("utf-8"))["evaluate"]["command"]
     )
-    evaluate = ("evaluate", run, "--samples", "20", "--steps", "3", "--eta", "0")
+    evaluate: tuple[str | Path, ...] = ("evaluate", run, "--samples", "20", "--steps", "3", "--eta", "0")
     evaluated = ddim_host(*evaluate, env=WITHOUT_FID)
     assert evaluated.code == 0, evaluated.err
     assert evaluated.err.count("note: the features of FID are not available") == 1

@@ -154,7 +154,7 @@ PAPER_SAMPLED = replace(
     SAMPLED,
     num_images=50_000,
     timestep_subset="quad:span=0.8",
-    clip=False,
+    clip=None,
     timesteps=tuple(range(20)),
 )
 

@@ -109,13 +109,19 @@ def test_whatever_a_config_holds_is_read_as_it_was_written(
     parts: dict[str, Any] = {kind.option: part for kind in PART_KINDS}
     plugin = PartConfig("torch", "ddim-torch", "0.1.0")
     config = Config(
-        plugin=plugin, **parts, **given_settings | {"train_steps": length[0], "epochs": length[1]}
+        plugin=plugin,
+        **parts,
+        **given_settings | {"train_steps": length[0], "epochs": length[1]},
+        observer=(part, plugin),
     )
     path = tmp_path_factory.getbasetemp() / "config.toml"
     path.write_text(write_run_config(config, (8, 8, 1), IMAGES, provenance), encoding="utf-8", newline="")
 
     request = read_config_file(path).request
     assert request.plugin == "torch"
+    assert request.watchers is not None
+    assert request.watchers.recorded, "the file is that of a run"
+    assert request.watchers.choices == (request.parts[Kind.LOSS], PartChoice("torch", "ddim-torch", {}))
     values = {name: getattr(config, name) for name in SETTINGS}
     assert dict(request.settings) == {name: value for name, value in values.items() if value is not None}
     known = [Parameter(name, annotation, REQUIRED) for name, (annotation, _) in typed.items()]

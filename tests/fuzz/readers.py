@@ -222,7 +222,7 @@ def _found(experiment: Experiment) -> FoundSubset:
         teacher_timesteps=(0, 20, 49),
         num_images=2,
         seed=0,
-        clip=True,
+        clip=1.0,
         checkpoint="latest",
         checkpoint_steps=(3,),
         weights="ema",

@@ -67,23 +67,25 @@ def test_a_run_from_python_is_that_of_the_command(
 
 
 def test_a_stopped_run_is_resumed(python: PythonCode, tmp_path: Path) -> None:
+    large = SMALL.replace("batch_size=8", "batch_size=1000").replace("steps=3", "steps=6")
     code = f"""
         import os, signal
         from ddim_host.errors import InterruptedTrainingError
         from ddim_host.notebook import Observer, train
         class Stop(Observer):
             def on_row(self, row):
-                os.kill(os.getpid(), signal.SIGINT)  # as a notebook's button does
+                if row.step == 2:
+                    os.kill(os.getpid(), signal.SIGINT)  # as a notebook's button does
         signal.signal(signal.SIGINT, signal.default_int_handler)
         out = {str(tmp_path / "run")!r}
         try:
-            train(out, {SMALL.replace("batch_size=8", "batch_size=1000")}, observers=[Stop()])
+            train(out, {large}, observers=[Stop()])
         except InterruptedTrainingError as error:
-            assert error.step == 2
+            assert error.step == 3
         else:
             raise AssertionError
         run = train(out, resume=True, observers=[])
-        assert run.metrics[-1].step == 3
+        assert run.metrics[-1].step == 6
         """
     done = python(textwrap.dedent(code))
     assert done.code == 0, done.err

@@ -26,9 +26,9 @@ FACES = {"ddim_host", "ddim_host.framework", "ddim_host.testing"}
 PARTS = """
     DrawnGrid Ending EpochMetrics ObservedRun ObservedScore Observer ObserverFactory
     DDIMStep DataSource DatasetFactory FeatureExtractor FeatureExtractorFactory Images Loss LossWeighting
-    NoiseSchedule NoiseScheduleFactory SamplerState Solver SubsetSearch Teacher TimestepSampler
+    NoiseSchedule NoiseScheduleFactory PredictionType SamplerState Solver SubsetSearch Teacher TimestepSampler
     TimestepSamplerFactory TimestepSubset TrainTest UserError __version__ absolute_path cache_errors
-    cache_folder download file_errors hookimpl locked strictly_increasing write_bytes
+    cache_folder download epsilon_error_ratio file_errors hookimpl locked strictly_increasing write_bytes
 """
 FRAMEWORKS = """
     ADAM_BETA1 ADAM_BETA2 ADAM_EPSILON Attention Batch Check Conv DECLARATIONS KERNELS_VARIABLE Device Dropout

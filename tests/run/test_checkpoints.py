@@ -294,7 +294,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, weights: dict[str, NDArray[Any]
     safetensors.numpy.save_file(weights, path)
     with pytest.raises(UserError) as caught:
         load_weights(path.parent, "raw", PARAMETERS)
-    assert caught.value.what == f"{path} does not fit the network of this run"
+    assert caught.value.what == f"{path} does not fit the network"
     assert why in caught.value.why
 
 

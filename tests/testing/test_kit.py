@@ -189,8 +189,8 @@ def test_schedules_weightings_and_subsets() -> None:
     fails(NoiseScheduleContract, betas["zero"], "test_betas_are_valid", "between 0 and 1")
     fails(NoiseScheduleContract, betas["random"], "test_it_is_deterministic")
     weighting = "test_weights_are_valid_and_deterministic"
-    fails(LossWeightingContract, lambda schedule: np.ones(3), weighting, "of shape")
-    fails(LossWeightingContract, lambda s: rng.uniform(0.5, 1, s.num_train_timesteps), weighting)
+    fails(LossWeightingContract, lambda schedule, prediction_type: np.ones(3), weighting, "of shape")
+    fails(LossWeightingContract, lambda s, _: rng.uniform(0.5, 1, s.num_train_timesteps), weighting)
     subset = "test_timesteps_are_valid_and_deterministic"
     fails(TimestepSubsetContract, lambda schedule, n: np.zeros(n, dtype=np.int64), subset, "increase")
     fails(TimestepSubsetContract, lambda s, n: np.sort(rng.permutation(s.num_train_timesteps)[:n]), subset)
