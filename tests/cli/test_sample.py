@@ -537,7 +537,7 @@ def test_a_damaged_checkpoint(refused: Callable[..., str], run: Path, command: s
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_checkpoint_of_another_network(refused: Callable[..., str], run: Path, command: str) -> None:
     edit_config(run, lambda config: config["model"]["parameters"].update(base_channels=16))
-    assert "does not fit the network of this run" in refused(command, run)
+    assert "does not fit the network" in refused(command, run)
 
 
 @pytest.mark.parametrize("checkpoint", ["best-train", "best-test", "best-avg", "ensemble"])

@@ -397,8 +397,8 @@ def test_dots_in_values_are_no_names(read: Callable[[str], Request]) -> None:
 
 def test_a_file_beyond_all_measure_is_not_read(read: Callable[[str], Request]) -> None:
     with pytest.raises(UserError, match="cannot read the configuration") as caught:
-        read("# " + "x" * (64 << 10))
-    assert caught.value.why == "it has more than 65,536 bytes"
+        read("# " + "x" * (512 << 10))
+    assert caught.value.why == "it has more than 524,288 bytes"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
