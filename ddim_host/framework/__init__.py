@@ -44,7 +44,7 @@ from ddim_host.framework.unet import (
     Weights,
     initial_weights,
     parameters,
-    predict_noise,
+    run_unet,
     time_embedding_table,
 )
 from ddim_host.system.launch import launched
@@ -84,10 +84,10 @@ __all__ = [
     "initial_weights",
     "launched",
     "parameters",
-    "predict_noise",
     "process_peak_memory_bytes",
     "processor_flags",
     "processor_name",
+    "run_unet",
     "time_embedding_table",
     "transform_channels",
 ]

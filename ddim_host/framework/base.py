@@ -119,7 +119,7 @@ class ModelBase(ABC, Generic[Tensor]):
 
     Attributes:
         _spec: The network.
-        _unet: Its layers, for `predict_noise`.
+        _unet: Its layers, for `run_unet`.
         _time_table: `time_embedding_table` on the device.
         _raw: The parameters by canonical name. `_ema`, `_exp_avg` and `_exp_avg_sq` have the same names; a
             training step changes all four in place.

@@ -139,8 +139,8 @@ class Model(Protocol):
         """The losses `(B,)` of the raw weights, without gradient or dropout, still on the device."""
         ...
 
-    def predict_noise(self, x_t: Tensor, t: int, *, which: WhichWeights) -> Tensor:
-        """Epsilon for images that share one timestep, without gradient or dropout.
+    def predict(self, x_t: Tensor, t: int, *, which: WhichWeights) -> Tensor:
+        """Return what the network predicts for images that share one timestep, without gradient or dropout.
 
         Args:
             x_t: fp32 `(B, C, H, W)` on the device.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Denoiser:
-    """What predicts the noise: one model, or several whose predictions are averaged.
+    """One model, or several whose predictions are averaged.
 
     Attributes:
         members: Models on the same device, each with its share; the shares add up to 1.
@@ -49,11 +49,11 @@ class Denoiser:
         """The model that does everything else."""
         return self.members[0][0]
 
-    def predict_noise(self, x_t: Tensor, t: int) -> Tensor:
-        """See `framework.Model.predict_noise`."""
+    def predict(self, x_t: Tensor, t: int) -> Tensor:
+        """See `framework.Model.predict`."""
         if len(self.members) == 1:
-            return self.model.predict_noise(x_t, t, which=self.which)
-        weighted = [model.predict_noise(x_t, t, which=self.which) * share for model, share in self.members]
+            return self.model.predict(x_t, t, which=self.which)
+        weighted = [model.predict(x_t, t, which=self.which) * share for model, share in self.members]
         return sum(weighted[1:], weighted[0])
 
 
@@ -84,7 +84,7 @@ def denoise(
     model = denoiser.model
 
     def predict(x_t: Tensor, step: DDIMStep) -> tuple[Tensor, Tensor]:
-        prediction = denoiser.predict_noise(x_t, step.t)
+        prediction = denoiser.predict(x_t, step.t)
         on_call()
         return image_and_noise(x_t, prediction, step, denoiser.prediction_type, limit=limit, clip=model.clip)
 

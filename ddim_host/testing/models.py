@@ -142,11 +142,11 @@ class ModelFactoryContract(PartContract):
         predictions = {}
         for t in (0, 17, _TIMESTEPS - 1):
             for which in _BOTH:
-                together = model.to_host(model.predict_noise(model.to_device(x_t), t, which=which)).copy()
+                together = model.to_host(model.predict(model.to_device(x_t), t, which=which)).copy()
                 assert together.shape == x_t.shape
                 assert together.dtype == np.float32
                 alone = [
-                    model.to_host(model.predict_noise(model.to_device(x_t[i : i + 1]), t, which=which)).copy()
+                    model.to_host(model.predict(model.to_device(x_t[i : i + 1]), t, which=which)).copy()
                     for i in range(len(x_t))
                 ]
                 np.testing.assert_allclose(np.concatenate(alone), together, rtol=1e-3, atol=1e-4)

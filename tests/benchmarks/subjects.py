@@ -148,7 +148,7 @@ class _Host:
         self._model.synchronize()
 
     def network_call(self) -> None:
-        self._model.to_host(self._model.predict_noise(self._x_t, 500, which="ema"))
+        self._model.to_host(self._model.predict(self._x_t, 500, which="ema"))
 
     def sample(self) -> None:
         for _ in self._sampler.images(_NUM_IMAGES, batch_size=_NUM_IMAGES):

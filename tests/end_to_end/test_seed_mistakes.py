@@ -189,7 +189,7 @@ def effect_of_attended_values(unet: ModelFactory) -> float:
         values = {f"mid_block.attentions.0.to_v.{kind}" for kind in ("weight", "bias")}
         flipped = {name: factor * array if name in values else array for name, array in weights.items()}
         model.load_weights(flipped, "raw")
-        predictions.append(model.to_host(model.predict_noise(model.to_device(x_t), 7, which="raw")).copy())
+        predictions.append(model.to_host(model.predict(model.to_device(x_t), 7, which="raw")).copy())
     return float(np.abs(predictions[0] - predictions[1]).max())
 
 
@@ -297,9 +297,9 @@ class BusyDevice(NumpyModel):
         super().__init__(lambda x_t, t: np.zeros_like(x_t))
         self.now = self.queued = 0.0
 
-    def predict_noise(self, x_t: NDArray[np.float32], t: int, *, which: WhichWeights) -> NDArray[np.float32]:
+    def predict(self, x_t: NDArray[np.float32], t: int, *, which: WhichWeights) -> NDArray[np.float32]:
         self.queued += 1.0
-        return super().predict_noise(x_t, t, which=which)
+        return super().predict(x_t, t, which=which)
 
     def synchronize(self) -> None:
         self.now, self.queued = self.now + self.queued, 0.0

@@ -62,7 +62,7 @@ def largest_difference(spec: UNetSpec) -> tuple[float, float]:
         differences.append(ours.evaluate_loss(batch, whole_prediction) - expected)
         for shared in (0, spec.num_train_timesteps - 1):
             expected = theirs(torch.from_numpy(x_t), shared).sample
-            predicted = ours.predict_noise(ours.to_device(x_t), shared, which="raw")
+            predicted = ours.predict(ours.to_device(x_t), shared, which="raw")
             differences.append(predicted - expected)
     return max(float(d.abs().max()) for d in differences), float(expected.std())
 

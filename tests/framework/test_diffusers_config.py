@@ -19,7 +19,7 @@ from ddim_host.framework.unet import (
     UNet,
     diffusers_config,
     parameters,
-    predict_noise,
+    run_unet,
     spec_from_diffusers,
     time_embedding_table,
     with_canonical_names,
@@ -75,7 +75,7 @@ def test_every_network_of_the_family_computes_what_diffusers_computes(config: di
     for t in (0, 17, 500):
         with torch.no_grad():
             expected = theirs(torch.from_numpy(x_t), t).sample
-        found = ours.predict_noise(ours.to_device(x_t), t, which="raw")
+        found = ours.predict(ours.to_device(x_t), t, which="raw")
         size = float(expected.std())
         assert 0.1 < size < 10
         assert float((found - expected).abs().max()) < 1e-5 * max(1.0, size)
@@ -95,7 +95,7 @@ def test_what_is_unusual_has_the_gradients_of_diffusers(which: str) -> None:
     x_t, target = torch.randn((2, 3, 2, *spec.image_size), generator=torch.Generator().manual_seed(0))
     t = torch.tensor([3, 400, 999])
     expected = theirs(x_t, t).sample
-    found = predict_noise(UNet.from_spec(spec), layers, x_t, torch.from_numpy(time_embedding_table(spec))[t])
+    found = run_unet(UNet.from_spec(spec), layers, x_t, torch.from_numpy(time_embedding_table(spec))[t])
     for predicted in (expected, found):
         ((predicted - target) ** 2).mean().backward()
     for name, parameter in theirs.named_parameters():

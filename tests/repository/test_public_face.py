@@ -34,7 +34,7 @@ FRAMEWORKS = """
     ADAM_BETA1 ADAM_BETA2 ADAM_EPSILON Attention Batch Check Conv DECLARATIONS KERNELS_VARIABLE Device Dropout
     GroupNorm JoinProcesses Kernels Layers LayersBase Linear Loss Model ModelBase
     ModelFactory Precision Processes TrainingState UNet UNetSpec Weights WhichWeights cached
-    cpu_kernels initial_weights launched parameters predict_noise process_peak_memory_bytes
+    cpu_kernels initial_weights launched parameters run_unet process_peak_memory_bytes
     processor_flags processor_name time_embedding_table transform_channels
 """
 TESTS = """

@@ -185,6 +185,6 @@ def test_shown_states_of_an_image_lie_side_by_side() -> None:
 def test_an_ensemble_predicts_the_weighted_mean() -> None:
     one, other = NumpyModel(network), NumpyModel(lambda x_t, t: np.zeros_like(x_t))
     x_t = normal_images(0, Stream.SAMPLE_START, steps=[0], indices=[0], shape=SHAPE)
-    mean = Denoiser(((one, 2 / 3), (other, 1 / 3)), "raw").predict_noise(x_t, 5)
+    mean = Denoiser(((one, 2 / 3), (other, 1 / 3)), "raw").predict(x_t, 5)
     np.testing.assert_allclose(mean, network(x_t, 5) * 2 / 3, rtol=1e-6)
     assert one.calls == other.calls == [(5, 1, "raw")]

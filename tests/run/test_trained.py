@@ -76,7 +76,7 @@ def test_each_choice_has_its_weights(
     experiment = assemble_trained(directory, Request())
     denoiser, used = load_denoiser(experiment, directory, checkpoint, which)
     assert used == UsedWeights(which, checkpoint, (step,))
-    assert denoiser.predict_noise(np.zeros((1, 1, 8, 8), np.float32), 0).max() == step + 10 * (which == "ema")
+    assert denoiser.predict(np.zeros((1, 1, 8, 8), np.float32), 0).max() == step + 10 * (which == "ema")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_an_ensemble_is_the_mean_of_three_predictions(
     denoiser, used = load_denoiser(assemble_trained(directory, Request()), directory, "ensemble", "raw")
     assert used == UsedWeights("raw", "ensemble", steps)
     assert len(denoiser.members) == len(steps)
-    prediction = denoiser.predict_noise(np.zeros((1, 1, 8, 8), np.float32), 0)
+    prediction = denoiser.predict(np.zeros((1, 1, 8, 8), np.float32), 0)
     np.testing.assert_allclose(prediction, mean, rtol=1e-6)
 
 

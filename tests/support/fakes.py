@@ -34,7 +34,7 @@ class NumpyModel:
         self.calls: list[tuple[int, int, WhichWeights]] = []
         self.inputs: list[NDArray[np.float32]] = []
 
-    def predict_noise(self, x_t: NDArray[np.float32], t: int, *, which: WhichWeights) -> NDArray[np.float32]:
+    def predict(self, x_t: NDArray[np.float32], t: int, *, which: WhichWeights) -> NDArray[np.float32]:
         self.calls.append((t, len(x_t), which))
         self.inputs.append(x_t.copy())
         return self._network(x_t, t)

@@ -37,7 +37,7 @@ def noise(build: Any, names: Iterable[str] = TELLING) -> dict[str, Any]:
         model.load_weights(random_weights(spec), "raw")
         x_t = model.to_device(one_batch(spec, batch_size=2).x_t)
         for t in TIMESTEPS:
-            predicted[f"{name}, t {t}"] = model.to_host(model.predict_noise(x_t, t, which="raw")).copy()
+            predicted[f"{name}, t {t}"] = model.to_host(model.predict(x_t, t, which="raw")).copy()
     return predicted
 
 

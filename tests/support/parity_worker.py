@@ -62,8 +62,7 @@ def predicted_noise(experiment: Experiment, model: Model) -> dict[str, Any]:
     size, _, channels = experiment.image_shape
     x_t = np.random.default_rng(1).standard_normal((2, channels, size, size), dtype=np.float32)
     return {
-        f"t{t}": model.to_host(model.predict_noise(model.to_device(x_t), t, which="raw"))
-        for t in (0, 371, 999)
+        f"t{t}": model.to_host(model.predict(model.to_device(x_t), t, which="raw")) for t in (0, 371, 999)
     }
 
 

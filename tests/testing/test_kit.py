@@ -302,8 +302,8 @@ class NoMemory(TorchModel):
 class NoTime(TorchModel):
     """Predicts the same for all timesteps."""
 
-    def predict_noise(self, x_t: Any, t: int, *, which: Any) -> Any:
-        return super().predict_noise(x_t, 0, which=which)
+    def predict(self, x_t: Any, t: int, *, which: Any) -> Any:
+        return super().predict(x_t, 0, which=which)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_predictions_and_test_losses_are_those_of_the_cpu() -> None:
     for which in ("raw", "ema"):
         for t in (0, 49):
             found, expected = (
-                model.to_host(model.predict_noise(model.to_device(data.x_t), t, which=which)).copy()
+                model.to_host(model.predict(model.to_device(data.x_t), t, which=which)).copy()
                 for model in (gpu, cpu)
             )
             np.testing.assert_allclose(found, expected, atol=2e-5)
@@ -121,12 +121,12 @@ def test_predictions_follow_the_weights() -> None:
     """In bf16 the network computes with a copy, which must not be that of the step before."""
     model = gpu_model("bf16", replace(SPEC, dropout=0.0))
     x_t = model.to_device(batch().x_t)
-    before = model.to_host(model.predict_noise(x_t, 7, which="raw")).copy()
+    before = model.to_host(model.predict(x_t, 7, which="raw")).copy()
     step(model)
-    after = model.to_host(model.predict_noise(x_t, 7, which="raw")).copy()
+    after = model.to_host(model.predict(x_t, 7, which="raw")).copy()
     assert np.any(before != after)
     model.load_weights(weights(), "raw")
-    np.testing.assert_array_equal(model.to_host(model.predict_noise(x_t, 7, which="raw")), before)
+    np.testing.assert_array_equal(model.to_host(model.predict(x_t, 7, which="raw")), before)
 
 
 def test_bf16_is_near_fp32_and_keeps_fp32_weights() -> None:

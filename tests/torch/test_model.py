@@ -17,7 +17,7 @@ from ddim_host.framework.unet import (
     UNetSpec,
     initial_weights,
     parameters,
-    predict_noise,
+    run_unet,
     time_embedding_table,
 )
 from ddim_losses import mse
@@ -142,7 +142,7 @@ def plain_training() -> tuple[Weights, Weights, list[NDArray[np.float32]], list[
     losses, clipped = [], []
     for number, settings in enumerate(STEPS):
         data = batch(number)
-        predicted = predict_noise(
+        predicted = run_unet(
             network, TorchLayers(raw), torch.from_numpy(data.x_t), table[torch.from_numpy(data.t)]
         )
         loss: Tensor = ((predicted - torch.from_numpy(data.target)) ** 2).mean(dim=(1, 2, 3))
@@ -346,8 +346,8 @@ def test_raw_and_averaged_weights_predict_apart() -> None:
     x = used.to_device(batch().x_t)
     for which, seed in (("raw", 1), ("ema", 2)):
         alone = model(weights=random_weights(seed))
-        expected = alone.to_host(alone.predict_noise(x, 7, which="raw"))
-        predicted = used.predict_noise(x, 7, which="raw" if which == "raw" else "ema")
+        expected = alone.to_host(alone.predict(x, 7, which="raw"))
+        predicted = used.predict(x, 7, which="raw" if which == "raw" else "ema")
         np.testing.assert_array_equal(used.to_host(predicted), expected)
 
 
@@ -359,8 +359,8 @@ def test_looking_uses_no_dropout_and_changes_nothing() -> None:
     never_drops.load_weights(looked.weights("raw"), "raw")
     np.testing.assert_array_equal(prediction(looked, batch()), prediction(never_drops, batch()))
     np.testing.assert_array_equal(
-        looked.to_host(looked.predict_noise(x, 3, which="raw")),
-        never_drops.to_host(never_drops.predict_noise(x, 3, which="raw")),
+        looked.to_host(looked.predict(x, 3, which="raw")),
+        never_drops.to_host(never_drops.predict(x, 3, which="raw")),
     )
     step(looked, batch(1))
     step(left_alone, batch(1))
@@ -372,7 +372,7 @@ def test_an_image_is_predicted_alike_alone_and_among_others() -> None:
     used, data = model(), batch()
     together = prediction(used, data)
     for image, t in enumerate(data.t.tolist()):
-        alone = used.predict_noise(used.to_device(data.x_t[image : image + 1]), t, which="raw")
+        alone = used.predict(used.to_device(data.x_t[image : image + 1]), t, which="raw")
         np.testing.assert_allclose(used.to_host(alone)[0], together[image], atol=1e-5)
 
 
@@ -420,7 +420,7 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights() -> None:
         np.testing.assert_allclose(losses, expected, rtol=0.05)
     for which in ("raw", "ema"):
         assert {values.dtype for values in rounded.weights(which).values()} == {np.dtype(np.float32)}
-    predicted = rounded.predict_noise(rounded.to_device(batch().x_t), 3, which="ema")
+    predicted = rounded.predict(rounded.to_device(batch().x_t), 3, which="ema")
     assert rounded.to_host(predicted).dtype == np.float32
 
 
@@ -466,7 +466,7 @@ def test_dense_layers_are_the_same_in_both_of_pytorchs_libraries(monkeypatch: py
         monkeypatch.setattr("ddim_torch.kernel_layers._ONEDNN_IS_FASTER", onednn)
         trained = model(weights=weights)
         x_t = trained.to_device(batch().x_t)
-        predicted = trained.to_host(trained.predict_noise(x_t, 7, which="raw")).copy()
+        predicted = trained.to_host(trained.predict(x_t, 7, which="raw")).copy()
         trained.train_step(batch(), mse, lr=1e-3, ema_decay=0.9, max_grad_norm=NEVER)
         results[onednn] = {"prediction": predicted, **trained.training_state().exp_avg}
     for name, array in results[False].items():

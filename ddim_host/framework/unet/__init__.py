@@ -24,7 +24,7 @@ from ddim_host.framework.unet.diffusers_config import (
     spec_from_diffusers,
     with_canonical_names,
 )
-from ddim_host.framework.unet.network import Layers, predict_noise, time_embedding_table
+from ddim_host.framework.unet.network import Layers, run_unet, time_embedding_table
 from ddim_host.framework.unet.spec import UNetSpec
 from ddim_host.framework.unet.weights import Parameter, Weights, initial_weights, parameters
 
@@ -43,7 +43,7 @@ __all__ = [
     "diffusers_config",
     "initial_weights",
     "parameters",
-    "predict_noise",
+    "run_unet",
     "spec_from_diffusers",
     "time_embedding_table",
     "with_canonical_names",

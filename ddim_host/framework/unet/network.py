@@ -77,7 +77,7 @@ class Layers(Protocol[Tensor]):
         ...
 
 
-def predict_noise(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embedding: Tensor) -> Tensor:
+def run_unet(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embedding: Tensor) -> Tensor:
     """Run the network.
 
     Args:
@@ -87,7 +87,7 @@ def predict_noise(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embeddin
         time_embedding: `(B, base_channels)`, rows of `time_embedding_table`.
 
     Returns:
-        Epsilon, `(B, C, H, W)`.
+        What it predicts, `(B, C, H, W)`.
     """
     time = layers.silu(layers.linear(unet.time_linear_1, time_embedding))
     # Every residual block begins with the silu of this, so it is taken once.

@@ -12,9 +12,9 @@ from ddim_host.framework import (
     ADAM_BETA2,
     ADAM_EPSILON,
     ModelBase,
-    predict_noise,
     process_peak_memory_bytes,
     processor_name,
+    run_unet,
 )
 from ddim_numpy.layers import NumpyLayers
 from ddim_numpy.tensor import Array, Tensor
@@ -70,7 +70,7 @@ class NumpyModel(ModelBase[Array]):
         losses: Array = loss(predicted, batch.target)
         return losses
 
-    def predict_noise(self, x_t: Array, t: int, *, which: WhichWeights) -> Array:
+    def predict(self, x_t: Array, t: int, *, which: WhichWeights) -> Array:
         return self._predict(self._layers(which), x_t, np.full(len(x_t), t)).array
 
     def clip(self, tensor: Array, low: float, high: float) -> Array:
@@ -106,7 +106,7 @@ class NumpyModel(ModelBase[Array]):
             self._raw[name] -= (lr / bias_1) * first / (np.sqrt(second / bias_2) + ADAM_EPSILON)
 
     def _predict(self, layers: NumpyLayers, x_t: Array, t: NDArray[np.int64]) -> Tensor:
-        return predict_noise(self._unet, layers, Tensor(x_t), Tensor(self._time_table[t]))
+        return run_unet(self._unet, layers, Tensor(x_t), Tensor(self._time_table[t]))
 
     def _layers(self, which: WhichWeights) -> NumpyLayers:
         return NumpyLayers({name: Tensor(array) for name, array in self._parameters(which).items()})

@@ -99,7 +99,7 @@ def test_it_trains_as_pytorch_does(change: dict[str, Any]) -> None:
         ]
         np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     x_t = one_batch(spec).x_t
-    predictions = [m.to_host(m.predict_noise(m.to_device(x_t), 7, which="ema")) for m in models]
+    predictions = [m.to_host(m.predict(m.to_device(x_t), 7, which="ema")) for m in models]
     np.testing.assert_allclose(predictions[0], predictions[1], atol=1e-4)
 
 

@@ -15,9 +15,9 @@ from ddim_host.framework import (
     ADAM_EPSILON,
     ModelBase,
     cpu_kernels,
-    predict_noise,
     process_peak_memory_bytes,
     processor_name,
+    run_unet,
 )
 from ddim_jittor.cuda import gpu_name
 from ddim_jittor.kernel_layers import KernelLayers
@@ -87,7 +87,7 @@ class JittorModel(ModelBase[jt.Var]):
         jt.sync_all()
         return losses
 
-    def predict_noise(self, x_t: jt.Var, t: int, *, which: WhichWeights) -> jt.Var:
+    def predict(self, x_t: jt.Var, t: int, *, which: WhichWeights) -> jt.Var:
         jt.sync_all()
         with jt.no_grad():
             timesteps = jt.array(np.full(x_t.shape[0], t, dtype=np.int32))
@@ -158,5 +158,5 @@ class JittorModel(ModelBase[jt.Var]):
         return loss(predicted, jt.array(batch.target))
 
     def _predict(self, layers: JittorLayers, x_t: jt.Var, t: jt.Var) -> jt.Var:
-        predicted = predict_noise(self._unet, layers, layers.to_layout(x_t), self._time_table[t])
+        predicted = run_unet(self._unet, layers, layers.to_layout(x_t), self._time_table[t])
         return layers.from_layout(predicted)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from ddim_host.framework import parameters, predict_noise
+from ddim_host.framework import parameters, run_unet
 from ddim_torch.adam import adam_step
 from ddim_torch.graphs import Captured
 from ddim_torch.model import TorchModel
@@ -100,7 +100,7 @@ class CudaModel(TorchModel):
         return losses
 
     @torch.no_grad()
-    def predict_noise(self, x_t: Tensor, t: int, *, which: WhichWeights) -> Tensor:
+    def predict(self, x_t: Tensor, t: int, *, which: WhichWeights) -> Tensor:
         return self._call(x_t, t, which)
 
     def _call(self, x_t: Tensor, t: Tensor | int, which: WhichWeights) -> Tensor:
@@ -159,7 +159,7 @@ class CudaModel(TorchModel):
 
     def _network(self, layers: TritonLayers, x_t: Tensor, t: Tensor) -> Tensor:
         x = x_t.to(self._dtype, memory_format=torch.channels_last)
-        predicted = predict_noise(self._unet, layers, x, self._time_table[t].to(self._dtype))
+        predicted = run_unet(self._unet, layers, x, self._time_table[t].to(self._dtype))
         return predicted.float().contiguous()
 
     @property

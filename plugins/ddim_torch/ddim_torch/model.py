@@ -12,9 +12,9 @@ from ddim_host import UserError
 from ddim_host.framework import (
     ModelBase,
     cpu_kernels,
-    predict_noise,
     process_peak_memory_bytes,
     processor_name,
+    run_unet,
 )
 from ddim_torch.adam import adam_step
 from ddim_torch.kernel_layers import KernelLayers
@@ -142,7 +142,7 @@ class TorchModel(ModelBase[Tensor]):
         return self._losses(batch, loss, self._layers("raw"))
 
     @torch.no_grad()
-    def predict_noise(self, x_t: Tensor, t: int, *, which: WhichWeights) -> Tensor:
+    def predict(self, x_t: Tensor, t: int, *, which: WhichWeights) -> Tensor:
         timesteps = torch.full((x_t.shape[0],), t, dtype=torch.int64, device=self._device)
         return self._predict(self._layers(which), x_t, timesteps)
 
@@ -198,7 +198,7 @@ class TorchModel(ModelBase[Tensor]):
         x_t = x_t.contiguous(memory_format=torch.channels_last)
         enabled = self.precision == "bf16"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled):
-            predicted = predict_noise(self._unet, layers, x_t, self._time_table[t])
+            predicted = run_unet(self._unet, layers, x_t, self._time_table[t])
         return predicted.float()
 
     @cached_property
