@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError, printable
+from ddim_host.errors import printable
 from ddim_host.exchange.exporting import export_run, write_pipeline
 from ddim_host.experiment.config import Request
 from ddim_host.run.directory import existing_run
@@ -26,10 +26,8 @@ def main(options: argparse.Namespace) -> int:
             the output exists already.
     """
     run = existing_run(options.run)
-    if options.out.suffix and options.out.is_file():
-        raise UserError(f"{options.out} is a file", fix="name a new folder with --out")
     require_new(options.out)
-    experiment = assemble_trained(run, Request())
+    experiment = assemble_trained(run, Request(options.plugin))
     exported = export_run(experiment, run, options.checkpoint, options.weights)
     write_pipeline(exported, options.out)
     print(f"wrote {printable(options.out)}: DDIMPipeline.from_pretrained opens it")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import requested
 from ddim_host.cli.run import describe_network
-from ddim_host.errors import printable
+from ddim_host.errors import UserError, printable
 from ddim_host.exchange.importing import read_pipeline, write_imported
 from ddim_host.exchange.source import open_pipeline
 from ddim_host.run.directory import RunDirectory
@@ -28,6 +28,8 @@ def main(options: argparse.Namespace) -> int:
         UserError: There is no such pipeline, it cannot be expressed as a run, or the run directory is taken.
     """
     run = RunDirectory(options.out)
+    if run.exists():
+        raise UserError(f"{run.path} already holds a run", fix="choose another --out")
     run.require_free()
     with open_pipeline(options.source, options.revision) as pipeline:
         imported = read_pipeline(pipeline, requested(options))

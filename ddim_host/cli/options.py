@@ -299,6 +299,11 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Add every option of `export`."""
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a trained run")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to make")
+    parser.add_argument(
+        "--plugin",
+        metavar="NAME",
+        help=f"the framework, if the run's is not installed (default: {_OF_THE_RUN})",
+    )
     _add_weights_options(parser, [name for name in CHECKPOINTS if name != "ensemble"])
 
 

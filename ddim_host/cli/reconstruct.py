@@ -41,7 +41,7 @@ def main(options: argparse.Namespace) -> int:
         The exit code.
 
     Raises:
-        UserError: An option is not allowed, the run, its data or the checkpoint is not to be had or damaged,
+        UserError: An option is not allowed, the run, its data or the checkpoint is not available or damaged,
             or the output exists already.
     """
     run = existing_run(options.run)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from ddim_host.cli.options import requested
 from ddim_host.cli.output import left_out_lines, note_other_images, sampling_line, split_line, times_line
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, printable
-from ddim_host.experiment.assembly import Experiment, assemble, load_framework
+from ddim_host.experiment.assembly import Experiment, assemble, load_framework, unknown_images
 from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
 from ddim_host.experiment.config_file import OBSERVER, read_config_file
-from ddim_host.experiment.defaults import told_model_parameters
+from ddim_host.experiment.defaults import distinguishing_parameters
 from ddim_host.framework.unet import parameters
 from ddim_host.plugin.parameters import format_value, written
 from ddim_host.plugin.registry import Kind
@@ -54,7 +54,10 @@ def main(options: argparse.Namespace) -> int:
         start = None if options.start_from is None else existing_run(options.start_from)
         if start is not None:
             start.latest_checkpoint()  # raises where there is none
-        experiment = assemble(request.over(start.config.request) if start else request)
+        whole = request.over(start.config.request) if start else request
+        if start is not None and start.config.is_imported and Kind.DATA not in whole.parts:
+            raise unknown_images()
+        experiment = assemble(whole)
         experiment.sampling_plan()  # a subset or solver that does not work is an error before the training
         directory = None if options.out is None else RunDirectory(options.out)
     print(describe(experiment))
@@ -179,7 +182,7 @@ def _network_lines(experiment: Experiment) -> list[str]:
 def _resolved_lines(kind: Kind, config: Config) -> list[str]:
     part = config.part(kind)
     if kind is Kind.MODEL:
-        part = dataclasses.replace(part, parameters=told_model_parameters(part.parameters))
+        part = dataclasses.replace(part, parameters=distinguishing_parameters(part.parameters))
     return _part_lines(kind.words, part)
 
 

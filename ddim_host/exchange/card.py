@@ -1,15 +1,16 @@
-"""The card of an exported pipeline: what it is, how to use it, how good it is, and how it was made."""
+"""The card of an exported pipeline: what it is, how to use it, how good it is and how it was made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
 from ddim_host.evaluation.scores import EvaluationFile, Scores
 from ddim_host.evaluation.tables import as_markdown, tables_of
 from ddim_host.experiment.config import clip_in_words
-from ddim_host.experiment.defaults import told_model_parameters
+from ddim_host.experiment.defaults import distinguishing_parameters
 from ddim_host.plugin.parameters import format_choice
 from ddim_host.system.files import file_errors, read_bytes, read_json
 
@@ -50,7 +51,7 @@ divides {timesteps:,}, with the `timestep_spacing` in its configuration.
 With `ddim-host`, in PyTorch or in Jittor, with any subset of timesteps and any solver:
 
 ```sh
-ddim-host import {name} --out run
+ddim-host import {name} --plugin torch --out run
 ddim-host sample run --steps {steps}
 ```
 
@@ -88,20 +89,22 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
     """
     config = experiment.config
     height, width, channels = experiment.image_shape
-    imported = run.config.is_imported
+    ancestor = run.config.ancestor
+    made = "imported" if run.config.is_imported else "trained"
     steps = next(n for n in (20, 10, 1) if config.num_train_timesteps % n == 0)
+    schedule = format_choice(config.noise_schedule.name, config.noise_schedule.parameters)
     facts = {
-        "network": format_choice(config.model.name, told_model_parameters(config.model.parameters)),
-        "noise schedule": f"{format_choice(config.noise_schedule.name, config.noise_schedule.parameters)}, "
-        f"{config.num_train_timesteps:,} timesteps"
+        "network": format_choice(config.model.name, distinguishing_parameters(config.model.parameters)),
+        "noise schedule": f"{_shortened(schedule)}, {config.num_train_timesteps:,} timesteps"
         + (", stretched to end in pure noise" if config.rescale_zero_snr else ""),
         "predicts": config.prediction_type,
         "predicted image": clip_in_words(config.x_start_limit),
     }
-    if imported:
-        origin = run.config.provenance_table["imported"]
-        facts |= {str(name).replace("_", " "): str(value) for name, value in origin.items()}
-    else:
+    if ancestor:
+        # Of a folder on somebody's machine the name is enough.
+        ancestor = ancestor | {"pipeline": _public(ancestor.get("pipeline", "unknown"))}
+        facts |= {f"imported {name.replace('_', ' ')}": value for name, value in ancestor.items()}
+    if not run.config.is_imported:
         weights = "averaged (EMA)" if used.weights == "ema" else "raw"
         facts |= {
             "weights": f"{weights}, after {used.steps[0]:,} steps",
@@ -118,7 +121,7 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
         "height": height,
         "width": width,
         "colours": "grey" if channels == 1 else "in RGB",
-        "made": "imported" if imported else "trained",
+        "made": f"{made} from imported weights" if ancestor and made == "trained" else made,
         "steps": steps,
         "timesteps": config.num_train_timesteps,
         "clipped": ", use_clipped_model_output=True" if config.clip else "",
@@ -126,6 +129,14 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
         "scores": f"\n{as_markdown(tables_of(scores))}" if scores.scores else "",
     }
     return Card(fields, _picture(run, used))
+
+
+def _public(pipeline: str) -> str:
+    return Path(pipeline).name if Path(pipeline).is_absolute() else pipeline
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:80]}...{text[-80:]}"
 
 
 def _scores(run: RunDirectory, used: UsedWeights) -> Scores:

@@ -51,7 +51,7 @@ class Exported:
         unet_config: The network's configuration.
         scheduler_config: The scheduler's.
         weights: float32 arrays by name.
-        card: What is told of it.
+        card: Its card.
     """
 
     unet_config: dict[str, object]

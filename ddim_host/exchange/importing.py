@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
+import uuid
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from ddim_host.framework.unet import UNet, parameters, spec_from_diffusers, with
 from ddim_host.plugin.parameters import PartChoice
 from ddim_host.plugin.registry import Kind
 from ddim_host.run.checkpoints import require_fitting, save_imported
+from ddim_host.run.directory import RunDirectory
 from ddim_host.system.files import file_errors, read_bytes
 
 if TYPE_CHECKING:
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from ddim_host.exchange.source import Pipeline
     from ddim_host.experiment.assembly import Experiment
     from ddim_host.framework.unet import UNetSpec, Weights
-    from ddim_host.run.directory import RunDirectory
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -52,7 +54,7 @@ class Imported:
         experiment: The experiment.
         weights: float32 arrays by canonical name.
         origin: Where they come from, as text by name.
-        has_data: Whether somebody said what images the network was trained on.
+        has_data: Whether the user named the images that the network was trained on.
     """
 
     experiment: Experiment
@@ -107,19 +109,24 @@ def write_imported(run: RunDirectory, imported: Imported, facts: dict[str, str])
         UserError: There is something, or it cannot be written.
     """
     experiment = imported.experiment
-    with run.training():
-        run.require_free()
-        # First, so that there is no run without its weights.
-        save_imported(run.checkpoints_path, imported.weights)
-        run.write_config(
-            write_imported_config(
-                experiment.config,
-                experiment.image_shape,
-                imported.origin,
-                facts,
-                with_data=imported.has_data,
+    partial = RunDirectory(run.path.absolute().with_name(f".{uuid.uuid4().hex}.partial"))
+    fix = "make room there, or choose another --out"
+    with file_errors(f"cannot write {run.path}", fix=fix):
+        try:
+            save_imported(partial.checkpoints_path, imported.weights, fix=fix)
+            partial.write_config(
+                write_imported_config(
+                    experiment.config,
+                    experiment.image_shape,
+                    imported.origin,
+                    facts,
+                    with_data=imported.has_data,
+                )
             )
-        )
+            # Takes the place of an empty folder, and of nothing else.
+            partial.path.rename(run.path)
+        finally:
+            shutil.rmtree(partial.path, ignore_errors=True)
 
 
 def _read_weights(path: Path, spec: UNetSpec) -> tuple[Weights, str]:

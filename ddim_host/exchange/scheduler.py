@@ -36,6 +36,7 @@ _DEFAULTS: dict[str, object] = {
     "predict_epsilon": True,
     "rescale_betas_zero_snr": False,
     "thresholding": False,
+    "timestep_values": None,
     "variance_type": "fixed_small",
 }
 """Every key that says something about the network or the noise, and its value where it is absent."""
@@ -46,8 +47,8 @@ _WITHOUT_EFFECT = frozenset(
         *("timestep_spacing", "steps_offset", "set_alpha_to_one"),
         # Only with thresholding.
         *("dynamic_thresholding_ratio", "sample_max_value"),
-        # What array library the first releases of diffusers should compute with.
-        "tensor_format",
+        # What array library the first releases of diffusers should compute with, and a name of timesteps.
+        *("tensor_format", "timesteps"),
     }
 )
 
@@ -106,23 +107,30 @@ def diffusion_from_diffusers(config: Mapping[str, object]) -> Diffusion:
     for key in ("clip_sample", "predict_epsilon", "rescale_betas_zero_snr", "thresholding"):
         if not isinstance(read[key], bool):
             _refuse(key, read[key], f"{key} must be true or false")
+    if read["clip_sample_range"] is None and not read["clip_sample"]:
+        read["clip_sample_range"] = _DEFAULTS["clip_sample_range"]
     if read["thresholding"]:
         _refuse("thresholding", True, "a run can limit x_start to a range only")
     if str(read["variance_type"]).startswith("learned"):
         _refuse("variance_type", read["variance_type"], "a run's network predicts no variance")
-    timesteps = read["num_train_timesteps"]
+    if read["timestep_values"] is not None:
+        _refuse("timestep_values", read["timestep_values"], "a run visits timesteps by their number")
+    # The first releases of diffusers had another name for it.
+    timesteps = config.get("num_train_timesteps", config.get("timesteps", _DEFAULTS["num_train_timesteps"]))
     if type(timesteps) is not int or not 1 <= timesteps <= MAX_TIMESTEPS:
         _refuse("num_train_timesteps", timesteps, f"it must be an integer from 1 to {MAX_TIMESTEPS:,}")
     prediction_type = read["prediction_type"] if read["predict_epsilon"] else "sample"
     if prediction_type not in PREDICTION_TYPES:
         _refuse("prediction_type", prediction_type, f"it must be one of {', '.join(PREDICTION_TYPES)}")
+    if prediction_type == "epsilon" and read["rescale_betas_zero_snr"]:
+        _refuse("rescale_betas_zero_snr", True, "a network that predicts epsilon sees nothing in pure noise")
     return Diffusion(
         noise_schedule=_noise_schedule(read, timesteps),
         num_train_timesteps=timesteps,
         prediction_type=prediction_type,
         rescale_zero_snr=read["rescale_betas_zero_snr"],
         clip=read["clip_sample"],
-        clip_range=_number(read, "clip_sample_range", above=0.0),
+        clip_range=_number(read, "clip_sample_range"),
     )
 
 
@@ -174,6 +182,8 @@ def _noise_schedule(read: Mapping[str, Any], timesteps: int) -> PartChoice:
     if trained is not None:
         if not isinstance(trained, list) or not all(type(beta) in (int, float) for beta in trained):
             _refuse("trained_betas", trained, "it must be a list of numbers")
+        if len(trained) != timesteps:
+            _refuse("num_train_timesteps", timesteps, f"there are {len(trained)} trained_betas")
         return PartChoice("explicit", _HOST, {"betas": tuple(map(float, trained))})
     if not isinstance(name, str) or name not in _PART_OF:
         _refuse("beta_schedule", name, f"it must be one of {', '.join(_PART_OF)}")
@@ -181,14 +191,17 @@ def _noise_schedule(read: Mapping[str, Any], timesteps: int) -> PartChoice:
         return PartChoice(_PART_OF[name], _HOST, {"s": _COSINE_OFFSET})
     # The host's parts scale betas with 1000 / T, diffusers does not.
     scale = timesteps / 1000.0
-    ends = {key: _number(read, key, above=0.0) * scale for key in ("beta_start", "beta_end")}
+    start, end = (_number(read, key) for key in ("beta_start", "beta_end"))
+    if not (start <= end < 1.0 and end * scale < 1.0):
+        _refuse("beta_end", end, f"it must be from beta_start, {start:g}, to below {min(1.0, 1.0 / scale):g}")
+    ends: dict[str, object] = {"beta_start": start * scale, "beta_end": end * scale}
     return PartChoice(_PART_OF[name], _HOST, ends)
 
 
-def _number(read: Mapping[str, Any], key: str, *, above: float) -> float:
+def _number(read: Mapping[str, Any], key: str) -> float:
     value = read[key]
-    if type(value) not in (int, float) or not math.isfinite(value) or not value > above:
-        _refuse(key, value, f"{key} must be a number above {above:g}")
+    if type(value) not in (int, float) or not math.isfinite(value) or not value > 0.0:
+        _refuse(key, value, f"{key} must be a number above 0")
     return float(value)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, printable
 from ddim_host.system.files import file_errors, read_json
 
 if TYPE_CHECKING:
@@ -52,10 +53,14 @@ def open_pipeline(source: str, revision: str | None = None) -> Iterator[Pipeline
         UserError: There is no such pipeline, or a file of it is missing, unsafe or cannot be read.
     """
     folder = Path(source)
-    if folder.exists() or not _HUB_NAME.fullmatch(source):
+    with file_errors(f"cannot read {printable(source[:80])}"):
+        is_local = folder.exists() or not _HUB_NAME.fullmatch(source)
+    if is_local:
         if revision is not None:
             raise UserError(
-                "--revision is for pipelines of the hub", why=f"{source} is a folder here", fix="leave it out"
+                "--revision is for pipelines of the hub",
+                why=f"{source} is a folder's name",
+                fix="leave it out",
             )
         yield _read(folder, {"pipeline": str(folder.absolute())})
         return
@@ -68,7 +73,6 @@ def _download(name: str, revision: str | None, folder: Path) -> dict[str, str]:
     """Download what is needed of a repository; where it comes from."""
     try:
         import huggingface_hub  # noqa: PLC0415 - optional
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
     except ImportError as error:
         raise UserError(
             f"cannot download {name} from the Hugging Face hub",
@@ -81,16 +85,23 @@ def _download(name: str, revision: str | None, folder: Path) -> dict[str, str]:
     ]
     print(f"downloading {name} from the Hugging Face hub", flush=True)
     try:
-        commit = huggingface_hub.HfApi().model_info(name, revision=revision).sha
-        huggingface_hub.snapshot_download(name, revision=commit, local_dir=folder, allow_patterns=wanted)
-    # Its errors of the network are those of the library that it happens to use, so only the name is sure.
-    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
+        found = huggingface_hub.HfApi().model_info(name, revision=revision)
+        huggingface_hub.snapshot_download(name, revision=found.sha, local_dir=folder, allow_patterns=wanted)
+    # Among its errors are those of whichever library it reaches the network with.
+    except Exception as error:
         raise UserError(
             f"cannot download {name} from the Hugging Face hub",
             why=" ".join(str(error).split())[:300],
             fix="check the name, --revision and the connection, or download it and give the folder",
         ) from None
-    return {"pipeline": name, "revision": str(commit)}
+    files = {sibling.rfilename for sibling in found.siblings or ()}
+    if not files & {WEIGHTS, f"{UNET_FOLDER}/{WEIGHTS}"} and any(file.endswith(PICKLE) for file in files):
+        raise _pickled(
+            f"the weights of {name} on the Hugging Face hub",
+            "from diffusers import DDPMPipeline; "
+            f"DDPMPipeline.from_pretrained({name!r}).save_pretrained('converted')",
+        )
+    return {"pipeline": name, "revision": str(found.sha)}
 
 
 def _read(folder: Path, origin: dict[str, str]) -> Pipeline:
@@ -133,7 +144,7 @@ def _require_inside(folder: Path, path: Path) -> None:
         raise UserError(
             f"{path} is a link out of the pipeline's folder",
             why="what a pipeline holds has to be inside it",
-            fix=f"give a copy without links: cp -rL {folder} COPY",
+            fix=f"give a copy without links: cp -rL {shlex.quote(str(folder))} COPY",
         )
 
 
@@ -155,9 +166,14 @@ def _no_weights(unet: Path) -> UserError:
     pickle = unet / PICKLE
     if not pickle.exists():
         return UserError(f"{unet} has no weights", why=f"there is no {WEIGHTS}")
+    place = repr(str(unet))
+    command = f"UNet2DModel.from_pretrained({place}).save_pretrained({place})"
+    return _pickled(f"the weights in {pickle}", f"from diffusers import UNet2DModel; {command}")
+
+
+def _pickled(what: str, command: str) -> UserError:
     return UserError(
-        f"the weights in {pickle} are a pickle, which can run any program",
+        f"{what} are a pickle, which can run any program",
         why=f"only safetensors are read, and there is no {WEIGHTS}",
-        fix='if you trust them, convert them with diffusers: python -c "from diffusers import UNet2DModel; '
-        f"UNet2DModel.from_pretrained('{unet}').save_pretrained('{unet}')\"",
+        fix=f"if you trust them, convert them with diffusers: python -c {shlex.quote(command)}",
     )

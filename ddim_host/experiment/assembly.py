@@ -62,6 +62,7 @@ class Experiment:
         observers: Who is told of what becomes of it.
         registry: All parts that are installed.
         join_processes: How the framework joins several processes; None where it cannot.
+        images_are_known: Whether the data set is that of the training, or one that the user named.
     """
 
     config: Config
@@ -75,6 +76,7 @@ class Experiment:
     observers: Observers
     registry: Registry
     join_processes: JoinProcesses | None
+    images_are_known: bool = True
     _source: DataSource | None = None
     _subsets: dict[int, NDArray[np.int64]] = field(default_factory=dict)
 
@@ -87,6 +89,8 @@ class Experiment:
         """
         if self._source is not None:
             return self._source
+        if not self.images_are_known:
+            raise unknown_images()
         data = self.config.data
         source = validation.checked_source(self.parts[Kind.DATA], data.parameters)
         if source.image_shape != self.image_shape:
@@ -253,6 +257,15 @@ def assemble(
         registry=plugins.registry,
         join_processes=plugins.join_processes,
         _source=source,
+    )
+
+
+def unknown_images() -> UserError:
+    """Return the error for a command that needs the images of an imported run, and was not told which."""
+    return UserError(
+        "the images that this network was trained on are unknown",
+        why="the run was imported, and a pipeline does not tell",
+        fix="add --data, for example --data cifar10 or --data images:path=PATH",
     )
 
 

@@ -32,11 +32,14 @@ _PROVENANCE = "provenance"
 _IMAGE_SHAPE = "image_shape"
 _FINGERPRINT = "images"
 _IMPORTED = "imported"
+_ANCESTOR = "ancestor"
 
 OBSERVER = "observer"
 """The key of the observers, which are no part of the experiment: a list of any length."""
 
-_MAX_TOML_BYTES = 512 << 10
+_MAX_TOML_BYTES = 4 << 20
+"""Room for the betas of a noise schedule of as many timesteps as are allowed."""
+
 _LONG_KEY = re.compile(
     r"""(?:(?:[\w-]{1,40}+|"(?:[^"\\\n]|\\.){0,40}+"|'[^'\n]{0,40}+')[ \t]*\.[ \t]*){32}"""
 )
@@ -65,7 +68,17 @@ class ConfigFile:
     @property
     def is_imported(self) -> bool:
         """Whether the weights of the run come from elsewhere, and no training of it is known."""
-        return _IMPORTED in self.provenance_table
+        return bool(self.imported)
+
+    @property
+    def imported(self) -> dict[str, str]:
+        """Where the weights of an imported run come from, as text by name; empty for any other run."""
+        return _texts(self.provenance_table.get(_IMPORTED))
+
+    @property
+    def ancestor(self) -> dict[str, str]:
+        """The same of the imported run that this one began with, or one before it; empty if there is none."""
+        return self.imported or _texts(self.provenance_table.get(_ANCESTOR))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -102,6 +115,12 @@ class ConfigFile:
                 "test_sha256",
                 fix=f"take [{_PROVENANCE}] out of a copy of it, and train with --config COPY",
             ) from None
+
+
+def _texts(table: object) -> dict[str, str]:
+    """Those values of a table that are text."""
+    items = table.items() if isinstance(table, dict) else ()
+    return {name: value for name, value in items if isinstance(value, str)}
 
 
 def read_config_file(path: Path) -> ConfigFile:
@@ -178,13 +197,26 @@ def write_run_config(
     image_shape: tuple[int, int, int],
     fingerprint: DataFingerprint,
     provenance: Mapping[str, str],
+    *,
     num_left_out: int = 0,
+    ancestor: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the text of the `config.toml` of a run, with what it was made with and on which images."""
+    """Return the text of the `config.toml` of a run.
+
+    Args:
+        config: The run.
+        image_shape: `(H, W, C)` of its images.
+        fingerprint: Which images these are.
+        provenance: What it was made with, as text by name.
+        num_left_out: How many files were left out of the images.
+        ancestor: Where the imported weights come from that it began with, if it did.
+    """
     images: dict[str, Any] = dataclasses.asdict(fingerprint)
     if num_left_out:
         images["num_left_out"] = num_left_out
     origin = {**provenance, _IMAGE_SHAPE: list(image_shape), _FINGERPRINT: images}
+    if ancestor:
+        origin[_ANCESTOR] = dict(ancestor)
     return tomli_w.dumps({**config_document(config), _PROVENANCE: origin})
 
 

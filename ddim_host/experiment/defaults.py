@@ -69,7 +69,7 @@ def default_attention(image_size: int, levels: int) -> tuple[int, ...]:
     return tuple(size for size in sizes if size <= 16)[:1]
 
 
-def told_model_parameters(parameters: Mapping[str, Value]) -> dict[str, Value]:
+def distinguishing_parameters(parameters: Mapping[str, Value]) -> dict[str, Value]:
     """Those parameters of a network that tell it from others: without what is hardly ever set, and is not."""
     usual = {field.name: field.default for field in dataclasses.fields(UNetSpec)}
     following = _following_the_images(SMALL)

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
-from ddim_host.diffusion import PREDICTION_TYPES
 from ddim_host.errors import UserError
 from ddim_host.plugin.parameters import Value, convert, type_name
 from ddim_host.system.limits import MAX_IMAGES, MAX_SEED, MAX_STEPS, MAX_TIMESTEPS
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
 
 CheckpointChoice: TypeAlias = Literal["latest", "best-train", "best-test", "best-avg", "ensemble"]
 """Whose weights to sample with: the newest, the best epoch by one of three losses, or all three together."""
+
+_PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+"""Those of `ddim_host.diffusion`, which would import NumPy for `--help`."""
 
 CHECKPOINTS: tuple[CheckpointChoice, ...] = get_args(CheckpointChoice)
 
@@ -80,7 +82,7 @@ SETTINGS: dict[str, Setting] = {
     for setting in (
         _count("num_train_timesteps", 1000, "T, the timesteps of the forward process", most=MAX_TIMESTEPS),
         _choice(
-            "prediction_type", "epsilon", PREDICTION_TYPES,
+            "prediction_type", "epsilon", _PREDICTION_TYPES,
             "what the network predicts: epsilon (the noise), sample (x_start) or v_prediction",
         ),
         Setting(

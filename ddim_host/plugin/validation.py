@@ -1,4 +1,4 @@
-"""Do parts give what their contract says? Each check names the part and its distribution where not."""
+"""Check that parts honour their contracts; errors name the part and its distribution."""
 
 from __future__ import annotations
 
@@ -77,28 +77,30 @@ def checked_schedule(
     if not np.all((betas > 0.0) & (betas <= 1.0)) or np.any(betas[:-1] == 1.0):
         raise part.broken("its betas are not all strictly between 0 and 1 (the last one may be 1)")
     schedule = NoiseSchedule(betas)
+    first, last = schedule.alphas_cumprod[0], schedule.alphas_cumprod[-1]
+    vanishing = schedule.sqrt_alphas_cumprod < _SMALLEST_SHARE
+    # Betas that are too small to change it are lost in its rounding.
+    falls = bool(np.all(np.diff(schedule.alphas_cumprod, prepend=1.0) < 0.0))
+    if vanishing[:-1].any() or not falls:
+        raise UserError(
+            f"{part.label} with these parameters cannot be sampled from",
+            why=f"alphas_cumprod goes from {first:g} to {last:g}; "
+            "it has to fall at each timestep, from below 1 to above 0, for x_start to be told from x_t",
+            fix="choose other betas, or fewer timesteps",
+        )
     if rescale_zero_snr:
         if num_train_timesteps == 1:
             raise UserError(
                 "--rescale-zero-snr needs at least 2 timesteps", fix="use a larger --num-train-timesteps"
             )
         schedule = schedule.rescaled_to_zero_snr()
-    first, last = schedule.alphas_cumprod[0], schedule.alphas_cumprod[-1]
-    vanishing = schedule.sqrt_alphas_cumprod < _SMALLEST_SHARE
-    if vanishing[-1] and prediction_type == "epsilon" and not vanishing[:-1].any():
+    if schedule.sqrt_alphas_cumprod[-1] < _SMALLEST_SHARE and prediction_type == "epsilon":
         raise UserError(
             "a network that predicts epsilon cannot be used with a noise schedule that ends in pure noise",
             why="x_start cannot be told from pure noise and epsilon, which are the same there",
             fix="add --prediction-type v_prediction, or leave --rescale-zero-snr out"
             if rescale_zero_snr
             else "add --prediction-type v_prediction, or choose another --noise-schedule",
-        )
-    if first >= 1.0 or vanishing[:-1].any():
-        raise UserError(
-            f"{part.label} with these parameters cannot be sampled from",
-            why=f"alphas_cumprod goes from {first:g} to {last:g}; "
-            "x_start can only be told from x_t while it stays below 1 and above 0",
-            fix="choose other betas, or fewer timesteps",
         )
     return schedule
 

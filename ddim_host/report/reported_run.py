@@ -167,7 +167,7 @@ def read_reported_run(path: Path, name: str) -> ReportedRun:
         name=name,
         path=path,
         image_shape=image_shape,
-        settings=_settings(path, request) | {"data.images": str(config.fingerprint)},
+        settings=_settings(config),
         provenance=_provenance(config),
         metrics=tuple(metrics),
         scores=read(EvaluationFile(path / "evaluation.json").read, Scores()),
@@ -201,17 +201,30 @@ _BEFORE = {Kind.SOLVER: PartChoice("ddim", None, {})}
 """Parts that the configurations of older runs do not name."""
 
 
-def _settings(path: Path, request: Request) -> dict[str, str]:
+_OF_TRAINING = frozenset(
+    {"train_steps", "epochs", "lr", "lr_warmup_steps", "ema_decay", "max_grad_norm", "checkpoint_seconds"}
+)
+_PARTS_OF_TRAINING = frozenset({Kind.DATA, Kind.TIMESTEP_SAMPLER, Kind.LOSS, Kind.LOSS_WEIGHTING})
+"""What an imported run has for a training that may follow, and what says nothing of the one that was."""
+
+
+def _settings(config: ConfigFile) -> dict[str, str]:
     """Flat, in the order in which people read them."""
+    request = config.request
     settings = {"plugin": request.plugin or ""}
     for kind in PART_KINDS:
+        if config.is_imported and kind in _PARTS_OF_TRAINING:
+            settings[kind.option] = "unknown (imported)"
+            continue
         choice = request.parts.get(kind) or _BEFORE.get(kind)
         if choice is None:
+            path = config.path.parent
             raise UserError(f"{path} holds no configuration of a run", why=f"it has no {kind.option}")
         settings[kind.option] = choice.name
         settings |= {f"{kind.option}.{key}": _text(value) for key, value in choice.arguments.items()}
-    settings |= {key: _text(value) for key, value in request.settings.items()}
-    return settings
+    unknown = _OF_TRAINING if config.is_imported else ()
+    settings |= {key: _text(value) for key, value in request.settings.items() if key not in unknown}
+    return settings | {"data.images": "unknown (imported)" if config.is_imported else str(config.fingerprint)}
 
 
 def _text(value: object) -> str:
@@ -232,7 +245,9 @@ def _duration(value: object) -> float | None:
 
 
 def _provenance(config: ConfigFile) -> dict[str, str]:
-    return {key: printable(value) for key, value in config.provenance_table.items() if isinstance(value, str)}
+    texts = {key: value for key, value in config.provenance_table.items() if isinstance(value, str)}
+    texts |= {f"imported: {key.replace('_', ' ')}": value for key, value in config.ancestor.items()}
+    return {key: printable(value) for key, value in texts.items()}
 
 
 def _grid(picture: Path) -> Grid | None:

@@ -57,6 +57,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _SAMPLER = "timestep_sampler"
 _PROGRESS = "progress.json"
 _TRAINING = "training.safetensors"
+_GO_ON = "make room there, and go on with --resume: the last whole checkpoint is kept"
 _MOST_BYTES_BESIDE = 64 << 20
 """Room for the names of the arrays, and for what a timestep sampler remembers."""
 
@@ -140,23 +141,28 @@ def save_weights(folder: Path, model: Model, step: int) -> Path:
     return target
 
 
-def save_imported(folder: Path, weights: Weights) -> None:
+def save_imported(folder: Path, weights: Weights, *, fix: str) -> None:
     """Write weights from elsewhere as a checkpoint before the first step, raw and averaged ones alike.
+
+    Args:
+        folder: The folder of the checkpoints.
+        weights: The weights.
+        fix: What to do if they cannot be written.
 
     Raises:
         UserError: They cannot be written.
     """
     target = weights_folder(folder, 0)
-    _write_weights(target, lambda _: weights)
-    with _writing(folder):
+    _write_weights(target, lambda _: weights, fix=fix)
+    with _writing(folder, fix):
         write_text(target / _PROGRESS, json.dumps(asdict(Progress()), indent=2) + "\n")
         _sync_folder(target)
 
 
-def _write_weights(target: Path, weights_of: Callable[[WhichWeights], Weights]) -> None:
+def _write_weights(target: Path, weights_of: Callable[[WhichWeights], Weights], *, fix: str = _GO_ON) -> None:
     folder = target.parent
     partial = folder / f".{target.name}.partial"
-    with _writing(folder):
+    with _writing(folder, fix):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(partial, ignore_errors=True)
@@ -201,11 +207,8 @@ def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress:
     return target
 
 
-def _writing(folder: Path) -> AbstractContextManager[None]:
-    return file_errors(
-        f"cannot write a checkpoint into {folder}",
-        fix="make room there, and go on with --resume: the last whole checkpoint is kept",
-    )
+def _writing(folder: Path, fix: str = _GO_ON) -> AbstractContextManager[None]:
+    return file_errors(f"cannot write a checkpoint into {folder}", fix=fix)
 
 
 def remove_others(folder: Path, progress: Progress) -> None:

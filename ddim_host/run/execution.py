@@ -99,7 +99,7 @@ def run_experiment(
         How it went.
 
     Raises:
-        UserError: The data, the device or the directory is not to be had, or a checkpoint is damaged; or a
+        UserError: The data, the device or the directory is not available, or a checkpoint is damaged; or a
             resumed run would go on with other images.
         DivergedError: A loss or a weight is not finite.
         InterruptedTrainingError: There was a signal; a checkpoint was written.
@@ -121,7 +121,7 @@ def run_experiment(
         require_same_checkpoint(experiment.processes, progress.step)
         if first and start is not run:
             stack.enter_context(run.training())
-            _begin(experiment, model, images, run, progress if start else None, made_with=made_with)
+            _begin(experiment, model, images, run, progress, start=start, made_with=made_with)
         if first:
             # What was kept after the checkpoint will be made again.
             remove_others(run.checkpoints_path, progress)
@@ -156,8 +156,9 @@ def _begin(
     model: Model,
     images: TrainTest,
     run: RunDirectory,
-    started: Progress | None,
+    progress: Progress,
     *,
+    start: RunDirectory | None,
     made_with: Mapping[str, str],
 ) -> None:
     """Make a new run of an empty folder.
@@ -167,19 +168,25 @@ def _begin(
         model: The network, with the weights that the run begins with.
         images: The data set.
         run: Where to.
-        started: Where weights of another run stand; None if the run begins with random ones.
+        progress: Where it begins.
+        start: The run whose weights it begins with; None if they are random.
         made_with: What the run is made with, as text by name.
     """
     run.require_free()  # again: another process may have come first
-    if started is not None:
+    if start is not None:
         # Weights of another run are nowhere else in this one. They come before what makes it a run, so that
         # one that is cut off here is never begun again with random weights.
-        save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), started)
+        save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), progress)
     if images.left_out:
         run.write_left_out(images.left_out)
     run.write_config(
         write_run_config(
-            experiment.config, experiment.image_shape, images.fingerprint, made_with, len(images.left_out)
+            experiment.config,
+            experiment.image_shape,
+            images.fingerprint,
+            made_with,
+            num_left_out=len(images.left_out),
+            ancestor=start.config.ancestor if start else None,
         )
     )
 

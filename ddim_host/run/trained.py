@@ -70,7 +70,10 @@ def assemble_trained(
         UserError: See `assembly.assemble`; or the run's configuration is damaged.
     """
     stored = run.config
-    experiment = assemble(request.over(stored.request), image_shape=stored.image_shape)
+    whole = request.over(stored.request)
+    experiment = assemble(whole, image_shape=stored.image_shape)
+    if stored.is_imported and Kind.DATA not in whole.parts:
+        experiment = replace(experiment, images_are_known=False)
     part = experiment.parts[Kind.TIMESTEP_SUBSET]
     if part.make is not optimized or experiment.config.timestep_subset.parameters["from_"] is not None:
         return experiment

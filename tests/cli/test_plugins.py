@@ -131,7 +131,7 @@ def test_what_comes_with_the_host_is_found(rows: dict[str, dict[str, Any]]) -> N
         "kind": "parts",
         "entry_point": "ddim_host.parts",
         "provides": {
-            "ddim_noise_schedules": ["cosine", "linear", "quad", "sigmoid"],
+            "ddim_noise_schedules": ["cosine", "explicit", "linear", "quad", "sigmoid"],
             "ddim_loss_weightings": rows["ddim-host"]["provides"]["ddim_loss_weightings"],
             "ddim_timestep_subsets": rows["ddim-host"]["provides"]["ddim_timestep_subsets"],
             "ddim_solvers": ["ddim", "dpmpp_2m", "heun", "ipndm", "unipc"],

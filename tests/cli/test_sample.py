@@ -569,7 +569,7 @@ def test_progress_that_cannot_be_read(refused: Callable[..., str], run: Path) ->
     "shape",
     [
         None, "8x8", 8, [], [8, 8], [8, 8, 1, 1], ["8", "8", "1"], [8.0, 8.0, 1.0], [True, True, True],
-        [-8, -8, 1], [0, 0, 1], [8, 16, 1], [8, 8, 2], [8, 8, -1], [2**40, 2**40, 3], [[8], [8], [1]],
+        [-8, -8, 1], [0, 0, 1], [0, 8, 1], [8, 8, 2], [8, 8, -1], [2**40, 2**40, 3], [[8], [8], [1]],
     ],
     ids=str,
 )  # fmt: skip
@@ -700,7 +700,7 @@ def documented(text: str) -> dict[str, str]:
 
 
 OF_SAMPLE = """
---plugin --checkpoint --weights --device --precision --timestep-subset --solver --steps --eta --clip --seed
+--plugin --checkpoint --weights --device --precision --timestep-subset --solver --steps --eta --clip --clip-range --seed
 --num-images --batch-size --interpolate --show-trajectory --out --observer
 """
 OF_RECONSTRUCT = """

@@ -38,7 +38,12 @@ SETTINGS = (
     "--num-train-timesteps 25 --steps 3 --num-images 4 --train-steps 3 --batch-size 128 --test-images 8"
 )
 NETWORK = "--model unet:base_channels=8,num_groups=4,num_res_blocks=1 --device cpu --lr-warmup-steps 0"
-PARAMETERS = {"explicit": "explicit:t=0,10,20", "importance": "importance:history=1"}
+BETAS = ",".join(f"{0.01 * number:.2f}" for number in range(1, 26))
+PARAMETERS = {
+    (Kind.NOISE_SCHEDULE, "explicit"): f"explicit:betas={BETAS}",
+    (Kind.TIMESTEP_SUBSET, "explicit"): "explicit:t=0,10,20",
+    (Kind.TIMESTEP_SAMPLER, "importance"): "importance:history=1",
+}
 
 
 def pairs(combination: Combination) -> set[Pair]:
@@ -79,7 +84,7 @@ def commands(combinations: Sequence[Combination], framework: str) -> dict[str, l
         "-".join(combination): [
             "run", "--plugin", framework, *NETWORK.split(), *SETTINGS.split(),
             *itertools.chain.from_iterable(
-                (f"--{kind.option.replace('_', '-')}", PARAMETERS.get(name, name))
+                (f"--{kind.option.replace('_', '-')}", PARAMETERS.get((kind, name), name))
                 for kind, name in zip(KINDS, combination, strict=True)
             ),
         ]

@@ -28,7 +28,7 @@ def test_the_card_says_what_it_is_and_how_it_was_made(
         "images of 8 x 8 pixels, grey",
         'DDIMPipeline.from_pretrained("digits")',
         "num_inference_steps=20, use_clipped_model_output=True",
-        "ddim-host import digits --out run",
+        "ddim-host import digits --plugin torch --out run",
         "- weights: averaged (EMA), after 3 steps",
         "- images: digits: 1,500 train",
         "- loss: mse, weighting none",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from ddim_host.plugin.registry import Kind
 from ddim_host.run.directory import RunDirectory
 from tests.support.pipelines import INDEX, NETWORK, SCHEDULER, save_pipeline, weights_of
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.support.commands import Command, Outcome, Run
+    from tests.support.commands import Command, Outcome, PythonCode, Run
 
     Import = Callable[..., Outcome]
 
@@ -103,7 +104,6 @@ def test_weights_of_other_types_are_converted(importing: Import, tmp_path: Path,
 def test_bfloat16_is_the_upper_half_of_float32(importing: Import, tmp_path: Path) -> None:
     weights = weights_of()
     halves = {name: (array.view(np.uint32) >> 16).astype(np.uint16) for name, array in weights.items()}
-    data = safetensors.numpy.save(halves).replace(b'"U16"', b'"BF16"')
     # The longer name of the type takes the place of the spaces after the header, or needs more of them.
     (length,) = struct.unpack("<Q", safetensors.numpy.save(halves)[:8])
     header = safetensors.numpy.save(halves)[8 : 8 + length].rstrip().replace(b'"U16"', b'"BF16"')
@@ -142,20 +142,76 @@ def test_an_imported_run_is_sampled_continued_and_compared(
 
 
 def test_fine_tuning_keeps_the_imported_weights_from_its_beginning(
-    ddim_host: Command, tmp_path: Path
+    ddim_host: Command, python: PythonCode, tmp_path: Path
 ) -> None:
     """A run that is cut off before its first checkpoint must not go on with random weights."""
+    killed = (
+        "import os, sys\n"
+        "from ddim_host.cli import main\n"
+        "from ddim_host.run.training import Trainer\n"
+        "Trainer.train = lambda self: os._exit(9)\n"
+        "main(sys.argv[1:])\n"
+    )
     save_pipeline(tmp_path / "pipeline")
     run, more = tmp_path / "run", tmp_path / "more"
     assert ddim_host("import", tmp_path / "pipeline", "--out", run, "--plugin", "torch").code == 0
-    options = ["--data", "digits", "--loss", "huber:delta=0.3", "--train-steps", "0"]
-    assert ddim_host("run", "--start-from", run, "--out", more, *options).code == 2
-    options[-1] = "1"
-    assert ddim_host("run", "--start-from", run, "--out", more, *options, "--lr", "1e-12").code == 0
+    options = ["--data", "digits", "--train-steps", "1", "--lr", "1e-12", "--num-images", "1", "--steps", "1"]
+    assert python(killed, "run", "--start-from", run, "--out", more, *options).code == 9
+    assert ddim_host("run", "--resume", "--out", more).code == 0
+    assert RunDirectory(more).config.ancestor["pipeline"] == str(tmp_path / "pipeline")
     [folder] = [path for path in (more / "checkpoints").iterdir() if path.name.startswith("step-")]
     raw = safetensors.numpy.load_file(folder / "raw.safetensors")
     for name, array in weights_of().items():
         np.testing.assert_allclose(raw[name], array, atol=1e-6)
+
+
+def test_without_images_what_needs_none_works(ddim_host: Command, tmp_path: Path) -> None:
+    save_pipeline(tmp_path / "pipeline")
+    run = tmp_path / "run"
+    assert ddim_host("import", tmp_path / "pipeline", "--out", run, "--plugin", "torch").code == 0
+    for command in (("evaluate", run), ("reconstruct", run), ("run", "--start-from", run)):
+        outcome = ddim_host(*command)
+        assert outcome.code == 2
+        assert "the images that this network was trained on are unknown" in outcome.err
+    fast = ["--steps", "2", "--images", "8", "--teacher-steps", "4"]
+    assert ddim_host("optimize", run, *fast).code == 0
+    scored = ddim_host("evaluate", run, "--data", "digits", "--samples", "160", "--steps", "2", "--eta", "0")
+    assert scored.code == 0, scored.err
+    page = tmp_path / "page.html"
+    assert ddim_host("compare", run, "--out", page).code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "unknown (imported)" in text
+    assert str(tmp_path / "pipeline") in text
+
+
+def test_a_write_that_fails_leaves_nothing(
+    importing: Import, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    save_pipeline(tmp_path / "pipeline")
+    monkeypatch.setattr("ddim_host.run.checkpoints.safetensors.numpy.save", full)
+    outcome = importing()
+    assert outcome.code == 2
+    assert "No space left on device" in outcome.err
+    assert "--resume" not in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
+
+
+def test_a_schedule_of_as_many_betas_as_there_may_be_is_read_again(importing: Import, tmp_path: Path) -> None:
+    count = 100_000
+    betas = [1e-5 + 1e-10 * number / 3 for number in range(count)]
+    save_pipeline(tmp_path / "pipeline", scheduler={"num_train_timesteps": count, "trained_betas": betas})
+    assert importing().code == 0
+    schedule = RunDirectory(tmp_path / "run").config.request.parts[Kind.NOISE_SCHEDULE]
+    assert schedule.arguments["betas"] == betas
+
+
+def test_a_source_of_absurd_length_is_one_error(importing: Import) -> None:
+    outcome = importing(source="x" * 5000)
+    assert outcome.code == 2
+    assert "File name too long" in outcome.err
 
 
 def test_images_of_another_shape_are_refused(importing: Import, tmp_path: Path) -> None:
@@ -237,15 +293,18 @@ BIAS = "conv_in.bias"
         (config(SCHEDULE, SCHEDULER, beta_schedule="laplace"), "laplace"),
         (config(SCHEDULE, SCHEDULER, beta_start=-1), "beta_start"),
         (config(SCHEDULE, SCHEDULER, beta_end="much"), "beta_end"),
-        (config(SCHEDULE, SCHEDULER, beta_end=1.5), "out of order"),
+        (config(SCHEDULE, SCHEDULER, beta_end=1.5), "beta_end = 1.5"),
+        (config(SCHEDULE, SCHEDULER, beta_end=0.99), "cannot be sampled from"),
+        (config(SCHEDULE, SCHEDULER, timestep_values=[1, 2]), "timestep_values"),
+        (config(UNET, NETWORK, block_out_channels=[65536, 65536]), "does not fit the network"),
         (config(SCHEDULE, SCHEDULER, num_train_timesteps=10**9), "num_train_timesteps"),
         (config(SCHEDULE, SCHEDULER, trained_betas=[0.1, "x"]), "trained_betas"),
-        (config(SCHEDULE, SCHEDULER, trained_betas=[0.1, 0.2]), "lists 2 betas, not 1000"),
+        (config(SCHEDULE, SCHEDULER, trained_betas=[0.1, 0.2]), "there are 2 trained_betas"),
         (config(SCHEDULE, SCHEDULER, thresholding=True), "thresholding"),
         (config(SCHEDULE, SCHEDULER, variance_type="learned_range"), "learned_range"),
         (config(SCHEDULE, SCHEDULER, prediction_type="flow"), "prediction_type"),
         (config(SCHEDULE, SCHEDULER, clip_sample="yes"), "clip_sample"),
-        (config(SCHEDULE, SCHEDULER, rescale_betas_zero_snr=True), "ends in pure noise"),
+        (config(SCHEDULE, SCHEDULER, rescale_betas_zero_snr=True), "rescale_betas_zero_snr"),
         (config(SCHEDULE, SCHEDULER, unheard_of=1), "unheard_of"),
         (write(f"unet/{WEIGHTS}", b"\x80\x04."), "is not a whole safetensors file"),
         (weights(**{BIAS: None}), f"it lacks {BIAS}"),
@@ -276,29 +335,36 @@ def test_a_pickle_comes_with_the_command_that_converts_it(importing: Import, tmp
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """A hub that has one pipeline, and the calls that it got."""
-    calls: list[dict[str, Any]] = []
-    module, errors = ModuleType("huggingface_hub"), ModuleType("huggingface_hub.errors")
+def files() -> list[str]:
+    return [f"unet/{WEIGHTS}", "unet/config.json"]
 
-    class HubError(OSError):
-        pass
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, files: list[str]) -> list[dict[str, Any]]:
+    """A hub that has one pipeline of these files, and the calls that it got."""
+    calls: list[dict[str, Any]] = []
+    module = ModuleType("huggingface_hub")
+
+    class HubError(Exception):
+        """Of a library that the library of the hub uses: neither its own nor one of Python's."""
 
     def model_info(name: str, *, revision: str | None) -> SimpleNamespace:
         if name != "someone/digits":
             raise HubError(f"404: there is no {name}\nRequest ID: 1")
-        return SimpleNamespace(sha=f"commit of {revision}")
+        siblings = [SimpleNamespace(rfilename=file) for file in files]
+        return SimpleNamespace(sha=f"commit of {revision}", siblings=siblings)
 
     def snapshot_download(name: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
         calls.append({"name": name, "revision": revision, "patterns": allow_patterns})
         save_pipeline(local_dir)
+        for path in local_dir.rglob("*.safetensors"):
+            if f"unet/{path.name}" not in files:
+                path.unlink()
 
     vars(module).update(
         HfApi=lambda: SimpleNamespace(model_info=model_info), snapshot_download=snapshot_download
     )
-    vars(errors).update(HfHubHTTPError=HubError, HFValidationError=ValueError)
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
     return calls
 
 
@@ -312,6 +378,17 @@ def test_a_pipeline_of_the_hub_is_stored_with_its_commit(
     origin = RunDirectory(tmp_path / "run").config.provenance_table["imported"]
     assert (origin["pipeline"], origin["revision"]) == ("someone/digits", "commit of v1")
     assert len(origin["weights_sha256"]) == 64
+
+
+def test_a_pickle_of_the_hub_comes_with_the_command_that_converts_it(
+    importing: Import, hub: list[dict[str, Any]], files: list[str], tmp_path: Path
+) -> None:
+    files[0] = "unet/diffusion_pytorch_model.bin"
+    outcome = importing(source="someone/digits")
+    assert outcome.code == 2
+    assert "the weights of someone/digits on the Hugging Face hub are a pickle" in outcome.err
+    assert "DDPMPipeline.from_pretrained(" in outcome.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_name_that_the_hub_does_not_have(

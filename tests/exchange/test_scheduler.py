@@ -80,6 +80,12 @@ def test_the_first_releases_called_predictions_by_another_name() -> None:
     assert diffusion_from_diffusers({"predict_epsilon": False}).prediction_type == "sample"
 
 
+def test_the_first_releases_wrote_what_is_gone() -> None:
+    old = {"timesteps": 500, "timestep_values": None, "tensor_format": "pt"}
+    assert diffusion_from_diffusers(old).num_train_timesteps == 500
+    assert diffusion_from_diffusers({"clip_sample": False, "clip_sample_range": None}).clip is False
+
+
 def test_how_to_sample_is_not_read() -> None:
     sampling = {"timestep_spacing": "trailing", "steps_offset": 1, "set_alpha_to_one": False}
     assert diffusion_from_diffusers(sampling) == diffusion_from_diffusers({})

@@ -397,8 +397,8 @@ def test_dots_in_values_are_no_names(read: Callable[[str], Request]) -> None:
 
 def test_a_file_beyond_all_measure_is_not_read(read: Callable[[str], Request]) -> None:
     with pytest.raises(UserError, match="cannot read the configuration") as caught:
-        read("# " + "x" * (512 << 10))
-    assert caught.value.why == "it has more than 524,288 bytes"
+        read("# " + "x" * (4 << 20))
+    assert caught.value.why == "it has more than 4,194,304 bytes"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -428,3 +428,9 @@ def test_another_framework_brings_its_own_network_of_the_same_name() -> None:
     assert Request().over(stored).parts[Kind.MODEL].distribution == "ddim-torch"
     moved = Request(plugin="jittor").over(stored).parts[Kind.MODEL]
     assert (moved.name, moved.distribution, moved.arguments) == ("unet", None, {"dropout": 0.5})
+
+
+def test_settings_know_each_prediction() -> None:
+    for prediction_type in PREDICTION_TYPES:
+        assert SETTINGS["prediction_type"].accepts(prediction_type)
+    assert SETTINGS["prediction_type"].rule == f"one of {', '.join(PREDICTION_TYPES)}"

@@ -108,6 +108,15 @@ def test_a_schedule_may_end_in_pure_noise_unless_epsilon_is_predicted() -> None:
     assert caught.value.fix.startswith("add --prediction-type v_prediction, or choose another")
 
 
+@pytest.mark.parametrize("stretched", [False, True])
+def test_a_schedule_has_to_fall_at_each_timestep(stretched: bool) -> None:
+    """A beta below the precision of alphas_cumprod would be a step of no length."""
+    checked = part(Kind.NOISE_SCHEDULE, returning(np.where(np.arange(10) == 4, 1e-17, 0.1)))
+    with pytest.raises(UserError, match="cannot be sampled from") as caught:
+        validation.checked_schedule(checked, {}, 10, "v_prediction", rescale_zero_snr=stretched)
+    assert "it has to fall at each timestep" in caught.value.why
+
+
 def test_a_schedule_can_be_stretched_to_pure_noise() -> None:
     checked = part(Kind.NOISE_SCHEDULE, returning(BETAS))
     stretched = validation.checked_schedule(checked, {}, 10, "sample", rescale_zero_snr=True)

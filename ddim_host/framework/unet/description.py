@@ -54,7 +54,7 @@ class GroupNorm:
 
 @dataclass(frozen=True)
 class ResNet:
-    """A residual block that is told the time between its two convolutions.
+    """A residual block; the time enters between its two convolutions.
 
     Attributes:
         norm1: Before the first convolution.
@@ -179,11 +179,11 @@ class _Builder:
 
     def resnet(self, name: str, in_channels: int, out_channels: int) -> ResNet:
         spec, same = self.spec, in_channels == out_channels
-        told = 2 * out_channels if spec.scale_shift else out_channels
+        shifts = 2 * out_channels if spec.scale_shift else out_channels
         return ResNet(
             norm1=self.norm(f"{name}.norm1", in_channels),
             conv1=Conv(f"{name}.conv1", in_channels, out_channels),
-            time_emb_proj=Linear(f"{name}.time_emb_proj", spec.time_features, told),
+            time_emb_proj=Linear(f"{name}.time_emb_proj", spec.time_features, shifts),
             norm2=self.norm(f"{name}.norm2", out_channels),
             conv2=Conv(f"{name}.conv2", out_channels, out_channels, starts_at_zero=True),
             conv_shortcut=None

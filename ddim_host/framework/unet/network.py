@@ -119,13 +119,13 @@ def run_unet(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embedding: Te
 
 
 def _resnet(layers: Layers[Tensor], block: ResNet, x: Tensor, time: Tensor) -> Tensor:
-    told = layers.linear(block.time_emb_proj, time)
+    shift = layers.linear(block.time_emb_proj, time)
     hidden = layers.group_norm(block.norm1, x, silu=True)
     if block.scale_shift:
         normalised = layers.group_norm(block.norm2, layers.conv(block.conv1, hidden), silu=False)
-        hidden = layers.modulate_dropout(normalised, told)
+        hidden = layers.modulate_dropout(normalised, shift)
     else:
-        hidden = layers.conv_norm_dropout(block.conv1, block.norm2, hidden, shift=told)
+        hidden = layers.conv_norm_dropout(block.conv1, block.norm2, hidden, shift=shift)
     shortcut = x if block.conv_shortcut is None else layers.conv(block.conv_shortcut, x)
     return _scaled(layers.conv(block.conv2, hidden, residual=shortcut), block.scale_factor)
 

@@ -42,8 +42,12 @@ def karras(schedule: NoiseSchedule, num_inference_steps: int, *, rho: float = 7.
     if not rho > 0.0:
         raise UserError("the rho of karras must be above 0", why=f"given is {rho}")
     timesteps = schedule.num_train_timesteps
-    sigmas = np.sqrt(1.0 / schedule.alphas_cumprod - 1.0) ** (1.0 / rho)
-    # A single step has to begin with pure noise.
+    # A schedule may end in pure noise, whose sigma is infinite.
+    alphas_cumprod = schedule.alphas_cumprod[schedule.alphas_cumprod > 0.0]
+    sigmas = np.sqrt(1.0 / alphas_cumprod - 1.0) ** (1.0 / rho)
+    # A single step has to begin with the most noise.
     wanted = np.linspace(sigmas[-1], sigmas[0], num_inference_steps)[::-1]
+    positions = np.interp(wanted, sigmas, np.arange(len(sigmas)))
+    positions[-1] = timesteps - 1
     # Rounds, and moves timesteps apart that would be the same.
-    return strictly_increasing(np.interp(wanted, sigmas, np.arange(timesteps)), timesteps)
+    return strictly_increasing(positions, timesteps)

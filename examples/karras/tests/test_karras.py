@@ -22,3 +22,9 @@ def test_both_ends_and_the_spacing() -> None:
     roots = np.sqrt(1.0 / schedule.alphas_cumprod - 1.0) ** (1.0 / 7.0)
     wanted = np.linspace(roots[0], roots[-1], 10)
     assert np.abs(np.interp(wanted, roots, np.arange(1000)) - t).max() <= 0.5
+
+
+def test_a_schedule_may_end_in_pure_noise() -> None:
+    """Its last sigma is infinite; sampling begins there all the same."""
+    t = karras(linear_schedule(1000).rescaled_to_zero_snr(), 10)
+    assert (t[0], t[-1]) == (0, 999)
