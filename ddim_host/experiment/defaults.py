@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from ddim_host.framework.unet import UNetSpec
 from ddim_host.plugin.registry import Kind
 
 if TYPE_CHECKING:
@@ -70,8 +69,8 @@ def default_attention(image_size: int, levels: int) -> tuple[int, ...]:
 
 
 def distinguishing_parameters(parameters: Mapping[str, Value]) -> dict[str, Value]:
-    """Those parameters of a network that tell it from others: without what is hardly ever set, and is not."""
-    usual = {field.name: field.default for field in dataclasses.fields(UNetSpec)}
+    """Return the parameters of a network that follow from the images, or differ from DDPM's."""
+    usual = _of_the_description()
     following = _following_the_images(SMALL)
     return {
         name: value
@@ -89,10 +88,13 @@ def default_model_parameters(image_size: int) -> dict[str, Value]:
 
     The image is halved as often as its size allows, three times at most (once up to 16 pixels).
     """
-    usual: dict[str, Any] = {
-        field.name: field.default for field in dataclasses.fields(UNetSpec) if field.name not in _IMAGES
-    }
-    return usual | _following_the_images(image_size)
+    return _of_the_description() | _following_the_images(image_size)
+
+
+def _of_the_description() -> dict[str, Any]:
+    from ddim_host.framework.unet import UNetSpec  # noqa: PLC0415 - imports NumPy, which `--help` does not need
+
+    return {field.name: field.default for field in dataclasses.fields(UNetSpec) if field.name not in _IMAGES}
 
 
 def _following_the_images(image_size: int) -> dict[str, Value]:

@@ -700,8 +700,8 @@ def documented(text: str) -> dict[str, str]:
 
 
 OF_SAMPLE = """
---plugin --checkpoint --weights --device --precision --timestep-subset --solver --steps --eta --clip --clip-range --seed
---num-images --batch-size --interpolate --show-trajectory --out --observer
+--plugin --checkpoint --weights --device --precision --timestep-subset --solver --steps --eta --clip --clip-range
+--seed --num-images --batch-size --interpolate --show-trajectory --out --observer
 """
 OF_RECONSTRUCT = """
 --plugin --checkpoint --weights --device --precision --data --timestep-subset --steps --num-images

@@ -94,7 +94,7 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
         {"num_train_timesteps": 300, "beta_end": 0.05},
         {"num_train_timesteps": 4000, "beta_schedule": "squaredcos_cap_v2"},
         {"num_train_timesteps": 4, "trained_betas": [0.1, 0.2, 0.3, 0.4]},
-        {"rescale_betas_zero_snr": True},
+        {"rescale_betas_zero_snr": True, "prediction_type": "sample"},
     ],
 )
 def test_noise_schedules_are_those_of_diffusers(config: dict[str, Any]) -> None:
