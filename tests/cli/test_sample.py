@@ -700,7 +700,8 @@ def documented(text: str) -> dict[str, str]:
 
 
 OF_SAMPLE = """
---plugin --checkpoint --weights --device --precision --timestep-subset --solver --steps --eta --clip --clip-range
+--plugin --checkpoint --weights --device --precision --timestep-subset --solver --steps --eta --clip
+--clip-range
 --seed --num-images --batch-size --interpolate --show-trajectory --out --observer
 """
 OF_RECONSTRUCT = """
