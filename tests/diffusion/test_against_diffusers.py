@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ddim_host.diffusion import DDIMStep, PredictionType
     from ddim_host.plugin.contracts import Solver
 
+# NumPy 2.4 warns where diffusers makes an array of a tensor.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 SCHEDULE = NoiseSchedule(linear(1000))
 
 
@@ -195,8 +198,6 @@ def require_equal_steps(solver: Solver, theirs: Any, timesteps: list[int]) -> Te
     return difference
 
 
-# NumPy 2.4 warns where diffusers makes an array of a tensor.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @TIMESTEPS
 def test_dpmpp_2m_equals_diffusers(timesteps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers.schedulers.scheduling_dpmsolver_multistep import (  # noqa: PLC0415 - takes seconds
@@ -215,8 +216,6 @@ def test_dpmpp_2m_equals_diffusers(timesteps: list[int], monkeypatch: pytest.Mon
     assert float(require_equal_steps(solvers.dpmpp_2m, theirs, timesteps).abs().max()) < 1e-9
 
 
-# NumPy 2.4 warns where diffusers makes an array of a tensor.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("b", ["bh1", "bh2"])
 @TIMESTEPS
 def test_unipc_equals_diffusers(timesteps: list[int], b: str, monkeypatch: pytest.MonkeyPatch) -> None:

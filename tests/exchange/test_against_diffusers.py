@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from tests.support.commands import Command
 
+# NumPy 2.4 warns where diffusers makes an array of a tensor.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 STEPS, COUNT, SEED = 20, 64, 3
 
 # Two levels, other channels, oblong images, scale and shift of the time.
