@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
+import shutil
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +16,8 @@ import torch
 from ddim_host.diffusion import NoiseSchedule
 from ddim_host.exchange.scheduler import diffusion_from_diffusers
 from ddim_host.parts import ddim_noise_schedules
+from ddim_host.parts.datasets import digits as digits_data
+from ddim_host.run.images import to_network
 from ddim_host.run.sampling import start_noise
 from tests.support.family import CIFAR10, TRAINING_EXAMPLE
 
@@ -180,3 +185,55 @@ def test_an_import_of_an_export_is_the_same_run(ddim_host: Command, tmp_path: Pa
     weights, again = safetensors.numpy.load_file(one_file), safetensors.numpy.load_file(other_file)
     assert weights.keys() == again.keys()
     assert all(np.array_equal(weights[name], again[name]) for name in weights)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jittor") is None, reason="Jittor is not installed")
+def test_digits_trained_in_jittor_are_the_same_in_diffusers(
+    ddim_host: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = tmp_path / "run", tmp_path / "pipeline"
+    trained = ddim_host(
+        "run", "--plugin", "jittor", "--train-steps", "150", "--num-images", "4", "--out", run
+    )
+    assert trained.code == 0, trained.err
+    assert ddim_host("export", run, "--out", folder).code == 0
+    pipeline = imported_diffusers().DDIMPipeline.from_pretrained(folder)
+    assert difference(ours(ddim_host, run), images_of(pipeline, monkeypatch)) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jittor") is None, reason="Jittor is not installed")
+def test_digits_trained_by_diffusers_score_the_same_in_both_frameworks(
+    ddim_host: Command, tmp_path: Path
+) -> None:
+    digits = to_network(digits_data().load().train)
+    network = {**TRAINING_EXAMPLE, "sample_size": 8, "in_channels": 1, "out_channels": 1}
+    network |= {"block_out_channels": [16, 32], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"]}
+    network |= {"up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
+    pipeline = saved(tmp_path / "pipeline", network)
+    optimizer = torch.optim.AdamW(pipeline.unet.parameters(), lr=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        chosen = torch.randint(len(digits), (64,), generator=generator)
+        images = torch.from_numpy(digits)[chosen]
+        noise = torch.randn(images.shape, generator=generator)
+        t = torch.randint(1000, (64,), generator=generator)
+        predicted = pipeline.unet(pipeline.scheduler.add_noise(images, noise, t), t).sample
+        optimizer.zero_grad()
+        loss: Any = torch.nn.functional.mse_loss(predicted, noise)
+        loss.backward()
+        optimizer.step()
+    shutil.rmtree(tmp_path / "pipeline")
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    distances = []
+    for framework in ("torch", "jittor"):
+        run = tmp_path / framework
+        options = ["--plugin", framework, "--data", "digits"]
+        assert ddim_host("import", tmp_path / "pipeline", "--out", run, *options).code == 0
+        scored = ddim_host("evaluate", run, "--samples", "500", "--steps", "10", "--eta", "0")
+        assert scored.code == 0, scored.err
+        [score] = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["scores"]
+        distances.append(score["measures"]["frechet_distance"])
+    assert distances[0] == pytest.approx(distances[1], rel=1e-3)
+    assert distances[0] < 100, "noise is at 131"
