@@ -31,7 +31,7 @@ QUICK := -m "not slow and not process"
 IN_OTHERS := $(QUICK) --ignore=tests/jittor
 REAL_RUNS := -m "process and not slow" tests/cli/test_run.py
 # diffusers needs newer releases than the oldest that are allowed.
-WITHOUT_DIFFUSERS := $(addprefix --ignore=,$(wildcard tests/*/test_against_diffusers.py))
+WITHOUT_DIFFUSERS := $(addprefix --ignore=,$(wildcard tests/*/test_*against_diffusers.py))
 # What imports PyTorch; without it one more Python costs little.
 WITHOUT_TORCH := $(WITHOUT_DIFFUSERS) $(addprefix --ignore=tests/,torch end_to_end evaluation/test_peers.py \
     framework/test_unet.py parts/test_contracts.py parts/test_losses.py plugin/test_validation.py testing/test_kit.py)
