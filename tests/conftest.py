@@ -78,6 +78,16 @@ def ddim_host(environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small networks on a busy machine: threads that wait for each other take most of the time."""
+    torch = importlib.import_module("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def no_framework(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes this process look as if it held no framework, and takes the guard away again afterwards."""
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))

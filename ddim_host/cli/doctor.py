@@ -85,7 +85,7 @@ def _kernels_check() -> Check:
 
 
 def _data_check(name: str, state: Callable[[], str]) -> Check:
-    """Whether a published data set is here: worth knowing while there is a network, and no failure."""
+    """Tell whether a published data set is here; if it is not, that is no failure."""
     try:
         with cache_errors():
             return Check(name, True, state())

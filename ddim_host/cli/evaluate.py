@@ -8,15 +8,13 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
+from ddim_host.cli.features import evaluator_of
 from ddim_host.cli.options import evaluation_options, requested
 from ddim_host.cli.output import left_out_lines, note_other_images, used_line
 from ddim_host.errors import printable
-from ddim_host.evaluation.default_features import default_evaluator
-from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.request import read_evaluation
 from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.scoring import help_to_score, measure_real_images, planned, score
-from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, number, tables_of
 from ddim_host.experiment.config_file import config_document
 from ddim_host.framework.processes import any_of
@@ -88,7 +86,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if not first:
         _help(experiment, run, asked, options)
         return 0
-    with _evaluator(asked, experiment) as evaluator:
+    with evaluator_of(experiment, asked.features) as evaluator:
         # Before the real images are measured, which takes its time: all processes read the same checkpoint.
         denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
         data = experiment.data_choice
@@ -118,17 +116,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     write_report([run.path], run.report_path, command=this_command())
     print(f"wrote {printable(run.report_path)}")
     return 0
-
-
-def _evaluator(asked: EvaluationRequest, experiment: Experiment) -> Evaluator:
-    """Return an evaluator with the features that were asked for, else with those for the data set."""
-    if asked.features is not None:
-        return Evaluator(asked.features, experiment.image_shape, MeasureSettings())
-    data = experiment.config.data.name
-    evaluator, said = default_evaluator(data, experiment.image_shape, MeasureSettings())
-    if said:
-        print(f"note: {said}", file=sys.stderr)
-    return evaluator
 
 
 def _help(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ddim_host.cli.features import evaluator_of
 from ddim_host.cli.options import requested
 from ddim_host.cli.output import used_line
 from ddim_host.errors import UserError, printable
-from ddim_host.evaluation.default_features import default_evaluator
 from ddim_host.evaluation.feature_distance import feature_distance, require_enough
-from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.experiment.assembly import default_part
 from ddim_host.experiment.config import clip_in_words
 from ddim_host.experiment.settings import read_list
@@ -109,11 +107,7 @@ def _refinement(
     count, solver = refined_images(num_images), solver_of(experiment)
     if how == "teacher":
         return Refinement("pixels", solver, count), pixel_distance
-    evaluator, said = default_evaluator(
-        experiment.config.data.name, experiment.image_shape, MeasureSettings()
-    )
-    if said:
-        print(f"note: {said}", file=sys.stderr)
+    evaluator = evaluator_of(experiment)
     until_found.enter_context(evaluator)
     require_enough(evaluator, count)
     space = evaluator.space

@@ -128,7 +128,7 @@ def _add_experiment_options(
     parts = parser.add_argument_group("parts", _PARTS_NOTE)
     for kind in PART_KINDS:
         _add_part(parts, kind, DEFAULT_PARTS[kind], action=action)
-    _add_observer(parts, "nobody")
+    _add_observer(parts, "none")
     settings = parser.add_argument_group("settings")
     for name, setting in SETTINGS.items():
         if setting.default is None:

@@ -18,7 +18,7 @@ from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
 from ddim_host.experiment.config_file import OBSERVER, read_config_file
 from ddim_host.experiment.defaults import distinguishing_parameters
 from ddim_host.framework.unet import parameters
-from ddim_host.plugin.parameters import format_value, written
+from ddim_host.plugin.parameters import format_value, shortened, written
 from ddim_host.plugin.registry import Kind
 from ddim_host.report.output import write_report
 from ddim_host.run.checkpoints import load_progress
@@ -189,7 +189,7 @@ def _resolved_lines(kind: Kind, config: Config) -> list[str]:
 def _part_lines(title: str, part: PartConfig) -> list[str]:
     """A part and its distribution, and below them its parameters, as wide as a terminal."""
     settings = [
-        f"{written(name)}={_shortened(format_value(value))}" for name, value in part.parameters.items()
+        f"{written(name)}={shortened(format_value(value), 100)}" for name, value in part.parameters.items()
     ]
     indent = " " * 18
     below = textwrap.wrap(
@@ -201,11 +201,6 @@ def _part_lines(title: str, part: PartConfig) -> list[str]:
         break_on_hyphens=False,
     )
     return [f"{title:<17} {part.name} ({part.distribution} {part.version})", *below]
-
-
-def _shortened(value: str) -> str:
-    """A value without the middle of a long list."""
-    return value if len(value) <= 100 else f"{value[:40]}...{value[-40:]}"
 
 
 def _is_resumed(options: argparse.Namespace) -> bool:
@@ -233,7 +228,7 @@ def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment,
         )
     stored = directory.config.request
     plugins = load_framework(stored)
-    # Whoever watches, the run is the same: other observers may watch the rest of it.
+    # Observers change nothing in a run, so the rest of it may have others.
     experiment = assemble(Request(watchers=request.watchers).over(stored), plugins=plugins)
     if request.plugin in (None, stored.plugin):
         asked = assemble(request.over(stored), plugins=plugins)

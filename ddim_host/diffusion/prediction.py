@@ -1,4 +1,4 @@
-"""What the network predicts: noise, clean image, or v, a mixture of both; and how to get both from it."""
+"""Prediction types: noise, clean image or v, and how image and noise follow from each."""
 
 from __future__ import annotations
 

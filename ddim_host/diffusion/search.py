@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """What a teacher predicted on its way from noise to N images of D numbers: DDIM with many steps, eta 0.
+    """Predictions of a teacher, DDIM with many steps and eta 0, from noise to N images of D numbers.
 
     Attributes:
         timesteps: int64 `(G,)`, strictly increasing.
@@ -52,7 +52,7 @@ class Teacher:
 
 @dataclass(frozen=True, eq=False)
 class JumpErrors:
-    """What each jump adds to the mean squared error of a pixel, float64, over G timesteps.
+    """Share of each jump in the mean squared error of a pixel, float64, over G timesteps.
 
     Attributes:
         start: `(G,)`: beginning with pure noise at a timestep.

@@ -1,4 +1,4 @@
-"""How far images are from others in features, for the refinement of timesteps."""
+"""Distance between sets of images in features, for refining timesteps."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from ddim_host.evaluation.scores import EvaluationFile, Scores
 from ddim_host.evaluation.tables import as_markdown, tables_of
 from ddim_host.experiment.config import clip_in_words
 from ddim_host.experiment.defaults import distinguishing_parameters
-from ddim_host.plugin.parameters import format_choice
+from ddim_host.plugin.parameters import format_choice, shortened
 from ddim_host.system.files import file_errors, read_bytes, read_json
 
 if TYPE_CHECKING:
@@ -95,13 +95,13 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
     schedule = format_choice(config.noise_schedule.name, config.noise_schedule.parameters)
     facts = {
         "network": format_choice(config.model.name, distinguishing_parameters(config.model.parameters)),
-        "noise schedule": f"{_shortened(schedule)}, {config.num_train_timesteps:,} timesteps"
+        "noise schedule": f"{shortened(schedule, 200)}, {config.num_train_timesteps:,} timesteps"
         + (", stretched to end in pure noise" if config.rescale_zero_snr else ""),
         "predicts": config.prediction_type,
         "predicted image": clip_in_words(config.x_start_limit),
     }
     if ancestor:
-        # Of a folder on somebody's machine the name is enough.
+        # A local path means nothing to others: the name of the folder is enough.
         ancestor = ancestor | {"pipeline": _public(ancestor.get("pipeline", "unknown"))}
         facts |= {f"imported {name.replace('_', ' ')}": value for name, value in ancestor.items()}
     if not run.config.is_imported:
@@ -133,10 +133,6 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
 
 def _public(pipeline: str) -> str:
     return Path(pipeline).name if Path(pipeline).is_absolute() else pipeline
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:80]}...{text[-80:]}"
 
 
 def _scores(run: RunDirectory, used: UsedWeights) -> Scores:

@@ -17,6 +17,7 @@ from ddim_host.exchange.scheduler import diffusion_from_diffusers
 from ddim_host.experiment.assembly import assemble
 from ddim_host.experiment.config import Request
 from ddim_host.experiment.config_file import write_imported_config
+from ddim_host.experiment.defaults import NO_PARAMETERS
 from ddim_host.framework.unet import UNet, parameters, spec_from_diffusers, with_canonical_names
 from ddim_host.plugin.parameters import PartChoice
 from ddim_host.plugin.registry import Kind
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from ddim_host.exchange.source import Pipeline
     from ddim_host.experiment.assembly import Experiment
-    from ddim_host.framework.unet import UNetSpec, Weights
+from ddim_host.framework.unet import UNetSpec, Weights
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -37,13 +38,10 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-"""Of the arrays in a file; bfloat16 is the upper half of float32."""
+"""NumPy's names of the types in a file; bfloat16 is read as the upper half of float32."""
 
 _MOST_HEADER_BYTES = 16 << 20
 """Room for the names of the arrays."""
-
-_OF_THE_IMAGES = ("image_size", "image_channels", "num_train_timesteps")
-"""What a network's description holds that is not a parameter of `--model`."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def read_pipeline(pipeline: Pipeline, request: Request) -> Imported:
     network = {
         name: "none" if value is None else value
         for name, value in asdict(spec).items()
-        if name not in _OF_THE_IMAGES
+        if name not in NO_PARAMETERS
     }
     stated = Request(
         parts={Kind.MODEL: PartChoice("unet", None, network), Kind.NOISE_SCHEDULE: diffusion.noise_schedule},

@@ -22,7 +22,7 @@ _HOST = "ddim-host"
 CLASSES = ("DDIMScheduler", "DDPMScheduler")
 
 _COSINE_OFFSET = 0.008
-"""Of `squaredcos_cap_v2`."""
+"""The offset s of `squaredcos_cap_v2`."""
 
 _DEFAULTS: dict[str, object] = {
     "num_train_timesteps": 1000,
@@ -56,7 +56,7 @@ _PART_OF = {"linear": "linear", "scaled_linear": "quad", "sigmoid": "sigmoid", "
 """The noise schedules of the host, by what diffusers calls them."""
 
 _KNOWN_TO_DDIM = {"linear": "linear", "quad": "scaled_linear"}
-"""What a `DDIMScheduler` calls the noise schedules of the host that have a first and a last beta."""
+"""Names in a `DDIMScheduler` of the host's noise schedules that have a first and a last beta."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def distinguishing_parameters(parameters: Mapping[str, Value]) -> dict[str, Valu
     }
 
 
-_IMAGES = {"image_size", "image_channels", "num_train_timesteps"}
+NO_PARAMETERS = {"image_size", "image_channels", "num_train_timesteps"}
 """Fields of `UNetSpec` that are no parameters: they follow from the images and the noise schedule."""
 
 
@@ -94,7 +94,9 @@ def default_model_parameters(image_size: int) -> dict[str, Value]:
 def _of_the_description() -> dict[str, Any]:
     from ddim_host.framework.unet import UNetSpec  # noqa: PLC0415 - imports NumPy, which `--help` does not need
 
-    return {field.name: field.default for field in dataclasses.fields(UNetSpec) if field.name not in _IMAGES}
+    return {
+        field.name: field.default for field in dataclasses.fields(UNetSpec) if field.name not in NO_PARAMETERS
+    }
 
 
 def _following_the_images(image_size: int) -> dict[str, Value]:

@@ -117,6 +117,12 @@ def format_value(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool | None) else str(value)
 
 
+def shortened(text: str, most: int) -> str:
+    """Return a text without its middle if it is longer than `most` characters, as a long list is."""
+    end = 2 * most // 5
+    return text if len(text) <= most else f"{text[:end]}...{text[-end:]}"
+
+
 def user_parameters(part: Callable[..., object], arguments: int | None = None) -> tuple[Parameter, ...]:
     """The keyword-only parameters of a part.
 

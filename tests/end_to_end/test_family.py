@@ -48,7 +48,7 @@ def in_both(task: str, folder: Path) -> tuple[Arrays, Arrays]:
 
 
 def test_networks_of_every_form_predict_the_same_noise_in_both(tmp_path: Path) -> None:
-    """That PyTorch's is diffusers' is tested with diffusers, in `framework/test_config_against_diffusers.py`."""
+    """`framework/test_config_against_diffusers.py` tests that PyTorch's noise is that of diffusers."""
     in_torch, in_jittor = in_both("noise", tmp_path)
     assert {name.partition(", t")[0] for name in in_torch} == set(TELLING)
     for name, expected in in_torch.items():

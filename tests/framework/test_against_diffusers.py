@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,20 +13,10 @@ from ddim_host.framework.unet import UNet, UNetSpec, diffusers_config, parameter
 from ddim_torch.plugin import unet
 from tests.support.networks import CIFAR10, DIGITS, SMALL, random_weights
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
 SMALL_SPECS = pytest.mark.parametrize("spec", SMALL.values(), ids=SMALL.keys())
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks on a busy machine: threads that wait for each other take most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def diffusers_unet(spec: UNetSpec) -> Any:

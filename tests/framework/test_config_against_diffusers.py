@@ -32,21 +32,13 @@ from tests.support.family import CIFAR10, FAMILY, UNUSUAL
 from tests.support.networks import SMALL, random_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ddim_host.framework.unet import UNetSpec
 
 T = 1000
 EVERY_CONFIG = pytest.mark.parametrize("config", FAMILY.values(), ids=FAMILY.keys())
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks on a busy machine: threads that wait for each other take most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def diffusers_unet(config: dict[str, Any]) -> Any:

@@ -19,8 +19,6 @@ from ddim_torch.static_tensors import FlatTensors, StagedInputs
 from tests.torch.test_model import batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ddim_host.framework.interface import Model
     from ddim_host.framework.unet import Weights
 
@@ -52,12 +50,7 @@ UNUSUAL = replace(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def weights(seed: int = 0, spec: UNetSpec = SPEC) -> Weights:

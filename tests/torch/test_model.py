@@ -26,7 +26,7 @@ from ddim_torch.layers import TorchLayers
 from ddim_torch.plugin import unet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -50,13 +50,7 @@ NEVER = 1e9
 """A gradient norm that is never reached."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks on a busy machine: threads that wait for each other take most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random_weights(seed: int = 0) -> Weights:

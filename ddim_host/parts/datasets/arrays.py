@@ -18,9 +18,9 @@ from ddim_host.errors import UserError, printable
 from ddim_host.parts.datasets.archives import readable
 from ddim_host.parts.datasets.decoding import MAX_PIXELS
 from ddim_host.parts.datasets.image_files import Joined
+from ddim_host.parts.datasets.one_file import OneFile
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
@@ -57,7 +57,7 @@ class _Header(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ImageArray:
+class ImageArray(OneFile):
     """The images in one array, which is read from front to back.
 
     Attributes:
@@ -67,20 +67,9 @@ class ImageArray:
         read_header: Reads what comes before the images.
     """
 
-    path: Path
     name: str
     stream: Callable[[], Stream]
     read_header: Callable[[IO[bytes]], _Header]
-
-    @property
-    def halves(self) -> str:
-        """See `ImageFiles.halves`."""
-        return ""
-
-    def statuses(self) -> Iterator[tuple[str, os.stat_result]]:
-        """See `ImageFiles.statuses`."""
-        with readable(self.path):
-            yield "", self.path.stat()
 
     def names(self) -> Iterator[str]:
         """See `ImageFiles.names`."""

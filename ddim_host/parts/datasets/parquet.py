@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ddim_host.errors import UserError, printable, reason
 from ddim_host.parts.datasets.archives import MAX_FILE_BYTES, readable, too_many_bytes
+from ddim_host.parts.datasets.one_file import OneFile
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
@@ -22,24 +22,12 @@ _NAMES = ("image", "img")
 
 
 @dataclass(frozen=True)
-class ParquetImages:
+class ParquetImages(OneFile):
     """The images in the rows of a Parquet file.
 
     A column of images holds encoded image files: as binary values, or as structs with a field `bytes`, which
     is what the `datasets` library writes.
     """
-
-    path: Path
-
-    @property
-    def halves(self) -> str:
-        """See `ImageFiles.halves`."""
-        return ""
-
-    def statuses(self) -> Iterator[tuple[str, os.stat_result]]:
-        """See `ImageFiles.statuses`."""
-        with readable(self.path):
-            yield "", self.path.stat()
 
     def names(self) -> Iterator[str]:
         """See `ImageFiles.names`."""
