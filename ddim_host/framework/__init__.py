@@ -1,15 +1,16 @@
-"""Everything that crosses to PyTorch or Jittor; what authors of frameworks import.
+"""Interface to PyTorch and Jittor; authors of frameworks import it.
 
-base        base classes for models and layers: what all frameworks would write alike
-interface   what the host asks of a framework: `Model`, and what goes in and out of it
-checks      what a framework needs from the machine
+base        base classes for models and layers: code shared by all frameworks
+interface   the host's interface to a framework: `Model`, and its inputs and outputs
+checks      a framework's requirements of the machine
+precision   the precision that `auto` stands for on a CPU
 processes   several processes that share one experiment
 unet        the network, described and computed once over a framework's operations
 kernels     the heavy operations on the CPU, in C++, for every framework
 """
 
 from ddim_host.framework.base import Dropout, LayersBase, ModelBase
-from ddim_host.framework.checks import Check
+from ddim_host.framework.checks import Check, bf16_check
 from ddim_host.framework.interface import (
     ADAM_BETA1,
     ADAM_BETA2,
@@ -32,6 +33,7 @@ from ddim_host.framework.kernels import (
     cpu_kernels,
     transform_channels,
 )
+from ddim_host.framework.precision import PRECISION_VARIABLE, cpu_precision
 from ddim_host.framework.processes import Processes
 from ddim_host.framework.unet import (
     Attention,
@@ -56,6 +58,7 @@ __all__ = [
     "ADAM_EPSILON",
     "DECLARATIONS",
     "KERNELS_VARIABLE",
+    "PRECISION_VARIABLE",
     "Attention",
     "Batch",
     "Check",
@@ -79,8 +82,10 @@ __all__ = [
     "UNetSpec",
     "Weights",
     "WhichWeights",
+    "bf16_check",
     "cached",
     "cpu_kernels",
+    "cpu_precision",
     "initial_weights",
     "launched",
     "parameters",

@@ -1,4 +1,4 @@
-"""Base classes for models and layers: the code that every framework would write alike."""
+"""Base classes for models and layers: the code shared by all frameworks."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Tensor = TypeVar("Tensor", bound=Any)
 
 @dataclass
 class Dropout:
-    """The dropout of one training step; each layer that drops takes the next seed.
+    """State of dropout in one training step; each dropout layer takes the next seed.
 
     Attributes:
         probability: Probability that an element is dropped, in (0, 1).
         seed: Seed of the step.
-        first: Index of this process's first image in the whole batch: masks are drawn for the whole batch.
+        first: Index of this process's first image in the whole batch; masks are drawn for the whole batch.
     """
 
     probability: float
@@ -48,7 +48,7 @@ class Dropout:
 
 
 class LayersBase(ABC, Generic[Tensor]):
-    """Hold the parameters of `Layers`, and add shift and residual to a convolution.
+    """Base of `Layers`: stores the parameters, and adds shift and residual to a convolution.
 
     Args:
         parameters: Parameters by canonical name.
@@ -62,7 +62,7 @@ class LayersBase(ABC, Generic[Tensor]):
     def conv(
         self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """See `Layers`."""
+        """Documented in `Layers`, as is the next method."""
         y = self._convolve(layer, x)
         if shift is not None:
             y = y + self._at_every_pixel(shift)
@@ -71,7 +71,7 @@ class LayersBase(ABC, Generic[Tensor]):
         return y
 
     def conv_norm_dropout(self, conv: Conv, norm: GroupNorm, x: Tensor, *, shift: Tensor) -> Tensor:
-        """See `Layers`."""
+        """Documented in `Layers`, as is the next method."""
         return self.dropout(self.group_norm(norm, self.conv(conv, x, shift=shift), silu=True))
 
     def modulate_dropout(self, x: Tensor, scale_shift: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class LayersBase(ABC, Generic[Tensor]):
 
     @abstractmethod
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
-        """See `Layers`, as for the next method."""
+        """Documented in `Layers`, as is the next method."""
 
     @abstractmethod
     def silu(self, x: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class LayersBase(ABC, Generic[Tensor]):
         """Convolve and add the bias; see `Conv` for stride and padding."""
 
     def _at_every_pixel(self, values: Tensor) -> Tensor:
-        """Shape `(B, C)` so that it fits to images; override it if those are not `(B, C, H, W)`."""
+        """Reshape `(B, C)` to broadcast over images; override it unless images are `(B, C, H, W)`."""
         reshaped: Tensor = values.reshape((*values.shape, 1, 1))
         return reshaped
 
@@ -108,11 +108,11 @@ class LayersBase(ABC, Generic[Tensor]):
 
 
 class ModelBase(ABC, Generic[Tensor]):
-    """Hold what a `Model` holds: parameters, their average (EMA) and the optimizer's memory.
+    """Base of a `Model`: parameters, their average (EMA) and the optimizer's state.
 
     The base implements `weights`, `load_weights`, `training_state` and `load_training_state`. A subclass adds
-    `_zeros`, `_assign` and the rest of `Model`. It sets whatever its `to_device` and `_zeros` need before it
-    calls `super().__init__`.
+    `_zeros`, `_assign` and the rest of `Model`. It must set everything that its `to_device` and `_zeros` need
+    before it calls `super().__init__`.
 
     Args:
         spec: The network.
@@ -123,9 +123,9 @@ class ModelBase(ABC, Generic[Tensor]):
         _time_table: `time_embedding_table` on the device.
         _raw: The parameters by canonical name. `_ema`, `_exp_avg` and `_exp_avg_sq` have the same names; a
             training step changes all four in place.
-        _steps: Steps of the optimizer so far.
-        _transformed: For layers on the host's kernels: what they compute from the weights alone and keep by
-            `cached`, until `_forget_transformed`.
+        _steps: Optimizer steps so far.
+        _transformed: Values that layers on the host's kernels compute from the weights alone; `cached` adds
+            them, and `_forget_transformed` clears them.
     """
 
     def __init__(self, spec: UNetSpec) -> None:
@@ -138,7 +138,7 @@ class ModelBase(ABC, Generic[Tensor]):
 
     @cached_property
     def _ema(self) -> dict[str, Tensor]:
-        """The averaged parameters; the first access makes them, as a copy of the raw ones."""
+        """The averaged parameters, created on first access as a copy of the raw ones."""
         ema = self._new_tensors()
         self._load(ema, {name: self.to_host(tensor) for name, tensor in self._raw.items()})
         return ema
@@ -154,7 +154,7 @@ class ModelBase(ABC, Generic[Tensor]):
         return self._new_tensors()
 
     def weights(self, which: WhichWeights) -> Weights:
-        """See `Model`, as for the methods below."""
+        """Documented in `Model`, as are the methods below."""
         return self._to_arrays(self._parameters(which))
 
     def load_weights(self, weights: Mapping[str, NDArray[np.float32]], which: WhichWeights) -> None:
@@ -163,11 +163,11 @@ class ModelBase(ABC, Generic[Tensor]):
         self._forget_transformed()
 
     def training_state(self) -> TrainingState:
-        """Copy the optimizer's memory."""
+        """Copy the optimizer's state."""
         return TrainingState(self._steps, self._to_arrays(self._exp_avg), self._to_arrays(self._exp_avg_sq))
 
     def load_training_state(self, state: TrainingState) -> None:
-        """Replace the optimizer's memory."""
+        """Replace the optimizer's state."""
         self._steps = state.step
         self._load(self._exp_avg, state.exp_avg)
         self._load(self._exp_avg_sq, state.exp_avg_sq)
@@ -182,18 +182,18 @@ class ModelBase(ABC, Generic[Tensor]):
         return Dropout(probability, batch.dropout_seed, batch.first) if probability else None
 
     def _forget_transformed(self) -> None:
-        """Drop what layers computed from weights that have changed; to be called by every training step."""
+        """Clear cached values computed from weights that have changed; every training step must call it."""
         for tensors in self._transformed.values():
             tensors.clear()
 
     def _new_parameters(self) -> dict[str, Tensor]:
-        """Make the raw parameters, as zeros."""
+        """Create the raw parameters as zeros."""
         return {p.name: self._parameter(p.shape) for p in parameters(self._unet)}
 
     def _new_tensors(self) -> dict[str, Tensor]:
-        """Make a tensor of zeros for every parameter."""
+        """Create a tensor of zeros for every parameter."""
         tensors = {p.name: self._zeros(p.shape) for p in parameters(self._unet)}
-        self.synchronize()  # a lazy framework makes them now, apart from what follows
+        self.synchronize()  # so that a lazy framework allocates them now
         return tensors
 
     def _load(self, tensors: Mapping[str, Tensor], arrays: Mapping[str, NDArray[np.float32]]) -> None:
@@ -209,24 +209,24 @@ class ModelBase(ABC, Generic[Tensor]):
 
     @abstractmethod
     def to_device(self, array: NDArray[np.float32]) -> Tensor:
-        """See `Model`, as for the next two methods."""
+        """Documented in `Model`, as are the next two methods."""
 
     @abstractmethod
     def to_host(self, tensor: Tensor) -> NDArray[np.float32]:
-        """Bring a tensor back."""
+        """Copy a tensor to the host."""
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait for the device."""
+        """Wait for the device to finish."""
 
     @abstractmethod
     def _zeros(self, shape: tuple[int, ...]) -> Tensor:
-        """Make a float32 tensor of zeros on the device, without gradient."""
+        """Create a float32 tensor of zeros on the device, without gradient."""
 
     def _parameter(self, shape: tuple[int, ...]) -> Tensor:
-        """Make a raw parameter of zeros; override it if a tensor with a gradient is made differently."""
+        """Create a raw parameter of zeros; override it if tensors with gradients are created differently."""
         return self._zeros(shape)
 
     @abstractmethod
     def _assign(self, tensor: Tensor, array: NDArray[np.float32]) -> None:
-        """Replace the values of a tensor that `_zeros` or `_parameter` made."""
+        """Overwrite the values of a tensor from `_zeros` or `_parameter`."""

@@ -1,23 +1,25 @@
-"""What a check of the machine found: a line of `ddim-host doctor`."""
+"""The result of a machine check, one line of `ddim-host doctor`."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ddim_host.errors import UserError
+from ddim_host.errors import UserError
+from ddim_host.framework.kernels import KERNELS_VARIABLE
+from ddim_host.framework.precision import resolve_precision
+from ddim_host.system.machine import processor_flags
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a framework needs from the machine, and whether it is there.
+    """The result of checking one requirement of a framework.
 
     Attributes:
-        name: What was looked for, in a few words.
-        ok: Whether it is there and fit for use.
-        detail: What was found, or what is wrong with it.
-        fix: What mends it, a command where there is one; empty where nothing needs mending.
+        name: Short name of the requirement.
+        ok: True if the requirement is met.
+        detail: The version or path found, or the problem.
+        fix: The remedy, if possible a command; empty if the check succeeded.
     """
 
     name: str
@@ -27,5 +29,22 @@ class Check:
 
     @classmethod
     def failed(cls, name: str, error: UserError) -> Check:
-        """The check that found what an error says."""
+        """Return a failed check with the text of an error."""
         return cls(name, False, f"{error.what}: {error.why}", error.fix)
+
+
+def bf16_check() -> Check:
+    """Describe bf16 on this processor, and what `--precision auto` is if the kernels can be compiled."""
+    flags = processor_flags().split()
+    has_units = "amx_bf16" in flags
+    enabled = os.environ.get(KERNELS_VARIABLE) != "framework"
+    if has_units:
+        found = "matrix units (AMX)" if enabled else "matrix units (AMX), unused: the kernels are disabled"
+    else:
+        instructions = "AVX512_BF16" if "avx512_bf16" in flags else "no bf16 instructions"
+        found = f"{instructions}, no matrix units (AMX)"
+    try:
+        auto = resolve_precision("auto", matrix_units=has_units and enabled)
+    except UserError as error:
+        return Check.failed("bf16 on the CPU", error)
+    return Check("bf16 on the CPU", True, f"{found}; auto is {auto}")

@@ -1,7 +1,7 @@
-"""Everything that the host asks of a framework.
+"""Interface between the host and a framework.
 
-A framework plugin provides model factories. What they return, a `Model`, is a deterministic function of
-what it is given: all randomness comes from the host (in the batch, and as a seed for dropout).
+A framework plugin provides factories of a `Model`, which is a deterministic function of its inputs: all
+randomness comes from the host (in the batch, and as a seed for dropout).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddim_host.framework.unet import UNetSpec, Weights
 
 Tensor: TypeAlias = Any
-"""An array of the framework, on its device. The host only uses + - * / with Python floats on it."""
+"""An array of the framework, on its device. The host applies only + - * / with Python floats to it."""
 
 WhichWeights: TypeAlias = Literal["raw", "ema"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -29,10 +29,10 @@ Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
 
 
 class Loss(Protocol):
-    """One number per image from a prediction and its target, not reduced over the batch."""
+    """A function that returns one number per image from a prediction and its target."""
 
     def __call__(self, prediction: Tensor, target: Tensor, /) -> Tensor:
-        """Compare.
+        """Compute the loss of each image, not reduced over the batch.
 
         Args:
             prediction: fp32 `(B, C, H, W)`.
@@ -46,18 +46,18 @@ class Loss(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Everything a step needs; the forward process was already applied, in the host, once for all frameworks.
+    """Inputs of a training step; the host has already applied the forward process, once for all frameworks.
 
     Attributes:
         x_t: float32 `(B, C, H, W)`, images in [-1, 1] with noise added.
         t: int64 `(B,)`, the timestep of each image.
-        target: float32 `(B, C, H, W)`, what the network should predict: noise, clean image or v.
+        target: float32 `(B, C, H, W)`, the quantity to predict: noise, clean image or v.
         weights: float32 `(B,)`, factor of each image's loss in the gradient.
-        sampler_weights: float32 `(B,)`, the timestep sampler's part of `weights`, for the host: with it the
-            mean loss of the batch estimates that at uniform timesteps.
-        dropout_seed: Seed for whatever the framework draws inside this step; 63 bits.
-        first: Which row of the whole batch the first one here is: 0 where there is one process.
-        total: Rows of the whole batch, of all processes together: B where there is one.
+        sampler_weights: float32 `(B,)`, the timestep sampler's part of `weights`. With it the host estimates
+            the mean loss at uniform timesteps.
+        dropout_seed: Seed of all random numbers that the framework draws in this step; 63 bits.
+        first: Index of the first row in the whole batch; 0 for a single process.
+        total: Rows of the whole batch, over all processes; B for a single process.
     """
 
     x_t: NDArray[np.float32]
@@ -72,7 +72,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """The optimizer's memory, by canonical parameter name: it crosses frameworks.
+    """The optimizer's state by canonical parameter name, which any framework can load.
 
     Attributes:
         step: Number of optimizer steps taken.
@@ -86,29 +86,29 @@ class TrainingState:
 
 
 ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8
-"""Of the optimizer of every framework (arXiv 1412.6980, algorithm 1), as in DDPM."""
+"""Adam's constants for every framework (arXiv 1412.6980, algorithm 1), as in DDPM."""
 
 
 class Model(Protocol):
-    """A network on a device, its averaged (EMA) twin and its optimizer.
+    """A network on a device, its averaged (EMA) copy and its optimizer.
 
-    The optimizer is Adam with the constants above, and epsilon after the bias correction. Optimizer and EMA
-    take no memory before they are needed.
+    The optimizer is Adam with the constants above, and adds epsilon after the bias correction. Optimizer and
+    EMA take no memory before their first use.
     """
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
-        """Where it computes, as resolved from `auto`."""
+        """The device, as resolved from `auto`."""
         ...
 
     @property
     def device_name(self) -> str:
-        """The processor or GPU in words."""
+        """Name of the processor or GPU."""
         ...
 
     @property
     def threads(self) -> int:
-        """How many threads of this process the framework computes with, beside any GPU."""
+        """The number of CPU threads that the framework uses in this process."""
         ...
 
     @property
@@ -119,16 +119,16 @@ class Model(Protocol):
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> Tensor:
-        """One step: forward, sum of weights x loss over `batch.total`, backward, clip, Adam, EMA.
+        """Take one step: forward, sum of weights x loss divided by `batch.total`, backward, clip, Adam, EMA.
 
-        Where there are several processes, each adds its share of the gradient before it is clipped.
+        With several processes, the gradient is summed over all of them before it is clipped.
 
         Args:
             batch: B images, this process's share of the batch.
-            loss: One number per image.
+            loss: The loss of each image.
             lr: Learning rate of this step.
             ema_decay: `ema = ema_decay ema + (1 - ema_decay) raw`, after the update.
-            max_grad_norm: Limit of the global gradient norm, applied before the update.
+            max_grad_norm: Limit on the global gradient norm, applied before the update.
 
         Returns:
             The losses `(B,)` before weighting, still on the device.
@@ -136,11 +136,11 @@ class Model(Protocol):
         ...
 
     def evaluate_loss(self, batch: Batch, loss: Loss) -> Tensor:
-        """The losses `(B,)` of the raw weights, without gradient or dropout, still on the device."""
+        """Return the losses `(B,)` of the raw weights, without gradient or dropout, still on the device."""
         ...
 
     def predict(self, x_t: Tensor, t: int, *, which: WhichWeights) -> Tensor:
-        """Return what the network predicts for images that share one timestep, without gradient or dropout.
+        """Return the network's prediction for images at one timestep, without gradient or dropout.
 
         Args:
             x_t: fp32 `(B, C, H, W)` on the device.
@@ -157,23 +157,23 @@ class Model(Protocol):
         ...
 
     def to_device(self, array: NDArray[np.float32]) -> Tensor:
-        """Bring an array to the device."""
+        """Copy an array to the device."""
         ...
 
     def to_host(self, tensor: Tensor) -> NDArray[np.float32]:
-        """Bring a tensor back, waiting for whatever computes it."""
+        """Copy a tensor to the host, after its computation has finished."""
         ...
 
     def synchronize(self) -> None:
-        """Wait until the device has done all that it was given; called before any clock is read."""
+        """Wait until the device has finished all pending work; called before any clock is read."""
         ...
 
     def peak_memory_bytes(self) -> int:
-        """The most memory used so far: of the GPU where one is used, of the process otherwise."""
+        """Return the peak memory: of the GPU if one is used, otherwise of the process."""
         ...
 
     def weights(self, which: WhichWeights) -> Weights:
-        """A copy of the parameters."""
+        """Return a copy of the parameters."""
         ...
 
     def load_weights(self, weights: Mapping[str, NDArray[np.float32]], which: WhichWeights) -> None:
@@ -181,28 +181,28 @@ class Model(Protocol):
         ...
 
     def training_state(self) -> TrainingState:
-        """A copy of the optimizer's memory (zeros before the first step)."""
+        """Return a copy of the optimizer's state (zeros before the first step)."""
         ...
 
     def load_training_state(self, state: TrainingState) -> None:
-        """Replace the optimizer's memory. Names and shapes have been checked by the host."""
+        """Replace the optimizer's state. Names and shapes have been checked by the host."""
         ...
 
 
 JoinProcesses: TypeAlias = Callable[[Device], Processes]
-"""Joins this process with the others that its launcher started, before anything is built on the device.
+"""Function that connects this process with the others of its launcher; called before the device is used.
 
-Raises `UserError` where the launcher is not one that the framework knows. A second call returns the same.
+Raises `UserError` if the framework does not support the launcher. A second call returns the same object.
 """
 
 
 class ModelFactory(Protocol):
-    """A callable that builds a `Model`; its own keyword-only parameters are what users may set."""
+    """A callable that builds a `Model`; users can set its own keyword-only parameters."""
 
     def __call__(self, spec: UNetSpec, device: Device, precision: Precision, /) -> Model:
-        """Build the network described by `spec`, with weights not yet defined.
+        """Build the network described by `spec`, without initial weights.
 
         Raises:
-            UserError: The device or the precision is not to be had on this machine.
+            UserError: The device or precision is not available on this machine.
         """
         ...

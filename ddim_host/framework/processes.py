@@ -1,8 +1,8 @@
-"""Several processes that run one experiment together: who is who, and which rows of a batch are whose.
+"""Several processes that run one experiment: their ranks, and their shares of a batch.
 
-A launcher starts them (`torchrun`, `mpirun`), a framework joins them. Every process goes through the same
-steps with the same random streams; of each batch it takes the rows that are its share. The first one alone
-writes.
+A launcher (`torchrun`, `mpirun`) starts them, and a framework connects them. All processes take the same
+steps with the same random streams, each on its share of the rows of each batch. Only the first process writes
+files.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 class Processes(Protocol):
-    """The processes of one experiment, joined."""
+    """The connected processes of one experiment."""
 
     @property
     def rank(self) -> int:
-        """Which one of them this is, from 0."""
+        """Return the rank of this process, from 0."""
         ...
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Return the number of processes."""
         ...
 
     def sum(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The sum of the arrays that all processes call this with, in each of them.
+        """Return the sum of the arrays of all processes.
 
         Args:
             array: float32, of the same shape in every process.
@@ -42,7 +42,7 @@ class Processes(Protocol):
 
 
 class _Alone:
-    """One process, which waits for nobody."""
+    """A single process, which never waits for others."""
 
     rank = 0
     count = 1
@@ -55,10 +55,10 @@ ALONE: Processes = _Alone()
 
 
 def share(processes: Processes, total: int) -> range:
-    """The rows of a batch that are this process's: contiguous, in the order of the ranks, as equal as can be.
+    """Return this process's rows of a batch: contiguous, in rank order, as equal as possible.
 
     Args:
-        processes: All of them.
+        processes: The processes of the experiment.
         total: Rows of the whole batch.
     """
     first, last = (total * rank // processes.count for rank in (processes.rank, processes.rank + 1))
@@ -66,10 +66,10 @@ def share(processes: Processes, total: int) -> range:
 
 
 def gather(processes: Processes, rows: NDArray[Any], total: int) -> NDArray[Any]:
-    """The whole batch, in every process, from each one's share.
+    """Gather the shares of all processes into the whole batch, in every process.
 
     Args:
-        processes: All of them.
+        processes: The processes of the experiment.
         rows: This process's rows, `(len(share), ...)`: float32, or integers below 2^24.
         total: Rows of the whole batch.
     """
@@ -78,64 +78,64 @@ def gather(processes: Processes, rows: NDArray[Any], total: int) -> NDArray[Any]
     mine = share(processes, total)
     whole = np.zeros((total, *rows.shape[1:]), dtype=np.float32)
     whole[mine.start : mine.stop] = rows
-    # To each row all but one process add zeros, which changes nothing.
+    # All processes but one add zeros to a row, so its value stays the same.
     return processes.sum(whole).astype(rows.dtype)
 
 
 def any_of(processes: Processes, wanted: Sequence[bool]) -> list[bool]:
-    """For each of several questions whether any process says yes.
+    """Return, for each condition, whether it holds in any process.
 
     Args:
-        processes: All of them; each asks the same questions.
-        wanted: This one's answers.
+        processes: The processes of the experiment, each with the same conditions.
+        wanted: The conditions in this process.
     """
     found: list[bool] = (processes.sum(np.array(wanted, dtype=np.float32)) > 0.0).tolist()
     return found
 
 
 def wait_for_all(processes: Processes) -> None:
-    """Go on when every process is here."""
+    """Wait until every process has called this."""
     any_of(processes, [False])
 
 
 def require_same_checkpoint(processes: Processes, identity: int) -> None:
-    """Make sure that all have read the same checkpoint: a training that goes on replaces its checkpoints.
+    """Check that all processes have read the same checkpoint, which training may have replaced meanwhile.
 
     Args:
-        processes: All of them.
-        identity: What tells this one's checkpoint from others, such as its step; below 2^48.
+        processes: The processes of the experiment.
+        identity: Identifies the checkpoint, for example by its step; below 2^48.
 
     Raises:
-        UserError: Others have read another one; in all processes.
+        UserError: The processes have read different checkpoints; raised in all of them.
     """
     if not _same(processes, identity):
         raise UserError(
-            "the processes have read different checkpoints",
-            why="another process trains this run, and has written a checkpoint meanwhile",
-            fix="start again, or wait until the training has ended",
+            "the processes read different checkpoints",
+            why="another process is training this run and wrote a checkpoint in between",
+            fix="run the command again, or wait until the training has finished",
         )
 
 
 def require_same_images(processes: Processes, identity: int) -> None:
-    """Make sure that all have read the same data set: each machine may have a copy of its own.
+    """Check that all processes have read the same images; each machine may have its own copy.
 
     Args:
-        processes: All of them.
-        identity: What tells this one's images from others; below 2^48.
+        processes: The processes of the experiment.
+        identity: Identifies the images; below 2^48.
 
     Raises:
-        UserError: Others have read other images; in all processes.
+        UserError: The processes have read different images; raised in all of them.
     """
     if not _same(processes, identity):
         raise UserError(
-            "the processes have read different images",
-            why="the files changed meanwhile, or the machines have different copies of them",
-            fix="give all of them the same files, and start again",
+            "the processes read different images",
+            why="the files changed in between, or the machines have different copies of them",
+            fix="give all processes the same files, and run the command again",
         )
 
 
 def _same(processes: Processes, identity: int) -> bool:
-    """Whether all processes call this with the same number, below 2^48."""
+    """Return whether all processes call this with the same number, below 2^48."""
     halves = np.array([identity // 2**24, identity % 2**24], dtype=np.float32)
     own = np.zeros((processes.count, 2), dtype=np.float32)
     own[processes.rank] = halves

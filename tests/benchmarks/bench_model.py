@@ -1,4 +1,4 @@
-"""How long a training step, a network call, and sampling 64 images in 20 steps take."""
+"""Time of a training step, a network call, and sampling 64 images in 20 steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.process  # Jittor starts compilers
 
-# Enough of a shorter call for a median; the first calls compile, allocate and fill caches.
+# Shorter calls get more rounds, enough for a median. The first calls compile, allocate and fill caches.
 _ROUNDS = {"training_step": 8, "network_call": 12, "sample": 3}
 _WARMUP_ROUNDS = {"training_step": 3, "network_call": 2, "sample": 1}
 
@@ -34,5 +34,5 @@ def _measure(benchmark: Any, measured: Subject, call: Callable[[], None], *, ima
     name = call.__name__
     benchmark.extra_info |= measured.description
     benchmark.pedantic(call, rounds=_ROUNDS[name], warmup_rounds=_WARMUP_ROUNDS[name])
-    if benchmark.stats is not None:  # nothing was measured where benchmarks are switched off
+    if benchmark.stats is not None:  # None if benchmarks are disabled
         benchmark.extra_info["images_per_second"] = images / benchmark.stats.stats.median

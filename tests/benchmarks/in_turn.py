@@ -1,7 +1,7 @@
-"""Objects that wait in processes of their own, so that several frameworks can be asked in turn in one run.
+"""Objects in separate processes, called in turn, so that one run can compare several frameworks.
 
-The speed of a machine that others share changes from minute to minute. While one process computes the others
-sleep; what slows a round slows all of them, and the ratio of their times is that of their speeds.
+The speed of a shared machine changes from minute to minute. While one process computes, the others sleep; a
+slow round is slow for all of them, so the ratio of their times is the ratio of their speeds.
 """
 
 from __future__ import annotations
@@ -21,31 +21,34 @@ __all__ = ["Waiting", "waiting"]
 
 @dataclass(frozen=True)
 class Waiting:
-    """An object in a process of its own."""
+    """An object in a separate process."""
 
     connection: Connection
 
     def call(self, method: str, *arguments: Any) -> tuple[float, Any]:
-        """Call a method of it: how many seconds that took there, and what it returned."""
+        """Call a method of the object; return the seconds spent there and the result."""
         try:
             self.connection.send((method, arguments))
             seconds, result = self.connection.recv()
         except (EOFError, OSError):
-            raise SystemExit("A process that is measured has ended; its error is above.") from None
+            raise SystemExit("A measured process has died; its error is above.") from None
         return seconds, result
 
 
 @contextmanager
-def waiting(make: Callable[..., Any], *arguments: Any) -> Iterator[Waiting]:
-    """Make an object in a process, which ends with the block.
+def waiting(
+    make: Callable[..., Any], *arguments: Any, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[Waiting]:
+    """Create an object in a process that stops at the end of the block.
 
     Args:
-        make: A function of a module, which the process imports.
-        arguments: What it is called with.
+        make: A module-level function; the process imports it.
+        arguments: Its arguments.
+        clock: The clock that measures each call, in seconds.
     """
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+    process = spawn.Process(target=_serve, args=(theirs, clock, make, arguments), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -55,13 +58,15 @@ def waiting(make: Callable[..., Any], *arguments: Any) -> Iterator[Waiting]:
         process.join()
 
 
-def _serve(connection: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _serve(
+    connection: Connection, clock: Callable[[], float], make: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     measured = make(*arguments)
     while True:
         try:
             method, given = connection.recv()
         except EOFError:
             return
-        started = time.perf_counter()
+        started = clock()
         result = getattr(measured, method)(*given)
-        connection.send((time.perf_counter() - started, result))
+        connection.send((clock() - started, result))

@@ -1,7 +1,7 @@
-"""The networks that are measured, each behind the same three calls.
+"""The measured networks, each behind the same three calls.
 
-Every call waits for the device to finish; everything that a user waits for is in it: a training step draws
-its batch and its noise, clips the gradient, and updates optimizer and average.
+Every call waits for the device to finish and includes everything that a user waits for: a training step draws
+its batch and noise, clips the gradient, and updates the optimizer and the averaged weights.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,18 +27,31 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import Images
     from ddim_host.plugin.parameters import Value
 
-__all__ = ["FRAMEWORKS", "SIZES", "DenoisingDiffusion", "Diffusers", "Subject", "subject"]
+__all__ = [
+    "FRAMEWORKS",
+    "INFERENCE_ONLY",
+    "SIZES",
+    "DenoisingDiffusion",
+    "Diffusers",
+    "OpenVino",
+    "Subject",
+    "subject",
+]
 
 FRAMEWORKS = (
     "torch",
     "torch-bf16",
     "jittor",
+    "jittor-bf16",
     "diffusers",
     "diffusers-bf16",
     "diffusers-bf16-compiled",
+    "openvino",
     "denoising-diffusion-pytorch",
 )
-"""`diffusers-bf16` is autocast, channels last, a fused optimizer; `-compiled` compiles, too."""
+"""`diffusers-bf16` uses autocast, channels last and a fused optimizer; `-compiled` also compiles."""
+
+INFERENCE_ONLY = ("openvino",)
 
 SIZES = ("digits", "cifar10")
 
@@ -52,45 +66,47 @@ class Subject(Protocol):
 
     Attributes:
         batch_size: Images in a training step and in a network call.
-        description: What it is and what it runs on.
+        description: The device and the precision.
     """
 
     batch_size: int
     description: dict[str, str]
 
     def training_step(self) -> None:
-        """One step of training, from drawing the batch to the average of the weights."""
+        """Run one training step, from drawing the batch to averaging the weights."""
 
     def training_steps(self, count: int) -> None:
-        """Take steps that the device may still be busy with when the next one begins."""
+        """Run steps without waiting for the device between them."""
 
     def network_call(self) -> None:
-        """One prediction without gradient."""
+        """Predict once, without gradient."""
 
     def sample(self) -> None:
-        """64 images in 20 steps, eta 0, back on the host."""
+        """Sample 64 images in 20 steps with eta 0, and copy them to the host."""
 
 
 def subject(framework: str, size: str, batch_size: int | None = None) -> Subject:
-    """The network of a framework in one of the sizes.
+    """Return the network of a framework in one of the sizes.
 
     Args:
         framework: One of `FRAMEWORKS`.
         size: `digits` (1.0 million parameters) or `cifar10` (35,746,307).
-        batch_size: Images in a training step and in a network call, if not the size's own.
+        batch_size: Images in a training step and in a network call; None for the size's default.
     """
     batch_size = batch_size or _BATCH_SIZES[size]
     if framework.startswith("diffusers"):
         return Diffusers(
             size, batch_size=batch_size, bf16="bf16" in framework, compiled="compiled" in framework
         )
+    if framework == "openvino":
+        return OpenVino(size, batch_size=batch_size)
     if framework == "denoising-diffusion-pytorch":
         return DenoisingDiffusion(size)
     return _Host(framework, size, batch_size)
 
 
 class _Host:
-    """This project in one framework, as `run` drives it."""
+    """This project on one framework, trained and sampled as in `run`."""
 
     def __init__(self, framework: str, size: str, batch_size: int) -> None:
         plugin, _, precision = framework.partition("-")
@@ -119,7 +135,7 @@ class _Host:
         height, width, channels = _SHAPES[size]
         noise = np.random.default_rng(0).standard_normal((self.batch_size, channels, height, width))
         self._x_t = self._model.to_device(noise.astype(np.float32))
-        # One for all calls: only the first one warms up, with a network call that is not counted.
+        # Shared by all calls: only the first one warms up, with an extra network call.
         self._sampler = Sampler(
             Denoiser(((self._model, 1.0),), "ema"),
             self._experiment.sampling_plan().steps,
@@ -156,16 +172,16 @@ class _Host:
 
 
 class Diffusers:
-    """The same network in diffusers, trained and sampled as its examples and its pipeline do it.
+    """The same network in diffusers, trained as in its examples and sampled by its pipeline.
 
     Args:
         size: `digits` or `cifar10`.
-        batch_size: Images in a training step and in a network call, if not the size's own.
+        batch_size: Images in a training step and in a network call; None for the size's default.
         images: Training images; noise if None.
         lr: Learning rate.
-        ema_decay: Of the average.
-        bf16: Whether to use all that makes it fast: bf16 autocast, channels last, TF32, a fused optimizer.
-        compiled: Whether torch.compile compiles the network.
+        ema_decay: Decay of the averaged weights.
+        bf16: Use the fast settings: bf16 autocast, channels last, TF32 and a fused optimizer.
+        compiled: Compile the network with torch.compile.
     """
 
     def __init__(
@@ -179,7 +195,7 @@ class Diffusers:
         bf16: bool = False,
         compiled: bool = False,
     ) -> None:
-        # One framework in a process: PyTorch is only imported where it is measured.
+        # One framework per process: PyTorch is imported only if it is measured.
         import torch  # noqa: PLC0415
         from diffusers.models.unets.unet_2d import UNet2DModel  # noqa: PLC0415
         from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline  # noqa: PLC0415
@@ -216,7 +232,7 @@ class Diffusers:
         if bf16:
             self._unet.to(memory_format=torch.channels_last)
         self._scheduler = DDIMScheduler()
-        make_pipeline: Any = DDIMPipeline  # it is only half typed
+        make_pipeline: Any = DDIMPipeline  # it is only partly typed
         self._pipeline = make_pipeline(self._unet, self._scheduler)
         self._pipeline.set_progress_bar_config(disable=True)
         if compiled:
@@ -268,7 +284,7 @@ class Diffusers:
         self.draw(_NUM_IMAGES, _NUM_STEPS)
 
     def draw(self, num_images: int, num_steps: int) -> NDArray[np.float32]:
-        """Images in [0, 1], `(N, H, W, C)`."""
+        """Return images in [0, 1], `(N, H, W, C)`."""
         self._unet.eval()
         with self._autocast():
             output = self._pipeline(
@@ -278,20 +294,61 @@ class Diffusers:
         return images
 
     def load_average(self) -> None:
-        """Put the averaged weights into the network, until `load_raw`."""
+        """Load the averaged weights into the network, until `load_raw`."""
         self._ema.store(self._unet.parameters())
         self._ema.copy_to(self._unet.parameters())
 
     def load_raw(self) -> None:
-        """Put the raw weights back."""
+        """Restore the raw weights."""
         self._ema.restore(self._unet.parameters())
 
 
-class DenoisingDiffusion:
-    """The network of denoising-diffusion-pytorch in the same widths, trained as its `Trainer` does it.
+class OpenVino(Diffusers):
+    """The same network in OpenVINO, which only samples, on a CPU; the pipeline is that of diffusers.
 
-    It is another one: on CIFAR-10 28.5 million parameters, with other blocks and other attention. Its average
-    is updated at every tenth step.
+    OpenVINO chooses the precision: the fastest one that the processor has instructions for.
+
+    Args:
+        size: `digits` or `cifar10`.
+        batch_size: Images in a network call; None for the default of the size.
+    """
+
+    def __init__(self, size: str, *, batch_size: int | None = None) -> None:
+        super().__init__(size, batch_size=batch_size)
+        sys.path.insert(0, str(Path(sys.prefix) / "peers"))
+        import openvino  # noqa: PLC0415 - see `Diffusers`
+
+        torch = self._torch
+        forward = self._unet.forward
+        self._unet.eval()
+        self._unet.forward = lambda x_t, t: forward(x_t, t, return_dict=False)[0]
+        with torch.no_grad():
+            converted = openvino.convert_model(
+                self._unet.cpu(), example_input=(self._x_t.cpu(), torch.tensor(500.0))
+            )
+        self._compiled = openvino.compile_model(
+            converted, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        )
+        self._unet.forward = self._predict
+        precision = self._compiled.get_property("INFERENCE_PRECISION_HINT")
+        self.description = {"device": "cpu", "precision": precision.to_string()}
+
+    def _predict(self, x_t: Any, t: Any, **_: Any) -> Any:
+        predicted = self._compiled([x_t.cpu().numpy(), np.float32(t)])[0]
+        return SimpleNamespace(sample=self._torch.from_numpy(predicted).to(x_t.device))
+
+    def training_step(self) -> None:
+        self.training_steps(1)
+
+    def training_steps(self, count: int) -> None:
+        raise NotImplementedError(f"OpenVINO cannot take {count} training steps; it only samples")
+
+
+class DenoisingDiffusion:
+    """The network of denoising-diffusion-pytorch in the same widths, trained as in its `Trainer`.
+
+    The network differs: on CIFAR-10 it has 28.5 million parameters, other blocks and other attention. Its
+    average is updated every tenth step.
     """
 
     def __init__(self, size: str) -> None:
@@ -365,12 +422,12 @@ class DenoisingDiffusion:
 
 @functools.cache
 def declare_torchvision_operators(torch: Any) -> None:
-    """Without these two torchvision does not load beside the CPU build of torch."""
+    """Declare two operators without which torchvision does not load beside a CPU build of torch."""
     for name in ("nms", "qnms"):
         schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         torch.library.define(f"torchvision::{name}", schema)
 
 
 def _images(size: str) -> NDArray[np.uint8]:
-    """Images of noise: what they show costs no time."""
+    """Return images of noise: their content does not affect the time."""
     return np.random.default_rng(1).integers(0, 256, (512, *_SHAPES[size]), dtype=np.uint8)

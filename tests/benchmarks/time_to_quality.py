@@ -1,12 +1,12 @@
-"""How long digits take to become good: seconds of training against the Fréchet distance, as JSON.
+"""Measure seconds of training against the Fréchet distance on digits, as JSON.
 
     python -m tests.benchmarks.time_to_quality curves.json --picture curves.png
 
 `torch` and `jittor` are this project's default run; `diffusers` is a plain loop over the same network, batch
-size, learning rate and average (eager, fp32). They train in turn, so many steps each; see
-`tests.benchmarks.in_turn`. Only training is timed: drawing batches, steps and averages, not the scores in
-between, and not what the first steps compile. A score is that of 1,000 samples (20 steps, eta 0, averaged
-weights) against the 297 test digits.
+size, learning rate and average (eager, fp32). They train in turn, an equal number of steps each; see
+`tests.benchmarks.in_turn`. Only training is timed: batches, steps and averages, but neither the scores in
+between nor compilation in the first steps. A score compares 1,000 samples (20 steps, eta 0, averaged weights)
+with the 297 test digits.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ LR, EMA_DECAY = 1e-3, 0.995
 
 
 class Scored:
-    """Samples digits, and says how far they are from the real ones."""
+    """A digits model that can be scored by the distance of its samples from real digits."""
 
     test_images: Images
 
     def samples(self) -> Images:
-        """1,000 digits, by the averaged weights."""
+        """Return 1,000 digits sampled with the averaged weights."""
         raise NotImplementedError
 
     def frechet_distance(self) -> float:
-        """Of the samples and the test digits, in the features of `digits_mlp`."""
+        """Return the distance between samples and test digits, measured with the features `digits_mlp`."""
         extractor = DigitsMLP()
         gathered = []
         for images in (self.samples(), self.test_images):
@@ -62,7 +62,7 @@ class Scored:
 
 
 class Host(Scored):
-    """The default run on digits in one framework, a step at a time."""
+    """The default run on digits on one framework, trained in steps."""
 
     def __init__(self, framework: str) -> None:
         self._experiment = assemble(Request(framework))
@@ -100,7 +100,7 @@ class Host(Scored):
 
 
 class Plain(Diffusers, Scored):
-    """The same with diffusers' network, optimizer, average and pipeline, as its examples have it."""
+    """Training and sampling with diffusers' network, optimizer, average and pipeline, as in its examples."""
 
     def __init__(self) -> None:
         images = assemble(Request("torch")).images
@@ -119,7 +119,7 @@ class Plain(Diffusers, Scored):
 
 
 def scored(framework: str) -> Host | Plain:
-    """What is trained in a process; everything that a first step compiles is compiled."""
+    """Return a new model; training another one for two steps first compiles everything."""
 
     def begin() -> Host | Plain:
         return Plain() if framework == "diffusers" else Host(framework)
@@ -131,7 +131,7 @@ def scored(framework: str) -> Host | Plain:
 def curves(
     frameworks: list[str], *, every: int, steps: int, enough: float
 ) -> dict[str, list[dict[str, Any]]]:
-    """Train in turn, and score every so many steps, each until it is good enough."""
+    """Train in turn and score every `every` steps, each framework until its distance is below `enough`."""
     points: dict[str, list[dict[str, Any]]] = {name: [] for name in frameworks}
     with ExitStack() as stack:
         subjects = {name: stack.enter_context(waiting(scored, name)) for name in frameworks}
@@ -148,7 +148,7 @@ def curves(
 
 
 def draw(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """The curves as a picture."""
+    """Plot the curves to a file."""
     figure = Figure(figsize=(7.0, 3.6), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     for name, of_one in points.items():
@@ -163,15 +163,15 @@ def draw(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=Path)
     names = ["torch", "jittor", "diffusers"]
     parser.add_argument("--frameworks", nargs="+", choices=names, default=names)
-    parser.add_argument("--every", type=int, default=50, help="steps between two scores (default: 50)")
-    parser.add_argument("--steps", type=int, default=800, help="steps altogether (default: 800)")
-    parser.add_argument("--enough", type=float, default=6.5, help="end below this distance (default: 6.5)")
-    parser.add_argument("--picture", type=Path, help="where to draw the curves")
+    parser.add_argument("--every", type=int, default=50, help="steps between scores (default: 50)")
+    parser.add_argument("--steps", type=int, default=800, help="total number of steps (default: 800)")
+    parser.add_argument("--enough", type=float, default=6.5, help="stop below this distance (default: 6.5)")
+    parser.add_argument("--picture", type=Path, help="file for a plot of the curves")
     options = parser.parse_args()
     points = curves(options.frameworks, every=options.every, steps=options.steps, enough=options.enough)
     options.out.write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8")

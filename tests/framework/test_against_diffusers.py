@@ -28,12 +28,12 @@ def diffusers_unet(spec: UNetSpec) -> Any:
 
 
 def whole_prediction(prediction: Any, _: Any) -> Any:
-    """Serves as a loss that hides nothing, to look at predictions with another timestep for each image."""
+    """Return the prediction itself, as a loss; `evaluate_loss` allows a different timestep per image."""
     return prediction
 
 
 def largest_difference(spec: UNetSpec) -> tuple[float, float]:
-    """Largest difference to diffusers over both ways to call the network, and the size of its output."""
+    """Return the largest difference from diffusers over both call paths, and the output's deviation."""
     weights = random_weights(spec)
     theirs = diffusers_unet(spec)
     theirs.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
@@ -58,30 +58,30 @@ def largest_difference(spec: UNetSpec) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("spec", [CIFAR10, *SMALL.values()], ids=["cifar10", *SMALL])
-def test_parameters_are_those_of_diffusers(spec: UNetSpec) -> None:
-    diffusers_unet(DIGITS)  # imports it, which is not to happen on another device
+def test_parameters_equal_those_of_diffusers(spec: UNetSpec) -> None:
+    diffusers_unet(DIGITS)  # imports diffusers, which must not happen on the meta device
     with torch.device("meta"):
         theirs = {name: tuple(p.shape) for name, p in diffusers_unet(spec).named_parameters()}
     ours = parameters(UNet.from_spec(spec))
     assert {p.name: p.shape for p in ours} == theirs
-    assert len(ours) == len(theirs), "no name twice"
+    assert len(ours) == len(theirs), "names must be unique"
 
 
 @SMALL_SPECS
-def test_small_networks_compute_what_diffusers_computes(spec: UNetSpec) -> None:
+def test_small_networks_equal_diffusers(spec: UNetSpec) -> None:
     difference, size = largest_difference(spec)
     assert 0.3 < size < 3
     assert difference < 1e-5
 
 
-def test_the_cifar10_network_computes_what_diffusers_computes() -> None:
+def test_cifar10_network_equals_diffusers() -> None:
     difference, size = largest_difference(CIFAR10)
     assert 0.3 < size < 3
     assert difference < 1e-5
 
 
 @pytest.mark.parametrize(("timesteps", "channels"), [(1000, 128), (1000, 32), (4000, 4)])
-def test_the_time_embedding_is_that_of_diffusers(timesteps: int, channels: int) -> None:
+def test_time_embedding_equals_that_of_diffusers(timesteps: int, channels: int) -> None:
     from diffusers.models.embeddings import get_timestep_embedding  # noqa: PLC0415 - takes seconds
 
     spec = UNetSpec((8, 8), 1, timesteps, channels, attention_resolutions=(), num_groups=1)
@@ -91,5 +91,5 @@ def test_the_time_embedding_is_that_of_diffusers(timesteps: int, channels: int) 
     )
     assert table.shape == (timesteps, channels)
     assert table.dtype == np.float32
-    # Theirs is computed in float32, where an angle of t has an error of 1e-7 t.
+    # Theirs is computed in float32, in which an angle of t has an error of 1e-7 t.
     np.testing.assert_allclose(table, theirs.numpy(), rtol=0, atol=3e-7 * timesteps)

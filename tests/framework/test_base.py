@@ -1,4 +1,4 @@
-"""The base of models, on a framework whose tensors are NumPy arrays."""
+"""The base class of models, on a framework whose tensors are NumPy arrays."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ UNET = UNet.from_spec(SPEC)
 
 
 class ArrayModel(ModelBase[Any]):
-    """Only what the base asks for.
+    """Implements only the abstract methods.
 
     Attributes:
-        made: Number of tensors made so far.
+        made: Number of tensors allocated so far.
     """
 
     made = 0
@@ -49,7 +49,7 @@ class ArrayModel(ModelBase[Any]):
         tensor[...] = array
 
 
-def test_average_and_optimizer_take_no_memory_before_they_are_needed() -> None:
+def test_average_and_optimizer_state_are_allocated_on_demand() -> None:
     model = ArrayModel(SPEC)
     count = len(parameters(UNET))
     model.load_weights(initial_weights(UNET, 1), "raw")
@@ -60,7 +60,7 @@ def test_average_and_optimizer_take_no_memory_before_they_are_needed() -> None:
     assert model.made == 4 * count
 
 
-def test_average_begins_as_a_copy_of_the_parameters() -> None:
+def test_average_starts_as_a_copy_of_the_parameters() -> None:
     model = ArrayModel(SPEC)
     first, second = (initial_weights(UNET, seed) for seed in (1, 2))
     model.load_weights(first, "raw")
@@ -70,7 +70,7 @@ def test_average_begins_as_a_copy_of_the_parameters() -> None:
     np.testing.assert_equal(model.weights("raw"), second)
 
 
-def test_what_comes_out_are_contiguous_copies() -> None:
+def test_returned_arrays_are_contiguous_copies() -> None:
     model = ArrayModel(SPEC)
     state = model.training_state()
     for arrays in (model.weights("raw"), model.weights("ema"), state.exp_avg, state.exp_avg_sq):
@@ -81,7 +81,7 @@ def test_what_comes_out_are_contiguous_copies() -> None:
     assert not any(array.any() for array in model.training_state().exp_avg_sq.values())
 
 
-def test_optimizer_state_comes_back() -> None:
+def test_optimizer_state_survives_the_round_trip() -> None:
     model = ArrayModel(SPEC)
     given = TrainingState(3, initial_weights(UNET, 1), initial_weights(UNET, 2))
     model.load_training_state(given)
@@ -92,14 +92,14 @@ def test_optimizer_state_comes_back() -> None:
 
 
 @pytest.mark.parametrize("which", ["raw", "ema"])
-def test_loading_weights_drops_what_was_computed_from_them(which: WhichWeights) -> None:
+def test_loading_weights_discards_derived_tensors(which: WhichWeights) -> None:
     model = ArrayModel(SPEC)
     model._transformed[which]["conv_in"] = 1
     model.load_weights(initial_weights(UNET, 1), which)
     assert model._transformed[which] == {}
 
 
-def test_dropout_is_that_of_the_batch() -> None:
+def test_dropout_follows_the_batch() -> None:
     batch = replace(one_batch(SPEC), dropout_seed=5, first=8)
     assert ArrayModel(SPEC)._dropout_of(batch) is None
     dropout = ArrayModel(tiny_spec(dropout=0.25))._dropout_of(batch)

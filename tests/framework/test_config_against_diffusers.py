@@ -1,4 +1,4 @@
-"""Diffusers' configurations: read, written, and the networks that they describe against diffusers' own."""
+"""Diffusers' configurations: reading, writing, and the networks they describe against diffusers' own."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def diffusers_unet(config: dict[str, Any]) -> Any:
     return model
 
 
-# --- What the networks compute ------------------------------------------------------------------------------
+# --- Results of the networks --------------------------------------------------------------------------------
 
 
 @EVERY_CONFIG
-def test_every_network_of_the_family_computes_what_diffusers_computes(config: dict[str, Any]) -> None:
+def test_every_network_of_the_family_equals_diffusers(config: dict[str, Any]) -> None:
     theirs = diffusers_unet(config)
     spec = spec_from_diffusers(config, T)
     names = {name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()}
@@ -74,7 +74,7 @@ def test_every_network_of_the_family_computes_what_diffusers_computes(config: di
 
 
 @pytest.mark.parametrize("which", ["PyTorch's operations", "the host's kernels"])
-def test_what_is_unusual_has_the_gradients_of_diffusers(which: str) -> None:
+def test_unusual_network_has_the_gradients_of_diffusers(which: str) -> None:
     theirs = diffusers_unet(UNUSUAL)
     spec = spec_from_diffusers(UNUSUAL, T)
     weights = random_weights(spec)
@@ -82,7 +82,7 @@ def test_what_is_unusual_has_the_gradients_of_diffusers(which: str) -> None:
     ours = {name: torch.from_numpy(value.copy()).requires_grad_() for name, value in weights.items()}
     kernels = cpu_kernels()
     if which == "the host's kernels" and kernels is None:
-        pytest.skip("there are no kernels for this processor")
+        pytest.skip("the kernels cannot be compiled for this processor")
     layers = TorchLayers(ours) if kernels is None or "PyTorch" in which else KernelLayers(kernels, ours)
     x_t, target = torch.randn((2, 3, 2, *spec.image_size), generator=torch.Generator().manual_seed(0))
     t = torch.tensor([3, 400, 999])
@@ -96,8 +96,8 @@ def test_what_is_unusual_has_the_gradients_of_diffusers(which: str) -> None:
 
 
 @pytest.mark.parametrize("key", [key for key in UNUSUAL if key not in ("in_channels", "out_channels")])
-def test_no_key_is_overlooked(key: str) -> None:
-    """Each makes another network of the one that has all of them; none could be ignored unnoticed."""
+def test_no_key_is_ignored(key: str) -> None:
+    """The unusual configuration sets every key, and resetting any one of them changes the network."""
     ordinary = DEFAULTS | {
         "sample_size": [8, 8],
         "down_block_types": ["DownBlock2D"] * 2,
@@ -114,7 +114,7 @@ def test_no_key_is_overlooked(key: str) -> None:
 # --- Reading and writing ------------------------------------------------------------------------------------
 
 
-def test_absent_keys_have_diffusers_defaults() -> None:
+def test_missing_keys_have_the_defaults_of_diffusers() -> None:
     from diffusers.models.unets.unet_2d import UNet2DModel  # noqa: PLC0415 - takes seconds
 
     signature = inspect.signature(UNet2DModel.__init__).parameters
@@ -128,7 +128,7 @@ def test_absent_keys_have_diffusers_defaults() -> None:
 
 
 @EVERY_CONFIG
-def test_what_is_written_is_read_as_the_same_network(config: dict[str, Any]) -> None:
+def test_written_config_is_read_as_the_same_network(config: dict[str, Any]) -> None:
     spec = spec_from_diffusers(config, T)
     written = diffusers_config(spec)
     assert spec_from_diffusers(json.loads(json.dumps(written)), T) == spec
@@ -140,13 +140,13 @@ def test_networks_of_this_project_can_be_written(spec: UNetSpec) -> None:
     assert spec_from_diffusers(diffusers_config(spec), spec.num_train_timesteps) == spec
 
 
-def test_a_network_that_diffusers_does_not_have_cannot_be_written() -> None:
+def test_network_without_equivalent_in_diffusers_cannot_be_written() -> None:
     spec = replace(SMALL["digits"], channel_multipliers=(2, 2))
-    with pytest.raises(UserError, match="diffusers has no such network"):
+    with pytest.raises(UserError, match="diffusers has no equivalent of this network"):
         diffusers_config(spec)
 
 
-def test_names_from_before_diffusers_0_1() -> None:
+def test_block_names_from_before_diffusers_0_1_are_read() -> None:
     old = {
         **CIFAR10,
         "down_block_types": [f"UNetRes{name}" for name in CIFAR10["down_block_types"]],
@@ -155,12 +155,12 @@ def test_names_from_before_diffusers_0_1() -> None:
     assert spec_from_diffusers(old, T) == spec_from_diffusers(CIFAR10, T)
 
 
-def test_keys_that_do_not_change_the_computation_are_passed_over() -> None:
+def test_keys_that_do_not_change_the_computation_are_ignored() -> None:
     more = {"_name_or_path": "x", "num_train_timesteps": 5, "act_fn": "swish", "decay": 0.9999, "power": 0.75}
     assert spec_from_diffusers(CIFAR10 | more, T) == spec_from_diffusers(CIFAR10, T)
 
 
-# --- What cannot be read ------------------------------------------------------------------------------------
+# --- Unsupported configurations -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -195,15 +195,15 @@ def test_keys_that_do_not_change_the_computation_are_passed_over() -> None:
         ({"layers_per_block": 0}, "layers_per_block must be from 1"),
         ({"layers_per_block": 1 << 40}, "layers_per_block = "),
         ({"norm_num_groups": None}, "norm_num_groups = None"),
-        ({"norm_num_groups": 5}, "do not divide into norm_num_groups = 5"),
-        ({"attn_norm_num_groups": 5}, "do not divide into attn_norm_num_groups = 5"),
-        ({"attention_head_dim": 5}, r"do not divide into heads of 5 \(attention_head_dim\)"),
+        ({"norm_num_groups": 5}, "cannot be divided into norm_num_groups = 5"),
+        ({"attn_norm_num_groups": 5}, "cannot be divided into attn_norm_num_groups = 5"),
+        ({"attention_head_dim": 5}, r"cannot be divided into heads of 5 \(attention_head_dim\)"),
         ({"attention_head_dim": 8.0}, "attention_head_dim = 8.0"),
         ({"mid_block_scale_factor": 0}, "mid_block_scale_factor must be a positive number"),
         ({"mid_block_scale_factor": float("nan")}, "mid_block_scale_factor = nan"),
         ({"norm_eps": "1e-5"}, "norm_eps = '1e-5'"),
         ({"norm_eps": True}, "norm_eps = True"),
-        ({"dropout": 1.5}, "dropout must lie in"),
+        ({"dropout": 1.5}, "dropout must be a number in"),
         ({"downsample_padding": 2}, "downsample_padding must be 0 or 1"),
         ({"downsample_padding": False}, "downsample_padding = False"),
         ({"freq_shift": 0.5}, "freq_shift = 0.5"),
@@ -215,7 +215,7 @@ def test_keys_that_do_not_change_the_computation_are_passed_over() -> None:
         ({"x" * 500: "y" * 500}, "no key 'xxx"),
     ],
 )
-def test_what_lies_outside_of_the_family_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+def test_unsupported_config_is_refused_by_key(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"(?s){message}") as caught:
         spec_from_diffusers(CIFAR10 | changes, T)
     assert len(str(caught.value)) < 900
@@ -234,7 +234,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(DEFAULTS)), JSON, min_size=1, max_size=4))
-def test_any_configuration_is_a_network_or_one_message(changes: dict[str, Any]) -> None:
+def test_any_config_is_a_network_or_one_error(changes: dict[str, Any]) -> None:
     try:
         spec = spec_from_diffusers(CIFAR10 | changes, T)
     except UserError:
@@ -245,7 +245,7 @@ def test_any_configuration_is_a_network_or_one_message(changes: dict[str, Any]) 
 # --- Names of weights ---------------------------------------------------------------------------------------
 
 
-def test_attentions_had_other_names() -> None:
+def test_legacy_attention_names_are_converted() -> None:
     weights = random_weights(spec_from_diffusers(CIFAR10, T))
     legacy = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     old = {}
@@ -260,7 +260,7 @@ def test_attentions_had_other_names() -> None:
     assert with_canonical_names(weights) == weights
 
 
-def test_a_layer_under_both_names_is_refused() -> None:
+def test_layer_with_both_names_is_refused() -> None:
     names = ["mid_block.attentions.0.query.weight", "mid_block.attentions.0.to_q.weight"]
     for order in (names, names[::-1]):
         with pytest.raises(UserError, match="twice"):

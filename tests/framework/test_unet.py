@@ -1,4 +1,4 @@
-"""The U-Net: its description, its attention, and its first weights."""
+"""The U-Net: its description, attention and initial weights."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from ddim_host.framework.unet import Attention, Weights
 
 
-def test_the_cifar10_network_has_the_published_size() -> None:
-    """Multipliers that compound, as in the seed, give 257.6 million."""
+def test_cifar10_network_has_the_published_size() -> None:
+    """Compounding multipliers, as in the original code (docs/seed.md), gave 257.6 million parameters."""
     assert sum(math.prod(p.shape) for p in parameters(UNet.from_spec(CIFAR10))) == 35_746_307
 
 
-# --- Attention, by hand -------------------------------------------------------------------------------------
+# --- Attention ----------------------------------------------------------------------------------------------
 
 
 def numpy_attention(layer: Attention, weights: Weights, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Softmax attention, one image, head and pixel at a time."""
+    """Compute softmax attention one image, head and pixel at a time."""
 
     def project(name: str, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
         return tokens @ weights[f"{name}.weight"].T.astype(np.float64) + weights[f"{name}.bias"]
@@ -50,7 +50,7 @@ def numpy_attention(layer: Attention, weights: Weights, x: NDArray[np.float64]) 
 
 @pytest.mark.parametrize("head_dim", [None, 8, 2])
 def test_attention_projects_the_attended_values(head_dim: int | None) -> None:
-    """The seed projected the block's input instead, so that its attention attended to nothing."""
+    """The original code (docs/seed.md) projected the block's input instead, so attention had no effect."""
     spec = UNetSpec((8, 8), 1, 10, 16, attention_resolutions=(), attention_head_dim=head_dim, num_groups=4)
     layer = UNet.from_spec(spec).middle[1]
     assert layer is not None
@@ -61,10 +61,10 @@ def test_attention_projects_the_attended_values(head_dim: int | None) -> None:
     np.testing.assert_allclose(ours, numpy_attention(layer, weights, x), atol=1e-5)
 
 
-# --- First weights ------------------------------------------------------------------------------------------
+# --- Initial weights ----------------------------------------------------------------------------------------
 
 
-def test_first_weights_are_a_function_of_the_seed() -> None:
+def test_initial_weights_depend_only_on_the_seed() -> None:
     network = UNet.from_spec(DIGITS)
     first, again, other = (initial_weights(network, seed) for seed in (3, 3, 4))
     for parameter in parameters(network):
@@ -73,8 +73,8 @@ def test_first_weights_are_a_function_of_the_seed() -> None:
         assert np.any(first[parameter.name] != other[parameter.name]) == changes
 
 
-def test_first_weights_of_a_seed_never_change() -> None:
-    """A pinned value: another order of the parameters would change every result of every seed."""
+def test_initial_weights_of_a_seed_never_change() -> None:
+    """Pinned values: a different order of the parameters would change every result of every seed."""
     weights = initial_weights(UNet.from_spec(DIGITS), seed=0)
     np.testing.assert_allclose(
         weights["conv_in.weight"][0, 0, 0], [0.08907641, 0.07144538, 0.04879427], rtol=1e-6
@@ -83,8 +83,8 @@ def test_first_weights_of_a_seed_never_change() -> None:
     np.testing.assert_allclose(last, [-0.03124378, -0.003178231, 0.05384228], rtol=1e-6)
 
 
-def test_the_network_starts_as_the_identity_of_its_residual_branches() -> None:
-    """DDPM's choice: the last layer of every branch and of the network is zero, and so are all biases."""
+def test_residual_branches_start_at_zero() -> None:
+    """As in DDPM, the last layer of every branch and of the network is zero, and so are all biases."""
     weights = initial_weights(UNet.from_spec(DIGITS), seed=0)
     last = ("conv2.weight", "to_out.0.weight", "conv_out.weight")
     for name, values in weights.items():
@@ -97,8 +97,8 @@ def test_the_network_starts_as_the_identity_of_its_residual_branches() -> None:
             assert np.all(values == 0) == zero, name
 
 
-def test_first_weights_have_ddpms_variance() -> None:
-    """Uniform with variance 2 / (fan_in + fan_out), counting every tap of a convolution."""
+def test_initial_weights_have_the_variance_of_ddpm() -> None:
+    """Weights are uniform with variance 2 / (fan_in + fan_out), where a convolution counts every tap."""
     network = UNet.from_spec(DIGITS)
     weights = initial_weights(network, seed=0)
     for parameter in parameters(network):
@@ -112,7 +112,7 @@ def test_first_weights_have_ddpms_variance() -> None:
             assert abs(values.mean()) < 5 * math.sqrt(variance / values.size)
 
 
-# --- What cannot be built -----------------------------------------------------------------------------------
+# --- Invalid networks ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_first_weights_have_ddpms_variance() -> None:
         ({"channel_multipliers": ()}, "channel_multipliers"),
         ({"channel_multipliers": (1, 0)}, "channel_multipliers"),
         ({"channel_multipliers": (1,) * 20_000}, "channel_multipliers"),
-        ({"channel_multipliers": (1, 1.3)}, "1.3 x 128 channels is not a whole number"),
-        ({"channel_multipliers": (1, 0.001)}, "0.001 x 128 channels is not a whole number"),
+        ({"channel_multipliers": (1, 1.3)}, "1.3 x 128 channels is not an integer"),
+        ({"channel_multipliers": (1, 0.001)}, "0.001 x 128 channels is not an integer"),
         ({"channel_multipliers": (1, float("nan"))}, "channel_multipliers"),
         ({"channel_multipliers": (1, float("inf"))}, "more than 65,536 channels"),
         ({"channel_multipliers": (1, 10**4000)}, "more than 65,536 channels"),
@@ -139,11 +139,11 @@ def test_first_weights_have_ddpms_variance() -> None:
         ({"num_res_blocks": 2**63}, "num_res_blocks"),
         ({"dropout": 1.0}, "dropout"),
         ({"dropout": -0.1}, "dropout"),
-        ({"attention_resolutions": (16, 15)}, "holds 15, but the levels have 32, 16, 8, 4 pixels"),
-        ({"attention_resolutions": (2,)}, "holds 2"),
-        ({"up_attention_resolutions": (2,)}, "up_attention_resolutions holds 2"),
-        ({"image_size": (48, 32)}, "attention_resolutions holds 16, but the levels have 48, 24, 12, 6"),
-        ({"middle_attention_groups": 3}, "256 channels do not divide into middle_attention_groups = 3"),
+        ({"attention_resolutions": (16, 15)}, "contains 15, but the levels have 32, 16, 8, 4 pixels"),
+        ({"attention_resolutions": (2,)}, "contains 2"),
+        ({"up_attention_resolutions": (2,)}, "up_attention_resolutions contains 2"),
+        ({"image_size": (48, 32)}, "attention_resolutions contains 16, but the levels have 48, 24, 12, 6"),
+        ({"middle_attention_groups": 3}, "256 channels cannot be divided into middle_attention_groups = 3"),
         ({"middle_attention_groups": 0}, "middle_attention_groups = 0"),
         ({"middle_scale_factor": 0.0}, "middle_scale_factor must be a positive number"),
         ({"middle_scale_factor": float("nan")}, "middle_scale_factor must be a positive number"),
@@ -153,19 +153,19 @@ def test_first_weights_have_ddpms_variance() -> None:
         ({"freq_shift": -1}, "freq_shift must be from 0 to 63"),
         ({"freq_shift": 64}, "freq_shift must be from 0 to 63"),
         ({"time_embedding_dim": 0}, "time_embedding_dim must be from 1"),
-        ({"image_channels": 0}, "at least one channel"),
-        ({"channel_multipliers": (1,)}, "holds 16, but the levels have 32 pixels"),
+        ({"image_channels": 0}, "image_channels must be at least 1"),
+        ({"channel_multipliers": (1,)}, "contains 16, but the levels have 32 pixels"),
     ],
 )
-def test_a_network_that_cannot_be_built_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_network_is_refused(changes: dict[str, Any], message: str) -> None:
     valid: dict[str, Any] = {"image_size": (32, 32), "image_channels": 3, "num_train_timesteps": 1000}
     with pytest.raises(UserError, match=message):
         UNetSpec(**valid | changes)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(16, 4), (30, 6), (36, 9), (4, 1), (6, 1), (130, 26)])
-def test_groups_that_fit_are_proposed(channels: int, groups: int) -> None:
-    """As many as there can be with four channels or more in each: one alone would be normalised away."""
+def test_error_suggests_a_valid_number_of_groups(channels: int, groups: int) -> None:
+    """The suggestion is the largest number with at least four channels per group."""
     with pytest.raises(UserError) as caught:
         UNetSpec((32, 32), 3, 1000, base_channels=channels)
     assert caught.value.fix == f"set num_groups={groups} in the parameters of --model"

@@ -1,1 +1,1 @@
-"""The check of a GPU: `python -m tests.gpu OUT`, a few minutes, one page with verdicts and figures."""
+"""The check of a GPU: `python -m tests.gpu OUT` takes a few minutes and writes one page of results."""

@@ -1,9 +1,9 @@
-"""Does Jittor work on this GPU? Tries what it needs, one stage after the other, and says what failed.
+"""Check that Jittor works on this GPU, stage by stage, and print which stages failed.
 
     DDIM_HOST_JITTOR_CUDA13=1 python -m tests.gpu.jittor_check --out FOLDER
 
-Every stage is a process of its own with a limit of time: one that hangs or dies does not take the others with
-it. The exit code is 1 if one of them failed.
+Every stage is a separate process with a time limit, so a stage that hangs or dies does not affect the others.
+The exit code is 1 if a stage failed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ assert 0.4 < drawn.mean() < 0.6
 _PROGRAMS = (
     ("the machine", _MACHINE, 60),
     ("compile and import the core", _CORE, 300),
-    ("element by element", _ELEMENTWISE, 60),
+    ("elementwise operations", _ELEMENTWISE, 60),
     ("matmul", _MATMUL, 60),
     ("convolution and its gradients", _CONVOLUTION, 90),
     ("random numbers", _RANDOM, 60),
@@ -105,10 +105,10 @@ def _run(framework: str, out: Path, *options: str) -> list[str]:
 
 
 class Stages:
-    """Runs commands one after the other, until the time is over.
+    """Runs commands in order until the time limit.
 
     Args:
-        seconds: The time that all of them have together.
+        seconds: Time limit of all commands together, in seconds.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -116,15 +116,15 @@ class Stages:
         self.failed: list[str] = []
 
     def run(self, name: str, command: list[str], seconds: float = math.inf) -> bool:
-        """Run a command and show how it went.
+        """Run a command and print its result.
 
         Args:
-            name: What it tries.
+            name: Name of the stage.
             command: Program and arguments.
-            seconds: Its own limit.
+            seconds: Time limit of the command, in seconds.
 
         Returns:
-            Whether it succeeded.
+            True if it succeeded.
         """
         begin = time.monotonic()
         limit = max(1.0, min(seconds, self._end - begin))
@@ -136,7 +136,7 @@ class Stages:
                     ).returncode
                 )
             except subprocess.TimeoutExpired:
-                code = "none in time"
+                code = "none before the time limit"
             log.seek(0)
             lines = re.split(r"[\r\n]+", log.read().strip())
         self.report(name, code == "0", f"{time.monotonic() - begin:.0f} s, exit code {code}")
@@ -145,17 +145,17 @@ class Stages:
         return code == "0"
 
     def report(self, name: str, ok: bool, detail: str) -> None:
-        """Show how a stage went, and remember a failure."""
+        """Print the result of a stage, and record a failure."""
         print(f"{'ok  ' if ok else 'FAIL'} {name}: {detail}", flush=True)
         if not ok:
             self.failed.append(name)
 
 
 def compare(ours: Path, theirs: Path) -> bool:
-    """Show the losses of two runs side by side.
+    """Print the losses of two runs side by side.
 
     Returns:
-        Whether they agree within 1 %.
+        True if they agree within 1%.
     """
     columns = []
     for run in (ours, theirs):
@@ -175,12 +175,14 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--seconds", type=float, default=570, help="the time for all stages (default: 570)")
+    parser.add_argument(
+        "--seconds", type=float, default=570, help="time limit of all stages in seconds (default: 570)"
+    )
     options = parser.parse_args()
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     ours, theirs = out / "small-jittor", out / "small-torch"
-    # By itself cuDNN rounds the factors of a float32 convolution to ten bits.
+    # By default cuDNN rounds the factors of a float32 convolution to ten bits (TF32).
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
     stages = Stages(options.seconds)
@@ -189,8 +191,8 @@ def main() -> int:
     both = stages.run("a small network in PyTorch", _run("torch", theirs, *_SMALL), 120)
     both &= stages.run("the same in Jittor", _run("jittor", ours, *_SMALL))
     if both:
-        stages.report("losses of both", compare(ours, theirs), "equal within 1 %, or not")
-    # It needs most of the kernels of the small one, and some of its own.
+        stages.report("losses of both", compare(ours, theirs), "must agree within 1%")
+    # This run shares most kernels with the small one.
     stages.run("digits", _run("jittor", out / "digits-jittor", "--train-steps", "50"))
     print(f"failed: {', '.join(stages.failed) or 'nothing'}")
     return int(bool(stages.failed))

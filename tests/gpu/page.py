@@ -1,4 +1,4 @@
-"""The check's results as Markdown."""
+"""The results of the check as Markdown."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ if TYPE_CHECKING:
 
 
 def page(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Put verdicts and figures of all stages on one page.
+    """Format the verdicts and figures of all stages as one page.
 
     Args:
-        results: By stage: `verdicts`, `figures`, `seconds` and `problem`.
+        results: By stage: `verdicts`, `figures`, `seconds`, `problem`, and `log` if it failed.
     """
     lines = ["# GPU check", ""]
     for name, found in results.items():
         lines += [f"## {name} ({found['seconds']} s)", ""]
         if found["problem"]:
-            lines += [f"**It {found['problem']}.** The end of its log:", "", "```", *found["log"], "```", ""]
+            lines += [f"**It {found['problem']}.**", ""]
+        if found.get("log"):
+            lines += ["The end of its log:", "", "```", *found["log"], "```", ""]
         verdicts = found.get("verdicts", [])
         if verdicts:
             lines += ["| | verdict | measured |", "| --- | --- | --- |"]

@@ -1,4 +1,4 @@
-"""What is checked, stage by stage. Each returns verdicts and figures."""
+"""The stages of the check; each adds verdicts and figures to its findings as soon as it has them."""
 
 from __future__ import annotations
 
@@ -31,22 +31,24 @@ if TYPE_CHECKING:
 
     from ddim_host.experiment.assembly import Experiment
     from ddim_host.framework.interface import Loss, Model, WhichWeights
+    from tests.benchmarks.in_turn import Waiting
     from tests.benchmarks.subjects import Subject
+    from tests.gpu.findings import Findings
 
 _FLOPS_OF_A_CALL = 12.44e9
-"""Of the CIFAR-10 network, for one image; a training step needs three times as many."""
+"""FLOPs of the CIFAR-10 network for one image; a training step needs three times as many."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller asked for.
+    """Options of the check.
 
     Attributes:
-        out: Where results go.
-        device: `cuda`; `cpu` tries the check itself.
-        tiny: Whether to use the smallest sizes.
+        out: Folder of the results.
+        device: `cuda`, or `cpu` to test the check itself.
+        tiny: Use the smallest sizes.
         images: A folder of images to train on.
-        minutes: How long to train on them.
+        minutes: Minutes of training on them.
     """
 
     out: Path
@@ -56,58 +58,30 @@ class Options:
     minutes: float
 
     def number(self, whole: int, tiny: int) -> int:
-        """A size."""
+        """Return `tiny` if the smallest sizes are used, otherwise `whole`."""
         return tiny if self.tiny else whole
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """A stage.
 
     Attributes:
-        run: Returns `verdicts` and `figures`.
-        seconds: The most that it may take.
+        run: Adds verdicts and figures.
+        seconds: Time limit in seconds.
     """
 
-    run: Callable[[Options], dict[str, Any]]
+    run: Callable[[Options, Findings], None]
     seconds: float
-
-
-class Findings:
-    """Collects verdicts and figures."""
-
-    def __init__(self) -> None:
-        self.verdicts: list[dict[str, Any]] = []
-        self.figures: dict[str, str] = {}
-
-    def judge(self, what: str, measured: float, limit: float) -> None:
-        """A number that must not be above a limit."""
-        ok = bool(measured <= limit)
-        self.add(what, ok, f"{measured:.3g} (at most {limit:g})")
-
-    def add(self, what: str, ok: bool, measured: str) -> None:
-        """A verdict."""
-        print(f"{what}: {'ok' if ok else 'BAD'}, {measured}", flush=True)
-        self.verdicts.append({"what": what, "ok": ok, "measured": measured})
-
-    def figure(self, what: str, value: str) -> None:
-        """Something measured."""
-        print(f"{what}: {value}", flush=True)
-        self.figures[what] = value
-
-    def result(self) -> dict[str, Any]:
-        """What a stage returns."""
-        return {"verdicts": self.verdicts, "figures": self.figures}
 
 
 # --- The machine --------------------------------------------------------------------------------------------
 
 
-def machine(options: Options) -> dict[str, Any]:
-    """Name it, and measure the two rates that bound everything else."""
-    import torch  # noqa: PLC0415 - one framework in a process, imported where it is measured
+def machine(options: Options, findings: Findings) -> None:
+    """Record names and versions, and measure the two rates that bound everything else."""
+    import torch  # noqa: PLC0415 - one framework per process, imported only if measured
 
-    findings = Findings()
     findings.figure("torch", torch.__version__)
     findings.figure("NumPy", np.__version__)
     if options.device == "cuda":
@@ -135,11 +109,10 @@ def machine(options: Options) -> dict[str, Any]:
     other = torch.empty_like(big)
     seconds = _seconds(lambda: other.copy_(big), options)
     findings.figure("copy, bytes read and written", f"{2 * len(big) / seconds / 1e12:.2f} TB/s")
-    return findings.result()
 
 
 def _seconds(call: Callable[[], object], options: Options) -> float:
-    """The median of some calls."""
+    """Return the median duration of a call."""
     times = []
     for _ in range(options.number(8, 2)):
         _wait(options)
@@ -158,12 +131,11 @@ def _wait(options: Options) -> None:
         torch.cuda.synchronize()
 
 
-# --- Is it right --------------------------------------------------------------------------------------------
+# --- Correctness --------------------------------------------------------------------------------------------
 
 
-def parity(options: Options) -> dict[str, Any]:
-    """The GPU against the CPU, fp32 and bf16, with dropout; repeated and resumed trainings."""
-    findings = Findings()
+def parity(options: Options, findings: Findings) -> None:
+    """Compare GPU and CPU in fp32 and bf16, with dropout; also repeat and resume training."""
     steps = options.number(50, 2)
     cpu = _Training(options)
     expected = cpu.losses(steps)
@@ -179,11 +151,13 @@ def parity(options: Options) -> dict[str, Any]:
         resumed = _Training(options, on_gpu=True, precision=precision)
         resumed.resume(gpu)
         findings.judge(
-            f"{precision}: a resumed training", _most(gpu.losses(steps), resumed.losses(steps)), 0.0
+            f"{precision}: a resumed training",
+            _largest_difference(gpu.losses(steps), resumed.losses(steps)),
+            0.0,
         )
         again = _Training(options, on_gpu=True, precision=precision).losses(steps)
-        findings.judge(f"{precision}: the same training again", _most(first, again), 0.0)
-        difference = _most(gpu.pictures(weights).astype(int), pictures.astype(int))
+        findings.judge(f"{precision}: the same training again", _largest_difference(first, again), 0.0)
+        difference = _largest_difference(gpu.pictures(weights).astype(int), pictures.astype(int))
         findings.judge(f"{precision}: {len(pictures)} images, of 255", difference, pixels)
     few, count = options.number(3, 1), options.number(16, 1)
     large = [
@@ -191,33 +165,32 @@ def parity(options: Options) -> dict[str, Any]:
         for on_gpu in (False, True)
     ]
     findings.judge(f"fp32: CIFAR-10 network, {few} losses, relative", _ratio(large[1], large[0]), 1e-4)
-    return findings.result()
 
 
-# --- Is it captured -----------------------------------------------------------------------------------------
+# --- CUDA graphs --------------------------------------------------------------------------------------------
 
 
-def capture(options: Options) -> dict[str, Any]:
-    """CUDA graphs against the same step by step: equal bit for bit, and a loss that no graph can hold."""
-    findings = Findings()
+def capture(options: Options, findings: Findings) -> None:
+    """Compare CUDA graphs with eager steps, bit for bit, including a loss that no graph can capture."""
     steps = options.number(20, 3)
     for precision in ("fp32", "bf16"):
         eager = _Training(options, on_gpu=True, precision=precision, graphs=False)
         captured = _Training(options, on_gpu=True, precision=precision)
-        difference = _most(eager.losses(steps), captured.losses(steps))
-        findings.judge(f"{precision}: {steps} losses, captured and not", difference, 0.0)
+        difference = _largest_difference(eager.losses(steps), captured.losses(steps))
+        findings.judge(f"{precision}: {steps} losses, captured and eager", difference, 0.0)
         weights = eager.model.weights("ema")
-        difference = _most(eager.pictures(weights).astype(int), captured.pictures(weights).astype(int))
-        findings.judge(f"{precision}: images, captured and not", difference, 0.0)
-    eager = _Training(options, on_gpu=True, loss=_waits, graphs=False)
-    refused = _Training(options, on_gpu=True, loss=_waits)
-    difference = _most(eager.losses(steps), refused.losses(steps))
-    findings.judge("a loss that waits for the GPU, which no graph can hold", difference, 0.0)
-    return findings.result()
+        difference = _largest_difference(
+            eager.pictures(weights).astype(int), captured.pictures(weights).astype(int)
+        )
+        findings.judge(f"{precision}: images, captured and eager", difference, 0.0)
+    eager = _Training(options, on_gpu=True, loss=_synchronizing_loss, graphs=False)
+    refused = _Training(options, on_gpu=True, loss=_synchronizing_loss)
+    difference = _largest_difference(eager.losses(steps), refused.losses(steps))
+    findings.judge("a loss that waits for the GPU, which no graph can capture", difference, 0.0)
 
 
-def _waits(prediction: Any, target: Any, /) -> Any:
-    """Mean squared error, by way of a number on the host."""
+def _synchronizing_loss(prediction: Any, target: Any, /) -> Any:
+    """Return the mean squared error, computed through a number on the host."""
     difference = prediction - target
     return (difference * difference).mean((1, 2, 3)) * (1.0 + 0.0 * float(difference.detach().sum()))
 
@@ -270,7 +243,7 @@ class _Training:
         self._step = 0
 
     def losses(self, count: int) -> NDArray[np.float64]:
-        """Take steps; the mean loss of each."""
+        """Run training steps; return the mean loss of each."""
         found = []
         for _ in range(count):
             batch = self.batches.batch(self._step)
@@ -279,14 +252,14 @@ class _Training:
         return np.array([self.model.to_host(losses).mean(dtype=np.float64) for losses in found])
 
     def resume(self, other: _Training) -> None:
-        """Go on from where another training is."""
+        """Continue from the state of another `_Training`."""
         for which in _BOTH:
             self.model.load_weights(other.model.weights(which), which)
         self.model.load_training_state(other.model.training_state())
         self._step = other._step
 
     def pictures(self, weights: Mapping[str, NDArray[np.float32]]) -> NDArray[np.uint8]:
-        """Images of given weights."""
+        """Return images sampled with the given weights."""
         self.model.load_weights(weights, "ema")
         sampler = Sampler(
             Denoiser(((self.model, 1.0),), "ema"),
@@ -304,7 +277,7 @@ _TINY = {"base_channels": "8", "channel_multipliers": "1,2", "num_res_blocks": "
 
 
 def _interpreted(experiment: Experiment, *, graphs: bool) -> Model:
-    """The GPU's model where there is none: Triton interprets the kernels, and nothing is captured."""
+    """Return the GPU's model without a GPU: Triton interprets the kernels, and nothing is captured."""
     import torch  # noqa: PLC0415
 
     from ddim_torch.cuda_model import CudaModel  # noqa: PLC0415
@@ -313,7 +286,7 @@ def _interpreted(experiment: Experiment, *, graphs: bool) -> Model:
     return CudaModel(experiment.unet.spec, torch.device("cpu"), precision, graphs=graphs)
 
 
-def _most(one: NDArray[Any], other: NDArray[Any]) -> float:
+def _largest_difference(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(np.max(np.abs(one - other)))
 
 
@@ -321,64 +294,78 @@ def _ratio(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
     return float(np.max(np.abs(found / expected - 1)))
 
 
-# --- How fast -----------------------------------------------------------------------------------------------
+# --- Speed --------------------------------------------------------------------------------------------------
 
 
-def speed(options: Options) -> dict[str, Any]:
-    """Training and sampling with and without CUDA graphs, in fp32, and in diffusers as its users run it."""
-    return _in_turn(options, ["torch-bf16", "torch-bf16-eager", "torch", "diffusers-bf16"])
+def speed(options: Options, findings: Findings) -> None:
+    """Measure training and sampling with and without CUDA graphs, in fp32, and in diffusers."""
+    _in_turn(options, findings, ["torch-bf16", "torch-bf16-eager", "torch", "diffusers-bf16"])
 
 
-def compiled(options: Options) -> dict[str, Any]:
-    """The same against diffusers under torch.compile, which takes minutes to compile."""
-    if options.device == "cpu":
-        return _in_turn(options, ["torch-bf16"])
-    return _in_turn(options, ["torch-bf16", "diffusers-bf16-compiled"])
+def compiled(options: Options, findings: Findings) -> None:
+    """Compare with diffusers under torch.compile, which takes minutes to compile."""
+    peers = [] if options.device == "cpu" else ["diffusers-bf16-compiled"]
+    _in_turn(options, findings, ["torch-bf16", *peers])
 
 
-def _in_turn(options: Options, names: list[str]) -> dict[str, Any]:
-    """The CIFAR-10 network, each contender in a process of its own."""
-    findings = Findings()
+def _in_turn(options: Options, findings: Findings, names: list[str]) -> None:
+    """Measure the CIFAR-10 network in rounds, each contender in a separate process.
+
+    A figure is recorded after each contender's warm-up, from one extra measurement, and replaced after every
+    round.
+    """
     size, batch = ("digits", 4) if options.tiny else ("cifar10", 128)
-    steps, rounds = options.number(16, 1), options.number(3, 1)
-    found: dict[str, dict[str, list[float]]] = {name: {"training": [], "sampling": []} for name in names}
+    steps = options.number(16, 1)
+
+    def measure(one: Waiting) -> tuple[float, float]:
+        return one.call("training_steps", steps)[0], one.call("sample")[0]
+
     with ExitStack() as stack:
         contenders = {}
         for name in names:
-            contenders[name] = stack.enter_context(waiting(contender, name, size, batch))
+            one = contenders[name] = stack.enter_context(waiting(contender, name, size, batch))
             for call, arguments in (("training_steps", (3,)), ("sample", ()), ("sample", ())):
-                seconds, _ = contenders[name].call(call, *arguments)
+                seconds, _ = one.call(call, *arguments)
                 print(f"warm-up {call} {name}: {seconds:.2f} s", flush=True)
-        for _ in range(rounds):
+            findings.figure(name, f"{_rates([measure(one)], steps * batch)}, before the rounds")
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        for _ in range(options.number(3, 2)):
             for name, one in contenders.items():
-                found[name]["training"].append(one.call("training_steps", steps)[0])
-                found[name]["sampling"].append(one.call("sample")[0])
-    for name, calls in found.items():
-        training, sampling = (statistics.median(calls[call]) for call in ("training", "sampling"))
-        rate = steps * batch / training
-        findings.figure(
-            name,
-            f"{rate:.0f} images/s in training ({rate * 3 * _FLOPS_OF_A_CALL / 1e12:.0f} TFLOP/s), "
-            f"64 images in 20 steps {sampling:.3f} s",
-        )
-    return findings.result()
+                found[name].append(measure(one))
+                rounds = len(found[name])
+                text = _rates(found[name], steps * batch)
+                findings.figure(name, f"{text}, median of {rounds} round{'s' * (rounds > 1)}")
+
+
+def _rates(found: list[tuple[float, float]], images: int) -> str:
+    """Format the medians of measurements.
+
+    Args:
+        found: Seconds of some training steps, and of sampling.
+        images: Number of images in those training steps.
+    """
+    training, sampling = (statistics.median(seconds) for seconds in zip(*found, strict=True))
+    rate = images / training
+    return (
+        f"{rate:.0f} images/s in training ({rate * 3 * _FLOPS_OF_A_CALL / 1e12:.0f} TFLOP/s), "
+        f"64 images in 20 steps {sampling:.3f} s"
+    )
 
 
 def contender(name: str, size: str, batch_size: int) -> Subject:
-    """One of those that are compared, made in its own process."""
+    """Return a contender, built in its own process."""
     framework, _, eager = name.partition("-eager")
     os.environ["DDIM_HOST_CUDA_GRAPHS"] = "off" if eager or name.endswith("-eager") else "on"
     return subject(framework, size, batch_size)
 
 
-# --- Where the time goes ------------------------------------------------------------------------------------
+# --- Profile ------------------------------------------------------------------------------------------------
 
 
-def profile(options: Options) -> dict[str, Any]:
-    """The kernels that take the most time in a training step and in sampling, and what the host needs."""
+def profile(options: Options, findings: Findings) -> None:
+    """List the kernels that take the most time in training and sampling, and measure the host's share."""
     import torch  # noqa: PLC0415
 
-    findings = Findings()
     size, batch = ("digits", 4) if options.tiny else ("cifar10", 128)
     measured = contender("torch-bf16", size, batch)
     profiler: Any = torch.profiler
@@ -399,7 +386,7 @@ def profile(options: Options) -> dict[str, Any]:
         events = profiled.key_averages()
         own = "self_device_time_total" if options.device == "cuda" else "self_cpu_time_total"
         total = sum(getattr(event, own) for event in events) or 1.0
-        findings.figure(f"{name}: seconds, of which the device is busy", f"{wall:.4f}, {total / 1e6:.4f}")
+        findings.figure(f"{name}: seconds, and seconds the device is busy", f"{wall:.4f}, {total / 1e6:.4f}")
         ordered = sorted(events, key=lambda e: -getattr(e, own))[: options.number(40, 3)]
         for rank, event in enumerate(ordered, 1):
             label = event.key.replace("|", "/")
@@ -413,30 +400,33 @@ def profile(options: Options) -> dict[str, Any]:
         batches.batch(step)
     rate = options.number(20, 2) * batch / (time.perf_counter() - started)
     findings.figure("batches made by the host", f"{rate:.0f} images/s on one core")
-    return findings.result()
 
 
 # --- Jittor -------------------------------------------------------------------------------------------------
 
 
-def jittor(options: Options) -> dict[str, Any]:
-    """What Jittor needs on the GPU, from its core to a run; see `tests.gpu.jittor_check`."""
-    findings = Findings()
+def jittor(options: Options, findings: Findings) -> None:
+    """Check Jittor on the GPU, from its core to a run; see `tests.gpu.jittor_check`."""
     if options.device == "cpu":
-        findings.figure("Jittor on a GPU", "not tried: there is none")
-        return findings.result()
+        findings.figure("Jittor on a GPU", "not checked without a GPU")
+        return
     command = [sys.executable, "-m", "tests.gpu.jittor_check", "--out", str(options.out / "jittor")]
-    code = subprocess.run([*command, "--seconds", "230"], check=False).returncode
+    with subprocess.Popen([*command, "--seconds", "230"], stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            if line.startswith(("ok  ", "FAIL")):
+                what, _, detail = line[4:].strip().partition(": ")
+                findings.add(what, line.startswith("ok"), detail)
+            else:
+                print(line, end="", flush=True)
+    code = process.returncode
     findings.add("Jittor's core, operations and a run", code == 0, f"exit code {code}")
-    return findings.result()
 
 
-# --- A training on real images ------------------------------------------------------------------------------
+# --- Training on real images --------------------------------------------------------------------------------
 
 
-def train(options: Options) -> dict[str, Any]:
-    """A run of the command line on the caller's images for some minutes, ended by a signal, then sampled."""
-    findings = Findings()
+def train(options: Options, findings: Findings) -> None:
+    """Run the command line on the caller's images for some minutes, stop it with a signal, and sample."""
     run = options.out / "run"
     command = [sys.executable, "-m", "ddim_host"]
     arguments = ["--plugin", "torch", "--data", f"images:path={options.images}", "--device", options.device]
@@ -459,7 +449,6 @@ def train(options: Options) -> dict[str, Any]:
         rows = metrics.read_text(encoding="utf-8").splitlines()
         for row in rows[1:]:
             findings.figure(f"{rows[0]}, row", row)
-    return findings.result()
 
 
 STAGES: dict[str, Stage] = {
@@ -472,4 +461,4 @@ STAGES: dict[str, Stage] = {
     "jittor": Stage(jittor, 240),
     "train": Stage(train, 300),
 }
-"""In the order of their worth."""
+"""The stages, the most important first."""

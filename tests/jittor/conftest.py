@@ -1,4 +1,4 @@
-"""A home of its own for Jittor."""
+"""A separate home folder for Jittor."""
 
 from __future__ import annotations
 

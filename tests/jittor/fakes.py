@@ -1,4 +1,4 @@
-"""Stand-ins for what is installed."""
+"""Stand-ins for installed files and programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Jittor needs to use a GPU: the versions of CUDA and cuDNN, and CUDA 13 on request."""
+"""Requirements of Jittor on a GPU: versions of CUDA and cuDNN, and CUDA 13 on request."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def no_toolkit(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture
 def no_cuda(no_toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No toolkit, and no driver either."""
+    """Hide the toolkit and the driver."""
     real = ctypes.CDLL
 
     def no_driver(name: str | None) -> ctypes.CDLL:
@@ -53,7 +53,7 @@ def no_cuda(no_toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fake_toolkit(folder: Path, version: int | None, cudnn: str | None = None) -> Path:
-    """Make a toolkit of CUDA 12.2, for 12020, with the text of `cudnn_version.h`; gives its compiler."""
+    """Create a toolkit of CUDA 12.2 (for 12020) with the text of `cudnn_version.h`; return its compiler."""
     nvcc = fake_program(folder, "bin/nvcc")
     fake_file(folder / "lib64/libcudart.so")
     if version is not None:
@@ -64,9 +64,11 @@ def fake_toolkit(folder: Path, version: int | None, cudnn: str | None = None) ->
     return nvcc
 
 
-def test_what_cuda_needs_is_asked_for_one_by_one(no_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_requirements_of_cuda_are_reported_in_order(
+    no_cuda: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nothing = details()
-    assert nothing[0] == "there is no nvcc"
+    assert nothing[0] == "nvcc was not found"
     assert len(nothing) == 3
     assert all("--device cpu" in check.fix or "first" in check.fix for check in failed())
 
@@ -76,7 +78,7 @@ def test_what_cuda_needs_is_asked_for_one_by_one(no_cuda: Path, monkeypatch: pyt
     assert cuda.find_nvcc() is None
 
     fake_toolkit(no_cuda / "cuda", None)
-    assert "no cuda.h that tells its version" in details()[0]
+    assert "no cuda.h that states its version" in details()[0]
 
     fake_toolkit(no_cuda / "cuda", 12020)
     assert cuda.find_nvcc() == nvcc
@@ -90,17 +92,17 @@ def test_what_cuda_needs_is_asked_for_one_by_one(no_cuda: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("version", "shown"), [(10020, "10.2"), (12030, "12.3"), (13000, "13.0")])
-def test_a_version_of_cuda_that_jittor_does_not_support(
+def test_unsupported_version_of_cuda_is_refused(
     version: int, shown: str, no_cuda: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_toolkit(no_cuda / "cuda", version, "#define CUDNN_MAJOR 8")
     monkeypatch.setenv("CUDA_HOME", str(no_cuda / "cuda"))
     check = failed()[0]
-    assert "it supports CUDA 11.0 to 12.2" in check.detail
+    assert "Jittor supports CUDA 11.0 to 12.2" in check.detail
     assert check.detail.endswith(f"is CUDA {shown}")
     assert "install CUDA 12.2 and cuDNN 8.9.7" in check.fix
     assert (cuda13.VARIABLE in check.fix) == (version == 13000)
-    with pytest.raises(UserError, match=r"it supports CUDA 11\.0 to 12\.2"):
+    with pytest.raises(UserError, match=r"Jittor supports CUDA 11\.0 to 12\.2"):
         import_jittor("cuda")
     assert not machine.jittor_home().exists()
 
@@ -109,19 +111,19 @@ def test_a_version_of_cuda_that_jittor_does_not_support(
     ("header", "shown"),
     [("#define CUDNN_MAJOR 9", "is cuDNN 9"), ("#define CUDNN_MAJOR\n", "is cuDNN of unknown version")],
 )
-def test_a_version_of_cudnn_that_jittor_does_not_support(
+def test_unsupported_version_of_cudnn_is_refused(
     header: str, shown: str, no_cuda: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_toolkit(no_cuda / "cuda", 11080, header)
     monkeypatch.setenv("CUDA_HOME", str(no_cuda / "cuda"))
     check = failed()[0]
     assert check.name == "cuDNN"
-    assert "it supports cuDNN 8" in check.detail
+    assert "Jittor supports cuDNN 8" in check.detail
     assert shown in check.detail
     assert "install cuDNN 8.9.7" in check.fix
 
 
-def test_an_nvcc_without_its_library_does_not_hide_a_whole_one(
+def test_nvcc_without_library_does_not_hide_a_complete_toolkit(
     no_cuda: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_program(no_cuda, "programs/nvcc")
@@ -131,17 +133,15 @@ def test_an_nvcc_without_its_library_does_not_hide_a_whole_one(
     assert cuda.find_nvcc() == whole
 
 
-def test_a_supported_toolkit_comes_before_the_first_one(
-    no_cuda: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_supported_toolkit_is_preferred_to_the_first(no_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     newest = fake_toolkit(no_cuda / "cuda-13.0", 13000)
     supported = fake_toolkit(no_cuda / "cuda-12.2", 12020)
     monkeypatch.setattr(cuda, "_PLACES", (str(newest), str(supported)))
     assert cuda.find_nvcc() == supported
 
 
-def test_cuda_without_cuda_is_refused_before_anything_is_compiled(no_cuda: Path) -> None:
-    with pytest.raises(UserError, match="there is no nvcc"):
+def test_cuda_without_a_toolkit_is_refused_before_compiling(no_cuda: Path) -> None:
+    with pytest.raises(UserError, match="nvcc was not found"):
         import_jittor("cuda")
     assert not machine.jittor_home().exists()
 
@@ -151,7 +151,7 @@ def test_cuda_without_cuda_is_refused_before_anything_is_compiled(no_cuda: Path)
 
 @pytest.fixture
 def packages(no_toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder like one that pip fills, with what NVIDIA's packages hold; CUDA 13 is asked for."""
+    """A site-packages folder with the files of NVIDIA's packages, with CUDA 13 requested."""
     site = no_toolkit / "site-packages"
     for header in ("cuda_runtime.h", "cublas_v2.h", "curand.h"):
         fake_file(site / "nvidia/cu13/include" / header, "of the package")
@@ -166,7 +166,7 @@ def packages(no_toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return site
 
 
-def test_cuda_13_takes_its_libraries_from_packages(
+def test_cuda_13_uses_libraries_of_packages(
     packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "there is no nvcc of CUDA 13" in details()[0]
@@ -191,9 +191,9 @@ def test_cuda_13_takes_its_libraries_from_packages(
     assert cuda13.lay_toolkit(tmp_path / "jittor", new) != nvcc
 
 
-def test_the_variable_takes_1_or_0(no_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variable_must_be_1_or_0(no_cuda: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cuda13.VARIABLE, "0")
-    assert details()[0] == "there is no nvcc"
+    assert details()[0] == "nvcc was not found"
     monkeypatch.setenv(cuda13.VARIABLE, "yes")
     with pytest.raises(UserError, match="must be 1 or 0, not 'yes'"):
         import_jittor("auto")
@@ -201,13 +201,13 @@ def test_the_variable_takes_1_or_0(no_cuda: Path, monkeypatch: pytest.MonkeyPatc
     assert (check.name, check.fix) == ("GPU", f"export {cuda13.VARIABLE}=1, or unset it")
 
 
-def test_cuda_13_with_a_missing_library_or_another_cudnn(
+def test_cuda_13_requires_cudnn_9_and_all_libraries(
     packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda, "_PLACES", (str(fake_toolkit(tmp_path / "cuda", 13000)),))
     fake_file(packages / "nvidia/cudnn/include/cudnn_version.h", "#define CUDNN_MAJOR 8")
-    assert details()[0] == "CUDA 13 needs cuDNN 9, and this is 8"
-    # A build of PyTorch for GPUs brings the same packages along.
+    assert details()[0] == "CUDA 13 needs cuDNN 9, but this is 8"
+    # GPU builds of PyTorch depend on the same packages.
     monkeypatch.setattr(cuda13, "_packages", lambda: [packages / "nvidia/cu13", packages / "nvidia/cudnn"])
     (packages / "nvidia/cudnn/lib/libcudnn.so.9").unlink()
     (packages / "nvidia/cu13/include/curand.h").unlink()

@@ -1,4 +1,4 @@
-"""Importing Jittor: what the machine must have, oneDNN, and devices."""
+"""Importing Jittor: requirements of the machine, oneDNN, and devices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ddim_host.errors import UserError
-from ddim_jittor import machine
+from ddim_jittor import machine, plugin
 from ddim_jittor.environment import import_jittor
 from tests.jittor.fakes import fake_program
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ddim_host.framework.checks import Check
 
 
-# --- What the machine must have -----------------------------------------------------------------------------
+# --- Requirements of the machine ----------------------------------------------------------------------------
 
 
 def failed(device: str = "cpu") -> list[Check]:
@@ -34,10 +34,14 @@ def test_this_machine_passes_every_check(home: Path) -> None:
     assert failed() == []
     names = [check.name for check in machine.checks()]
     assert len(set(names)) == len(names) >= 7
-    assert not home.exists()  # checks only look
+    assert not home.exists()  # checks write nothing
 
 
-def test_no_compiler(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_describes_bf16() -> None:
+    assert "bf16 on the CPU" in [check.name for check in plugin.ddim_machine_checks()]
+
+
+def test_missing_compiler_fails_a_check(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     [check] = failed()
     assert "g++" in check.detail
@@ -46,7 +50,9 @@ def test_no_compiler(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert failed() == []
 
 
-def test_no_python_headers(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_python_headers_fail_a_check(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     [check] = failed()
     assert str(tmp_path / "Python.h") in check.detail
@@ -61,7 +67,7 @@ def test_no_python_headers(home: Path, tmp_path: Path, monkeypatch: pytest.Monke
         ("jittor", "jittor is not installed", "--no-deps jittor==1.3.11.0 onednn-devel-cpu-gomp=="),
     ],
 )
-def test_missing_distributions(
+def test_missing_distribution_fails_a_check(
     distribution: str, detail: str, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = metadata.version
@@ -80,7 +86,7 @@ def test_missing_distributions(
 
 
 @pytest.mark.parametrize("distribution", ["onednn-devel-cpu-gomp", "onednn-cpu-gomp"])
-def test_no_onednn(distribution: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_onednn_fails_a_check(distribution: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = metadata.distribution
 
     def fake(name: str) -> metadata.Distribution:
@@ -95,22 +101,60 @@ def test_no_onednn(distribution: str, home: Path, monkeypatch: pytest.MonkeyPatc
     assert "onednn-devel-cpu-gomp==2022.2.1" in check.fix
 
 
-def test_onednn_with_a_missing_file(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = tmp_path / "gone.so"
-    monkeypatch.setattr(metadata.PackagePath, "locate", lambda self: gone)
+@pytest.fixture
+def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with the wheels of oneDNN as left by `pip install --target`: without `lib`."""
+    folder = tmp_path / "target"
+    for name in ("onednn-devel-cpu-gomp", "onednn-cpu-gomp"):
+        info = folder / f"{name.replace('-', '_')}-{machine.ONEDNN}.dist-info"
+        info.mkdir(parents=True)
+        for file in ("METADATA", "RECORD"):
+            (info / file).write_text(metadata.distribution(name).read_text(file) or "")
+    installed = metadata.distribution("onednn-devel-cpu-gomp").locate_file("")
+    shutil.copytree(Path(str(installed), "../../../include").resolve(), folder / "include")
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def test_missing_onednn_library_is_named(home: Path, target: Path) -> None:
+    """The header exists; the message names the library and every folder that was searched."""
     [check] = failed()
-    # Since Python 3.12 `files` leaves out those that are missing.
-    assert str(gone) in check.detail or "hold no include/dnnl.hpp" in check.detail
+    record = next(target.glob("onednn_cpu*/RECORD")).read_text()
+    recorded = next(line for line in record.splitlines() if "libdnnl.so.2," in line).partition(",")[0]
+    listed = Path(os.path.normpath(target / recorded)).parent
+    assert check.detail == (
+        f"onednn-cpu-gomp is incomplete: there is no libdnnl.so.2 in {listed} or {target / 'lib'}"
+    )
     assert "--force-reinstall" in check.fix
 
 
-def test_other_systems(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_onednn_header_is_named(home: Path, target: Path) -> None:
+    (target / "include/oneapi/dnnl/dnnl.hpp").unlink()
+    [check] = failed()
+    assert "onednn-devel-cpu-gomp is incomplete: there is no dnnl.hpp in " in check.detail
+    assert check.detail.endswith(f" or {target / 'include/oneapi/dnnl'}")
+
+
+def test_onednn_without_a_record_of_files_fails_a_check(home: Path, target: Path) -> None:
+    for record in target.glob("*/RECORD"):
+        record.unlink()
+    [check] = failed()
+    assert check.detail == "onednn-devel-cpu-gomp is installed without the RECORD of its files"
+
+
+def test_onednn_in_a_target_folder_passes(home: Path, target: Path) -> None:
+    (target / "lib").mkdir()
+    (target / "lib/libdnnl.so.2").touch()
+    assert failed() == []
+
+
+def test_other_platforms_fail_a_check(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     [check] = failed()
     assert "Linux on aarch64" in check.detail
 
 
-def test_cache_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_cache_folder_fails_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("DDIM_HOST_JITTOR_HOME", str(tmp_path / "file" / "jittor"))
     [check] = failed()
@@ -119,23 +163,25 @@ def test_cache_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     monkeypatch.setenv("DDIM_HOST_JITTOR_HOME", str(tmp_path / "jittor"))
     [check] = failed()
-    assert "cannot be written" in check.detail
+    assert "is not writable" in check.detail
 
 
-def test_folder_that_jittor_cannot_compile_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_name_unsuited_to_jittor_fails_a_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("a folder", "it's", "$HOME", "a;b"):
         monkeypatch.setenv("DDIM_HOST_JITTOR_HOME", str(tmp_path / name))
         [check] = failed()
         assert name in check.detail
 
 
-def test_full_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_fails_a_check(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=12_000_000))
     [check] = failed()
     assert "12 MB" in check.detail
 
 
-def test_home_follows_the_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_follows_the_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     for name in ("DDIM_HOST_JITTOR_HOME", "DDIM_HOST_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -158,18 +204,18 @@ def onednn(home: Path) -> Path:
     return home / ".cache/jittor/mkl/dnnl_lnx_2.2.0_cpu_gomp"
 
 
-def test_onednn_is_laid_where_jittor_looks(tmp_path: Path) -> None:
+def test_onednn_is_placed_where_jittor_looks(tmp_path: Path) -> None:
     machine.lay_onednn(tmp_path)
     folder = onednn(tmp_path)
     assert '#include "oneapi/dnnl/dnnl.hpp"' in (folder / "include/dnnl.hpp").read_text()
     assert "dnnl_convolution" in (folder / "include/oneapi/dnnl/dnnl_types.h").read_text()
     ctypes.CDLL(str(folder / "lib/libmkldnn.so")).dnnl_version()
-    # The name that whatever is linked against the library looks for when it is loaded.
+    # The name under which programs linked against the library load it.
     assert (folder / "lib/libdnnl.so.2").samefile(folder / "lib/libmkldnn.so")
     assert all(path.is_symlink() for path in folder.rglob("*") if path.is_file())
 
 
-def test_dangling_links_are_repaired_and_good_ones_left_alone(tmp_path: Path) -> None:
+def test_only_dangling_links_are_repaired(tmp_path: Path) -> None:
     machine.lay_onednn(tmp_path)
     library, header = onednn(tmp_path) / "lib/libmkldnn.so", onednn(tmp_path) / "include/dnnl.h"
     library.unlink()
@@ -177,11 +223,16 @@ def test_dangling_links_are_repaired_and_good_ones_left_alone(tmp_path: Path) ->
     before = header.lstat()
     machine.lay_onednn(tmp_path)
     assert library.stat().st_size > 1_000_000
-    assert header.lstat() == before
-    assert not list(onednn(tmp_path).rglob(".*"))  # nothing temporary stays
+    after = header.lstat()  # reading a link changes only its access time
+    assert (after.st_ino, after.st_mtime_ns, after.st_ctime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+        before.st_ctime_ns,
+    )
+    assert not list(onednn(tmp_path).rglob(".*"))  # no temporary files stay
 
 
-def test_onednn_is_copied_where_links_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednn_is_copied_if_links_are_not_supported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, target: Path) -> None:
         raise OSError("no links here")
 
@@ -192,14 +243,14 @@ def test_onednn_is_copied_where_links_cannot_be_made(tmp_path: Path, monkeypatch
     assert library.stat().st_size > 1_000_000
 
 
-# --- Which device -------------------------------------------------------------------------------------------
+# --- Devices ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("has_cuda", "device", "use_cuda"),
     [(False, "cpu", 0), (False, "auto", 0), (True, "cpu", 0), (True, "auto", 1), (True, "cuda", 1)],
 )
-def test_device_of_an_imported_jittor(
+def test_device_can_be_chosen_after_importing_jittor(
     has_cuda: bool, device: str, use_cuda: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jittor: Any = SimpleNamespace(has_cuda=has_cuda, flags=SimpleNamespace(use_cuda=None))
@@ -208,13 +259,13 @@ def test_device_of_an_imported_jittor(
     assert jittor.flags.use_cuda == use_cuda
 
 
-def test_cuda_of_a_jittor_that_was_imported_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_is_refused_if_jittor_was_imported_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     jittor: Any = SimpleNamespace(has_cuda=False, flags=SimpleNamespace(use_cuda=0))
     monkeypatch.setitem(sys.modules, "jittor", jittor)
     with pytest.raises(UserError, match="CUDA"):
         import_jittor("cuda")
 
 
-def test_unknown_device() -> None:
+def test_unknown_device_is_refused() -> None:
     with pytest.raises(ValueError, match="tpu"):
         import_jittor("tpu")

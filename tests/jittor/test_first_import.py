@@ -1,7 +1,7 @@
-"""The first import of Jittor: what the user sees meanwhile, what is left behind, and several at once.
+"""The first import of Jittor: its output, the files left behind, and concurrent imports.
 
-Most tests import a stand-in for Jittor, in processes of their own: it is "compiled" in a moment and has the
-bad habits of the real one. The tests marked slow import the real one and share one cold compile.
+Most tests import a stand-in for Jittor in separate processes: it "compiles" in a moment and has the bad
+habits of the real one. The tests marked slow import the real Jittor and share one cold compile.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def test_checks_do_not_import_jittor(home: Path) -> None:
 
 FAKE_UTILS = """
 import os, ssl, sys
-cache_path = os.path.join(os.environ["JITTOR_HOME"], ".cache/jittor", os.environ["cache_name"])
+python = "py%d.%d.%d" % sys.version_info[:3]
+folders = f".cache/jittor/jt1/g++1/{python}/linux/cpu/path/{os.environ['cache_name']}"
+cache_path = os.path.join(os.environ["JITTOR_HOME"], folders)
 os.makedirs(cache_path, exist_ok=True)
 ssl._create_default_https_context = ssl._create_unverified_context
 sys.setrecursionlimit(10**6)
@@ -102,11 +104,11 @@ CATCH = f"""
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put the stand-in on the path of the processes that `python` starts; gives its home."""
+    """Put the stand-in on the path of the processes started by `python`; return its home."""
     for name, text in (("jittor_utils", FAKE_UTILS), ("jittor", FAKE_JITTOR)):
         (tmp_path / "fake" / name).mkdir(parents=True)
         (tmp_path / "fake" / name / "__init__.py").write_text(text)
-    # With NumPy 2 or Python 3.13 it is imported from a patched copy, so it needs the text that is replaced.
+    # With NumPy 2 or Python 3.13 a patched copy is imported, so the stand-in needs the text to replace.
     for patch in (*NUMPY2, *PYTHON313):
         file = tmp_path / "fake" / patch.file
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +123,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def start(code: str, *prefix: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
     paths = [path for path in (os.environ.get("PYTHONPATH"), *SOURCES) if path]
-    # Where the tests run in the background, Ctrl-C may be ignored, and that is inherited.
+    # If the tests run in the background, Ctrl-C may be ignored, which child processes inherit.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + textwrap.dedent(code)
     return subprocess.Popen(
         [*prefix, sys.executable, "-c", code],
@@ -144,12 +146,12 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.05)
 
 
 def compiles(home: Path) -> list[list[int]]:
-    """For every compile that was begun, the processes that it consisted of."""
+    """Return the process ids of every compile that was started."""
     try:
         return [[int(pid) for pid in line.split()] for line in (home / "processes").read_text().splitlines()]
     except FileNotFoundError:
@@ -163,13 +165,13 @@ def ended(pid: int) -> bool:
         return True
 
 
-def test_first_import_announces_itself_and_the_second_is_silent(fake: Path) -> None:
+def test_first_import_prints_progress_and_the_second_nothing(fake: Path) -> None:
     first = python(IMPORT)
     assert first.returncode == 0, first.stderr
     assert first.stdout == ""
     lines = first.stderr.splitlines()
-    assert re.fullmatch(r"compiling Jittor, once on this machine .*: 0 s", lines[0])
-    assert re.fullmatch(r"Jittor is compiled, in \d+ s", lines[-1])
+    assert re.fullmatch(r"compiling Jittor, once per machine .*: 0 s", lines[0])
+    assert re.fullmatch(r"compiled Jittor in \d+ s", lines[-1])
     assert "noise" not in first.stderr
     second = python(IMPORT)
     assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
@@ -177,7 +179,23 @@ def test_first_import_announces_itself_and_the_second_is_silent(fake: Path) -> N
     assert all(ended(pid) for pid in compiles(fake)[0])
 
 
-def test_on_a_terminal_one_line_counts_the_files(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_whether_the_core_is_compiled(fake: Path) -> None:
+    code = "from ddim_jittor.environment import compiled; print(compiled().detail)"
+    assert python(code).stdout.startswith("not yet; ")
+    assert python(IMPORT).returncode == 0
+    assert python(code).stdout.startswith("its core; ")
+
+
+def test_warnings_as_errors_do_not_stop_the_import(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Python warns about Jittor's sources whenever it compiles them to byte code.
+    escape = r"eval(chr(34) + chr(92) + 'd' + chr(34))"
+    monkeypatch.setenv("FAKE_LOAD", escape)
+    done = python(f"import warnings; warnings.simplefilter('error'); {IMPORT}; print('imported'); {escape}")
+    assert done.stdout == "imported\n", done.stderr
+    assert "invalid escape sequence" in done.stderr, "the program's own filters are back"
+
+
+def test_terminal_shows_one_line_of_progress(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_COMPILE", "time.sleep(1.2)")
     monkeypatch.setenv("COLUMNS", "200")
     ours, theirs = pty.openpty()
@@ -187,7 +205,7 @@ def test_on_a_terminal_one_line_counts_the_files(fake: Path, monkeypatch: pytest
     try:
         while chunk := os.read(ours, 1000):
             shown += chunk
-    except OSError:  # how a terminal says that the other side closed it
+    except OSError:  # the other side closed the terminal
         pass
     os.close(ours)
     assert finish(process).returncode == 0
@@ -195,27 +213,27 @@ def test_on_a_terminal_one_line_counts_the_files(fake: Path, monkeypatch: pytest
     assert updates[1].endswith("0 s")
     assert updates[2].endswith("1 s")
     assert any("jittor_core: 3 of 3 files" in update for update in updates)
-    assert re.fullmatch(r"Jittor is compiled, in \d s\s+", updates[-1])
+    assert re.fullmatch(r"compiled Jittor in \d s\s+", updates[-1])
     assert shown.count(b"\n") == 1
 
 
-def test_a_new_version_is_compiled_again(fake: Path) -> None:
+def test_new_version_is_compiled_again(fake: Path) -> None:
     assert python(IMPORT).returncode == 0
     [stamp] = fake.rglob("ddim-host-cpu")
     stamp.write_text("jittor 1.3.10.0\n")
-    assert "is compiled" in python(IMPORT).stderr
+    assert "compiling Jittor" in python(IMPORT).stderr
     assert python(IMPORT).stderr == ""
 
 
-def test_a_moved_cache_is_compiled_again(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moved_cache_is_compiled_again(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert python(IMPORT).returncode == 0
     moved = fake.rename(fake.with_name("moved"))
     monkeypatch.setenv("DDIM_HOST_JITTOR_HOME", str(moved))
-    assert "is compiled" in python(IMPORT).stderr
+    assert "compiling Jittor" in python(IMPORT).stderr
     assert python(IMPORT).stderr == ""
 
 
-def test_two_at_once_compile_once_and_the_other_says_that_it_waits(
+def test_concurrent_imports_compile_once_and_the_second_waits(
     fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_COMPILE", "time.sleep(2)")
@@ -227,8 +245,8 @@ def test_two_at_once_compile_once_and_the_other_says_that_it_waits(
     assert len(compiles(fake)) == 1
     assert "waiting" not in results[0].stderr
     lines = results[1].stderr.splitlines()
-    assert lines[0] == "waiting for another process that compiles Jittor: 0 s"
-    assert re.fullmatch(r"the other process is done after \d s", lines[-1])
+    assert lines[0] == "waiting for another process to compile Jittor: 0 s"
+    assert re.fullmatch(r"the other process finished after \d s", lines[-1])
     assert len(lines) == 2
 
 
@@ -236,12 +254,12 @@ def test_two_at_once_compile_once_and_the_other_says_that_it_waits(
     ("habit", "shown"),
     [
         ("raise RuntimeError('fatal error: no room on the device')", "fatal error: no room on the device"),
-        ("print('error: give up', file=sys.stderr); os._exit(3)", "ended with exit code 3"),
+        ("print('error: give up', file=sys.stderr); os._exit(3)", "exited with code 3"),
         ("os.abort()", "killed by SIGABRT"),
-        ("sys.exit(0)", "exit code 75"),  # "please rerun your command", for ever
+        ("sys.exit(0)", "exited with code 75"),  # "please rerun your command", forever
     ],
 )
-def test_whatever_goes_wrong_is_one_error_that_names_the_log(
+def test_failed_compile_is_one_error_that_names_the_log(
     habit: str, shown: str, fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_COMPILE", habit)
@@ -256,22 +274,20 @@ def test_whatever_goes_wrong_is_one_error_that_names_the_log(
     assert python(IMPORT).returncode == 0
 
 
-def test_jittor_may_ask_to_be_started_again(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jittor_may_request_a_restart(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_COMPILE", "if len(open(home + '/processes').readlines()) == 1: sys.exit(0)")
     assert python(IMPORT).returncode == 0
     assert len(compiles(fake)) == 2
 
 
-def test_what_an_interrupted_compile_broke_is_removed(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remains_of_an_interrupted_compile_are_removed(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_COMPILE", "open(cache + '/obj_files/half.o', 'w'); os.abort()")
     assert "SIGABRT" in python(CATCH).stdout
     monkeypatch.setenv("FAKE_COMPILE", "assert not os.path.exists(cache + '/obj_files/half.o')")
     assert python(IMPORT).returncode == 0
 
 
-def test_a_failure_to_load_is_one_error_and_compiles_again(
-    fake: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_load_is_one_error_and_compiles_again(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert python(IMPORT).returncode == 0
     for habit in ("raise ImportError('undefined symbol: x')", "sys.exit('undefined symbol: x')"):
         monkeypatch.setenv("FAKE_LOAD", habit)
@@ -280,11 +296,11 @@ def test_a_failure_to_load_is_one_error_and_compiles_again(
         assert str(fake / "jittor.log") in result.stdout
         assert "undefined symbol: x" in (fake / "jittor.log").read_text()
         monkeypatch.delenv("FAKE_LOAD")
-        assert "is compiled" in python(IMPORT).stderr
+        assert "compiling Jittor" in python(IMPORT).stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_ended_in_the_middle_it_leaves_nothing_running(
+def test_killed_compile_leaves_no_process(
     number: signal.Signals, fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_COMPILE", "time.sleep(100)")
@@ -337,7 +353,7 @@ print(json.dumps(changed))
 """
 
 
-def test_the_process_is_left_as_it_was(fake: Path) -> None:
+def test_import_leaves_the_process_unchanged(fake: Path) -> None:
     result = python(LEAVES_NO_TRACE)
     assert result.stdout == "[]\n", result.stderr
     result = python(LEAVES_NO_TRACE)  # now without a compile
@@ -383,9 +399,9 @@ assert "mkl_conv" in str(dir(jt.compile_extern.mkl_ops))
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """One cold compile of the real Jittor, without network.
+    """A cold compile of the real Jittor, without network.
 
-    The process that begins it is killed in the middle; of the next two one goes on and the other waits.
+    The process that starts it is killed halfway; of the next two, one continues and the other waits.
     """
     folder = tmp_path_factory.mktemp("jittor")
     (folder / "site").mkdir()
@@ -412,15 +428,15 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         yield {
             "folder": folder,
             "left": left,
-            # Either of the two may have been the first.
-            "compiler": next((result for result in both if "is compiled" in result.stderr), None),
-            "waiter": next((result for result in both if "is compiled" not in result.stderr), None),
+            # Either process may have been the first.
+            "compiler": next((result for result in both if "compiled Jittor in" in result.stderr), None),
+            "waiter": next((result for result in both if "compiled Jittor in" not in result.stderr), None),
             "later": finish(start(code, *unshare), 300),
         }
 
 
 @pytest.mark.slow
-def test_real_jittor_goes_on_after_a_killed_compile(real: dict[str, Any]) -> None:
+def test_real_jittor_continues_a_killed_compile(real: dict[str, Any]) -> None:
     assert real["left"] > 10
     result = real["compiler"]
     assert (result.returncode, result.stdout) == (0, "[]\n"), result.stderr
@@ -428,18 +444,18 @@ def test_real_jittor_goes_on_after_a_killed_compile(real: dict[str, Any]) -> Non
 
 
 @pytest.mark.slow
-def test_real_jittor_in_a_second_process_waits(real: dict[str, Any]) -> None:
+def test_real_jittor_waits_in_a_second_process(real: dict[str, Any]) -> None:
     result = real["waiter"]
     assert (result.returncode, result.stdout) == (0, "[]\n"), result.stderr
-    assert "waiting for another process that compiles Jittor" in result.stderr
+    assert "waiting for another process to compile Jittor" in result.stderr
 
 
 @pytest.mark.slow
-def test_real_jittor_starts_silently_afterwards(real: dict[str, Any]) -> None:
+def test_real_jittor_imports_silently_once_compiled(real: dict[str, Any]) -> None:
     later = real["later"]
     assert (later.returncode, later.stdout, later.stderr) == (0, "[]\n", "")
 
 
 @pytest.mark.slow
-def test_real_jittor_leaves_the_users_home_alone(real: dict[str, Any]) -> None:
+def test_real_jittor_writes_nothing_to_the_users_home(real: dict[str, Any]) -> None:
     assert list((real["folder"] / "user").iterdir()) == []

@@ -1,4 +1,4 @@
-"""The sources that Jittor is compiled from: which patches it needs, and the patched copy."""
+"""The sources from which Jittor is compiled: the patches needed, and the patched copy."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PATCHES = (Patch("jittor/core.h", "int old;", "long young;"), Patch("jittor_util
 
 @pytest.fixture
 def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The versions that distributions say they have; those of others are the real ones."""
-    told: dict[str, str] = {"numpy": "1.26.4"}
+    """Fake versions of distributions; others have their real version."""
+    fake_versions: dict[str, str] = {"numpy": "1.26.4"}
     real = metadata.version
-    monkeypatch.setattr(metadata, "version", lambda name: told.get(name) or real(name))
+    monkeypatch.setattr(metadata, "version", lambda name: fake_versions.get(name) or real(name))
     monkeypatch.setattr(sys, "version_info", (3, 12, 0))
-    return told
+    return fake_versions
 
 
 @pytest.fixture
@@ -45,11 +45,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def other_sources(installed: Path) -> None:
-    """A Jittor whose authors wrote another text where the patches for NumPy 2 go."""
+    """A Jittor whose source differs where the patches for NumPy 2 apply."""
     fake_file(installed / "jittor/src/pyjt/numpy.h", "struct PyArrayDescr_Proxy { /* of both */ };")
 
 
-def test_patches_fit_the_installed_jittor() -> None:
+def test_patches_apply_to_the_installed_jittor() -> None:
     assert misfits([*NUMPY2, *PYTHON313, *CUDA13]) == []
 
 
@@ -62,7 +62,7 @@ def test_patches_fit_the_installed_jittor() -> None:
         ("3.0.0rc1", (3, 14), NUMPY2 + PYTHON313),
     ],
 )
-def test_patches_follow_the_versions(
+def test_patches_depend_on_the_versions(
     numpy: str,
     python: tuple[int, int],
     patches: tuple[Patch, ...],
@@ -76,7 +76,7 @@ def test_patches_follow_the_versions(
 
 @pytest.mark.usefixtures("other_sources")
 @pytest.mark.parametrize("numpy", ["1.26.4", "2.5.2"])
-def test_a_jittor_that_says_it_supports_numpy_2_is_used_as_it_is(
+def test_jittor_that_supports_numpy_2_is_not_patched(
     numpy: str, versions: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     versions.update(numpy=numpy, jittor="1.3.12.0")
@@ -87,9 +87,9 @@ def test_a_jittor_that_says_it_supports_numpy_2_is_used_as_it_is(
 @pytest.mark.usefixtures("other_sources", "home")
 @pytest.mark.parametrize(
     ("version", "requirement"),
-    [("1.3.12.0", "numpy<2.0"), ("1.3.9.0", "numpy")],  # old ones do not know of NumPy 2
+    [("1.3.12.0", "numpy<2.0"), ("1.3.9.0", "numpy")],  # old releases predate NumPy 2
 )
-def test_a_jittor_that_cannot_be_adapted_is_refused(
+def test_jittor_that_cannot_be_patched_is_refused(
     version: str, requirement: str, versions: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     versions.update(numpy="2.5.2", jittor=version)
@@ -104,7 +104,7 @@ def test_a_jittor_that_cannot_be_adapted_is_refused(
     assert needed_patches() == ()
 
 
-def test_text_that_occurs_twice_or_never_does_not_fit(installed: Path) -> None:
+def test_patch_text_must_occur_exactly_once(installed: Path) -> None:
     core = installed / "jittor/core.h"
     assert misfits(PATCHES) == []
     core.write_text("int old;\nint old;\n")
@@ -115,7 +115,7 @@ def test_text_that_occurs_twice_or_never_does_not_fit(installed: Path) -> None:
     assert misfits(PATCHES) == [PATCHES[0]]
 
 
-def test_the_copy_is_patched_and_the_installed_jittor_is_not(installed: Path, home: Path) -> None:
+def test_only_the_copy_is_patched(installed: Path, home: Path) -> None:
     before = {path: path.read_text() for path in installed.rglob("*") if path.is_file()}
     copy = lay_sources(home, PATCHES)
     assert copy is not None
@@ -127,7 +127,7 @@ def test_the_copy_is_patched_and_the_installed_jittor_is_not(installed: Path, ho
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
-def test_a_copy_serves_until_jittor_or_the_patches_change(
+def test_copy_is_reused_until_jittor_or_the_patches_change(
     installed: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert lay_sources(home, ()) is None
@@ -138,12 +138,12 @@ def test_a_copy_serves_until_jittor_or_the_patches_change(
     assert lay_sources(home, PATCHES) == first
     assert (first / "mark").exists()
     assert lay_sources(home, PATCHES[:1]) != first
-    told = "Metadata-Version: 2.1\nName: jittor\nVersion: 1.3.11.0\n"
-    monkeypatch.setattr(metadata.PathDistribution, "read_text", lambda self, name: told)
+    other_metadata = "Metadata-Version: 2.1\nName: jittor\nVersion: 1.3.11.0\n"
+    monkeypatch.setattr(metadata.PathDistribution, "read_text", lambda self, name: other_metadata)
     assert lay_sources(home, PATCHES) != first
 
 
-def test_a_folder_is_made_once_and_never_half(tmp_path: Path) -> None:
+def test_folder_is_created_once_and_completely(tmp_path: Path) -> None:
     target = tmp_path / "deep/target"
 
     def other_process_is_faster(folder: Path) -> None:
@@ -162,6 +162,6 @@ def test_a_folder_is_made_once_and_never_half(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_the_module_of_jittor_is_found_without_importing_it() -> None:
+def test_jittor_is_located_without_importing_it() -> None:
     assert (sources.installed_folder() / "jittor/compiler.py").is_file()
     assert "jittor_utils" not in sys.modules or "jittor" in sys.modules

@@ -1,4 +1,4 @@
-"""Broken plugins, each in its own way."""
+"""Plugins, each broken in a different way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BROKEN = {
     "imports-from-jax": ("from jax.numpy import abs", "cannot be imported here"),
     "imports-in-hook": ("@hookimpl\ndef ddim_losses():\n    import torch", "cannot be imported here"),
     "imports-missing": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
-    "syntax-error": ("def", "SyntaxError: invalid syntax"),
+    "syntax-error": ("def", "SyntaxError: invalid syntax (syntax_error.py:2)"),
     "raises": ("raise RuntimeError('first line\\nsecond line')", "RuntimeError: first line (raises.py:2)"),
     "exits": ("import sys; sys.exit('good bye')", "SystemExit: good bye"),
     "misspelt-hook": (
@@ -19,7 +19,7 @@ BROKEN = {
     ),
     "wrong-signature": (
         "@hookimpl\ndef ddim_losses(config):\n    return {}",
-        "hooks have no arguments in this ddim-host",
+        "ValueError: ddim_losses(config): hooks have no arguments in this ddim-host, 0.1.0",
     ),
     "no-hooks": ("", "it implements no hook; is @hookimpl missing?"),
     "no-hookimpl": ("def ddim_losses():\n    return {}", "it implements no hook; is @hookimpl missing?"),
@@ -27,15 +27,15 @@ BROKEN = {
     "hook-exits": ("@hookimpl\ndef ddim_losses():\n    raise SystemExit", "SystemExit"),
     "gives-a-network": (
         "@hookimpl\ndef ddim_model_factories():\n    return {'unet': abs}",
-        "ddim_model_factories is for frameworks alone; their entry points are in the group 'ddim_host.fra",
+        "the hook ddim_model_factories is for frameworks only; their entry-point group is 'ddim_host.fra",
     ),
-    "checks-machine": ("@hookimpl\ndef ddim_machine_checks():\n    return []", "is for frameworks alone"),
+    "checks-machine": ("@hookimpl\ndef ddim_machine_checks():\n    return []", "is for frameworks only"),
     "returns-list": (HOOK + "[abs]", "ddim_losses returned a list, not a dict of parts"),
     "not-callable": (HOOK + "{'three': 3}", "ddim_losses: 'three' is a int, not a callable"),
-    "name-with-space": (HOOK + "{'a b': abs}", "ddim_losses: 'a b' cannot be the name of a part"),
-    "name-with-colon": (HOOK + "{'a:b': abs}", "ddim_losses: 'a:b' cannot be the name of a part"),
-    "name-with-slash": (HOOK + "{'a/b': abs}", "ddim_losses: 'a/b' cannot be the name of a part"),
-    "name-empty": (HOOK + "{'': abs}", "ddim_losses: '' cannot be the name of a part"),
-    "name-no-text": (HOOK + "{1: abs}", "ddim_losses: 1 cannot be the name of a part"),
+    "name-with-space": (HOOK + "{'a b': abs}", "ddim_losses: 'a b' is not a valid name of a part"),
+    "name-with-colon": (HOOK + "{'a:b': abs}", "ddim_losses: 'a:b' is not a valid name of a part"),
+    "name-with-slash": (HOOK + "{'a/b': abs}", "ddim_losses: 'a/b' is not a valid name of a part"),
+    "name-empty": (HOOK + "{'': abs}", "ddim_losses: '' is not a valid name of a part"),
+    "name-no-text": (HOOK + "{1: abs}", "ddim_losses: 1 is not a valid name of a part"),
 }
-"""Distribution -> its module, and what its error must say."""
+"""Distribution name -> source of its module, and a part of its error."""

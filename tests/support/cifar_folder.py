@@ -1,4 +1,4 @@
-"""CIFAR-10's images in folders, one for each class."""
+"""Read CIFAR-10 from folders, one for each class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def labelled(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images uint8 `(N, 32, 32, 3)` and the numbers of their classes, sorted by class and name."""
+    """Return the images, uint8 `(N, 32, 32, 3)`, and class numbers, sorted by class and file name."""
     images, labels = [], []
     for label, name in enumerate(sorted(path.name for path in folder.iterdir() if path.is_dir())):
         for path in sorted((folder / name).iterdir()):

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, and how they ended."""
+"""Commands run in their own processes, and their outcomes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 240.0
 
 DRY = ("run", "--plugin", "torch", "--dry-run")
-"""A command that assembles an experiment and ends there."""
+"""A command that assembles an experiment and then exits."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended."""
+    """Exit code, standard output and standard error of a command."""
 
     code: int
     out: str
@@ -30,7 +30,7 @@ class Outcome:
 
 
 class Command(Protocol):
-    """Runs the real command in a fresh process."""
+    """A function that runs the real command in a fresh process."""
 
     def __call__(
         self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
@@ -38,7 +38,7 @@ class Command(Protocol):
 
 
 class PythonCode(Protocol):
-    """Runs Python code in a fresh process."""
+    """A function that runs Python code in a fresh process."""
 
     def __call__(
         self,
@@ -51,7 +51,7 @@ class PythonCode(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, and the command's output."""
+    """A run directory, and the outcome of the command that created it."""
 
     path: Path
     outcome: Outcome
@@ -75,7 +75,7 @@ def finish(
 
 
 def printed_by(*arguments: str) -> str:
-    """Run a Python program to its end and return what it printed."""
+    """Run a Python program until it exits and return what it printed."""
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     done = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment

@@ -1,4 +1,4 @@
-"""Compile the Triton kernels for NVIDIA GPUs, which takes no GPU; print what each needs.
+"""Compile the Triton kernels for NVIDIA GPUs, which needs no GPU, and print their sizes.
 
 python -m tests.support.compile_kernels
 """
@@ -24,7 +24,7 @@ _HOW = tuple(
 
 
 def main() -> None:
-    """Compile every kernel in the ways that it is called."""
+    """Compile every kernel in all variants that are called."""
     kernels: list[tuple[Any, dict[str, Any]]] = []
     for tile in _TILES:
         kernels.append((triton_kernels._moments_kernel, tile))

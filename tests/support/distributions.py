@@ -1,4 +1,4 @@
-"""Fake distributions: plugins that are installed for one test."""
+"""Fake distributions: plugins installed for a single test."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 class Site:
-    """A folder of installed distributions, as `pip install --target` makes it."""
+    """A folder of installed distributions, as created by `pip install --target`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def env(self) -> dict[str, str]:
-        """Puts the folder in front of whatever else is on the path of a fresh process."""
+        """Environment that puts the folder first on the path of a fresh process."""
         path = [str(self.path), os.environ.get("PYTHONPATH", "")]
         return {"PYTHONPATH": os.pathsep.join(filter(None, path))}
 
     def distribution(self, name: str, entry_points: str, version: str = "1.0") -> Path:
-        info = self.path / f"{name}-{version}.dist-info"
+        info = self.path / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
         metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         (info / "METADATA").write_text(metadata, encoding="utf-8")
@@ -37,7 +37,7 @@ class Site:
         (self.path / f"{name}.py").write_text(source, encoding="utf-8")
 
     def package(self, name: str) -> None:
-        """An importable package that nothing is in: the stand-in of a framework."""
+        """Add an empty importable package, as the stand-in of a framework."""
         (self.path / name).mkdir(parents=True)
         (self.path / name / "__init__.py").touch()
 
@@ -50,7 +50,7 @@ class Site:
         group: str = "plugins",
         version: str = "1.0",
     ) -> None:
-        """A distribution with one module and one entry point; `hookimpl` is imported for the source."""
+        """Add a distribution with one module and one entry point; `hookimpl` is imported for the source."""
         module = distribution.replace("-", "_")
         entry_points = f"[ddim_host.{group}]\n{entry or distribution} = {module}\n"
         self.distribution(distribution, entry_points, version)
@@ -58,7 +58,7 @@ class Site:
 
 
 def losses(*names: str) -> str:
-    """Source of a plugin that gives losses which are all the mean squared error."""
+    """Return the source of a plugin whose losses are all the mean squared error."""
     table = ", ".join(f"{name!r}: loss" for name in names)
     return (
         "def loss(prediction, target):\n"
@@ -68,6 +68,6 @@ def losses(*names: str) -> str:
 
 
 def installed(name: str) -> Plugin:
-    """Return the one plugin of this name, as this process finds it."""
+    """Return the only plugin of this name, as found by this process."""
     [plugin] = [plugin for plugin in load_plugins().installed if plugin.name == name]
     return plugin

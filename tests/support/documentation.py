@@ -1,9 +1,9 @@
-"""The fenced blocks of the documentation, and how its commands are made short enough for tests.
+"""The fenced blocks of the documentation, and short forms of its commands for tests.
 
-Three kinds of block are run: `sh` holds commands, one a line; `console` holds commands after `$ ` and, below
-a command, what it prints (`...` stands for any lines); `python` is run in one namespace for each page, and a
-`text` block that is the next one after it is what it prints. `toml` is read by whatever it is for. A comment
-`<!-- not run: REASON -->` before a block keeps it from being run.
+Three kinds of block are run. `sh` contains commands, one per line. `console` contains commands after `$ `,
+each followed by its output (`...` stands for any lines). `python` is run in one namespace per page, and a
+`text` block directly after it is its output. `toml` is read by the program that it configures. A comment
+`<!-- not run: REASON -->` before a block excludes it from running.
 """
 
 from __future__ import annotations
@@ -18,7 +18,26 @@ from tests.support.repository import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHINESE = ".zh-CN.md"
+
+TRANSLATED = [
+    page.with_name(page.name.removesuffix(CHINESE) + ".md")
+    for folder in (ROOT, ROOT / "docs")
+    for page in sorted(folder.glob(f"*{CHINESE}"))
+]
+"""Pages with a translation that has the same blocks, `NAME.zh-CN.md`."""
+
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs").glob("*.md")) if not page.name.endswith(CHINESE)),
+]
+"""The English pages; their blocks are run."""
+
+
+def translation_of(page: Path) -> Path:
+    """Return the path of the Chinese translation of an English page."""
+    return page.with_name(page.stem + CHINESE)
+
 
 TINY = (
     "--train-steps 3 --batch-size 8 --test-images 8 --num-images 4 --steps 3 --lr-warmup-steps 0 "
@@ -33,16 +52,17 @@ SHORTER = {
     "optimize": "--steps 2,3,5,7,10 --teacher-steps 20 --images 4",
     "evaluate": "--samples 10 --steps 2 --eta 0 --seed 0",
 }
-"""What is appended to a command of the documentation: of two equal options the last one counts."""
+"""Options appended to a documented command; the last of repeated options takes effect."""
 
 NOT_IN_TESTS = (
     *("make ", "python -m tests.", "torchrun ", "mpirun ", "parallel ", "sbatch ", "#!/bin/sh"),
-    "python -m pip install ",
+    *("python -m pip install ", "python -m pip wheel "),
     "--data cifar10",
 )
-"""What alone is a reason not to run a block: what installs, takes long, downloads, or needs a cluster."""
+"""The only reasons to exclude a block: it installs, takes long, downloads, or needs a cluster."""
 
 _FENCE = re.compile(r"^(`{3,})([\w{}-]*)(?: .*)?$")
+_FILE = re.compile(r"^`([\w./]+)`.*\n\n(?:<!-- .+ -->\n\n)?```\w+\n([\s\S]*?)^```$", re.MULTILINE)
 _MARKER = re.compile(r"^<!-- not run: (.+) -->$")
 
 
@@ -53,9 +73,9 @@ class Block:
     Attributes:
         page: The page.
         line: The line of its fence.
-        language: What stands behind the fence.
-        text: What is in it.
-        not_run: Why it is not run, where a comment says so.
+            language: Text after the fence.
+            text: Contents.
+            not_run: Reason in a comment why the block is excluded, or None.
         follows: The language of the block before it.
     """
 
@@ -73,14 +93,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """A command, and what it is said to print; nothing where that is left open."""
+    """A command and its documented output; empty if the documentation shows none."""
 
     text: str
     output: str
 
     @property
     def shortened(self) -> str:
-        """The command as tests run it. One whose output is shown is run as it is, and so is a dry run."""
+        """The command as tests run it; unchanged if its output is shown or if it is a dry run."""
         words = self.text.split()
         if words[0] != "ddim-host" or self.output or "--dry-run" in words:
             return self.text
@@ -88,7 +108,7 @@ class Command:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """All fenced blocks of a page."""
+    """Return all fenced blocks of a page."""
     found: list[Block] = []
     lines = page.read_text(encoding="utf-8").splitlines()
     number, last_text = 0, ""
@@ -114,8 +134,13 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
+def files_of(page: Path) -> dict[str, str]:
+    """Return the files that a page lists: each block after a line that begins with a quoted name."""
+    return dict(_FILE.findall(page.read_text(encoding="utf-8")))
+
+
 def toml_name(block: Block) -> str:
-    """`pyproject.toml`; `sweep.toml` where a value is a list, or there is an evaluation; else `run.toml`."""
+    """Return `pyproject.toml`, `sweep.toml` (if it has lists of values or an evaluation) or `run.toml`."""
     table = tomllib.loads(block.text)
     if "project" in table:
         return "pyproject.toml"
@@ -124,7 +149,7 @@ def toml_name(block: Block) -> str:
 
 
 def commands_of(block: Block) -> list[Command]:
-    """The commands of a block `sh` or `console`, with continued lines joined."""
+    """Return the commands of a `sh` or `console` block, with continued lines joined."""
     text = re.sub(r"\\\n\s*", "", block.text)
     if block.language == "sh":
         return [Command(line, "") for line in text.splitlines() if line.strip()]
@@ -139,5 +164,5 @@ def commands_of(block: Block) -> list[Command]:
 
 
 def as_pattern(output: str) -> re.Pattern[str]:
-    """Matches what is shown, where `...` stands for anything."""
+    """Return a pattern for the documented output, in which `...` stands for anything."""
     return re.compile(re.escape(output.strip()).replace(re.escape("..."), "[\\s\\S]*"))

@@ -1,4 +1,4 @@
-"""Made-up scores that tests share."""
+"""Fictitious scores shared by tests."""
 
 from __future__ import annotations
 

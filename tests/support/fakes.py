@@ -1,4 +1,4 @@
-"""Stand-ins that tests share."""
+"""Test doubles shared by tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class NumpyModel:
-    """A `framework.Model` that cannot learn: its network is a function `(x_t, t) -> noise`.
+    """A `framework.Model` without training: its network is a function `(x_t, t) -> noise`.
 
     Attributes:
         calls: `(t, batch size, which weights)` of every network call.
@@ -77,7 +77,7 @@ class NumpyModel:
 
 @dataclass(frozen=True)
 class FakeProcess:
-    """One of several processes; the others contribute what is given here."""
+    """One of several processes; `others` is the contribution of the rest."""
 
     rank: int
     count: int

@@ -1,11 +1,11 @@
-"""Configurations of diffusers' `UNet2DModel`, from all over the family that a `UNetSpec` can express."""
+"""Configurations of diffusers' `UNet2DModel`, across the whole family that a `UNetSpec` can express."""
 
 from __future__ import annotations
 
 import random
 from typing import Any
 
-# The network that diffusers' example of unconditional training builds, with an eighth of its channels.
+# The network of diffusers' example of unconditional training, with an eighth of its channels.
 TRAINING_EXAMPLE: dict[str, Any] = {
     "sample_size": 64,
     "in_channels": 3,
@@ -17,7 +17,7 @@ TRAINING_EXAMPLE: dict[str, Any] = {
     "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
 }
 
-# google/ddpm-cifar10-32 with an eighth of its channels; the keys are those that its file has.
+# google/ddpm-cifar10-32 with an eighth of its channels; the keys are those of its file.
 CIFAR10: dict[str, Any] = {
     "_class_name": "UNet2DModel",
     "_diffusers_version": "0.0.4",
@@ -40,7 +40,7 @@ CIFAR10: dict[str, Any] = {
     "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
 }
 
-# Nothing is as it is by default here or in diffusers, or in both.
+# Every value differs from the default of this project or of diffusers.
 UNUSUAL: dict[str, Any] = {
     "sample_size": [8, 12],
     "in_channels": 2,
@@ -66,11 +66,11 @@ UNUSUAL: dict[str, Any] = {
 
 
 def drawn(seed: int) -> dict[str, Any]:
-    """One configuration at random, small enough to be computed at once."""
+    """Return a random configuration, small enough to be computed quickly."""
     rng = random.Random(seed)
     levels = rng.randint(1, 4)
     groups = rng.choice([1, 2, 3, 4])
-    # Channels of every level are a multiple of both; the first number is even, for the sines and cosines.
+    # Channels of every level are a multiple of both; the first count is even, for sines and cosines.
     head = rng.choice([None, 2, 4])
     unit = 4 * groups
     widths = [unit * rng.randint(1, 3) for _ in range(levels)]
@@ -103,7 +103,7 @@ def drawn(seed: int) -> dict[str, Any]:
         "resnet_time_scale_shift": rng.choice(["default", "scale_shift"]),
         "add_attention": rng.random() < 0.7,
     }
-    # A key that is absent has diffusers' default; what depends on other keys must be there.
+    # A missing key has diffusers' default; keys that others depend on must be present.
     for key in ("center_input_sample", "freq_shift", "flip_sin_to_cos", "downsample_padding", "norm_eps"):
         if rng.random() < 0.2:
             del config[key]
@@ -119,4 +119,4 @@ FAMILY: dict[str, dict[str, Any]] = {
 """Thirty configurations by name."""
 
 TELLING = ["training example", "cifar10", "unusual", "drawn 2", "drawn 4", "drawn 12", "drawn 16"]
-"""Those of them that have all forms between them, for Jittor, which compiles some minutes for each."""
+"""A subset of them that covers all variants, for Jittor, which takes minutes to compile each."""

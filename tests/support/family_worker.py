@@ -1,8 +1,8 @@
-"""Computes networks of the family in one framework; the parity tests start it once for each.
+"""Compute networks of the family in one framework; the parity tests run this once per framework.
 
     python family_worker.py FRAMEWORK noise|noise-of-all|training OUT.npz
 
-A process never holds two frameworks, so the tests compare files.
+A process cannot load two frameworks, so the tests compare files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TIMESTEPS = (0, 17, 500)
 
 
 def noise(build: Any, names: Iterable[str] = TELLING) -> dict[str, Any]:
-    """What networks of the family predict."""
+    """Return the predictions of networks of the family."""
     predicted = {}
     for name in names:
         spec = spec_from_diffusers(FAMILY[name], 1000)
@@ -42,7 +42,7 @@ def noise(build: Any, names: Iterable[str] = TELLING) -> dict[str, Any]:
 
 
 def training(build: Any) -> dict[str, Any]:
-    """Losses over some steps, and the first gradient, of the network that has all that is unusual."""
+    """Return losses over some steps, and the first gradient, of the network with all unusual settings."""
 
     def mse(prediction: Any, target: Any) -> Any:
         return ((prediction - target) ** 2).reshape((prediction.shape[0], -1)).mean(1)
@@ -72,7 +72,7 @@ def training(build: Any) -> dict[str, Any]:
 
 
 def noise_of_all(build: Any) -> dict[str, Any]:
-    """What every network of the family predicts; in Jittor that takes the better part of an hour."""
+    """Return the predictions of every network of the family, which takes Jittor most of an hour."""
     return noise(build, FAMILY)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def digit_labels() -> NDArray[np.int64]:
-    """The labels of all 1,797 digits, in the order of the data set."""
+    """Return the labels of all 1,797 digits, in the order of the data set."""
     spec = importlib.util.find_spec("sklearn")
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -30,7 +30,7 @@ def digit_labels() -> NDArray[np.int64]:
 
 
 def fitted() -> MLPClassifier:
-    """The classifier, fitted on the training digits in [-1, 1]."""
+    """Return the classifier, fitted on the training digits in [-1, 1]."""
     train = digits().load().train
     network = MLPClassifier((128,), max_iter=400, random_state=0)
     return network.fit(train.reshape(len(train), -1) / 127.5 - 1.0, digit_labels()[: len(train)])

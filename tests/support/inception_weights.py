@@ -1,4 +1,4 @@
-"""Random weights of the Inception network, in place of the published ones, which tests cannot download."""
+"""Random weights of the Inception network, because tests cannot download the published ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def random_weights(seed: int = 0) -> dict[str, NDArray[np.float32]]:
-    """Weights under which images stay different from each other through all layers."""
+    """Return weights under which images remain different from each other through all layers."""
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in parameter_shapes().items():

@@ -1,4 +1,4 @@
-"""The contract of model factories, for Jittor: `test_contracts.py` runs it in a process of its own."""
+"""The contract of model factories for Jittor, run by `test_contracts.py` in a separate process."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""Judge the features `cifar_cnn`: are real, damaged and incomplete sets of images in the right order?
+"""Check that the features `cifar_cnn` rank real, damaged and incomplete sets of images correctly.
 
 python -m tests.support.judge_cifar_cnn CIFAR_FOLDER
+python -m tests.support.judge_cifar_cnn CIFAR_FOLDER --grey --images 500 --reference 2000
 
-prints a table in Markdown. The folder is that of `tests.support.fit_cifar_cnn`.
+Prints a table in Markdown. The folder is that of `tests.support.fit_cifar_cnn`.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,15 +28,16 @@ _KEPT_OF_TEN = 5
 
 
 def noisy(images: Images, spread: float) -> Images:
-    """Add normal noise of a standard deviation in steps of 1 / 255."""
+    """Add normal noise; `spread` is its standard deviation in steps of 1 / 255."""
     noise = np.random.default_rng(0).normal(0.0, spread, images.shape)
     return np.clip(np.rint(images + noise), 0, 255).astype(np.uint8)
 
 
 def blurred(images: Images, radius: float) -> Images:
-    """Blur by a Gaussian of a standard deviation in pixels."""
+    """Blur with a Gaussian; `radius` is its standard deviation in pixels."""
     blur = ImageFilter.GaussianBlur(radius)
-    return np.stack([np.asarray(Image.fromarray(image).filter(blur)) for image in images])
+    blurs = [np.asarray(Image.fromarray(np.squeeze(image)).filter(blur)) for image in images]
+    return np.stack(blurs).reshape(images.shape)
 
 
 def statistics(extract: CifarCNN, images: Images) -> FeatureStatistics:
@@ -45,15 +47,28 @@ def statistics(extract: CifarCNN, images: Images) -> FeatureStatistics:
     return accumulator.statistics()
 
 
-def main(folder: str) -> None:
-    extract = CifarCNN()
-    (train, _), (test, labels) = (labelled(Path(folder) / half) for half in ("train", "test"))
-    count = len(test) // 2
+def grey(images: Images) -> Images:
+    """Return the luma of RGB images with one channel, as `images:channels=grey` does."""
+    return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])[..., None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--grey", action="store_true", help="convert all images to one channel")
+    parser.add_argument("--images", type=int, default=5_000, help="images of each set, at most 5,000")
+    parser.add_argument("--reference", type=int, default=10_000, help="training images of the reference")
+    options = parser.parse_args()
+    extract, count = CifarCNN(), options.images
+    (train, _), (test, labels) = (labelled(options.folder / half) for half in ("train", "test"))
+    if options.grey:
+        train, test = grey(train), grey(test)
+    train = train[:: len(train) // options.reference][: options.reference]
     mixed = np.random.default_rng(1).permutation(len(test))
-    half, others = test[mixed[:count]], test[mixed[count:]]
+    half, others = test[mixed[:count]], test[mixed[count : 2 * count]]
     started = time.perf_counter()
-    real = statistics(extract, train[::5])
-    print(f"{len(train[::5]):,} images took {time.perf_counter() - started:.1f} s\n")
+    real = statistics(extract, train)
+    print(f"{len(train):,} images took {time.perf_counter() - started:.1f} s\n")
     classes = labels[mixed]
     sets = {
         "real test images": half,
@@ -75,4 +90,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -1,4 +1,4 @@
-"""Networks to test with, and random weights for them."""
+"""Networks for tests, and random weights for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,19 @@ DIGITS = UNetSpec(
     attention_resolutions=(4,),
     num_groups=8,
 )
-# Each differs from the others in several ways: channels, levels, blocks, where attention is, heads, groups.
+TINY = UNetSpec(
+    image_size=(8, 8),
+    image_channels=3,
+    num_train_timesteps=50,
+    base_channels=8,
+    channel_multipliers=(1, 2),
+    num_res_blocks=1,
+    attention_resolutions=(4,),
+    num_groups=4,
+    dropout=0.0,
+)
+"""A network with one of each kind of layer and no dropout, for training steps on a CPU."""
+# Each differs from the others in several of: channels, levels, blocks, place of attention, heads, groups.
 SMALL = {
     "digits": DIGITS,
     "one level": UNetSpec(
@@ -64,7 +76,7 @@ SMALL = {
 
 
 def random_weights(spec: UNetSpec) -> Weights:
-    """All parameters random, so that no part of the network is switched off; its output is about 1."""
+    """Return random parameters, with no inactive part of the network and an output of about 1."""
     rng = np.random.default_rng(7)
     weights: Weights = {}
     for parameter in parameters(UNet.from_spec(spec)):

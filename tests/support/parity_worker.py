@@ -1,8 +1,8 @@
-"""Runs one framework and stores what came out; the parity tests start it once for each framework.
+"""Run one framework and store its results; the parity tests run this once per framework.
 
     python parity_worker.py FRAMEWORK TASK digits|images FOLDER OUT.npz
 
-A process never holds two frameworks, so the tests compare files.
+A process cannot load two frameworks, so the tests compare files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def random_weights(experiment: Experiment) -> Weights:
-    """Every parameter random, so that no layer hides behind a zero; activations stay of order 1."""
+    """Return random parameters, so that zeros hide no layer; activations are of order 1."""
     rng = np.random.default_rng(0)
     weights = {}
     for parameter in parameters(experiment.unet):
@@ -41,22 +41,24 @@ def random_weights(experiment: Experiment) -> Weights:
     return weights
 
 
-def experiment_for(framework: str, data: str, images: str | None, *, dropout: str) -> Experiment:
-    """Digits, or the CIFAR-10 network on a folder of images."""
+def experiment_for(
+    framework: str, data: str, images: str | None, *, dropout: str, precision: str
+) -> Experiment:
+    """Return an experiment on digits, or with the CIFAR-10 network on a folder of images."""
     choice = (
         PartChoice("digits", None, {}) if data == "digits" else PartChoice("images", None, {"path": images})
     )
     model = PartChoice("unet", None, {"dropout": dropout})
     settings = {
         "device": "cpu",
-        "precision": "fp32",
+        "precision": precision,
         "train_steps": read_setting("train_steps", 200, origin=""),
     }
     return assemble(Request(framework, {Kind.DATA: choice, Kind.MODEL: model}, settings))
 
 
 def predicted_noise(experiment: Experiment, model: Model) -> dict[str, Any]:
-    """Epsilon at three timesteps for one batch."""
+    """Return epsilon at three timesteps for one batch."""
     weights = random_weights(experiment)
     model.load_weights(weights, "raw")
     size, _, channels = experiment.image_shape
@@ -67,7 +69,7 @@ def predicted_noise(experiment: Experiment, model: Model) -> dict[str, Any]:
 
 
 def loss_curve(experiment: Experiment, model: Model) -> dict[str, Any]:
-    """The mean loss of each of the first 200 steps."""
+    """Return the mean loss of each of the first 200 steps."""
     config = experiment.config
     weights = initial_weights(experiment.unet, config.seed)
     model.load_weights(weights, "raw")
@@ -87,7 +89,7 @@ def loss_curve(experiment: Experiment, model: Model) -> dict[str, Any]:
 
 
 def gradients(experiment: Experiment, model: Model) -> dict[str, Any]:
-    """The gradient of every parameter at random weights, read from Adam's first moment after one step."""
+    """Return the gradients at random weights, from Adam's first moment after one step."""
     model.load_weights(random_weights(experiment), "raw")
     batch = training_batches(experiment, experiment.images.train).batch(0)
     few = Batch(
@@ -100,7 +102,7 @@ def gradients(experiment: Experiment, model: Model) -> dict[str, Any]:
         first=0,
         total=16,
     )
-    # The first moment after one step is (1 - 0.9) times the gradient; the limit is out of reach.
+    # The first moment after one step is (1 - 0.9) times the gradient; the limit on the norm is never reached.
     model.train_step(few, experiment.loss, lr=1e-3, ema_decay=0.5, max_grad_norm=1e9)
     return {name: moment / 0.1 for name, moment in model.training_state().exp_avg.items()}
 
@@ -110,11 +112,17 @@ TASKS = {
     "loss-curve": loss_curve,
     "gradients": gradients,
     "gradients-with-dropout": gradients,
+    "predicted-noise-in-bf16": predicted_noise,
+    "loss-curve-in-bf16": loss_curve,
+    "gradients-in-bf16": gradients,
+    "gradients-with-dropout-in-bf16": gradients,
 }
 
 
 def main(framework: str, task: str, data: str, images: str, out: str) -> None:
-    experiment = experiment_for(framework, data, images, dropout="0.2" if "dropout" in task else "0")
+    dropout = "0.2" if "dropout" in task else "0"
+    precision = "bf16" if "bf16" in task else "fp32"
+    experiment = experiment_for(framework, data, images, dropout=dropout, precision=precision)
     result = TASKS[task](experiment, experiment.build_model())
     other = "jittor" if framework == "torch" else "torch"
     assert other not in sys.modules

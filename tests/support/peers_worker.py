@@ -1,7 +1,7 @@
-"""What pytorch-fid and torch-fidelity say, as JSON: `peers_worker.py PEERS WEIGHTS ONE.npy OTHER.npy`.
+"""Print scores of pytorch-fid and torch-fidelity as JSON: `peers_worker.py PEERS WEIGHTS ONE.npy OTHER.npy`.
 
-A program of its own: they need torchvision, which does not load beside the CPU build of torch unless two of
-its operators are declared first, and which other libraries must not find.
+A separate program, because they need torchvision. With the CPU build of torch, torchvision loads only after
+two of its operators are declared, and other libraries must not find it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 DIMENSIONS = (8, 32, 256)
-"""Numbers of features that Fréchet distances are taken of; all 2,048 would take SciPy minutes."""
+"""Numbers of features for Fréchet distances; with all 2,048, SciPy would take minutes."""
 
 
 def main(peers: str, weights: str, one: str, other: str) -> None:

@@ -1,4 +1,4 @@
-"""Pipelines of diffusers, made without diffusers: its files, with weights of chance."""
+"""Pipelines of diffusers, written without diffusers, with random weights."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def save_pipeline(
     weights: dict[str, Any] | None = None,
     flat: bool = False,
 ) -> Path:
-    """Write one, changed as asked; `flat` has everything at the root, as in the first releases."""
+    """Write a pipeline with the given changes; `flat` puts all files at the root, as in early releases."""
     unet, schedule = (folder, folder) if flat else (folder / "unet", folder / "scheduler")
     for path in (unet, schedule):
         path.mkdir(parents=True, exist_ok=True)

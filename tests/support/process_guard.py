@@ -1,8 +1,8 @@
-"""A pytest plugin for the tiers: marks the tests that start processes, and fails those that do so unmarked.
+"""A pytest plugin for the tiers: marks tests that start processes, and fails unmarked ones.
 
-Collection sets the marker `process` on every test that uses a fixture whose commands run in processes of
-their own. A test that starts a process itself needs the marker by hand; the guard fails it otherwise. So
-`-m "not process"`, which `make quick` uses, never selects a test that starts one.
+Collection sets the marker `process` on every test that uses a fixture whose commands run in separate
+processes. A test that starts a process itself must set the marker; otherwise the guard fails it. So
+`-m "not process"`, which `make quick` uses, never selects a test that starts a process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FIXTURES = frozenset({"ddim_host", "python"})
 """A test that uses one of these, directly or through other fixtures, starts processes."""
 
 _OF_THE_KIT = frozenset({"test_importing_it_imports_no_framework"})
-"""Tests that classes inherit from `ddim_host.testing`, where marks of this repository are unknown."""
+"""Tests inherited from `ddim_host.testing`, which does not know the marks of this repository."""
 
 _EVENTS = frozenset(
     {"subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system"}
@@ -35,13 +35,13 @@ _ONCE = frozenset(
         "numpy.testing._private.utils",
     }
 )
-"""Modules that start a process once and keep its result: the first test that needs it is not to blame."""
+"""Modules that start a process once and cache its result; the first test that needs it is not at fault."""
 
 _started: list[str] | None = None
 
 
 def _note(what: str) -> None:
-    """Record the start of a process, unless its result is kept for all tests."""
+    """Record the start of a process, unless all tests share its result."""
     if _started is None:
         return
     frame: FrameType | None = sys._getframe()
@@ -72,7 +72,7 @@ util.spawnv_passfds = _spawned
 
 @contextmanager
 def started_processes() -> Iterator[list[str]]:
-    """Yield a list that names every process started meanwhile."""
+    """Yield a list that receives a description of every process started in the block."""
     global _started  # noqa: PLW0603 - an audit hook cannot be removed
     outer, _started = _started, []
     try:
@@ -83,9 +83,9 @@ def started_processes() -> Iterator[list[str]]:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests whose fixtures start processes, and put the modules that take longest first.
+    """Mark the tests whose fixtures start processes, and sort the slowest modules first.
 
-    Two workers take one module after the other: a long one at the end would leave one of them idle.
+    Each of two workers takes one module at a time: a long one at the end would leave the other worker idle.
     """
     ranks: dict[str, int] = {}
     for item in items:

@@ -1,4 +1,4 @@
-"""Runs as a report shows them, without the runs."""
+"""Runs as a report shows them, without run directories."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ddim_host.parts.found_subsets import FoundSubset, Search
 from ddim_host.plugin.observation import EpochMetrics
 from ddim_host.report.comparison import compare
 from ddim_host.report.page import render_page
-from ddim_host.report.reported_run import Grid, ReportedRun
+from ddim_host.report.reported_run import Grid, ReportedRun, Training
 from ddim_host.run.images import grid_png
 from tests.support.evaluation_samples import FLOOR, SAMPLED, scored
 
@@ -39,7 +39,7 @@ IMAGES = np.random.default_rng(0).integers(0, 200, (5, 8, 8, 1), np.uint8)
 
 
 def rows(factor: float = 1.0) -> tuple[EpochMetrics, ...]:
-    """The first epoch compiles; then three whole ones and a part."""
+    """Return rows of a run: an epoch that compiles, two more complete epochs and an incomplete one."""
     return tuple(
         EpochMetrics(
             epoch=epoch,
@@ -72,13 +72,17 @@ def reported(name: str = "one", **changes: Any) -> ReportedRun:
         scores=Scores((scored(),), (FLOOR,)),
         subsets=(),
         grids=(Grid("grid.png", grid_png(IMAGES), RECORD),),
+        training=Training(35, 35, "step"),
+        num_parameters=1_001_729,
+        during_training=(),
+        real_images=None,
         problems=(),
     )
     return replace(run, **changes)
 
 
 def found(*timesteps: int, error: float = 1e-3, **changes: Any) -> FoundSubset:
-    """A subset as a search could have found it."""
+    """Return a subset as a search might find it."""
     search = Search(
         method="dynamic_programming",
         distribution="ddim-host",
@@ -110,7 +114,7 @@ HOSTILE = '<script>alert("x")</script>'
 
 
 def whole_page() -> str:
-    """A page of two runs, with everything that a page can show."""
+    """Return the page of two runs with everything that a page can show."""
     other = reported(
         "two" + HOSTILE,
         settings={**SETTINGS, "plugin": "jittor", "loss": HOSTILE},

@@ -1,4 +1,4 @@
-"""The features `cifar_cnn` are those of the network that their weights are fitted in."""
+"""The features `cifar_cnn` equal those of the network whose weights are stored."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 IMAGES = np.random.default_rng(0).integers(0, 256, (256, 32, 32, 3), dtype=np.uint8)
 
 
-def test_what_is_stored_gives_the_features_of_the_network(
+def test_stored_weights_give_the_features_of_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     network = CifarNet().to(memory_format=torch.channels_last)
     with torch.no_grad():
-        for _ in range(20):  # statistics of its normalisations
+        for _ in range(20):  # sets the statistics of the normalisation
             network(as_input(IMAGES))
     network.eval()
     path = tmp_path / "weights.safetensors"

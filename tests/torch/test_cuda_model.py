@@ -1,4 +1,4 @@
-"""The model of a GPU against that of the CPU; without a GPU Triton interprets, and nothing is captured."""
+"""The GPU model compared with the CPU model; without a GPU, Triton interprets and no graph is captured."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ddim_losses import mse
 from ddim_torch.graphs import Captured
 from ddim_torch.plugin import unet
 from ddim_torch.static_tensors import FlatTensors, StagedInputs
+from tests.support.networks import TINY
 from tests.torch.test_model import batch
 
 if TYPE_CHECKING:
@@ -24,17 +25,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("triton", reason="Triton is not installed")
 CPU = torch.device("cpu")
-SPEC = UNetSpec(
-    image_size=(8, 8),
-    image_channels=3,
-    num_train_timesteps=50,
-    base_channels=8,
-    channel_multipliers=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(4,),
-    num_groups=4,
-    dropout=0.3,
-)
+SPEC = replace(TINY, dropout=0.3)
 
 
 UNUSUAL = replace(
@@ -54,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def weights(seed: int = 0, spec: UNetSpec = SPEC) -> Weights:
-    """Random everywhere, unlike the initial weights, which switch most of the network off."""
+    """Return weights that are random everywhere; initial weights disable most of the network."""
     rng = np.random.default_rng(seed)
     found: Weights = {}
     for parameter in parameters(UNet.from_spec(spec)):
@@ -82,7 +73,7 @@ def step(model: Model, number: int = 0) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("spec", [SPEC, UNUSUAL], ids=["usual", "unusual"])
-def test_training_is_that_of_the_cpu_dropout_included(spec: UNetSpec) -> None:
+def test_training_equals_that_of_the_cpu_with_dropout(spec: UNetSpec) -> None:
     cpu, gpu = loaded(unet(spec, "cpu", "fp32"), spec), gpu_model(spec=spec)
     for number in range(3):
         np.testing.assert_allclose(step(gpu, number), step(cpu, number), rtol=1e-5)
@@ -96,7 +87,7 @@ def test_training_is_that_of_the_cpu_dropout_included(spec: UNetSpec) -> None:
         np.testing.assert_allclose(array, expected_state.exp_avg[name], atol=1e-5, err_msg=name)
 
 
-def test_predictions_and_test_losses_are_those_of_the_cpu() -> None:
+def test_predictions_and_test_losses_equal_those_of_the_cpu() -> None:
     cpu, gpu = loaded(unet(SPEC, "cpu", "fp32")), gpu_model()
     data = batch(3)
     for which in ("raw", "ema"):
@@ -111,7 +102,7 @@ def test_predictions_and_test_losses_are_those_of_the_cpu() -> None:
 
 
 def test_predictions_follow_the_weights() -> None:
-    """In bf16 the network computes with a copy, which must not be that of the step before."""
+    """In bf16 the network computes with a copy of the weights, which must not be outdated."""
     model = gpu_model("bf16", replace(SPEC, dropout=0.0))
     x_t = model.to_device(batch().x_t)
     before = model.to_host(model.predict(x_t, 7, which="raw")).copy()
@@ -131,7 +122,7 @@ def test_bf16_is_near_fp32_and_keeps_fp32_weights() -> None:
     assert {array.dtype for array in rounded.weights("raw").values()} == {np.dtype(np.float32)}
 
 
-def test_a_resumed_training_is_the_same() -> None:
+def test_resumed_training_equals_an_uninterrupted_one() -> None:
     straight, first, second = gpu_model(), gpu_model(), gpu_model()
     expected = [step(straight, number) for number in range(3)]
     step(first, 0)
@@ -178,12 +169,12 @@ def test_without_graphs_every_call_runs_the_function() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_what_waits_for_the_gpu_is_not_captured(capsys: pytest.CaptureFixture[str]) -> None:
+def test_function_that_waits_for_the_gpu_is_not_captured(capsys: pytest.CaptureFixture[str]) -> None:
     x = torch.ones(3, device="cuda")
     captured = Captured(lambda: x * float(x.sum()), enabled=True, name="a call")
     assert [captured().tolist() for _ in range(3)] == [[3.0] * 3] * 3
     assert "a call cannot be captured" in capsys.readouterr().err
 
 
-def test_the_interpreter_is_what_runs_here() -> None:
+def test_interpreter_is_used_without_a_gpu() -> None:
     assert torch.cuda.is_available() or os.environ["TRITON_INTERPRET"] == "1"

@@ -1,4 +1,4 @@
-"""The extractor of FID's features, and where its weights may come from."""
+"""The Inception features of FID, and the sources of their weights."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # --- Features -----------------------------------------------------------------------------------------------
 
 
-def test_an_image_has_2048_features_whatever_it_comes_with(extract: Inception) -> None:
+def test_image_has_2048_features_independent_of_the_batch(extract: Inception) -> None:
     features = extract(IMAGES)
     assert features.shape == (3, 2048)
     assert features.dtype == np.float32
@@ -72,13 +72,13 @@ def test_an_image_has_2048_features_whatever_it_comes_with(extract: Inception) -
     assert features.std(0).mean() > 1e-3
 
 
-def test_grey_images_are_seen_as_rgb(extract: Inception) -> None:
+def test_grey_images_are_treated_as_rgb(extract: Inception) -> None:
     grey = IMAGES[:1, :8, :8, :1]
     np.testing.assert_allclose(extract(grey), extract(np.repeat(grey, 3, axis=3)), rtol=1e-3, atol=1e-4)
 
 
-def test_the_network_has_the_parameters_of_the_published_file() -> None:
-    """It holds 566 tensors: these, a counter for each batch normalisation, and the classifier."""
+def test_network_has_the_parameters_of_the_published_file() -> None:
+    """The file contains 566 tensors: these, a counter for each batch normalisation, and the classifier."""
     shapes = parameter_shapes()
     layers = [name for name in shapes if name.endswith("running_mean")]
     assert len(shapes) + len(layers) + 2 == 566
@@ -87,7 +87,7 @@ def test_the_network_has_the_parameters_of_the_published_file() -> None:
 
 
 @pytest.mark.process
-def test_it_is_found_by_its_name_without_importing_torch() -> None:
+def test_extractor_is_found_without_importing_torch() -> None:
     code = (
         "import sys\nfrom ddim_host.plugin.loading import load_plugins\n"
         "from ddim_host.plugin.registry import Kind\n"
@@ -105,11 +105,11 @@ def test_an_unknown_device_is_an_error(file: Path) -> None:
 # --- Weights from a file ------------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_is_that_of_the_weights(file: Path, weights: Weights, tmp_path: Path) -> None:
+def test_fingerprint_depends_only_on_the_used_weights(file: Path, weights: Weights, tmp_path: Path) -> None:
     _, fingerprint = read_weights(file)
     other = tmp_path / "other.weights"
     safetensors.numpy.save_file({**weights, "fc.bias": np.zeros(1008, np.float32)}, other)
-    assert read_weights(other)[1] == fingerprint, "what is not used does not count"
+    assert read_weights(other)[1] == fingerprint, "unused tensors must not count"
     name = next(iter(weights))
     safetensors.numpy.save_file({**weights, name: weights[name] + 1}, other)
     assert read_weights(other)[1] != fingerprint
@@ -135,12 +135,12 @@ CONV, VARIANCE = "Mixed_6b.branch1x1.conv.weight", "Mixed_6b.branch1x1.bn.runnin
         (lambda w: w.clear(), "it has no Conv2d_1a_3x3.conv.weight"),
     ],
 )
-def test_weights_of_something_else_are_refused(
+def test_weights_of_another_network_are_refused(
     change: Callable[[Weights], object], why: str, weights: Weights, tmp_path: Path
 ) -> None:
     path = tmp_path / "weights.safetensors"
     safetensors.numpy.save_file(changed(change, weights), path)
-    with pytest.raises(UserError, match="does not hold the weights") as caught:
+    with pytest.raises(UserError, match="does not contain the weights") as caught:
         read_weights(path)
     assert why in caught.value.why
     assert "inception:weights=FILE" in caught.value.fix
@@ -159,12 +159,12 @@ def test_weights_of_something_else_are_refused(
 def test_a_damaged_file_is_an_error(damage: Callable[[bytes], bytes], file: Path, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with pytest.raises(UserError, match="not a complete safetensors file"):
         read_weights(path)
 
 
 class Trap:
-    """A pickle of it touches a file."""
+    """An object that creates a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -177,20 +177,20 @@ class Trap:
 def test_a_pickle_that_is_not_the_published_one_is_never_loaded(suffix: str, tmp_path: Path) -> None:
     path, touched = tmp_path / f"weights{suffix}", tmp_path / "touched"
     path.write_bytes(pickle.dumps(Trap(touched)))
-    with pytest.raises(UserError, match="is not read") as caught:
+    with pytest.raises(UserError, match="is not loaded") as caught:
         read_weights(path)
     assert "pickle" in caught.value.why
     assert not touched.exists()
 
 
 @pytest.mark.parametrize("name", ["gone.safetensors", "gone.pth", "."])
-def test_a_file_that_is_not_there_is_an_error(name: str, tmp_path: Path) -> None:
+def test_missing_file_is_an_error(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read|not a whole"):
         read_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_pipe_is_not_waited_for(suffix: str, tmp_path: Path) -> None:
+def test_pipe_is_refused_without_waiting(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"pipe{suffix}"
     os.mkfifo(path)
     with pytest.raises(UserError, match="cannot read the weights") as caught:
@@ -203,7 +203,7 @@ def test_a_pipe_is_not_waited_for(suffix: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def published(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file in the form of the published one, which is taken for it."""
+    """Write a file in the format of the published weights, and make the code accept it."""
     path = tmp_path / "published.pth"
     state = {name: torch.from_numpy(array) for name, array in weights.items()}
     counters = {
@@ -226,7 +226,7 @@ def test_a_copy_of_the_published_file_is_read(published: Path, weights: Weights)
     assert fingerprint == inception_weights.SHA256
 
 
-def test_it_is_converted_once_and_then_read_without_a_pickle(
+def test_published_file_is_converted_once_and_then_read_without_pickle(
     published: Path, weights: Weights, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.mkdir()
@@ -242,11 +242,11 @@ def test_it_is_converted_once_and_then_read_without_a_pickle(
     assert same(again, weights)
     assert same_fingerprint == fingerprint == inception_weights.SHA256
     [kept] = cache.iterdir()
-    assert read_weights(kept)[1] == fingerprint, "it may be taken to another machine"
+    assert read_weights(kept)[1] == fingerprint, "the file must be usable on another machine"
 
 
 @pytest.mark.parametrize("at", [5_000, -5_000])
-def test_a_damaged_copy_in_the_cache_is_made_anew(published: Path, cache: Path, at: int) -> None:
+def test_damaged_copy_in_the_cache_is_replaced(published: Path, cache: Path, at: int) -> None:
     cache.mkdir()
     original = cache / FILE_NAME
     original.write_bytes(published.read_bytes())
@@ -261,7 +261,7 @@ def test_a_damaged_copy_in_the_cache_is_made_anew(published: Path, cache: Path, 
     assert read_weights(None)[1] == inception_weights.SHA256
 
 
-def test_without_a_network_the_error_says_what_to_put_where(published: Path, cache: Path) -> None:
+def test_download_error_names_the_file_and_its_place(published: Path, cache: Path) -> None:
     with pytest.raises(UserError, match="cannot download") as caught:
         read_weights(None)
     for said in ("pt_inception-2015-12-05-6726825d.pth", "inception:weights=FILE", str(cache)):
@@ -287,9 +287,7 @@ def fingerprint_or_error(expected: str, start: Barrier, answers: Queue[str]) -> 
 
 
 @pytest.mark.process
-def test_processes_that_convert_at_the_same_time_do_not_disturb_each_other(
-    published: Path, cache: Path
-) -> None:
+def test_simultaneous_conversions_do_not_interfere(published: Path, cache: Path) -> None:
     cache.mkdir()
     (cache / FILE_NAME).write_bytes(published.read_bytes())
     context = multiprocessing.get_context("spawn")
@@ -305,5 +303,5 @@ def test_processes_that_convert_at_the_same_time_do_not_disturb_each_other(
     assert found == [expected, expected]
 
 
-def test_the_published_weights_are_those_that_the_host_compares_with_the_paper() -> None:
+def test_published_weights_are_those_of_the_comparison_with_the_paper() -> None:
     assert inception_weights.SHA256 == FID_WEIGHTS

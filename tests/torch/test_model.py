@@ -1,15 +1,16 @@
-"""`Model` in PyTorch: training steps against a plain loop, state in and out, precision, dropout."""
+"""`Model` in PyTorch: training steps compared with a plain loop, state, precision and dropout."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
 import torch
 
+import ddim_torch.model
 from ddim_host.errors import UserError
 from ddim_host.framework.interface import Batch, TrainingState
 from ddim_host.framework.unet import (
@@ -21,9 +22,11 @@ from ddim_host.framework.unet import (
     time_embedding_table,
 )
 from ddim_losses import mse
+from ddim_torch import plugin
 from ddim_torch.adam import adam_formula, adam_step
 from ddim_torch.layers import TorchLayers
 from ddim_torch.plugin import unet
+from tests.support.networks import TINY as SPEC
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,17 +37,6 @@ if TYPE_CHECKING:
     from ddim_host.framework.interface import Model
     from ddim_host.framework.unet import Weights
 
-SPEC = UNetSpec(
-    image_size=(8, 8),
-    image_channels=3,
-    num_train_timesteps=50,
-    base_channels=8,
-    channel_multipliers=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(4,),
-    num_groups=4,
-    dropout=0.0,
-)
 DROPPING = replace(SPEC, dropout=0.5)
 NEVER = 1e9
 """A gradient norm that is never reached."""
@@ -54,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random_weights(seed: int = 0) -> Weights:
-    """Random everywhere, unlike the initial weights, which switch most of the network off."""
+    """Return weights that are random everywhere; initial weights disable most of the network."""
     rng = np.random.default_rng(seed)
     weights: Weights = {}
     for parameter in parameters(UNet.from_spec(SPEC)):
@@ -79,8 +71,10 @@ def batch(number: int = 0, size: int = 4, *, dropout_seed: int = 0) -> Batch:
     )
 
 
-def model(spec: UNetSpec = SPEC, weights: Weights | None = None) -> Model:
-    built = unet(spec, "cpu", "fp32")
+def model(
+    spec: UNetSpec = SPEC, weights: Weights | None = None, precision: Literal["fp32", "bf16"] = "fp32"
+) -> Model:
+    built = unet(spec, "cpu", precision)
     built.load_weights(random_weights() if weights is None else weights, "raw")
     built.load_weights(random_weights() if weights is None else weights, "ema")
     return built
@@ -94,7 +88,7 @@ def step(
 
 
 def gradients(data: Batch, *, max_grad_norm: float = NEVER) -> Weights:
-    """The gradients of one step: the first moment is a tenth of them after it."""
+    """Return the gradients of one step, from the first moment after it, which is a tenth of them."""
     trained = model()
     step(trained, data, max_grad_norm=max_grad_norm)
     return {name: moment * np.float32(10) for name, moment in trained.training_state().exp_avg.items()}
@@ -128,7 +122,7 @@ STEPS = [Step(1e-3, 0.1, NEVER), Step(2e-3, 0.5, 0.05), Step(5e-4, 0.9, NEVER), 
 
 
 def plain_training() -> tuple[Weights, Weights, list[NDArray[np.float32]], list[bool]]:
-    """What a step is, in the plainest PyTorch; only the network itself is ours."""
+    """Run the training steps in plain PyTorch; only the network is the project's own."""
     network, table = UNet.from_spec(SPEC), torch.from_numpy(time_embedding_table(SPEC))
     raw = {name: torch.from_numpy(value.copy()).requires_grad_() for name, value in random_weights().items()}
     ema = {name: value.detach().clone() for name, value in raw.items()}
@@ -162,7 +156,7 @@ def plain_training() -> tuple[Weights, Weights, list[NDArray[np.float32]], list[
 
 
 def test_training_equals_a_plain_loop() -> None:
-    """Learning rate, clipping before the update, Adam, and EMA after it, all changing from step to step."""
+    """Learning rate, clipping before the update, Adam, and EMA after it, with settings that vary by step."""
     raw, ema, losses, clipped = plain_training()
     assert clipped == [False, True, False, True]
     trained = model()
@@ -178,14 +172,14 @@ def test_training_equals_a_plain_loop() -> None:
     for which, expected in (("raw", raw), ("ema", ema)):
         weights = trained.weights("raw" if which == "raw" else "ema")
         for name, values in expected.items():
-            # The softmax does not see a key's bias: its gradient is rounding noise, which Adam blows up. It
-            # does that to any single gradient that happens to be near zero, hence the root mean square.
+            # The softmax does not depend on a key's bias: its gradient is rounding noise, which Adam
+            # amplifies. It does that to any gradient that is near zero, hence the root mean square.
             if not name.endswith("to_k.bias"):
                 assert np.sqrt(np.mean((weights[name] - values) ** 2)) < 1e-6, f"{which} {name}"
 
 
 def test_gradients_are_clipped_before_the_update() -> None:
-    """In the seed's Jittor code the clipping came after the update and had no effect."""
+    """The original Jittor code (docs/seed.md) clipped after the update, without effect."""
     free = gradients(batch())
     limit = 0.1 * norm(free)
     clipped = gradients(batch(), max_grad_norm=limit)
@@ -197,7 +191,7 @@ def test_gradients_are_clipped_before_the_update() -> None:
 
 
 def test_the_learning_rate_reaches_the_optimizer() -> None:
-    """In the seed `-lr` was assigned after the optimizer was built, and ignored."""
+    """The original code (docs/seed.md) assigned `-lr` after building the optimizer, so it was ignored."""
     start = random_weights()
     moved = {}
     for lr in (0.0, 1e-4, 1e-2):
@@ -211,7 +205,7 @@ def test_the_learning_rate_reaches_the_optimizer() -> None:
 
 def test_every_parameter_receives_a_gradient() -> None:
     gradient = gradients(batch())
-    # A key's bias shifts all scores of a query alike, which the softmax does not see.
+    # A key's bias shifts all scores of a query equally, which does not change the softmax.
     small = [n for n, g in gradient.items() if np.abs(g).max() < 1e-4 and not n.endswith("to_k.bias")]
     assert small == []
 
@@ -240,10 +234,10 @@ def test_training_lowers_the_loss() -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
-# --- State in and out ---------------------------------------------------------------------------------------
+# --- State --------------------------------------------------------------------------------------------------
 
 
-def test_weights_come_back_as_they_were_given() -> None:
+def test_weights_survive_a_round_trip() -> None:
     used = unet(SPEC, "cpu", "fp32")
     raw, ema = random_weights(1), random_weights(2)
     used.load_weights(raw, "raw")
@@ -253,7 +247,7 @@ def test_weights_come_back_as_they_were_given() -> None:
     assert all(values.dtype == np.float32 and values.flags.c_contiguous for values in raw.values())
 
 
-def test_state_that_was_handed_out_no_longer_changes() -> None:
+def test_returned_state_does_not_change() -> None:
     trained = model()
     step(trained, batch(0))
     raw, ema, state = trained.weights("raw"), trained.weights("ema"), trained.training_state()
@@ -264,21 +258,21 @@ def test_state_that_was_handed_out_no_longer_changes() -> None:
     assert differ(trained.weights("raw"), raw)
 
 
-def test_state_that_was_given_is_copied() -> None:
+def test_loaded_state_is_copied() -> None:
     weights = random_weights()
     trained = model(weights=weights)
     step(trained, batch())
     assert_same(weights, random_weights())
 
 
-def test_the_optimizer_remembers_nothing_before_the_first_step() -> None:
+def test_optimizer_state_is_zero_before_the_first_step() -> None:
     state = model().training_state()
     assert state.step == 0
     assert norm(state.exp_avg) == norm(state.exp_avg_sq) == 0.0
 
 
-def test_the_average_does_not_depend_on_who_looked_at_it() -> None:
-    """It begins as a copy of the weights before the first update, as `Model.train_step` says."""
+def test_reading_the_average_does_not_change_it() -> None:
+    """The average starts as a copy of the weights before the first update; see `Model.train_step`."""
     looked, left_alone = unet(SPEC, "cpu", "fp32"), unet(SPEC, "cpu", "fp32")
     for trained in (looked, left_alone):
         trained.load_weights(random_weights(), "raw")
@@ -288,12 +282,14 @@ def test_the_average_does_not_depend_on_who_looked_at_it() -> None:
     assert_same(looked.weights("ema"), left_alone.weights("ema"))
 
 
-def test_going_on_equals_not_stopping_bit_for_bit() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resumed_training_is_bit_identical(precision: Literal["fp32", "bf16"]) -> None:
     def steps(trained: Model, first: int, last: int) -> None:
         for number in range(first, last):
             step(trained, batch(number, dropout_seed=number), max_grad_norm=1.0)
 
-    whole, begun, resumed = model(DROPPING), model(DROPPING), unet(DROPPING, "cpu", "fp32")
+    whole, begun = model(DROPPING, precision=precision), model(DROPPING, precision=precision)
+    resumed = unet(DROPPING, "cpu", precision)
     steps(whole, 0, 5)
     steps(begun, 0, 3)
     state = begun.training_state()
@@ -314,8 +310,8 @@ def test_going_on_equals_not_stopping_bit_for_bit() -> None:
     assert_same(ours.exp_avg_sq, theirs.exp_avg_sq)
 
 
-def test_training_state_is_that_of_adam() -> None:
-    """Moments as the paper defines them, so that they mean the same in every framework."""
+def test_training_state_follows_adam() -> None:
+    """Moments follow the paper's definition, so they are the same in every framework."""
     trained = model()
     step(trained, batch(0))
     first = trained.training_state()
@@ -333,7 +329,7 @@ def test_training_state_is_that_of_adam() -> None:
 # --- Prediction ---------------------------------------------------------------------------------------------
 
 
-def test_raw_and_averaged_weights_predict_apart() -> None:
+def test_raw_and_averaged_weights_are_separate() -> None:
     used = unet(SPEC, "cpu", "fp32")
     used.load_weights(random_weights(1), "raw")
     used.load_weights(random_weights(2), "ema")
@@ -345,7 +341,7 @@ def test_raw_and_averaged_weights_predict_apart() -> None:
         np.testing.assert_array_equal(used.to_host(predicted), expected)
 
 
-def test_looking_uses_no_dropout_and_changes_nothing() -> None:
+def test_prediction_uses_no_dropout_and_changes_nothing() -> None:
     looked, left_alone, never_drops = model(DROPPING), model(DROPPING), model(SPEC)
     step(looked, batch(0))
     step(left_alone, batch(0))
@@ -362,7 +358,7 @@ def test_looking_uses_no_dropout_and_changes_nothing() -> None:
     assert_same(looked.weights("ema"), left_alone.weights("ema"))
 
 
-def test_an_image_is_predicted_alike_alone_and_among_others() -> None:
+def test_prediction_of_an_image_does_not_depend_on_the_batch() -> None:
     used, data = model(), batch()
     together = prediction(used, data)
     for image, t in enumerate(data.t.tolist()):
@@ -379,7 +375,7 @@ def test_clip_limits_both_ends() -> None:
 # --- Dropout ------------------------------------------------------------------------------------------------
 
 
-def test_dropout_is_the_batchs_seed_alone() -> None:
+def test_dropout_depends_only_on_the_seed_of_the_batch() -> None:
     def after(seed: int, *, torch_seed: int) -> Weights:
         trained = model(DROPPING)
         torch.manual_seed(torch_seed)
@@ -391,7 +387,7 @@ def test_dropout_is_the_batchs_seed_alone() -> None:
     assert differ(first, after(5, torch_seed=0))
 
 
-def test_no_dropout_needs_no_seed() -> None:
+def test_without_dropout_the_seed_has_no_effect() -> None:
     first, second = model(), model()
     step(first, batch(dropout_seed=1))
     step(second, batch(dropout_seed=2))
@@ -410,12 +406,81 @@ def test_bf16_computes_in_bf16_and_keeps_fp32_weights() -> None:
         expected = step(exact, batch(number))
         losses = step(rounded, batch(number))
         assert losses.dtype == np.float32
-        assert np.any(losses != expected), "it must not be fp32 after all"
+        assert np.any(losses != expected), "losses must differ from those in fp32"
         np.testing.assert_allclose(losses, expected, rtol=0.05)
     for which in ("raw", "ema"):
         assert {values.dtype for values in rounded.weights(which).values()} == {np.dtype(np.float32)}
     predicted = rounded.predict(rounded.to_device(batch().x_t), 3, which="ema")
     assert rounded.to_host(predicted).dtype == np.float32
+
+
+@pytest.mark.parametrize("scale_shift", [False, True])
+def test_bf16_gradients_and_predictions_are_near_fp32(*, scale_shift: bool) -> None:
+    """With dropout, rounding changes a gradient by at most a tenth, and a different mask by more."""
+    spec = replace(DROPPING, scale_shift=scale_shift)
+    generator = np.random.default_rng(0)
+    weights: Weights = {
+        p.name: (
+            generator.standard_normal(p.shape) / math.sqrt(max(1, math.prod(p.shape[1:])))
+            + (p.init == "ones")
+        ).astype(np.float32)
+        for p in parameters(UNet.from_spec(spec))
+    }
+    found = []
+    precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+    for precision in precisions:
+        trained = model(spec, weights, precision)
+        predicted = trained.to_host(trained.predict(trained.to_device(batch().x_t), 3, which="ema"))
+        step(trained, batch(size=8, dropout_seed=5))
+        found.append((predicted, trained.training_state().exp_avg))
+    (exact, gradients), (near, rounded) = found
+    assert np.linalg.norm(near - exact) < 0.02 * np.linalg.norm(exact)
+    total = norm(gradients)
+    for name, values in gradients.items():
+        assert rounded[name].dtype == np.float32
+        difference = float(np.linalg.norm(rounded[name] - values))
+        assert difference < 0.15 * float(np.linalg.norm(values)) + 1e-3 * total, name
+
+
+def test_bf16_sampling_uses_the_trained_weights() -> None:
+    trained = model(precision="bf16")
+    x_t = trained.to_device(batch().x_t)
+    before = trained.to_host(trained.predict(x_t, 3, which="raw")).copy()
+    np.testing.assert_array_equal(trained.to_host(trained.predict(x_t, 3, which="raw")), before)
+    step(trained, batch(), lr=1e-2)
+    after = trained.to_host(trained.predict(x_t, 3, which="raw")).copy()
+    fresh = model(weights=trained.weights("raw"), precision="bf16")
+    assert np.any(after != before)
+    np.testing.assert_array_equal(
+        fresh.to_host(fresh.predict(fresh.to_device(batch().x_t), 3, which="raw")), after
+    )
+
+
+def test_bf16_training_is_reproducible_bit_for_bit() -> None:
+    first, second = (model(DROPPING, precision="bf16") for _ in range(2))
+    for number in range(3):
+        for trained in (first, second):
+            step(trained, batch(number, dropout_seed=number))
+    assert_same(first.weights("raw"), second.weights("raw"))
+    assert_same(first.weights("ema"), second.weights("ema"))
+
+
+@pytest.mark.slow
+def test_bf16_loss_curve_is_near_that_of_fp32() -> None:
+    """Means of 20 losses differ by at most 2% over 200 steps with dropout."""
+    start = initial_weights(UNet.from_spec(SPEC), seed=0)
+    spec = replace(SPEC, dropout=0.1)
+    curves = []
+    for trained in (model(spec, start), model(spec, start, "bf16")):
+        losses = [step(trained, batch(n, 8, dropout_seed=n), max_grad_norm=1.0).mean() for n in range(200)]
+        curves.append(np.convolve(losses, np.full(20, 1 / 20), "valid"))
+    np.testing.assert_allclose(curves[1], curves[0], rtol=0.02)
+
+
+def test_bf16_without_the_kernels_is_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ddim_torch.model, "cpu_kernels", lambda: None)
+    losses = step(model(precision="bf16"), batch())
+    np.testing.assert_allclose(losses, step(model(), batch()), rtol=0.05)
 
 
 def test_auto_is_fp32_on_the_cpu() -> None:
@@ -425,12 +490,39 @@ def test_auto_is_fp32_on_the_cpu() -> None:
     assert used.peak_memory_bytes() > 1e6
 
 
+def test_doctor_describes_bf16() -> None:
+    assert "bf16 on the CPU" in [check.name for check in plugin.ddim_machine_checks()]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_the_users_error() -> None:
+def test_missing_gpu_is_a_user_error() -> None:
     with pytest.raises(UserError, match="cannot use a GPU") as caught:
         unet(SPEC, "cuda", "fp32")
     assert "--device cpu" in caught.value.fix
     assert unet(SPEC, "auto", "fp32").device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "visible", "fix"),
+    [
+        (None, None, "install a CUDA build of torch"),
+        ("13.0", None, "check whether nvidia-smi lists the GPU, and whether its driver supports this CUDA"),
+        ("13.0", "7", "check CUDA_VISIBLE_DEVICES, which is '7', and whether nvidia-smi lists the GPU"),
+        ("13.0", "", "check CUDA_VISIBLE_DEVICES, which is '', and"),
+    ],
+)
+def test_advice_about_a_missing_gpu_follows_from_the_build(
+    monkeypatch: pytest.MonkeyPatch, cuda: str | None, visible: str | None, fix: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(UserError) as caught:
+        unet(SPEC, "cuda", "fp32")
+    assert caught.value.fix.startswith(f"use --device cpu, or {fix}")
 
 
 def test_unknown_value_of_the_graphs_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +531,7 @@ def test_unknown_value_of_the_graphs_variable_is_refused(monkeypatch: pytest.Mon
         unet(SPEC, "cpu", "fp32")
 
 
-def test_adams_formula_is_the_fused_step() -> None:
+def test_adam_formula_equals_the_fused_step() -> None:
     def trained(step_function: Callable[..., None]) -> list[Tensor]:
         rng = torch.Generator().manual_seed(0)
         tensors = [torch.randn(7, generator=rng) for _ in range(2)]
@@ -454,7 +546,7 @@ def test_adams_formula_is_the_fused_step() -> None:
 
 
 def test_dense_layers_are_the_same_in_both_of_pytorchs_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN, which some processors are faster with, and MKL."""
+    """The libraries are MKL and oneDNN, which is faster on some processors."""
     weights, results = random_weights(), {}
     for onednn in (False, True):
         monkeypatch.setattr("ddim_torch.kernel_layers._ONEDNN_IS_FASTER", onednn)

@@ -1,4 +1,4 @@
-"""The kernels of a GPU against PyTorch's operations and the host's kernels; interpreted without a GPU."""
+"""The GPU kernels compared with PyTorch's operations and the host's kernels; interpreted without a GPU."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 pytest.importorskip("triton", reason="Triton is not installed")
 kernels = importlib.import_module("ddim_torch.triton_kernels")
-# Triton's interpreter takes numbers out of arrays of one element.
+# Triton's interpreter converts arrays of one element to numbers.
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
 EPS = 1e-3
-"""So large that it shows."""
+"""The `eps` of group norms, large enough to have a visible effect."""
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# Images, channels, pixels of an edge, groups: a power of two and not, one program and several, a last chunk
-# that is not full, more than one tile in a chunk.
+# Images, channels, pixels of an edge, groups: powers of two and others, one program and several, a last chunk
+# that is not full, and more than one tile in a chunk.
 SIZES = [(2, 32, 4, 8), (3, 24, 4, 2), (2, 12, 6, 4), (1, 8, 20, 2)]
 TILES = {"whole": (16384, 2048, 8), "split": (64, 64, 64), "several tiles": (64, 128, 2)}
 
@@ -49,7 +49,7 @@ def seeded() -> Iterator[None]:
 
 
 def images(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Not centred, so that variances computed the wrong way cancel."""
+    """Return images that are not centred, to expose cancellation in the variance."""
     x = torch.randn(shape) * 2 + 3
     return x.to(DEVICE, dtype).contiguous(memory_format=torch.channels_last)
 
@@ -101,7 +101,7 @@ def test_group_norm_in_bf16_rounds_only_at_the_ends() -> None:
 
 @pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 2])
-def test_dropout_has_the_mask_of_the_hosts_kernels(seed: int) -> None:
+def test_dropout_mask_equals_that_of_the_host_kernels(seed: int) -> None:
     native = cpu_kernels()
     if native is None:
         pytest.skip("there are no kernels for this processor")
@@ -111,13 +111,13 @@ def test_dropout_has_the_mask_of_the_hosts_kernels(seed: int) -> None:
     dropped = kernels.Dropped(torch.tensor(seed, device=DEVICE), layer, first, probability)
     y, _ = kernels.group_norm(x, weight, bias, 2, EPS, silu=False, dropped=dropped)
     ones, expected = np.ones(1600, dtype=np.float32), np.empty(1600, dtype=np.float32)
-    native.dropout(ones.ctypes.data, expected.ctypes.data, 1600, first, seed + layer, probability)
+    native.dropout(ones.ctypes.data, expected.ctypes.data, 1600, first, seed + layer, probability, False)
     np.testing.assert_allclose(y.permute(0, 2, 3, 1).flatten().cpu(), expected, rtol=1e-6)
     alone = kernels.dropout(torch.ones_like(x), dropped)
     np.testing.assert_allclose(alone.permute(0, 2, 3, 1).flatten().cpu(), expected, rtol=1e-6)
 
 
-def test_dropout_drops_the_same_on_the_way_back() -> None:
+def test_dropout_mask_is_the_same_in_the_backward_pass() -> None:
     x, grad_y = images(2, 8, 4, 4), torch.ones(2, 8, 4, 4, device=DEVICE)
     grad_y = grad_y.contiguous(memory_format=torch.channels_last)
     weight, bias = torch.zeros(8, device=DEVICE), torch.ones(8, device=DEVICE)

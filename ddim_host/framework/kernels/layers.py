@@ -11,12 +11,12 @@ _Tensor = TypeVar("_Tensor")
 
 
 def cached(cache: dict[str, _Tensor] | None, name: str, make: Callable[[], _Tensor]) -> _Tensor:
-    """Return what the cache holds of a layer; make it first if it holds nothing yet.
+    """Return a layer's cached tensor, creating it on the first call.
 
     Args:
-        cache: Tensors by the layer's name; None where nothing stays valid.
-        name: The layer.
-        make: Makes the tensor.
+        cache: Tensors by the layer's name; None to create the tensor in every call.
+        name: The layer's name.
+        make: Creates the tensor.
     """
     if cache is None:
         return make()
@@ -26,11 +26,11 @@ def cached(cache: dict[str, _Tensor] | None, name: str, make: Callable[[], _Tens
 
 
 def transform_channels(shape: Sequence[int], *, turned: bool) -> tuple[int, int]:
-    """Channels that go in and come out, as `Kernels.conv3x3_transform` takes them.
+    """Return the input and output channels in the order expected by `Kernels.conv3x3_transform`.
 
     Args:
-        shape: Of the weight, `(out, in, 3, 3)`.
-        turned: For the gradient with respect to the input, which goes the other way.
+        shape: Shape of the weight, `(out, in, 3, 3)`.
+        turned: True for the gradient with respect to the input, which swaps input and output channels.
     """
     out_channels, in_channels = shape[:2]
     return (out_channels, in_channels) if turned else (in_channels, out_channels)

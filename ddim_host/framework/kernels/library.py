@@ -1,4 +1,4 @@
-"""Compiling the kernels for this processor, once, and loading them."""
+"""Compile the kernels for this processor, once, and load them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KERNELS_VARIABLE = "DDIM_HOST_KERNELS"
 
 _SOURCE = Path(__file__).with_name("source")
 DECLARATIONS = (_SOURCE / "kernels.h").read_text(encoding="utf-8")
-"""What the library offers to C++ code that is compiled later, in the same process."""
+"""C symbols for C++ code that is compiled later, in the same process."""
 
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 
@@ -33,32 +33,39 @@ _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "
 class Kernels:
     """The compiled kernels, each a function of addresses and sizes.
 
-    Every address is that of float32 values, contiguous in the order that is given: images `(B, H, W, C)`,
-    weights of a convolution `(out, in, 3, 3)`. Nothing is checked. All processors that OpenMP may use take
-    part. The other images of a batch never change an image's result, and the number of processors changes
-    only the last bits of `conv3x3_grad_weights`, whose sum is split among them.
+    Arrays are contiguous in the given order. Images, `(B, H, W, C)` or `(B, H W, C)`, and their gradients
+    hold bf16 if the last argument, `bf16`, is true, otherwise float32. All other arrays are float32;
+    convolution weights are `(out, in, 3, 3)`. All computation is in float32, and each function rounds to bf16
+    once, to nearest; on processors with matrix units, convolutions of bf16 images also round their weights.
+    Nothing is checked. The kernels use all processors that OpenMP may use. The result for
+    an image does not depend on the rest of its batch. The number of processors changes only the last bits of
+    `conv3x3_grad_weights`, whose sum is split among them.
 
     Args:
-        path: The shared library. Its symbols become visible to libraries that are loaded later.
+        path: The shared library. Its symbols become visible to libraries loaded later.
 
     Attributes:
-        conv3x3_weights_size: `(in, out)`: how many values `conv3x3_transform` writes.
-        conv3x3_transform: `(w, u, in, out, turned)`: weights to what `conv3x3` takes (arXiv 1509.09308). With
-            `turned`, w is `(in, out, 3, 3)`, and the result leads the gradient of a convolution to its input.
-        conv3x3: `(x, u, bias, shift, residual, y, B, H, W, in, out)`: convolve with stride 1 and one pixel of
-            zeros around, then add bias `(out,)`, shift `(B, out)` to every pixel, and residual `(B, H, W,
-            out)`; any of the three may be None.
-        conv3x3_grad_weights: `(x, grad_y, grad_w, B, H, W, in, out)`.
-        sum_pixels: `(x, sums, B, H W, C)`: sums `(B, C)`.
-        group_norm: `(x, weight, bias, y, statistics, B, H W, C, groups, eps, silu)` (arXiv 1803.08494,
-            equation 1), then z sigmoid(z) where `silu`; statistics `(B, groups, 2)` are for the gradient.
+        has_matrix_units: `()`: whether convolutions of bf16 images use matrix units (AMX).
+        conv3x3_weights_size: `(in, out, bf16)`: the number of values that `conv3x3_transform` writes.
+        conv3x3_transform: `(w, u, in, out, turned, bf16)`: transform weights for `conv3x3` (arXiv
+            1509.09308), or pack them for matrix units. With `turned`, w is `(in, out, 3, 3)`, and `conv3x3`
+            computes the gradient with respect to the input. `bf16` must be that of `conv3x3`.
+        conv3x3: `(x, u, bias, shift, residual, y, B, H, W, in, out, bf16)`: convolve with stride 1 and one
+            pixel of zero padding, then add bias `(out,)`, shift `(B, out)` to every pixel, and the image
+            residual `(B, H, W, out)`; any of the three may be None.
+        conv3x3_grad_weights: `(x, grad_y, grad_w, B, H, W, in, out, bf16)`.
+        add: `(y, bias, shift, residual, B, H W, C, bf16)`: add in place, as `conv3x3` does after convolving.
+        sum_pixels: `(x, sums, B, H W, C, bf16)`: sums `(B, C)` of an image.
+        group_norm: `(x, weight, bias, y, statistics, B, H W, C, groups, eps, silu, bf16)` (arXiv 1803.08494,
+            equation 1), then z sigmoid(z) if `silu`; statistics `(B, groups, 2)` are for the gradient.
         group_norm_grad: `(x, weight, bias, statistics, grad_y, grad_x, grad_weight, grad_bias, B, H W, C,
-            groups, silu)`.
-        dropout: `(x, y, size, first, seed, probability)`: a function of the seed, in [0, 2^64), and of where
-            an element lies, counted from `first`; so the same call leads a gradient back. x and y may be
-            the same.
-        keep_freed_memory: `()`: from now on this process keeps memory that `free` was given for the next
-            `malloc`, in place of giving it back to the system and having every page cleared again.
+            groups, silu, bf16)`.
+        dropout: `(x, y, size, first, seed, probability, bf16)`: the mask depends on the seed, in [0, 2^64),
+            and on the position of an element, counted from `first`, so the same call applies it to a
+            gradient; it is the same for bf16 and float32. x and y may be the same.
+        softmax: `(scores, rows, columns)`: replace each row by its probabilities, in the calling thread.
+        keep_freed_memory: `()`: from now on, `free` in this process keeps memory for the next `malloc`
+            instead of returning it to the system, which would clear every page again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,28 +78,31 @@ class Kernels:
 
         address, size, flag, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_bool, ctypes.c_float
         a, n = [address] * 8, [size] * 5
-        self.conv3x3_weights_size = function("conv3x3_weights_size", size, size, result=size)
-        self.conv3x3_transform = function("conv3x3_transform", *a[:2], *n[:2], flag)
-        self.conv3x3 = function("conv3x3", *a[:6], *n)
-        self.conv3x3_grad_weights = function("conv3x3_grad_weights", *a[:3], *n)
-        self.sum_pixels = function("sum_pixels", *a[:2], *n[:3])
-        self.group_norm = function("group_norm", *a[:5], *n[:4], real, flag)
-        self.group_norm_grad = function("group_norm_grad", *a[:8], *n[:4], flag)
-        self.dropout = function("dropout", *a[:2], *n[:2], ctypes.c_uint64, real)
+        self.has_matrix_units = function("has_matrix_units", result=flag)
+        self.conv3x3_weights_size = function("conv3x3_weights_size", size, size, flag, result=size)
+        self.conv3x3_transform = function("conv3x3_transform", *a[:2], *n[:2], flag, flag)
+        self.conv3x3 = function("conv3x3", *a[:6], *n, flag)
+        self.conv3x3_grad_weights = function("conv3x3_grad_weights", *a[:3], *n, flag)
+        self.add = function("add", *a[:4], *n[:3], flag)
+        self.sum_pixels = function("sum_pixels", *a[:2], *n[:3], flag)
+        self.group_norm = function("group_norm", *a[:5], *n[:4], real, flag, flag)
+        self.group_norm_grad = function("group_norm_grad", *a[:8], *n[:4], flag, flag)
+        self.dropout = function("dropout", *a[:2], *n[:2], ctypes.c_uint64, real, flag)
+        self.softmax = function("softmax", address, *n[:2])
         self.keep_freed_memory = function("keep_freed_memory")
 
 
 @functools.cache
 def cpu_kernels() -> Kernels | None:
-    """The kernels, compiled where this was not done before: a few seconds, which are announced.
+    """Return the kernels; compile them first if necessary, with a message: it takes a few seconds.
 
     Returns:
-        None where `$DDIM_HOST_KERNELS` is `framework`; or where it is `auto`, the default, and they cannot be
-        compiled on this machine, which is said on standard error.
+        None if `$DDIM_HOST_KERNELS` is `framework`; also None, with a note on standard error, if it is
+        `auto`, the default, and the kernels cannot be compiled on this machine.
 
     Raises:
-        UserError: It is `native`, and they cannot be compiled; or what was compiled cannot be loaded; or it
-            is something else.
+        UserError: The variable is `native` and the kernels cannot be compiled; the compiled library cannot be
+            loaded; or the variable has an unknown value.
     """
     wanted = os.environ.get(KERNELS_VARIABLE) or "auto"
     if wanted not in ("auto", "native", "framework"):
@@ -107,16 +117,16 @@ def cpu_kernels() -> Kernels | None:
     except UserError as error:
         if wanted == "native":
             raise
-        print(f"ddim-host: {error.what} ({error.why}); the framework's own are used", file=sys.stderr)
+        print(f"ddim-host: {error.what} ({error.why}); using the framework's own operations", file=sys.stderr)
         return None
     return load_kernels()
 
 
 def load_kernels() -> Kernels:
-    """The kernels, whatever the environment says; compiled where this was not done before.
+    """Return the kernels regardless of the environment; compile them first if necessary.
 
     Raises:
-        UserError: They cannot be had on this machine.
+        UserError: The kernels are not available on this machine.
     """
     try:
         return Kernels(_compiled())
@@ -133,10 +143,10 @@ def _folder() -> Path:
 
 
 def _compiled() -> Path:
-    """The shared library for this processor."""
+    """Return the path of the shared library for this processor."""
     sources = {path.name: path.read_bytes() for path in sorted(_SOURCE.iterdir())}
     identity = hashlib.sha256(repr((sources, _FLAGS, processor_flags())).encode()).hexdigest()[:16]
-    # The name also holds a hash of the content: what was damaged or replaced is compiled again.
+    # The name also holds a hash of the content, so a damaged or replaced library is compiled again.
     for path in sorted(_folder().glob(f"{identity}-*.so")):
         with contextlib.suppress(OSError):
             if path.name == _name(identity, path.read_bytes()):

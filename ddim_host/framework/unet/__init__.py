@@ -1,10 +1,10 @@
 """The DDPM U-Net, described once for all frameworks.
 
-    spec               what distinguishes one network from another
+    spec               the specification of a network
     description        layers with their canonical names and sizes
-    weights            the arrays that the layers need, and their first values
+    weights            the layers' arrays, and their initial values
     network            the computation, over the operations that a framework provides
-    diffusers_config   a network as diffusers describes it, and its old names of weights
+    diffusers_config   networks in diffusers' configuration, and diffusers' old names of weights
 
 The architecture is DDPM's (arXiv 2006.11239, appendix B); names and layouts are those of diffusers'
 `UNet2DModel`.

@@ -1,4 +1,4 @@
-"""The network as data: every layer with its canonical name and its sizes."""
+"""The network as data: every layer with its canonical name and sizes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Conv:
     """A convolution with bias; weight `(out, in, kernel, kernel)`.
 
     Attributes:
-        name: Its canonical name.
-        in_channels: Channels that it takes.
-        out_channels: Channels that it makes.
-        kernel: Height and width of its kernel.
-        stride: Pixels from one place of the kernel to the next.
-        padding: Rows of zeros that are added above and below, and columns to the left and to the right.
-        starts_at_zero: Whether its first weights are zeros.
+        name: Canonical name.
+        in_channels: Input channels.
+        out_channels: Output channels.
+        kernel: Height and width of the kernel.
+        stride: Step of the kernel in pixels.
+        padding: Rows of zeros added above and below, and columns added left and right.
+        starts_at_zero: True if the initial weights are zeros.
     """
 
     name: str
@@ -54,18 +54,19 @@ class GroupNorm:
 
 @dataclass(frozen=True)
 class ResNet:
-    """A residual block; the time enters between its two convolutions.
+    """A residual block; the time embedding enters between its two convolutions.
 
     Attributes:
-        norm1: Before the first convolution.
+        norm1: Norm before the first convolution.
         conv1: The first convolution.
-        time_emb_proj: What the time is turned into: as many numbers as there are channels, or twice as many
-            with `scale_shift`, scales and then shifts.
-        norm2: Before the second convolution.
+        time_emb_proj: Projection of the time embedding to one number per channel (shifts), or with
+            `scale_shift` to two (scales, then shifts).
+        norm2: Norm before the second convolution.
         conv2: The second convolution.
-        conv_shortcut: What fits the channels of the input to those of the result, where they differ.
-        scale_shift: Whether the time scales and shifts what `norm2` returns, instead of what enters it.
-        scale_factor: What the result is divided by.
+        conv_shortcut: Maps the input channels to the output channels; None if they are equal.
+        scale_shift: True if the time embedding scales and shifts the output of `norm2`, instead of shifting
+            its input.
+        scale_factor: Divisor of the result.
     """
 
     norm1: GroupNorm
@@ -83,13 +84,13 @@ class Attention:
     """Self-attention over all pixels, with a residual connection.
 
     Attributes:
-        group_norm: Before the projections; None where there is none.
-        to_q: Projects to queries.
-        to_k: Projects to keys.
-        to_v: Projects to values.
-        to_out: Projects what was attended to.
-        heads: How many; they divide the channels.
-        scale_factor: What the result is divided by.
+        group_norm: Norm before the projections; None for no norm.
+        to_q: Projection to queries.
+        to_k: Projection to keys.
+        to_v: Projection to values.
+        to_out: Projection of the attention output.
+        heads: Number of heads; it divides the channels.
+        scale_factor: Divisor of the result.
     """
 
     group_norm: GroupNorm | None
@@ -103,7 +104,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution, on the way down or up: blocks, attention after each or none, and what changes size."""
+    """One resolution on the way down or up: blocks, optional attention after each, and resampling."""
 
     resnets: tuple[ResNet, ...]
     attentions: tuple[Attention, ...]
@@ -112,7 +113,7 @@ class Level:
 
 @dataclass(frozen=True)
 class UNet:
-    """The whole network, in the order in which an image passes through it."""
+    """The whole network, in the order of computation."""
 
     spec: UNetSpec
     time_linear_1: Linear
@@ -126,7 +127,7 @@ class UNet:
 
     @classmethod
     def from_spec(cls, spec: UNetSpec) -> UNet:
-        """Lay out the network that `spec` describes."""
+        """Return the layers of the network described by `spec`."""
         build = _Builder(spec)
         widths, heights = spec.widths, spec.heights
         down_padding = (1, 1) if spec.downsample_padding else (0, 1)
@@ -169,7 +170,7 @@ class UNet:
 
 
 class _Builder:
-    """Makes blocks that share a spec."""
+    """Builds blocks that share a spec."""
 
     def __init__(self, spec: UNetSpec) -> None:
         self.spec = spec

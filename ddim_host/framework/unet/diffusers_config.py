@@ -1,16 +1,16 @@
-"""Diffusers' configuration of a `UNet2DModel` as a `UNetSpec`, and the way back.
+"""Conversion between diffusers' configuration of a `UNet2DModel` and a `UNetSpec`.
 
-Diffusers is not needed for it. Where a key is absent, its default in diffusers counts.
+Diffusers need not be installed. Missing keys have diffusers' defaults.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddim_host.errors import UserError
 from ddim_host.framework.unet.spec import UNetSpec
+from ddim_host.system.typed_config import TypedConfig, is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,7 @@ DEFAULTS: dict[str, object] = {
     "num_class_embeds": None,
     "num_train_timesteps": None,
 }
-"""Every key that a `UNet2DModel` knows, and its value where it is absent."""
+"""Every key of a `UNet2DModel`, with its default."""
 
 _ONLY: dict[str, tuple[object, ...]] = {
     "time_embedding_type": ("positional",),
@@ -61,12 +61,12 @@ _ONLY: dict[str, tuple[object, ...]] = {
     "class_embed_type": (None,),
     "num_class_embeds": (None,),
 }
-"""The values of which no others can be expressed; several of a kind mean the same to diffusers."""
+"""The only supported values of these keys."""
 
 _WITHOUT_EFFECT = {
     *("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup")
 }
-"""What diffusers' average of weights leaves beside the keys of the network."""
+"""Keys that diffusers' EMA adds to those of the network."""
 
 _THEIR_NAMES = {
     "base_channels": "the first of block_out_channels",
@@ -78,33 +78,33 @@ _THEIR_NAMES = {
     "its size": "its sample_size",
     "no level": "no level (block_out_channels)",
 }
-"""What the parameters of a network are called in diffusers, where a message speaks of them."""
+"""Diffusers' names for our parameters, for messages."""
 
 _IN_A_MESSAGE = re.compile(rf"\b({'|'.join(_THEIR_NAMES)})\b")
 
 _LEGACY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""What the dense layers of an attention were called before diffusers 0.15."""
+"""Names of the dense layers of attention before diffusers 0.15."""
 
 _LEGACY_NAME = re.compile(rf"(.+\.attentions\.\d+\.)({'|'.join(_LEGACY)})(\.(?:weight|bias))")
 
 
 def spec_from_diffusers(config: Mapping[str, object], num_train_timesteps: int) -> UNetSpec:
-    """The network that a `config.json` of diffusers describes.
+    """Read a network from the `config.json` of diffusers.
 
     Args:
-        config: What the file holds; keys that begin with an underscore say nothing about the network.
-        num_train_timesteps: T, which the scheduler's configuration tells.
+        config: Content of the file; keys that begin with an underscore are ignored.
+        num_train_timesteps: T, from the scheduler's configuration.
 
     Raises:
-        UserError: A key has a value of a wrong type, or one that no `UNetSpec` can express, or is unknown.
+        UserError: A key is unknown, or has a value of the wrong type or one that no `UNetSpec` can express.
     """
-    read = _Reader(config)
+    read = _NetworkConfig(config)
     channels = read.integers("block_out_channels")
     base, levels = channels[0], len(channels)
     height, width = read.size("sample_size")
     image_channels = read.integer("in_channels")
     if read.integer("out_channels") != image_channels:
-        _refuse(
+        read.refuse(
             "out_channels", read["out_channels"], f"the network must return its {image_channels} in_channels"
         )
     heights = [height >> level for level in range(levels)]
@@ -126,7 +126,7 @@ def spec_from_diffusers(config: Mapping[str, object], num_train_timesteps: int) 
         "norm_eps": read.number("norm_eps"),
         "downsample_padding": read.integer("downsample_padding"),
         "center_input": read.flag("center_input_sample"),
-        # Diffusers takes 0 for "not given".
+        # Diffusers reads 0 as None.
         "time_embedding_dim": read.optional_integer("time_embedding_dim") or None,
         "flip_sin_to_cos": read.flag("flip_sin_to_cos"),
         "freq_shift": read.integer("freq_shift"),
@@ -136,27 +136,27 @@ def spec_from_diffusers(config: Mapping[str, object], num_train_timesteps: int) 
     except UserError as error:
         problem = error.what.partition(": ")[2]
         raise UserError(
-            "diffusers' configuration describes a network that cannot be built",
+            "the diffusers configuration describes a network that cannot be built",
             why=_IN_A_MESSAGE.sub(lambda found: _THEIR_NAMES[found[0]], problem),
         ) from error
 
 
 def diffusers_config(spec: UNetSpec) -> dict[str, object]:
-    """The `config.json` of a `UNet2DModel` that computes the same; `spec_from_diffusers` reads it back.
+    """Return the `config.json` of an equivalent `UNet2DModel`; `spec_from_diffusers` reads it back.
 
     Args:
         spec: The network.
 
     Raises:
-        UserError: Diffusers has no such network.
+        UserError: Diffusers has no equivalent network.
     """
     base, widths = spec.base_channels, spec.widths
     if widths[0] != base:
         raise UserError(
-            "diffusers has no such network",
+            "diffusers has no equivalent of this network",
             why=f"its first level has {widths[0]} channels and the convolution before it {base}; "
-            "in diffusers both have the same",
-            fix="only networks whose channel_multipliers begin with 1 can be written for diffusers",
+            "in diffusers they are equal",
+            fix="export a network whose channel_multipliers begin with 1",
         )
     down = [height in spec.attention_resolutions for height in spec.heights]
     up = [height in spec.attention_on_the_way_up for height in reversed(spec.heights)]
@@ -188,13 +188,13 @@ def diffusers_config(spec: UNetSpec) -> dict[str, object]:
 
 
 def with_canonical_names(weights: Mapping[str, Array]) -> dict[str, Array]:
-    """Weights under today's names: `query`, `key`, `value` and `proj_attn` are what attentions once had.
+    """Rename attention layers from their old names `query`, `key`, `value` and `proj_attn`.
 
     Args:
-        weights: Arrays by name, of whatever kind.
+        weights: Arrays by name, of any type.
 
     Raises:
-        UserError: A layer is there under both names.
+        UserError: A layer is present under both names.
     """
     renamed: dict[str, Array] = {}
     for name, array in weights.items():
@@ -202,102 +202,66 @@ def with_canonical_names(weights: Mapping[str, Array]) -> dict[str, Array]:
         new = f"{legacy[1]}{_LEGACY[legacy[2]]}{legacy[3]}" if legacy else name
         if new in renamed or (new != name and new in weights):
             raise UserError(
-                f"the weights hold {new} twice",
-                why="there is one under this name and another under the one that it had once",
-                fix="use weights that one version of diffusers wrote",
+                f"the weights contain {new} twice",
+                why="once under this name and once under its old name",
+                fix="use weights written by a single version of diffusers",
             )
         renamed[new] = array
     return renamed
 
 
-def _refuse(key: str, value: object, why: str) -> NoReturn:
-    raise UserError(f"a network with {key} = {value!r:.80} cannot be read from diffusers", why=why)
-
-
-class _Reader:
-    """Reads keys of a configuration, each with its type.
+class _NetworkConfig(TypedConfig):
+    """Reads the configuration of a network.
 
     Args:
-        config: What the file holds.
+        config: Content of the file.
     """
 
     def __init__(self, config: Mapping[str, object]) -> None:
-        self._config = config
-        name = config.get("_class_name", _CLASS)
-        if name != _CLASS:
-            _refuse("_class_name", name, f"only a {_CLASS} can be read")
-        for key, value in config.items():
-            if key not in DEFAULTS and key not in _WITHOUT_EFFECT and not key.startswith("_"):
-                _refuse(key, value, f"a {_CLASS} has no key {key!r:.80}, so that its effect is unknown")
+        super().__init__(
+            config,
+            "a diffusers network",
+            classes=(_CLASS,),
+            defaults=DEFAULTS,
+            without_effect=_WITHOUT_EFFECT,
+        )
         for key, allowed in _ONLY.items():
             if not any(self[key] == value and type(self[key]) is type(value) for value in allowed):
                 listed = " or ".join("null" if value is None else str(value) for value in allowed)
-                _refuse(key, self[key], f"{key} must be {listed}")
-
-    def __getitem__(self, key: str) -> Any:
-        return self._config.get(key, DEFAULTS[key])
-
-    def integer(self, key: str) -> int:
-        value = self[key]
-        if not _is_integer(value):
-            _refuse(key, value, f"{key} must be an integer")
-        return int(value)
-
-    def optional_integer(self, key: str) -> int | None:
-        value = self[key]
-        if value is not None and not _is_integer(value):
-            _refuse(key, value, f"{key} must be an integer or null")
-        return None if value is None else int(value)
-
-    def number(self, key: str) -> float:
-        value = self[key]
-        if not _is_integer(value) and not (isinstance(value, float) and math.isfinite(value)):
-            _refuse(key, value, f"{key} must be a number")
-        return float(value)
-
-    def flag(self, key: str) -> bool:
-        value = self[key]
-        if not isinstance(value, bool):
-            _refuse(key, value, f"{key} must be true or false")
-        return value
+                self.refuse(key, self[key], f"{key} must be {listed}")
 
     def integers(self, key: str) -> list[int]:
         value = self[key]
         if not isinstance(value, list | tuple) or not value or not all(map(_is_positive, value)):
-            _refuse(key, value, f"{key} must be a list of positive integers")
+            self.refuse(key, value, f"{key} must be a list of positive integers")
         return list(value)
 
     def size(self, key: str) -> tuple[int, int]:
-        """Height and width."""
+        """Read height and width."""
         value = self[key]
         if _is_positive(value):
             return value, value
         if not isinstance(value, list | tuple) or len(value) != 2 or not all(map(_is_positive, value)):
-            _refuse(key, value, f"{key} must be the size of the images: an integer, or height and width")
+            self.refuse(key, value, f"{key} must be the image size: an integer, or height and width")
         return value[0], value[1]
 
     def attending(self, key: str, types: tuple[str, str], levels: int) -> list[bool]:
-        """Which blocks attend, of two types without and with attention."""
+        """Return whether each block has attention, given the block types without and with attention."""
         value = self[key]
         if not isinstance(value, list | tuple) or len(value) != levels:
-            _refuse(
+            self.refuse(
                 key, value, f"{key} must be a list of {levels} blocks, one for each of block_out_channels"
             )
-        # Until diffusers 0.1 names began like this; it still takes them.
+        # Until diffusers 0.1 names had this prefix, which diffusers still accepts.
         names = [name.removeprefix("UNetRes") if isinstance(name, str) else name for name in value]
         for name in names:
             if name not in types:
-                _refuse(key, name, f"blocks are {types[0]} or {types[1]}")
+                self.refuse(key, name, f"each block must be {types[0]} or {types[1]}")
         return [name == types[1] for name in names]
 
 
-def _is_integer(value: object) -> bool:
-    """Whether it is one that a size, a number of something or a small offset can be."""
-    return type(value) is int and abs(value) < 1 << 31
-
-
-def _is_positive(value: object) -> bool:
-    return type(value) is int and 0 < value < 1 << 31
+def _is_positive(value: Any) -> bool:
+    return is_integer(value) and value > 0
 
 
 def _where(heights: list[int], attends: list[bool]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The computation of the network, written once over the operations that a framework provides."""
+"""The computation of the network, written once in terms of a framework's operations."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Tensor = TypeVar("Tensor", bound=Any)
 
 
 class Layers(Protocol[Tensor]):
-    """What frameworks spell differently: operations on tensors `(B, C, H, W)`, holding the parameters."""
+    """Operations on tensors `(B, C, H, W)` and the parameters, implemented by each framework."""
 
     def conv(
         self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """Convolve with the layer's stride and padding. Then add what is given.
+        """Convolve with the layer's stride and padding, then add `shift` and `residual` if given.
 
         Args:
-            layer: Which one.
+            layer: The layer.
             x: `(B, C, H, W)`.
             shift: `(B, C')`, added to every pixel.
             residual: `(B, C', H', W')`, of the shape of the result.
@@ -44,19 +44,19 @@ class Layers(Protocol[Tensor]):
         ...
 
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
-        """Normalise, scale and shift, then x sigmoid(x) where `silu` is true."""
+        """Normalise, scale and shift, then apply x sigmoid(x) if `silu` is true."""
         ...
 
     def conv_norm_dropout(self, conv: Conv, norm: GroupNorm, x: Tensor, *, shift: Tensor) -> Tensor:
-        """Convolve and add; normalise, then x sigmoid(x); in training, drop with the spec's probability."""
+        """Convolve and add; normalise, apply x sigmoid(x); in training, drop with the spec's probability."""
         ...
 
     def modulate_dropout(self, x: Tensor, scale_shift: Tensor) -> Tensor:
-        """Compute x (1 + scale) + shift, then x sigmoid(x); in training, drop with the spec's probability.
+        """Compute x (1 + scale) + shift, apply x sigmoid(x); in training, drop with the spec's probability.
 
         Args:
             x: `(B, C, H, W)`.
-            scale_shift: `(B, 2C)`, the scale of each channel and then the shift of each.
+            scale_shift: `(B, 2C)`, the scales of all channels, then their shifts.
         """
         ...
 
@@ -65,7 +65,7 @@ class Layers(Protocol[Tensor]):
         ...
 
     def self_attention(self, layer: Attention, x: Tensor) -> Tensor:
-        """Attend from every pixel to all pixels, with projections, without the norm and the residual."""
+        """Attend from every pixel to all pixels, including the projections but not the norm and residual."""
         ...
 
     def upsample(self, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Layers(Protocol[Tensor]):
         ...
 
     def concatenate(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Join along the channels."""
+        """Concatenate along the channels."""
         ...
 
 
@@ -87,10 +87,10 @@ def run_unet(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embedding: Te
         time_embedding: `(B, base_channels)`, rows of `time_embedding_table`.
 
     Returns:
-        What it predicts, `(B, C, H, W)`.
+        The prediction, `(B, C, H, W)`.
     """
     time = layers.silu(layers.linear(unet.time_linear_1, time_embedding))
-    # Every residual block begins with the silu of this, so it is taken once.
+    # Every residual block begins with the silu of the time embedding, so it is computed once.
     time = layers.silu(layers.linear(unet.time_linear_2, time))
     x = layers.conv(unet.conv_in, x_t * 2.0 - 1.0 if unet.spec.center_input else x_t)
     skips = [x]
@@ -142,10 +142,10 @@ def _scaled(x: Tensor, factor: float) -> Tensor:
 
 
 def time_embedding_table(spec: UNetSpec) -> NDArray[np.float32]:
-    """Sines and cosines of every timestep (arXiv 1706.03762, section 3.5, as in DDPM).
+    """Compute sines and cosines of every timestep (arXiv 1706.03762, section 3.5, as in DDPM).
 
     `sin(t w_k)` then `cos(t w_k)` with `w_k = 10000^(-k / (n - freq_shift))` for k < n = base_channels / 2;
-    the cosines first with `flip_sin_to_cos`.
+    with `flip_sin_to_cos` the cosines come first.
 
     Args:
         spec: The network.

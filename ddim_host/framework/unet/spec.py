@@ -1,4 +1,4 @@
-"""What distinguishes one U-Net from another, and which ones there can be."""
+"""Specification of a U-Net, and its limits."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ddim_host.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Beyond these, the mere list of a network's layers, or of its parameters' sizes, could fill the memory.
+# Beyond these limits, the mere list of layers or of parameter sizes could fill the memory.
 _MOST_CHANNELS = 1 << 16
 _MOST_LEVELS = 16
 _MOST_BLOCKS = 100
 
 _FEWEST_IN_GROUP = 4
-"""Channels in a group, where a number of groups is proposed; as in the networks that are the defaults."""
+"""Minimum channels per group of a suggested `num_groups`, as in the default networks."""
 
 _LARGEST_ATTENTION = 16
-"""Pixels of the largest level that is proposed for attention."""
+"""Height in pixels of the largest level for which attention is suggested."""
 
 
 @dataclass(frozen=True)
 class UNetSpec:
-    """What distinguishes one U-Net from another. The defaults are DDPM's for CIFAR-10.
+    """Specification of a U-Net. The defaults are DDPM's for CIFAR-10.
 
     Attributes:
         image_size: Height and width in pixels; both divisible by 2 at every level but the last.
@@ -39,17 +39,19 @@ class UNetSpec:
         attention_head_dim: Channels of a head; `none` for a single head, as in DDPM.
         num_groups: Groups of each group normalisation; divides the channels of every level.
         dropout: Probability, before the second convolution of every residual block.
-        up_attention_resolutions: The same on the way up; `none` for those of the way down.
-        middle_attention: Whether there is self-attention in the middle, between the way down and up.
+        up_attention_resolutions: The same on the way up; `none` for the levels of the way down.
+        middle_attention: Use self-attention in the middle, between the way down and up.
         middle_attention_groups: Groups of its norm; `none` for `num_groups`, or no norm with `scale_shift`.
-        middle_scale_factor: What every block in the middle divides its result by.
-        scale_shift: Whether the time scales and shifts what is normalised, not only shifts what will be.
+        middle_scale_factor: Divisor of the result of every block in the middle.
+        scale_shift: Let the time embedding scale and shift the output of a norm, instead of shifting its
+            input.
         norm_eps: Epsilon of every group normalisation.
-        downsample_padding: Where downsampling adds zeros: 0 below and to the right only, 1 on all sides.
-        center_input: Whether images x enter as 2x - 1.
+        downsample_padding: Zeros added when downsampling: 0 for below and to the right only, 1 for all sides.
+        center_input: Pass images x to the network as 2x - 1.
         time_embedding_dim: Features of the embedded timestep; `none` for four times `base_channels`.
-        flip_sin_to_cos: Whether the timestep's cosines come before its sines.
-        freq_shift: The timestep's n frequencies are 10000^(-k / (n - freq_shift)); 1 in DDPM, else 0.
+        flip_sin_to_cos: Put the timestep's cosines before its sines.
+        freq_shift: The timestep's n frequencies are 10000^(-k / (n - freq_shift)); 1 in DDPM, 0 in most other
+            networks.
     """
 
     image_size: tuple[int, int]
@@ -92,7 +94,7 @@ class UNetSpec:
 
     @property
     def time_features(self) -> int:
-        """Features of the embedded timestep."""
+        """Number of features of the embedded timestep."""
         return self.time_embedding_dim or 4 * self.base_channels
 
     @property
@@ -103,27 +105,27 @@ class UNetSpec:
 
     @property
     def groups_of_middle_attention(self) -> int | None:
-        """Groups of the norm before the middle's attention; None where there is no norm."""
+        """Groups of the norm before the middle attention; None for no norm."""
         if self.middle_attention_groups is None and not self.scale_shift:
             return self.num_groups
         return self.middle_attention_groups
 
     def _problems(self) -> Iterator[tuple[str, str]]:
-        """What is wrong, and what to do with the parameters."""
+        """Yield each problem, and the advice for the parameters."""
         for problem in itertools.chain(self._wrong_sizes(), self._wrong_numbers()):
             yield problem, "change"
         for channels in sorted({self.base_channels, *self.widths}):
             if self.num_groups < 1 or channels % self.num_groups:
                 yield (
-                    f"{channels} channels do not divide into num_groups = {self.num_groups} equal groups",
+                    f"{channels} channels cannot be divided into num_groups = {self.num_groups} equal groups",
                     f"set num_groups={self._fitting_groups()} in",
                 )
         yield from self._wrong_attention()
 
     def _fitting_groups(self) -> int:
-        """The most groups that every level divides into, with enough channels in each.
+        """Return the largest number of groups that fits every level, with enough channels in each.
 
-        With as many groups as channels the norm of one channel would cancel the time embedding.
+        With one channel per group, the norm would cancel the time embedding.
         """
         widths = self.base_channels, *self.widths
         largest = max(1, min(widths) // _FEWEST_IN_GROUP)
@@ -133,9 +135,9 @@ class UNetSpec:
         multipliers, base = self.channel_multipliers, self.base_channels
         levels = len(multipliers)
         if base < 4 or base % 2:
-            yield f"base_channels must be an even number from 4 up, not {base}"
+            yield f"base_channels must be an even number of at least 4, not {base}"
         if not 1 <= levels <= _MOST_LEVELS or not all(multiplier > 0 for multiplier in multipliers):
-            yield f"channel_multipliers must be one to {_MOST_LEVELS} positive numbers"
+            yield f"channel_multipliers must be 1 to {_MOST_LEVELS} positive numbers"
             return
         if max(base, base * max(multipliers)) > _MOST_CHANNELS:
             yield f"no level can have more than {_MOST_CHANNELS:,} channels"
@@ -143,8 +145,8 @@ class UNetSpec:
         for multiplier, width in zip(multipliers, self.widths, strict=True):
             if width < 1 or width / base != multiplier:
                 yield (
-                    f"channel_multipliers holds {multiplier}, "
-                    f"but {multiplier} x {base} channels is not a whole number"
+                    f"channel_multipliers contains {multiplier}, "
+                    f"but {multiplier} x {base} channels is not an integer"
                 )
         if not 1 <= self.num_res_blocks <= _MOST_BLOCKS:
             yield f"num_res_blocks must be from 1 to {_MOST_BLOCKS}, not {self.num_res_blocks}"
@@ -157,9 +159,9 @@ class UNetSpec:
 
     def _wrong_numbers(self) -> Iterator[str]:
         if self.image_channels < 1:
-            yield f"an image has at least one channel, not {self.image_channels}"
+            yield f"image_channels must be at least 1, not {self.image_channels}"
         if not 0.0 <= self.dropout < 1.0:
-            yield f"dropout must lie in [0, 1), not {self.dropout}"
+            yield f"dropout must be a number in [0, 1), not {self.dropout}"
         for name in ("norm_eps", "middle_scale_factor"):
             number = getattr(self, name)
             if not 0.0 < number < math.inf:
@@ -183,16 +185,20 @@ class UNetSpec:
                     (other for other in heights if other <= _LARGEST_ATTENTION), default=heights[-1]
                 )
                 yield (
-                    f"{name} holds {size}, but the levels have {', '.join(map(str, heights))} pixels",
+                    f"{name} contains {size}, but the levels have {', '.join(map(str, heights))} pixels",
                     f"set {name}={proposed} in",
                 )
         head = self.attention_head_dim
         for channels in sorted(attending):
             if head is not None and (head < 1 or channels % head):
-                yield f"{channels} channels do not divide into heads of {head} (attention_head_dim)", "change"
+                yield (
+                    f"{channels} channels cannot be divided into heads of {head} (attention_head_dim)",
+                    "change",
+                )
         groups = self.middle_attention_groups
         if self.middle_attention and groups is not None and (groups < 1 or widths[-1] % groups):
             yield (
-                f"{widths[-1]} channels do not divide into middle_attention_groups = {groups} equal groups",
+                f"{widths[-1]} channels cannot be divided into middle_attention_groups = {groups} "
+                f"equal groups",
                 "change",
             )

@@ -1,4 +1,4 @@
-"""The arrays that a network is made of, and their first values."""
+"""The arrays of a network, and their initial values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Parameter:
 
     Attributes:
         name: Canonical name, as in diffusers' `UNet2DModel`.
-        shape: Its shape.
+        shape: The shape.
         init: `uniform` (variance scaling), `zeros` or `ones`.
     """
 
@@ -36,15 +36,15 @@ class Parameter:
 
 
 def parameters(unet: UNet) -> tuple[Parameter, ...]:
-    """Every parameter of the network, in a fixed order."""
+    """List every parameter of the network, in a fixed order."""
     return tuple(parameter for layer in _layers(unet) for parameter in _layer_parameters(layer))
 
 
 def initial_weights(unet: UNet, seed: int) -> Weights:
-    """First values of all parameters: a function of the seed, the same for every framework.
+    """Compute initial values of all parameters: a function of the seed, equal in every framework.
 
-    DDPM's choice: uniform with variance 2 / (fan_in + fan_out), biases zero, and zero for the last layer of
-    every residual branch and of the network, so that each block starts as the identity.
+    The choice of DDPM: uniform with variance 2 / (fan_in + fan_out), zero biases, and zeros for the last
+    layer of every residual branch and of the network, so that each block starts as the identity.
 
     Args:
         unet: The network.

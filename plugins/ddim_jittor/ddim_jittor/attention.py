@@ -1,16 +1,18 @@
 """Scaled dot-product attention on the CPU, with the channels last.
 
-Jittor's batched matrix product is a plain loop there, several times slower than oneDNN, which its
-convolutions and two-dimensional products use. So forward and backward are one operation each, around oneDNN's
-`sgemm`.
+On the CPU Jittor's batched matrix product is a plain loop, several times slower than oneDNN, which its
+convolutions and two-dimensional products use. So the forward and backward passes are one operation each,
+built on oneDNN's `sgemm` and the host's softmax.
 """
 
 from __future__ import annotations
 
 import jittor as jt
 
-_HEADER = """
-#include <algorithm>
+from ddim_host.framework import DECLARATIONS
+
+_HEADER = f"""
+{DECLARATIONS}
 #include <cmath>
 #include <vector>
 
@@ -20,8 +22,8 @@ extern "C" int dnnl_sgemm(char transa, char transb, int64_t M, int64_t N, int64_
 """
 
 # All matrices are row-major: queries, keys and values of a head (pixels, width) are columns of (pixels,
-# channels), the probabilities are (query, key). Heads are shared out among the threads; a single one leaves
-# them to sgemm.
+# channels); the probabilities are (query, key). Threads share the heads; with a single head, sgemm uses the
+# threads.
 _SIZES = """
     const int64_t batch = q_shape0, pixels = q_shape1, channels = q_shape2, heads = probabilities_shape1;
     const int64_t width = channels / heads;
@@ -38,17 +40,7 @@ _FORWARD = f"""
         // p = scale q k^T
         dnnl_sgemm('N', 'T', pixels, pixels, width, scale, q_p + at, channels, k_p + at, channels, 0.0f, p,
                    pixels);
-        for (int64_t i = 0; i < pixels; i++) {{
-            float* row = p + i * pixels;
-            const float largest = *std::max_element(row, row + pixels);
-            float sum = 0.0f;
-            for (int64_t j = 0; j < pixels; j++) {{
-                row[j] = std::exp(row[j] - largest);
-                sum += row[j];
-            }}
-            const float factor = 1.0f / sum;
-            for (int64_t j = 0; j < pixels; j++) row[j] *= factor;
-        }}
+        ddim_softmax(p, pixels, pixels);
         // attended = p v
         dnnl_sgemm('N', 'N', pixels, width, pixels, 1.0f, p, pixels, v_p + at, channels, 0.0f,
                    attended_p + at, channels);
@@ -88,13 +80,13 @@ _BACKWARD = f"""
 
 
 def attention(q: jt.Var, k: jt.Var, v: jt.Var, *, heads: int) -> jt.Var:
-    """softmax(q k^T / sqrt(width)) v of every head (arXiv 1706.03762, equation 1).
+    """Compute softmax(q k^T / sqrt(width)) v for every head (arXiv 1706.03762, equation 1).
 
     Args:
-        q: float32 `(B, N, C)`: queries of N pixels, the heads beside each other, each C / heads wide.
+        q: float32 `(B, N, C)`: queries of N pixels, with the heads side by side, each C / heads wide.
         k: float32 `(B, N, C)`.
         v: float32 `(B, N, C)`.
-        heads: How many; they divide C.
+        heads: Number of heads; it divides C.
 
     Returns:
         float32 `(B, N, C)`.
@@ -103,7 +95,7 @@ def attention(q: jt.Var, k: jt.Var, v: jt.Var, *, heads: int) -> jt.Var:
 
 
 class _Attention(jt.Function):
-    """Both directions around oneDNN's `sgemm`; the probabilities are kept for the way back."""
+    """Forward and backward pass with oneDNN's `sgemm`; the probabilities are saved for the backward pass."""
 
     def __init__(self, heads: int) -> None:
         super().__init__()

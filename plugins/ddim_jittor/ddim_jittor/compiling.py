@@ -1,4 +1,4 @@
-"""Compiling Jittor's core, once: one process does it, in a child, and others wait for it."""
+"""Compile Jittor's core once: one process compiles it in a child process, and others wait."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import platform
 import select
 import shutil
 import signal
@@ -27,24 +28,24 @@ _PLAIN_INTERVAL = 15.0
 
 
 def ensure_compiled(home: Path, cache: Path, stamp: Path, log: Path, sources: Path | None) -> None:
-    """Compile Jittor's core, where that was not done before, in a child process and with progress.
+    """Compile Jittor's core in a child process, showing progress, unless it is already compiled.
 
     Args:
-        home: Jittor's home; its lock keeps other processes waiting meanwhile.
-        cache: Where Jittor puts what it compiles.
-        stamp: Written when it is done.
-        log: Gets what Jittor and the compiler print.
+        home: Jittor's home; other processes wait for its lock.
+        cache: Jittor's folder for compiled files.
+        stamp: File written after a successful compilation.
+        log: File for the output of Jittor and the compiler.
         sources: The folder to import Jittor from; None for the installed one.
 
     Raises:
-        UserError: It failed to compile.
+        UserError: The compilation failed.
         OSError: A folder cannot be used.
     """
     identity = _identity(cache)
     if read_if_there(stamp) == identity:
         return
     with _locked(home / "ddim-host.lock"):
-        if read_if_there(stamp) == identity:  # another process did it meanwhile
+        if read_if_there(stamp) == identity:  # another process has compiled it meanwhile
             return
         stamp.unlink(missing_ok=True)
         _compile(home, cache, log, sources)
@@ -52,14 +53,25 @@ def ensure_compiled(home: Path, cache: Path, stamp: Path, log: Path, sources: Pa
         stamp.write_text(identity)
 
 
+def is_compiled(home: Path, name: str) -> bool:
+    """Return whether the core has been compiled with this Python for a CPU.
+
+    Args:
+        home: Jittor's home.
+        name: Jittor's `cache_name`.
+    """
+    places = f".cache/jittor/*/*/py{platform.python_version()}/*/*/*/{name}/ddim-host-cpu"
+    return any(read_if_there(stamp) == _identity(stamp.parent) for stamp in home.glob(places))
+
+
 def _identity(cache: Path) -> str:
-    """What the compiled core belongs to: Jittor, file by file, and the folder, for it cannot be moved."""
+    """Return the identity of the compiled core: Jittor's files, and the folder, as it cannot be moved."""
     record = metadata.distribution("jittor").read_text("RECORD") or ""
     return f"{metadata.version('jittor')} {hashlib.sha256(record.encode()).hexdigest()} {cache}\n"
 
 
 def read_if_there(path: Path) -> str:
-    """The text of a file; nothing where there is none that can be read."""
+    """Read a text file; return an empty string if it cannot be read."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError):
@@ -68,7 +80,7 @@ def read_if_there(path: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of the first compile; say so where another process holds it."""
+    """Hold the lock of the first compilation; print a message while another process holds it."""
     with path.open("w") as file, contextlib.ExitStack() as stack:
         progress = None
         while True:
@@ -77,12 +89,12 @@ def _locked(path: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if progress is None:
-                    message = "waiting for another process that compiles Jittor"
+                    message = "waiting for another process to compile Jittor"
                     progress = stack.enter_context(_Progress(message))
                 progress.update()
                 time.sleep(_TICK)
         if progress is not None:
-            progress.done("the other process is done after")
+            progress.done("the other process finished after")
         yield
 
 
@@ -90,23 +102,23 @@ def _compile(home: Path, cache: Path, log: Path, sources: Path | None) -> None:
     begun = (cache / "obj_files").exists()
     with (
         log.open("w") as file,
-        _Progress("compiling Jittor, once on this machine (takes a few minutes)") as progress,
+        _Progress("compiling Jittor, once per machine (takes a few minutes)") as progress,
     ):
         code = _run(home, file, progress, sources)
         if code == first_compile.ASK_AGAIN:
             code = _run(home, file, progress, sources)
         if code != 0 and begun:
-            # What an interrupted compile left is normally gone on with. Here that did not work.
+            # Jittor normally continues an interrupted compilation. Here that failed.
             shutil.rmtree(cache, ignore_errors=True)
             code = _run(home, file, progress, sources)
         if code == 0:
-            progress.done("Jittor is compiled, in")
+            progress.done("compiled Jittor in")
             return
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     raise UserError(
-        f"Jittor failed to compile: its compilation {how}",
-        why=f"{_last_error(log)}; all of it is in {log}",
-        fix=f"mend that and run it again; if that does not help, delete {home}",
+        f"Jittor failed to compile: the compilation {how}",
+        why=f"{_last_error(log)}; the full output is in {log}",
+        fix=f"fix the cause and run the command again; if that does not help, delete {home}",
     )
 
 
@@ -123,13 +135,13 @@ def _run(home: Path, log: IO[str], progress: _Progress, sources: Path | None) ->
     Returns:
         Its exit code.
     """
-    # In the log Jittor may talk; with all processors at once it is done in half the time.
+    # Let Jittor write to the log, and compile on all processors, which halves the time.
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_"))}
     for name in ("DISABLE_MULTIPROCESSING", "use_parallel_op_compiler"):
         variables.pop(name, None)
     variables |= {"log_silent": "0", "use_mpi": "0", "use_nccl": "0"}
-    # -P: the script's folder must not shadow other modules. -W: Python 3.12 warns of Jittor's own text, which
-    # is no error even if the user makes warnings errors.
+    # -P: the script's folder must not shadow other modules. -W: Python 3.12 warns about Jittor's sources,
+    # which must not fail even if the user turns warnings into errors.
     python = [sys.executable, "-P", "-W", "default"]
     child = subprocess.Popen(
         [*python, str(Path(first_compile.__file__)), *([str(sources)] if sources else [])],
@@ -138,7 +150,7 @@ def _run(home: Path, log: IO[str], progress: _Progress, sources: Path | None) ->
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        # A group of its own: Ctrl-C reaches this process only, which then ends all of the group.
+        # A new process group: Ctrl-C reaches only this process, which then kills the whole group.
         start_new_session=True,
     )
     assert child.stdin is not None
@@ -159,7 +171,7 @@ def _run(home: Path, log: IO[str], progress: _Progress, sources: Path | None) ->
             else:
                 progress.update()
     finally:
-        # Whatever happened, nothing of it may live on: it would hold Jittor's lock.
+        # No process may survive in any case: it would hold Jittor's lock.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
@@ -169,10 +181,10 @@ def _run(home: Path, log: IO[str], progress: _Progress, sources: Path | None) ->
 
 
 class _Progress:
-    """One line about something long: rewritten in place on a terminal, otherwise repeated now and then.
+    """A progress line: rewritten in place on a terminal, otherwise repeated at intervals.
 
     Args:
-        message: What is going on.
+        message: Description of the task.
     """
 
     def __init__(self, message: str) -> None:
@@ -188,11 +200,11 @@ class _Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._open:  # not done: leave the line for what follows, the error
+        if self._open:  # not done: an error message follows on the next line
             self._write("\n")
 
     def update(self, detail: str = "") -> None:
-        """Show the seconds and the detail, if it is time to."""
+        """Show the elapsed seconds and the detail, if an update is due."""
         now = time.monotonic()
         line = f"{self._message}: {f'{detail}, ' if detail else ''}{now - self._start:.0f} s"
         if self._terminal:
@@ -206,7 +218,7 @@ class _Progress:
             self._write(f"{line}\n")
 
     def done(self, message: str) -> None:
-        """Show that it is over, and how long it took."""
+        """Show that the task is done, and its duration."""
         line = f"{message} {time.monotonic() - self._start:.0f} s\n"
         self._write(f"\r\x1b[2K{line}" if self._terminal else line)
         self._open = False

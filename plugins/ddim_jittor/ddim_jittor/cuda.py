@@ -1,6 +1,7 @@
-"""What Jittor needs to use a GPU, looked for without importing Jittor: the toolkit, cuDNN, and a device.
+"""Jittor's requirements for a GPU, checked without importing it: the toolkit, cuDNN, and a device.
 
-Jittor takes any `nvcc` and any `cudnn.h` and dies while it compiles, so their versions are looked at here.
+Jittor accepts any `nvcc` and any `cudnn.h` and then fails during compilation, so their versions are checked
+here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _PLACES = ("/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc")
 
-# What Jittor's authors support: CUDA 11.0 to 12.2, with cuDNN 8.
+# The versions supported by Jittor: CUDA 11.0 to 12.2, with cuDNN 8.
 _OLDEST, _NEWEST = (11, 0), (12, 2)
 
 _RECIPE = (
@@ -32,10 +33,10 @@ _RECIPE = (
 
 
 def cuda_checks() -> list[Check]:
-    """Look for what Jittor needs to use a GPU: the toolkit with its headers, cuDNN and a device.
+    """Check for what Jittor needs to use a GPU: the toolkit with its headers, cuDNN and a device.
 
     Raises:
-        UserError: The variable that asks for CUDA 13 has a value that it cannot have.
+        UserError: The environment variable for CUDA 13 has an invalid value.
     """
     if cuda13.wanted():
         return [_toolkit13(), _libraries13(), _sources13(), _gpu()]
@@ -43,10 +44,10 @@ def cuda_checks() -> list[Check]:
 
 
 def find_nvcc() -> Path | None:
-    """Find a CUDA compiler that has its library; Jittor alone takes any `nvcc` and dies of what is missing.
+    """Find a CUDA compiler with its library; Jittor itself would accept any `nvcc` and fail later.
 
     Returns:
-        The first that Jittor supports, otherwise the first; None if there is none.
+        The first compiler that Jittor supports, otherwise the first; None if there is none.
     """
     whole = [nvcc for nvcc in _nvccs() if _cudart(nvcc).is_file()]
     supported = (nvcc for nvcc in whole if _supported(_cuda_version(nvcc)))
@@ -54,7 +55,7 @@ def find_nvcc() -> Path | None:
 
 
 def find_nvcc13() -> Path | None:
-    """Find a compiler of CUDA 13; its libraries may be elsewhere."""
+    """Find a CUDA 13 compiler; its libraries may be elsewhere."""
     compilers = [*_nvccs(), *(nvcc for nvcc in cuda13.packaged_nvccs() if os.access(nvcc, os.X_OK))]
     return next((nvcc for nvcc in compilers if (_cuda_version(nvcc) or (0, 0))[0] == 13), None)
 
@@ -69,7 +70,7 @@ def _nvccs() -> Iterator[Path]:
     )
     for place in places:
         if place and os.access(place, os.X_OK):
-            # As Jittor does: it looks for everything else next to the file behind the links.
+            # Like Jittor, which looks for everything else beside the resolved file.
             yield Path(place) if place == "/usr/bin/nvcc" else Path(place).resolve()
 
 
@@ -96,7 +97,7 @@ def _supported(version: tuple[int, int] | None) -> bool:
 
 
 def _defined(header: Path, name: str) -> int | None:
-    """Return the number that a header defines a name to be."""
+    """Return the number that a header defines for a name, or None if there is none."""
     try:
         text = header.read_text(errors="replace")
     except OSError:
@@ -109,14 +110,14 @@ def _toolkit() -> Check:
     name, nvcc = "CUDA toolkit", find_nvcc()
     if nvcc is None:
         if nvcc := next(_nvccs(), None):
-            return Check(name, False, f"there is {nvcc}, but no {_cudart(nvcc)}", _RECIPE)
-        return Check(name, False, "there is no nvcc", _RECIPE)
+            return Check(name, False, f"{nvcc} was found, but not {_cudart(nvcc)}", _RECIPE)
+        return Check(name, False, "nvcc was not found", _RECIPE)
     version = _cuda_version(nvcc)
     if version is None:
-        return Check(name, False, f"there is {nvcc}, but no cuda.h that tells its version", _RECIPE)
+        return Check(name, False, f"{nvcc} was found, but no cuda.h that states its version", _RECIPE)
     number = f"{version[0]}.{version[1]}"
     if not _supported(version):
-        detail = f"it supports CUDA 11.0 to 12.2, and {nvcc} is CUDA {number}"
+        detail = f"Jittor supports CUDA 11.0 to 12.2, but {nvcc} is CUDA {number}"
         untested = f". CUDA 13 can be tried: {cuda13.ADVICE}" if version[0] == 13 else ""
         return Check(name, False, detail, _RECIPE + untested)
     return Check(name, True, f"{nvcc}, CUDA {number}")
@@ -125,9 +126,7 @@ def _toolkit() -> Check:
 def _cudnn() -> Check:
     name, nvcc = "cuDNN", find_nvcc()
     if nvcc is None:
-        return Check(
-            name, False, "without the CUDA toolkit there is no cuDNN", "install the CUDA toolkit first"
-        )
+        return Check(name, False, "cuDNN needs the CUDA toolkit", "install the CUDA toolkit first")
     folders = _header_folders(nvcc)
     fix = "install cuDNN 8.9.7 with its headers (Debian: libcudnn8-dev), or use --device cpu"
     folder = next((folder for folder in folders if (folder / "cudnn.h").is_file()), None)
@@ -135,13 +134,13 @@ def _cudnn() -> Check:
         return Check(name, False, f"there is no cudnn.h in {' or '.join(map(str, folders))}", fix)
     major = _cudnn_major(folder)
     if major != 8:
-        detail = f"it supports cuDNN 8, and {folder / 'cudnn.h'} is cuDNN {major or 'of unknown version'}"
+        detail = f"Jittor supports cuDNN 8, but {folder / 'cudnn.h'} is cuDNN {major or 'of unknown version'}"
         return Check(name, False, detail, fix)
     return Check(name, True, f"{folder / 'cudnn.h'}, cuDNN {major}")
 
 
 def _cudnn_major(folder: Path) -> int | None:
-    # In a header of its own since cuDNN 8.
+    # Since cuDNN 8 the version has its own header.
     versions = (_defined(folder / header, "CUDNN_MAJOR") for header in ("cudnn_version.h", "cudnn.h"))
     return next((version for version in versions if version is not None), None)
 
@@ -152,13 +151,13 @@ def _toolkit13() -> Check:
         return Check(
             name, False, "there is no nvcc of CUDA 13", f"unset {cuda13.VARIABLE}, or install CUDA 13"
         )
-    return Check(name, True, f"{nvcc}, CUDA 13, which was never tested on a GPU")
+    return Check(name, True, f"{nvcc}, CUDA 13, which has not been tested on a GPU")
 
 
 def _libraries13() -> Check:
     name, nvcc = "cuBLAS, cuRAND, cuDNN", find_nvcc13()
     if nvcc is None:
-        return Check(name, False, "without the CUDA toolkit there are none", "install CUDA 13 first")
+        return Check(name, False, "they need the CUDA toolkit", "install CUDA 13 first")
     missing = cuda13.missing_files(nvcc)
     if missing:
         fix = "python -m pip install nvidia-cublas nvidia-curand nvidia-cudnn-cu13 nvidia-cuda-runtime"
@@ -168,7 +167,7 @@ def _libraries13() -> Check:
         return Check(
             name,
             False,
-            f"CUDA 13 needs cuDNN 9, and this is {major}",
+            f"CUDA 13 needs cuDNN 9, but this is {major}",
             "python -m pip install nvidia-cudnn-cu13",
         )
     return Check(name, True, "found, with cuDNN 9")
@@ -177,9 +176,9 @@ def _libraries13() -> Check:
 def _sources13() -> Check:
     name = "Jittor for CUDA 13"
     if unfit := misfits(CUDA13):
-        detail = f"its {unfit[0].file} is not that of 1.3.11.0, which can be adapted to CUDA 13"
+        detail = f"its {unfit[0].file} differs from 1.3.11.0, the only version that can be adapted to CUDA 13"
         return Check(name, False, detail, f"unset {cuda13.VARIABLE}, or install jittor==1.3.11.0")
-    return Check(name, True, "is compiled from a copy of its sources that is adapted to it")
+    return Check(name, True, "compiled from a copy of its sources adapted to CUDA 13")
 
 
 def _gpu() -> Check:
@@ -194,7 +193,7 @@ def _gpu() -> Check:
 
 
 def gpu_name() -> str:
-    """Return the driver's name of the first GPU; `CUDA` if it has none for it."""
+    """Return the driver's name for the first GPU; `CUDA` if it is unknown."""
     driver = _driver()
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
     known = (
@@ -207,8 +206,8 @@ def gpu_name() -> str:
 
 
 def _driver() -> ctypes.CDLL | None:
-    # Containers often hold only the second name, which CUDA's library opens. Jittor opens the first,
-    # for no more than the name of its cache.
+    # Containers often have only the second name, which CUDA's library opens. Jittor opens the first, but only
+    # to name its cache.
     for name in ("libcuda.so", "libcuda.so.1"):
         try:
             return ctypes.CDLL(name)

@@ -1,7 +1,7 @@
-"""CUDA 13 with cuDNN 9, on request: one folder that holds all that Jittor looks for beside its `nvcc`.
+"""CUDA 13 with cuDNN 9, on request: one folder with everything that Jittor expects beside `nvcc`.
 
-NVIDIA's packages on PyPI put the libraries into several folders, under names that a linker does not look for.
-The folder that is made here has the shape of a toolkit, and consists of links.
+NVIDIA's packages on PyPI install the libraries in several folders, under names that a linker does not look
+for. The folder created here has the layout of a toolkit, and consists of links.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ddim_jittor.laying import make_once
 
 VARIABLE = "DDIM_HOST_JITTOR_CUDA13"
 
-ADVICE = f"export {VARIABLE}=1 (with cuDNN 9; it compiles, and was never run on a GPU)"
+ADVICE = f"export {VARIABLE}=1 (with cuDNN 9; it compiles, but has not been run on a GPU)"
 
 _HEADERS = ("cuda_runtime.h", "cublas_v2.h", "curand.h", "cudnn.h")
 _LIBRARIES = ("libcudart.so", "libcublas.so", "libcublasLt.so", "libcurand.so", "libcudnn.so")
 
 
 def wanted() -> bool:
-    """Tell whether the user asked for CUDA 13.
+    """Return whether the user requested CUDA 13.
 
     Raises:
-        UserError: The variable has another value than those that it may have.
+        UserError: The environment variable has an invalid value.
     """
     value = os.environ.get(VARIABLE, "")
     if value not in ("", "0", "1"):
@@ -36,32 +36,32 @@ def wanted() -> bool:
 
 
 def packaged_nvccs() -> list[Path]:
-    """List the compilers that PyPI's packages may have brought into this environment."""
+    """List the expected paths of compilers from PyPI packages in this environment."""
     return [root / "bin/nvcc" for root in _packages()]
 
 
 def header_folders(nvcc: Path, header: str) -> list[Path]:
-    """List the folders that hold a header, the compiler's own first."""
+    """List the folders that contain a header, the compiler's own first."""
     folders = [root / "include" for root in _roots(nvcc)]
     return [folder for folder in folders if (folder / header).is_file()]
 
 
 def missing_files(nvcc: Path) -> list[str]:
-    """List the headers and libraries that Jittor needs and that are nowhere."""
+    """List the headers and libraries that Jittor needs but that were not found."""
     links = _links(nvcc)
     needed = [*(f"include/{header}" for header in _HEADERS), *(f"lib64/{library}" for library in _LIBRARIES)]
     return [Path(name).name for name in needed if name not in links]
 
 
 def lay_toolkit(home: Path, nvcc: Path) -> Path:
-    """Make the folder, unless it exists.
+    """Create the folder, unless it exists.
 
     Args:
         home: Jittor's home.
-        nvcc: A compiler of CUDA 13.
+        nvcc: A CUDA 13 compiler.
 
     Returns:
-        The program that stands for the compiler there.
+        The wrapper of the compiler in this folder.
 
     Raises:
         OSError: The folder cannot be written.
@@ -75,7 +75,7 @@ def lay_toolkit(home: Path, nvcc: Path) -> Path:
             (folder / name).symlink_to(file)
         program = folder / "bin/nvcc"
         program.parent.mkdir()
-        # Not a link: Jittor follows links, to look for everything else beside the file.
+        # A script, not a link: Jittor resolves links and looks for everything else beside the target.
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(str(nvcc))} "$@"\n')
         program.chmod(0o755)
 
@@ -96,7 +96,7 @@ def _roots(nvcc: Path) -> list[Path]:
 
 
 def _links(nvcc: Path) -> dict[str, Path]:
-    """Map each name in the folder to the file or folder that it leads to; what was found first wins."""
+    """Map each name in the folder to its target; the first found takes precedence."""
     links: dict[str, Path] = {}
     for root in _roots(nvcc):
         for file in sorted((root / "include").glob("*")):
@@ -106,6 +106,6 @@ def _links(nvcc: Path) -> dict[str, Path]:
                 links.setdefault(f"lib64/{file.name}", file)
     for name in list(links):
         if name.startswith("lib64/"):
-            # The name that a linker looks for, which PyPI's packages leave out.
+            # The name that a linker looks for, which PyPI's packages lack.
             links.setdefault(f"{name.partition('.so')[0]}.so", links[name])
     return links

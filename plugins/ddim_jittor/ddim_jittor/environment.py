@@ -1,9 +1,9 @@
-"""Importing Jittor so that it always works, and leaves the process as it found it.
+"""Import Jittor reliably, without side effects on the process.
 
-`import jittor` alone compiles for two minutes without a word, downloads a library, takes any `nvcc` for a
-working CUDA, imports torch, reseeds everybody's random generators, takes Ctrl-C away from Python, ends the
-process when a child of it is killed, stops verifying TLS certificates and writes into the user's home.
-`import_jittor` does not.
+A plain `import jittor` spends two minutes compiling without a message, downloads a library, assumes that any
+`nvcc` means a working CUDA, imports torch, reseeds the global random generators, replaces Python's Ctrl-C
+handler, exits if a child process is killed, disables the verification of TLS certificates and writes to the
+user's home. `import_jittor` does none of this silently.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim_host import UserError
-from ddim_host.framework import processor_flags
+from ddim_host.framework import Check, processor_flags
 from ddim_jittor import cuda13
-from ddim_jittor.compiling import ensure_compiled, read_if_there
+from ddim_jittor.compiling import ensure_compiled, is_compiled, read_if_there
 from ddim_jittor.cuda import cuda_checks, find_nvcc, find_nvcc13
 from ddim_jittor.first_compile import import_jittor_utils
+from ddim_jittor.headers import headers_key, lay_headers
 from ddim_jittor.machine import checks, jittor_home, lay_onednn, require
 from ddim_jittor.patches import CUDA13
 from ddim_jittor.sources import lay_sources, needed_patches, sources_key
@@ -39,28 +40,28 @@ if TYPE_CHECKING:
 
     from ddim_jittor.patches import Patch
 
-# Jittor replaces the handlers of these: Ctrl-C would end the process without a traceback or a checkpoint, and
-# so would any child process that is killed.
+# Jittor replaces the handlers of these signals: Ctrl-C, or a killed child process, would stop the process
+# without a traceback or a checkpoint.
 _SIGNALS = ("SIGINT", "SIGCHLD", "SIGQUIT", "SIGSEGV", "SIGFPE", "SIGILL", "SIGBUS")
 
 
 def import_jittor(device: str) -> ModuleType:
-    """Import Jittor, compiling its core where this was not done before; that is announced on standard error.
+    """Import Jittor; if its core is not yet compiled, compile it and report the progress on standard error.
 
-    Called again in the same process it returns the same module. NumPy's and Python's random generators,
-    environment variables, signal handlers and the like are as they were before.
+    Later calls in the same process return the same module. The random generators of NumPy and Python,
+    environment variables, signal handlers and similar state are restored.
 
     Args:
-        device: `cpu`, `cuda`, or `auto`: CUDA where everything that it needs is there, otherwise the CPU.
+        device: `cpu`, `cuda`, or `auto`: CUDA if all its requirements are met, otherwise the CPU.
 
     Returns:
         The module `jittor`, with its flag `use_cuda` set.
 
     Raises:
-        UserError: Something is missing on this machine, or Jittor failed to compile or to load.
+        UserError: A requirement is missing on this machine, or Jittor failed to compile or to load.
     """
     if device not in ("cpu", "cuda", "auto"):
-        raise ValueError(f"device is cpu, cuda or auto, not {device!r}")
+        raise ValueError(f"device must be cpu, cuda or auto, not {device!r}")
     if "jittor" not in sys.modules:
         cuda = device == "cuda" or (device == "auto" and all(check.ok for check in cuda_checks()))
         require(checks("cuda" if cuda else "cpu"))
@@ -68,8 +69,8 @@ def import_jittor(device: str) -> ModuleType:
     jittor: Any = sys.modules["jittor"]
     if device == "cuda" and not jittor.has_cuda:
         raise UserError(
-            "Jittor cannot use CUDA in this process any more",
-            why="it was imported for the CPU before, or found no GPU that it supports",
+            "Jittor can no longer use CUDA in this process",
+            why="it was already imported for the CPU, or found no GPU that it supports",
             fix="start a new process with --device cuda, and see `ddim-host doctor`",
         )
     jittor.flags.use_cuda = int(device != "cpu" and bool(jittor.has_cuda))
@@ -83,37 +84,35 @@ def _import(cuda: bool) -> None:
     patches = needed_patches()
     try:
         home.mkdir(parents=True, exist_ok=True)
-        lay_onednn(home)
+        includes = lay_headers(home), lay_onednn(home)
         nvcc = find_nvcc() if cuda else None
         if cuda and cuda13.wanted():
             patches += CUDA13
             found = find_nvcc13()
-            assert found is not None  # the checks saw it
+            assert found is not None  # the checks found it
             nvcc = cuda13.lay_toolkit(home, found)
         sources = lay_sources(home, patches)
     except OSError as error:
         raise UserError(
-            f"Jittor cannot start: its cache folder {home} cannot be used",
+            f"Jittor cannot start: its cache folder {home} is not usable",
             why=str(error),
-            fix="export DDIM_HOST_JITTOR_HOME=DIR with a folder that can be written",
+            fix="export DDIM_HOST_JITTOR_HOME=DIR with a writable folder",
         ) from error
-    with _preserved(), _environment(_settings(home, nvcc, patches)), _first_on_path(sources):
+    settings = _settings(home, includes, nvcc, patches)
+    with _preserved(), _no_warnings(), _environment(settings), _first_on_path(sources):
         try:
             cache = Path(import_jittor_utils().cache_path)
             stamp = cache / f"ddim-host-{'cuda' if cuda else 'cpu'}"
             ensure_compiled(home, cache, stamp, log, sources)
         except OSError as error:
             raise UserError(
-                "Jittor cannot use its cache folder", why=f"{error}", fix=f"look into {home}"
+                "Jittor cannot use its cache folder", why=f"{error}", fix=f"check the folder {home}"
             ) from error
-        # DISABLE_MULTIPROCESSING spares the worker processes that Jittor starts only to find that nothing is
-        # to be compiled, and keeps until the end. It also makes kernels compile one by one, and that is well:
-        # Jittor's compiler threads change the graph that they share, without a lock.
+        # DISABLE_MULTIPROCESSING avoids worker processes, which Jittor would start, find nothing to compile,
+        # and keep until the end. It also compiles kernels one by one, which is safer: Jittor's compiler
+        # threads modify a shared graph without a lock.
         try:
-            with warnings.catch_warnings():
-                # Python 3.12 shows them when it compiles a file for the first time, as those of the copy.
-                warnings.simplefilter("ignore", SyntaxWarning)
-                jittor = importlib.import_module("jittor")
+            jittor = importlib.import_module("jittor")
             jittor.flags.python_path = str(_kernel_compiler(home, cache))
         except (Exception, SystemExit) as error:
             stamp.unlink(missing_ok=True)  # the next start compiles what is missing or broken
@@ -122,34 +121,54 @@ def _import(cuda: bool) -> None:
             raise UserError(
                 "Jittor was compiled, but failed to load",
                 why=f"{type(error).__name__}: {error}; the details are in {log}",
-                fix=f"run it again; if that does not help, delete {home}",
+                fix=f"run the command again; if that does not help, delete {home}",
             ) from error
 
 
-def _settings(home: Path, nvcc: Path | None, patches: Sequence[Patch]) -> dict[str, str | None]:
-    """Environment variables for the import: a value, or None for one that must not be set."""
+def compiled() -> Check:
+    """Report whether Jittor's core is already compiled here; requires that all other checks pass."""
+    home = jittor_home()
+    name = _settings(home, (), None, needed_patches())["cache_name"]
+    assert name is not None
+    if is_compiled(home, name):
+        return Check(
+            "compiled", True, "its core for the CPU; each new network compiles its kernels in its first steps"
+        )
+    return Check("compiled", True, "not yet; it is compiled on first use, which takes a few minutes")
+
+
+def _settings(
+    home: Path, includes: Sequence[Path], nvcc: Path | None, patches: Sequence[Patch]
+) -> dict[str, str | None]:
+    """Return environment variables for the import; None unsets a variable."""
     inside_mpi = "OMPI_COMM_WORLD_SIZE" in os.environ
-    # Code is compiled for this very processor; Jittor files it under the processor's name alone, which in
-    # virtual machines does not tell its features. What is compiled from patched sources is kept apart, too.
-    key = f"{processor_flags()}{sources_key(patches)}{nvcc or ''}"
+    # Code is compiled for this processor, but Jittor's cache key contains only the processor's name, which in
+    # virtual machines does not determine its features. Code from patched sources or with other headers also
+    # gets its own cache.
+    key = f"{processor_flags()}{sources_key(patches)}{nvcc or ''}{headers_key()}"
+    flags = [*filter(None, [os.environ.get("cc_flags")]), *(f"-I{folder}" for folder in includes)]  # noqa: SIM112
     return {
-        # Jittor notes its home in `$HOME/.cache/jittor/config.json`, for all other programs of the user.
+        # Jittor stores its home in `$HOME/.cache/jittor/config.json`, which would affect the user's other
+        # programs.
         "HOME": str(home),
         "JITTOR_HOME": str(home),
-        # By default the git branch checked out around the environment: another branch, another two minutes.
+        # By default the name is the current git branch, so another branch would compile again for two
+        # minutes.
         "cache_name": f"ddim-host-{hashlib.sha256(key.encode()).hexdigest()[:8]}",
         "nvcc_path": str(nvcc or ""),
-        # Not needed, and downloaded.
+        # These folders are searched before Jittor's own.
+        "cc_flags": " ".join(flags),
+        # Not needed, and Jittor would download them.
         "use_cutt": "0",
         "use_cutlass": "0",
-        # Otherwise MPI is compiled and started in every process of a machine that happens to have it.
+        # Otherwise Jittor compiles and starts MPI in every process if the machine has it.
         "use_mpi": "1" if inside_mpi else "0",
         "use_nccl": "1" if inside_mpi else "0",
         "FIX_TORCH_ERROR": "0",
         "gdb_path": "",
         "log_silent": "1",
         "DISABLE_MULTIPROCESSING": "1",
-        # Variables with everyday names, or broken ones, that change what is compiled or imported.
+        # Variables with common names, or broken features, that change what is compiled or imported.
         "debug": None,
         "SKEY": None,
         "disable_lock": None,
@@ -160,10 +179,11 @@ def _settings(home: Path, nvcc: Path | None, patches: Sequence[Patch]) -> dict[s
 
 
 def _kernel_compiler(home: Path, cache: Path) -> Path:
-    """Write the program that Jittor takes for Python when it compiles a kernel.
+    """Write the program that Jittor runs as Python to compile a kernel.
 
-    It would run `python asm_tuner.py --cc_path=g++ KERNEL.cc ...`, which imports its utilities anew, with the
-    user's home and all, and compiles by way of annotated assembler, to patch what few kernels ask for.
+    Jittor runs `python asm_tuner.py --cc_path=g++ KERNEL.cc ...`, which imports Jittor's utilities again,
+    including the user's home, and compiles through annotated assembler for a patch that few kernels need. For
+    the others, this program calls the compiler directly.
     """
     path = cache / "python"
     python = f"JITTOR_HOME={home} HOME={home} exec {shlex.quote(sys.executable)} -W default"
@@ -190,7 +210,7 @@ esac
 
 @contextlib.contextmanager
 def _environment(settings: dict[str, str | None]) -> Iterator[None]:
-    """Set environment variables for a while; then all are as before, whatever was done to them meanwhile."""
+    """Set environment variables during the block, and restore the whole environment afterwards."""
     before = dict(os.environ)
     try:
         for name, value in settings.items():
@@ -209,7 +229,7 @@ def _environment(settings: dict[str, str | None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _first_on_path(folder: Path | None) -> Iterator[None]:
-    """Import from this folder first for a while, if there is one."""
+    """Put a folder, if given, first on the import path during the block."""
     if folder is None:
         yield
         return
@@ -221,16 +241,24 @@ def _first_on_path(folder: Path | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Ignore warnings about Jittor's sources, which would stop the import if they were errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
 def _preserved() -> Iterator[None]:
-    """Put back what importing Jittor changes for the whole process."""
-    # Not before the checks: they tell whether the installed NumPy will do.
+    """Restore the process-wide state that importing Jittor changes."""
+    # Imported only after the checks, which verify the installed NumPy.
     import numpy as np  # noqa: PLC0415
 
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002  # it is what is reseeded
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002  # Jittor reseeds this one
     recursion_limit = sys.getrecursionlimit()
     https_context = ssl._create_default_https_context
     leave, excepthook = sys.exit, sys.excepthook
-    # Through the C library, for these handlers were not set by Python; it works in any thread, too.
+    # Through the C library, because these handlers are not set by Python; it also works in any thread.
     libc = ctypes.CDLL(None)
     numbers = [getattr(signal, name) for name in _SIGNALS]
     actions = {

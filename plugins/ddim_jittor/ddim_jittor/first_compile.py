@@ -1,13 +1,12 @@
-"""Compile Jittor's core in a process of its own; `environment` runs this file as a script.
+"""Compile Jittor's core in a separate process; `compiling` runs this file as a script.
 
-Jittor compiles its core while it is imported. Done in a child process, that cannot print into the user's
-terminal, end the user's process with `sys.exit`, take its Ctrl-C away or leave workers behind. This file
-imports nothing but the standard library before Jittor, so that it also runs where the project is not on the
-path.
+Jittor compiles its core during import. In a child process, the import cannot print to the user's terminal,
+exit the user's process with `sys.exit`, replace its Ctrl-C handler or leave workers behind. Before Jittor,
+this file imports only the standard library, so it runs even if the project is not on the path.
 
-The parent holds the other end of this process's standard input. When the parent goes away, however it does,
-the pipe closes and this process ends itself with all the workers and compilers it started: as orphans they
-would hold Jittor's lock for ever.
+The parent holds the other end of this process's standard input. When the parent dies for any reason, the pipe
+closes and this process kills itself with all its workers and compilers: as orphans they would hold Jittor's
+lock forever.
 """
 
 import importlib
@@ -20,18 +19,18 @@ import threading
 from types import ModuleType
 
 ASK_AGAIN = 75
-"""Exit code of this script when Jittor asks to be started once more."""
+"""Exit code of this script if Jittor asks to be restarted."""
 
 
 def import_jittor_utils() -> ModuleType:
-    """Import the part of Jittor that decides where the compiled files lie, and decide it well.
+    """Import the part of Jittor that chooses the folder of compiled files, and correct its choice.
 
-    The environment variables must be set before. Two things are settled here that Jittor gets wrong:
+    The environment variables must be set before. Two things are corrected:
 
-    - It files its cache under the host's name and the kernel's version, so that a new container, or a kernel
-      update, would compile everything again. What matters (the C library, the machine) stays in the key.
-    - It asks some `python3.11-config` for the headers: the one of another Python, or none where this one came
-      from conda, uv or pyenv. The running interpreter knows its own.
+    - Jittor's cache key contains the host's name and the kernel's version, so a new container or a kernel
+      update would compile everything again. The relevant parts (the C library, the machine) are kept.
+    - Jittor asks some `python3.11-config` for the headers, which may be a different Python's, or missing
+      if this Python came from conda, uv or pyenv. Here the running interpreter's own headers are used.
 
     Returns:
         The module `jittor_utils`.
@@ -59,7 +58,7 @@ def _end_with_parent() -> None:
 def main() -> None:
     """Import Jittor with an empty cache, reporting every compiled file on standard output."""
     report = os.dup(1)
-    os.dup2(2, 1)  # whatever Jittor and the compiler print goes to the log, which is standard error
+    os.dup2(2, 1)  # output of Jittor and the compiler goes to the log, which is standard error
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.path[:0] = sys.argv[1:]  # the folder with a patched copy of Jittor
     jittor_utils = import_jittor_utils()

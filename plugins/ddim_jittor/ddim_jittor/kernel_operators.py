@@ -1,4 +1,7 @@
-"""The host's own kernels as Jittor operations, with their gradients. Images are `(B, H, W, C)` here."""
+"""The host's kernels as Jittor operations with gradients.
+
+Images are `(B, H, W, C)`, in fp32 or bf16; everything else is fp32. A gradient has the dtype of its variable.
+"""
 
 from __future__ import annotations
 
@@ -11,45 +14,72 @@ from ddim_host.framework import DECLARATIONS, Kernels, transform_channels
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# Sizes are runtime values: as constants, they would mean compiling a kernel for each size.
 _SIZES = "in0_shape0, in0_shape1, in0_shape2"
+_PIXELS = "in0_shape0, in0_shape1 * in0_shape2, in0_shape3"
 
 
-def _call(shapes: Sequence[Sequence[int]], inputs: Sequence[jt.Var], source: str) -> list[jt.Var]:
-    """Call a kernel: the library was loaded with its symbols visible, so what Jittor compiles finds them."""
+def call(
+    inputs: Sequence[jt.Var],
+    source: str,
+    *,
+    images: Sequence[Sequence[int]] = (),
+    floats: Sequence[Sequence[int]] = (),
+    header: str = DECLARATIONS,
+) -> list[jt.Var]:
+    """Call a kernel; the library's symbols are global, so code compiled by Jittor can link to them.
+
+    Args:
+        inputs: Inputs; the first one has the dtype of the images.
+        source: C++ that computes the results from the inputs.
+        images: Shapes of the results that are images; these come first.
+        floats: Shapes of the results that are always fp32.
+        header: C++ declarations for the source.
+    """
     results: list[jt.Var] = jt.code(
-        [tuple(shape) for shape in shapes],
-        ["float32"] * len(shapes),
+        [tuple(shape) for shape in (*images, *floats)],
+        [inputs[0].dtype] * len(images) + ["float32"] * len(floats),
         list(inputs),
-        cpu_header=DECLARATIONS,
+        cpu_header=header,
         cpu_src=source,
     )
     return results
 
 
-def transform(kernels: Kernels, weight: jt.Var, *, turned: bool) -> jt.Var:
-    """The weights of a convolution, `(out, in, 3, 3)`, as `conv3x3` takes them.
+def _bf16(*images: jt.Var) -> str:
+    """Return the kernels' last argument for images, which must have one dtype."""
+    (dtype,) = {str(image.dtype) for image in images}
+    return "true" if dtype == "bfloat16" else "false"
+
+
+def transform(kernels: Kernels, weight: jt.Var, *, turned: bool, like: jt.Var) -> jt.Var:
+    """Transform the weights of a convolution to the form used by `conv3x3`.
 
     Args:
         kernels: The host's kernels.
         weight: float32 `(out, in, 3, 3)`.
-        turned: For the gradient with respect to the input.
+        turned: Transform for the gradient with respect to the input.
+        like: An image of the type to be convolved.
     """
     in_channels, out_channels = transform_channels(weight.shape, turned=turned)
-    size = kernels.conv3x3_weights_size(in_channels, out_channels)
+    bf16 = _bf16(like)
+    size = kernels.conv3x3_weights_size(in_channels, out_channels, bf16 == "true")
     channels = f"{in_channels}, {out_channels}, {'true' if turned else 'false'}"
-    return _call([(size,)], [weight], f"ddim_conv3x3_transform(in0_p, out0_p, {channels});")[0]
+    source = f"ddim_conv3x3_transform(in0_p, out0_p, {channels}, {bf16});"
+    return call([weight], source, floats=[(size,)])[0]
 
 
 def _convolve(x: jt.Var, transformed: jt.Var, channels: int, added: Sequence[jt.Var | None]) -> jt.Var:
     given = [variable for variable in added if variable is not None]
     numbers = iter(range(2, 2 + len(given)))
     pointers = ", ".join("nullptr" if part is None else f"in{next(numbers)}_p" for part in added)
-    source = f"ddim_conv3x3(in0_p, in1_p, {pointers}, out0_p, {_SIZES}, in0_shape3, {channels});"
-    return _call([(*x.shape[:3], channels)], [x, transformed, *given], source)[0]
+    bf16 = _bf16(x)
+    source = f"ddim_conv3x3(in0_p, in1_p, {pointers}, out0_p, {_SIZES}, in0_shape3, {channels}, {bf16});"
+    return call([x, transformed, *given], source, images=[(*x.shape[:3], channels)])[0]
 
 
 class _Conv3x3(jt.Function):
-    """Convolution, bias, shift and residual in one."""
+    """Convolution, bias, shift and residual in one operation."""
 
     def __init__(self, kernels: Kernels, transformed: jt.Var) -> None:
         super().__init__()
@@ -66,15 +96,20 @@ class _Conv3x3(jt.Function):
     def grad(self, grad_y: jt.Var) -> tuple[jt.Var | None, ...]:
         x, weight = self._saved
         has_shift, has_residual = self._added
-        batch, height, width, channels = grad_y.shape
-        turned = transform(self._kernels, weight, turned=True)
+        bf16 = _bf16(x, grad_y)
+        turned = transform(self._kernels, weight, turned=True, like=grad_y)
         grad_x = _convolve(grad_y, turned, x.shape[3], (None, None, None))
-        source = f"ddim_conv3x3_grad_weights(in0_p, in1_p, out0_p, {_SIZES}, in0_shape3, in1_shape3);"
-        (grad_weight,) = _call([weight.shape], [x, grad_y], source)
-        pixels = f"{batch}, {height * width}, {channels}"
-        (of_images,) = _call([(batch, channels)], [grad_y], f"ddim_sum_pixels(in0_p, out0_p, {pixels});")
+        source = f"ddim_conv3x3_grad_weights(in0_p, in1_p, out0_p, {_SIZES}, in0_shape3, in1_shape3, {bf16});"
+        (grad_weight,) = call([x, grad_y], source, floats=[weight.shape])
+        of_images = sum_pixels(grad_y)
         shift, residual = of_images if has_shift else None, grad_y if has_residual else None
         return grad_x, grad_weight, of_images.sum(0), shift, residual
+
+
+def sum_pixels(x: jt.Var) -> jt.Var:
+    """Sum an image `(B, H, W, C)` to fp32 `(B, C)`."""
+    source = f"ddim_sum_pixels(in0_p, out0_p, {_PIXELS}, {_bf16(x)});"
+    return call([x], source, floats=[(x.shape[0], x.shape[3])])[0]
 
 
 def conv3x3(
@@ -85,24 +120,24 @@ def conv3x3(
     shift: jt.Var | None,
     residual: jt.Var | None,
 ) -> jt.Var:
-    """Convolve with stride 1 and one pixel of zeros around; add bias, shift and residual.
+    """Convolve with stride 1 and one pixel of zero padding; add bias, shift and residual.
 
     Args:
         kernels: The host's kernels.
-        x: float32 `(B, H, W, in)`.
-        weights: Weight `(out, in, 3, 3)`, bias `(out,)`, and the weight transformed.
+        x: fp32 or bf16 `(B, H, W, in)`.
+        weights: Weight `(out, in, 3, 3)`, bias `(out,)`, and the transformed weight.
         shift: `(B, out)`, or None.
-        residual: `(B, H, W, out)`, or None.
+        residual: `(B, H, W, out)` of the type of x, or None.
 
     Returns:
-        float32 `(B, H, W, out)`.
+        `(B, H, W, out)`, of the type of x.
     """
     weight, bias, transformed = weights
     return _Conv3x3(kernels, transformed)(x, weight, bias, shift, residual)
 
 
 class _GroupNorm(jt.Function):
-    """Group norm, and x sigmoid(x) after it; the input and the statistics are kept for the way back."""
+    """Group norm, then optionally x sigmoid(x); input and statistics are saved for the backward pass."""
 
     def __init__(self, groups: int, eps: float, *, silu: bool) -> None:
         super().__init__()
@@ -112,43 +147,41 @@ class _GroupNorm(jt.Function):
 
     def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var) -> jt.Var:
         source = (
-            f"ddim_group_norm(in0_p, in1_p, in2_p, out0_p, out1_p, {self._sizes(x)}, "
-            f"{self._eps}, {self._silu});"
+            f"ddim_group_norm(in0_p, in1_p, in2_p, out0_p, out1_p, {_PIXELS}, {self._groups}, "
+            f"{self._eps}, {self._silu}, {_bf16(x)});"
         )
-        y, statistics = _call([x.shape, (x.shape[0], self._groups, 2)], [x, weight, bias], source)
+        statistics_shape = x.shape[0], self._groups, 2
+        y, statistics = call([x, weight, bias], source, images=[x.shape], floats=[statistics_shape])
         self._saved = x, weight, bias, statistics
         return y
 
     def grad(self, grad_y: jt.Var) -> list[jt.Var]:
         x, weight, bias, _ = self._saved
         pointers = ", ".join([*(f"in{i}_p" for i in range(5)), *(f"out{i}_p" for i in range(3))])
-        source = f"ddim_group_norm_grad({pointers}, {self._sizes(x)}, {self._silu});"
-        return _call([x.shape, weight.shape, bias.shape], [*self._saved, grad_y], source)
-
-    def _sizes(self, x: jt.Var) -> str:
-        batch, height, width, channels = x.shape
-        return f"{batch}, {height * width}, {channels}, {self._groups}"
+        bf16 = _bf16(x, grad_y)
+        source = f"ddim_group_norm_grad({pointers}, {_PIXELS}, {self._groups}, {self._silu}, {bf16});"
+        return call([*self._saved, grad_y], source, images=[x.shape], floats=[weight.shape, bias.shape])
 
 
 def group_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, *, groups: int, eps: float, silu: bool) -> jt.Var:
     """Normalise each group of channels of an image, scale and shift (arXiv 1803.08494, equation 1).
 
     Args:
-        x: float32 `(B, H, W, C)`.
+        x: fp32 or bf16 `(B, H, W, C)`.
         weight: float32 `(C,)`.
         bias: float32 `(C,)`.
-        groups: How many groups; they divide C.
-        eps: Is added to the variance.
-        silu: Whether z sigmoid(z) follows.
+        groups: Number of groups; must divide C.
+        eps: Added to the variance.
+        silu: Apply z sigmoid(z) afterwards.
 
     Returns:
-        float32 `(B, H, W, C)`.
+        `(B, H, W, C)`, of the type of x.
     """
     return _GroupNorm(groups, eps, silu=silu)(x, weight, bias)
 
 
 class _Dropout(jt.Function):
-    """Dropout whose mask is drawn again on the way back."""
+    """Dropout that regenerates its mask in the backward pass."""
 
     def __init__(self, seed: jt.Var, probability: float) -> None:
         super().__init__()
@@ -156,13 +189,13 @@ class _Dropout(jt.Function):
         self._probability = probability
 
     def execute(self, x: jt.Var) -> jt.Var:
-        # The seed is data: in the source, it would make a kernel to be compiled for every step.
+        # The seed is passed as data: in the source it would require compiling a kernel for every step.
         source = (
             "const uint64_t seed = (uint64_t)(uint32_t)in1_p[0] | (uint64_t)(uint32_t)in1_p[1] << 32;"
             "const int64_t first = in1_p[2] * (in0->num / in0_shape0);"
-            f"ddim_dropout(in0_p, out0_p, in0->num, first, seed, {self._probability!r}f);"
+            f"ddim_dropout(in0_p, out0_p, in0->num, first, seed, {self._probability!r}f, {_bf16(x)});"
         )
-        return _call([x.shape], [x, self._seed], source)[0]
+        return call([x, self._seed], source, images=[x.shape])[0]
 
     def grad(self, grad_y: jt.Var) -> jt.Var:
         return self.execute(grad_y)
@@ -172,9 +205,9 @@ def dropout(x: jt.Var, seed: jt.Var, probability: float) -> jt.Var:
     """Set elements to zero, and divide the others by 1 - probability.
 
     Args:
-        x: float32, of any shape.
-        seed: int32 `(4,)`: the lower and the upper half of the seed, and those of the number of the first
-            image here in the whole batch.
-        probability: That an element is dropped; in (0, 1).
+        x: fp32 or bf16, of any shape.
+        seed: int32 `(4,)`: the lower and upper half of the seed, and of the first image's index in the whole
+            batch.
+        probability: Probability that an element is dropped, in (0, 1).
     """
     return _Dropout(seed, probability)(x)

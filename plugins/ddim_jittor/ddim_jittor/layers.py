@@ -1,4 +1,4 @@
-"""The operations of the U-Net in Jittor's own, for any device: fast on CUDA."""
+"""The U-Net's operations, implemented with Jittor's built-in ones, for any device; fast on CUDA."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class JittorLayers(LayersBase[jt.Var]):
     """Apply layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`."""
 
     def to_layout(self, x: jt.Var) -> jt.Var:
-        """Images `(B, C, H, W)` as the operations below take them."""
+        """Convert images `(B, C, H, W)` to the layout of the operations below."""
         return x
 
     def from_layout(self, x: jt.Var) -> jt.Var:
-        """The way back."""
+        """Convert images back to `(B, C, H, W)`."""
         return x
 
     def _convolve(self, layer: Conv, x: jt.Var) -> jt.Var:
@@ -68,13 +68,13 @@ class JittorLayers(LayersBase[jt.Var]):
 
     def upsample(self, x: jt.Var) -> jt.Var:
         batch, channels, height, width = x.shape
-        # By far the fastest of Jittor's ways, in both directions.
+        # By far the fastest way in Jittor, forward and backward.
         return x.reindex([batch, channels, 2 * height, 2 * width], ["i0", "i1", "i2/2", "i3/2"])
 
     def concatenate(self, x: jt.Var, skip: jt.Var) -> jt.Var:
         return jt.concat([x, skip], dim=1)
 
     def _per_pixel(self, layer: Linear, x: jt.Var) -> jt.Var:
-        """A dense layer over the channels of each pixel, as a 1 x 1 convolution: nothing is transposed."""
+        """Apply a dense layer over the channels of each pixel as a 1 x 1 convolution, without transposing."""
         weight, bias = self._weight_and_bias(layer.name)
         return jt.nn.conv2d(x, weight.reshape((*weight.shape, 1, 1)), bias)

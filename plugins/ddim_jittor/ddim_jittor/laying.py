@@ -1,4 +1,4 @@
-"""Folders that are made once, whole, by whichever process is first."""
+"""Folders created once and atomically, by whichever process is first."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def make_once(target: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder, unless it exists. Several processes may do this at once.
+    """Create a folder, unless it exists. Several processes may do this at once.
 
     Args:
-        target: The folder; its name tells what it holds, so one that exists is not looked into.
-        fill: Writes what it holds into the folder that it is given.
+        target: The folder; its name identifies its content, so an existing folder is not checked.
+        fill: Writes the content into the folder that it receives.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The folder cannot be written.
     """
     if target.is_dir():
         return

@@ -1,7 +1,8 @@
-"""What Jittor needs from the machine, looked for without importing Jittor."""
+"""Jittor's requirements of the machine, checked without importing it."""
 
 from __future__ import annotations
 
+import csv
 import os
 import platform
 import re
@@ -9,7 +10,7 @@ import shutil
 import sys
 import sysconfig
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ddim_host import UserError, absolute_path, cache_folder
 from ddim_host.framework import Check
@@ -18,21 +19,22 @@ from ddim_jittor.sources import needed_patches
 
 ONEDNN = "2022.2.1"
 
-# The compiled core takes 40 MB, the kernels of a network some tens more.
+# The compiled core takes 40 MB, and the kernels of a network tens of MB more.
 _ROOM = 500_000_000
 
 
 def jittor_home() -> Path:
-    """The folder that Jittor is given in place of the user's own: nothing of theirs is read or written.
+    """Return the folder that Jittor uses as its home; the user's own is never read or written.
 
-    One folder serves any number of environments: Jittor keeps apart what is compiled for another copy of
-    Jittor, version of Python, compiler or processor. What depends on NumPy is compiled from another copy.
+    Any number of environments can share the folder: Jittor separates code compiled for different copies of
+    Jittor, versions of Python, compilers and processors. Code for a different NumPy version is compiled from
+    a separate copy of Jittor.
 
     Returns:
-        `$DDIM_HOST_JITTOR_HOME`, else the folder `jittor` in the project's cache.
+        `$DDIM_HOST_JITTOR_HOME` if set, otherwise the folder `jittor` in the project's cache.
 
     Raises:
-        UserError: There is no home folder to put a cache into.
+        UserError: There is no home folder for the cache.
     """
     if own := os.environ.get("DDIM_HOST_JITTOR_HOME"):
         return absolute_path(own)
@@ -40,17 +42,17 @@ def jittor_home() -> Path:
 
 
 def require(found: list[Check]) -> None:
-    """Raise a `UserError` about the first check that failed, if any did."""
+    """Raise a `UserError` for the first failed check, if any."""
     for check in found:
         if not check.ok:
             raise UserError(f"Jittor cannot start: {check.detail}", fix=check.fix)
 
 
 def checks(device: str = "cpu") -> list[Check]:
-    """Look for everything that importing Jittor needs.
+    """Check all requirements of importing Jittor.
 
     Args:
-        device: With `cuda`, also for what only a GPU needs; `cpu` and `auto` do not need it.
+        device: With `cuda`, the requirements of a GPU are also checked; not with `cpu` and `auto`.
 
     Returns:
         All checks, passed and failed, the most basic first.
@@ -61,10 +63,11 @@ def checks(device: str = "cpu") -> list[Check]:
 
 def _system() -> Check:
     name = f"{platform.system()} on {platform.machine()}"
-    # Jittor runs elsewhere too, but oneDNN, without which convolutions crawl, is packaged for this only.
+    # Jittor also runs on other systems, but oneDNN, without which convolutions are very slow, is packaged
+    # only for this one.
     ok = name == "Linux on x86_64"
     fix = "" if ok else "use --plugin torch, or a Linux machine (Windows: WSL 2)"
-    return Check("system", ok, name if ok else f"it runs on Linux on x86_64 here, and this is {name}", fix)
+    return Check("system", ok, name if ok else f"it needs Linux on x86_64, but this is {name}", fix)
 
 
 def _jittor() -> Check:
@@ -73,8 +76,13 @@ def _jittor() -> Check:
         return Check("Jittor", False, "jittor is not installed", install_command())
     folder = metadata.distribution("jittor").locate_file("")
     if not _plain(folder):
-        detail = f"it cannot be compiled from {folder}, which is not a plain name"
-        return Check("Jittor", False, detail, "install into an environment in a folder without blanks")
+        detail = f"it cannot be compiled from {folder}: the path contains spaces or special characters"
+        return Check(
+            "Jittor",
+            False,
+            detail,
+            "install it into an environment whose path contains no spaces or special characters",
+        )
     return Check("Jittor", True, f"jittor {version}")
 
 
@@ -85,31 +93,31 @@ def _numpy() -> Check:
     try:
         patches = needed_patches()
     except metadata.PackageNotFoundError:
-        return Check("NumPy", True, f"numpy {version}")  # that Jittor is missing is said elsewhere
+        return Check("NumPy", True, f"numpy {version}")  # another check reports that Jittor is missing
     except UserError as error:
         return Check.failed("NumPy", error)
-    adapted = "; Jittor is compiled from a copy of its sources that is adapted to it" if patches else ""
+    adapted = "; Jittor is compiled from a copy of its sources adapted to it" if patches else ""
     return Check("NumPy", True, f"numpy {version}{adapted}")
 
 
 def _onednn() -> Check:
     fix = _pip(f"--force-reinstall --no-deps onednn-devel-cpu-gomp=={ONEDNN} onednn-cpu-gomp=={ONEDNN}")
     try:
-        missing = [path for path in _onednn_files().values() if not path.is_file()]
-    except (metadata.PackageNotFoundError, FileNotFoundError) as error:
+        _onednn_files()
+    except metadata.PackageNotFoundError as error:
         return Check("oneDNN", False, f"oneDNN is not installed ({error})", fix)
-    if missing:
-        return Check("oneDNN", False, f"the installed oneDNN is not whole: {missing[0]} is missing", fix)
-    return Check("oneDNN", True, f"oneDNN of onednn-cpu-gomp {_version('onednn-cpu-gomp')}")
+    except FileNotFoundError as error:
+        return Check("oneDNN", False, str(error), fix)
+    return Check("oneDNN", True, f"oneDNN from onednn-cpu-gomp {_version('onednn-cpu-gomp')}")
 
 
 def _compiler() -> Check:
-    # `cc_path` is Jittor's own variable for another compiler than the first g++.
+    # `cc_path` is Jittor's own variable for the compiler.
     wanted = os.environ.get("cc_path") or "g++"  # noqa: SIM112
     path = shutil.which(wanted)
     if path is None:
         fix = "sudo apt-get install g++   (Fedora: gcc-c++; conda: gxx_linux-64, then export cc_path=$CXX)"
-        return Check("C++ compiler", False, f"it compiles C++, and there is no {wanted}", fix)
+        return Check("C++ compiler", False, f"Jittor needs a C++ compiler, but {wanted} was not found", fix)
     return Check("C++ compiler", True, path)
 
 
@@ -118,19 +126,24 @@ def _python_headers() -> Check:
     if not header.is_file():
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         fix = f"sudo apt-get install python{version}-dev   (Fedora: python{version}-devel)"
-        return Check("Python headers", False, f"it compiles against Python, and there is no {header}", fix)
+        return Check("Python headers", False, f"it needs the Python headers, but {header} is missing", fix)
     return Check("Python headers", True, str(header.parent))
 
 
 def _cache() -> Check:
-    name, fix = "cache folder", "export DDIM_HOST_JITTOR_HOME=DIR with a folder that can be written"
+    name, fix = "cache folder", "export DDIM_HOST_JITTOR_HOME=DIR with a writable folder"
     try:
         home = jittor_home()
         nearest = next(folder for folder in (home, *home.parents) if folder.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            return Check(name, False, f"its cache folder {home} cannot be written", fix)
+            return Check(name, False, f"its cache folder {home} is not writable", fix)
         if not _plain(home):
-            return Check(name, False, f"it cannot compile in {home}, which is not a plain name", fix)
+            return Check(
+                name,
+                False,
+                f"it cannot compile in {home}: the path contains spaces or special characters",
+                fix,
+            )
         free = shutil.disk_usage(nearest).free
     except UserError as error:
         return Check(name, False, error.what, error.fix)
@@ -138,14 +151,16 @@ def _cache() -> Check:
         return Check(name, False, f"its cache folder cannot be used: {error}", fix)
     if free < _ROOM:
         detail = (
-            f"its cache folder {home} has {free / 1e6:.0f} MB left on the disk and needs {_ROOM / 1e6:.0f}"
+            f"its cache folder {home} needs {_ROOM / 1e6:.0f} MB, but the disk has {free / 1e6:.0f} MB left"
         )
-        return Check(name, False, detail, "make room, or export DDIM_HOST_JITTOR_HOME=DIR on another disk")
+        return Check(
+            name, False, detail, "free some disk space, or export DDIM_HOST_JITTOR_HOME=DIR on another disk"
+        )
     return Check(name, True, str(home))
 
 
 def _plain(path: object) -> bool:
-    """Whether a path survives the shell commands that Jittor makes of it, mostly without quotes."""
+    """Return whether a path is safe in Jittor's shell commands, which are mostly unquoted."""
     return re.fullmatch(r"[\w./+,:@%~-]+", str(path)) is not None
 
 
@@ -161,42 +176,68 @@ def _pip(what: str) -> str:
 
 
 def install_command() -> str:
-    """Return the command that installs Jittor and oneDNN, whatever NumPy there is.
+    """Return the command that installs Jittor and oneDNN with any NumPy.
 
-    Without `--no-deps` pip would replace NumPy 2, which Jittor's metadata exclude. The host brings all else
-    that Jittor imports.
+    Without `--no-deps` pip would replace NumPy 2, which Jittor's metadata exclude. Jittor's other
+    dependencies are also the host's.
     """
     return _pip(f"--no-deps jittor==1.3.11.0 onednn-devel-cpu-gomp=={ONEDNN} onednn-cpu-gomp=={ONEDNN}")
 
 
 def _onednn_files() -> dict[str, Path]:
-    """What Jittor's oneDNN folder must hold -> the installed file, from the wheels' own lists of files."""
-    headers = metadata.distribution("onednn-devel-cpu-gomp")
-    library = metadata.distribution("onednn-cpu-gomp")
+    """Map the names in Jittor's oneDNN folder to the installed files.
+
+    Raises:
+        PackageNotFoundError: A wheel is not installed.
+        FileNotFoundError: One of its files is missing; the text names the file and the searched folders.
+    """
     found = {}
-    for file in headers.files or ():
-        if "include" in file.parts:
-            name = "/".join(file.parts[file.parts.index("include") :])
-            found[name] = Path(os.path.normpath(str(file.locate())))
-    for file in library.files or ():
-        if file.name == "libdnnl.so.2":
-            path = Path(os.path.normpath(str(file.locate())))
-            # Linked against as the one, loaded as the other: the library calls itself by its real name.
+    for listed in _listed("onednn-devel-cpu-gomp"):
+        if "include" in listed.parts:
+            name = PurePosixPath(*listed.parts[listed.parts.index("include") :])
+            found[str(name)] = _locate("onednn-devel-cpu-gomp", listed, name)
+    for listed in _listed("onednn-cpu-gomp"):
+        if listed.name == "libdnnl.so.2":
+            path = _locate("onednn-cpu-gomp", listed, PurePosixPath("lib", listed.name))
+            # The linker uses the first name, the loader the second, which is the library's soname.
             found["lib/libmkldnn.so"] = found["lib/libdnnl.so.2"] = path
-    for name in ("include/dnnl.hpp", "lib/libmkldnn.so"):
-        if name not in found:
-            raise FileNotFoundError(f"its wheels hold no {name}")
     return found
 
 
-def lay_onednn(home: Path) -> None:
-    """Put oneDNN where Jittor looks before it downloads it; what is already there and whole is left alone.
+def _listed(distribution: str) -> list[PurePosixPath]:
+    """Return the files listed by a wheel, including missing ones, which `files` of Python 3.12 omits.
 
-    Links, so that nothing of 40 MB is copied; they are laid anew when the environment that they lead to was
-    moved or deleted. Several processes may do this at once.
+    Raises:
+        FileNotFoundError: The wheel has no list of files.
+    """
+    record = metadata.distribution(distribution).read_text("RECORD")
+    if not record:
+        raise FileNotFoundError(f"{distribution} is installed without the RECORD of its files")
+    return [PurePosixPath(row[0]) for row in csv.reader(record.splitlines()) if row]
+
+
+def _locate(distribution: str, listed: PurePosixPath, in_target: PurePosixPath) -> Path:
+    """Return an installed file, at its listed path or at that of `pip install --target`."""
+    root = metadata.distribution(distribution).locate_file("")
+    places = [Path(os.path.normpath(f"{root}/{place}")) for place in (listed, in_target)]
+    for place in places:
+        if place.is_file():
+            return place
+    folders = " or ".join(str(place.parent) for place in places)
+    raise FileNotFoundError(f"{distribution} is incomplete: there is no {listed.name} in {folders}")
+
+
+def lay_onednn(home: Path) -> Path:
+    """Link oneDNN into the folder where Jittor looks before downloading it; intact links are kept.
+
+    Links avoid copying 40 MB; they are replaced if the environment that they point to was moved or deleted.
+    Several processes may do this at once.
 
     Args:
         home: Jittor's home.
+
+    Returns:
+        The folder of its headers.
     """
     folder = home / ".cache/jittor/mkl/dnnl_lnx_2.2.0_cpu_gomp"
     for name, source in _onednn_files().items():
@@ -211,3 +252,4 @@ def lay_onednn(home: Path) -> None:
         except OSError:  # a file system without links
             shutil.copyfile(source, temporary)
         temporary.replace(target)
+    return folder / "include"

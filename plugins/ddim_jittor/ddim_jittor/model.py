@@ -1,4 +1,4 @@
-"""`Model` in Jittor: one network, its averaged twin and its optimizer."""
+"""`Model` in Jittor: one network, its averaged copy and its optimizer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Literal
 import jittor as jt
 import numpy as np
 
+from ddim_host import UserError
 from ddim_host.framework import (
     ADAM_BETA1,
     ADAM_BETA2,
     ADAM_EPSILON,
+    KERNELS_VARIABLE,
     ModelBase,
     cpu_kernels,
+    cpu_precision,
     process_peak_memory_bytes,
     processor_name,
     run_unet,
@@ -26,28 +29,47 @@ from ddim_jittor.layers import JittorLayers
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ddim_host.framework import Batch, Loss, UNetSpec, WhichWeights
+    from ddim_host.framework import Batch, Loss, Precision, UNetSpec, WhichWeights
 
 
 class JittorModel(ModelBase[jt.Var]):
-    """A U-Net in Jittor, on the device that Jittor was imported for; see `ddim_host.framework.Model`.
+    """A U-Net in Jittor, on the device for which Jittor was imported; see `ddim_host.framework.Model`.
 
-    Jittor is lazy: it collects operations and runs them when a value is asked for. Every step ends by running
-    what was collected, so that what is fused does not depend on who looked at which value, and when.
+    Jittor is lazy: it collects operations and runs them when a value is needed. Every step ends by running
+    all collected operations, so that fusion does not depend on when values are read.
+
+    Weights are fp32 whatever the precision. In bf16, which needs the host's kernels, images are bf16 between
+    all layers.
 
     Args:
         spec: The network.
+        precision: Precision of the network; `auto` is fp32 on a GPU; see `cpu_precision` for CPUs.
+
+    Raises:
+        UserError: `bf16` is requested on a GPU, or without the host's kernels.
     """
 
-    precision: Literal["fp32"] = "fp32"
-
-    def __init__(self, spec: UNetSpec) -> None:
+    def __init__(self, spec: UNetSpec, precision: Precision = "auto") -> None:
+        if jt.flags.use_cuda and precision == "bf16":
+            raise UserError(
+                "Jittor supports bf16 on a CPU only",
+                fix="use --precision fp32, --device cpu, or --plugin torch",
+            )
         self._kernels = None if jt.flags.use_cuda else cpu_kernels()
+        self.precision: Literal["fp32", "bf16"] = (
+            "fp32" if jt.flags.use_cuda else cpu_precision(precision, self._kernels)
+        )
+        if self._kernels is None and self.precision == "bf16":
+            raise UserError(
+                "Jittor supports bf16 only with this project's kernels",
+                why="they are disabled, or could not be compiled",
+                fix=f"unset {KERNELS_VARIABLE}, or use --precision fp32",
+            )
         super().__init__(spec)
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
-        """See `Model`, as for the methods below."""
+        """Documented in `Model`, as are the methods below."""
         return "cuda" if jt.flags.use_cuda else "cpu"
 
     @property
@@ -58,14 +80,14 @@ class JittorModel(ModelBase[jt.Var]):
 
     @property
     def threads(self) -> int:
-        # Its own kernels, oneDNN's and the host's are all threaded by this one library.
+        # Jittor's kernels, oneDNN's and the host's all use this threading library.
         return int(ctypes.CDLL("libgomp.so.1").omp_get_max_threads())
 
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> jt.Var:
         ema = self._ema
-        # Below 2^31, where Jittor's seeds end.
+        # Jittor's seeds are below 2^31.
         jt.set_seed((batch.dropout_seed + batch.first) % 2**31)
         losses = self._losses(batch, loss, self._training_layers(batch))
         names = list(self._raw)
@@ -73,7 +95,7 @@ class JittorModel(ModelBase[jt.Var]):
         gradients = jt.grad(mean, [self._raw[name] for name in names])
         if jt.in_mpi:
             gradients = [gradient.mpi_all_reduce("add") for gradient in gradients]
-        # `update` cuts the gradient by itself; under `no_grad` the parameters would stop asking for one.
+        # `update` detaches the gradient itself; under `no_grad` the parameters would no longer require one.
         self._update(dict(zip(names, gradients, strict=True)), lr, max_grad_norm)
         for name, average in ema.items():
             average.update(average + (self._raw[name] - average) * (1.0 - ema_decay))
@@ -110,7 +132,7 @@ class JittorModel(ModelBase[jt.Var]):
 
     def peak_memory_bytes(self) -> int:
         if jt.flags.use_cuda:
-            # What Jittor's allocator holds of the GPU; it keeps for itself what it frees.
+            # GPU memory held by Jittor's allocator, which does not return freed memory.
             return int(jt.get_mem_info().total_cuda_used)
         return process_peak_memory_bytes()
 
@@ -124,7 +146,7 @@ class JittorModel(ModelBase[jt.Var]):
         tensor.update(jt.array(array))
 
     def _update(self, gradients: dict[str, jt.Var], lr: float, max_grad_norm: float) -> None:
-        """Clip, then Adam with epsilon after the bias correction, as in PyTorch."""
+        """Clip the gradients, then apply Adam with epsilon after the bias correction, as in PyTorch."""
         exp_avg, exp_avg_sq = self._exp_avg, self._exp_avg_sq
         self._steps += 1
         squares = [(gradient * gradient).sum() for gradient in gradients.values()]
@@ -158,5 +180,8 @@ class JittorModel(ModelBase[jt.Var]):
         return loss(predicted, jt.array(batch.target))
 
     def _predict(self, layers: JittorLayers, x_t: jt.Var, t: jt.Var) -> jt.Var:
-        predicted = run_unet(self._unet, layers, layers.to_layout(x_t), self._time_table[t])
-        return layers.from_layout(predicted)
+        images = layers.to_layout(x_t)
+        if self.precision == "bf16":
+            images = images.bfloat16()
+        predicted = layers.from_layout(run_unet(self._unet, layers, images, self._time_table[t]))
+        return predicted.float32() if self.precision == "bf16" else predicted

@@ -1,7 +1,6 @@
-"""Changes to Jittor's sources: the exact text of a release, and the text that replaces it.
+"""Patches of Jittor's sources: the exact text of a release, and its replacement.
 
-A patch names text that occurs exactly once in its file. A release that has other text there was changed by
-its authors, and is not patched.
+The text of a patch occurs exactly once in its file. A release with different text there is not patched.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ class Patch:
     """One replacement in one file.
 
     Attributes:
-        file: The file, from the folder that holds the package `jittor`.
-        old: The text that is replaced; it occurs once.
-        new: What replaces it.
+        file: The file, relative to the folder that contains the package `jittor`.
+        old: The text to replace; it occurs once.
+        new: The replacement.
     """
 
     file: str
@@ -25,8 +24,8 @@ class Patch:
 
 
 NUMPY2 = (
-    # Jittor declares NumPy's array descriptor itself. NumPy 2 has wider fields and another order
-    # (`_PyArray_DescrNumPy2` in its `ndarraytypes.h`); what follows `alignment` is not used.
+    # Jittor declares NumPy's array descriptor itself. NumPy 2 has wider fields in another order
+    # (`_PyArray_DescrNumPy2` in its `ndarraytypes.h`); fields after `alignment` are not used.
     Patch(
         "jittor/src/pyjt/numpy.h",
         """\
@@ -51,20 +50,20 @@ NUMPY2 = (
 """,
     ),
     Patch("jittor/src/pyjt/numpy.cc", '"numpy.core.multiarray"', '"numpy._core.multiarray"'),
-    # The one function that Jittor calls that has another place in the C interface.
+    # The only function used by Jittor that moved to another place in the C API.
     Patch("jittor/src/pyjt/numpy.cc", "fill(PyArray_CopyInto, 82);", "fill(PyArray_CopyInto, 50);"),
 )
-"""Make Jittor 1.3.11 read the arrays of NumPy 2, and of no older NumPy."""
+"""Make Jittor 1.3.11 read the arrays of NumPy 2; older versions are then unsupported."""
 
 PYTHON313 = (
-    # Since Python 3.13 a name that `exec` binds does not appear in `locals()` (PEP 667).
+    # Since Python 3.13 a name bound by `exec` does not appear in `locals()` (PEP 667).
     Patch("jittor/compiler.py", "mod = locals()[gen_name]", "mod = sys.modules[gen_name]"),
     Patch("jittor_utils/__init__.py", "mod = locals()[hash]", "mod = sys.modules[hash]"),
 )
-"""Make Jittor 1.3.11 find the modules that it compiled; the same for older Pythons."""
+"""Make Jittor 1.3.11 find the modules that it compiled; also valid for older Pythons."""
 
 CUDA13 = (
-    # `cudaDeviceProp` lost `computeMode` and `clockRate`, which are attributes of the device now.
+    # `cudaDeviceProp` lost `computeMode` and `clockRate`, which are now device attributes.
     Patch(
         "jittor/extern/cuda/inc/helper_cuda.h",
         """\
@@ -102,7 +101,7 @@ inline int gpuDeviceInit(int devID) {
         "sm_per_multiproc * deviceProp.clockRate;",
         "sm_per_multiproc * deviceAttribute(cudaDevAttrClockRate, current_device);",
     ),
-    # NPP, a library for images, is included for eight numbers, and is not among what PyTorch brings.
+    # NPP, an image library, is included only for eight numbers, and PyTorch does not install it.
     Patch(
         "jittor/src/misc/cuda_limits.h",
         """\
@@ -125,7 +124,7 @@ inline int gpuDeviceInit(int devID) {
 """,
         "",
     ),
-    # The CUB of CUDA 13 is written in C++17; the second text turned it back into C++14.
+    # The CUB of CUDA 13 needs C++17; the second patch removes a switch back to C++14.
     Patch(
         "jittor/compiler.py",
         '\ncc_flags += " -Wall -Wno-unknown-pragmas -std=c++14 -fPIC "',
@@ -136,24 +135,24 @@ inline int gpuDeviceInit(int devID) {
         'nvcc_flags = nvcc_flags.replace("-std=c++17", "-std=c++14 -Xcompiler -std:c++14")',
         "pass",
     ),
-    # A newer GPU cannot run the machine code of sm_90; 121 is the newest that CUDA 13 knows.
+    # Newer GPUs cannot run machine code of sm_90; 121 is the newest that CUDA 13 supports.
     Patch("jittor/compiler.py", "    max_arch = 90\n", "    max_arch = 121\n"),
-    # No network here has FFTs or sparse matrices.
+    # The networks here use neither FFTs nor sparse matrices.
     Patch(
         "jittor/compile_extern.py",
         'libs = ["cublas", "cudnn", "curand", "cufft", "cusparse"]',
         'libs = ["cublas", "cudnn", "curand"]',
     ),
-    # cuDNN 9 loads its parts by itself; they have other names.
+    # cuDNN 9 loads its parts itself; they have other names.
     Patch(
         "jittor/compile_extern.py",
         'libs = ["libcudnn_ops_infer.so", "libcudnn_ops_train.so", "libcudnn_cnn_infer.so", '
         '"libcudnn_cnn_train.so"]',
         "libs = []",
     ),
-    # cuDNN 9 has other functions for recurrent networks. Those for convolutions are still there. CUB lost the
-    # iterators and functions of which the standard library of CUDA has the like; for this operator Jittor has
-    # another, without CUB.
+    # cuDNN 9 has other functions for recurrent networks, but still those for convolutions. CUB lost the
+    # iterators and functions that CUDA's standard library now provides; for this operator Jittor has a
+    # version without CUB.
     Patch(
         "jittor/compile_extern.py",
         """\

@@ -1,4 +1,4 @@
-"""The entry point: names the model factory and imports Jittor only when a network is built."""
+"""The plugin's entry point; Jittor is imported only when a network is built."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from ddim_host import hookimpl
-from ddim_host.framework import Check
+from ddim_host.framework import Check, bf16_check
 
 if TYPE_CHECKING:
     from ddim_host.framework import Device, JoinProcesses, Model, ModelFactory, Precision, Processes, UNetSpec
@@ -23,44 +23,45 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
 
     Args:
         spec: The network.
-        device: `cuda`, `cpu`, or `auto`: the first where Jittor can use a GPU.
-        precision: `fp32` or `auto`, which is the same here.
+        device: `cuda`, `cpu`, or `auto`: `cuda` if Jittor can use a GPU.
+        precision: `fp32`, `bf16` on a CPU, or `auto`: bf16 on a CPU with matrix units, otherwise fp32.
 
     Raises:
-        UserError: Jittor cannot be imported, or the device or the precision is not to be had.
+        UserError: Jittor cannot be imported, or the device or precision is not available.
     """
-    from ddim_host import UserError  # noqa: PLC0415 - see the module's docstring
-    from ddim_jittor.environment import import_jittor  # noqa: PLC0415
+    from ddim_jittor.environment import import_jittor  # noqa: PLC0415 - see the module's docstring
 
-    if precision == "bf16":
-        raise UserError("Jittor does not train in bf16", fix="use --precision fp32, or --plugin torch")
     import_jittor(device)
     from ddim_jittor.model import JittorModel  # noqa: PLC0415 - imports Jittor
 
-    return JittorModel(spec)
+    return JittorModel(spec, precision)
 
 
 @hookimpl
 def ddim_machine_checks() -> list[Check]:
-    """What importing Jittor needs, looked for without importing it."""
+    """Check the requirements of importing Jittor, without importing it."""
     from ddim_host import UserError  # noqa: PLC0415
     from ddim_jittor.cuda import cuda_checks  # noqa: PLC0415 - see the module's docstring
+    from ddim_jittor.environment import compiled  # noqa: PLC0415
     from ddim_jittor.machine import checks  # noqa: PLC0415
 
     try:
-        missing = next((check for check in cuda_checks() if not check.ok), None)
+        found = cuda_checks()
     except UserError as error:
         gpu = Check("GPU", False, error.what, error.fix)
     else:
+        missing = next((check for check in found if not check.ok), None)
         none = missing and f"none that Jittor can use ({missing.detail}); runs on the CPU"
-        gpu = Check("GPU", True, none or "usable")
+        gpu = Check("GPU", True, none or f"usable: {'; '.join(check.detail for check in found)}")
     mpi = shutil.which("mpicc") or "none; runs in one process only (Debian: openmpi-bin, libopenmpi-dev)"
-    return [*checks("cpu"), gpu, Check("MPI", True, mpi)]
+    required = checks("cpu")
+    core = [compiled()] if all(check.ok for check in required) else []
+    return [*required, *core, bf16_check(), gpu, Check("MPI", True, mpi)]
 
 
 @hookimpl
 def ddim_process_groups() -> JoinProcesses:
-    """By MPI."""
+    """Connect processes by MPI."""
     return _join
 
 

@@ -1,4 +1,4 @@
-"""Processes that mpirun started, joined by Jittor's own MPI."""
+"""Processes started by mpirun, connected by Jittor's MPI."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ class JittorProcesses:
 
     def sum(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Processes`."""
-        import jittor as jt  # noqa: PLC0415 - it was imported by `join`
+        import jittor as jt  # noqa: PLC0415 - already imported by `join`
 
         summed: NDArray[np.float32] = jt.array(array).mpi_all_reduce("add").numpy()
         return summed
 
 
 def join(device: Device) -> JittorProcesses:
-    """Join the processes of a run: Jittor does so while it is imported.
+    """Connect the processes of a run, which Jittor does during import.
 
     Args:
-        device: Where the network will be.
+        device: The device of the network.
 
     Raises:
-        UserError: They were not started by mpirun, or Jittor cannot use MPI on this machine.
+        UserError: The processes were not started by mpirun, or Jittor cannot use MPI on this machine.
     """
     launch = launched()
     if launch.launcher != "mpirun":
         raise UserError(
-            f"Jittor does not know the processes that {launch.launcher} starts",
+            f"Jittor does not support {launch.launcher}",
             fix=f"mpirun -np {launch.count} ddim-host ... (Debian: openmpi-bin, libopenmpi-dev)",
         )
     jittor = import_jittor(device)
     if not jittor.in_mpi or jittor.world_size != launch.count:
         raise UserError(
-            "Jittor has no part in the processes that mpirun started",
+            "Jittor cannot use the processes that mpirun started",
             why="it needs the compiler wrapper mpicc to build its MPI operators",
             fix="install Open MPI with its headers (Debian: apt-get install openmpi-bin libopenmpi-dev)",
         )

@@ -1,7 +1,7 @@
-"""The sources that Jittor's core is compiled from: the installed ones, or a patched copy in Jittor's home.
+"""The sources of Jittor's core: the installed ones, or a patched copy in Jittor's home.
 
-The copy is made in the plugin's own cache. Nothing in the environment is changed, and an environment with
-another NumPy, another Jittor or other patches has a copy of its own.
+The copy is in the plugin's own cache. The environment is not changed, and an environment with a different
+NumPy, Jittor or set of patches has its own copy.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("jittor", "jittor_utils")
 
-# A fifth of the size, and nothing imports them.
+# A fifth of the total size, and never imported.
 _NOT_COPIED = shutil.ignore_patterns("__pycache__", "demo", "notebook", "test")
 
-# The first release that may support NumPy 2 and Python 3.13 by itself. Older ones do not, also where their
-# metadata forget to say so.
+# The first release that may support NumPy 2 and Python 3.13. Older ones do not, even if their metadata do not
+# exclude them.
 _MAY_NEED_NOTHING = Version("1.3.12")
 
 
 def needed_patches() -> tuple[Patch, ...]:
-    """Choose the patches that the installed Jittor needs for the installed NumPy and this Python.
+    """Return the patches that the installed Jittor needs for the installed NumPy and this Python.
 
     Returns:
-        No patches for NumPy 1 with Python 3.11 or 3.12, or for a Jittor that supports newer ones by itself.
+        The patches; none for NumPy 1 with Python 3.11 or 3.12, or for a Jittor that supports newer ones.
 
     Raises:
-        UserError: This Jittor does not support them, and is not the one that the patches are for.
+        UserError: This Jittor does not support them, and the patches are for another version.
         PackageNotFoundError: Jittor or NumPy is not installed.
     """
     numpy = Version(metadata.version("numpy"))
@@ -57,7 +57,7 @@ def needed_patches() -> tuple[Patch, ...]:
 
 
 def _fitting(patches: tuple[Patch, ...], wanted: str, *, supported: bool) -> tuple[Patch, ...]:
-    """Return the patches if they fit, and none for a newer Jittor that needs none."""
+    """Return the patches if they apply, or none for a newer Jittor that needs none."""
     if not misfits(patches):
         return patches
     jittor = metadata.version("jittor")
@@ -65,24 +65,24 @@ def _fitting(patches: tuple[Patch, ...], wanted: str, *, supported: bool) -> tup
         return ()
     raise UserError(
         f"jittor {jittor} does not work with {wanted}",
-        why="it does not support it, and its sources are not those that this plugin knows how to adapt",
+        why="Jittor does not support it, and this plugin cannot adapt the sources of this Jittor",
         fix=f"{sys.executable} -m pip install --no-deps --force-reinstall jittor==1.3.11.0",
     )
 
 
 def misfits(patches: Sequence[Patch]) -> list[Patch]:
-    """Find the patches whose text is not in the installed sources exactly once."""
+    """Return the patches whose text does not occur exactly once in the installed sources."""
     folder = installed_folder()
     return [patch for patch in patches if _count(folder / patch.file, patch.old) != 1]
 
 
 def installed_folder() -> Path:
-    """Return the folder that holds the package `jittor`, which is not imported for that.
+    """Return the folder that contains the package `jittor`, without importing the package.
 
     Raises:
-        PackageNotFoundError: It cannot be found.
+        PackageNotFoundError: The package cannot be found.
     """
-    # `importlib.util.find_spec` would name the patched copy once that is imported.
+    # `importlib.util.find_spec` would return the patched copy once that is imported.
     spec = importlib.machinery.PathFinder.find_spec("jittor")
     if spec is None or spec.origin is None:
         raise metadata.PackageNotFoundError("jittor")
@@ -90,7 +90,7 @@ def installed_folder() -> Path:
 
 
 def sources_key(patches: Sequence[Patch]) -> str:
-    """Return a name for the installed Jittor with these patches; empty if there are none."""
+    """Return a key of the installed Jittor with these patches, or an empty string without patches."""
     if not patches:
         return ""
     record = metadata.distribution("jittor").read_text("RECORD") or ""
@@ -99,14 +99,14 @@ def sources_key(patches: Sequence[Patch]) -> str:
 
 
 def lay_sources(home: Path, patches: Sequence[Patch]) -> Path | None:
-    """Make the patched copy of the installed Jittor, unless it exists.
+    """Create the patched copy of the installed Jittor, unless it exists.
 
     Args:
         home: Jittor's home.
-        patches: Patches that fit the installed sources.
+        patches: Patches that apply to the installed sources.
 
     Returns:
-        The folder to import `jittor` from; None, without patches, for the installed sources themselves.
+        The folder to import `jittor` from; None, for the installed sources, if there are no patches.
 
     Raises:
         OSError: The copy cannot be written.
@@ -135,7 +135,7 @@ def _count(path: Path, text: str) -> int:
 
 
 def _accepts(numpy: Version) -> bool:
-    """Tell whether Jittor's metadata allow this NumPy."""
+    """Return whether Jittor's metadata allow this version of NumPy."""
     requirements = [Requirement(line) for line in metadata.requires("jittor") or ()]
     return all(
         requirement.specifier.contains(numpy, prereleases=True)

@@ -1,11 +1,11 @@
 """PyTorch for ddim-host.
 
-plugin         the model factory, found through the entry point; imports no torch by itself
+plugin         the model factory, discovered through the entry point; does not import torch itself
 model, adam    `Model`: training step, prediction, weights in and out; the optimizer
 layers         the operations of the U-Net in PyTorch
 kernel_layers  the same on the host's kernels
-processes      joining the processes that torchrun started
-features       the feature extractors, found through an entry point of its own; imports no torch by itself
+processes      connecting processes started by torchrun
+features       the feature extractors, with their own entry point; does not import torch itself
 inception, inception_weights
-               the network of FID, and where its weights come from
+               the network of FID, and the source of its weights
 """

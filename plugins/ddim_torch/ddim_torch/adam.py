@@ -1,6 +1,6 @@
-"""Adam for all parameters in one call, which is what `torch.optim.Adam(fused=True)` ends in.
+"""Adam for all parameters in one call, the one that `torch.optim.Adam(fused=True)` makes.
 
-The class itself imports PyTorch's compiler with its first step: two seconds, for nothing that is used here.
+The class itself imports PyTorch's compiler in its first step, which takes two seconds and is not used here.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def adam_step(
     step: Tensor,
     lr: float | Tensor,
 ) -> None:
-    """Move each parameter along its gradient's moments (arXiv 1412.6980, algorithm 1); all in place.
+    """Update parameters and moments in place (arXiv 1412.6980, algorithm 1).
 
     Args:
-        parameters: What moves.
-        gradients: Of each parameter.
+        parameters: The parameters.
+        gradients: The gradient of each parameter.
         exp_avg: First moments.
         exp_avg_sq: Second moments.
         step: fp32 `()` on the device, the number of this step, from 1.
-        lr: Learning rate; a tensor `()` on the device if a CUDA graph is to read it anew.
+        lr: Learning rate; a tensor `()` on the device for use in a CUDA graph.
     """
-    # The function is PyTorch's own, not its users': a release without it gets the formula.
+    # The function is private to PyTorch; without it, the formula is used.
     fused: Any = getattr(torch, "_fused_adam_", None)
     if fused is None:
         adam_formula(parameters, gradients, exp_avg, exp_avg_sq, step=step, lr=lr)
@@ -69,7 +69,7 @@ def adam_formula(
     step: Tensor,
     lr: float | Tensor,
 ) -> None:
-    """Do the same by public operations, several times slower; equal but for rounding."""
+    """Compute the same with public operations, several times slower; equal up to rounding."""
     size = lr / (1.0 - ADAM_BETA1**step)
     correction = (1.0 - ADAM_BETA2**step).sqrt()
     for parameter, gradient, mean, square in zip(parameters, gradients, exp_avg, exp_avg_sq, strict=True):

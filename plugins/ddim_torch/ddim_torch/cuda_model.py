@@ -1,4 +1,4 @@
-"""`Model` on an NVIDIA GPU: a step and a network call are functions of static tensors, for CUDA graphs."""
+"""`Model` on an NVIDIA GPU: steps and network calls are functions of static tensors, for CUDA graphs."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _BOTH: tuple[WhichWeights, ...] = ("raw", "ema")
 class CudaModel(TorchModel):
     """A U-Net on a GPU; see `ddim_host.framework.Model`.
 
-    Weights, optimizer and average are fp32. In bf16 the network computes with a rounded copy of the weights.
-    Its gradients are bf16, too; whatever is computed from them is fp32.
+    Weights, optimizer and average are fp32. With bf16 the network uses a rounded copy of the weights, and its
+    gradients are also bf16; everything computed from them is fp32.
 
-    A training step and a network call wait for nothing, and touch nothing but tensors that stay in place. So
-    each is captured in a CUDA graph, one for each number of images.
+    A training step and a network call never synchronise, and use only tensors with fixed addresses. So each
+    can be captured in CUDA graphs, one for each number of images.
 
     Args:
         spec: The network.
-        device: The GPU. On the CPU, where tests run it, nothing is captured.
+        device: The GPU. On the CPU, which is for tests, nothing is captured.
         precision: The arithmetic of the network.
-        graphs: Whether to capture.
+        graphs: Capture CUDA graphs.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class CudaModel(TorchModel):
         self._training: dict[object, tuple[StagedInputs, Captured]] = {}
         self._calls: dict[object, tuple[Tensor, Tensor, Captured]] = {}
         self._outdated: set[WhichWeights] = set(_BOTH)
-        # Without it, some convolutions' gradients are summed in an order that changes from run to run.
+        # Otherwise the gradients of some convolutions are summed in an order that varies between runs.
         torch.backends.cudnn.deterministic = True
         super().__init__(spec, device, precision)
-        self._kernels = None  # those of the CPU
+        self._kernels = None  # CPU kernels
 
     @property
     def device_name(self) -> str:
-        """See `Model`, as for the methods below."""
+        """Documented in `Model`, as are the methods below."""
         return f"{super().device_name}, {'CUDA graphs' if self._graphs else 'no CUDA graphs'}"
 
     def train_step(
@@ -65,7 +65,7 @@ class CudaModel(TorchModel):
             "x_t": batch.x_t,
             "t": batch.t,
             "target": batch.target,
-            # Gradients are summed over the processes.
+            # Gradients are summed over all processes.
             "weights": batch.weights / batch.total,
             "dropout_seed": batch.dropout_seed,
             "lr": np.float32(lr),
@@ -75,7 +75,11 @@ class CudaModel(TorchModel):
         }
         key = id(loss), batch.x_t.shape
         if key not in self._training:
-            _ = self._ema, self._exp_avg, self._exp_avg_sq  # their memory must not belong to a graph
+            _ = (
+                self._ema,
+                self._exp_avg,
+                self._exp_avg_sq,
+            )  # allocate them outside of a graph
             inputs = StagedInputs(values, self._device)
             added = FlatTensors(self._added, self._device).flat
             of_images = added.new_zeros((len(batch.t), len(added)))
@@ -87,7 +91,7 @@ class CudaModel(TorchModel):
             self._training[key] = inputs, step
         inputs, step = self._training[key]
         inputs.load(values)
-        losses = step().clone()  # the next replay overwrites its own
+        losses = step().clone()  # the next replay overwrites the result
         self._forget_transformed()
         return losses
 
@@ -104,7 +108,7 @@ class CudaModel(TorchModel):
         return self._call(x_t, t, which)
 
     def _call(self, x_t: Tensor, t: Tensor | int, which: WhichWeights) -> Tensor:
-        """Epsilon, valid until the next call."""
+        """Return the prediction, valid until the next call."""
         key = which, x_t.shape
         if key not in self._calls:
             x = torch.empty_like(x_t)
@@ -123,11 +127,11 @@ class CudaModel(TorchModel):
         return call()
 
     def _step(self, inputs: StagedInputs, of_images: Tensor, loss: Loss, first: int) -> Tensor:
-        """Take a step, in place; a function of tensors that stay in place.
+        """Take a training step in place, using only tensors with fixed addresses.
 
         Args:
-            inputs: The batch and this step's numbers.
-            of_images: fp32 `(B, N)`, for the gradients of each image; see `Training`.
+            inputs: The batch, and the numbers of this step.
+            of_images: fp32 `(B, N)`, buffer for gradients of each image; see `Training`.
             loss: The loss.
             first: Index of this process's first image in the whole batch.
         """
@@ -147,7 +151,7 @@ class CudaModel(TorchModel):
         gradient = torch.cat([multiplied, of_images.sum(0)])
         if distributed.is_initialized():
             distributed.all_reduce(gradient)
-        # As `torch.nn.utils.clip_grad_norm_` does it.
+        # As in `torch.nn.utils.clip_grad_norm_`.
         norm = torch.linalg.vector_norm(gradient)
         gradient.mul_((inputs["max_grad_norm"] / (norm + 1e-6)).clamp(max=1.0))
         adam_step(
@@ -168,31 +172,31 @@ class CudaModel(TorchModel):
 
     @cached_property
     def _rounded(self) -> dict[WhichWeights, FlatTensors]:
-        """The copies that the network computes with in bf16, of the weights that it multiplies with."""
+        """The bf16 copies of the weights that the network multiplies with."""
         return {which: FlatTensors(self._multiplied, self._device, torch.bfloat16) for which in _BOTH}
 
     @cached_property
     def _leaves(self) -> dict[str, Tensor]:
-        """What PyTorch takes gradients with respect to."""
+        """The tensors with respect to which PyTorch computes gradients."""
         computing = self._computing("raw")
         return {name: computing[name].detach().requires_grad_() for name in self._multiplied}
 
     @property
     def _flats(self) -> tuple[FlatTensors, ...]:
-        """What a step changes: the parameters, their average and the optimizer's memory."""
+        """The tensors changed by a step: parameters, their average and the optimizer's moments."""
         return tuple(
             cast("FlatTensors", tensors)
             for tensors in (self._raw, self._ema, self._exp_avg, self._exp_avg_sq)
         )
 
     def _computing(self, which: WhichWeights) -> dict[str, Tensor]:
-        """Return the weights that the network computes with."""
+        """Return the weights used by the network."""
         weights = self._parameters(which)
         return weights if self.precision == "fp32" else {**weights, **self._rounded[which]}
 
     @torch.no_grad()
     def _round(self, which: WhichWeights) -> None:
-        """Bring the copy up to date."""
+        """Update the bf16 copy of the weights."""
         if self.precision == "bf16":
             rounded = self._rounded[which].flat
             rounded.copy_(cast("FlatTensors", self._parameters(which)).flat[: len(rounded)])
@@ -208,12 +212,12 @@ class CudaModel(TorchModel):
 
     @cached_property
     def _multiplied(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of what PyTorch multiplies with or adds to products: those must be of one dtype."""
+        """Shapes of the weights and dense biases in PyTorch's products, whose operands share a dtype."""
         shapes = {p.name: p.shape for p in parameters(self._unet)}
         dense = {name.removesuffix("weight") + "bias" for name, shape in shapes.items() if len(shape) == 2}
         return {name: shape for name, shape in shapes.items() if len(shape) > 1 or name in dense}
 
     @cached_property
     def _added(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the others: biases of convolutions, weights and biases of group norms."""
+        """Shapes of the other parameters: biases of convolutions, weights and biases of group norms."""
         return {p.name: p.shape for p in parameters(self._unet) if p.name not in self._multiplied}

@@ -1,11 +1,11 @@
-"""Feature extractors that compute with PyTorch; a parts plugin, because any framework's samples are judged.
+"""Feature extractors in PyTorch; a parts plugin, because they evaluate samples of any framework.
 
-torch is imported only where an extractor is made, which is in the evaluator's process.
+torch is imported only when an extractor is created, in the evaluator's process.
 """
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - the types of parameters are looked up
+from pathlib import Path  # noqa: TC003 - the types of parameters are resolved
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ddim_host.framework import Device
 
 _CHUNK = 50
-"""Images at a time: more take gigabytes and are no faster."""
+"""Images per batch: larger batches take gigabytes and are not faster."""
 
 
 @hookimpl
@@ -32,16 +32,16 @@ def ddim_feature_extractors() -> dict[str, FeatureExtractorFactory]:
 class Inception:
     """The 2,048 features of FID and KID: the last mean pool of the Inception v3 of 2015.
 
-    The same as pytorch-fid's: images in [0, 1], enlarged to 299 x 299 (bilinear, corners not aligned), then
-    scaled to [-1, 1]; fp32. Grey images become RGB.
+    Equal to pytorch-fid's: images in [0, 1] are enlarged to 299 x 299 (bilinear, corners not aligned), then
+    scaled to [-1, 1]; fp32. Grey images are converted to RGB.
 
     Args:
         weights: A file with the weights; None downloads the published ones once. See
             `inception_weights.read_weights`.
-        device: `cuda`, `cpu`, or `auto`: the first where there is a GPU.
+        device: `cuda`, `cpu`, or `auto`: `cuda` if there is a GPU.
 
     Raises:
-        UserError: The weights or the device are not to be had.
+        UserError: The weights or the device are not available.
     """
 
     framework = "torch"
@@ -55,14 +55,17 @@ class Inception:
         from ddim_torch.model import resolve_device  # noqa: PLC0415
 
         if device not in ("auto", "cpu", "cuda"):
-            raise UserError(f"inception cannot compute on {device!r:.40}", fix="choose auto, cpu or cuda")
+            raise UserError(
+                f"parameter 'device' of feature extractor 'inception' must be auto, cpu or cuda, "
+                f"not {device!r:.40}"
+            )
         resolved = resolve_device(cast("Device", device))
         parameters, self.fingerprint = read_weights(weights)
         self._network = InceptionNetwork(parameters, resolved)
         self._tensor = torch.from_numpy
 
     def __call__(self, images: Images, /) -> NDArray[np.float32]:
-        """See `contracts.FeatureExtractor`; uint8 `(N, H, W, C)` to float32 `(N, 2048)`."""
+        """See `contracts.FeatureExtractor`; maps uint8 `(N, H, W, C)` to float32 `(N, 2048)`."""
         found = []
         for first in range(0, len(images), _CHUNK):
             chunk = np.ascontiguousarray(images[first : first + _CHUNK].transpose(0, 3, 1, 2))

@@ -1,4 +1,4 @@
-"""CUDA graphs: what a GPU is to do, recorded once and replayed without Python."""
+"""CUDA graphs: GPU work recorded once and replayed without Python."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class Captured:
-    """A function of tensors that stay in place, captured in a CUDA graph by its second call.
+    """A function of tensors with fixed addresses, captured in a CUDA graph by its second call.
 
-    The first call runs it as it is: what is compiled, allocated or chosen once must not happen in a capture.
-    A capture executes nothing, so each call runs the function once, whichever way.
+    The first call runs the function directly, because one-time compilation, allocation and autotuning must
+    not happen during a capture. A capture executes nothing, so every call runs the function exactly once.
 
     Args:
-        function: Takes nothing, and returns a tensor; reads and writes tensors that stay where they are.
-        enabled: Whether to capture at all.
-        name: What it is, for the note that it cannot be captured.
+        function: Takes no arguments and returns a tensor; reads and writes tensors with fixed addresses.
+        enabled: Capture the function at all.
+        name: Name of the function, for the note printed if it cannot be captured.
     """
 
     def __init__(self, function: Callable[[], Tensor], *, enabled: bool, name: str) -> None:
@@ -36,10 +36,10 @@ class Captured:
         self._result: Tensor | None = None
 
     def __call__(self) -> Tensor:
-        """Run it.
+        """Run the function.
 
         Returns:
-            The function's result; if it was captured, valid until the next call.
+            The function's result; once captured, it is valid until the next call.
         """
         if not self._enabled or not self._warm:
             self._warm = True
@@ -60,7 +60,7 @@ class Captured:
             self._enabled = False
             why = str(_first(error)).splitlines()[0]
             print(
-                f"note: {self._name} cannot be captured in a CUDA graph ({why}); it runs uncaptured, slower",
+                f"note: {self._name} cannot be captured in a CUDA graph ({why}); it runs slower, without one",
                 file=sys.stderr,
             )
         else:
@@ -69,7 +69,7 @@ class Captured:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """A graph that is found to be garbage cannot be freed while another one is captured."""
+    """Suspend garbage collection: a graph cannot be freed while another one is captured."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -80,7 +80,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _first(error: BaseException) -> BaseException:
-    """The error that the others followed from."""
+    """Return the error that caused the others."""
     while error.__context__ is not None:
         error = error.__context__
     return error

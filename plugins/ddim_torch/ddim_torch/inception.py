@@ -1,7 +1,7 @@
-"""The Inception v3 of FID: a table, and what runs it.
+"""The Inception v3 of FID: a table of layers, and its execution.
 
-This is the network of 2015 that everybody measures FID with, and not torchvision's: its mean pools count no
-border, and the last of them is a maximum. Held against pytorch-fid by `tests/evaluation/test_peers.py`.
+This is the network of 2015 on which FID is defined, not torchvision's: its mean pools exclude the border, and
+the pool of the last block is a maximum. `tests/evaluation/test_peers.py` compares it with pytorch-fid.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _IMAGE_SIZE = 299
 _BATCH_NORM_EPS = 1e-3
-# TF32 would keep three digits of a feature. PyTorch 2.6 has one switch for it, later releases have two.
+# TF32 would leave three digits of a feature. PyTorch 2.6 has one switch for it, later releases have two.
 _EXACT: dict[str, Any] = {"enabled": True, "deterministic": True, "allow_tf32": False}
 if "fp32_precision" in inspect.signature(torch.backends.cudnn.flags).parameters:
     _EXACT["fp32_precision"] = "ieee"
@@ -35,14 +35,14 @@ _1, _3, _5, _WIDE, _TALL = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution without bias, batch normalisation and ReLU.
+    """A convolution without bias, followed by batch normalisation and ReLU.
 
     Attributes:
-        name: What the names of its parameters begin with.
-        channels: Of the output.
+        name: Prefix of the names of its parameters.
+        channels: Output channels.
         kernel: Height and width.
-        stride: 1, or 2, which takes no border.
-        border: Zeros around the image, so that it keeps its size.
+        stride: 1 or 2; with 2 there is no padding.
+        border: Pad with zeros to keep the size of the image.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Pool:
-    """The largest or the mean of 3 x 3 pixels; what lies outside the image does not count."""
+    """The maximum or mean of 3 x 3 pixels; pixels outside the image are excluded."""
 
     kind: Literal["max", "mean"]
     stride: int = 1
@@ -124,7 +124,7 @@ def _branch(block: str, branch: str, channels: int, kernel: Kernel = _1, stride:
     return Conv(f"{block}.branch{branch}", channels, kernel, stride)
 
 
-# One after the other in a tuple; side by side in a list, and then their channels joined.
+# A tuple is a sequence of layers; a list is parallel branches with concatenated channels.
 _NETWORK: Layers = (
     Conv("Conv2d_1a_3x3", 32, _3, 2),
     Conv("Conv2d_2a_3x3", 32, _3, border=False),
@@ -148,7 +148,7 @@ _NETWORK: Layers = (
 
 
 def parameter_shapes() -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter, by its name in the published file."""
+    """Return the shape of every parameter, by its name in the published file."""
     shapes: dict[str, tuple[int, ...]] = {}
     for conv, channels in _convs(_NETWORK, 3)[0]:
         shapes[f"{conv.name}.conv.weight"] = (conv.channels, channels, *conv.kernel)
@@ -160,12 +160,12 @@ def parameter_shapes() -> dict[str, tuple[int, ...]]:
 class InceptionNetwork:
     """The network up to its last pool, in fp32.
 
-    Each batch normalisation is a scale and a shift of its convolution's output, and is made a part of the
-    convolution's weight and bias, in float64.
+    Each batch normalisation is a scale and a shift of its convolution's output, and is folded into the
+    convolution's weight and bias in float64.
 
     Args:
-        parameters: Those of `parameter_shapes`, by name.
-        device: Where it computes.
+        parameters: The parameters listed by `parameter_shapes`, by name.
+        device: The device of the network.
     """
 
     def __init__(self, parameters: Mapping[str, NDArray[np.float32]], device: torch.device) -> None:
@@ -189,7 +189,7 @@ class InceptionNetwork:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """The features `(B, 2048)` of images uint8 `(B, 3, H, W)`."""
+        """Return the features `(B, 2048)` of images uint8 `(B, 3, H, W)`."""
         with torch.backends.cudnn.flags(**_EXACT):
             pixels = images.to(self._device).contiguous(memory_format=torch.channels_last).float() / 255.0
             size = (_IMAGE_SIZE, _IMAGE_SIZE)
@@ -214,7 +214,7 @@ class InceptionNetwork:
 
 
 def _convs(layers: Layers, channels: int) -> tuple[list[tuple[Conv, int]], int]:
-    """All convolutions, each with the channels of its input; and the channels of the output."""
+    """Return all convolutions with their input channels, and the output channels."""
     if isinstance(layers, Conv):
         return [(layers, channels)], layers.channels
     if isinstance(layers, Pool):

@@ -1,4 +1,4 @@
-"""Where the published weights of the Inception network are kept; told without PyTorch."""
+"""Location of the published weights of the Inception network; needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ddim_host import cache_folder
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
 KEPT_NAME = "inception-6726825d.safetensors"
-"""What the published file becomes, once it was read."""
+"""Name of the cached copy of the published file."""
 
 
 def are_cached() -> bool:

@@ -1,6 +1,6 @@
 """The weights of the Inception network: from a file, from the cache, or downloaded once.
 
-They are published as a pickle. That is read only where its checksum is the published one, and then kept as
+They are published as a pickle, which is read only if its checksum is the published one, and then cached as
 safetensors.
 """
 
@@ -33,39 +33,42 @@ _ORIGIN, _CONTENT = "origin_sha256", "content_sha256"
 
 
 def read_weights(path: Path | None) -> tuple[dict[str, NDArray[np.float32]], str]:
-    """The parameters by name, float32, and their fingerprint.
+    """Return the parameters by name, float32, and their fingerprint.
 
     Args:
-        path: A safetensors file with the names of the published one, or a copy of that; None takes the
-            published weights, which are downloaded once.
+        path: A copy of the published file, or a safetensors file with the same names; None uses the published
+            weights, which are downloaded once.
 
     Returns:
-        The parameters; and the SHA-256 of the published file where they are from it, else that of themselves.
+        The parameters; and the SHA-256 of the published file if they come from it, otherwise that of their
+        values.
 
     Raises:
-        UserError: The file is not to be had, damaged, of another network, or a pickle of another origin.
+        UserError: The file is missing, damaged, for another network, or a pickle other than the published
+            one.
     """
     if path is None:
         return _published()
     path = path.expanduser()
     with file_errors(f"cannot read the weights {path}", fix=_how_to_get_them()):
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could block forever
             raise OSError("it is not a file")
-        # A safetensors file begins with the length of its header, eight bytes, and the header is JSON.
+        # A safetensors file begins with the length of its header, in eight bytes, followed by the header,
+        # which is JSON.
         with path.open("rb") as file:
             is_pickle = path.suffix != ".safetensors" and file.read(9)[8:] != b"{"
         if is_pickle and _sha256(path) != SHA256:
             raise UserError(
-                f"{path} is not read",
-                why="it is a pickle, which may run any code, and not the published file of "
+                f"{path} is not loaded",
+                why="it is a pickle, which can run arbitrary code, and not the published file with "
                 f"SHA-256 {SHA256[:12]}...",
-                fix="convert it to safetensors, or give a copy of the published file",
+                fix="convert it to safetensors, or use a copy of the published file",
             )
         return (_from_pickle(path), SHA256) if is_pickle else _from_safetensors(path)
 
 
 def published_weights() -> str:
-    """Whether the published weights are in the cache, in words; nothing is read or downloaded."""
+    """Describe the state of the published weights in the cache, without reading or downloading them."""
     if are_cached():
         return "in the cache"
     return f"not in the cache yet; {NUM_BYTES / 1e6:.0f} MB, downloaded once"
@@ -77,14 +80,14 @@ def _published() -> tuple[dict[str, NDArray[np.float32]], str]:
     if weights is None:
         with cache_errors():
             folder.mkdir(parents=True, exist_ok=True)
-            # Of several processes one downloads; the others wait, and find what it made.
+            # One of several processes downloads the weights; the others wait, then read the cached file.
             with locked(folder):
                 weights = _kept(folder) or _converted(folder)
     return weights, SHA256
 
 
 def _kept(folder: Path) -> dict[str, NDArray[np.float32]] | None:
-    """The published weights as they were kept; None where they are missing, damaged, or others."""
+    """Return the cached weights, or None if they are missing, damaged or not the published ones."""
     try:
         weights, fingerprint = _from_safetensors(folder / KEPT_NAME)
     except (OSError, UserError):
@@ -104,7 +107,7 @@ def _converted(folder: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _from_pickle(path: Path) -> dict[str, NDArray[np.float32]]:
-    """The published file; its checksum was compared."""
+    """Read the published file, whose checksum is already verified."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -117,11 +120,11 @@ def _from_safetensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             about = file.metadata() or {}
-            # Only what is needed is read, whatever else the file holds.
+            # Other arrays in the file are not read.
             arrays = {name: file.get_tensor(name) for name in wanted.keys() & file.keys()}
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(
-            f"{path} is not a whole safetensors file", why=str(error), fix=_how_to_get_them()
+            f"{path} is not a complete safetensors file", why=str(error), fix=_how_to_get_them()
         ) from None
     weights = _checked(path, arrays)
     content = _content_sha256(weights)
@@ -130,7 +133,7 @@ def _from_safetensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
 
 
 def _checked(path: Path, arrays: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """The parameters of the network, in its order, and nothing else."""
+    """Return only the parameters of the network, in its order, after checking them."""
     weights = {}
     for name, shape in parameter_shapes().items():
         array = arrays.get(name)
@@ -140,12 +143,12 @@ def _checked(path: Path, arrays: dict[str, NDArray[np.float32]]) -> dict[str, ND
         elif array.dtype != np.float32 or array.shape != shape:
             problem = f"{name} is {array.dtype} of shape {array.shape}, not float32 of shape {shape}"
         elif not np.isfinite(array).all():
-            problem = f"{name} is not finite everywhere"
+            problem = f"{name} has values that are not finite"
         elif name.endswith("running_var") and (array < 0.0).any():
-            problem = f"{name}, a variance, is negative somewhere"
+            problem = f"{name}, a variance, has negative values"
         if array is None or problem:
             raise UserError(
-                f"{path} does not hold the weights of the Inception network of FID",
+                f"{path} does not contain the weights of the Inception network of FID",
                 why=problem,
                 fix=_how_to_get_them(),
             )
@@ -168,6 +171,6 @@ def _sha256(path: Path) -> str:
 
 def _how_to_get_them() -> str:
     return (
-        f"get {FILE_NAME} from {URL} on any machine, and pass --features inception:weights=FILE "
+        f"download {FILE_NAME} from {URL} on any machine, and pass --features inception:weights=FILE "
         f"or put it into {cache_folder()}"
     )

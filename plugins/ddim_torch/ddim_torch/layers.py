@@ -41,13 +41,14 @@ class TorchLayers(LayersBase[Tensor]):
         batch, channels, height, width = x.shape
         tokens = x.flatten(2).transpose(1, 2)
 
-        # One product for all three: wide matrices are faster, and the gradient of the tokens is summed in it.
+        # One product for all three: wide matrices are faster, and the product sums the gradient of the
+        # tokens.
         weights, biases = zip(
             *(self._weight_and_bias(part.name) for part in (layer.to_q, layer.to_k, layer.to_v)), strict=True
         )
         projected = self._dense(tokens, torch.cat(weights), torch.cat(biases))
         q, k, v = projected.reshape(batch, height * width, 3, layer.heads, -1).permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(q, k, v)
+        attended = self._attend(q, k, v)
         joined = self.linear(layer.to_out, attended.transpose(1, 2).flatten(2))
         return joined.transpose(1, 2).reshape(batch, channels, height, width)
 
@@ -57,19 +58,22 @@ class TorchLayers(LayersBase[Tensor]):
     def concatenate(self, x: Tensor, skip: Tensor) -> Tensor:
         return torch.cat([x, skip], dim=1)
 
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, k, v)
+
     def _dense(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return functional.linear(x, weight, bias)
 
 
 def padded(layer: Conv, x: Tensor) -> tuple[Tensor, int]:
-    """Add what a convolution cannot pad by itself.
+    """Add asymmetric padding, which a convolution does not support.
 
     Args:
         layer: The convolution.
         x: `(B, C, H, W)`.
 
     Returns:
-        Images, and how much padding is left to the convolution, on all sides.
+        The images, and the padding left to the convolution, equal on all sides.
     """
     before, after = layer.padding
     if before == after:
@@ -78,7 +82,7 @@ def padded(layer: Conv, x: Tensor) -> tuple[Tensor, int]:
 
 
 def apply_function(function: type[torch.autograd.Function], *arguments: object) -> Tensor:
-    """Call a function that has a gradient of its own."""
-    apply: Any = function.apply  # typed in some releases of PyTorch only
+    """Call a custom autograd function."""
+    apply: Any = function.apply  # typed only in some releases of PyTorch
     result: Tensor = apply(*arguments)
     return result

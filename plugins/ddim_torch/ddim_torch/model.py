@@ -1,7 +1,8 @@
-"""`Model` in PyTorch: one network, its averaged twin and its optimizer on one device."""
+"""`Model` in PyTorch: one network, its averaged copy and its optimizer on one device."""
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -12,6 +13,7 @@ from ddim_host import UserError
 from ddim_host.framework import (
     ModelBase,
     cpu_kernels,
+    cpu_precision,
     process_peak_memory_bytes,
     processor_name,
     run_unet,
@@ -31,35 +33,47 @@ if TYPE_CHECKING:
 
 
 def resolve_device(device: Device) -> torch.device:
-    """The device that was asked for; `auto` is the GPU where there is one.
+    """Return the requested device; `auto` is the GPU if there is one.
 
     Raises:
-        UserError: `cuda` was asked for, and PyTorch sees no GPU.
+        UserError: `cuda` was requested, but PyTorch finds no GPU.
     """
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise UserError(
             "PyTorch cannot use a GPU on this machine",
             why=f"torch {torch.__version__} finds no CUDA device",
-            fix="use --device cpu, or install a CUDA build of torch and the NVIDIA driver",
+            fix=f"use --device cpu, or {_how_to_find_a_gpu()}",
         )
     if not available or device == "cpu":
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def _how_to_find_a_gpu() -> str:
+    """Return the first things to check: the driver, if this build can use GPUs; otherwise another build."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "install a CUDA build of torch, and the NVIDIA driver if it is missing"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None:
+        return f"check CUDA_VISIBLE_DEVICES, which is {hidden!r}, and whether nvidia-smi lists the GPU"
+    return "check whether nvidia-smi lists the GPU, and whether its driver supports this CUDA version"
+
+
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """The arithmetic that was asked for; `auto` is bf16 on a GPU that has it, otherwise fp32.
+    """Return the requested precision; `auto` is bf16 on a GPU that supports it, otherwise fp32.
+
+    See `cpu_precision` for CPUs.
 
     Raises:
-        UserError: `bf16` was asked for on a GPU that does not have it.
+        UserError: `bf16` was requested on a GPU that does not support it.
     """
     if device.type == "cpu":
-        return "bf16" if precision == "bf16" else "fp32"
+        return cpu_precision(precision, cpu_kernels())
     supported = torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bf16" and not supported:
         raise UserError(
-            f"{torch.cuda.get_device_name(device)} does not have bf16", fix="use --precision fp32"
+            f"{torch.cuda.get_device_name(device)} does not support bf16", fix="use --precision fp32"
         )
     return "bf16" if supported and precision != "fp32" else "fp32"
 
@@ -67,30 +81,31 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
 class TorchModel(ModelBase[Tensor]):
     """A U-Net in PyTorch; see `ddim_host.framework.Model`.
 
-    Weights are fp32 whatever the precision; bf16 is autocast around the network.
+    Weights are always fp32. With bf16 and the host's kernels, images are bf16 between all layers; without the
+    kernels, the network runs under bf16 autocast.
 
     Args:
         spec: The network.
-        device: Where it lives.
+        device: The device of the network.
         precision: The arithmetic of the network.
     """
 
     def __init__(self, spec: UNetSpec, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
         self.precision = precision
         self._device = device
-        self._kernels = cpu_kernels() if device.type == "cpu" and precision == "fp32" else None
+        self._kernels = cpu_kernels() if device.type == "cpu" else None
         if self._kernels:
             self._kernels.keep_freed_memory()
         if device.type == "cuda" and precision == "fp32":
-            # By default convolutions round what they multiply to 10 bits.
+            # By default convolutions use TF32, which rounds factors to 10 bits.
             torch.backends.cudnn.allow_tf32 = False
-        # PyTorch's convolutions run fastest with the channels last, on both kinds of device.
+        # PyTorch's convolutions are fastest with the channels last, on CPU and GPU.
         self._layout = torch.contiguous_format if self._kernels else torch.channels_last
         super().__init__(spec)
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
-        """See `Model`, as for the methods below."""
+        """Documented in `Model`, as are the methods below."""
         return "cuda" if self._device.type == "cuda" else "cpu"
 
     @property
@@ -125,10 +140,10 @@ class TorchModel(ModelBase[Tensor]):
         raw = list(self._raw.values())
         adam_step(
             raw,
-            [cast("Tensor", parameter.grad) for parameter in raw],  # a step gives each its own
+            [cast("Tensor", parameter.grad) for parameter in raw],  # each backward pass creates new gradients
             list(self._exp_avg.values()),
             list(self._exp_avg_sq.values()),
-            # On its device: a device that is fed asynchronously is not waited for.
+            # Created on the device, to avoid synchronising with it.
             step=torch.full((), float(self._steps), device=self._device),
             lr=lr,
         )
@@ -195,22 +210,25 @@ class TorchModel(ModelBase[Tensor]):
         return losses
 
     def _predict(self, layers: TorchLayers, x_t: Tensor, t: Tensor) -> Tensor:
-        x_t = x_t.contiguous(memory_format=torch.channels_last)
-        enabled = self.precision == "bf16"
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled):
+        bf16 = self.precision == "bf16"
+        x_t = x_t.to(
+            torch.bfloat16 if bf16 and self._kernels else torch.float32, memory_format=torch.channels_last
+        )
+        autocast = bf16 and not self._kernels
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=autocast):
             predicted = run_unet(self._unet, layers, x_t, self._time_table[t])
         return predicted.float()
 
     @cached_property
     def _parallel(self) -> DistributedDataParallel:
-        """What averages gradients over several processes while the next ones are computed."""
-        from torch.nn.parallel import DistributedDataParallel  # noqa: PLC0415 - slow, and seldom needed
+        """A module that averages gradients over processes while the next ones are computed."""
+        from torch.nn.parallel import DistributedDataParallel  # noqa: PLC0415 - slow, and rarely needed
 
         return DistributedDataParallel(_Shared(self._raw.values()))
 
 
 class _Shared(torch.nn.Module):
-    """The parameters as a module, for that is what PyTorch averages gradients of."""
+    """The parameters as a module, because PyTorch averages the gradients of modules."""
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         super().__init__()

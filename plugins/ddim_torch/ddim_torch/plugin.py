@@ -1,4 +1,4 @@
-"""The entry point: names the model factory and imports torch only when a network is built."""
+"""The plugin's entry point; torch is imported only when a network is built."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ddim_host import UserError, cache_errors, hookimpl
-from ddim_host.framework import KERNELS_VARIABLE, Check, launched
+from ddim_host.framework import KERNELS_VARIABLE, Check, bf16_check, launched
 
 if TYPE_CHECKING:
     from ddim_host.framework import Device, JoinProcesses, Model, ModelFactory, Precision, Processes, UNetSpec
@@ -26,11 +26,12 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
 
     Args:
         spec: The network.
-        device: `cuda`, `cpu`, or `auto`: the first where there is a GPU.
-        precision: `fp32`, `bf16`, or `auto`: the latter on a GPU that has it.
+        device: `cuda`, `cpu`, or `auto`: `cuda` if there is a GPU.
+        precision: `fp32`, `bf16`, or `auto`: bf16 on a GPU that supports it, and on a CPU with matrix
+            units, otherwise fp32.
 
     Raises:
-        UserError: The device or the precision is not to be had on this machine.
+        UserError: The device or precision is not available on this machine.
     """
     from ddim_torch.model import TorchModel, resolve_device, resolve_precision  # noqa: PLC0415 - heavy
 
@@ -45,7 +46,7 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
 
 
 def _captures_graphs() -> bool:
-    """Whether to capture CUDA graphs; exchanges between processes are never captured.
+    """Return whether to capture CUDA graphs; communication between processes is never captured.
 
     Raises:
         UserError: `$DDIM_HOST_CUDA_GRAPHS` is neither `on` nor `off`.
@@ -60,22 +61,25 @@ def _captures_graphs() -> bool:
 
 @hookimpl
 def ddim_machine_checks() -> list[Check]:
-    """Whether torch can be imported, and what it finds."""
+    """Check that torch can be imported, and report its GPU."""
     try:
         import torch  # noqa: PLC0415 - heavy, and may fail
     except (ImportError, OSError) as error:
         return [Check("torch", False, str(error), "pip install --force-reinstall torch")]
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; runs on the CPU"
+    gpu = "none; runs on the CPU"
+    if torch.cuda.is_available():
+        gpu = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     return [
         Check("torch", True, torch.__version__),
         Check("threads", True, str(torch.get_num_threads())),
+        bf16_check(),
         Check("GPU", True, gpu),
         _weights_check(),
     ]
 
 
 def _weights_check() -> Check:
-    """Whether the weights of FID are here: worth knowing while there is a network, and no failure."""
+    """Report whether the weights of FID are available; their absence is not a failure."""
     from ddim_torch.inception_weights import published_weights  # noqa: PLC0415 - imports torch
 
     try:
@@ -87,7 +91,7 @@ def _weights_check() -> Check:
 
 @hookimpl
 def ddim_process_groups() -> JoinProcesses:
-    """By torch.distributed."""
+    """Connect processes by torch.distributed."""
     return _join
 
 

@@ -1,4 +1,4 @@
-"""Processes that torchrun started, joined by torch.distributed: gloo between hosts, NCCL between GPUs."""
+"""Processes started by torchrun, connected by torch.distributed: gloo for host memory, NCCL for GPUs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from ddim_host.framework import Device
 
-# Others wait while the first one measures real images, say; one that has died is known of at once anyway.
+# Others may wait long, for example while the first one measures real images; a dead process is detected at
+# once anyway.
 _TIMEOUT = timedelta(days=1)
 
 
@@ -31,7 +32,7 @@ class TorchProcesses:
         self.count = distributed.get_world_size()
 
     def sum(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Processes`. Arrays of the host go by gloo, also where gradients go by NCCL."""
+        """See `Processes`. Host arrays use gloo, even if gradients use NCCL."""
         total = torch.from_numpy(array.copy())
         distributed.all_reduce(total)
         summed: NDArray[np.float32] = total.numpy()
@@ -39,19 +40,19 @@ class TorchProcesses:
 
 
 def join(device: Device) -> TorchProcesses:
-    """Join the processes of a run; with GPUs, each gets its own.
+    """Connect the processes of a run; if there are GPUs, each process gets one of them.
 
     Args:
-        device: Where the network will be.
+        device: The device of the network.
 
     Raises:
-        UserError: They were not started by torchrun, cannot find each other, or there are too few GPUs.
+        UserError: The processes were not started by torchrun or cannot connect, or there are too few GPUs.
     """
     if not distributed.is_initialized():
         launch = launched()
         if launch.launcher != "torchrun":
             raise UserError(
-                f"PyTorch does not know the processes that {launch.launcher} starts",
+                f"PyTorch does not support {launch.launcher}",
                 fix=f"torchrun --nproc-per-node {launch.count} -m ddim_host ...",
             )
         cuda = device != "cpu" and torch.cuda.is_available()
@@ -61,7 +62,7 @@ def join(device: Device) -> TorchProcesses:
             distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise UserError(
-                "the processes do not find each other",
+                "the processes could not connect to each other",
                 why=str(error).splitlines()[0],
                 fix="start them with torchrun; on several machines see its --rdzv-endpoint",
             ) from error
@@ -73,7 +74,8 @@ def _choose_gpu(number: int) -> None:
     if number >= torch.cuda.device_count():
         raise UserError(
             f"process {number} of this machine has no GPU",
-            why=f"torchrun started more than the {torch.cuda.device_count()} that PyTorch sees",
+            why=f"torchrun started more processes than the {torch.cuda.device_count()} GPUs that "
+            f"PyTorch sees",
             fix="use a smaller --nproc-per-node, or --device cpu",
         )
     torch.cuda.set_device(number)

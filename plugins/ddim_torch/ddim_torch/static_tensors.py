@@ -1,4 +1,4 @@
-"""Tensors that stay in place: parameters in one piece of memory, and inputs that one copy replaces."""
+"""Tensors with fixed addresses: parameters in one block of memory, and inputs replaced by one copy."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _ALIGNMENT = 16
-"""In elements of a parameter and bytes of an input: the widest reads of a GPU take 16 bytes."""
+"""Alignment of parameters (in elements) and inputs (in bytes): a GPU reads at most 16 bytes at once."""
 
 _STAGES = 4
-"""How many copies may be on their way before the host waits for the oldest."""
+"""Maximum number of copies in flight before the host waits for the oldest."""
 
 
 class FlatTensors(dict[str, Tensor]):
-    """Tensors by name in one piece of memory, so that what treats all alike is one operation; zeros at first.
+    """Tensors by name in one block of memory, so that one operation can process all; initially zeros.
 
-    Those of four axes have the channels last.
+    Tensors with four axes have the channels last.
 
     Args:
         shapes: Names and shapes.
-        device: Where they live.
+        device: The device of the tensors.
         dtype: Their type.
 
     Attributes:
-        flat: The whole, `(N,)`, with a few zeros between the tensors.
-        slices: Where each tensor lies in it.
+        flat: The whole block, `(N,)`, with padding zeros between the tensors.
+        slices: The position of each tensor in the block.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class FlatTensors(dict[str, Tensor]):
         }
 
     def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Join tensors, the first of these by their shapes, of one dtype, as they lie in `flat`."""
+        """Concatenate tensors of one dtype, shaped like the first ones here, in the layout of `flat`."""
         zeros = tensors[0].new_zeros(_ALIGNMENT)
         pieces = []
         for tensor in tensors:
@@ -66,13 +66,13 @@ class FlatTensors(dict[str, Tensor]):
 
 
 class StagedInputs(dict[str, Tensor]):
-    """Tensors on the device whose values the host replaces again and again, all in one copy.
+    """Tensors on the device whose values the host replaces repeatedly, all in one copy.
 
-    The copy goes from pinned memory, in the order of the device's work; the host does not wait for it.
+    The copy is made from pinned memory, in the order of the device's work; the host does not wait for it.
 
     Args:
-        examples: An array for each name, for its shape and dtype.
-        device: Where the tensors live.
+        examples: An array for each name, with its shape and dtype.
+        device: The device of the tensors.
     """
 
     def __init__(self, examples: Mapping[str, ArrayLike], device: torch.device) -> None:
@@ -88,7 +88,7 @@ class StagedInputs(dict[str, Tensor]):
         super().__init__(_views(self._on_device, arrays))
 
     def load(self, values: Mapping[str, ArrayLike]) -> None:
-        """Replace all values, for whatever the device is given to do from now on."""
+        """Replace all values, for all work submitted to the device from now on."""
         stage = self._stages[self._next]
         self._next = (self._next + 1) % len(self._stages)
         if stage.copied is not None:
@@ -101,7 +101,7 @@ class StagedInputs(dict[str, Tensor]):
 
 
 class _Stage:
-    """One place in the host's memory that inputs are copied from."""
+    """A buffer in host memory from which inputs are copied."""
 
     def __init__(self, memory: Tensor, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         self.memory = memory
@@ -110,7 +110,7 @@ class _Stage:
 
 
 def _views(memory: Tensor, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Tensor]:
-    """One tensor after the other in a piece of memory."""
+    """Return consecutive views of a block of memory."""
     views, start = {}, 0
     for name, array in arrays.items():
         dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype

@@ -1,11 +1,11 @@
-"""Kernels for a GPU, in Triton: the operations between the convolutions of the network.
+"""GPU kernels in Triton: the operations between the convolutions of the network.
 
-PyTorch normalises, activates and adds in separate passes over memory, some of them in another layout. Here
-one or two passes do all of it. Tensors are images `(B, C, H, W)` with the channels last in memory, in fp32 or
+PyTorch normalises, activates and adds in separate passes over memory, some of them in another layout. These
+kernels need one or two passes. Tensors are images `(B, C, H, W)` with the channels last in memory, in fp32 or
 bf16; sums are fp32.
 """
 
-# Triton reads the functions below as a language of its own: their arguments have no Python types.
+# Triton compiles the functions below as its own language: their arguments have no Python types.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 # ruff: noqa: N803
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHANNELS = 64
-"""Channels of a tile, if an image has so many: 128 bytes in bf16, a line of the GPU's cache."""
+"""Maximum number of channels in a tile: 128 bytes in bf16, one line of the GPU's cache."""
 
 _WHOLE_TILE = 16384
-"""The most elements of a tile with all pixels of some groups, which one kernel reads once."""
+"""Maximum number of elements in a tile with all pixels of one or more groups, which is read once."""
 
 _SPLIT_TILE = 2048
-"""Elements of a tile of larger images: one kernel takes their sums, a second one computes the results."""
+"""Elements of a tile of larger images: one kernel computes sums, a second one the results."""
 
 _MOST_CHUNKS = 8
 _BLOCK = 4096
@@ -36,11 +36,11 @@ _BLOCK = 4096
 
 @triton.jit
 def _channels(block, channels, WIDTH: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr):
-    """The groups and channels of a program, `(GROUPS * LANES,)`, and which of them exist."""
+    """Return the groups and channels of a program, `(GROUPS * LANES,)`, and a mask of those that exist."""
     at = tl.arange(0, GROUPS * LANES)
     group = block * GROUPS + at // LANES
     if WIDTH == LANES:
-        # The compiler sees that these lie beside each other, and reads 16 bytes at once.
+        # The compiler sees that these are contiguous, and reads 16 bytes at once.
         channel = block * (GROUPS * WIDTH) + at
         return group, channel, channel < channels
     channel = group * WIDTH + at % LANES
@@ -59,7 +59,7 @@ def _store(pointer, offsets, values, exists):
 
 @triton.jit
 def _group_sums(of_channels, GROUPS: tl.constexpr, LANES: tl.constexpr):
-    """The sum over each group, at all of its channels."""
+    """Return the sum over each group, repeated for all its channels."""
     sums = tl.sum(tl.reshape(of_channels, (GROUPS, LANES)), axis=1)
     return tl.reshape(tl.broadcast_to(sums[:, None], (GROUPS, LANES)), (GROUPS * LANES,))
 
@@ -74,7 +74,7 @@ def _load_added(x_ptr, added, offsets, exists, ADDED: tl.constexpr):
 
 @triton.jit
 def _kept(offsets, seed_ptr, layer, first, limit, scale):
-    """What dropout multiplies with: the hash, and so the mask, of the host's kernels (`dropout.h`)."""
+    """Return the factors of dropout, with the hash and mask of the host's kernels (`dropout.h`)."""
     seed = (tl.load(seed_ptr) + layer).to(tl.uint64)
     seed = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9
     seed = (seed ^ (seed >> 27)) * 0x94D049BB133111EB
@@ -93,13 +93,13 @@ def _moments_kernel(
     x_ptr, partial_ptr, pixels, channels, chunk,
     WIDTH: tl.constexpr, PIXELS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """The mean of each channel over one chunk of an image's pixels, and the sum of its squared deviations."""
+    """Compute each channel's mean and sum of squared deviations over one chunk of an image's pixels."""
     image, block, number = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     _, channel, is_channel = _channels(block, channels, WIDTH, GROUPS, LANES)
     start = number * chunk
     end = tl.minimum(start + chunk, pixels)
     x_ptr += image.to(tl.int64) * pixels * channels
-    # Sums of differences from a value that occurs: their squares are of the size of the variance.
+    # Sums of differences from one of the values: their squares are of the order of the variance.
     pivot = _load(x_ptr, start * channels + channel, is_channel)
     sums = tl.zeros((PIXELS, GROUPS * LANES), dtype=tl.float32)
     squares = tl.zeros((PIXELS, GROUPS * LANES), dtype=tl.float32)
@@ -161,7 +161,7 @@ def _group_norm_kernel(
         each = tl.arange(0, CHUNKS)[:, None]
         is_chunk = (each * chunk < pixels) & is_channel[None, :]
         partial = (image * tl.num_programs(2) + each) * 2 * channels + channel[None, :]
-        # Means and squares of the parts of a whole are combined as Chan et al. (1979) do it: nothing cancels.
+        # Means and squares of the chunks are combined as in Chan et al. (1979), without cancellation.
         means = _load(partial_ptr, partial, is_chunk)
         count = tl.maximum(tl.minimum(pixels - each * chunk, chunk), 0) * 1.0
         mean = tl.sum(means * count, axis=0) / pixels
@@ -210,7 +210,7 @@ def _back_to_normalised(
     seed_ptr, layer, first_element, limit, scale_kept,
     SILU: tl.constexpr, ADDED: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    """The normalised input, and the gradient with respect to its scaled and shifted form."""
+    """Return the normalised input, and the gradient with respect to its scaled and shifted form."""
     x = _load_added(x_ptr, added, offsets, exists, ADDED)
     grad = _load(grad_y_ptr, offsets, exists)
     normalised = tl.where(exists, (x - mean[None, :]) * scale[None, :], 0.0)
@@ -230,7 +230,7 @@ def _grad_sums_kernel(
     SILU: tl.constexpr, ADDED: tl.constexpr, DROPOUT: tl.constexpr,
     WIDTH: tl.constexpr, PIXELS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Sums over one chunk of an image's pixels: gradients of weight and bias, and the normalised input."""
+    """Sum the gradients of weight and bias, and the normalised input, over one chunk of an image's pixels."""
     image, block, number = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group, channel, is_channel = _channels(block, channels, WIDTH, GROUPS, LANES)
     statistics = statistics_ptr + (image * (channels // WIDTH) + group) * 2
@@ -273,7 +273,7 @@ def _group_norm_grad_kernel(
     SILU: tl.constexpr, ADDED: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr, TILES: tl.constexpr,
     WIDTH: tl.constexpr, PIXELS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the input over one chunk of an image's pixels, and those of what all pixels share."""
+    """Compute the gradient of the input, and those of shared values, over one chunk of an image's pixels."""
     image, block, number = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group, channel, is_channel = _channels(block, channels, WIDTH, GROUPS, LANES)
     statistics = statistics_ptr + (image * (channels // WIDTH) + group) * 2
@@ -335,7 +335,7 @@ def _group_norm_grad_kernel(
 def _add_kernel(
     x_ptr, bias_ptr, residual_ptr, size, channels, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Add a number for each channel, and an image; in place."""
+    """Add a bias per channel, and an image, in place."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = at < size
     y = _load(x_ptr, at, exists) + _load(bias_ptr, at % channels, exists)
@@ -348,7 +348,7 @@ def _add_kernel(
 def _dropout_kernel(
     x_ptr, y_ptr, size, seed_ptr, layer, first_element, limit, scale_kept, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Drop elements; their number in memory is what the mask is drawn for."""
+    """Drop elements; the mask is a function of their position in memory."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = at < size
     y = _load(x_ptr, at, exists) * _kept(at, seed_ptr, layer, first_element, limit, scale_kept)
@@ -357,13 +357,13 @@ def _dropout_kernel(
 
 @dataclass(frozen=True)
 class Dropped:
-    """What dropout drops in one layer.
+    """Dropout of one layer.
 
     Attributes:
         seed: int64 `()`, the seed of the step.
-        layer: Which of the network's dropouts it is, from 0; with `seed` it determines the mask.
+        layer: Index of the dropout layer in the network, from 0; with `seed` it determines the mask.
         first: Index of the first element in the whole batch.
-        probability: In (0, 1).
+        probability: Probability that an element is dropped, in (0, 1).
     """
 
     seed: Tensor
@@ -374,14 +374,14 @@ class Dropped:
 
 @dataclass(frozen=True)
 class _Tile:
-    """How the elements of an image are shared among programs.
+    """Distribution of the elements of an image among programs.
 
     Attributes:
-        width: Channels in a group.
-        pixels: Pixels that are read at once, a power of 2.
-        groups: Groups of a program, a power of 2.
-        lanes: `width` or the next power of 2.
-        chunk: Pixels of a program.
+        width: Channels per group.
+        pixels: Pixels read at once, a power of 2.
+        groups: Groups per program, a power of 2.
+        lanes: `width`, rounded up to a power of 2.
+        chunk: Pixels per program.
         chunks: Programs that share the pixels of an image.
     """
 
@@ -444,11 +444,11 @@ def group_norm(
         x: `(B, C, H, W)`.
         weight: `(C,)`.
         bias: `(C,)`.
-        groups: They divide C.
-        eps: Is added to the variance.
-        silu: Whether to activate.
-        added: `(B, C)`, what is added to every pixel of x first.
-        dropped: What to drop, if anything.
+        groups: Number of groups; it divides C.
+        eps: Added to the variance.
+        silu: Apply x sigmoid(x).
+        added: `(B, C)`, added to every pixel of x first.
+        dropped: The dropout; None for no dropout.
 
     Returns:
         The result, and the statistics that `group_norm_grad` needs: fp32 `(B, groups, 2)`.
@@ -487,19 +487,20 @@ def group_norm_grad(
     added: Tensor | None = None,
     dropped: Dropped | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `group_norm`.
+    """Compute the gradients of `group_norm`.
 
     Args:
-        x: As there, like `weight`, `bias`, `silu`, `added` and `dropped`.
+        x: The argument of `group_norm`, as are `weight`, `bias`, `silu`, `added` and `dropped`.
         weight: `(C,)`.
         bias: `(C,)`.
-        statistics: From there.
+        statistics: The statistics returned by `group_norm`.
         grad_y: `(B, C, H, W)`.
-        grad_weight: fp32 `(B, C)`, columns of a matrix; is set to the gradient of the weight for each image.
+        grad_weight: fp32 `(B, C)`, a slice of the columns of a larger matrix; set to the gradient of the
+            weight for each image.
         grad_bias: The same for the bias, in the same matrix.
-        silu: Whether it activated.
-        added: What it added.
-        dropped: What it dropped.
+        silu: See `group_norm`.
+        added: See `group_norm`.
+        dropped: See `group_norm`.
 
     Returns:
         The gradients of x, and of `added` in fp32 `(B, C)`.
@@ -531,7 +532,7 @@ def group_norm_grad(
 
 
 def add_(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """Add to x, in place.
+    """Add bias and residual to x, in place.
 
     Args:
         x: `(B, C, H, W)`.
@@ -548,11 +549,11 @@ def add_(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
 
 
 def dropout(x: Tensor, dropped: Dropped) -> Tensor:
-    """Set elements to zero, and divide the others by 1 - probability; so is the gradient.
+    """Set elements to zero, and divide the others by 1 - probability; gradients are computed in the same way.
 
     Args:
         x: `(B, C, H, W)`.
-        dropped: What to drop.
+        dropped: The dropout.
     """
     y = torch.empty_like(x)
     _dropout_kernel[(triton.cdiv(x.numel(), _BLOCK),)](

@@ -1,4 +1,4 @@
-"""The operations of the U-Net on a GPU: convolutions and attention by PyTorch, the others by Triton."""
+"""The operations of the U-Net on a GPU: convolutions and attention in PyTorch, the others in Triton."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Training:
-    """What a training step adds to a network call.
+    """Training mode of a network call.
 
     Attributes:
-        gradients: fp32 `(B, C)` for each bias of a convolution and each weight and bias of a group norm:
-            where the backward pass puts its gradient for each image. All are summed at once.
+        gradients: fp32 `(B, C)` for each bias of a convolution and each weight and bias of a group norm: the
+            buffer in which the backward pass stores the gradient of each image. All are summed at once.
         dropout: Probability that an element is dropped.
         seed: int64 `()`, the seed of the step's dropout.
         first: Index of this process's first image in the whole batch.
@@ -40,18 +40,18 @@ class Training:
     _layers: Iterator[int] = field(default_factory=itertools.count, init=False, repr=False)
 
     def dropped(self, x: Tensor) -> Dropped | None:
-        """Return what the next layer drops of `(B, C, H, W)`."""
+        """Return the dropout of the next layer, for `(B, C, H, W)`."""
         if not self.dropout:
             return None
         return Dropped(self.seed, next(self._layers), self.first * x[0].numel(), self.dropout)
 
 
 class TritonLayers(TorchLayers):
-    """Apply layers to tensors with the channels last, of the dtype of the weights that multiply.
+    """Apply layers to tensors with the channels last, in the dtype of the matrix and kernel weights.
 
     Args:
         parameters: Parameters by canonical name, convolutions with the channels last.
-        training: What a training step adds; None outside of one.
+        training: The training mode; None outside a training step.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], training: Training | None = None) -> None:
@@ -61,7 +61,7 @@ class TritonLayers(TorchLayers):
     def conv(
         self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """See `ddim_host.framework.Layers`, as for the operations below."""
+        """Documented in `ddim_host.framework.Layers`, as are the operations below."""
         _, bias = self._weight_and_bias(layer.name)
         y = self._convolve(layer, x)
         if shift is not None:
@@ -72,7 +72,7 @@ class TritonLayers(TorchLayers):
         return self._normalise(layer, x, silu=silu)
 
     def conv_norm_dropout(self, conv: Conv, norm: GroupNorm, x: Tensor, *, shift: Tensor) -> Tensor:
-        # What is added to all pixels of a channel alike, the norm adds on its way.
+        # The norm's kernel adds the values that are equal for all pixels of a channel.
         _, bias = self._weight_and_bias(conv.name)
         added = apply_function(_AddBias, shift, bias, self._gradient(f"{conv.name}.bias"))
         y = self._convolve(conv, x)
@@ -108,7 +108,7 @@ class TritonLayers(TorchLayers):
 
 
 class _Add(torch.autograd.Function):
-    """Bias and residual, added to the result of a convolution in its own memory."""
+    """Add bias and residual to the result of a convolution, in place."""
 
     @staticmethod
     def forward(
@@ -126,7 +126,7 @@ class _Add(torch.autograd.Function):
 
 
 class _AddBias(torch.autograd.Function):
-    """A bias, added to a number for each channel of an image; fp32."""
+    """Add a bias to one number per channel of each image; fp32."""
 
     @staticmethod
     def forward(ctx: Any, shift: Tensor, bias: Tensor, grad_bias: Tensor | None) -> Tensor:
@@ -140,7 +140,7 @@ class _AddBias(torch.autograd.Function):
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Group norm of a sum, x sigmoid(x) after it, and dropout, whose mask is drawn again on the way back."""
+    """Group norm of a sum, x sigmoid(x), and dropout that regenerates its mask in the backward pass."""
 
     @staticmethod
     def forward(
@@ -176,7 +176,7 @@ class _GroupNorm(torch.autograd.Function):
 
 
 class _Dropout(torch.autograd.Function):
-    """Dropout whose mask is drawn again on the way back."""
+    """Dropout that regenerates its mask in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropped: Dropped) -> Tensor:

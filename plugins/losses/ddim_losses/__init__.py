@@ -1,7 +1,7 @@
-"""Losses, each one number per image, written once for NumPy, PyTorch and Jittor.
+"""Losses that return one number per image, written once for NumPy, PyTorch and Jittor.
 
-They use only the operators that all three share: arithmetic, `**`, `abs`, `reshape(tuple)`, positional `sum`
-and `mean`.
+They use only operators shared by all three: arithmetic, `**`, `abs`, `reshape(tuple)`, positional `sum` and
+`mean`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["balanced", "huber", "l1", "l2", "mse"]
 
-# An array of any framework; no type checker knows that unrelated array classes share these operators.
+# An array of any framework; type checkers cannot express that unrelated array classes share operators.
 Tensor = TypeVar("Tensor", bound=Any)
 
-# Beyond these, its square and an error's no longer add up in fp32.
+# Beyond these limits, fp32 cannot represent the sum of delta^2 and a squared error.
 _MIN_DELTA, _MAX_DELTA = 1e-6, 1e6
 
-# The slope of a root at 0 is infinite, and times the slope 0 below the root that is not a number. Far below
-# the square of any loss that fp32 training reaches, and far above the smallest fp32 number.
+# The derivative of a root at 0 is infinite, and its product with the inner derivative 0 is NaN. This offset
+# is far below the square of any loss reached in fp32 training, and far above the smallest fp32 number.
 _UNDER_ROOT = 1e-30
 
 
@@ -49,8 +49,8 @@ def mse(prediction: Tensor, target: Tensor) -> Tensor:
 def l2(prediction: Tensor, target: Tensor) -> Tensor:
     """Squared Euclidean distance, the *sum* over channels and pixels, as in the DDIM paper's code.
 
-    It is `mse` times C x H x W (3072 for CIFAR-10). Adam does not see a constant factor, but gradient
-    clipping does: with `l2` nearly every step is clipped, which is what makes the two train differently.
+    It is `mse` times C x H x W (3072 for CIFAR-10). A constant factor does not affect Adam, but it affects
+    gradient clipping: with `l2` nearly every step is clipped, so the two train differently.
 
     Args:
         prediction: `(B, C, H, W)`.
@@ -66,8 +66,8 @@ def l2(prediction: Tensor, target: Tensor) -> Tensor:
 def l1(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean absolute error over channels and pixels, as in WaveGrad (arXiv 2009.00713).
 
-    Large errors count less than with `mse`. The network then predicts the median of the noise that may have
-    made x_t, where the mathematics of the sampler asks for the mean.
+    Large errors count less than with `mse`. The network then predicts the median of the possible noise,
+    whereas the sampler's mathematics requires the mean.
 
     Args:
         prediction: `(B, C, H, W)`.
@@ -84,12 +84,12 @@ def huber(prediction: Tensor, target: Tensor, *, delta: float = 0.1) -> Tensor:
     """Mean pseudo-Huber loss over channels and pixels: `2 delta (sqrt(d^2 + delta^2) - delta)`.
 
     It is the squared error for errors d far below `delta`, and `2 delta |d|` far above it, so that outliers
-    in the images pull less (arXiv 2403.16728; the factor 2 delta is diffusers').
+    in the images have less influence (arXiv 2403.16728; the factor 2 delta follows diffusers).
 
     Args:
         prediction: `(B, C, H, W)`.
         target: `(B, C, H, W)`.
-        delta: The error from which the loss grows in a straight line, in [1e-6, 1e6].
+        delta: The error above which the loss grows linearly, in [1e-6, 1e6].
 
     Returns:
         `(B,)`.
@@ -99,29 +99,29 @@ def huber(prediction: Tensor, target: Tensor, *, delta: float = 0.1) -> Tensor:
     """
     if not _MIN_DELTA <= delta <= _MAX_DELTA:
         raise UserError(
-            f"the delta of the huber loss must lie in [{_MIN_DELTA:g}, {_MAX_DELTA:g}]",
-            why=f"given is {delta}",
+            f"parameter 'delta' of loss 'huber' must be a number in [{_MIN_DELTA:g}, "
+            f"{_MAX_DELTA:g}], not {delta}"
         )
     squares = (prediction - target) ** 2
-    # The formula above, without the difference of two nearly equal numbers.
+    # The formula above, rearranged to avoid the difference of two nearly equal numbers.
     errors = squares * (2.0 * delta) / ((squares + delta**2) ** 0.5 + delta)
     losses: Tensor = errors.reshape((prediction.shape[0], -1)).mean(1)
     return losses
 
 
 def balanced(prediction: Tensor, target: Tensor, *, alpha: float = 0.5) -> Tensor:
-    """A balance between the error of the whole image and that of its worst channels.
+    """Balance the error of the whole image against that of its worst channels.
 
     With `e_c` the mean squared error of channel c of an image, the loss is
-    `(1 - alpha) mean_c(e_c) + alpha sqrt(mean_c(e_c^2))`. At alpha 0 it is `mse`, in which all channels count
-    the same. At alpha 1 it is the root mean square over the channels: its gradient weighs each channel in
-    proportion to its error, so that a channel that is predicted worse than the others counts more. Where
-    all channels are predicted alike, and for grey images always, it is `mse` whatever alpha is.
+    `(1 - alpha) mean_c(e_c) + alpha sqrt(mean_c(e_c^2))`. At alpha 0 it is `mse`, with equal weights for all
+    channels. At alpha 1 it is the root mean square over the channels, whose gradient weights each channel in
+    proportion to its error, so that badly predicted channels count more. If all channels have equal errors,
+    and always for grey images, it equals `mse` for any alpha.
 
     Args:
         prediction: `(B, C, H, W)`.
         target: `(B, C, H, W)`.
-        alpha: Where the balance lies, in [0, 1].
+        alpha: The balance between the two, in [0, 1].
 
     Returns:
         `(B,)`.
@@ -130,7 +130,7 @@ def balanced(prediction: Tensor, target: Tensor, *, alpha: float = 0.5) -> Tenso
         UserError: `alpha` is outside [0, 1].
     """
     if not 0.0 <= alpha <= 1.0:
-        raise UserError("the alpha of the balanced loss must lie in [0, 1]", why=f"given is {alpha}")
+        raise UserError(f"parameter 'alpha' of loss 'balanced' must be a number in [0, 1], not {alpha}")
     size, channels = prediction.shape[0], prediction.shape[1]
     errors = ((prediction - target) ** 2).reshape((size, channels, -1)).mean(2)
     root_mean_square = ((errors**2).mean(1) + _UNDER_ROOT) ** 0.5

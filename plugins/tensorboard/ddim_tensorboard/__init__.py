@@ -18,15 +18,15 @@ __all__ = ["TensorBoard"]
 
 @hookimpl
 def ddim_observers() -> dict[str, ObserverFactory]:
-    """`tensorboard`: event files beside the run."""
+    """`tensorboard`: event files in the run's folder."""
     return {"tensorboard": TensorBoard}
 
 
 class TensorBoard(Observer):
     """Event files for TensorBoard: losses, learning rate, images per second, memory, grids, scores, settings.
 
-    They are in the folder `tensorboard` of the run: `tensorboard --logdir runs` shows all runs side by side.
-    A resumed run goes on with its curves: what came after its checkpoint is dropped, and measured again.
+    The files are in the folder `tensorboard` of the run; `tensorboard --logdir runs` shows all runs side by
+    side. A resumed run continues its curves: points after its checkpoint are discarded and measured again.
     """
 
     def __init__(self) -> None:
@@ -34,12 +34,13 @@ class TensorBoard(Observer):
 
     def on_begin(self, run: ObservedRun, /) -> None:
         """Open a new event file, and write the settings into it."""
-        # It takes a while to import, which a dry run should not pay for.
+        # Imported here because the import is slow and dry runs do not need it.
         from tensorboardX import SummaryWriter  # noqa: PLC0415
 
         self._writer = SummaryWriter(
             str(run.path / "tensorboard"),
-            # Names tell seconds; of two files of one second the later one must be another, and come later.
+            # File names contain only seconds; the suffix keeps files of the same second distinct and in
+            # order.
             filename_suffix=f".{time.time_ns()}",
             purge_step=run.step + 1 if run.command == "run" and run.step else None,
         )
@@ -58,7 +59,7 @@ class TensorBoard(Observer):
             "epoch": float(row.epoch),
         }
         for tag, value in curves.items():
-            if math.isfinite(value):  # a row of warm-up steps alone has no speed
+            if math.isfinite(value):  # a row with only warm-up steps has no speed
                 self._writer.add_scalar(tag, value, row.step)
         self._writer.flush()
 
@@ -70,12 +71,14 @@ class TensorBoard(Observer):
         with Image.open(grid.path) as image:
             pixels = np.asarray(image.convert("RGB"))
         made = grid.record
-        how = f"{made.get('kind', 'grid')}/{grid.path.stem}"
+        # The grids drawn during training form one picture that changes with the step.
+        is_series = grid.path.stem == f"step-{grid.step:08d}"
+        how = f"{made.get('kind', 'grid')}/{grid.path.parent.name if is_series else grid.path.stem}"
         self._writer.add_image(_tag(how), pixels, grid.step, dataformats="HWC")
         self._writer.flush()
 
     def on_score(self, score: ObservedScore, /) -> None:
-        """Add a point to a curve of the scores that were measured in exactly this way."""
+        """Add a point to the curve of scores measured with exactly the same settings."""
         how = f"{score.features}-N{score.num_images}-{_protocol(score)}-seed{score.seed}"
         measures = {
             "frechet_distance": score.frechet_distance,
@@ -89,22 +92,22 @@ class TensorBoard(Observer):
         self._writer.flush()
 
     def on_end(self, ending: Ending, /) -> None:
-        """Say how it ended, and close the file."""
+        """Write the ending, and close the file."""
         self._text("ending", f"{ending.status} {ending.reason}".strip(), None)
         self._writer.close()
 
     def _text(self, tag: str, text: str, step: int | None) -> None:
-        """Add a text as it is: TensorBoard takes it for Markdown, in which indented lines are code."""
+        """Add a text verbatim: TensorBoard renders Markdown, in which indented lines are code."""
         self._writer.add_text(tag, "".join(f"    {line}\n" for line in text.splitlines()), step)
 
 
 def _protocol(score: ObservedScore) -> str:
-    """What else two scores must have in common to be points of one curve."""
+    """Return the protocol shared by all scores of a curve."""
     sampled = score.record.get("sampled", {})
     names = ("timestep_subset", "solver", "weights", "checkpoint")
     return "-".join(str(sampled[name]) for name in names if name in sampled)
 
 
 def _tag(text: str) -> str:
-    """Leave the characters that tags may have."""
+    """Replace characters that are not allowed in tags."""
     return re.sub(r"[^\w./-]+", "_", text, flags=re.ASCII)

@@ -1,7 +1,7 @@
-"""Timestep samplers: which timestep each image of a training batch is trained at.
+"""Timestep samplers, which draw the timestep of each image of a training batch.
 
-stateless     uniform and antithetic, which learn nothing
-importance    timesteps with large losses more often
+stateless     uniform and antithetic, which ignore the losses
+importance    draws timesteps with large losses more often
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A timestep sampler that learns from the losses."""
+"""A timestep sampler that adapts to the losses."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
     from ddim_host import NoiseSchedule, SamplerState
 
-# A longer history would hardly ever be full, and its table would not fit into memory.
+# A longer history would rarely be full, and its table would not fit in memory.
 _MAX_HISTORY = 1000
-# The largest size of a loss: it arrives as float32, and its square must not overflow in float64.
+# The largest absolute value of a loss: losses are float32, and their squares must not overflow in float64.
 _MAX_LOSS = float(np.finfo(np.float32).max)
-# Up to here float64, the type of all state, holds every integer.
+# Up to this, float64, the type of all state, represents every integer.
 _MAX_COUNT = 2.0**53
 
 
 class Importance:
-    """Timesteps with large losses more often (improved DDPM, arXiv 2102.09672, section 3.3).
+    """Draw timesteps with large losses more often (improved DDPM, arXiv 2102.09672, section 3.3).
 
-    `p_t` is proportional to the root mean square of the last losses at t, mixed with a little of the uniform
-    distribution so that no timestep is forgotten. The weights `1 / (T p_t)` undo the bias: the objective is
-    that of uniform timesteps, only its estimate varies less. Timesteps are uniform, with weight 1, until each
-    of them has a full history, and as long as all losses in it are zero.
+    `p_t` is proportional to the root mean square of the last losses at t, mixed with a small share of the
+    uniform distribution so that no timestep is neglected. The weights `1 / (T p_t)` correct the bias: the
+    objective is that of uniform timesteps, but its estimate has a lower variance. Timesteps are uniform, with
+    weight 1, until each has a full history, and as long as all losses in the histories are zero.
 
     Args:
         schedule: The noise schedule of the run.
-        history: How many of the newest losses at each timestep count, from 1 to 1000.
-        uniform_share: Share of the uniform distribution, in [0, 1]. At 0 a timestep whose losses were all
+        history: The number of most recent losses stored for each timestep, from 1 to 1000.
+        uniform_share: Share of the uniform distribution, in [0, 1]. At 0, a timestep whose losses were all
             zero is never drawn again.
 
     Raises:
@@ -47,26 +47,26 @@ class Importance:
     def __init__(self, schedule: NoiseSchedule, *, history: int = 10, uniform_share: float = 0.001) -> None:
         if not 1 <= history <= _MAX_HISTORY:
             raise UserError(
-                f"the history of the importance timestep sampler must lie in [1, {_MAX_HISTORY}]",
-                why=f"given is {history}",
+                f"parameter 'history' of timestep sampler 'importance' must be an integer from 1 "
+                f"to {_MAX_HISTORY}, not {history}",
             )
         if not 0.0 <= uniform_share <= 1.0:
             raise UserError(
-                "the uniform_share of the importance timestep sampler must lie in [0, 1]",
-                why=f"given is {uniform_share}",
+                f"parameter 'uniform_share' of timestep sampler 'importance' must be a number in "
+                f"[0, 1], not {uniform_share}",
             )
         self._history = history
         self._uniform_share = uniform_share
         self._uniform = Uniform(schedule)
         timesteps = schedule.num_train_timesteps
-        # Loss number n at timestep t is in column n modulo history, until a newer one takes its place.
+        # Loss number n at timestep t is in column n modulo history, until a newer one overwrites it.
         self._losses = np.zeros((timesteps, history), dtype=np.float64)
         self._counts = np.zeros(timesteps, dtype=np.int64)
 
     def sample(
         self, batch_size: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Timesteps int64 `(B,)` from p, and weights float32 `(B,)`: 1 / (T p_t)."""
+        """Return timesteps int64 `(B,)` drawn from p, and weights float32 `(B,)`: 1 / (T p_t)."""
         probabilities = self._probabilities()
         if probabilities is None:
             return self._uniform.sample(batch_size, rng)
@@ -75,26 +75,26 @@ class Importance:
         return t, (1.0 / (timesteps * probabilities[t])).astype(np.float32)
 
     def update(self, t: NDArray[np.int64], losses: NDArray[np.float32]) -> None:
-        """Remember the losses `(B,)` at the timesteps `t`, in their order."""
+        """Store the losses `(B,)` at the timesteps `t`, in their order."""
         for timestep, loss in zip(t.tolist(), losses.tolist(), strict=True):
-            # A loss that is not finite ends the training, which says so itself. Here it would make the
-            # probabilities undefined before that, and put the blame on the sampler.
+            # A loss that is not finite ends the training with its own error. Here it would make the
+            # probabilities undefined first, and the error would blame the sampler.
             if abs(loss) <= _MAX_LOSS:
                 self._losses[timestep, self._counts[timestep] % self._history] = loss
                 self._counts[timestep] += 1
 
     def state_dict(self) -> SamplerState:
-        """The remembered losses `(T, history)`, and how many each timestep has seen `(T,)`."""
+        """Return the stored losses `(T, history)`, and the number of losses of each timestep `(T,)`."""
         return {"losses": self._losses.copy(), "counts": self._counts.astype(np.float64)}
 
     def load_state_dict(self, state: Mapping[str, NDArray[np.float64]]) -> None:
-        """Take back what `state_dict` gave.
+        """Restore a state returned by `state_dict`.
 
         Raises:
-            UserError: It is not the state of such a sampler; it comes from a file.
+            UserError: The state, which comes from a file, does not fit this sampler.
         """
         if state.keys() != {"losses", "counts"}:
-            raise _damaged(f"it holds {', '.join(sorted(state)) or 'nothing'}, not counts and losses")
+            raise _damaged(f"it contains {', '.join(sorted(state)) or 'nothing'}, not counts and losses")
         losses, counts = state["losses"], state["counts"]
         for name, array, shape in (
             ("losses", losses, self._losses.shape),
@@ -105,12 +105,12 @@ class Importance:
         if not np.all(np.abs(losses) <= _MAX_LOSS):
             raise _damaged("a loss is not a finite float32 number")
         if not np.all((counts >= 0.0) & (counts <= _MAX_COUNT) & (np.trunc(counts) == counts)):
-            raise _damaged("a count is not a whole number from 0 up")
+            raise _damaged("a count is not a non-negative integer")
         self._losses = losses.copy()
         self._counts = counts.astype(np.int64)
 
     def _probabilities(self) -> NDArray[np.float64] | None:
-        """`p_t`, float64 `(T,)`; None as long as it is uniform."""
+        """Return `p_t`, float64 `(T,)`, or None as long as it is uniform."""
         if self._counts.min() < self._history:
             return None
         sizes = np.sqrt(np.mean(self._losses**2, axis=1))
@@ -122,4 +122,4 @@ class Importance:
 
 
 def _damaged(why: str) -> UserError:
-    return UserError("the state is not that of this importance timestep sampler", why=why)
+    return UserError("the stored state does not fit timestep sampler 'importance'", why=why)

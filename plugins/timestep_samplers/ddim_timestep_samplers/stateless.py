@@ -1,4 +1,4 @@
-"""Timestep samplers that learn nothing from the losses."""
+"""Timestep samplers that ignore the losses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Stateless:
-    """A sampler that learns nothing from the losses."""
+    """Base of samplers that ignore the losses."""
 
     needs_losses = False
 
@@ -23,18 +23,18 @@ class _Stateless:
         self.num_train_timesteps = schedule.num_train_timesteps
 
     def update(self, t: NDArray[np.int64], losses: NDArray[np.float32]) -> None:
-        """Learn nothing."""
+        """Do nothing."""
 
     def state_dict(self) -> SamplerState:
-        """Nothing to keep."""
+        """Return an empty state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, NDArray[np.float64]]) -> None:
-        """Nothing to take back."""
+        """Do nothing: there is no state."""
 
 
 class Uniform(_Stateless):
-    """Every timestep equally likely, independently for each image (arXiv 2006.11239, algorithm 1).
+    """Draw timesteps uniformly and independently for each image (arXiv 2006.11239, algorithm 1).
 
     Args:
         schedule: The noise schedule of the run.
@@ -43,16 +43,17 @@ class Uniform(_Stateless):
     def sample(
         self, batch_size: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Timesteps int64 `(B,)`, and weights of 1."""
+        """Return timesteps int64 `(B,)`, and weights of 1."""
         t = rng.integers(0, self.num_train_timesteps, batch_size, dtype=np.int64)
         return t, np.ones(batch_size, dtype=np.float32)
 
 
 class Antithetic(_Stateless):
-    """Half of the batch at random, the other half mirrored: `t` and `T - 1 - t` (as in ermongroup/ddim).
+    """Draw half of the batch at random, and mirror it: `t` and `T - 1 - t` (as in ermongroup/ddim).
 
-    Each image's timestep is uniform, so the objective is the same; but a batch always holds as much high as
-    low noise, which makes its mean loss vary less. In a batch of odd size one image has no mirror.
+    Each image's timestep is uniform, so the objective is the same, but every batch has as much high as low
+    noise, which reduces the variance of its mean loss. In a batch of odd size, one image has no mirrored
+    partner.
 
     Args:
         schedule: The noise schedule of the run.
@@ -61,7 +62,7 @@ class Antithetic(_Stateless):
     def sample(
         self, batch_size: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Timesteps int64 `(B,)`, and weights of 1."""
+        """Return timesteps int64 `(B,)`, and weights of 1."""
         half = rng.integers(0, self.num_train_timesteps, (batch_size + 1) // 2, dtype=np.int64)
         t = np.concatenate([half, self.num_train_timesteps - 1 - half])[:batch_size]
         return t, np.ones(batch_size, dtype=np.float32)

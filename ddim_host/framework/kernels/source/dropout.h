@@ -1,4 +1,4 @@
-// Dropout whose mask is a function of a seed and of where an element lies, so that nobody has to keep it.
+// Dropout with a mask that is a function of a seed and an element's position, so it need not be stored.
 #pragma once
 
 #include "simd.h"
@@ -7,8 +7,8 @@ namespace ddim {
 
 typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
 
-// Bits of a counter (the finaliser "lowbias32" of C. Wellons' hash prospector), with half of the seed on either side
-// of its first round.
+// Random bits of a counter (the finaliser "lowbias32" of C. Wellons' hash prospector), with half of the seed
+// added on either side of its first round.
 template <class W>
 inline W random_bits(W index, uint32_t low, uint32_t high) {
     index = index * 0x9e3779b1u + low;
@@ -19,10 +19,11 @@ inline W random_bits(W index, uint32_t low, uint32_t high) {
     return index ^ (index >> 16);
 }
 
-// y = x / (1 - probability) where an element is kept, and 0 where it is not; x and y may be the same. `first` is where
-// the first element lies in the whole of which this is a part.
-inline void dropout(const float* x, float* y, int64_t size, int64_t first, uint64_t seed, float probability) {
-    // splitmix64: seeds that follow each other have nothing in common afterwards.
+// y = x / (1 - probability) for elements that are kept, and 0 for dropped ones; x and y may be the same.
+// `first` is the position of the first element in the whole array of which this is a part.
+template <class T>
+inline void dropout(const T* x, T* y, int64_t size, int64_t first, uint64_t seed, float probability) {
+    // splitmix64: decorrelates consecutive seeds.
     seed = (seed ^ (seed >> 30)) * 0xbf58476d1ce4e5b9u;
     seed = (seed ^ (seed >> 27)) * 0x94d049bb133111ebu;
     seed ^= seed >> 31;
@@ -38,7 +39,7 @@ inline void dropout(const float* x, float* y, int64_t size, int64_t first, uint6
         store(y + at, bits >= limit ? load<Vector>(x + at) * scale : Vector{});
     }
     for (int64_t at = size / LANES * LANES; at < size; at++)
-        y[at] = random_bits((uint32_t)(first + at), low, high) >= limit ? x[at] * scale : 0.0f;
+        store(y + at, random_bits((uint32_t)(first + at), low, high) >= limit ? load<float>(x + at) * scale : 0.0f);
 }
 
 }  // namespace ddim

@@ -1,12 +1,12 @@
-// Small matrix products whose accumulators stay in registers.
+// Small matrix products with accumulators in registers.
 #pragma once
 
 #include "simd.h"
 
 namespace ddim {
 
-// A panel is PANEL columns of a matrix, stored row after row. TILE x PANEL accumulators, one row of the panel and
-// one broadcast value fill the registers.
+// A panel is PANEL columns of a matrix, stored row by row. TILE x PANEL accumulators, one row of the panel
+// and one broadcast value fill the registers.
 constexpr int PANEL = 2 * LANES;
 #if defined(__AVX512F__)
 constexpr int TILE = 12;

@@ -1,18 +1,22 @@
-// Group normalisation (arXiv 1803.08494, equation 1), and x sigmoid(x) after it, as one operation in each direction.
+// Group normalisation (arXiv 1803.08494, equation 1) followed by an optional x sigmoid(x), fused in the
+// forward and in the backward pass.
 //
-// An image is (pixels, channels); a group is some channels of all its pixels. `statistics` (batch, groups, 2) keeps
-// the mean of each and the inverse of its standard deviation, for the way back.
+// An image is (pixels, channels); a group is a range of channels of all its pixels. `statistics` (batch,
+// groups, 2) stores the mean and the inverse standard deviation of each group for the backward pass. Images
+// have type T in memory; everything else is float.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
+#include "scratch.h"
 #include "simd.h"
 
 namespace ddim {
 
-// A value per channel, for each of `count` purposes.
+// `count` arrays with one value per channel.
 struct PerChannel {
     std::vector<float> memory;
     int64_t channels;
@@ -21,7 +25,7 @@ struct PerChannel {
     float* operator[](int purpose) { return memory.data() + purpose * channels; }
 };
 
-// The value of each group, for each of its channels.
+// Copies the value of each group to all its channels.
 inline void spread(const float* of_group, int64_t stride, int64_t groups, int64_t width, float* of_channel) {
     for (int64_t group = 0; group < groups; group++)
         std::fill_n(of_channel + group * width, width, of_group[group * stride]);
@@ -33,7 +37,8 @@ inline float sum_of(const float* values, int64_t count) {
     return sum;
 }
 
-inline void sum_pixels(const float* x, float* sums, int64_t batch, int64_t pixels, int64_t channels) {
+template <class T>
+inline void sum_pixels(const T* x, float* sums, int64_t batch, int64_t pixels, int64_t channels) {
 #pragma omp parallel for schedule(dynamic)
     for (int64_t image = 0; image < batch; image++) {
         float* to = sums + image * channels;
@@ -46,8 +51,9 @@ inline void sum_pixels(const float* x, float* sums, int64_t batch, int64_t pixel
     }
 }
 
-inline void group_norm(const float* x, const float* weight, const float* bias, float* y, float* statistics,
-                       int64_t batch, int64_t pixels, int64_t channels, int64_t groups, float eps, bool silu) {
+template <class T>
+inline void group_norm(const T* x, const float* weight, const float* bias, T* y, float* statistics, int64_t batch,
+                       int64_t pixels, int64_t channels, int64_t groups, float eps, bool silu) {
     const int64_t width = channels / groups, size = width * pixels;
 #pragma omp parallel
     {
@@ -55,8 +61,8 @@ inline void group_norm(const float* x, const float* weight, const float* bias, f
         float *sums = values[0], *mean = values[1], *scale = values[2], *offset = values[3];
 #pragma omp for schedule(dynamic)
         for (int64_t image = 0; image < batch; image++) {
-            const float* from = x + image * pixels * channels;
-            float* to = y + image * pixels * channels;
+            const T* from = x + image * pixels * channels;
+            T* to = y + image * pixels * channels;
             float* kept = statistics + image * groups * 2;
             const auto sum_up = [&](auto term) {
                 std::fill_n(sums, channels, 0.0f);
@@ -94,21 +100,29 @@ inline void group_norm(const float* x, const float* weight, const float* bias, f
 
 // With n = (x - mean) scale and z = weight n + bias, the gradient of n also goes through mean and variance:
 // grad_x = scale (grad_n - mean(grad_n) - n mean(grad_n n)).
-inline void group_norm_grad(const float* x, const float* weight, const float* bias, const float* statistics,
-                            const float* grad_y, float* grad_x, float* grad_weight, float* grad_bias,
+template <class T>
+inline void group_norm_grad(const T* x, const float* weight, const float* bias, const float* statistics,
+                            const T* grad_y, T* grad_x, float* grad_weight, float* grad_bias,
                             int64_t batch, int64_t pixels, int64_t channels, int64_t groups, bool silu) {
     const int64_t width = channels / groups, size = width * pixels;
-    // Added up image by image, so that the sums do not depend on the number of threads.
+    // One sum per image, added in order at the end, so that the result does not depend on the number of
+    // threads.
     std::vector<float> of_images(2 * batch * channels);
 #pragma omp parallel
     {
+        static thread_local std::vector<float> memory;
         PerChannel values(channels, 4);
         float *mean = values[0], *scale = values[1], *mean_grad = values[2], *mean_product = values[3];
 #pragma omp for schedule(dynamic)
         for (int64_t image = 0; image < batch; image++) {
-            const float* from = x + image * pixels * channels;
-            const float* above = grad_y + image * pixels * channels;
-            float* to = grad_x + image * pixels * channels;
+            const T* from = x + image * pixels * channels;
+            const T* above = grad_y + image * pixels * channels;
+            T* to = grad_x + image * pixels * channels;
+            float* grads_z;  // of the whole image, between the two passes
+            if constexpr (std::is_same_v<T, float>)
+                grads_z = to;
+            else
+                grads_z = scratch(memory, pixels * channels);
             const float* kept = statistics + image * groups * 2;
             float* of_bias = of_images.data() + 2 * image * channels;
             float* of_weight = of_bias + channels;
@@ -124,7 +138,7 @@ inline void group_norm_grad(const float* x, const float* weight, const float* bi
                         const V z = n * load<V>(weight + c) + load<V>(bias + c), s = sigmoid(z);
                         grad_z *= s * (1.0f + z * (1.0f - s));
                     }
-                    store(to + at, grad_z);
+                    store(grads_z + at, grad_z);
                     store(of_bias + c, load<V>(of_bias + c) + grad_z);
                     store(of_weight + c, load<V>(of_weight + c) + grad_z * n);
                 });
@@ -142,7 +156,7 @@ inline void group_norm_grad(const float* x, const float* weight, const float* bi
                     using V = decltype(kind);
                     const int64_t at = pixel * channels + c;
                     const V n = (load<V>(from + at) - load<V>(mean + c)) * load<V>(scale + c);
-                    const V grad_n = load<V>(to + at) * load<V>(weight + c);
+                    const V grad_n = load<V>(grads_z + at) * load<V>(weight + c);
                     store(to + at, load<V>(scale + c) *
                                        (grad_n - load<V>(mean_grad + c) - n * load<V>(mean_product + c)));
                 });

@@ -1,41 +1,53 @@
-// What the library offers. All tensors are float32 and contiguous, images (batch, height, width, channels), the weights
-// of a convolution (out, in, 3, 3). All processors that OpenMP may use take part.
+// Interface of the library. All tensors are contiguous: images (batch, height, width, channels), convolution
+// weights (out, in, 3, 3). Images, passed as `void*`, and their gradients are bf16 if `bf16` is true,
+// otherwise float32. All other arrays and all arithmetic are float32, except that matrix units (tiles.h)
+// multiply bf16 by bf16; transformed weights are opaque. The functions use all processors available to OpenMP.
 #pragma once
 
 #include <cstdint>
 
 extern "C" {
 
-// How many floats the transformed weights of a convolution have.
-int64_t ddim_conv3x3_weights_size(int64_t in_channels, int64_t out_channels);
+// Whether convolutions of bf16 images use matrix units.
+bool ddim_has_matrix_units();
 
-// `turned`: from weights (in, out, 3, 3) to those that lead a gradient back from `in` to `out` channels.
-void ddim_conv3x3_transform(const float* w, float* u, int64_t in_channels, int64_t out_channels, bool turned);
+// Number of floats in the transformed weights of a convolution of images of this type.
+int64_t ddim_conv3x3_weights_size(int64_t in_channels, int64_t out_channels, bool bf16);
+
+// `turned`: w is (in, out, 3, 3), and the result computes the gradient with respect to the input.
+void ddim_conv3x3_transform(const float* w, float* u, int64_t in_channels, int64_t out_channels, bool turned,
+                            bool bf16);
 
 // bias (out), shift (batch, out) and residual (batch, height, width, out) may be null.
-void ddim_conv3x3(const float* x, const float* u, const float* bias, const float* shift, const float* residual,
-                  float* y, int64_t batch, int64_t height, int64_t width, int64_t in_channels,
-                  int64_t out_channels);
+void ddim_conv3x3(const void* x, const float* u, const float* bias, const float* shift, const void* residual, void* y,
+                  int64_t batch, int64_t height, int64_t width, int64_t in_channels, int64_t out_channels, bool bf16);
 
-void ddim_conv3x3_grad_weights(const float* x, const float* grad_y, float* grad_w, int64_t batch, int64_t height,
-                               int64_t width, int64_t in_channels, int64_t out_channels);
+void ddim_conv3x3_grad_weights(const void* x, const void* grad_y, float* grad_w, int64_t batch, int64_t height,
+                               int64_t width, int64_t in_channels, int64_t out_channels, bool bf16);
+
+// y (batch, pixels, channels) += bias (channels) + shift (batch, channels) + residual; these may be null.
+void ddim_add(void* y, const float* bias, const float* shift, const void* residual, int64_t batch, int64_t pixels,
+              int64_t channels, bool bf16);
 
 // sums (batch, channels) of x (batch, pixels, channels).
-void ddim_sum_pixels(const float* x, float* sums, int64_t batch, int64_t pixels, int64_t channels);
+void ddim_sum_pixels(const void* x, float* sums, int64_t batch, int64_t pixels, int64_t channels, bool bf16);
 
 // statistics (batch, groups, 2).
-void ddim_group_norm(const float* x, const float* weight, const float* bias, float* y, float* statistics,
-                     int64_t batch, int64_t pixels, int64_t channels, int64_t groups, float eps, bool silu);
+void ddim_group_norm(const void* x, const float* weight, const float* bias, void* y, float* statistics, int64_t batch,
+                     int64_t pixels, int64_t channels, int64_t groups, float eps, bool silu, bool bf16);
 
-void ddim_group_norm_grad(const float* x, const float* weight, const float* bias, const float* statistics,
-                          const float* grad_y, float* grad_x, float* grad_weight, float* grad_bias, int64_t batch,
-                          int64_t pixels, int64_t channels, int64_t groups, bool silu);
+void ddim_group_norm_grad(const void* x, const float* weight, const float* bias, const float* statistics,
+                          const void* grad_y, void* grad_x, float* grad_weight, float* grad_bias, int64_t batch,
+                          int64_t pixels, int64_t channels, int64_t groups, bool silu, bool bf16);
 
-// x and y may be the same; the gradient of y is led back by the same call. `first`: where the first element lies in the
-// whole of which x is a part.
-void ddim_dropout(const float* x, float* y, int64_t size, int64_t first, uint64_t seed, float probability);
+// x and y may be the same; the same call computes the gradient. `first`: position of the first element in the
+// whole array of which x is a part.
+void ddim_dropout(const void* x, void* y, int64_t size, int64_t first, uint64_t seed, float probability, bool bf16);
 
-// A training step frees gigabytes and asks for them again, and glibc hands large blocks back to the system, which then
-// clears every page anew: a sixth of the step. From now on this process keeps what it has.
+// Replaces each row of scores (rows, columns) by its probabilities, in the calling thread.
+void ddim_softmax(float* scores, int64_t rows, int64_t columns);
+
+// From now on, this process keeps freed memory. A training step frees and allocates gigabytes; glibc would
+// return large blocks to the system, which clears every page again: a sixth of the step.
 void ddim_keep_freed_memory();
 }

@@ -1,21 +1,32 @@
-// Vectors of floats, as wide as the processor has them.
+// Vectors of floats, of the processor's width. Values are float or bf16 in memory, and always float in
+// arithmetic.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace ddim {
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
 #else
-constexpr int LANES = 8;  // the compiler splits them where the processor is narrower
+constexpr int LANES = 8;  // the compiler splits vectors if the processor's are narrower
 #endif
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t Integers __attribute__((vector_size(LANES * sizeof(int32_t))));
 
-// `V` is a vector or, for what is left at the end of a row, a single float.
+typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
+
+// The upper half of a float: 8 bits of significance, the range of a float.
+struct Bf16 {
+    uint16_t bits;
+};
+
+// `V` is a vector, or a single float for the remainder of a row.
 template <class V>
 inline V load(const float* from) {
     V value;
@@ -24,16 +35,47 @@ inline V load(const float* from) {
 }
 
 template <class V>
+inline V load(const Bf16* from) {
+    V value;
+    if constexpr (sizeof(V) == sizeof(float)) {
+        const uint32_t bits = (uint32_t)from->bits << 16;
+        std::memcpy(&value, &bits, sizeof bits);
+    } else {
+        Halves halves;
+        std::memcpy(&halves, from, sizeof halves);
+        const Integers bits = __builtin_convertvector(halves, Integers) << 16;
+        std::memcpy(&value, &bits, sizeof bits);
+    }
+    return value;
+}
+
+template <class V>
 inline void store(float* to, V value) {
     std::memcpy(to, &value, sizeof(V));
 }
 
-template <class V>
-constexpr int lanes() {
-    return sizeof(V) / sizeof(float);
+// Rounds to nearest, ties to even. NaN stays NaN.
+inline void store(Bf16* to, float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const uint32_t rounded = value == value ? bits + 0x7fff + (bits >> 16 & 1) : bits | 0x400000;
+    to->bits = (uint16_t)(rounded >> 16);
 }
 
-// Calls `body(V{}, i)` for i from 0 to `size`: in vectors, and what is left one by one.
+inline void store(Bf16* to, Vector value) {
+#if defined(__AVX512BF16__)
+    // The same, except that numbers below 2^-126 become zero.
+    const __m256bh halves = _mm512_cvtneps_pbh((__m512)value);
+#else
+    Integers bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const Integers rounded = value == value ? bits + 0x7fff + (bits >> 16 & 1) : bits | 0x400000;
+    const Halves halves = __builtin_convertvector(rounded >> 16, Halves);
+#endif
+    std::memcpy(to, &halves, sizeof halves);
+}
+
+// Calls `body(V{}, i)` for i from 0 to `size`: for whole vectors, then for the remaining elements one by one.
 template <class Body>
 inline void for_each_vector(int64_t size, Body body) {
     int64_t i = 0;
@@ -41,8 +83,8 @@ inline void for_each_vector(int64_t size, Body body) {
     for (; i < size; i++) body(float{}, i);
 }
 
-// exp(x) to 2 units in the last place, without a table: x = n ln 2 + r, exp(x) = 2^n exp(r), and exp(r) by its
-// series on |r| <= ln 2 / 2. Limited to what a float holds; what is not a number stays so.
+// exp(x) to 2 units in the last place, without a table: x = n ln 2 + r, exp(x) = 2^n exp(r), and the series
+// of exp(r) for |r| <= ln 2 / 2. Clamped to the range of a float; NaN stays NaN.
 inline Vector exponential(Vector x) {
     const Vector low = Vector{} - 87.0f, high = Vector{} + 88.0f;
     x = x < low ? low : x;

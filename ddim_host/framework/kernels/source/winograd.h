@@ -1,14 +1,15 @@
-// 3 x 3 convolution, stride 1, one pixel of zeros around, by Winograd's minimal filtering F(4 x 4, 3 x 3)
-// (arXiv 1509.09308): a tile of 6 x 6 pixels gives 4 x 4 results with 36 multiplications in place of 144.
+// 3 x 3 convolution, stride 1, one pixel of zero padding, by Winograd's minimal filtering F(4 x 4, 3 x 3)
+// (arXiv 1509.09308): a tile of 6 x 6 pixels gives 4 x 4 results with 36 multiplications instead of 144.
 //
 //     Y = A^T [(G w G^T) o (B^T x B)] A
 //
-// A product of polynomials, evaluated at the points 0, a, -a, b, -b and infinity. The usual points 1 and 2 have
-// twice the rounding error of 3/4 and 3/2, which make every constant exact, too.
+// This is a product of polynomials, evaluated at the points 0, a, -a, b, -b and infinity. The usual points 1
+// and 2 have twice the rounding error of 3/4 and 3/2, with which all constants of the data transforms are
+// exact.
 //
-// Images are (batch, height, width, channels), weights (out, in, 3, 3), transformed weights (36, panels of output
-// channels, in, PANEL). All 36 products of a block of tiles run over the channels, as matrix products. Gradients
-// are the transposed computation, step by step.
+// Images are (batch, height, width, channels), weights (out, in, 3, 3), transformed weights (36, panels of
+// output channels, in, PANEL). The 36 products of a block of tiles are matrix products over the channels.
+// Gradients are computed by transposing each step. Images have type T in memory; everything else is float.
 #pragma once
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "gemm.h"
+#include "scratch.h"
 
 namespace ddim {
 
@@ -24,7 +26,7 @@ constexpr float B1 = 1.5f, B2 = B1 * B1, B3 = B2 * B1;
 constexpr float N0 = 1 / (A2 * B2), NA = 1 / (2 * A2 * (A2 - B2)), NB = 1 / (2 * B2 * (B2 - A2));
 constexpr int POINTS = 36;
 
-// B^T, 6 values to 6.
+// B^T, from 6 values to 6.
 template <class V>
 inline void input_transform(const V (&d)[6], V (&t)[6]) {
     const V even_a = d[4] - B2 * d[2], odd_a = A1 * d[3] - A1 * B2 * d[1];
@@ -37,7 +39,7 @@ inline void input_transform(const V (&d)[6], V (&t)[6]) {
     t[5] = A2 * B2 * d[1] - (A2 + B2) * d[3] + d[5];
 }
 
-// A^T, 6 to 4.
+// A^T, from 6 values to 4.
 template <class V>
 inline void output_transform(const V (&m)[6], V (&y)[4]) {
     const V even_a = m[1] + m[2], odd_a = m[1] - m[2], even_b = m[3] + m[4], odd_b = m[3] - m[4];
@@ -47,7 +49,7 @@ inline void output_transform(const V (&m)[6], V (&y)[4]) {
     y[3] = A3 * odd_a + B3 * odd_b + m[5];
 }
 
-// A, 4 to 6.
+// A, from 4 values to 6.
 template <class V>
 inline void output_transform_back(const V (&y)[4], V (&m)[6]) {
     const V even_a = y[0] + A2 * y[2], odd_a = A1 * y[1] + A3 * y[3];
@@ -60,7 +62,7 @@ inline void output_transform_back(const V (&y)[4], V (&m)[6]) {
     m[5] = y[3];
 }
 
-// G, 3 to 6.
+// G, from 3 values to 6.
 template <class V>
 inline void weight_transform(const V (&g)[3], V (&u)[6]) {
     const V even_a = NA * (g[0] + A2 * g[2]), odd_a = NA * A1 * g[1];
@@ -73,7 +75,7 @@ inline void weight_transform(const V (&g)[3], V (&u)[6]) {
     u[5] = g[2];
 }
 
-// G^T, 6 to 3.
+// G^T, from 6 values to 3.
 template <class V>
 inline void weight_transform_back(const V (&u)[6], V (&g)[3]) {
     const V even_a = NA * (u[1] + u[2]), even_b = NB * (u[3] + u[4]);
@@ -82,7 +84,7 @@ inline void weight_transform_back(const V (&u)[6], V (&g)[3]) {
     g[2] = A2 * even_a + B2 * even_b + u[5];
 }
 
-// A one-dimensional transform along the columns, then along the rows.
+// Applies a one-dimensional transform to the columns, then to the rows.
 template <int FROM, int TO, class V, class Transform>
 inline void in_both_directions(const V (&from)[FROM][FROM], V (&to)[TO][TO], Transform transform) {
     V half[TO][FROM];
@@ -106,12 +108,13 @@ struct Shape {
     int64_t tiles_across() const { return (width + 3) / 4; }
     int64_t tiles() const { return batch * tiles_down() * tiles_across(); }
     int64_t panels() const { return (out_channels + PANEL - 1) / PANEL; }
-    // A power of two would map the same column of all rows, and of all points, to few lines of the cache.
+    // With a power of two, the same column of all rows and points would map to a few cache lines.
     int64_t in_row() const { return (in_channels + LANES - 1) / LANES * LANES + LANES; }
     int64_t weights_size() const { return POINTS * panels() * in_channels * PANEL; }
 };
 
-// Where the pixels of a tile are: SIZE x SIZE of them from `top`, `left` on; those outside of the image are `outside`.
+// Sets the addresses of the SIZE x SIZE pixels of a tile, from its top left; pixels outside the image get
+// `outside`.
 template <int SIZE, class Pointer>
 inline void pixels_of_tile(const Shape& shape, int64_t tile, int offset, Pointer image, int64_t channels,
                            Pointer outside, Pointer (&pixels)[SIZE][SIZE]) {
@@ -126,14 +129,9 @@ inline void pixels_of_tile(const Shape& shape, int64_t tile, int offset, Pointer
         }
 }
 
-// Memory that a thread keeps from call to call: fresh pages would cost as much as the transforms.
-inline float* scratch(std::vector<float>& memory, int64_t size) {
-    if ((int64_t)memory.size() < size) memory.resize(size);
-    return memory.data();
-}
-
-// w (out, in, 3, 3) to u (36, panels, in, PANEL); or, `turned`, the weights of the gradient with respect to the
-// input: in and out exchanged, rotated by half a turn. `shape` is that of the convolution that u is for.
+// Transforms w (out, in, 3, 3) to u (36, panels, in, PANEL). If `turned`, u computes the gradient with
+// respect to the input: in and out are swapped and the kernel is rotated by 180 degrees. `shape` is that of
+// the convolution with u.
 inline void transform_weights(const Shape& shape, const float* w, float* u, bool turned) {
     const int64_t in = shape.in_channels, out = shape.out_channels, panels = shape.panels();
 #pragma omp parallel for schedule(static)
@@ -158,10 +156,11 @@ inline void transform_weights(const Shape& shape, const float* w, float* u, bool
         }
 }
 
-// The input's tiles from `first` on, transformed: v (36, capacity, in_row).
-inline void transform_input_tile(const Shape& shape, const float* x, const float* zeros, int64_t tile, float* v,
+// Transforms one tile of the input into v (36, capacity, in_row).
+template <class T>
+inline void transform_input_tile(const Shape& shape, const T* x, const T* zeros, int64_t tile, float* v,
                                  int64_t point_stride) {
-    const float* pixels[6][6];
+    const T* pixels[6][6];
     pixels_of_tile(shape, tile, -1, x, shape.in_channels, zeros, pixels);
     for_each_vector(shape.in_channels, [&](auto kind, int64_t ci) {
         using V = decltype(kind);
@@ -178,12 +177,14 @@ inline void transform_input_tile(const Shape& shape, const float* x, const float
     });
 }
 
-// y = x * w + bias + shift[image] + residual. u are the transformed weights; the last three may be null.
-inline void convolve(const Shape& shape, const float* x, const float* u, const float* bias, const float* shift,
-                     const float* residual, float* y) {
+// y = x * w + bias + shift[image] + residual. u is the transformed w; bias, shift and residual may be null.
+template <class T>
+inline void convolve(const Shape& shape, const T* x, const float* u, const float* bias, const float* shift,
+                     const T* residual, T* y) {
     const int64_t tiles = shape.tiles(), panels = shape.panels(), in = shape.in_channels,
                   out = shape.out_channels, in_row = shape.in_row(), out_row = panels * PANEL + LANES;
-    // Enough tiles that reading the weights pays, few enough that both blocks stay in the cache, and a share for all.
+    // Enough tiles to amortise reading the weights, few enough to keep both blocks in the cache, and work for
+    // all threads.
     const int64_t threads = omp_get_max_threads(), share = (tiles + threads - 1) / threads;
     const int64_t capacity = std::min<int64_t>(6 * TILE, (share + TILE - 1) / TILE * TILE);
     const int64_t blocks = (tiles + capacity - 1) / capacity;
@@ -192,9 +193,9 @@ inline void convolve(const Shape& shape, const float* x, const float* u, const f
         static thread_local std::vector<float> memory;
         float* v = scratch(memory, POINTS * capacity * (in_row + out_row) + in + out);
         float* m = v + POINTS * capacity * in_row;
-        float* zeros = m + POINTS * capacity * out_row;
-        float* dump = zeros + in;
-        std::fill_n(zeros, in + out, 0.0f);
+        std::fill_n(m + POINTS * capacity * out_row, in + out, 0.0f);
+        T* zeros = reinterpret_cast<T*>(m + POINTS * capacity * out_row);
+        T* dump = zeros + in;
 #pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < blocks; block++) {
             const int64_t first = block * capacity, count = std::min(capacity, tiles - first);
@@ -206,7 +207,7 @@ inline void convolve(const Shape& shape, const float* x, const float* u, const f
                              u + (point * panels + panel) * in * PANEL, in,
                              m + point * capacity * out_row + panel * PANEL, out_row, false);
             for (int64_t tile = 0; tile < count; tile++) {
-                float* pixels[4][4];
+                T* pixels[4][4];
                 pixels_of_tile(shape, first + tile, 0, y, out, dump, pixels);
                 const int64_t image = (first + tile) / (shape.tiles_across() * shape.tiles_down());
                 const float* from = m + tile * out_row;
@@ -237,14 +238,15 @@ inline void convolve(const Shape& shape, const float* x, const float* u, const f
     }
 }
 
-// The gradient of the weights: grad_w (out, in, 3, 3) from x and the gradient of y.
+// Computes the gradient of the weights, grad_w (out, in, 3, 3), from x and the gradient of y.
 //
-// The tiles are split among the threads, each with a sum of its own: nothing that one writes is read by another until
-// the sums are added up. Where there are more threads than tiles are worth, the output channels are split, too.
-inline void convolve_grad_weights(const Shape& shape, const float* x, const float* grad_y, float* grad_w) {
+// The tiles are split among the threads, each with its own sum, so no thread reads what another writes until
+// the sums are added. If there are too few tiles for all threads, the output channels are split as well.
+template <class T>
+inline void convolve_grad_weights(const Shape& shape, const T* x, const T* grad_y, float* grad_w) {
     const int64_t tiles = shape.tiles(), panels = shape.panels(), in = shape.in_channels,
                   out = shape.out_channels, in_row = shape.in_row(), size = shape.weights_size();
-    const int64_t threads = omp_get_max_threads(), worth = 64;  // tiles that make up for adding to a sum
+    const int64_t threads = omp_get_max_threads(), worth = 64;  // tiles that amortise one more sum
     const int64_t splits = std::min(threads, (tiles + worth - 1) / worth);
     const int64_t shares = std::min(panels, threads / splits);
     const int64_t capacity = std::min((tiles + splits - 1) / splits, worth);
@@ -260,16 +262,16 @@ inline void convolve_grad_weights(const Shape& shape, const float* x, const floa
         const int64_t m_point = own * capacity * PANEL + PANEL;  // see `in_row`
         float* v = scratch(memory, POINTS * (capacity * in_row + m_point) + std::max(in, out));
         float* m = v + POINTS * capacity * in_row;  // (36, own panels, capacity, PANEL)
-        float* zeros = m + POINTS * m_point;
-        std::fill_n(zeros, std::max(in, out), 0.0f);
+        std::fill_n(m + POINTS * m_point, std::max(in, out), 0.0f);
+        const T* zeros = reinterpret_cast<const T*>(m + POINTS * m_point);
         if (channels % PANEL) std::fill_n(m, POINTS * m_point, 0.0f);
         bool begun = false;
         for (int64_t first = tiles * split / splits; first < last; first += capacity) {
             const int64_t count = std::min(capacity, last - first);
             for (int64_t tile = 0; tile < count; tile++) {
                 transform_input_tile(shape, x, zeros, first + tile, v + tile * in_row, capacity * in_row);
-                const float* pixels[4][4];
-                pixels_of_tile(shape, first + tile, 0, grad_y, out, (const float*)zeros, pixels);
+                const T* pixels[4][4];
+                pixels_of_tile(shape, first + tile, 0, grad_y, out, zeros, pixels);
                 for_each_vector(channels, [&](auto kind, int64_t c) {
                     using V = decltype(kind);
                     V values[4][4], points[6][6];

@@ -1,0 +1,14 @@
+// Memory that a thread keeps between calls: fresh pages would cost as much time as the computation.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace ddim {
+
+inline float* scratch(std::vector<float>& memory, int64_t size) {
+    if ((int64_t)memory.size() < size) memory.resize(size);
+    return memory.data();
+}
+
+}  // namespace ddim

@@ -1,0 +1,54 @@
+"""Checks that the host makes for every framework."""
+
+from __future__ import annotations
+
+import pytest
+
+from ddim_host import UserError
+from ddim_host.framework import KERNELS_VARIABLE, PRECISION_VARIABLE, Check, bf16_check, checks
+from ddim_host.framework.precision import resolve_precision
+
+AMX = "avx512f avx512_bf16 amx_bf16"
+
+
+@pytest.fixture(autouse=True)
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (PRECISION_VARIABLE, KERNELS_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (AMX, "matrix units (AMX); auto is bf16"),
+        ("avx512f avx512_bf16", "AVX512_BF16, no matrix units (AMX); auto is fp32"),
+        ("avx2", "no bf16 instructions, no matrix units (AMX); auto is fp32"),
+    ],
+)
+def test_doctor_says_what_auto_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch, flags: str, text: str) -> None:
+    monkeypatch.setattr(checks, "processor_flags", lambda: flags)
+    assert bf16_check() == Check("bf16 on the CPU", True, text)
+
+
+def test_doctor_says_that_disabled_kernels_do_not_use_matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "processor_flags", lambda: AMX)
+    monkeypatch.setenv(KERNELS_VARIABLE, "framework")
+    assert bf16_check().detail == "matrix units (AMX), unused: the kernels are disabled; auto is fp32"
+
+
+def test_requested_precision_comes_before_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_precision("auto", matrix_units=True) == "bf16"
+    assert resolve_precision("auto", matrix_units=False) == "fp32"
+    monkeypatch.setenv(PRECISION_VARIABLE, "fp32")
+    assert resolve_precision("auto", matrix_units=True) == "fp32"
+    assert resolve_precision("bf16", matrix_units=True) == "bf16"
+    monkeypatch.setenv(PRECISION_VARIABLE, "bf16")
+    assert resolve_precision("auto", matrix_units=False) == "bf16"
+    assert resolve_precision("fp32", matrix_units=False) == "fp32"
+
+
+def test_unknown_value_of_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PRECISION_VARIABLE, "fp16")
+    with pytest.raises(UserError, match="DDIM_HOST_CPU_PRECISION must be auto, fp32 or bf16, not fp16"):
+        resolve_precision("auto", matrix_units=True)
+    assert not bf16_check().ok
