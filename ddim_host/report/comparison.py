@@ -1,4 +1,4 @@
-"""What differs between runs, what may be compared, and what may not."""
+"""Comparison of runs: settings that differ, and results that can and cannot be compared."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from ddim_host.plugin.observation import EpochMetrics
     from ddim_host.report.reported_run import Grid, ReportedRun
 
-# What the numbers of a loss curve depend on besides the network and how it is trained.
+# Settings that change the units of a loss curve. The network and its training do not.
 _LOSS_UNITS = ("data", "loss", "noise_schedule", "num_train_timesteps", "test_images")
 
-# As `provenance.provenance` names them, in the order in which people read them.
+# Keys of `provenance.provenance`, in display order.
 _CONDITIONS = ("device", "precision", "threads", "processes", "processor", "cores")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting, or a condition of measurement, run by run.
+    """A setting, or a condition of measurement, in each run.
 
     Attributes:
-        setting: Its name.
-        values: Its value in each run, `-` where there is none.
+        setting: The name of the setting.
+        values: The value in each run; `-` if the run has none.
     """
 
     setting: str
@@ -41,10 +41,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class LossGroup:
-    """Runs whose losses are of the same data in the same units.
+    """Runs whose losses were computed on the same data in the same units.
 
     Attributes:
-        description: What they have in common, and other groups have not.
+        description: Settings shared by these runs but not by the other groups.
         runs: The runs, each with at least one row of metrics.
     """
 
@@ -54,16 +54,16 @@ class LossGroup:
 
 @dataclass(frozen=True)
 class Throughput:
-    """How fast a run trained.
+    """Training speed of a run.
 
     Attributes:
         run: The run.
-        images_per_second: In steady state, over the whole training.
-        range_over_epochs: The lowest and the highest such rate of a whole epoch; None where there is none.
-        seconds_per_epoch: The median of whole epochs; None where there is none.
-        warmup_seconds: Compilation and warm-up, which are not in the other numbers.
-        total_seconds: Steady state and warm-up together: the training loop, without tests and checkpoints.
-        peak_memory_bytes: The most memory used.
+        images_per_second: The rate in steady state over whole epochs, or over all steps if there are none.
+        range_over_epochs: The lowest and the highest rate of a whole epoch; None if there are none.
+        seconds_per_epoch: The median over whole epochs; None if there are none.
+        warmup_seconds: Time of compilation and warm-up, excluded from the other numbers.
+        total_seconds: Duration of the training loop, including warm-up, without tests and checkpoints.
+        peak_memory_bytes: Peak memory.
     """
 
     run: ReportedRun
@@ -77,10 +77,10 @@ class Throughput:
 
 @dataclass(frozen=True)
 class QualityGroup:
-    """Scores of several runs that were taken in the same way.
+    """Scores of several runs, measured with the same protocol.
 
     Attributes:
-        tables: Each run that has such scores, with its table.
+        tables: The runs with such scores, and their tables.
     """
 
     tables: tuple[tuple[ReportedRun, Table], ...]
@@ -88,12 +88,12 @@ class QualityGroup:
 
 @dataclass(frozen=True)
 class GridDifference:
-    """How much the images of two grids differ, image by image.
+    """Difference between the images of two grids.
 
     Attributes:
-        mean: Mean absolute difference over all pixels, of 255.
-        largest: The largest one, of 255.
-        num_within_two: In how many images no pixel differs by more than 2 of 255.
+        mean: Mean absolute difference over all pixels, in units of 1/255.
+        largest: Largest absolute difference of a pixel, in units of 1/255.
+        num_within_two: Number of images in which no pixel differs by more than 2/255.
     """
 
     mean: float
@@ -103,11 +103,11 @@ class GridDifference:
 
 @dataclass(frozen=True)
 class GridSet:
-    """Grids that began from the same noise and went the same way.
+    """Grids sampled from the same noise with the same protocol.
 
     Attributes:
-        grids: One for each run that has one.
-        differences: Of each from the first one; None for the first, and where sizes differ.
+        grids: A grid from each run that has one.
+        differences: Difference of each grid from the first; None for the first, and if sizes differ.
     """
 
     grids: tuple[tuple[ReportedRun, Grid], ...]
@@ -116,18 +116,18 @@ class GridSet:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a page shows.
+    """Content of a page.
 
     Attributes:
         runs: The runs that could be read.
-        warnings: What cannot be compared, and what could not be read.
+        warnings: Results that cannot be compared, and files that could not be read.
         differing: Settings that differ.
-        common: Settings that are the same, by name.
-        conditions: What times depend on besides the settings, for each run of `throughput`.
-        losses: Runs with comparable losses.
-        throughput: How fast each run trained; those without metrics are missing.
-        quality: Scores that are comparable.
-        grids: Pictures side by side.
+        common: Settings with the same value in all runs, by name.
+        conditions: Conditions other than settings that affect times, for each run of `throughput`.
+        losses: Groups of runs with comparable losses.
+        throughput: Training speed of each run; runs without metrics are missing.
+        quality: Groups of comparable scores.
+        grids: Sets of grids to show side by side.
     """
 
     runs: tuple[ReportedRun, ...]
@@ -142,18 +142,18 @@ class Comparison:
 
 
 def compare(runs: Sequence[ReportedRun], unreadable: Sequence[str] = ()) -> Comparison:
-    """Put runs side by side.
+    """Compare runs.
 
     Args:
-        runs: At least one.
-        unreadable: What is wrong with those that could not be read at all.
+        runs: At least one run.
+        unreadable: The reason for each run that could not be read at all.
     """
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     values = {name: tuple(run.settings.get(name, "-") for run in runs) for name in names}
     losses = _loss_groups(runs)
     quality = _quality_groups(runs)
     warnings = [*unreadable, *(f"{run.name}: {problem}" for run in runs for problem in run.problems)]
-    warnings += [f"{run.name}: no epoch has ended yet" for run in runs if not run.metrics]
+    warnings += [line for run in runs if (line := unfinished(run))]
     if len(losses) > 1:
         described = "; ".join(
             f"{', '.join(run.name for run in group.runs)} ({group.description})" for group in losses
@@ -161,7 +161,7 @@ def compare(runs: Sequence[ReportedRun], unreadable: Sequence[str] = ()) -> Comp
         warnings.append(f"losses of different data or units are not comparable: {described}")
     if len(quality) > 1:
         warnings.append(
-            f"there are {len(quality)} tables of sample quality, of different protocols (number of samples, "
+            f"there are {len(quality)} tables of sample quality with different protocols (number of samples, "
             "features, ...): their numbers are not comparable"
         )
     timed = [run for run in runs if run.metrics]
@@ -180,16 +180,25 @@ def compare(runs: Sequence[ReportedRun], unreadable: Sequence[str] = ()) -> Comp
     )
 
 
+def unfinished(run: ReportedRun) -> str:
+    """Return a sentence if training has not finished; otherwise an empty string."""
+    if not run.metrics:
+        return f"{run.name}: no epoch has ended yet"
+    if run.training is None or run.training.is_complete:
+        return ""
+    return f"{run.name}: training has not finished: its metrics end at {run.training}"
+
+
 def _conditions(runs: Sequence[ReportedRun]) -> tuple[Difference, ...]:
-    """On what each run computed, and with what; a condition that no run knows is left out."""
+    """Return the conditions under which each run trained, omitting those that no run recorded."""
     frameworks = tuple(f"{run.framework} {run.provenance.get(run.framework, '')}".strip() for run in runs)
     known = [Difference(name, tuple(run.provenance.get(name, "-") for run in runs)) for name in _CONDITIONS]
     return (Difference("framework", frameworks), *(one for one in known if set(one.values) - {"-"}))
 
 
 def _unlike(runs: Sequence[ReportedRun], conditions: Sequence[Difference]) -> list[str]:
-    """A warning where speeds that stand side by side were measured under different conditions."""
-    told = []
+    """Return a warning if the compared speeds were measured under different conditions."""
+    differing = []
     for condition in conditions:
         runs_of: dict[str, list[str]] = defaultdict(list)
         for run, value in zip(runs, condition.values, strict=True):
@@ -197,17 +206,17 @@ def _unlike(runs: Sequence[ReportedRun], conditions: Sequence[Difference]) -> li
         runs_of.pop("-", None)
         if len(runs_of) > 1 and condition.setting in _CONDITIONS:
             different = ", ".join(f"{value} ({', '.join(names)})" for value, names in runs_of.items())
-            told.append(f"{condition.setting} {different}")
-    return [f"times were measured under different conditions: {'; '.join(told)}"] if told else []
+            differing.append(f"{condition.setting} {different}")
+    return [f"times were measured under different conditions: {'; '.join(differing)}"] if differing else []
 
 
 def seconds_at(metrics: Sequence[EpochMetrics]) -> list[float]:
-    """The seconds of training up to the end of each row, warm-up included."""
+    """Return the seconds of training up to the end of each row, including warm-up."""
     return list(accumulate(row.seconds + row.warmup_seconds for row in metrics))
 
 
 def whole_epochs(metrics: Sequence[EpochMetrics]) -> list[EpochMetrics]:
-    """The rows of one whole epoch each, without those in which something was compiled."""
+    """Return the rows that cover one whole epoch and include no compilation."""
     return [
         row
         for before, row in pairwise(metrics)
@@ -222,15 +231,15 @@ def _loss_groups(runs: Sequence[ReportedRun]) -> tuple[LossGroup, ...]:
             units = tuple(item for item in run.settings.items() if item[0].partition(".")[0] in _LOSS_UNITS)
             groups[units].append(run)
     shared = set.intersection(*map(set, groups)) if len(groups) > 1 else set()
-    told = {units: ", ".join(f"{n} {v}" for n, v in units if (n, v) not in shared) for units in groups}
-    return tuple(LossGroup(told[units], tuple(members)) for units, members in groups.items())
+    labels = {units: ", ".join(f"{n} {v}" for n, v in units if (n, v) not in shared) for units in groups}
+    return tuple(LossGroup(labels[units], tuple(members)) for units, members in groups.items())
 
 
 def _throughput(run: ReportedRun) -> Throughput:
-    steady = [row for row in run.metrics if row.seconds > 0.0]
+    epochs = whole_epochs(run.metrics)
+    steady = epochs or [row for row in run.metrics if row.seconds > 0.0]
     seconds = sum(row.seconds for row in steady)
     images = sum(row.seconds * row.images_per_second for row in steady)
-    epochs = whole_epochs(run.metrics)
     rates = [row.images_per_second for row in epochs]
     warmup = sum(row.warmup_seconds for row in run.metrics)
     return Throughput(
@@ -239,7 +248,7 @@ def _throughput(run: ReportedRun) -> Throughput:
         range_over_epochs=(min(rates), max(rates)) if rates else None,
         seconds_per_epoch=float(np.median([row.seconds for row in epochs])) if epochs else None,
         warmup_seconds=warmup,
-        total_seconds=seconds + warmup,
+        total_seconds=sum(row.seconds for row in run.metrics) + warmup,
         peak_memory_bytes=max(row.peak_memory_bytes for row in run.metrics),
     )
 
@@ -253,7 +262,7 @@ def _quality_groups(runs: Sequence[ReportedRun]) -> tuple[QualityGroup, ...]:
 
 
 def _comparable(score: Score) -> object:
-    """What has to be the same; what was trained, where, and how long is what is being compared."""
+    """Return the parts of a protocol that must be equal; network and training may differ."""
     sampled, ruler = score.protocol
     anywhere = replace(
         sampled, plugin="", device="auto", precision="auto", checkpoint_steps=(), checkpoint="latest"
@@ -266,7 +275,7 @@ def _grid_sets(runs: Sequence[ReportedRun]) -> tuple[GridSet, ...]:
     for run in runs:
         for grid in run.grids:
             group = groups[grid.protocol, run.image_shape]
-            if run not in (member for member, _ in group):  # the same images, drawn by two commands
+            if run not in (member for member, _ in group):  # two commands may have drawn the same images
                 group.append((run, grid))
     sets = []
     for grids in groups.values():

@@ -1,4 +1,4 @@
-"""Plots for few steps: what found timesteps promise, and how good samples are for their network calls."""
+"""Plots for sampling in few steps: errors of optimized timesteps, and quality against network calls."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Front:
-    """The subsets that one way of searching found for a run, the newest of each size.
+    """The subsets found by one search for a run, the newest of each size.
 
     Attributes:
         run: The run.
-        search: How they were found, in a few words.
-        subsets: By S, increasing.
+        search: Short description of the search.
+        subsets: The subsets, by increasing number of timesteps S.
     """
 
     run: str
@@ -35,7 +35,7 @@ class Front:
 
 
 def fronts_of(comparison: Comparison) -> list[Front]:
-    """Return what was found for each run, a front for each search."""
+    """Return the subsets found for each run, one front for each search."""
     fronts = []
     for run in comparison.runs:
         found: dict[str, dict[int, FoundSubset]] = defaultdict(dict)
@@ -60,7 +60,7 @@ def _search_words(subset: FoundSubset) -> str:
 
 
 def front_plots(comparison: Comparison) -> list[Plot]:
-    """Return the plot of S against the error that is expected; none if nothing was found for any run."""
+    """Return the plot of expected error against S, or an empty list if no run has optimized subsets."""
     fronts = fronts_of(comparison)
     if not fronts:
         return []
@@ -87,12 +87,12 @@ def front_plots(comparison: Comparison) -> list[Plot]:
         ]
     return [
         Plot(
-            "Error to expect of found timesteps, against their number",
+            "Expected error of optimized timesteps, against their number",
             curves_svg(
                 "front",
                 curves,
-                x="S, the timesteps that DDIM visits",
-                y="mean squared difference of a pixel",
+                x="S, the number of timesteps",
+                y="mean squared difference per pixel",
                 logarithmic=spans_decades(curves),
             ),
             "; ".join(
@@ -105,7 +105,7 @@ def front_plots(comparison: Comparison) -> list[Plot]:
 
 
 def _ends(curves: list[Curve], axis: str) -> str:
-    """Both ends of each curve, in words."""
+    """Describe both ends of each curve in words."""
     return "; ".join(
         f"{curve.label}: {number(curve.y[0])} at {axis}{curve.x[0]}"
         + (f", {number(curve.y[-1])} at {curve.x[-1]}" if len(curve.x) > 1 else "")
@@ -115,7 +115,7 @@ def _ends(curves: list[Curve], axis: str) -> str:
 
 @dataclass(frozen=True)
 class _Line:
-    """Scores that differ in S and seed only."""
+    """Key of a line, whose scores differ only in S and seed."""
 
     run: str
     subset: str
@@ -123,16 +123,16 @@ class _Line:
 
 
 def quality_plots(comparison: Comparison) -> list[Plot]:
-    """Return plots of quality against network calls, a line for each run, subset and solver.
+    """Return plots of quality against network calls, with a line for each run, subset and solver.
 
-    There is one for each protocol of which samples with different numbers of calls were scored, at the lowest
-    eta: that is where few steps are used, and the tables hold the others.
+    Each protocol with scores at several numbers of calls gets a plot, at the lowest eta: few steps are used
+    with low eta, and the tables contain the other scores.
     """
     groups: dict[object, dict[float, dict[_Line, list[Score]]]] = {}
     for run in comparison.runs:
         for score in run.scores.scores:
             sampled, ruler = score.protocol
-            # What is compared is who made the images, in which way; the rest has to be the same.
+            # Runs, subsets and solvers are compared; everything else must be equal.
             same = replace(
                 sampled,
                 plugin="",
@@ -143,10 +143,10 @@ def quality_plots(comparison: Comparison) -> list[Plot]:
                 timestep_subset="",
                 solver="",
             )
-            way = score.sampled
-            line = _Line(run.name, way.timestep_subset, way.solver)
+            sampling = score.sampled
+            line = _Line(run.name, sampling.timestep_subset, sampling.solver)
             by_eta = groups.setdefault((same, ruler), {})
-            by_eta.setdefault(way.eta, {}).setdefault(line, []).append(score)
+            by_eta.setdefault(sampling.eta, {}).setdefault(line, []).append(score)
     plots: list[Plot] = []
     for by_eta in groups.values():
         lines = by_eta[min(by_eta)]
@@ -173,7 +173,7 @@ def _quality_plot(name: str, lines: dict[_Line, list[Score]], several: bool) -> 
         curves_svg(
             name,
             curves,
-            x="network calls for an image",
+            x="network calls per image",
             y=what,
             logarithmic=spans_decades(curves),
         ),
@@ -184,7 +184,7 @@ def _quality_plot(name: str, lines: dict[_Line, list[Score]], several: bool) -> 
 
 
 def _over_seeds(scores: Iterable[Score]) -> list[tuple[Score, list[float]]]:
-    """For each S a score and the values of all seeds; of a subset that was searched again, the newest."""
+    """Return a score and the values of all seeds for each S; for repeated searches, the newest subset."""
     newest: dict[int, list[Score]] = {}
     for score in scores:
         same = newest.setdefault(score.sampled.steps, [])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def as_json(comparison: Comparison, *, title: str, command: str) -> str:
-    """Return everything but the pictures; null stands for NaN, the rate of a row that only warmed up."""
+    """Return everything except pictures; NaN (the rate of a row with only warm-up) becomes null."""
     names = [run.name for run in comparison.runs]
     document = {
         "title": title,
@@ -72,7 +72,7 @@ def as_json(comparison: Comparison, *, title: str, command: str) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same without NaN and infinities, which JSON does not have: null stands in their place."""
+    """Replace NaN and infinities, which JSON lacks, with None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

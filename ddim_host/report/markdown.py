@@ -1,4 +1,4 @@
-"""A comparison as Markdown, for people who write."""
+"""A comparison as Markdown, to paste into documents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ddim_host.evaluation.tables import number
 from ddim_host.report.few_steps import fronts_of
 from ddim_host.report.quality import HOW_TO_READ, quality_of
-from ddim_host.report.speed import HOW_SPEED_WAS_MEASURED, SPEED_COLUMNS, rate_text
+from ddim_host.report.speed import HOW_SPEED_WAS_MEASURED, SPEED_COLUMNS, speed_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -16,31 +16,13 @@ if TYPE_CHECKING:
 
 
 def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
-    """Return what the page says in words and numbers; pictures and curves are only there."""
-    blocks = [f"# {title}", f"Made with `{command}`"]
+    """Return the text and numbers of the page, results first, without pictures and curves."""
+    blocks = [f"# {title}", f"Written by `{command}`"]
     if comparison.warnings:
-        blocks += ["## What cannot be compared, or read", _items(comparison.warnings)]
+        blocks += ["## Warnings", _items(comparison.warnings)]
     if comparison.differing:
         rows = [[difference.setting, *difference.values] for difference in comparison.differing]
-        blocks += ["## What differs", _table(["setting", *_names(comparison)], rows)]
-    blocks += ["## What is the same", _items(f"{name}: {value}" for name, value in comparison.common.items())]
-    if comparison.throughput:
-        rows = [[condition.setting, *condition.values] for condition in comparison.conditions]
-        names = [speed.run.name for speed in comparison.throughput]
-        blocks += ["## Conditions of measurement", _table(["condition", *names], rows)]
-        header = ["run", *SPEED_COLUMNS]
-        rows = [
-            [
-                speed.run.name,
-                rate_text(speed),
-                number(speed.seconds_per_epoch),
-                number(speed.warmup_seconds),
-                number(speed.total_seconds),
-                number(speed.peak_memory_bytes / 1e6),
-            ]
-            for speed in comparison.throughput
-        ]
-        blocks += ["## Speed of training, in steady state", HOW_SPEED_WAS_MEASURED, _table(header, rows)]
+        blocks += ["## Differences", _table(["setting", *_names(comparison)], rows)]
     for group in comparison.losses:
         header = ["run", "steps", "train loss", "test loss"]
         rows = [
@@ -54,9 +36,9 @@ def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
         for run, lines in quality.protocols:
             blocks += [f"{run}:", _items(lines)]
         for table in quality.tables:
-            header = ["run", "eta", *table.columns]
+            header = [table.rows_are, "eta", *table.columns]
             rows = [
-                [row.run, f"{row.eta:g}", *(f"**{c.text}**" if c.best else c.text for c in row.cells)]
+                [row.name, f"{row.eta:g}", *(f"**{c.text}**" if c.best else c.text for c in row.cells)]
                 for row in table.rows
             ]
             blocks += [table.title, _table(header, rows)]
@@ -76,7 +58,15 @@ def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
             for front in fronts
             for subset in front.subsets
         ]
-        blocks += ["## Timesteps that were found", _table(header, rows)]
+        blocks += ["## Optimized timesteps", _table(header, rows)]
+    if comparison.throughput:
+        header = ["run", *SPEED_COLUMNS]
+        rows = [[speed.run.name, *speed_cells(speed)] for speed in comparison.throughput]
+        blocks += ["## Speed of training, in steady state", HOW_SPEED_WAS_MEASURED, _table(header, rows)]
+        rows = [[condition.setting, *condition.values] for condition in comparison.conditions]
+        names = [speed.run.name for speed in comparison.throughput]
+        blocks += ["## Conditions of measurement", _table(["condition", *names], rows)]
+    blocks += ["## Common settings", _items(f"{name}: {value}" for name, value in comparison.common.items())]
     return "\n\n".join(blocks) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""From run directories to a file that shows them side by side."""
+"""Write a report on run directories to a file."""
 
 from __future__ import annotations
 
@@ -20,22 +20,28 @@ if TYPE_CHECKING:
 
 ReportFormat: TypeAlias = Literal["html", "md", "json"]
 
-_RENDERED = {"html": render_page, "md": as_markdown, "json": as_json}
+_RENDERED = {"md": as_markdown, "json": as_json}
 
 
 def write_report(
-    paths: Sequence[Path], out: Path, *, command: str, kind: ReportFormat = "html"
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    command: str,
+    kind: ReportFormat = "html",
+    refresh: int | None = None,
 ) -> tuple[str, ...]:
-    """Put runs side by side in a file, replacing it.
+    """Write a report on one or several runs, replacing the file.
 
     Args:
         paths: Folders of runs.
         out: The file.
-        command: What made it, for the reader.
-        kind: What it is to be.
+        command: The command line, shown to the reader.
+        kind: The format.
+        refresh: Seconds after which the page reloads itself, while its runs are training.
 
     Returns:
-        What cannot be compared, and what could not be read.
+        Warnings about results that cannot be compared and files that could not be read.
 
     Raises:
         UserError: None of the runs can be read, or the file cannot be written.
@@ -45,7 +51,10 @@ def write_report(
         raise UserError("none of these runs can be read", why="; ".join(unreadable))
     comparison = compare(runs, unreadable)
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs side by side"
-    text = _RENDERED[kind](comparison, title=title, command=command)
+    if kind == "html":
+        text = render_page(comparison, title=title, command=command, refresh=refresh)
+    else:
+        text = _RENDERED[kind](comparison, title=title, command=command)
     with file_errors(f"cannot write {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
@@ -53,7 +62,7 @@ def write_report(
 
 
 def _collected(paths: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
-    """The runs that can be read, and what is wrong with the others."""
+    """Return the readable runs, and the reason for each unreadable one."""
     runs, unreadable = [], []
     for path, name in zip(paths, _names(paths), strict=True):
         try:
@@ -64,7 +73,7 @@ def _collected(paths: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as it takes to tell them apart."""
+    """Return the shortest distinct ends of the paths."""
     absolute = [path.absolute() for path in paths]
     depth = 1
     while True:

@@ -1,4 +1,4 @@
-"""The plots of a page: which curves, under which titles, with the numbers behind them."""
+"""Plots of a page: curves, titles, and the numbers behind them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host.evaluation.tables import number
 from ddim_host.report.comparison import seconds_at, whole_epochs
-from ddim_host.report.svg import Curve, curves_svg
+from ddim_host.report.svg import Curve, Drawn, curves_svg
 
 if TYPE_CHECKING:
     from ddim_host.report.comparison import Comparison, LossGroup
@@ -15,66 +15,77 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot as the template shows it.
+    """A plot for the template.
 
     Attributes:
-        title: What it shows.
-        svg: The picture.
-        summary: The same in words, for those who cannot see it.
-        header: The columns of the numbers behind it.
-        rows: The numbers; none where they stand below another figure.
-        rows_title: What they are.
+        title: The title.
+        drawn: The drawing in each size.
+        summary: A description in words, for readers who cannot see the picture.
+        header: The column titles of the numbers.
+        rows: The numbers; empty if they are elsewhere on the page.
     """
 
     title: str
-    svg: str
+    drawn: tuple[Drawn, ...]
     summary: str
     header: list[str]
     rows: list[list[str]]
-    rows_title: str = "The numbers"
 
 
 def plots_of(comparison: Comparison) -> list[Plot]:
-    """Return the plots of a page: losses against steps and seconds, seconds against epochs."""
+    """Return the plots of a page: losses, and for several runs also speeds.
+
+    For one run, losses against seconds would repeat the same curve, and its speed is given as two numbers
+    instead of as a plot of seconds per epoch.
+    """
+    several = len(comparison.runs) > 1
     colours = {run.name: position for position, run in enumerate(comparison.runs)}
     plots = []
     for position, group in enumerate(comparison.losses):
         of_what = f": {group.description}" if len(comparison.losses) > 1 else ""
-        plots += [
-            _loss_plot(f"loss-steps-{position}", group, colours, against="steps", of_what=of_what),
-            _loss_plot(f"loss-seconds-{position}", group, colours, against="seconds", of_what=of_what),
-        ]
-    epochs = {run.name: whole_epochs(run.metrics) for run in comparison.runs}
-    if any(epochs.values()):
-        curves = [
-            Curve(name, [row.epoch for row in rows], [row.seconds for row in rows], colours[name])
-            for name, rows in epochs.items()
-            if rows
-        ]
-        plots.append(
-            Plot(
-                "Seconds per epoch, in steady state",
-                curves_svg("epochs", curves, x="epoch", y="seconds"),
-                "; ".join(f"{c.label}: {number(min(c.y))} to {number(max(c.y))} s" for c in curves),
-                ["run", "epoch", "seconds", "images per second"],
-                [
-                    [name, str(row.epoch), number(row.seconds), number(row.images_per_second)]
-                    for name, rows in epochs.items()
-                    for row in rows
-                ],
-            )
-        )
+        for against in ("steps", "seconds") if several else ("steps",):
+            plots.append(_loss_plot(f"loss-{against}-{position}", group, colours, against, of_what))
+    if several:
+        plots += _epoch_plot(comparison, colours)
     return plots
 
 
-def _loss_plot(name: str, group: LossGroup, colours: dict[str, int], *, against: str, of_what: str) -> Plot:
+def _epoch_plot(comparison: Comparison, colours: dict[str, int]) -> list[Plot]:
+    """Return the plot of seconds per epoch, or an empty list if no run has a whole epoch in steady state."""
+    epochs = {run.name: whole_epochs(run.metrics) for run in comparison.runs}
+    if not any(epochs.values()):
+        return []
+    curves = [
+        Curve(name, [row.epoch for row in rows], [row.seconds for row in rows], colours[name])
+        for name, rows in epochs.items()
+        if rows
+    ]
+    return [
+        Plot(
+            "Seconds per epoch, in steady state",
+            curves_svg("epochs", curves, x="epoch", y="seconds"),
+            "; ".join(f"{c.label}: {number(min(c.y))} to {number(max(c.y))} s" for c in curves),
+            ["run", "epoch", "seconds", "images per second"],
+            [
+                [name, str(row.epoch), number(row.seconds), number(row.images_per_second)]
+                for name, rows in epochs.items()
+                for row in rows
+            ],
+        )
+    ]
+
+
+def _loss_plot(name: str, group: LossGroup, colours: dict[str, int], against: str, of_what: str) -> Plot:
     curves, rows = [], []
     for run in group.runs:
         seconds = seconds_at(run.metrics)
         at = seconds if against == "seconds" else [row.step for row in run.metrics]
         for dash, half in enumerate(("train", "test")):
             values = [getattr(row, f"{half}_loss") for row in run.metrics]
-            curves.append(Curve(f"{run.name}, {half}", at, values, colours[run.name], dash))
+            if len(colours) > 1:
+                curves.append(Curve(f"{run.name}, {half}", at, values, colours[run.name], dash))
+            else:
+                curves.append(Curve(half, at, values, dash))
         rows += [
             [
                 run.name,
@@ -86,7 +97,7 @@ def _loss_plot(name: str, group: LossGroup, colours: dict[str, int], *, against:
             ]
             for row, second in zip(run.metrics, seconds, strict=True)
         ]
-    axis = "seconds of training, compilation included" if against == "seconds" else "training steps"
+    axis = "seconds of training, including compilation" if against == "seconds" else "training steps"
     ends = [(run.name, run.metrics[-1]) for run in group.runs]
     last = "; ".join(
         f"{run} ends at train {number(row.train_loss)}, test {number(row.test_loss)}" for run, row in ends
@@ -96,12 +107,11 @@ def _loss_plot(name: str, group: LossGroup, colours: dict[str, int], *, against:
         curves_svg(name, curves, x=axis, y="loss", logarithmic=spans_decades(curves)),
         last,
         ["run", "epoch", "step", "seconds", "train loss", "test loss"],
-        rows if against == "seconds" else [],
-        rows_title="The numbers of both figures",
+        rows if against == "steps" else [],
     )
 
 
 def spans_decades(curves: list[Curve]) -> bool:
-    """Say whether curves belong on a logarithmic axis."""
+    """Return True if the curves need a logarithmic axis."""
     values = [value for curve in curves for value in curve.y]
     return min(values) > 0.0 and max(values) > 5.0 * min(values)

@@ -1,15 +1,16 @@
-"""Comparable scores of several runs, as tables with the best of each column marked."""
+"""Tables of comparable scores of several runs and over training seeds, marked only by ranges over seeds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ddim_host.evaluation.tables import (
     SHOWN,
     Shown,
     column_title,
+    mean_and_range,
     number,
     over_seeds,
     protocol_lines,
@@ -19,23 +20,25 @@ from ddim_host.evaluation.tables import (
 if TYPE_CHECKING:
     from ddim_host.evaluation.tables import Table
     from ddim_host.report.comparison import QualityGroup
+    from ddim_host.report.reported_run import ReportedRun
 
 HOW_TO_READ = (
-    "S is the number of timesteps that sampling visits, with a call of the network for each unless the "
-    "column says otherwise. Eta 0 is deterministic, eta 1 adds as much noise as DDPM. Marked is the best of "
-    "each column, and with it whatever cannot be told from it: what prints the same, or has a range over "
-    "seeds that overlaps with its range."
+    "S is the number of timesteps that sampling visits, with one network call for each unless the "
+    "column says otherwise. Eta 0 is deterministic, eta 1 adds as much noise as DDPM. Bold marks the best "
+    "cell of a column, and every cell that prints the same number or whose range overlaps the best one's. "
+    "The weights change with the training seed, so several runs are marked only by ranges over training "
+    "seeds, and one run by ranges over sampling seeds. A column with a cell of one seed has no mark."
 )
 
 
 @dataclass(frozen=True)
 class QualityCell:
-    """One number, or none.
+    """One number, or an empty cell.
 
     Attributes:
-        mean: Over the seeds; None where nothing was measured.
-        text: The same for people, with the range over the seeds.
-        best: Whether no cell of its column can be told to be better.
+        mean: Mean over seeds; None if nothing was measured.
+        text: The mean as text, with the range over seeds.
+        best: True if all cells of the column have ranges and none is distinguishably better.
     """
 
     mean: float | None
@@ -45,26 +48,28 @@ class QualityCell:
 
 @dataclass(frozen=True)
 class QualityRow:
-    """One run at one eta."""
+    """Cells of one run, or of one setting over its training seeds, at one eta."""
 
-    run: str
+    name: str
     eta: float
     cells: tuple[QualityCell, ...]
 
 
 @dataclass(frozen=True)
 class QualityTable:
-    """One measure of several runs.
+    """One measure of several runs, or of several settings over training seeds.
 
     Attributes:
-        title: What it is, and what its numbers depend on.
-        steps: S of each column.
-        calls: The network calls for an image in each column.
+        title: The measure, and the conditions of its numbers.
+        rows_are: `run` or `setting`, the heading of the names.
+        steps: The number of steps S of each column.
+        calls: The network calls per image of each column.
         columns: The titles of the columns.
         rows: The rows.
     """
 
     title: str
+    rows_are: str
     steps: tuple[int, ...]
     calls: tuple[int, ...]
     columns: tuple[str, ...]
@@ -73,13 +78,14 @@ class QualityTable:
 
 @dataclass(frozen=True)
 class Quality:
-    """Scores that are comparable.
+    """A group of comparable scores.
 
     Attributes:
         sampling: The timestep subset and the solver, in words.
-        tables: A table for each measure.
-        protocols: How they were taken, by run.
-        remarks: Noise floors and doubts.
+        tables: A table for each measure over training seeds, if a setting has several; then one for each
+            measure of the runs.
+        protocols: The protocol of each run, as lines.
+        remarks: Scores of real images, and doubts.
     """
 
     sampling: str
@@ -89,64 +95,156 @@ class Quality:
 
 
 def quality_of(group: QualityGroup) -> Quality:
-    """The tables of a group of scores."""
+    """Return the tables of a group of scores."""
     sampled = group.tables[0][1].scores[0].sampled
+    steps = sorted({steps for _, table in group.tables for steps in table.steps})
+    calls = tuple(max(table.calls(at) for _, table in group.tables) for at in steps)
+
+    def table(shown: Shown, rows_are: str, rows: list[_Row], *, marked: bool, spread: str) -> QualityTable:
+        title = _caption(group, shown, spread)
+        columns = tuple(map(column_title, steps, calls))
+        return QualityTable(
+            title, rows_are, tuple(steps), calls, columns, _marked_rows(rows, steps, shown, marked=marked)
+        )
+
+    settings = _settings(group)
+    over_training = [
+        table(shown, "setting", _rows_of_settings(settings, shown), marked=True, spread=_OVER_TRAINING)
+        for shown in SHOWN
+        if settings
+    ]
+    tables = [found for _, found in group.tables]
+    spread = over_seeds(tables) if any(len(found.seeds) > 1 for found in tables) else ""
+    is_one_run = len({run.name for run, _ in group.tables}) == 1
+    of_runs = [
+        table(shown, "run", _rows_of_runs(group, shown), marked=is_one_run, spread=spread) for shown in SHOWN
+    ]
     return Quality(
         sampling=f"{sampled.timestep_subset} timesteps, {sampled.solver}",
-        tables=tuple(_table(group, shown) for shown in SHOWN),
-        protocols=tuple((run.name, protocol_lines(table)) for run, table in group.tables),
-        remarks=tuple(dict.fromkeys(line for _, table in group.tables for line in remarks(table))),
+        tables=(*over_training, *of_runs),
+        protocols=tuple((run.name, protocol_lines(found)) for run, found in group.tables),
+        remarks=tuple(dict.fromkeys(line for found in tables for line in remarks(found))),
     )
 
 
-def _table(group: QualityGroup, shown: Shown) -> QualityTable:
-    steps = sorted({steps for _, table in group.tables for steps in table.steps})
+_OVER_TRAINING = "mean (range) over training seeds"
 
-    def values(table: Table, eta: float, at: int) -> list[float]:
-        return [shown.value(score.measures) for score in table.cell(eta, at)]
+_Settings = dict[str, dict[str, list["Table"]]]
+"""The tables of each setting, by its name and the training seed."""
 
-    best = {}
-    for at in steps:
-        column = [found for _, t in group.tables for eta in t.etas if (found := values(t, eta, at))]
-        best[at] = (max if shown.higher_is_better else min)(column, key=fmean)
+
+class _Row(NamedTuple):
+    """One row before marking: the values and the text of each cell, by the number of steps."""
+
+    name: str
+    eta: float
+    values: dict[int, list[float]]
+    texts: dict[int, str]
+
+
+def _rows_of_runs(group: QualityGroup, shown: Shown) -> list[_Row]:
+    """Return the rows of every run; the values of a cell are those of its sampling seeds."""
+    return [
+        _Row(
+            run.name,
+            eta,
+            {steps: _values(table, shown, eta, steps) for steps in table.steps},
+            {steps: table.cell_text(shown, eta, steps) for steps in table.steps},
+        )
+        for run, table in group.tables
+        for eta in table.etas
+    ]
+
+
+def _rows_of_settings(settings: _Settings, shown: Shown) -> list[_Row]:
+    """Return the rows of every setting; a value is the mean over the sampling seeds of one training seed."""
     rows = []
-    for run, table in group.tables:
-        for eta in table.etas:
-            cells = []
-            for at in steps:
-                found = values(table, eta, at)
-                cells.append(
-                    QualityCell(
-                        fmean(found) if found else None,
-                        table.cell_text(shown, eta, at),
-                        best=bool(found) and _cannot_be_told_apart(found, best[at]),
-                    )
+    for name, trainings in settings.items():
+        tables = [table for of_seed in trainings.values() for table in of_seed]
+        for eta in sorted({eta for table in tables for eta in table.etas}):
+            row = _Row(name, eta, {}, {})
+            for steps in {steps for table in tables for steps in table.steps}:
+                of_seeds = (
+                    [value for table in of_seed for value in _values(table, shown, eta, steps)]
+                    for of_seed in trainings.values()
                 )
-            rows.append(QualityRow(run.name, eta, tuple(cells)))
-    calls = tuple(max(table.calls(at) for _, table in group.tables) for at in steps)
-    columns = tuple(map(column_title, steps, calls))
-    return QualityTable(_caption(group, shown), tuple(steps), calls, columns, tuple(rows))
+                row.values[steps] = [fmean(values) for values in of_seeds if values]
+                row.texts[steps] = mean_and_range(row.values[steps], len(trainings))
+            rows.append(row)
+    return rows
 
 
-def _cannot_be_told_apart(one: list[float], other: list[float]) -> bool:
-    """Whether two cells print the same mean, or have ranges over seeds that overlap."""
+def _values(table: Table, shown: Shown, eta: float, steps: int) -> list[float]:
+    return [shown.value(score.measures) for score in table.cell(eta, steps)]
+
+
+def _started_from_weights(run: ReportedRun) -> bool:
+    is_imported = any(name.startswith("imported: ") for name in run.provenance)
+    return is_imported or "--start-from" in run.provenance.get("command", "")
+
+
+def _settings(group: QualityGroup) -> _Settings:
+    """Group the tables by everything but the training seed; empty if every group has a single seed.
+
+    Runs that started from other weights are left out: their settings do not describe their whole training.
+    """
+    found: dict[tuple[tuple[str, str], ...], dict[str, list[Table]]] = {}
+    for run, table in group.tables:
+        if _started_from_weights(run):
+            continue
+        sampled = table.scores[0].sampled
+        setting = {name: value for name, value in run.settings.items() if name != "seed"}
+        setting |= {"sampled in": sampled.plugin, "checkpoint": sampled.checkpoint}
+        if sampled.checkpoint == "latest":  # the others choose their own steps
+            setting["after steps"] = ", ".join(map(str, sampled.checkpoint_steps))
+        of_seeds = found.setdefault(tuple(sorted(setting.items())), {})
+        of_seeds.setdefault(run.settings.get("seed", "-"), []).append(table)
+    if all(len(of_seeds) == 1 for of_seeds in found.values()):
+        return {}
+    shared = set.intersection(*map(set, found))
+    names = [
+        ", ".join(
+            [
+                *(f"{name} {value}" for name, value in setting if (name, value) not in shared),
+                f"seed{'s' * (len(of_seeds) > 1)} {', '.join(of_seeds)}",
+            ]
+        )
+        for setting, of_seeds in found.items()
+    ]
+    return dict(zip(names, found.values(), strict=True))
+
+
+def _marked_rows(rows: list[_Row], steps: list[int], shown: Shown, *, marked: bool) -> tuple[QualityRow, ...]:
+    cells: list[list[QualityCell]] = [[] for _ in rows]
+    for at in steps:
+        column = [row.values.get(at, []) for row in rows]
+        measured = [values for values in column if values]
+        have_ranges = len(measured) > 1 and all(len(values) > 1 for values in measured)
+        ranked = sorted(measured, key=fmean, reverse=shown.higher_is_better)
+        for row, values, line in zip(rows, column, cells, strict=True):
+            best = marked and have_ranges and bool(values) and _are_indistinguishable(values, ranked[0])
+            line.append(QualityCell(fmean(values) if values else None, row.texts.get(at, "-"), best))
+    return tuple(QualityRow(row.name, row.eta, tuple(line)) for row, line in zip(rows, cells, strict=True))
+
+
+def _are_indistinguishable(one: list[float], other: list[float]) -> bool:
+    """Return True if two cells print the same mean or have overlapping ranges over seeds."""
     overlap = min(one) <= max(other) and min(other) <= max(one)
     return overlap or number(fmean(one)) == number(fmean(other))
 
 
-def _caption(group: QualityGroup, shown: Shown) -> str:
-    """What a table shows, and what its numbers depend on."""
+def _caption(group: QualityGroup, shown: Shown, spread: str) -> str:
+    """Return the title of a table: the measure, the meaning of its ranges, the conditions of its numbers."""
     tables = [table for _, table in group.tables]
     sampled, ruler = tables[0].scores[0].sampled, tables[0].scores[0].ruler
     reference = ruler.reference
-    said = [shown.title(ruler)]
-    if any(len(table.seeds) > 1 for table in tables):
-        said.append(over_seeds(tables))
-    said.append(
+    parts = [shown.title(ruler), *([spread] if spread else [])]
+    parts.append(
         f"N = {sampled.num_images:,} samples against {reference.num_images:,} real {reference.half} images"
     )
     floor = next((table.noise_floor for table in tables if table.noise_floor is not None), None)
     if floor is not None:
         value = number(shown.value(floor.measures))
-        said.append(f"noise floor {value}, of N = {floor.real.num_images:,} real {floor.real.half} images")
-    return "; ".join(said)
+        few = " (too few images, see the warnings below)" if floor.warnings else ""
+        parts.append(f"the {floor.real.num_images:,} real {floor.real.half} images: {value}{few}")
+    return "; ".join(parts)

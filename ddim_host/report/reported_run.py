@@ -1,8 +1,9 @@
-"""Everything that a run directory holds, as far as it is whole; what is not is said and does no harm."""
+"""Readable content of a run directory; unreadable files are listed as problems in the report."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -12,11 +13,13 @@ from ddim_host.experiment.config import PART_KINDS, Request
 from ddim_host.parts.found_subsets import SubsetsFile
 from ddim_host.plugin.parameters import PartChoice
 from ddim_host.plugin.registry import Kind
+from ddim_host.run.checkpoints import num_parameters
 from ddim_host.run.directory import existing_run
 from ddim_host.run.drawing import PictureKind
 from ddim_host.run.metrics import growth
-from ddim_host.system.files import read_bytes, read_json
-from ddim_host.system.records import read_record
+from ddim_host.run.real_images import FOLDER, TEST_IMAGES, Neighbours, RealGrid
+from ddim_host.system.files import file_errors, read_bytes, read_json
+from ddim_host.system.records import read_record, record_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,16 +28,18 @@ if TYPE_CHECKING:
     from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.parts.found_subsets import FoundSubset
     from ddim_host.plugin.observation import EpochMetrics
+    from ddim_host.run.directory import RunDirectory
 
 _Result = TypeVar("_Result")
 
 _MOST_GRID_BYTES = 8 << 20
-"""A page with larger pictures could not be sent to anybody."""
+_DURING_TRAINING = "during-training"
+_STEP = re.compile(r"step-(\d{8,12})")
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """What a page says of a grid; a record may hold more."""
+    """Fields of a grid's record that a page needs; a record may contain more."""
 
     kind: PictureKind
     rows: int
@@ -49,9 +54,9 @@ class Grid:
     """A grid of samples, interpolations or trajectories.
 
     Attributes:
-        name: Its file's name.
-        png: The file.
-        record: How it was made; see `drawing.draw`.
+        name: The file name.
+        png: The content of the file.
+        record: The record of the sampling; see `drawing.draw`.
     """
 
     name: str
@@ -60,18 +65,18 @@ class Grid:
 
     @property
     def protocol(self) -> tuple[object, ...]:
-        """What decides the noise that the images began from and the way that they went."""
+        """Settings that determine the images: the noise and the sampling path."""
         names = ("kind", "rows", "columns", "seed", "timesteps", "eta", "clip", "weights", "checkpoint")
         return (self.solver, *(repr(self.record.get(name)) for name in names))
 
     @property
     def solver(self) -> str:
-        """What followed the timesteps."""
+        """The solver."""
         return str(self.record.get("solver", "ddim"))
 
     @property
     def steps(self) -> str:
-        """How it was sampled: `5 steps`; `5 steps (9 calls) with heun`."""
+        """The number of steps: `5 steps`; `5 steps (9 calls) with heun`."""
         count, calls = len(self.record["timesteps"]), self.record.get("network_calls")
         known = isinstance(calls, int) and calls != count
         return (
@@ -82,42 +87,101 @@ class Grid:
 
     @property
     def kind(self) -> PictureKind:
-        """What its rows are; see `drawing.Drawing`."""
+        """Kind of picture; see `drawing.Drawing`."""
         kind: PictureKind = self.record["kind"]
         return kind
 
     @property
     def layout(self) -> tuple[int, int | None]:
-        """The number of its images, and how many are in a row; None if it is as square as possible."""
+        """The number of images, and images per row; None for a grid as square as possible."""
         rows, columns = self.record["rows"], self.record["columns"]
         return (rows, None) if self.kind == "samples" else (rows * columns, columns)
 
     @property
     def seconds(self) -> float | None:
-        """How long the sampling took on a warm device; None where nobody measured it."""
+        """Seconds of sampling on a warm device; None if not measured."""
         return _duration(self.record.get("seconds"))
 
     @property
     def warmup_seconds(self) -> float | None:
-        """How long compiling and warming up took before."""
+        """Seconds of compiling and warm-up before the sampling; None if not measured."""
         return _duration(self.record.get("warmup_seconds"))
 
 
 @dataclass(frozen=True)
-class ReportedRun:
-    """A run as a page shows it.
+class Training:
+    """Training progress of a run, from its metrics.
 
     Attributes:
-        name: What it is called: the end of its path, as far as it is needed to tell it from others.
-        path: Its folder.
+        done: Completed steps or epochs.
+        total: Planned steps or epochs.
+        unit: `step` or `epoch`.
+    """
+
+    done: int
+    total: int
+    unit: str
+
+    @property
+    def is_complete(self) -> bool:
+        """True if the training is complete."""
+        return self.done >= self.total
+
+    def __str__(self) -> str:
+        return f"{self.unit} {self.done:,} of {self.total:,}"
+
+
+@dataclass(frozen=True)
+class DuringTraining:
+    """A grid drawn during training.
+
+    Attributes:
+        step: The number of training steps before it.
+        grid: The grid.
+    """
+
+    step: int
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Real images beside the samples of one grid.
+
+    Attributes:
+        grid: The file name of the grid.
+        neighbours: Distances to the training images nearest to its samples.
+        nearest: PNG of the samples and their nearest training images.
+        num_test: Number of test images in `test`.
+        test: PNG of some test images.
+    """
+
+    grid: str
+    neighbours: Neighbours
+    nearest: bytes
+    num_test: int
+    test: bytes
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """A run, as reported.
+
+    Attributes:
+        name: The end of the run's path, long enough to be unique.
+        path: The run directory.
         image_shape: `(H, W, C)`.
         settings: Every part, parameter and setting by name, as text.
         provenance: Versions, hardware and the command.
         metrics: The rows of `metrics.csv`.
-        scores: What `evaluate` measured.
-        subsets: The timesteps that were found for it.
-        grids: What was drawn from it.
-        problems: What could not be read, or is not complete.
+        scores: Scores from `evaluate`.
+        subsets: Timestep subsets from `optimize`.
+        grids: Grids of samples.
+        training: Training progress; None if the planned length is unknown.
+        num_parameters: Number of network parameters; None before the first checkpoint.
+        during_training: Grids of the same noise, by training step.
+        real_images: Real images beside a grid; None if there are none.
+        problems: Files that could not be read or are incomplete.
     """
 
     name: str
@@ -129,11 +193,15 @@ class ReportedRun:
     scores: Scores
     subsets: tuple[FoundSubset, ...]
     grids: tuple[Grid, ...]
+    training: Training | None
+    num_parameters: int | None
+    during_training: tuple[DuringTraining, ...]
+    real_images: RealImages | None
     problems: tuple[str, ...]
 
     @property
     def framework(self) -> str:
-        """The framework that trained it."""
+        """The framework that trained the run."""
         return self.settings["plugin"]
 
 
@@ -141,11 +209,12 @@ def read_reported_run(path: Path, name: str) -> ReportedRun:
     """Read a run.
 
     Args:
-        path: Its folder.
-        name: What to call it.
+        path: The run directory.
+        name: The name to show.
 
     Raises:
-        UserError: There is no run, or its configuration is damaged; all else only is a problem of the run.
+        UserError: The run does not exist, or its configuration is damaged. Other damage only adds to
+            `problems`.
     """
     run = existing_run(path)
     config = run.config
@@ -160,7 +229,6 @@ def read_reported_run(path: Path, name: str) -> ReportedRun:
             return otherwise
 
     metrics: list[EpochMetrics] = read(run.read_metrics, [])
-    problems += _unfinished(request, metrics)
     if grown := growth(metrics):
         problems.append(grown)
     return ReportedRun(
@@ -177,39 +245,70 @@ def read_reported_run(path: Path, name: str) -> ReportedRun:
             for picture in sorted(run.samples_path.glob("*.png"))
             if (grid := read(lambda picture=picture: _grid(picture), None)) is not None  # type: ignore[misc]
         ),
+        training=_training(request, metrics),
+        num_parameters=read(lambda: _num_parameters(run), None),
+        during_training=tuple(
+            DuringTraining(step, grid)
+            for step, picture in _during_training(run.samples_path / _DURING_TRAINING)
+            if (grid := read(lambda picture=picture: _grid(picture), None)) is not None  # type: ignore[misc]
+        ),
+        real_images=read(lambda: _real_images(run.samples_path / FOLDER), None),
         problems=tuple(problems),
     )
 
 
-def _unfinished(request: Request, metrics: list[EpochMetrics]) -> list[str]:
-    """What to say of a run whose training goes on, or was interrupted."""
-    if not metrics:
-        return []  # which is said where runs are compared
-    last, steps, epochs = metrics[-1], request.settings.get("train_steps"), request.settings.get("epochs")
+def _training(request: Request, metrics: list[EpochMetrics]) -> Training | None:
+    steps, epochs = request.settings.get("train_steps"), request.settings.get("epochs")
     if isinstance(steps, int):
-        done, unit, total = last.step, "step", steps
-    elif isinstance(epochs, int):
-        done, unit, total = last.epoch, "epoch", epochs
-    else:
-        return []
-    if done >= total:
-        return []
-    return [f"its training has not come to an end: its metrics end at {unit} {done:,} of {total:,}"]
+        return Training(metrics[-1].step if metrics else 0, steps, "step")
+    if isinstance(epochs, int):
+        return Training(metrics[-1].epoch if metrics else 0, epochs, "epoch")
+    return None
+
+
+def _num_parameters(run: RunDirectory) -> int | None:
+    return num_parameters(run.latest_checkpoint()) if run.has_checkpoint() else None
+
+
+def _during_training(folder: Path) -> list[tuple[int, Path]]:
+    """List the grids drawn during training; their file names contain the steps."""
+    steps = {int(match[1]): path for path in folder.glob("*.png") if (match := _STEP.fullmatch(path.stem))}
+    return sorted(steps.items())
+
+
+def _real_images(folder: Path) -> RealImages | None:
+    """Read the real images from `real_images.write_real_images`, if any."""
+    names = sorted(path.stem for path in folder.glob("*.json") if path.stem != TEST_IMAGES)
+    if not names:
+        return None
+    [name, *_] = names
+    record_path = folder / f"{name}.json"
+    with record_errors(record_path):
+        neighbours = read_record(Neighbours, read_json(record_path))
+        if neighbours.columns < 1 or any(len(row) + 1 != neighbours.columns for row in neighbours.distances):
+            raise ValueError("it does not have one distance for each training image")
+    with record_errors(folder / f"{TEST_IMAGES}.json"):
+        test = read_record(RealGrid, read_json(folder / f"{TEST_IMAGES}.json"))
+    pictures = []
+    for path in (folder / f"{name}.png", folder / f"{TEST_IMAGES}.png"):
+        with file_errors(f"cannot read {path}"):
+            pictures.append(read_bytes(path, _MOST_GRID_BYTES))
+    return RealImages(f"{name}.png", neighbours, pictures[0], test.num_images, pictures[1])
 
 
 _BEFORE = {Kind.SOLVER: PartChoice("ddim", None, {})}
-"""Parts that the configurations of older runs do not name."""
+"""Parts missing from the configurations of older runs."""
 
 
 _OF_TRAINING = frozenset(
     {"train_steps", "epochs", "lr", "lr_warmup_steps", "ema_decay", "max_grad_norm", "checkpoint_seconds"}
 )
 _PARTS_OF_TRAINING = frozenset({Kind.DATA, Kind.TIMESTEP_SAMPLER, Kind.LOSS, Kind.LOSS_WEIGHTING})
-"""What an imported run has for a training that may follow, and what says nothing of the one that was."""
+"""Settings of an imported run for later training; they do not describe the original training."""
 
 
 def _settings(config: ConfigFile) -> dict[str, str]:
-    """Flat, in the order in which people read them."""
+    """Flatten the configuration, in a readable order."""
     request = config.request
     settings = {"plugin": request.plugin or ""}
     for kind in PART_KINDS:
@@ -219,7 +318,7 @@ def _settings(config: ConfigFile) -> dict[str, str]:
         choice = request.parts.get(kind) or _BEFORE.get(kind)
         if choice is None:
             path = config.path.parent
-            raise UserError(f"{path} holds no configuration of a run", why=f"it has no {kind.option}")
+            raise UserError(f"{path} is not the configuration of a run", why=f"it has no {kind.option}")
         settings[kind.option] = choice.name
         settings |= {f"{kind.option}.{key}": _text(value) for key, value in choice.arguments.items()}
     unknown = _OF_TRAINING if config.is_imported else ()
@@ -238,7 +337,7 @@ def _text(value: object) -> str:
 
 
 def _duration(value: object) -> float | None:
-    """A number of seconds from a file; None for anything else."""
+    """Return a number of seconds from a file, or None if it is not a valid duration."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
     return None
@@ -251,18 +350,18 @@ def _provenance(config: ConfigFile) -> dict[str, str]:
 
 
 def _grid(picture: Path) -> Grid | None:
-    """A grid with its record; None for pictures of something else."""
-    beside = picture.with_suffix(".json")
+    """Read a grid and its record, or None if the picture is not a grid."""
+    record_path = picture.with_suffix(".json")
     try:
-        record = read_json(beside)
+        record = read_json(record_path)
         if not isinstance(record, dict):
-            raise TypeError("it is no object")
+            raise TypeError("it is not an object")
         if record.get("kind") not in get_args(PictureKind):
             return None
         shown = read_record(_Shown, record)
         if shown.rows < 1 or shown.columns < 1:
             raise ValueError(f"it has {shown.rows} rows of {shown.columns} images")
-        record |= {"rows": shown.rows, "columns": shown.columns}  # which may have been texts
+        record |= {"rows": shown.rows, "columns": shown.columns}  # the file may contain strings
         return Grid(picture.name, read_bytes(picture, _MOST_GRID_BYTES), record)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"cannot show {picture}", why=printable(error)) from None

@@ -1,4 +1,4 @@
-"""How fast runs trained, as people read it."""
+"""Training speeds as text."""
 
 from __future__ import annotations
 
@@ -18,16 +18,27 @@ SPEED_COLUMNS = (
 )
 
 HOW_SPEED_WAS_MEASURED = (
-    "In steady state, from a clock that is read after the device has finished; compiling and warming up "
-    "apart. The training loop is both together. It is not the whole process, which also starts, compiles "
-    "the core of a framework that does that, tests, writes checkpoints and samples. Runs are made one after "
-    "the other, on a machine that may have done other work meanwhile: for a ratio of speeds measure in "
-    "turns (docs/comparing.md, \u201cTime in turns\u201d)."
+    "Rates are measured in steady state, by a clock that is read after the device has finished. Compilation "
+    "and warm-up are counted separately; the training loop includes both. Program start, tests, checkpoints "
+    "and sampling are not included. The runs were made one after another, and other work may have slowed "
+    "the machine during some of them. To compare the speeds of two runs, alternate short runs "
+    "(A, B, A, B, ...) and compare the medians."
 )
 
 
+def speed_cells(speed: Throughput) -> list[str]:
+    """Return the cells under `SPEED_COLUMNS`."""
+    return [
+        rate_text(speed),
+        number(speed.seconds_per_epoch),
+        number(speed.warmup_seconds),
+        number(speed.total_seconds),
+        number(speed.peak_memory_bytes / 1e6),
+    ]
+
+
 def rate_text(speed: Throughput) -> str:
-    """Images per second, with the range over whole epochs where there are any."""
+    """Return images per second, with the range over whole epochs if there are any."""
     text = number(speed.images_per_second)
     if speed.range_over_epochs is None:
         return text

@@ -1,27 +1,38 @@
-"""Curves as SVG that takes the colours and the fonts of the page around it."""
+"""Curves as SVG in the colours and fonts of the surrounding page."""
 
 from __future__ import annotations
 
 import io
+import math
 import re
+import textwrap
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from matplotlib.lines import Line2D
 
-# Colours that are told apart by people who see few of them (Okabe and Ito), on light and on dark ground.
+# Distinguishable for colour-blind readers (Okabe and Ito), on light and dark backgrounds.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES = ("-", "--", ":", "-.")
 
 _INK = "#010203"
-"""Drawn in place of the page's own text colour, which is only known where the page is shown."""
+"""Placeholder for the page's text colour, which the browser determines."""
 
-_WIDTH, _HEIGHT = 7.0, 3.6
+_SIZES = {"large": (6.0, 3.2), "small": (4.3, 3.2)}
+"""Widths and heights in inches. The small size keeps text legible on phones, where the large would shrink."""
+
+_LEGEND_WIDTHS = {"large": 64, "small": 40}
+"""Maximum characters per line of the legend, which should not be wider than the axes."""
+
+_DOTS = 72.0
+"""SVG units per inch."""
 _MOST_MARKED = 60
+_MOST_POINTS = 300
+"""Maximum number of points per curve that respond to the pointer."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +40,11 @@ class Curve:
     """A line in a plot.
 
     Attributes:
-        label: Its name in the legend.
-        x: Where.
-        y: What.
-        colour: Which of the colours; runs keep theirs in all plots.
-        dash: Which of the line styles.
+        label: The name in the legend.
+        x: Horizontal coordinates.
+        y: Vertical coordinates.
+        colour: Index of the colour; a run has the same colour in all plots.
+        dash: Index of the line style.
     """
 
     label: str
@@ -43,20 +54,40 @@ class Curve:
     dash: int = 0
 
 
-def curves_svg(name: str, curves: Sequence[Curve], *, x: str, y: str, logarithmic: bool = False) -> str:
-    """Draw lines over each other.
+@dataclass(frozen=True)
+class Drawn:
+    """A plot drawn in one size.
+
+    Attributes:
+        size: `large`, or `small` for narrow windows.
+        svg: An `svg` element as wide as its container, hidden from screen readers.
+        curves: The label and points of each curve: x and y in units of the picture, and the values.
+        axes: The names of both axes.
+    """
+
+    size: str
+    svg: str
+    curves: list[dict[str, Any]]
+    axes: tuple[str, str]
+
+
+def curves_svg(
+    name: str, curves: Sequence[Curve], *, x: str, y: str, logarithmic: bool = False
+) -> tuple[Drawn, ...]:
+    """Draw curves in one plot, once for each size; the page shows the drawing that fits the window.
 
     Args:
-        name: Another one for each plot of a page: letters, digits and dashes.
+        name: A unique name on the page, of letters, digits and dashes.
         curves: The lines.
-        x: What the horizontal axis is, with its unit.
-        y: What the vertical axis is, with its unit.
-        logarithmic: Whether the vertical axis is.
-
-    Returns:
-        An `svg` element, as wide as what it is put into; it says nothing to those who cannot see it.
+        x: Name and unit of the horizontal axis.
+        y: Name and unit of the vertical axis.
+        logarithmic: Make the vertical axis logarithmic.
     """
-    # A second to import, which only those who draw should pay. No pyplot: it would look for a screen.
+    return tuple(_drawn(f"{name}-{size}", size, curves, x, y, logarithmic=logarithmic) for size in _SIZES)
+
+
+def _drawn(name: str, size: str, curves: Sequence[Curve], x: str, y: str, *, logarithmic: bool) -> Drawn:
+    # Importing Matplotlib takes a second. pyplot would also look for a display.
     from matplotlib import rc_context  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -72,9 +103,9 @@ def curves_svg(name: str, curves: Sequence[Curve], *, x: str, y: str, logarithmi
         "grid.alpha": 0.15,
     }
     with rc_context(style), warnings.catch_warnings():
-        # The page has the glyphs: its text stays text. Here it is only measured.
+        # The text is drawn by the browser, which has the glyphs; Matplotlib only measures it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        figure = Figure(figsize=_SIZES[size], layout="constrained")
         axes = figure.add_subplot()
         lines: list[Line2D] = []
         for curve in curves:
@@ -93,19 +124,34 @@ def curves_svg(name: str, curves: Sequence[Curve], *, x: str, y: str, logarithmi
             axes.set_yscale("log")
         axes.grid(visible=True)
         legend = axes.legend(lines, [""] * len(lines), frameon=False, fontsize=9)
+        legend.set_in_layout(False)  # a long legend would leave no room for the axes
         for text, curve in zip(legend.get_texts(), curves, strict=True):
-            # Names are not Matplotlib's markup, in which `$` begins a formula and `_` hides a label.
+            # Show names literally: Matplotlib starts a formula at `$` and hides labels that begin with `_`.
             text.set_parse_math(False)
-            text.set_text(curve.label)
+            text.set_text(textwrap.fill(curve.label, _LEGEND_WIDTHS[size]))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _embedded(buffer.getvalue(), name)
+        transform = axes.transData.transform
+        points = [_points(curve, transform, figure.bbox.height, figure.dpi) for curve in curves]
+    return Drawn(size, _embedded(buffer.getvalue(), name), points, (x, y))
+
+
+def _points(curve: Curve, transform: Callable[[Any], Any], height: float, dpi: float) -> dict[str, Any]:
+    """Return the points of a curve in units of the picture, and their values."""
+    every = -(-len(curve.x) // _MOST_POINTS)
+    values = [(float(a), float(b)) for a, b in zip(curve.x, curve.y, strict=True)]
+    kept = [pair for pair in values[::-1][::every][::-1] if math.isfinite(pair[1])]
+    points = []
+    for (a, b), (across, up) in zip(kept, transform(kept) if kept else [], strict=True):
+        left, top = across / dpi * _DOTS, (height - up) / dpi * _DOTS
+        points.append([round(float(left), 1), round(float(top), 1), float(f"{a:.6g}"), float(f"{b:.4g}")])
+    return {"label": curve.label, "points": points}
 
 
 def _embedded(document: str, name: str) -> str:
-    """The `svg` element of a document, as a part of a page: in its size, its colours and its fonts.
+    """Return the `svg` element of a document with the size, colours and fonts of the page.
 
-    Its rules of style would hold for the whole page, and its ids stand there beside those of other plots.
+    Style rules are removed because they would apply to the whole page; ids are made unique.
     """
     svg = document[document.index("<svg") :].strip()
     for pattern, replacement in (

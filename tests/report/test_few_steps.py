@@ -1,4 +1,4 @@
-"""Plots for few steps: fronts of what was found, and quality against network calls."""
+"""Plots of few-step sampling: Pareto fronts of optimized subsets, and quality against network calls."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from tests.support.commands import Run
 
-# --- What was found -----------------------------------------------------------------------------------------
+# --- Optimized subsets --------------------------------------------------------------------------------------
 
 
-def test_a_front_holds_the_newest_subset_of_each_size() -> None:
+def test_front_contains_the_newest_subset_of_each_size() -> None:
     subsets = (found(20, 60, error=3.0), found(20, 60, 99), found(0, 60, error=2.0))
     [front] = fronts_of(compare([reported(subsets=subsets)]))
     assert (front.run, front.search) == ("one", "dynamic_programming")
@@ -65,23 +65,23 @@ def test_the_front_of_each_run_is_drawn_with_its_numbers() -> None:
         for size, error in (("2", "0.00100"), ("3", "0.000500"))
     ]
     assert "one, dynamic_programming: 0.00100 at S = 2, 0.000500 at 3" in plot.summary
-    assert "two, dynamic_programming: linear" in plot.svg
+    assert all("two, dynamic_programming: linear" in drawn.svg for drawn in plot.drawn)
     assert front_plots(compare([reported()])) == []
 
 
-def test_pages_of_all_kinds_hold_what_was_found() -> None:
+def test_documents_of_all_formats_contain_the_subsets() -> None:
     comparison = compare([reported(subsets=(found(20, 60),))])
     page, markdown, document = (
         render(comparison, title="", command="") for render in (render_page, as_markdown, as_json)
     )
-    assert "Timesteps that were found" in page
+    assert "Optimized timesteps" in page
     assert "| one | dynamic_programming | 2 | 0.00100 | 0.00200 | 20, 60 |" in markdown
     assert json.loads(document)["runs"][0]["subsets"][0]["timesteps"] == [20, 60]
     without = render_page(compare([reported()]), title="", command="")
-    assert "Timesteps that were found" not in without
+    assert "Optimized timesteps" not in without
 
 
-def test_subsets_are_read_with_the_run_and_damage_does_no_harm(tiny_run: Run, tmp_path: Path) -> None:
+def test_subsets_are_read_with_the_run_and_damage_is_reported(tiny_run: Run, tmp_path: Path) -> None:
     path = shutil.copytree(tiny_run.path, tmp_path / "run")
     SubsetsFile(path).add([found(20, 60)])
     assert read_reported_run(path, "tiny").subsets == (found(20, 60),)
@@ -104,7 +104,7 @@ def rows_of(*runs: ReportedRun) -> list[list[list[str]]]:
     return [plot.rows for plot in quality_plots(compare(runs))]
 
 
-def test_a_line_goes_through_the_calls_of_a_subset_and_a_solver() -> None:
+def test_each_subset_and_solver_has_a_line() -> None:
     scores = [
         score_of(5, 2.0),
         score_of(3, 4.0),
@@ -122,11 +122,11 @@ def test_a_line_goes_through_the_calls_of_a_subset_and_a_solver() -> None:
     ]
 
 
-def test_labels_say_what_differs() -> None:
+def test_labels_contain_the_differences() -> None:
     alone = reported(scores=Scores((score_of(3, 2.0), score_of(5, 1.0))))
     [plot] = quality_plots(compare([alone]))
     assert plot.summary == "linear, ddim: 2.00 at calls = 3, 1.00 at 5"
-    assert plot.title.startswith("Fréchet distance (no FID) of 4,000 samples at eta 0 against network calls")
+    assert plot.title.startswith("Fréchet distance (not FID) of 4,000 samples at eta 0 against network calls")
     other = replace(alone, name="two", scores=Scores((score_of(3, 2.5),)))
     [plot] = quality_plots(compare([alone, other]))
     assert plot.summary == (
@@ -134,7 +134,7 @@ def test_labels_say_what_differs() -> None:
     )
 
 
-def test_of_a_subset_that_was_searched_again_the_newest_is_shown() -> None:
+def test_newest_subset_of_a_repeated_search_is_shown() -> None:
     found_before = score_of(3, 9.0, timestep_subset="optimized")
     now = [
         score_of(3, value, timestep_subset="optimized", timesteps=(5, 6, 7), seed=seed)
@@ -145,10 +145,10 @@ def test_of_a_subset_that_was_searched_again_the_newest_is_shown() -> None:
     assert len(rows) == 2
 
 
-def test_other_protocols_are_other_figures_and_one_number_is_none() -> None:
-    """A number alone stands in its table."""
+def test_each_protocol_has_a_figure_unless_it_has_a_single_number() -> None:
+    """A single number appears in its table only."""
     other = [score_of(3, 2.0, num_images=1000), score_of(5, 1.0, num_images=1000)]
     run = reported(scores=Scores((score_of(3, 2.0), score_of(5, 1.0), *other)))
     assert [len(rows) for rows in rows_of(run)] == [2, 2]
     assert rows_of(reported(scores=Scores((score_of(3, 2.0),)))) == []
-    assert "Quality for network calls" in render_page(compare([run]), title="", command="")
+    assert "Quality against network calls" in render_page(compare([run]), title="", command="")

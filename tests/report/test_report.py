@@ -1,4 +1,4 @@
-"""Runs side by side: what differs, what may be compared, and the page, Markdown and JSON of it."""
+"""Comparisons of runs: differences, comparability, and their page, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 from ddim_host.evaluation.scores import EvaluationFile, Scores
 from ddim_host.report.comparison import compare
+from ddim_host.report.headline import headline
 from ddim_host.report.json_document import as_json
 from ddim_host.report.markdown import as_markdown
 from ddim_host.report.page import render_page
@@ -27,6 +28,7 @@ from tests.support.reported_runs import (
     HOSTILE,
     IMAGES,
     RECORD,
+    SETTINGS,
     reported,
     rows,
     whole_page,
@@ -39,10 +41,10 @@ if TYPE_CHECKING:
 
     from tests.support.commands import Outcome, Run
 
-# --- What is compared with what -----------------------------------------------------------------------------
+# --- Comparability -----------------------------------------------------------------------------
 
 
-def test_settings_that_differ_come_apart_from_those_that_do_not() -> None:
+def test_differing_and_common_settings_are_separated() -> None:
     other = with_settings("two", plugin="jittor", **{"loss.delta": "0.1"})
     comparison = compare([reported(), other])
     assert {d.setting: d.values for d in comparison.differing} == {
@@ -62,14 +64,14 @@ def test_settings_that_differ_come_apart_from_those_that_do_not() -> None:
         {"num_train_timesteps": "50"},
     ],
 )
-def test_losses_in_other_units_are_not_put_together(change: dict[str, str]) -> None:
+def test_losses_in_different_units_are_not_compared(change: dict[str, str]) -> None:
     comparison = compare([reported(), reported("two"), with_settings("three", **change)])
     assert [[run.name for run in group.runs] for group in comparison.losses] == [["one", "two"], ["three"]]
     [warning] = [w for w in comparison.warnings if "losses" in w]
     assert "not comparable" in warning
 
 
-def test_losses_of_other_frameworks_and_samplers_are() -> None:
+def test_losses_of_different_frameworks_and_samplers_are_compared() -> None:
     other = with_settings("two", plugin="jittor", timestep_sampler="importance", batch_size="64")
     comparison = compare([reported(), other])
     assert len(comparison.losses) == 1
@@ -80,12 +82,26 @@ def test_speed_is_that_of_the_steady_state() -> None:
     [speed] = compare([reported()]).throughput
     assert speed.images_per_second == pytest.approx(100.0)
     assert speed.range_over_epochs == (100.0, 100.0)
-    assert speed.seconds_per_epoch == 3.0, "the median of the two whole epochs in which nothing was compiled"
+    assert speed.seconds_per_epoch == 3.0, "the median of the two complete epochs without compilation"
     assert (speed.warmup_seconds, speed.total_seconds) == (7.0, 15.0)
     assert speed.peak_memory_bytes == 35_000_000
 
 
-def test_scores_are_put_together_where_only_the_run_differs() -> None:
+def test_rate_is_within_its_range_over_epochs() -> None:
+    """The first epoch, which includes compilation, counts for neither."""
+    first, *_ = rows()
+    metrics = (
+        replace(first, epoch=1, seconds=1.0, images_per_second=50.0, warmup_seconds=3.0),
+        replace(first, epoch=2, seconds=2.0, images_per_second=90.0, warmup_seconds=0.0),
+        replace(first, epoch=3, seconds=1.0, images_per_second=93.0, warmup_seconds=0.0),
+    )
+    [speed] = compare([reported(metrics=metrics)]).throughput
+    assert speed.range_over_epochs == (90.0, 93.0)
+    assert speed.images_per_second == pytest.approx(91.0)
+    assert speed.total_seconds == pytest.approx(7.0)
+
+
+def test_scores_are_compared_if_only_the_run_differs() -> None:
     jittor = scored(replace(SAMPLED, plugin="jittor", checkpoint_steps=(99,)), frechet=0.5)
     fewer = scored(replace(SAMPLED, num_images=1000))
     comparison = compare([reported(), reported("two", scores=Scores((jittor, fewer), (FLOOR,)))])
@@ -96,7 +112,7 @@ def test_scores_are_put_together_where_only_the_run_differs() -> None:
     [warning] = [w for w in comparison.warnings if "quality" in w]
     assert "not comparable" in warning
     table = quality_of(comparison.quality[0]).tables[0]
-    assert [[(c.mean, c.best) for c in row.cells] for row in table.rows] == [[(1.0, False)], [(0.5, True)]]
+    assert [[c.mean for c in row.cells] for row in table.rows] == [[1.0], [0.5]]
 
 
 def seeds_scored(run: str, *distances: float) -> ReportedRun:
@@ -104,26 +120,79 @@ def seeds_scored(run: str, *distances: float) -> ReportedRun:
     return reported(run, scores=Scores(tuple(scores), (FLOOR,)))
 
 
-def test_what_cannot_be_told_from_the_best_is_marked_too() -> None:
-    """In a table a mark is read as a difference."""
-    runs = [
-        seeds_scored("best", 1.0, 1.2),
-        seeds_scored("overlaps", 1.19, 1.6),
-        seeds_scored("touches nothing", 1.3, 1.4),
-        seeds_scored("other", 2.0),
-    ]
+def marks(*runs: ReportedRun) -> list[list[bool]]:
+    """Return the marks in the first table of each kind of row."""
     [group] = compare(runs).quality
-    assert [[cell.best for cell in row.cells] for row in quality_of(group).tables[0].rows] == [
-        [True],
-        [True],
-        [False],
-        [False],
+    tables = {table.rows_are: table for table in reversed(quality_of(group).tables)}
+    return [[row.cells[0].best for row in table.rows] for table in tables.values()]
+
+
+def trained(loss: str, *distances: tuple[float, ...]) -> list[ReportedRun]:
+    """Return a run for each training seed, with a score for each sampling seed."""
+    return [
+        replace(
+            seeds_scored(f"{loss}-{seed}", *values),
+            settings={**SETTINGS, "loss": loss, "seed": str(seed)},
+        )
+        for seed, values in enumerate(distances)
     ]
-    [group] = compare([seeds_scored("one", 1.0001), seeds_scored("two", 1.0002)]).quality
-    assert [row.cells[0].best for row in quality_of(group).tables[0].rows] == [True, True], "both print 1.00"
 
 
-def test_columns_of_pages_tell_network_calls_if_they_are_more_than_steps() -> None:
+def test_runs_of_one_training_seed_are_not_marked() -> None:
+    """Readers would take a mark in a table for a significant difference."""
+    assert marks(seeds_scored("one", 1.0, 1.1), seeds_scored("two", 2.0, 2.1)) == [[False, False]]
+
+
+def test_one_run_is_marked_by_its_ranges_over_sampling_seeds() -> None:
+    def run(*distances: tuple[float, float, float]) -> ReportedRun:
+        scores = [
+            scored(replace(SAMPLED, seed=seed, eta=eta), distance)
+            for seed, row in enumerate(distances)
+            for eta, distance in zip((0.0, 0.5, 1.0), row, strict=True)
+        ]
+        return reported(scores=Scores(tuple(scores), (FLOOR,)))
+
+    assert marks(run((1.0, 1.19, 1.3), (1.2, 1.6, 1.4))) == [[True, True, False]]
+    assert marks(run((1.0, 1.1, 1.3))) == [[False, False, False]], "one seed has no range"
+
+
+def test_scores_are_averaged_over_training_seeds() -> None:
+    runs = [*trained("mse", (1.0, 1.2), (2.0, 2.2)), *trained("l2", (3.0, 3.2), (3.0, 3.4))]
+    comparison = compare(runs)
+    [quality] = map(quality_of, comparison.quality)
+    table = quality.tables[0]
+    assert "; mean (range) over training seeds; " in table.title
+    assert [(row.name, [cell.text for cell in row.cells]) for row in table.rows] == [
+        ("loss mse, seeds 0, 1", ["1.60 (1.10 to 2.10)"]),
+        ("loss l2, seeds 0, 1", ["3.15 (3.10 to 3.20)"]),
+    ]
+    assert marks(*runs) == [[False] * 4, [True, False]]
+    for text in (
+        render_page(comparison, title="", command=""),
+        as_markdown(comparison, title="", command=""),
+        as_json(comparison, title="", command=""),
+    ):
+        assert "loss mse, seeds 0, 1" in text
+    assert "| setting | eta | S = 3 |" in as_markdown(comparison, title="", command="")
+
+
+def test_overlapping_ranges_over_training_seeds_are_marked_together() -> None:
+    both = [*trained("mse", (974.0,), (990.0,)), *trained("l2", (975.0,), (988.0,))]
+    assert marks(*both)[-1] == [True, True]
+    assert marks(*both[:3])[-1] == [False, False], "one of the settings has a single seed"
+
+
+def test_higher_precision_is_better() -> None:
+    runs = [*trained("mse", (1.0,), (1.0,)), *trained("l2", (1.0,), (1.0,))]
+    for run, precision in zip(runs, (0.5, 0.6, 0.8, 0.9), strict=True):
+        [score] = run.scores.scores
+        object.__setattr__(score, "measures", replace(score.measures, precision=precision))
+    [quality] = map(quality_of, compare(runs).quality)
+    [table] = [t for t in quality.tables if t.rows_are == "setting" and "Precision" in t.title]
+    assert [row.cells[0].best for row in table.rows] == [False, True]
+
+
+def test_columns_state_network_calls_if_there_are_more_than_steps() -> None:
     scores = Scores((replace(scored(), calls=5),), (FLOOR,))
     comparison = compare([reported(scores=scores)])
     [quality] = map(quality_of, comparison.quality)
@@ -138,7 +207,7 @@ def test_columns_of_pages_tell_network_calls_if_they_are_more_than_steps() -> No
         assert "S = 3, 5 calls" in text
 
 
-def test_grids_of_another_solver_are_no_grids_of_the_same_way() -> None:
+def test_grids_of_different_solvers_are_not_compared() -> None:
     png = grid_png(IMAGES)
     heun = Grid("heun.png", png, {**RECORD, "solver": "heun", "network_calls": 3})
     ddim = Grid("ddim.png", png, {**RECORD, "solver": "ddim", "network_calls": 2})
@@ -153,19 +222,33 @@ def test_grids_of_another_solver_are_no_grids_of_the_same_way() -> None:
     assert "2 steps (3 calls) with heun, eta 0.0" in page
 
 
-def test_a_caption_says_what_the_numbers_depend_on() -> None:
+def test_captions_state_the_conditions_of_the_numbers() -> None:
     [group] = compare([seeds_scored("one", 1.0, 2.0), seeds_scored("two", 1.0, 2.0)]).quality
     for table in quality_of(group).tables:
         for fact in (
             "in the features of digits_mlp",
             "mean (range) of 2 sampling seeds, 1 training each",
             "N = 4,000 samples against 1,500 real train images",
-            "of N = 297 real test images",
+            "the 297 real test images: ",
         ):
             assert fact in table.title, fact
     kernel = quality_of(group).tables[1]
     assert "x 1000" in kernel.title
-    assert "noise floor 200, " in kernel.title, "in the unit of the table"
+    assert kernel.title.endswith("real test images: 200"), "real images must have the unit of the table"
+
+
+def test_distances_of_too_few_images_are_marked_in_headline_and_caption() -> None:
+    few = replace(FLOOR, warnings=("it is singular",))
+    run = reported(scores=Scores((scored(warnings=("it is singular",)),), (few,)))
+    distance = headline(run, None)[-1]
+    assert "4,000 images (too few, see the warnings), digits_mlp" in distance.note
+    assert "real test images: 4.27 (too few, see the warnings)" in distance.note
+    assert "too few" not in headline(reported(), None)[-1].note
+    [quality] = map(quality_of, compare([run]).quality)
+    assert (
+        "the 297 real test images: 4.27 (too few images, see the warnings below)" in quality.tables[0].title
+    )
+    assert "Warning: noise floor: it is singular." in quality.remarks
 
 
 CONDITIONS = {
@@ -181,7 +264,7 @@ CONDITIONS = {
 @pytest.mark.parametrize(
     ("name", "value"), [("threads", "2"), ("precision", "bf16"), ("processes", "4"), ("device", "a GPU")]
 )
-def test_speeds_of_unlike_conditions_are_said_to_be(name: str, value: str) -> None:
+def test_speeds_under_different_conditions_are_reported(name: str, value: str) -> None:
     other = reported("two", provenance={**CONDITIONS, name: value})
     comparison = compare([reported(provenance=CONDITIONS), other])
     [warning] = comparison.warnings
@@ -191,13 +274,13 @@ def test_speeds_of_unlike_conditions_are_said_to_be(name: str, value: str) -> No
     assert shown[name] == (CONDITIONS[name], value)
     assert shown["framework"] == ("torch 2.13.0", "torch 2.13.0")
     page = render_page(comparison, title="t", command="c")
-    assert page.index("Conditions of measurement") < page.index("Speed of training")
+    assert "Conditions of measurement" in page
     document = json.loads(as_json(comparison, title="t", command="c"))
     assert document["conditions"][name] == {"one": CONDITIONS[name], "two": value}
 
 
-def test_like_conditions_are_no_warning() -> None:
-    """Nor are those of a run that does not know them, or that has no speed."""
+def test_same_conditions_cause_no_warning() -> None:
+    """Runs without stored conditions and runs without speed cause no warning either."""
     runs = [
         reported(provenance=CONDITIONS),
         reported("two", provenance={**CONDITIONS, "torch": "2.14.0", "command": "another one"}),
@@ -215,12 +298,12 @@ def test_like_conditions_are_no_warning() -> None:
         replace(RULER, reference=replace(RULER.reference, sha256="00" * 32)),
     ],
 )
-def test_scores_of_other_rulers_are_not(other: Any) -> None:
+def test_scores_of_different_rulers_are_not_compared(other: Any) -> None:
     comparison = compare([reported(), reported("two", scores=Scores((scored(ruler=other),), ()))])
     assert len(comparison.quality) == 2
 
 
-def test_grids_of_the_same_noise_are_held_against_each_other() -> None:
+def test_grids_of_the_same_noise_are_compared() -> None:
     near, far = IMAGES.copy(), IMAGES.copy()
     near[:, 0] += 2
     far[1, 3, 3] += 50
@@ -242,7 +325,7 @@ def test_grids_of_the_same_noise_are_held_against_each_other() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("interpolation", "interpolations, 2 steps"), ("trajectory", "predictions along the way")],
+    [("interpolation", "interpolations, 2 steps"), ("trajectory", "predictions during sampling")],
 )
 def test_interpolations_and_trajectories_are_shown_side_by_side(
     kind: str, words: str, tmp_path: Path
@@ -270,21 +353,21 @@ def test_interpolations_and_trajectories_are_shown_side_by_side(
 
 
 @pytest.mark.parametrize("count", [0, -1, 5, 10**30])
-def test_a_number_of_images_that_cannot_be_is_no_grid(count: int) -> None:
-    with pytest.raises(ValueError, match="no grid"):
+def test_impossible_number_of_images_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=r"it is not a grid|a grid cannot have"):
         grid_images(grid_png(np.zeros((4, 8, 8, 3), np.uint8)), count, (8, 8, 3))
 
 
-def test_a_grid_that_claims_to_be_huge_is_none() -> None:
-    """Pillow has an error of its own for that."""
+def test_grid_that_claims_to_be_huge_is_refused() -> None:
+    """Pillow raises its own error for this size."""
     png = grid_png(np.zeros((4, 8, 8, 3), np.uint8))
     header = b"IHDR" + struct.pack(">II", 65535, 65535) + png[24:29]
     huge = png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
-    with pytest.raises(ValueError, match="it is no PNG"):
+    with pytest.raises(ValueError, match="it is not a PNG file"):
         grid_images(huge, 4, (8, 8, 3))
 
 
-def test_a_grid_of_another_size_than_its_record_says_has_no_difference() -> None:
+def test_grid_that_contradicts_its_record_has_no_difference() -> None:
     lying = Grid("grid.png", grid_png(IMAGES[:4]), RECORD)
     broken = Grid("grid.png", b"no picture", RECORD)
     [grids] = compare([reported(), reported("two", grids=(lying,)), reported("three", grids=(broken,))]).grids
@@ -294,18 +377,18 @@ def test_a_grid_of_another_size_than_its_record_says_has_no_difference() -> None
 @pytest.mark.parametrize(
     ("count", "size", "channels"), [(1, 8, 1), (5, 8, 3), (64, 8, 1), (7, 32, 3), (3, 100, 3)]
 )
-def test_images_come_back_from_a_grid(count: int, size: int, channels: int) -> None:
+def test_images_are_recovered_from_a_grid(count: int, size: int, channels: int) -> None:
     images = np.random.default_rng(count).integers(0, 256, (count, size, size, channels), np.uint8)
     np.testing.assert_array_equal(grid_images(grid_png(images), count, (size, size, channels)), images)
-    with pytest.raises(ValueError, match="no grid"):
+    with pytest.raises(ValueError, match=r"it is not a grid|a grid cannot have"):
         grid_images(grid_png(images), count + 5, (size, size, channels))
 
 
-# --- The documents ------------------------------------------------------------------------------------------
+# --- Documents ------------------------------------------------------------------------------------------
 
 
 class Elements(HTMLParser):
-    """Checks that elements are closed in the order in which they were opened; keeps text and addresses."""
+    """A parser that checks the nesting of elements, and collects text, ids and addresses."""
 
     VOID = frozenset({"meta", "link", "img", "br", "hr"})
 
@@ -344,12 +427,12 @@ def page() -> Elements:
     return elements
 
 
-def test_the_page_is_whole_and_needs_nothing_else(page: Elements) -> None:
+def test_page_is_complete_and_self_contained(page: Elements) -> None:
     assert page.open == []
     assert page.addresses
     for address in page.addresses:
         assert address.startswith(("data:", "#")), address
-    assert len(page.ids) == len(set(page.ids)), "plots may not share ids"
+    assert len(page.ids) == len(set(page.ids)), "plots must not share ids"
 
 
 def test_the_page_shows_everything(page: Elements) -> None:
@@ -362,8 +445,8 @@ def test_the_page_shows_everything(page: Elements) -> None:
         "images per second",
         "Seconds per epoch",
         "Loss against seconds",
-        "Fréchet distance (no FID)",
-        "Noise floor",
+        "Fréchet distance (not FID)",
+        "For comparison, ",
         "from the same noise",
         "ddim-host run --config",
     ):
@@ -371,26 +454,33 @@ def test_the_page_shows_everything(page: Elements) -> None:
 
 
 def test_names_and_settings_cannot_run_code(page: Elements) -> None:
-    assert HOSTILE in page.text, "shown as it is"
+    assert HOSTILE in page.text, "the name must be shown literally"
 
 
-def test_a_single_run_has_a_page_of_its_own() -> None:
+def test_markdown_begins_with_results() -> None:
+    comparison = compare([reported("one", scores=Scores((scored(),), (FLOOR,))), reported("two")])
+    titles = re.findall(r"^## (\w+ \w+)", as_markdown(comparison, title="", command=""), re.MULTILINE)
+    assert titles[:2] == ["Last losses", "Sample quality"]
+    assert titles[-1] == "Common settings"
+
+
+def test_page_of_a_single_run_has_no_comparison() -> None:
     text = render_page(compare([reported()]), title="one", command="c")
-    assert "What was run" in text
+    assert "Differences" not in text
     assert "from the same noise" not in text
 
 
-def test_a_run_without_anything_but_settings_has_one_too() -> None:
+def test_run_with_only_settings_has_a_page() -> None:
     empty = reported("empty", metrics=(), scores=Scores(), grids=())
     comparison = compare([empty])
     assert "empty: no epoch has ended yet" in comparison.warnings
-    assert "What was run" in render_page(comparison, title="empty", command="c")
+    assert "Differences" not in render_page(comparison, title="empty", command="c")
     assert as_markdown(comparison, title="empty", command="c").startswith("# empty")
     assert json.loads(as_json(comparison, title="empty", command="c"))["throughput"] == {}
 
 
 def page_with_times(**times: object) -> str:
-    """Render the page of a run whose one grid was made in these times."""
+    """Render the page of a run with one grid that has these times in its record."""
     [grid] = reported().grids
     timed = replace(grid, record={**grid.record, **times})
     return render_page(compare([reported(grids=(timed,))]), title="t", command="c")
@@ -402,29 +492,42 @@ def page_with_good_times() -> str:
 
 
 @pytest.mark.parametrize("seconds", ["<b>", None, float("nan"), -1, True, [1.0]])
-def test_times_that_are_none_are_not_shown(seconds: object, page_with_good_times: str) -> None:
+def test_invalid_times_are_not_shown(seconds: object, page_with_good_times: str) -> None:
     assert ": sampled in" not in page_with_times(seconds=seconds)
     assert "seed 0: sampled in 0.500 s, after 12.2 s of compiling" in page_with_good_times
 
 
 def test_a_single_run_begins_with_its_pictures() -> None:
     page = render_page(compare([reported(metrics=rows())]), title="one", command="c")
-    assert page.index("<h2>Samples") < page.index("<h2>What was run") < page.index("<h2>Curves")
+    order = ["Test loss", "<h2>Samples", "<h2>Curves", "<h2>Sample quality", "<h2>Speed", "<h2>Background"]
+    assert sorted(order, key=page.index) == order
     assert "<details open" not in page
     several = render_page(compare([reported(), reported("two")]), title="two", command="c")
-    assert several.index("<h2>What differs") < several.index("<h2>Curves") < several.index("<h2>Samples")
+    order = ["<h2>Differences", "<h2>Samples", "<h2>Curves", "<h2>Speed", "<h2>Background"]
+    assert sorted(order, key=several.index) == order
 
 
-def test_the_numbers_of_a_loss_are_there_once() -> None:
-    page = render_page(compare([reported()]), title="one", command="c")
+@pytest.mark.parametrize(
+    ("names", "titles"),
+    [
+        (["one"], ["Loss against steps"]),
+        (
+            ["one", "two"],
+            ["Loss against steps", "Loss against seconds", "Seconds per epoch, in steady state"],
+        ),
+    ],
+)
+def test_no_plot_is_redundant(names: list[str], titles: list[str]) -> None:
+    """With one run, the curves against seconds and against steps are the same."""
+    page = render_page(compare([reported(name) for name in names]), title="t", command="c")
+    assert re.findall("<figcaption><strong>(.*?)</strong>", page) == titles
     assert page.count('<th scope="col">train loss</th>') == 1
-    assert page.count("The numbers of both figures") == 1
 
 
 @pytest.mark.parametrize("name", ["$\\frac$", "_r", "运行", "a & b < c", "$x_1$"])
-def test_any_name_of_a_folder_is_in_the_legend(name: str) -> None:
-    """Warnings are errors in the tests, and a formula would be one of Matplotlib's."""
-    page = render_page(compare([reported(name)]), title="t", command="c")
+def test_any_folder_name_is_in_the_legend(name: str) -> None:
+    """Warnings are errors in the tests, and Matplotlib must not read a name as a formula."""
+    page = render_page(compare([reported(name), reported("other")]), title="t", command="c")
     for figure in re.findall(r"<svg .*?</svg>", page, re.DOTALL)[:2]:
         text = Elements()
         text.feed(figure)
@@ -432,15 +535,15 @@ def test_any_name_of_a_folder_is_in_the_legend(name: str) -> None:
         assert f"{name}, test" in text.text
 
 
-def test_json_has_no_number_that_is_none() -> None:
-    """A run so short that it only warmed up has no rate."""
+def test_json_contains_no_nan_or_infinity() -> None:
+    """A run that ended during its warm-up has no rate."""
     [row, *_] = rows()
     warm = replace(row, seconds=0.0, images_per_second=float("nan"))
     strange = Grid("grid.png", grid_png(IMAGES), {**RECORD, "seconds": float("inf")})
     text = as_json(compare([reported(metrics=(warm,), grids=(strange,))]), title="t", command="c")
 
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     document = json.loads(text, parse_constant=refuse)
     assert document["runs"][0]["metrics"][0]["images_per_second"] is None
@@ -448,7 +551,7 @@ def test_json_has_no_number_that_is_none() -> None:
     assert document["grids"][0]["protocol"]["seconds"] is None
 
 
-def test_markdown_and_json_say_the_same_numbers() -> None:
+def test_markdown_and_json_contain_the_same_numbers() -> None:
     comparison = compare([reported(), with_settings("two", plugin="jittor")])
     document = json.loads(as_json(comparison, title="t", command="c"))
     assert document["differing"] == {"plugin": {"one": "torch", "two": "jittor"}}
@@ -465,20 +568,20 @@ def test_markdown_and_json_say_the_same_numbers() -> None:
 
 @pytest.fixture
 def runs(tiny_run: Run, tmp_path: Path) -> tuple[Path, Path]:
-    """Two copies of a run, one of them evaluated."""
+    """Copy a run twice and evaluate one copy."""
     copies = [shutil.copytree(tiny_run.path, tmp_path / name / "run") for name in ("a", "b")]
     EvaluationFile(copies[1] / "evaluation.json").add(scored())
     return copies[0], copies[1]
 
 
-def test_numbers_of_the_page_are_those_of_the_run_directories(
+def test_numbers_equal_those_of_the_run_directories(
     runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     outcome = in_process("compare", *runs, "--format", "json", "--out", tmp_path / "c.json")
     assert outcome.code == 0, outcome.err
     document = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
     assert [run["name"] for run in document["runs"]] == ["a/run", "b/run"], (
-        "as long as needed to tell them apart"
+        "names must be long enough to differ"
     )
     for path, run in zip(runs, document["runs"], strict=True):
         stored = read_reported_run(path, "x")
@@ -488,7 +591,7 @@ def test_numbers_of_the_page_are_those_of_the_run_directories(
     assert document["runs"][1]["scores"][0]["measures"]["frechet_distance"] == 1.0
 
 
-def test_a_broken_run_does_no_harm_to_the_others(
+def test_broken_run_does_not_affect_the_others(
     runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     (runs[1] / "metrics.csv").write_text("nonsense\n1\n", encoding="utf-8")
@@ -525,7 +628,7 @@ def test_a_broken_run_does_no_harm_to_the_others(
         ("eta", True),
     ],
 )
-def test_a_damaged_record_of_a_grid_does_no_harm(
+def test_damaged_record_of_a_grid_is_reported(
     runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path, name: str, value: object
 ) -> None:
     [picture] = (runs[0] / "samples").glob("*.png")
@@ -537,7 +640,7 @@ def test_a_damaged_record_of_a_grid_does_no_harm(
         outcome = in_process("compare", *runs, "--out", out, "--force")
         assert outcome.code == 0, outcome.err
         assert f"note: a/run: cannot show {picture}: " in outcome.err
-        assert out.read_text(encoding="utf-8").count("<img ") == 1, "the other run's"
+        assert out.read_text(encoding="utf-8").count("<img ") == 1, "the picture of the other run must remain"
 
 
 def test_a_name_that_is_too_long_is_one_error(
@@ -549,7 +652,7 @@ def test_a_name_that_is_too_long_is_one_error(
     assert "why: File name too long" in outcome.err
 
 
-def test_without_a_name_the_page_goes_where_the_user_is_and_this_is_said(
+def test_without_a_name_the_page_is_written_to_the_current_folder(
     runs: tuple[Path, Path],
     in_process: Callable[..., Outcome],
     tmp_path: Path,
@@ -561,37 +664,37 @@ def test_without_a_name_the_page_goes_where_the_user_is_and_this_is_said(
     assert (tmp_path / "comparison.html").is_file()
 
 
-def test_nothing_is_overwritten(
+def test_existing_page_is_overwritten_only_with_force(
     runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     out = tmp_path / "page.html"
     out.write_text("mine", encoding="utf-8")
     outcome = in_process("compare", *runs, "--out", out)
     assert outcome.code == 2
-    assert "exists already" in outcome.err
+    assert "already exists" in outcome.err
     assert out.read_text(encoding="utf-8") == "mine"
     assert in_process("compare", *runs, "--out", out, "--force").code == 0
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_a_name_that_is_no_run_is_an_error_before_anything_is_replaced(
+def test_missing_run_is_an_error_before_anything_is_replaced(
     runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
     page.write_text("mine", encoding="utf-8")
     outcome = in_process("compare", *runs, tmp_path / "gone", "--out", page, "--force")
     assert outcome.code == 2
-    assert f"there is no run in {tmp_path / 'gone'}\n  why: it does not exist" in outcome.err
+    assert f"there is no run in {tmp_path / 'gone'}\n  why: {tmp_path / 'gone'} does not exist" in outcome.err
     assert page.read_text(encoding="utf-8") == "mine"
 
 
-def test_a_folder_without_a_run_does_no_harm_to_the_others(
+def test_folder_without_a_run_does_not_affect_the_others(
     runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     outcome = in_process("compare", *runs, tmp_path / "empty", "--out", tmp_path / "page.html")
     assert outcome.code == 0, outcome.err
-    assert f"note: there is no run in {tmp_path / 'empty'}: it holds no config.toml" in outcome.err
+    assert f"note: there is no run in {tmp_path / 'empty'}: it contains no config.toml" in outcome.err
 
 
 def test_a_run_whose_name_is_too_long_is_one_error(
@@ -602,7 +705,7 @@ def test_a_run_whose_name_is_too_long_is_one_error(
     assert "why: File name too long" in outcome.err
 
 
-def test_runs_of_which_none_can_be_read_are_an_error(
+def test_comparison_without_a_readable_run_is_an_error(
     in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     (tmp_path / "config.toml").write_text("nonsense", encoding="utf-8")
@@ -612,7 +715,7 @@ def test_runs_of_which_none_can_be_read_are_an_error(
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_training_that_has_not_come_to_its_end_is_said(
+def test_unfinished_training_is_reported(
     runs: tuple[Path, Path], in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     metrics = runs[0] / "metrics.csv"
@@ -620,12 +723,12 @@ def test_a_training_that_has_not_come_to_its_end_is_said(
     epoch, step, *values = row.split(",")
     metrics.write_text(f"{header}\n{','.join((epoch, str(int(step) - 1), *values))}\n", encoding="utf-8")
     outcome = in_process("compare", *runs, "--out", tmp_path / "page.html")
-    said = f"a/run: its training has not come to an end: its metrics end at step {int(step) - 1} of {step}"
+    said = f"a/run: training has not finished: its metrics end at step {int(step) - 1} of {step}"
     assert f"note: {said}\n" in outcome.err
     assert said in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_the_page_is_the_same_every_time(runs: tuple[Path, Path]) -> None:
+def test_page_is_deterministic(runs: tuple[Path, Path]) -> None:
     pages = {
         render_page(compare([read_reported_run(runs[0], "a")]), title="t", command="c") for _ in range(2)
     }

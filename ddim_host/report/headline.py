@@ -1,0 +1,107 @@
+"""The few numbers at the top of the page of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from ddim_host.evaluation.tables import SHOWN, number, tables_of
+
+if TYPE_CHECKING:
+    from ddim_host.evaluation.tables import Table
+    from ddim_host.report.comparison import Throughput
+    from ddim_host.report.reported_run import ReportedRun
+
+_TOO_FEW = " (too few, see the warnings)"
+_MINUTE, _HOUR = 60.0, 3600.0
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number with its name.
+
+    Attributes:
+        name: The name of the quantity.
+        value: The number, with its unit.
+        note: Conditions or details; may be empty.
+    """
+
+    name: str
+    value: str
+    note: str
+
+
+def headline(run: ReportedRun, speed: Throughput | None) -> list[Fact]:
+    """Return the main facts of a run: network, training time, loss and sample distance.
+
+    Args:
+        run: The run.
+        speed: Its training speed; None before the first epoch.
+    """
+    settings, trained = run.settings, run.training
+    facts = [
+        Fact(
+            "Network",
+            f"{_short(run.num_parameters)} parameters" if run.num_parameters else settings.get("model", "-"),
+            f"{settings.get('model', '')} in {run.framework}, on {settings.get('data', '-')}",
+        ),
+        Fact(
+            "Training",
+            duration(speed.total_seconds) if speed else "-",
+            f"{run.metrics[-1].step:,} steps of {settings.get('batch_size', '-')} images"
+            if run.metrics
+            else (str(trained) if trained else ""),
+        ),
+    ]
+    if run.metrics:
+        last = run.metrics[-1]
+        facts.append(Fact("Test loss", number(last.test_loss), f"train loss {number(last.train_loss)}"))
+    tables = tables_of(run.scores)
+    if tables:
+        # Distances of different protocols are not comparable; the one with the most images is the most
+        # precise.
+        facts.append(_distance(max(tables, key=lambda table: table.scores[0].sampled.num_images)))
+    return facts
+
+
+def _distance(table: Table) -> Fact:
+    """Return the lowest distance of a table."""
+    shown = SHOWN[0]
+    cells = {
+        (eta, steps): scores
+        for eta in table.etas
+        for steps in table.steps
+        if (scores := table.cell(eta, steps))
+    }
+    measured = {cell: [shown.value(score.measures) for score in scores] for cell, scores in cells.items()}
+    (eta, steps), values = min(measured.items(), key=lambda cell: fmean(cell[1]))
+    ruler, sampled = table.scores[0].ruler, table.scores[0].sampled
+    few = _TOO_FEW if any(score.warnings for score in cells[eta, steps]) else ""
+    spread = ""
+    if len(values) > 1:
+        spread = f"{number(min(values))} to {number(max(values))} over {len(values)} seeds; "
+    floor = table.noise_floor
+    real = ""
+    if floor:
+        value = number(shown.value(floor.measures))
+        real = f"; real {floor.real.half} images: {value}{_TOO_FEW if floor.warnings else ''}"
+    how = f"{steps} steps, eta {eta:g}, {sampled.num_images:,} images{few}, {ruler.features.name}"
+    note = f"{spread}lowest with {how}{real}"
+    return Fact(shown.name(ruler), number(fmean(values)), note)
+
+
+def duration(seconds: float) -> str:
+    """Format a duration in a suitable unit."""
+    if seconds < 2 * _MINUTE:
+        return f"{number(seconds)} s"
+    if seconds < 2 * _HOUR:
+        return f"{seconds / _MINUTE:.0f} min"
+    return f"{seconds / _HOUR:.1f} h"
+
+
+def _short(count: int) -> str:
+    """Format a number of parameters in thousands or millions."""
+    if count < 1_000_000:
+        return f"{count / 1000:.0f} thousand" if count >= 1000 else str(count)
+    return f"{count / 1e6:.1f} million"
