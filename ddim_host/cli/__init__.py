@@ -1,6 +1,6 @@
 """The command line: `ddim-host COMMAND`.
 
-A command is the module of its name; it is imported only when it is called, so that `--help` answers at once.
+Each command is a module of the same name, imported only when the command is called, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ddim_host import __version__
 from ddim_host.cli.commands import COMMANDS
 from ddim_host.cli.parser import CommandParser
-from ddim_host.errors import UserError, reason
+from ddim_host.errors import UserError, print_traceback, reason
 from ddim_host.system.failure import report_failure
 from ddim_host.system.launch import launched
 from ddim_host.system.parent_death import follow_parent
@@ -32,46 +32,49 @@ __all__ = ["command_line", "main"]
 USER_ERROR, OTHER_ERROR = 2, 1
 
 _LAST_WORDS_SECONDS = 1.0
-"""What the first process is given to say how it ended, before another one's end makes the launcher end it."""
+"""Delay of other failed processes, so that the first can report its error before the launcher kills it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 done, 2 the user's input was wrong, 1 anything else.
+    """Run a command and exit: 0 for success, 2 for wrong user input, 1 for anything else.
 
     Args:
-        arguments: In place of `sys.argv[1:]`.
+        arguments: Replacement for `sys.argv[1:]`.
     """
+    if "_ARGCOMPLETE" in os.environ:  # the shell requests completions
+        importlib.import_module("ddim_host.cli.candidates").complete(command_line())
     follow_parent()
     options = command_line().parse_args(arguments)
     if getattr(options, "strict_plugins", False):
-        os.environ["DDIM_HOST_STRICT_PLUGINS"] = "1"  # also for the processes that a command starts
+        os.environ["DDIM_HOST_STRICT_PLUGINS"] = "1"  # also for the child processes of a command
     _leave(_carry_out(options))
 
 
 def _carry_out(options: argparse.Namespace) -> int:
-    """Call the command; the exit code."""
+    """Call the command, print its errors, and return the exit code."""
     try:
         _silence_other_ranks(options.command)
         name = options.command.replace("-", "_")
         # No module can be called `import`.
         command = importlib.import_module(f"ddim_host.cli.{name}{'_' * keyword.iskeyword(name)}")
         code: int = command.main(options)
-        if sys.stdout is not None:  # as where it was closed before the start
-            sys.stdout.flush()  # here, where it is known what to do if nobody reads it
+        if sys.stdout is not None:  # it is None if it was closed before the start
+            sys.stdout.flush()  # here, where a closed pipe is handled
     except UserError as error:
+        print_traceback(error)
         print(f"ddim-host: error: {error}", file=sys.stderr)
         report_failure(error)
         return USER_ERROR
     except PermissionError as error:
-        # Even to ask whether a path exists can be forbidden, and commands ask in many places.
+        # Even checking whether a path exists may be forbidden, and commands check in many places.
         denied = UserError(f"cannot use {error.filename or 'a file'}", why=reason(error))
         print(f"ddim-host: error: {denied}", file=sys.stderr)
         report_failure(denied)
         return USER_ERROR
     except BrokenPipeError:
-        if not _nobody_reads_output():
-            raise  # it was another pipe
-        # Whoever read the output (`head`, say) has seen enough; Python would complain once more when it ends.
+        if not _output_is_closed():
+            raise  # a pipe of the command's own
+        # The reader (for example `head`) has stopped reading; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OTHER_ERROR
     except KeyboardInterrupt as error:
@@ -88,29 +91,29 @@ def _carry_out(options: argparse.Namespace) -> int:
 
 
 def _silence_other_ranks(command: str) -> None:
-    """See to it that of several processes the first one alone speaks.
+    """Silence all processes except the first.
 
     Raises:
-        UserError: The command is not for several processes.
+        UserError: The command does not support several processes.
     """
     launch = launched()
     if launch.count > 1 and not COMMANDS[command].is_shared:
         raise UserError(
-            f"`ddim-host {command}` is the work of one process",
+            f"`ddim-host {command}` runs in a single process",
             why=f"{launch.launcher} started {launch.count}",
             fix=f"start it without {launch.launcher}",
         )
     if not launch.is_first:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - until the end
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open until the process exits
 
 
 def _leave(code: int) -> NoReturn:
-    """End this process; of several, in such a way that the launcher ends the others where it failed.
+    """Exit; if this is one of several processes and it failed, make the launcher terminate the others.
 
-    A failed process would else wait at its end for the others, which wait for it in the midst of a step.
+    A failed process that exits normally would wait for the others, while they wait for it in mid-step.
     """
     if code and _is_one_of_several():
-        # The launcher ends all of them where one has failed; this one ends already.
+        # The launcher terminates all processes after a failure; this one is already exiting.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         if not launched().is_first:
@@ -122,8 +125,8 @@ def _leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _nobody_reads_output() -> bool:
-    """Whether standard output is a pipe or a socket whose other end was closed."""
+def _output_is_closed() -> bool:
+    """Return whether standard output is a pipe or socket with a closed reading end."""
     if sys.stdout is None:
         return False
     poll = select.poll()
@@ -139,7 +142,7 @@ def _is_one_of_several() -> bool:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line; the documentation is made from it, too."""
+    """Return the parser of the whole command line, also used for the documentation."""
     parser = CommandParser(
         prog="ddim-host",
         description="Run one DDIM diffusion experiment on PyTorch or on Jittor, every part of it a plugin.",
@@ -151,11 +154,11 @@ def command_line() -> argparse.ArgumentParser:
         added = commands.add_parser(
             name, help=command.summary, description=command.description, allow_abbrev=False
         )
-        if command.takes_strict_plugins:
+        if command.accepts_strict_plugins:
             added.add_argument(
                 "--strict-plugins",
                 action="store_true",
-                help="make a plugin that does not work an error, also where it is not needed",
+                help="exit with an error if any plugin fails to load, even one that is not needed",
             )
         command.add_options(added)
     return parser

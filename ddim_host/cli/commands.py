@@ -1,4 +1,4 @@
-"""The commands, in the order of `--help`. The module of a command's name carries it out."""
+"""The commands, in the order of `--help`; each is implemented in the module of the same name."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Command:
-    """A command.
+    """A command of the command line.
 
     Attributes:
-        add_options: Adds its options to its parser.
-        summary: A few words, for the list of commands.
-        description: Sentences, for its own `--help`.
-        is_shared: Whether several processes can carry it out together.
-        takes_strict_plugins: Whether it has the option `--strict-plugins`.
+        add_options: Adds the command's options to its parser.
+        summary: Short help, for the list of commands.
+        description: Long help, for the command's own `--help`.
+        is_shared: True if several processes can run the command together.
+        accepts_strict_plugins: True if the command accepts `--strict-plugins`.
     """
 
     add_options: Callable[[argparse.ArgumentParser], None]
     summary: str
     description: str
     is_shared: bool = False
-    takes_strict_plugins: bool = True
+    accepts_strict_plugins: bool = True
 
 
 COMMANDS = {
     "run": Command(
         options.add_run_options,
-        "assemble, train, sample, and leave a run directory",
-        "Assemble an experiment, train it, sample from it, and leave a run directory.",
+        "train, sample, and write a run directory",
+        "Assemble an experiment, train it, sample from it, and write a run directory.",
         is_shared=True,
     ),
     "sample": Command(
@@ -52,59 +52,75 @@ COMMANDS = {
     ),
     "evaluate": Command(
         options.add_evaluate_options,
-        "measure how good samples are, over steps and eta",
-        "Measure how good a trained run's samples are, for every combination of steps, eta and seed. Results "
-        "with their protocol go to RUN/evaluation.json, .csv and .md; what is there already is not measured "
-        "again.",
+        "measure sample quality over steps and eta",
+        "Measure the quality of a trained run's samples for every combination of steps, eta and seed. "
+        "Results and their protocol are written to RUN/evaluation.json, .csv and .md; existing scores are "
+        "not measured again.",
         is_shared=True,
     ),
     "optimize": Command(
         options.add_optimize_options,
         "find the best timesteps for few steps",
-        "Find for a trained run the timesteps with which few DDIM steps come nearest to many: from noise "
-        "alone, for all numbers of steps at once. They go to RUN/subsets.json; `--timestep-subset optimized` "
-        "uses them.",
+        "Find the timesteps with which few DDIM steps come closest to many, for a trained run. The search "
+        "needs only noise and handles all numbers of steps at once. It writes RUN/subsets.json; use the "
+        "result with `--timestep-subset optimized`.",
     ),
     "compare": Command(
         options.add_compare_options,
-        "runs side by side, on one page",
-        "Put runs side by side on one self-contained page: what differs, loss and time curves, speed, sample "
+        "compare runs on one page",
+        "Compare runs on one self-contained page: settings that differ, loss and time curves, speed, sample "
         "quality, grids.",
-        takes_strict_plugins=False,
+        accepts_strict_plugins=False,
+    ),
+    "report": Command(
+        options.add_report_options,
+        "write the page of a run, optionally while it trains",
+        "Rewrite the page of a run, RUN/report.html, for example after `sample`. With --watch, keep it up to "
+        "date while the run trains.",
+        accepts_strict_plugins=False,
     ),
     "sweep": Command(
         options.add_sweep_options,
-        "many experiments: every combination of the values of repeated options",
-        "Run every combination of the values of repeated options, each in a process of its own and one after "
-        "the other, and put them on one page. What fails does not hold up the others; the same command goes "
-        "on where it was interrupted. With --prepare, write the commands for a scheduler instead.",
+        "run many experiments: every combination of the values of repeated options",
+        "Run every combination of the values of repeated options, each in its own process, one after the "
+        "other, and compare them on one page. A failed experiment does not stop the others; repeat the "
+        "command to continue after an interruption. With --prepare, write the commands to a file for a "
+        "scheduler instead.",
     ),
     "import": Command(
         options.add_import_options,
-        "make a run of a pipeline of diffusers",
-        "Make a run of an unconditional pipeline of diffusers, from a folder or from the Hugging Face hub: "
-        "`sample`, `reconstruct`, `evaluate`, `compare`, `run --start-from` take it, in either framework.",
+        "import a diffusers pipeline as a run",
+        "Import an unconditional diffusers pipeline from a folder or from the Hugging Face Hub as a run. "
+        "`sample`, `reconstruct`, `evaluate`, `compare` and `run --start-from` accept it in either "
+        "framework.",
     ),
     "export": Command(
         options.add_export_options,
-        "write a run as a pipeline of diffusers",
-        "Write a trained run as a pipeline that `DDIMPipeline.from_pretrained` opens, with a card: pictures, "
-        "scores, and how it was made.",
+        "export a run as a diffusers pipeline",
+        "Export a trained run as a pipeline that `DDIMPipeline.from_pretrained` opens, with a model card: "
+        "pictures, scores and training details.",
     ),
     "plugins": Command(
         options.add_plugins_options,
-        "what is installed, what it provides, what is broken and why",
-        "Show what is installed, what it provides, what is broken and why.",
+        "list the installed plugins, their parts, and any problems",
+        "List the installed plugins, their parts, and the reasons why any do not work.",
     ),
     "new-plugin": Command(
         options.add_new_plugin_options,
-        "begin a plugin of your own",
-        "Write a distribution with one small part that works, typed, with tests that it passes.",
-        takes_strict_plugins=False,
+        "create a new plugin",
+        "Create a typed distribution with one small working part and tests that pass.",
+        accepts_strict_plugins=False,
     ),
     "doctor": Command(
         options.add_doctor_options,
-        "what works on this machine, and the command that mends what does not",
-        "Show what works on this machine, and the command that mends what does not.",
+        "check this machine, and print the command that fixes each problem",
+        "Check what works on this machine, and print the command that fixes each problem.",
+    ),
+    "completion": Command(
+        options.add_completion_options,
+        "complete commands, options, parts and runs in the shell",
+        "Print a script that makes a shell complete commands, options, parts with their parameters, and "
+        'run directories. In bash: eval "$(ddim-host completion bash)"',
+        accepts_strict_plugins=False,
     ),
 }

@@ -1,8 +1,9 @@
-"""`ddim-host compare`."""
+"""The `ddim-host compare` command."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,23 +18,28 @@ if TYPE_CHECKING:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Put the runs that the options name side by side.
+    """Compare the given runs on one page.
 
     Returns:
         The exit code.
 
     Raises:
-        UserError: One does not exist, none of them can be read, or the output exists already or cannot be
-            written.
+        UserError: A run does not exist or is repeated, none can be read, or the output already exists or
+            cannot be written.
     """
+    [(path, times)] = Counter(path.absolute() for path in options.runs).most_common(1)
+    if times > 1:
+        raise UserError(
+            f"{printable(path)} is given more than once", fix="pass the folders of different runs"
+        )
     for path in options.runs:
         if not RunDirectory(path).exists() and not path.exists():
-            existing_run(path)  # raises: what is mistyped should be known before a page is replaced
+            existing_run(path)  # a mistyped path raises before anything is replaced
     out: Path = options.out or Path(f"comparison.{options.format}")
-    with file_errors(f"cannot write {out}"):  # its name may be too long, for one
+    with file_errors(f"cannot write {out}"):  # for example, if its name is too long
         taken = out.exists()
     if taken and not options.force:
-        raise UserError(f"{out} exists already", fix="choose another --out, or add --force to replace it")
+        raise UserError(f"{out} already exists", fix="choose another --out, or add --force to replace it")
     for warning in write_report(options.runs, out, command=this_command(), kind=options.format):
         print(f"note: {warning}", file=sys.stderr)
     place = "" if options.out else f" into the current folder, {printable(Path.cwd())}"

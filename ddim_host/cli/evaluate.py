@@ -1,4 +1,4 @@
-"""`ddim-host evaluate`."""
+"""The `ddim-host evaluate` command."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.features import evaluator_of
-from ddim_host.cli.options import evaluation_options, requested
+from ddim_host.cli.options import evaluation_options, requested, requested_enlargement
 from ddim_host.cli.output import left_out_lines, note_other_images, used_line
 from ddim_host.errors import printable
 from ddim_host.evaluation.request import read_evaluation
 from ddim_host.evaluation.scores import EvaluationFile
-from ddim_host.evaluation.scoring import help_to_score, measure_real_images, planned, score
+from ddim_host.evaluation.scoring import help_to_score, measure_real_images, network_calls, planned, score
 from ddim_host.evaluation.tables import as_csv, as_markdown, as_text, number, tables_of
-from ddim_host.experiment.config_file import config_document
 from ddim_host.framework.processes import any_of
-from ddim_host.plugin.observation import ObservedRun
 from ddim_host.report.output import write_report
 from ddim_host.run.directory import existing_run
 from ddim_host.run.drawing import Drawing, draw, drawing_record
 from ddim_host.run.exports import export_images
-from ddim_host.run.provenance import provenance, this_command
-from ddim_host.run.trained import assemble_trained, load_denoiser
+from ddim_host.run.provenance import this_command
+from ddim_host.run.trained import assemble_trained, load_denoiser, observed_command
 from ddim_host.system.failure import report_failure
 from ddim_host.system.files import file_errors, read_json, write_text
 from ddim_host.system.launch import launched
@@ -38,12 +36,13 @@ if TYPE_CHECKING:
     from ddim_host.evaluation.scores import Score, Scores
     from ddim_host.experiment.assembly import Experiment
     from ddim_host.run.directory import RunDirectory
+    from ddim_host.run.images import Enlargement
     from ddim_host.run.sampling import Denoiser
     from ddim_host.run.trained import UsedWeights
 
 
 def main(options: argparse.Namespace) -> int:
-    """Score the trained run that the options name; scores that it already has are not made again.
+    """Score the given run; existing scores are not measured again.
 
     Returns:
         The exit code.
@@ -55,20 +54,23 @@ def main(options: argparse.Namespace) -> int:
         return _evaluate(options)
     except KeyboardInterrupt as error:
         if launched().is_first:
-            print("\nddim-host: interrupted; the same command goes on with what is missing", file=sys.stderr)
+            print(
+                "\nddim-host: interrupted; run the command again to measure the missing scores",
+                file=sys.stderr,
+            )
             report_failure(error)
         return 1
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    """Score it, and print what was measured.
+    """Score the run and print the results.
 
     Returns:
         The exit code.
 
     Raises:
         UserError: An option is not allowed, the run, its data, the checkpoint or the feature extractor is not
-            to be had or damaged, or the results cannot be written.
+            available or damaged, or the results cannot be written.
     """
     run = existing_run(options.run)
     file = EvaluationFile(run.path / "evaluation.json")
@@ -78,31 +80,37 @@ def _evaluate(options: argparse.Namespace) -> int:
     experiment = assemble_trained(run, requested(options), options.checkpoint, options.weights)
     for count, eta in product(asked.steps, asked.eta):
         experiment.sampling_plan(count, eta)
-    _ = experiment.source  # it should be known before anything is measured if there are no such images
+    _ = experiment.source  # raises before any measurement if there are no images
     if known.scores and first:
-        _write_tables(run.path, known)  # whether results can be written should be known before the work
+        _write_tables(run.path, known)  # raises before any measurement if results cannot be written
     config = experiment.config
     asked = replace(asked, seed=asked.seed or (config.seed,))
     if not first:
         _help(experiment, run, asked, options)
         return 0
     with evaluator_of(experiment, asked.features) as evaluator:
-        # Before the real images are measured, which takes its time: all processes read the same checkpoint.
+        # Measuring real images takes time; load first, so that all processes read the same checkpoint.
         denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
         data = experiment.data_choice
         images = experiment.images
         note_other_images(run.config, images)
         ruler = measure_real_images(evaluator, file, data, images, asked.reference)
         print(used_line(run.path, config.plugin.name, used), *left_out_lines(images), sep="\n", flush=True)
-        made_with = provenance(config.plugin.name, denoiser.model, this_command())
-        observed = ObservedRun(run.path, "evaluate", config_document(config), made_with, max(used.steps))
-        with experiment.observers.watching(observed):
-            _draw_grids(experiment, denoiser, used, run, asked)
+        with experiment.observers.watching(observed_command("evaluate", run, experiment, denoiser, used)):
+            _draw_grids(experiment, denoiser, used, run, asked, enlargement=requested_enlargement(options))
             sets = planned(experiment, denoiser, used, asked)
             missing = [sampled for sampled in sets if known.score_of(sampled, ruler) is None]
             any_of(experiment.processes, [sampled in missing for sampled in sets])
             if len(missing) < len(sets):
                 print(f"{'known':<17} {len(sets) - len(missing)} of {len(sets)} scores, from {file.path}")
+            if missing:
+                num_images = sum(sampled.num_images for sampled in missing)
+                calls = network_calls(experiment, missing)
+                print(
+                    f"{'to measure':<17} {len(missing)} scores, {num_images:,} images: "
+                    f"{calls:,} network calls for batches of up to {config.batch_size}",
+                    flush=True,
+                )
             for result in score(experiment, denoiser, evaluator, ruler, missing):
                 _write_tables(run.path, file.add(result))
                 print(_score_line(result), flush=True)
@@ -121,9 +129,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _help(
     experiment: Experiment, run: RunDirectory, asked: EvaluationRequest, options: argparse.Namespace
 ) -> None:
-    """Draw and sample this process's share; the first one says what there is to do, measures and writes."""
+    """Draw and sample this process's share; the first process prints, measures and writes."""
     denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
-    _draw_grids(experiment, denoiser, used, run, asked)
+    _draw_grids(experiment, denoiser, used, run, asked, enlargement=requested_enlargement(options))
     sets = planned(experiment, denoiser, used, asked)
     wanted = any_of(experiment.processes, [False] * len(sets))
     help_to_score(
@@ -149,8 +157,10 @@ def _draw_grids(
     used: UsedWeights,
     run: RunDirectory,
     asked: EvaluationRequest,
+    *,
+    enlargement: Enlargement,
 ) -> None:
-    """Draw the first images of each steps and eta, of the first seed, if the run has no such grid yet."""
+    """Draw the first seed's first images for each number of steps and eta, except existing grids."""
     if asked.grids is None:
         return
     drawing = Drawing(asked.grids)
@@ -160,15 +170,18 @@ def _draw_grids(
         known = _drawn(run, drawing_record(one, denoiser, used, drawing)) if launched().is_first else None
         if any_of(experiment.processes, [known is not None])[0]:
             if known is not None:
-                print(f"{'known':<17} the grid {printable(known)}", flush=True)
+                print(f"{'existing':<17} grid {printable(known)}", flush=True)
             continue
         with run.new_samples_path(f"evaluated-{config.timestep_subset.name}-{steps}-eta-{eta:g}") as path:
-            draw(one, denoiser, used, drawing, export_images(path, num_images=asked.grids))
+            export = export_images(
+                path, num_images=asked.grids, image_shape=one.image_shape, enlargement=enlargement
+            )
+            draw(one, denoiser, used, drawing, export)
         print(f"wrote {printable(path)}", flush=True)
 
 
 def _drawn(run: RunDirectory, record: dict[str, Any]) -> Path | None:
-    """The grid of a run that was made in exactly this way, if there is one."""
+    """Return the run's grid with the same record, or None."""
     wanted = json.loads(json.dumps(record)).items()
     for beside in sorted(run.samples_path.glob("*.json")):
         picture = beside.with_suffix(".png")
@@ -177,12 +190,12 @@ def _drawn(run: RunDirectory, record: dict[str, Any]) -> Path | None:
             if isinstance(found, dict) and picture.exists() and all(found.get(k) == v for k, v in wanted):
                 return picture
         except (OSError, ValueError):
-            continue  # a damaged record is no grid; `compare` says what is wrong with it
+            continue  # not a grid if the record is damaged; `compare` reports that
     return None
 
 
 def _write_tables(folder: Path, scores: Scores) -> None:
-    """Everything measured so far, for people and for spreadsheets."""
+    """Write all scores so far, as Markdown and CSV."""
     texts = {"evaluation.csv": as_csv(scores), "evaluation.md": as_markdown(tables_of(scores))}
     with file_errors(f"cannot write into {folder}"):
         for name, text in texts.items():

@@ -1,4 +1,4 @@
-"""`ddim-host export`."""
+"""The `ddim-host export` command."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Write the run that the options name as a pipeline of diffusers.
+    """Export the given run as a diffusers pipeline.
 
     Returns:
         The exit code.
 
     Raises:
-        UserError: The run or the checkpoint is not available or damaged, diffusers has no such network, or
-            the output exists already.
+        UserError: The run or the checkpoint is missing or damaged, diffusers has no equivalent network,
+            or the output already exists.
     """
     run = existing_run(options.run)
     require_new(options.out)
     experiment = assemble_trained(run, Request(options.plugin))
     exported = export_run(experiment, run, options.checkpoint, options.weights)
     write_pipeline(exported, options.out)
-    print(f"wrote {printable(options.out)}: DDIMPipeline.from_pretrained opens it")
+    print(f"wrote {printable(options.out)}: open it with DDIMPipeline.from_pretrained")
     return 0

@@ -1,4 +1,4 @@
-"""The evaluator of commands that compare images in features."""
+"""The evaluator for commands that compare features of images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 def evaluator_of(experiment: Experiment, features: PartChoice | None = None) -> Evaluator:
-    """Return an evaluator with the features that were asked for, else with those for the data set.
+    """Return an evaluator with the requested features, or with the defaults for the data set.
 
-    If those are not the usual ones, a note says so.
+    Print a note if the features are not the usual ones.
 
     Raises:
-        UserError: There are no features for such images.
+        UserError: No features are available for these images.
     """
     if features is not None:
         return Evaluator(features, experiment.image_shape, MeasureSettings())
     data = experiment.config.data.name
-    evaluator, said = default_evaluator(data, experiment.image_shape, MeasureSettings())
-    if said:
-        print(f"note: {said}", file=sys.stderr)
+    evaluator, note = default_evaluator(data, experiment.image_shape, MeasureSettings())
+    if note:
+        print(f"note: {note}", file=sys.stderr)
     return evaluator

@@ -1,4 +1,4 @@
-"""`ddim-host import`."""
+"""The `ddim-host import` command."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Make a run of the pipeline that the options name.
+    """Import the given pipeline as a run.
 
     Returns:
         The exit code.
 
     Raises:
-        UserError: There is no such pipeline, it cannot be expressed as a run, or the run directory is taken.
+        UserError: The pipeline does not exist or cannot be expressed as a run, or the run directory already
+            exists.
     """
     run = RunDirectory(options.out)
     if run.exists():
-        raise UserError(f"{run.path} already holds a run", fix="choose another --out")
+        raise UserError(f"{run.path} already contains a run", fix="choose another --out")
     run.require_free()
     with open_pipeline(options.source, options.revision) as pipeline:
         imported = read_pipeline(pipeline, requested(options))
@@ -41,6 +42,6 @@ def main(options: argparse.Namespace) -> int:
     write_imported(run, imported, facts)
     print(*describe_network(imported.experiment), sep="\n")
     if not imported.has_data:
-        print(f"{'images':<17} unknown: name them with --data for evaluate, reconstruct and run --start-from")
+        print(f"{'images':<17} unknown: evaluate, reconstruct and run --start-from need --data")
     print(f"wrote {printable(run.path)}")
     return 0

@@ -1,7 +1,8 @@
-"""`ddim-host new-plugin`."""
+"""The `ddim-host new-plugin` command."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,25 +17,32 @@ if TYPE_CHECKING:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Write a new distribution.
+    """Write the distribution of a new plugin.
 
     Returns:
         The exit code.
 
     Raises:
-        UserError: The name cannot be used or is taken, or the folder exists already or cannot be written.
+        UserError: The name is invalid or taken, or the folder already exists or cannot be written.
     """
     plugin = new_plugin(options.name, PLUGIN_KINDS[options.kind])
     folder: Path = options.out or Path(plugin.distribution)
     for path in write_plugin(plugin, folder):
         print(f"wrote {printable(path)}")
+    if plugin.part != options.name:
+        print(f"\nthe {'framework' if plugin.kind is Kind.MODEL else 'part'} is called {plugin.part}")
     use = {
         "feature-extractor": f"evaluate RUN --features {plugin.part}",
         "subset-search": f"optimize RUN {plugin.kind.flag} {plugin.part}",
         "framework": f"run --plugin {plugin.part} --train-steps 20",
     }.get(options.kind, f"run --plugin torch {plugin.kind.flag} {plugin.part}")
-    steps = (f"cd {printable(folder)}", "pip install -e '.[test]'", "python -m pytest", f"ddim-host {use}")
+    place = printable(folder)
+    steps = (f"pip install -e '{place}[test]'", f"python -m pytest {shlex.quote(place)}", f"ddim-host {use}")
     print("\nnext, in the environment of ddim-host:", *steps, sep="\n  ")
+    print("without a network, if hatchling is installed: pip install --no-build-isolation -e .")
     if plugin.kind is Kind.LOSS and "jittor" in installed_frameworks():
-        print("the first tests may compile Jittor for minutes; without it: python -m pytest -k 'not jittor'")
+        print(
+            "compiling Jittor for the first tests may take minutes; to skip them: "
+            "python -m pytest -k 'not jittor'"
+        )
     return 0

@@ -1,4 +1,4 @@
-"""`ddim-host optimize`."""
+"""The `ddim-host optimize` command."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from ddim_host.experiment.assembly import default_part
 from ddim_host.experiment.config import clip_in_words
 from ddim_host.experiment.settings import read_list
 from ddim_host.parts.found_subsets import Refinement, SubsetsFile
-from ddim_host.plugin.parameters import parse_choice, resolve
+from ddim_host.plugin.parameters import parse_choice
 from ddim_host.plugin.registry import Kind
+from ddim_host.plugin.validation import try_search
 from ddim_host.report.output import write_report
 from ddim_host.run.directory import existing_run
 from ddim_host.run.optimization import Method, search_of, search_subsets, teacher_timesteps
@@ -39,29 +40,30 @@ if TYPE_CHECKING:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Find timestep subsets for the trained run that the options name.
+    """Find timestep subsets for the given run.
 
     Returns:
         The exit code.
 
     Raises:
-        UserError: An option is not allowed, the run or the checkpoint is not available or damaged, the
-            search breaks its contract, or the result cannot be written.
+        UserError: An option is not allowed, the run or the checkpoint is missing or damaged, the search
+            breaks its contract, or the result cannot be written.
     """
     started = time.perf_counter()
     if options.refine == "none" and options.solver is not None:
         raise UserError(
-            "--solver is that of a refinement, and there is none",
-            why="timesteps are searched for DDIM, whichever solver follows them later",
-            fix="add --refine teacher, or give --solver to `ddim-host sample`",
+            "--solver has no effect without --refine",
+            why="the search is for DDIM; only the refinement uses another solver",
+            fix="add --refine teacher, or pass --solver to `ddim-host sample`",
         )
     run = existing_run(options.run)
     sizes = read_list("steps", options.steps_list, origin="--steps")
     experiment = assemble_trained(run, requested(options), options.checkpoint, options.weights)
     method = _method(options.search, experiment.registry)
+    try_search(method.part, method.parameters, experiment.schedule, sizes)
     timesteps = teacher_timesteps(experiment, options.teacher_steps, sizes)
     file = SubsetsFile(run.path)
-    file.read()  # a damaged file is an error before the work
+    file.read()  # a damaged file raises before any work
     with ExitStack() as until_found:
         refinement, distance_from = _refinement(options.refine, experiment, options.images, until_found)
         denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
@@ -95,13 +97,13 @@ def main(options: argparse.Namespace) -> int:
 def _method(text: str | None, registry: Registry) -> Method:
     choice = default_part(Kind.SEARCH, registry) if text is None else parse_choice(text)
     part = registry.find(Kind.SEARCH, choice)
-    return Method(part, resolve(part.label, part.parameters(), choice.arguments))
+    return Method(part, part.values(choice.arguments))
 
 
 def _refinement(
     how: str, experiment: Experiment, num_images: int, until_found: ExitStack
 ) -> tuple[Refinement | None, Callable[[NDArray[np.float32]], Distance] | None]:
-    """Return how to refine, for the record, and the distance to lower; neither without a refinement."""
+    """Return the record and the distance of the refinement, or None for both if there is none."""
     if how == "none":
         return None, None
     count, solver = refined_images(num_images), solver_of(experiment)
@@ -116,7 +118,7 @@ def _refinement(
 
 
 def _lines(found: list[FoundSubset]) -> Iterator[str]:
-    yield f"{'error':<17} mean squared difference of a pixel from the teacher's images, as expected"
+    yield f"{'error':<17} expected mean squared difference from the teacher's images, per pixel"
     yield f"{'S':>4}  {'error':>9}  {'of linear':>9}  timesteps"
     for subset in found:
         yield (
@@ -128,7 +130,7 @@ def _lines(found: list[FoundSubset]) -> Iterator[str]:
         return
     yield (
         f"{'refined':<17} with {refinement.solver}, by the distance in {refinement.distance} of "
-        f"{refinement.num_images:,} images from the teacher's"
+        f"{refinement.num_images:,} images to the teacher's"
     )
     yield f"{'S':>4}  {'before':>9}  {'after':>9}  timesteps before"
     for subset in found:

@@ -1,4 +1,4 @@
-"""The options of the commands, made from the tables of parts and settings."""
+"""Options of the commands, built from the tables of parts and settings."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ddim_host.experiment.config_file import ConfigFile
+    from ddim_host.run.images import Enlargement
 
 _PART_HELP = {
     Kind.DATA: "images: digits, mnist, fashion_mnist, cifar10, or images:path=FOLDER_OR_FILE",
-    Kind.MODEL: "the network, e.g. unet:base_channels=64,dropout=0; its size follows the images",
-    Kind.NOISE_SCHEDULE: "noise of each timestep: linear, cosine, quad, sigmoid, explicit:betas=B,B,...",
-    Kind.TIMESTEP_SAMPLER: "timesteps in training: uniform, antithetic, importance",
-    Kind.LOSS: "one number per image: mse, l2, l1, huber:delta=D, balanced:alpha=A",
-    Kind.LOSS_WEIGHTING: "factor per timestep: none, min_snr:gamma=G, p2:gamma=G,k=K",
-    Kind.TIMESTEP_SUBSET: "timesteps in sampling: linear, quad, cosine, leading, trailing, explicit:t=0,9",
-    Kind.SOLVER: "how a sampler follows its timesteps: ddim; dpmpp_2m, ipndm, unipc, heun (eta 0)",
-    Kind.SEARCH: "how timesteps are chosen from the teacher's: dynamic_programming",
+    Kind.MODEL: "the network, e.g. unet:base_channels=64,dropout=0; its size depends on the images",
+    Kind.NOISE_SCHEDULE: "the noise schedule: linear, cosine, quad, sigmoid, explicit:betas=B,B,...",
+    Kind.TIMESTEP_SAMPLER: "the distribution of training timesteps: uniform, antithetic, importance",
+    Kind.LOSS: "the loss of an image: mse, l2, l1, huber:delta=D, balanced:alpha=A",
+    Kind.LOSS_WEIGHTING: "the weight of each timestep's loss: none, min_snr:gamma=G, p2:gamma=G,k=K",
+    Kind.TIMESTEP_SUBSET: "timesteps for sampling: linear, quad, cosine, leading, trailing, explicit:t=0,9",
+    Kind.SOLVER: "the solver: ddim; dpmpp_2m, ipndm, unipc, heun (eta 0)",
+    Kind.SEARCH: "the search over the teacher's timesteps: dynamic_programming",
 }
-_PARTS_NOTE = "NAME, NAME:parameter=value,... or DISTRIBUTION/NAME; `ddim-host plugins` lists all of them"
+_PARTS_NOTE = "NAME, NAME:parameter=value,... or DISTRIBUTION/NAME; `ddim-host plugins` lists all parts"
 _METAVARS = {bool: "true|false", int: "N", float: "X", str: "NAME"}
 _OF_THE_RUN = "the run's"
 _SAMPLING_HELP = {
@@ -42,13 +43,17 @@ _SAMPLING_HELP = {
 }
 
 _MOST_COLUMNS = 1000
+_MOST_SCALE = 64
+
+SHELLS = ("bash", "zsh", "fish")
+"""Shells with a completion script."""
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of `run`."""
+    """Add the options of `run`."""
     files = _add_experiment_options(parser)
     files.add_argument(
-        "--config", metavar="FILE", type=Path, help="TOML file with any of the above but --preset"
+        "--config", metavar="FILE", type=Path, help="TOML file with any of the options above except --preset"
     )
     files.add_argument(
         "--out", metavar="DIR", type=Path, help="the run directory (default: runs/PLUGIN-DATA-NUMBER)"
@@ -56,59 +61,61 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in --out, unchanged; with --config, begin it if there is none yet, so that "
-        "the same command can be repeated after any interruption",
+        help="continue the run in --out with its settings; with --config, start the run if it does not "
+        "exist, so that the same command can be repeated after any interruption",
     )
     files.add_argument(
         "--start-from",
         metavar="RUN",
         type=Path,
-        help="begin a new run from the newest checkpoint and the settings of another one; any of them may be "
-        "changed, also the framework",
+        help="start a new run from the newest checkpoint and the settings of RUN; options override any "
+        "setting, including the framework",
     )
-    files.add_argument("--dry-run", action="store_true", help="show what would be assembled, and stop")
+    files.add_argument("--dry-run", action="store_true", help="show the assembled experiment and exit")
+    _add_grid_options(files)
 
 
 def add_sweep_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of `sweep`: those of `run`, each as often as there are values to try."""
+    """Add the options of `sweep`: the options of `run`, each allowed several times."""
     files = _add_experiment_options(parser, repeated=True)
     files.add_argument(
         "--config",
         metavar="FILE",
         type=Path,
-        help="TOML file with any of the above, each one value or a list; [evaluate] holds what is below",
+        help="TOML file with any of the options above, each a value or a list; those below go in [evaluate]",
     )
     files.add_argument(
         "--out",
         metavar="DIR",
         type=Path,
-        help="the folder of all runs; what is done there already is not done again; without parts and "
-        "settings, those are meant that it holds (default: sweeps/NUMBER)",
+        help="the folder of all runs; finished work is not repeated; without parts and settings, continue "
+        "the experiments in it (default: sweeps/NUMBER)",
     )
     files.add_argument(
         "--jobs",
         metavar="N",
         type=_count(1, 1000),
         default=1,
-        help="experiments at a time; with more than one their times cannot be compared (default: 1)",
+        help="number of experiments to run at a time; with more than one, times are not comparable "
+        "(default: 1)",
     )
     instead = files.add_mutually_exclusive_group()
     instead.add_argument(
         "--dry-run",
         action="store_true",
-        help="assemble the experiments, see that the features of --evaluate are available, show what is left "
-        "to do, and stop",
+        help="assemble the experiments, check that the features of --evaluate are available, show the "
+        "remaining work and exit",
     )
     instead.add_argument(
         "--prepare",
         action="store_true",
-        help="write the folders, and DIR/jobs.txt with a command a line, for a scheduler to train them; then "
-        "the same command without --prepare does the rest",
+        help="write the folders and DIR/jobs.txt, one training command per line, for a scheduler; after "
+        "these jobs, the same command without --prepare does the rest",
     )
     evaluation = parser.add_argument_group(
-        "evaluation", "as `ddim-host evaluate` does it; each of these implies --evaluate"
+        "evaluation", "see `ddim-host evaluate --help`; each of these options implies --evaluate"
     )
-    evaluation.add_argument("--evaluate", action="store_true", help="evaluate each run after its training")
+    evaluation.add_argument("--evaluate", action="store_true", help="evaluate each run after training")
     for name in EVALUATION_OPTIONS:
         _add_evaluation_option(evaluation, name, prefix="evaluate-")
 
@@ -116,9 +123,9 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
 def _add_experiment_options(
     parser: argparse.ArgumentParser, *, repeated: bool = False
 ) -> argparse._ArgumentGroup:
-    """Add the options that say what a run is; the group for files is given back for more of them."""
+    """Add the options that define a run; return the group of file options, to which others can be added."""
     action = "append" if repeated else "store"
-    again = "; repeat an option for several values" if repeated else ""
+    again = "; repeat any option to try several values" if repeated else ""
     parser.add_argument(
         "--plugin",
         metavar="NAME",
@@ -142,13 +149,13 @@ def _add_experiment_options(
         "--preset",
         choices=preset_names(),
         action=action,
-        help="settings under a name, to begin with: paper-cifar10 is the protocol of the DDIM paper",
+        help="a named set of settings that options override: paper-cifar10 is the protocol of the DDIM paper",
     )
     return files
 
 
 def add_sample_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of `sample`."""
+    """Add the options of `sample`."""
     _add_network_options(parser)
     sampling = parser.add_argument_group("sampling")
     _add_part(sampling, Kind.TIMESTEP_SUBSET, _OF_THE_RUN)
@@ -162,29 +169,31 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
         "--interpolate",
         metavar="COLUMNS",
         type=_count(2, _MOST_COLUMNS),
-        help="rows of COLUMNS images from one noise to another (slerp; needs eta 0); --num-images counts the "
-        "rows (default: 8)",
+        help="draw rows of COLUMNS images that interpolate between two noise samples (slerp; needs eta 0); "
+        "--num-images is the number of rows (default: 8; 16 in an animation)",
     )
     kinds.add_argument(
         "--show-trajectory",
         metavar="COLUMNS",
         type=_count(1, _MOST_COLUMNS),
         nargs="?",
-        const=10,
-        help="rows of the predicted x_start at COLUMNS steps (default: 10); --num-images counts the rows "
-        "(default: 8)",
+        const=0,
+        help="draw rows of the predicted x_start at COLUMNS steps (default: 10; all of them in an "
+        "animation); --num-images is the number of rows (default: 8; 16 in an animation)",
     )
     output.add_argument(
         "--out",
         metavar="PATH",
         type=Path,
-        help="x.png: a grid; x.npz: an array; without a suffix: a folder of pictures "
+        help="x.png: a grid; x.gif, x.apng or x.webp: an animated trajectory or interpolation, one frame per "
+        "column; x.npz: an array; no suffix: a folder of pictures "
         "(default: RUN/samples/samples-NUMBER.png, interpolation-NUMBER.png or trajectory-NUMBER.png)",
     )
+    _add_grid_options(output)
 
 
 def add_reconstruct_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of `reconstruct`."""
+    """Add the options of `reconstruct`."""
     _add_network_options(parser)
     sampling = parser.add_argument_group("images and sampling")
     _add_part(sampling, Kind.DATA, _OF_THE_RUN)
@@ -193,7 +202,7 @@ def add_reconstruct_options(parser: argparse.ArgumentParser) -> None:
         "--steps",
         dest="steps_list",
         metavar="N,N,...",
-        help="numbers of steps (default: 10,20,50,100,200,500,1000, as far as there are timesteps)",
+        help="numbers of steps (default: those of 10,20,50,100,200,500,1000 that are at most T)",
     )
     sampling.add_argument(
         "--num-images",
@@ -201,7 +210,7 @@ def add_reconstruct_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_count(1, MAX_IMAGES),
         default=100,
-        help="test images, evenly chosen; all where there are no more (default: 100)",
+        help="number of test images, evenly spaced; all if there are fewer (default: 100)",
     )
     _add_setting(sampling, "batch_size", _OF_THE_RUN, _SAMPLING_HELP["batch_size"])
     output = parser.add_argument_group("output")
@@ -209,13 +218,14 @@ def add_reconstruct_options(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="FILE.png",
         type=Path,
-        help="originals and reconstructions side by side; the numbers go to a JSON file beside it "
-        "(default: RUN/samples/reconstruction-NUMBER.png)",
+        help="picture of originals and reconstructions side by side; the errors are written to a JSON file "
+        "next to it (default: RUN/samples/reconstruction-NUMBER.png)",
     )
+    _add_grid_options(output)
 
 
 def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of `evaluate`."""
+    """Add the options of `evaluate`."""
     _add_network_options(parser)
     sampling = parser.add_argument_group(
         "images and sampling", "every combination of --steps, --eta and --seed is scored"
@@ -230,11 +240,12 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     measuring = parser.add_argument_group("measuring")
     for name in ("features", "reference", "grids"):
         _add_evaluation_option(measuring, name)
+    _add_grid_options(measuring)
     _add_observer(measuring, _OF_THE_RUN)
 
 
 def add_optimize_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of `optimize`."""
+    """Add the options of `optimize`."""
     _add_network_options(parser)
     search = parser.add_argument_group("search")
     search.add_argument(
@@ -242,7 +253,7 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
         dest="steps_list",
         metavar="N,N,...",
         default="3,5,7,10",
-        help="numbers of steps, a subset for each (default: 3,5,7,10)",
+        help="numbers of steps, each with its own subset (default: 3,5,7,10)",
     )
     _add_part(search, Kind.SEARCH, DEFAULT_PARTS[Kind.SEARCH])
     search.add_argument(
@@ -250,15 +261,15 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_count(2, 10_000),
         default=100,
-        help="steps of the teacher, whose timesteps are chosen from; all timesteps if there are fewer "
-        "(default: 100)",
+        help="least number of steps of the teacher, whose timesteps are the candidates; the timesteps of "
+        "`linear` for --steps are added; all timesteps if there are fewer (default: 100)",
     )
     search.add_argument(
         "--images",
         metavar="N",
         type=_count(2, MAX_GRID_IMAGES),
         default=512,
-        help="images that the teacher samples, of noise that nothing else samples from (default: 512)",
+        help="number of images that the teacher samples, from noise used only here (default: 512)",
     )
     for name in ("clip", "clip_range", "seed", "batch_size"):
         _add_setting(search, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
@@ -267,23 +278,23 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
         "--refine",
         choices=("none", "teacher", "features"),
         default="none",
-        help="then move timesteps as long as images of a sampler come nearer to the teacher's, in the mean "
-        "square of their pixels or in the Fréchet distance of their features: many more network calls "
-        "(default: none)",
+        help="after the search, move timesteps as long as this brings the images closer to the teacher's, by "
+        "the mean squared error of pixels (teacher) or the Fréchet distance of features (features); needs "
+        "many more network calls (default: none)",
     )
     _add_part(refinement, Kind.SOLVER, _OF_THE_RUN)
 
 
 def add_import_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of `import`."""
+    """Add the options of `import`."""
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a folder that diffusers has saved a pipeline in, or a name of the Hugging Face hub: OWNER/NAME",
+        help="a folder with a saved diffusers pipeline, or its name on the Hugging Face Hub: OWNER/NAME",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the run directory to make")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the run directory to create")
     parser.add_argument(
-        "--revision", metavar="NAME", help="branch, tag or commit on the hub (default: its main branch)"
+        "--revision", metavar="NAME", help="branch, tag or commit on the Hub (default: main branch)"
     )
     parser.add_argument(
         "--plugin", metavar="NAME", help="the framework: torch, jittor, ... (default: the only one)"
@@ -291,71 +302,90 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         Kind.DATA.flag,
         metavar="PART",
-        help="the images that the network was trained on, which a pipeline does not tell (default: none)",
+        help="the training images of the network, which a pipeline does not record (default: none)",
     )
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of `export`."""
+    """Add the options of `export`."""
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a trained run")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to make")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the folder to create")
     parser.add_argument(
         "--plugin",
         metavar="NAME",
-        help=f"the framework, if the run's is not installed (default: {_OF_THE_RUN})",
+        help=f"the framework to use if the run's own is not installed (default: {_OF_THE_RUN})",
     )
     _add_weights_options(parser, [name for name in CHECKPOINTS if name != "ensemble"])
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of `compare`."""
+    """Add the options of `compare`."""
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="the folders of runs, at least one")
     parser.add_argument(
         "--format",
         choices=("html", "md", "json"),
         default="html",
-        help="html: a page with curves and pictures; md: words and numbers; json: the same for programs "
+        help="html: a page with curves and pictures; md: text and tables; json: for other programs "
         "(default: html)",
     )
     parser.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
-        help="(default: comparison.html, .md or .json in the current folder)",
+        help="the file to write (default: comparison.html, .md or .json in the current folder)",
     )
-    parser.add_argument("--force", action="store_true", help="replace the file where it exists")
+    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `report`."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="rewrite the page whenever the run changes, until the run ends or you press Ctrl-C; "
+        "the page reloads itself",
+    )
 
 
 def add_plugins_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of `plugins`."""
+    """Add the options of `plugins`."""
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", help="a part, a plugin or a distribution: in detail"
+        "name", metavar="NAME", nargs="?", help="show details of this part, plugin or distribution"
     )
-    parser.add_argument("--json", action="store_true", help="as JSON, for other programs")
+    parser.add_argument("--json", action="store_true", help="print JSON for other programs")
 
 
 def add_doctor_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of `doctor`."""
-    parser.add_argument("--plugin", metavar="NAME", help="look at this framework only")
+    """Add the options of `doctor`."""
+    parser.add_argument("--plugin", metavar="NAME", help="check this framework only")
+    parser.add_argument("--json", action="store_true", help="print JSON, for bug reports and programs")
 
 
 def add_new_plugin_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of `new-plugin`."""
+    """Add the options of `new-plugin`."""
     parser.add_argument(
-        "name", metavar="NAME", help="what users will write, as in --loss NAME; the distribution is ddim-NAME"
+        "name",
+        metavar="NAME",
+        help="the part's name, as in --loss NAME; the distribution is called ddim-NAME",
     )
-    parser.add_argument("--kind", required=True, choices=PLUGIN_KINDS, help="what it is to be")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to make (default: ddim-NAME)")
+    parser.add_argument("--kind", required=True, choices=PLUGIN_KINDS, help="the kind of part to create")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the folder to create (default: ddim-NAME)")
+
+
+def add_completion_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `completion`."""
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=f"the shell: {', '.join(SHELLS)}")
 
 
 def evaluation_options(options: argparse.Namespace) -> dict[str, str]:
-    """Return the options of an evaluation that were given to `evaluate` or to `sweep`."""
+    """Return the evaluation options given to `evaluate` or `sweep`."""
     given = vars(options)
     return {name: text for name in EVALUATION_OPTIONS if (text := given[f"evaluate_{name}"]) is not None}
 
 
 def requested(options: argparse.Namespace, config: ConfigFile | None = None) -> Request:
-    """Return what the options ask for, on top of a file and of `--preset`.
+    """Return the request of the options, which override a file and `--preset`.
 
     Raises:
         UserError: An option's value cannot be read or is not allowed.
@@ -368,7 +398,7 @@ def requested(options: argparse.Namespace, config: ConfigFile | None = None) -> 
         if (text := given.get(name)) is not None
     }
     if settings.keys() >= LENGTHS:
-        raise UserError("--epochs and --train-steps both set the length", fix="give one of them")
+        raise UserError("--epochs and --train-steps are mutually exclusive", fix="remove one of them")
     request = Request(options.plugin, parts, settings, requested_watchers(options))
     if config is not None:
         request = request.over(config.request)
@@ -378,13 +408,34 @@ def requested(options: argparse.Namespace, config: ConfigFile | None = None) -> 
 
 
 def requested_watchers(options: argparse.Namespace) -> Watchers | None:
-    """Return the observers that the options ask for; None if they say nothing about them.
+    """Return the requested observers, or None if the options do not mention any.
 
     Raises:
-        UserError: One cannot be read.
+        UserError: An observer cannot be read.
     """
     texts = getattr(options, "observer", None)
     return None if texts is None else Watchers(tuple(map(parse_choice, texts)))
+
+
+def requested_enlargement(options: argparse.Namespace) -> Enlargement:
+    """Return the requested enlargement of small images in grids."""
+    from ddim_host.run.images import Enlargement  # noqa: PLC0415 - imports NumPy, which `--help` does not need
+
+    return Enlargement(options.grid_scale, options.nearest)
+
+
+def _add_grid_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--grid-scale",
+        metavar="N",
+        type=_count(1, _MOST_SCALE),
+        help="enlarge the images of a grid N times (default: to a width of 64 to 128 pixels)",
+    )
+    group.add_argument(
+        "--nearest",
+        action="store_true",
+        help="show the pixels of enlarged images as squares (default: enlarge smoothly)",
+    )
 
 
 def _add_observer(group: argparse._ArgumentGroup, default: str) -> None:
@@ -392,8 +443,8 @@ def _add_observer(group: argparse._ArgumentGroup, default: str) -> None:
         Kind.OBSERVER.flag,
         metavar="PART",
         action="append",
-        help="who is told of metrics, grids and scores; give it again for several: tensorboard, of "
-        f"ddim-tensorboard (default: {default})",
+        help="an observer that receives metrics, grids and scores, e.g. tensorboard from ddim-tensorboard; "
+        f"repeat for several (default: {default})",
     )
 
 
@@ -411,16 +462,19 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
 def _add_weights_options(
     group: argparse.ArgumentParser | argparse._ArgumentGroup, checkpoints: Sequence[str]
 ) -> None:
-    ensemble = "; or the mean of the predictions of these three" if "ensemble" in checkpoints else ""
+    ensemble = "; or the mean prediction of these three" if "ensemble" in checkpoints else ""
     group.add_argument(
         "--checkpoint",
         choices=checkpoints,
         default="latest",
-        help="the newest one; the best epoch by train loss, test loss, or (5 train + test) / 6, of the raw "
-        f"weights{ensemble} (default: latest)",
+        help="the newest checkpoint; the best epoch by train loss, test loss, or (5 train + test) / 6, "
+        f"measured with the raw weights{ensemble} (default: latest)",
     )
     group.add_argument(
-        "--weights", choices=("ema", "raw"), default="ema", help="averaged or raw weights (default: ema)"
+        "--weights",
+        choices=("ema", "raw"),
+        default="ema",
+        help="ema: averaged weights; raw: the weights themselves (default: ema)",
     )
 
 
@@ -430,8 +484,8 @@ def _add_part(group: argparse._ArgumentGroup, kind: Kind, default: str, *, actio
 
 
 def _add_evaluation_option(group: argparse._ArgumentGroup, name: str, *, prefix: str = "") -> None:
-    takes, text = EVALUATION_OPTIONS[name]
-    group.add_argument(f"--{prefix}{name}", dest=f"evaluate_{name}", metavar=takes, help=text)
+    metavar, text = EVALUATION_OPTIONS[name]
+    group.add_argument(f"--{prefix}{name}", dest=f"evaluate_{name}", metavar=metavar, help=text)
 
 
 def _add_setting(
@@ -442,7 +496,7 @@ def _add_setting(
     *,
     action: str = "store",
 ) -> None:
-    # Values are checked later, in one place with those of TOML files.
+    # Values are checked later, together with those of TOML files.
     setting = SETTINGS[name]
     text = f"{text or setting.help} (default: {default})"
     group.add_argument(setting.option, metavar=_METAVARS[setting.annotation], action=action, help=text)
@@ -451,7 +505,7 @@ def _add_setting(
 def _count(least: int, most: int) -> Callable[[str], int]:
     def count(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"it takes: integer, from {least} to {most:,}, not {text!r:.40}")
+            raise argparse.ArgumentTypeError(f"must be an integer from {least} to {most:,}, not {text!r:.40}")
         return int(text)
 
     return count

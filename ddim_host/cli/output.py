@@ -1,4 +1,4 @@
-"""Lines that several commands print."""
+"""Output lines shared by several commands."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     from ddim_host.run.trained import UsedWeights
 
 _MOST_NAMES = 10
-"""Number of left-out files that are named."""
+"""Maximum number of left-out files to list."""
+
+_FEW_IMAGES = 100
+"""Number of training images below which a warning is printed."""
 
 _MOST_LEFT = 0.1
-"""Of an image, in amplitude, where sampling begins: with more the network sees what it was not trained on."""
+"""Largest sqrt(alphas_cumprod) at the first step of sampling for which no warning is printed."""
 
 
 def used_line(path: Path, framework: str, used: UsedWeights) -> str:
-    """Which weights are used, in which framework."""
+    """Describe the weights in use and their framework."""
     which = "averaged (EMA)" if used.weights == "ema" else "raw"
     steps = " and ".join(f"{step:,}" for step in used.steps)
     return (
@@ -37,13 +40,20 @@ def used_line(path: Path, framework: str, used: UsedWeights) -> str:
 
 
 def split_line(images: TrainTest) -> str:
-    """How many images each half of a data set has."""
+    """Describe the sizes of the two halves of a data set."""
     split = f" ({images.split})" if images.split else ""
     return f"{'split':<17} {len(images.train):,} train, {len(images.test):,} test{split}"
 
 
+def memorised_lines(images: TrainTest) -> list[str]:
+    """Return a line that warns of few training images, or no line if there are enough."""
+    if len(images.train) >= _FEW_IMAGES:
+        return []
+    return [f"{'':<17} fewer than {_FEW_IMAGES} training images: the network will memorise them"]
+
+
 def left_out_lines(images: TrainTest) -> list[str]:
-    """Return a line that says which files were left out of a data set, if any were."""
+    """Return a line about files left out of a data set, or no line if there are none."""
     if not images.left_out:
         return []
     some = ", ".join(printable(name) for name in images.left_out[:_MOST_NAMES])
@@ -52,19 +62,19 @@ def left_out_lines(images: TrainTest) -> list[str]:
 
 
 def note_other_images(config: ConfigFile, images: TrainTest) -> None:
-    """Say on stderr, in the first process, where images are not those that a run was trained on.
+    """Print a note to stderr, in the first process, if images differ from the training images of a run.
 
     Raises:
-        UserError: The run's configuration does not say.
+        UserError: The run's configuration has no record of its images.
     """
     why = other_images(config, images)
     if why and launched().is_first:
         path = printable(config.path)
-        print(f"note: the images are not those of {path}: {why}", file=sys.stderr)
+        print(f"note: these are not the images of {path}: {why}", file=sys.stderr)
 
 
 def sampling_line(experiment: Experiment, num_images: int) -> str:
-    """How images are sampled, with the list of timesteps, and what is doubtful about that."""
+    """Describe the sampling and list its timesteps; add a warning if it begins at too low a timestep."""
     config, timesteps = experiment.config, experiment.timesteps()
     calls = experiment.sampling_plan().calls
     steps = f"{config.steps} steps" + (f" ({calls} network calls each)" if calls != config.steps else "")
@@ -76,14 +86,14 @@ def sampling_line(experiment: Experiment, num_images: int) -> str:
     left = experiment.schedule.sqrt_alphas_cumprod[timesteps[-1]]
     if left > _MOST_LEFT:
         lines.append(
-            f"{'':<17} it begins with pure noise at t = {timesteps[-1]}, where this schedule leaves "
-            f"{left:.0%} of the image: another --timestep-subset may do better"
+            f"{'':<17} sampling begins with pure noise at t = {timesteps[-1]}, where training images keep "
+            f"{left:.0%} of their amplitude: another --timestep-subset may be better"
         )
     return "\n".join(lines)
 
 
 def times_line(num_images: int, times: Times) -> str:
-    """How long sampling took, and what comes before."""
+    """Describe the duration of sampling and warm-up."""
     return (
         f"sampled {num_images:,} images in {times.seconds:.2f} s, "
         f"after {times.warmup_seconds:.2f} s of warm-up, which also compiles"

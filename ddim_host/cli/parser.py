@@ -1,8 +1,9 @@
-"""What the command line says about words that it does not understand."""
+"""Command-line parser that suggests corrections for unknown words."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,33 +15,42 @@ if TYPE_CHECKING:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose errors look like all others of this program, with the usage left to `--help`."""
+    """Argument parser that prints errors in the format of this program, without the usage."""
 
-    # The names of the arguments are those of the base class, which has more than one signature.
+    # The base class has several signatures; argument names are the same.
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As the base class does it, but nothing is left over, and it is this command that says so."""
+        """Parse like the base class, but reject unknown arguments in the name of this command."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             is_option = unknown[0].startswith("-")
             word = unknown[0].partition("=")[0] if is_option else unknown[0]
             options = [option[2:] for option in self._option_string_actions if option.startswith("--")]
             meant = suggestion(word.lstrip("-"), options, prefix="--") if is_option else ""
-            self.error(f"`{self.prog}` does not take {word!r}{meant}")
+            self.error(f"`{self.prog}` does not accept {word!r}{meant}")
         return parsed, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """As the base class does it, with what may have been meant."""
+        """Check the value as the base class does, but suggest similar values."""
         if action.choices is not None and value not in action.choices:
             choices = [str(choice) for choice in action.choices]
             meant = suggestion(str(value), choices)
-            raise argparse.ArgumentError(
-                action, f"there is no {value!r}{meant or ';'} choose from {', '.join(choices)}"
-            )
+            raise argparse.ArgumentError(action, f"must be one of {', '.join(choices)}, not {value!r}{meant}")
+
+    def _shortest(self) -> str:
+        """Return the command with its required arguments only: `ddim-host import SOURCE --out DIR`."""
+        words = [self.prog]
+        for action in self._actions:
+            if action.required:
+                words += [*action.option_strings[:1], str(action.metavar or action.dest.upper())]
+        return " ".join(words)
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with code 2."""
-        print(
-            f"ddim-host: error: {UserError(message, fix=f'see `{self.prog} --help`')}",
-            file=sys.stderr,
-        )
+        # Drop argparse's prefix: messages about values begin with the option.
+        text = re.sub(r"^argument (\S+): (?=must be )", r"\1 ", message)
+        fix = f"see `{self.prog} --help`"
+        if "are required" in message:
+            fix = f"write `{self._shortest()}`; {fix}"
+        error = UserError(text, fix=fix)
+        print(f"ddim-host: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""`ddim-host plugins`."""
+"""The `ddim-host plugins` command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from importlib.metadata import PackageNotFoundError, metadata
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -20,6 +21,7 @@ from ddim_host.plugin.parameters import (
     Parameter,
     format_choice,
     format_value,
+    parameter_descriptions,
     suggestion,
     type_name,
     written,
@@ -43,19 +45,22 @@ _JSON_KEYS = (
     "error",
 )
 
+_COLUMNS = 100
+"""The width of descriptions of parameters."""
+
 _UNET = DEFAULT_PARTS[Kind.MODEL]
 _SIZES = (8, 32)
-"""Of images, in pixels: two for which the network is not the same."""
+"""Image sizes, in pixels, for which the default networks differ."""
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print what is installed: all of it as a table or as JSON, or what has one name, in detail.
+    """List everything installed, as tables or JSON, or describe everything with one name.
 
     Returns:
-        The exit code: 2 where something is broken and that is an error.
+        The exit code: 2 if a plugin is broken and plugins are loaded strictly.
 
     Raises:
-        UserError: Nothing has the name that was asked for.
+        UserError: Nothing has the requested name.
     """
     loaded = load_plugins(strict=False)
     if options.json:
@@ -73,7 +78,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _table(loaded: Plugins) -> list[str]:
-    """Frameworks, parts by kind, and what does not work."""
+    """Return the tables: frameworks, parts by kind, and plugins that do not work."""
     frameworks = [p for p in loaded.installed if p.kind == "framework" and p.status == "available"]
     rows = [(p.name, f"{p.distribution} {p.version}") for p in frameworks]
     tables = [("framework (--plugin)", rows)]
@@ -82,7 +87,7 @@ def _table(loaded: Plugins) -> list[str]:
             (_signature(part), f"{part.distribution} {part.version}")
             for part in loaded.registry.of_kind(kind)
         ]
-        if kind is Kind.MODEL and frameworks:  # networks come with a framework, and none is loaded here
+        if kind is Kind.MODEL and frameworks:  # frameworks provide networks, and this command loads none
             rows = [(_UNET, "every framework")]
         tables.append((f"{kind.words} ({kind.flag})", rows))
     width = max((len(left) for _, rows in tables for left, _ in rows), default=0)
@@ -92,17 +97,19 @@ def _table(loaded: Plugins) -> list[str]:
         if rows
     ]
     off = [f"  {plugin.label}" for plugin in loaded.installed if plugin.status == "disabled"]
-    texts += ["\n".join(["switched off", *off])] if off else []
-    problems = [f"  {printable(problem)}" for problem in loaded.problems()]
-    texts += ["\n".join(["does not work", *problems])] if problems else []
+    texts += ["\n".join(["disabled", *off])] if off else []
+    clashes = [clash.text for clash in loaded.clashes()]
+    for title, problems in (("broken", loaded.broken()), ("ambiguous", clashes)):
+        lines = [f"  {printable(problem)}" for problem in problems]
+        texts += ["\n".join([title, *lines])] if lines else []
     return texts
 
 
 def _details(loaded: Plugins, name: str) -> list[str]:
-    """Every part, plugin and distribution of this name.
+    """Describe every part, plugin and distribution with this name.
 
     Raises:
-        UserError: There is none.
+        UserError: Nothing has this name.
     """
     plugins = [plugin for plugin in loaded.installed if plugin.is_called(name)]
     parts = [
@@ -117,10 +124,10 @@ def _details(loaded: Plugins, name: str) -> list[str]:
         known = {_UNET} | {p.name for p in loaded.installed} | {p.distribution for p in loaded.installed}
         known |= {part.name for kind in Kind for part in loaded.registry.of_kind(kind)}
         raise UserError(
-            f"nothing installed is called {name!r}{suggestion(name, sorted(known))}",
+            f"no installed part, plugin or distribution is called {name!r}{suggestion(name, sorted(known))}",
             why="; ".join(failures[:1]),
             notes=failures[1:],
-            fix="`ddim-host plugins` shows all there is",
+            fix="see `ddim-host plugins` for the list",
         )
     return [*map(_about_plugin, plugins), *map(_about_part, parts), *networks]
 
@@ -137,7 +144,7 @@ def _about_plugin(plugin: Plugin) -> str:
     if plugin.kind == "framework" and plugin.status == "available":
         lines.append(f"  run with --plugin {plugin.name}")
     lines += [f"  {printable(plugin.error)}", f"  fix: {printable(plugin.fix)}"] if plugin.error else []
-    lines += [f"  {hook}: {', '.join(names)}" for hook, names in plugin.provides.items()]
+    lines += [f"  {Kind(hook).words}: {', '.join(names)}" for hook, names in plugin.provides.items()]
     return "\n".join(lines)
 
 
@@ -151,22 +158,25 @@ def _about_part(part: Part) -> str:
     except UserError:
         return "\n".join(lines)
     width = max((len(written(parameter.name)) for parameter in parameters), default=0)
-    lines += [
-        f"    {written(p.name):<{width}}  {type_name(p.annotation)}, "
-        + ("no default" if p.default is REQUIRED else f"default {_default(p)}")
-        for p in parameters
-    ]
+    about = parameter_descriptions(part.make)
+    margin = " " * (width + 6)
+    for p in parameters:
+        default = "no default" if p.default is REQUIRED else f"default {_default(p)}"
+        lines.append(f"    {written(p.name):<{width}}  {type_name(p.annotation)}, {default}")
+        lines += textwrap.wrap(
+            printable(about.get(p.name, "")), _COLUMNS, initial_indent=margin, subsequent_indent=margin
+        )
     return "\n".join(lines)
 
 
 def _about_unet() -> str:
-    """The network: frameworks build it, and none is loaded here, but its parameters are the host's."""
+    """Describe the network from the host's parameters, without loading the framework that builds it."""
     about = dict(re.findall(r"^ +(\w+): (.+)$", UNetSpec.__doc__ or "", re.MULTILINE))
     types = get_type_hints(UNetSpec)
     small, large = (default_model_parameters(size) for size in _SIZES)
     lines = [
         f"model {_UNET!r}, built by every framework",
-        "  The U-Net of DDPM. What is not set follows the size of the images.",
+        "  The U-Net of DDPM. Parameters that are not set depend on the size of the images.",
         f"  {Kind.MODEL.flag} {_UNET}:base_channels=64,dropout=0",
     ]
     width = max(map(len, small))
@@ -181,7 +191,7 @@ def _about_unet() -> str:
 
 
 def _signature(part: Part) -> str:
-    """The part as users write it, with all that can be set and the defaults."""
+    """Return the part as an option's value, with all parameters and defaults."""
     try:
         parameters = part.parameters()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""`ddim-host reconstruct`."""
+"""The `ddim-host reconstruct` command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host.cli.options import requested
+from ddim_host.cli.options import requested, requested_enlargement
 from ddim_host.cli.output import left_out_lines, note_other_images, used_line
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.paper import is_cifar10
@@ -35,14 +35,14 @@ _PICTURED = 8
 
 
 def main(options: argparse.Namespace) -> int:
-    """Encode and decode test images with the trained run that the options name.
+    """Encode and decode test images with the given run.
 
     Returns:
         The exit code.
 
     Raises:
-        UserError: An option is not allowed, the run, its data or the checkpoint is not available or damaged,
-            or the output exists already.
+        UserError: An option is not allowed, the run, its data or the checkpoint is missing or damaged,
+            or the output already exists.
     """
     run = existing_run(options.run)
     wanted = None if options.steps_list is None else read_list("steps", options.steps_list, origin="--steps")
@@ -51,13 +51,13 @@ def main(options: argparse.Namespace) -> int:
     most = config.num_train_timesteps
     numbers = wanted or [steps for steps in PAPER_ERRORS if steps <= most] or [most]
     subsets = [experiment.timesteps(steps) for steps in numbers]
-    _ = experiment.source  # it should be known before anything is read if there are no such images
+    _ = experiment.source  # raises before any work if there are no images
     taken = (
         run.new_samples_path("reconstruction") if options.out is None else contextlib.nullcontext(options.out)
     )
     with taken as path:
         if path.suffix.lower() != ".png":
-            raise UserError(f"a reconstruction is drawn as a PNG, not as {path}", fix="name it x.png")
+            raise UserError(f"--out must be a PNG file, not {path}", fix="use a name such as x.png")
         require_new(path)
         _reconstruct_all(experiment, run, subsets, path, options)
     return 0
@@ -79,15 +79,23 @@ def _reconstruct_all(
     denoiser, used = load_denoiser(experiment, run, options.checkpoint, options.weights)
     print(used_line(run.path, config.plugin.name, used), *left_out_lines(data), sep="\n")
     batches = -(-len(chosen) // config.batch_size)
-    # Spread over the images, which may be sorted by class.
+    # Evenly spaced, because the images may be sorted by class.
     pictured = np.unique(np.linspace(0, len(chosen) - 1, min(_PICTURED, len(chosen))).astype(np.int64))
+    columns = 1 + len(subsets)
+    exporting = export_images(
+        path,
+        num_images=len(pictured) * columns,
+        image_shape=experiment.image_shape,
+        columns=columns,
+        enlargement=requested_enlargement(options),
+    )
     rows, pictures = [], [test[chosen[pictured]]]
     print(
         f"{'images':<17} {len(chosen):,} of the {len(test):,} test images of "
         f"{printable(experiment.data_choice)}\n"
         f"{'MSE':<17} mean squared error per dimension, pixels in [0, 1]; decoded without clipping"
     )
-    # The paper's column says nothing beside other images.
+    # The paper's errors are for CIFAR-10.
     paper = PAPER_ERRORS if is_cifar10(config.data.name) else {}
     print(f"{'steps':>6}  {'MSE':>10}{'  DDIM paper' if paper else ''}")
     with progress_bar("reconstructing", batches * sum(2 * len(s) for s in subsets), unit="call") as bar:
@@ -103,7 +111,7 @@ def _reconstruct_all(
             print(f"{len(subset):>6}  {row['mse']:>10.2e}{beside}", flush=True)
     table = np.stack(pictures, axis=1)
     grid = table.reshape(-1, *table.shape[2:])
-    with export_images(path, num_images=len(grid), columns=table.shape[1]) as export:
+    with exporting as export:
         export.add(grid)
         export.finish(
             {
@@ -118,8 +126,8 @@ def _reconstruct_all(
                 "errors": rows,
             }
         )
-    columns = ", ".join(str(row["steps"]) for row in rows)
-    print(f"wrote {printable(path)}: {len(table)} of the images; columns: original, then {columns} steps")
+    steps = ", ".join(str(row["steps"]) for row in rows)
+    print(f"wrote {printable(path)}: {len(table)} of the images; columns: original, then {steps} steps")
 
 
 def _reconstructed(
@@ -131,7 +139,7 @@ def _reconstructed(
     pictured: NDArray[np.int64],
     on_call: Callable[[], object],
 ) -> tuple[NDArray[np.float64], Images]:
-    """The error of every image, and those at some positions as they came back."""
+    """Return the error of every image, and the reconstructions of those in `pictured`."""
     errors, shown = [], []
     size = experiment.config.batch_size
     for start in range(0, len(images), size):

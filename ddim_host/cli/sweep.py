@@ -1,4 +1,4 @@
-"""`ddim-host sweep`."""
+"""The `ddim-host sweep` command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import evaluation_options, requested_watchers
 from ddim_host.errors import UserError, printable
-from ddim_host.evaluation.default_features import OFFLINE, features_at_hand
+from ddim_host.evaluation.default_features import OFFLINE, offline_features
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.request import read_evaluation
 from ddim_host.evaluation.statistics import MeasureSettings
@@ -28,7 +28,7 @@ from ddim_host.run.provenance import this_command
 from ddim_host.sweep.grid import AXES, Grid, read_grid, read_value, requested, trial_name
 from ddim_host.sweep.processes import CommandRunner
 from ddim_host.sweep.sweeping import Sweep, claimed
-from ddim_host.sweep.trial import Asked
+from ddim_host.sweep.trial import TrialRequest
 from ddim_host.system.failure import read_failure
 from ddim_host.system.files import file_errors, new_folder
 from ddim_host.system.interruption import end_as_by_ctrl_c
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run the experiments that the options describe, or that the folder holds, as far as they are not done.
+    """Run the requested experiments, or those in the folder; skip finished ones.
 
     Returns:
-        The exit code: 0 if all of them are done, or prepared.
+        The exit code: 0 if all experiments are done, or prepared.
 
     Raises:
         UserError: An option is not allowed, an experiment cannot be assembled, or the folder cannot be used.
     """
-    grid = _asked_grid(options)
+    grid = _requested_grid(options)
     evaluation = None if grid.evaluation is None else read_evaluation(grid.evaluation, prefix="--evaluate-")
     asked = _assembled(grid, evaluation) if grid.axes else None
     if options.out is not None or options.dry_run:
@@ -66,8 +66,8 @@ def main(options: argparse.Namespace) -> int:
         return _sweep(options, folder, grid, asked)
 
 
-def _sweep(options: argparse.Namespace, folder: Path, grid: Grid, asked: list[Asked] | None) -> int:
-    """Run the experiments in a folder; the exit code."""
+def _sweep(options: argparse.Namespace, folder: Path, grid: Grid, asked: list[TrialRequest] | None) -> int:
+    """Run the experiments in a folder, and return the exit code."""
     sweep = Sweep(folder, grid.evaluation, _features_to_name)
 
     def look() -> tuple[list[Trial], list[Trial]]:
@@ -87,34 +87,36 @@ def _sweep(options: argparse.Namespace, folder: Path, grid: Grid, asked: list[As
     end_as_by_ctrl_c(signal.SIGTERM, signal.SIGHUP)
     with claimed(folder):
         try:
-            trials, _ = look()  # another process may have had the folder until now
+            trials, _ = look()  # another process may have used the folder until now
             for trial in trials:
                 trial.prepare()
             if options.prepare:
                 _print_jobs(sweep, trials, grid)
                 return 0
             if options.jobs > 1:
-                print("note: the times of experiments that run together cannot be compared", file=sys.stderr)
+                print(
+                    "note: times of experiments that run at the same time are not comparable", file=sys.stderr
+                )
             sweep.work(trials, jobs=options.jobs)
         except KeyboardInterrupt:
-            print(f"\nddim-host: interrupted; {_how_to_go_on(folder)}", file=sys.stderr)
+            print(f"\nddim-host: interrupted; {_how_to_continue(folder)}", file=sys.stderr)
             return 1
         return _finish(folder, *look())
 
 
 @functools.cache
 def _features_to_name(data: str) -> str:
-    """Return the features that `evaluate` has to be told for a data set; none if its own are at hand."""
-    features = features_at_hand(data, load_plugins().registry)
+    """Return the value for `evaluate --features`, or an empty string if the default needs no download."""
+    features = offline_features(data, load_plugins().registry)
     return features.name if features == OFFLINE else ""
 
 
-def _asked_grid(options: argparse.Namespace) -> Grid:
-    """Return the grid of the options, on top of the file that `--config` names.
+def _requested_grid(options: argparse.Namespace) -> Grid:
+    """Return the grid from the options, which override the file of `--config`.
 
     Raises:
-        UserError: A value cannot be read, no framework was chosen among several, or nothing is there to
-            observe.
+        UserError: A value cannot be read, no framework was chosen among several, or `--observer` is given
+            without new experiments.
     """
     given = vars(options)
     axes = {name: tuple(read_value(name, text) for text in given[name]) for name in AXES if given[name]}
@@ -127,21 +129,21 @@ def _asked_grid(options: argparse.Namespace) -> Grid:
         grid = replace(grid, axes={**grid.axes, "plugin": (only_framework(),)})
     if watchers is not None and not grid.axes:
         raise UserError(
-            "--observer is for new experiments",
-            why="without parts and settings the sweep goes on with those that its folder holds",
-            fix="leave it out: each experiment keeps the observers that it began with",
+            "--observer applies to new experiments only",
+            why="without parts and settings, the sweep continues the experiments in its folder",
+            fix="remove --observer: each experiment keeps its original observers",
         )
     return grid
 
 
-def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[Asked]:
-    """Assemble every experiment, so that a mistake is known before the first one is trained.
+def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[TrialRequest]:
+    """Assemble every experiment, so that mistakes are found before any training.
 
     Raises:
-        UserError: Some cannot be assembled, or evaluated; the reason for the first is told.
+        UserError: An experiment cannot be assembled or evaluated; the message explains the first failure.
     """
     trials, varying = grid.trials(), grid.varying()
-    asked: list[Asked] = []
+    asked: list[TrialRequest] = []
     failed: list[tuple[str, UserError]] = []
     framework, plugins = None, None
     extractors: set[str] = set()
@@ -155,7 +157,7 @@ def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[Asked]:
                 experiment.sampling_plan()
                 if evaluation is not None:
                     _require_evaluation(evaluation, experiment, plugins.registry, extractors)
-                asked.append(Asked(values, varying, experiment.config))
+                asked.append(TrialRequest(values, varying, experiment.config))
             except UserError as error:
                 failed.append((trial_name(values, varying), error))
             bar.update()
@@ -165,7 +167,7 @@ def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[Asked]:
             f"the experiment {name} cannot be run{f' (nor can {len(others)} others)' if others else ''}",
             why=first.summary,
             notes=first.notes,
-            fix=first.fix.replace("--features", "--evaluate-features"),  # as the option is called here
+            fix=first.fix.replace("--features", "--evaluate-features"),  # the name of this command's option
         )
     return asked
 
@@ -173,15 +175,15 @@ def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[Asked]:
 def _require_evaluation(
     evaluation: EvaluationRequest, experiment: Experiment, registry: Registry, extractors: set[str]
 ) -> None:
-    """Try each number of steps and eta, and make each extractor once, as `evaluate` will.
+    """Check each number of steps and eta, and create each extractor once, as `evaluate` will.
 
     Raises:
-        UserError: There is no such subset, the solver does not work with some eta, or the extractor is not
-            available or not made for these images.
+        UserError: A subset cannot be chosen, the solver does not support an eta, or the extractor is not
+            available or does not accept these images.
     """
     for number, eta in itertools.product(evaluation.steps, evaluation.eta):
         experiment.sampling_plan(number, eta)
-    features = evaluation.features or features_at_hand(experiment.config.data.name, registry)
+    features = evaluation.features or offline_features(experiment.config.data.name, registry)
     key = repr((features, experiment.image_shape))
     if key not in extractors:
         extractors.add(key)
@@ -190,12 +192,10 @@ def _require_evaluation(
 
 
 def _require_devices(trials: Sequence[Trial]) -> None:
-    """Make sure that the frameworks have the devices and precisions that experiments ask for by name.
-
-    Each framework is asked in a process of its own.
+    """Check that devices and precisions requested by name are available, in one process per framework.
 
     Raises:
-        UserError: One of them lacks something.
+        UserError: A device or precision is not available.
     """
     configs = [trial.asked.config for trial in trials if trial.asked is not None]
     wanted = {(c.plugin.name, c.device, c.precision) for c in configs if c.names_hardware}
@@ -211,7 +211,7 @@ def _require_devices(trials: Sequence[Trial]) -> None:
 
 
 def _overview(folder: Path, trials: Sequence[Trial]) -> str:
-    """Return a line for each experiment: what is left to do for it."""
+    """Return one line per experiment, with its remaining work."""
     done = sum(not trial.stages for trial in trials)
     width = max(len(trial.name) for trial in trials)
     lines = [f"{len(trials)} experiments in {printable(folder)}, {done} of them done"]
@@ -224,18 +224,21 @@ def _overview(folder: Path, trials: Sequence[Trial]) -> str:
 
 
 def _print_jobs(sweep: Sweep, trials: Sequence[Trial], grid: Grid) -> None:
-    """Write the jobs, and say what to do with them."""
+    """Write the job list, and print how to use it."""
     path, number = sweep.write_jobs(trials)
     finish = ["ddim-host", "sweep", f"--out={sweep.folder}"]
     if grid.evaluation is not None:
         finish += ["--evaluate", *(f"--evaluate-{name}={value}" for name, value in grid.evaluation.items())]
-    print(f"wrote {printable(path)}: {number} trainings, a command a line, for any order and any machine;")
+    print(
+        f"wrote {printable(path)}: {number} training commands, one per line, to run in any order on any "
+        "machine;"
+    )
     print(f"{'run them':<17} e.g. with GNU parallel: parallel < {printable(shlex.quote(str(path)))}")
     print(f"{'then':<17} {printable(shlex.join(finish))}")
 
 
-def _how_to_go_on(folder: Path) -> str:
-    return f"the same command with --out {printable(shlex.quote(str(folder)))} goes on"
+def _how_to_continue(folder: Path) -> str:
+    return f"run the command again with --out {printable(shlex.quote(str(folder)))} to continue"
 
 
 def _folders() -> Iterator[Path]:
@@ -243,7 +246,7 @@ def _folders() -> Iterator[Path]:
 
 
 def _finish(folder: Path, trials: Sequence[Trial], known: Sequence[Trial]) -> int:
-    """Write the page of all runs in the folder, and say which of these experiments failed."""
+    """Write the page of all runs in the folder, and list the experiments that failed."""
     failed = [trial.name for trial in trials if trial.stages]
     names = {trial.name for trial in trials}
     others = [trial for trial in known if trial.begun and trial.name not in names]
@@ -260,7 +263,7 @@ def _finish(folder: Path, trials: Sequence[Trial], known: Sequence[Trial]) -> in
     if failed:
         print(
             f"ddim-host: {len(failed)} of {len(trials)} experiments failed: {', '.join(failed)}; "
-            f"{_how_to_go_on(folder)}",
+            f"{_how_to_continue(folder)}",
             file=sys.stderr,
         )
     return 1 if failed else 0

@@ -1,1 +1,1 @@
-"""Find plugins, name their parts, and check that they keep their contracts."""
+"""Discover plugins, register their parts, and check that the parts honour their contracts."""

@@ -1,7 +1,7 @@
-"""What each kind of part is: a callable whose positional parameters are the contract.
+"""Contracts of the kinds of parts: callables whose positional parameters are fixed.
 
-Its keyword-only parameters are what users may set (`--loss huber:delta=0.1`), with types and defaults read
-from the signature; see `ddim_host.plugin.parameters` for the types. The host checks what a part returns.
+A part's keyword-only parameters can be set by users (`--loss huber:delta=0.1`), with types and defaults from
+the signature; see `ddim_host.plugin.parameters` for the types. The host checks the results of parts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SamplerState: TypeAlias = "dict[str, NDArray[np.float64]]"
 
 
 class NoiseScheduleFactory(Protocol):
-    """Betas, float64 `(T,)`, each in (0, 1)."""
+    """Function that returns betas, float64 `(T,)`, each in (0, 1)."""
 
     def __call__(self, num_train_timesteps: int, /) -> NDArray[np.float64]: ...
 
@@ -32,7 +32,7 @@ class NoiseScheduleFactory(Protocol):
 class TimestepSampler(Protocol):
     """Draws the timestep of each image of a training batch.
 
-    Where `needs_losses` is true, `update` is called after every step, before the next `sample`.
+    If `needs_losses` is true, `update` is called after every step, before the next `sample`.
     """
 
     needs_losses: bool
@@ -40,30 +40,30 @@ class TimestepSampler(Protocol):
     def sample(
         self, batch_size: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Timesteps int64 `(B,)` in [0, T) and weights float32 `(B,)` that undo the bias of their choice."""
+        """Return timesteps int64 `(B,)` in [0, T), and weights float32 `(B,)` that correct their bias."""
         ...
 
     def update(self, t: NDArray[np.int64], losses: NDArray[np.float32]) -> None:
-        """Learn from the losses `(B,)`, times the loss weighting only, at the timesteps `t`."""
+        """Update the state from the losses `(B,)` at timesteps `t`, multiplied only by the loss weighting."""
         ...
 
     def state_dict(self) -> SamplerState:
-        """Everything that `sample` depends on besides its arguments; empty where there is nothing."""
+        """Return the state on which `sample` depends besides its arguments; empty if stateless."""
         ...
 
     def load_state_dict(self, state: Mapping[str, NDArray[np.float64]]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a state returned by `state_dict`."""
         ...
 
 
 class TimestepSamplerFactory(Protocol):
-    """A timestep sampler for a noise schedule; most often the sampler's class itself."""
+    """Function that creates a timestep sampler for a noise schedule; usually the sampler's class itself."""
 
     def __call__(self, schedule: NoiseSchedule, /) -> TimestepSampler: ...
 
 
 class LossWeighting(Protocol):
-    """A factor per timestep, float64 `(T,)`, finite and not negative: it changes the objective."""
+    """Function that returns a factor per timestep of the objective: float64 `(T,)`, finite, not negative."""
 
     def __call__(
         self, schedule: NoiseSchedule, prediction_type: PredictionType, /
@@ -71,13 +71,13 @@ class LossWeighting(Protocol):
 
 
 class TimestepSubset(Protocol):
-    """Exactly S timesteps, int64 `(S,)`, strictly increasing, in [0, T)."""
+    """Function that returns exactly S timesteps, int64 `(S,)`, strictly increasing, in [0, T)."""
 
     def __call__(self, schedule: NoiseSchedule, num_inference_steps: int, /) -> NDArray[np.int64]: ...
 
 
 class Solver(Protocol):
-    """A generator that follows the steps from noise to image, in the operators that all frameworks share."""
+    """A generator that follows the steps from noise to image, using operators shared by all frameworks."""
 
     def __call__(
         self,
@@ -87,19 +87,20 @@ class Solver(Protocol):
         fresh_noise: Callable[[DDIMStep], Tensor],
         /,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Sample.
+        """Yield the states of sampling.
 
         Args:
-            x_t: fp32 `(B, C, H, W)`, where the first step begins.
+            x_t: fp32 `(B, C, H, W)`, x at the start of the first step.
             steps: The steps, in the order of sampling; coefficients are Python floats.
-            predict: `(x_t, step) -> (x_start, noise)`: one network call, for x where the step begins. x_start
-                is limited to [-1, 1] if the user wants that, and the two add up to x_t. The noise is valid
-                until the next call; multiply it by something to keep it.
+            predict: `(x_t, step) -> (x_start, noise)`: one network call, for x at the start of the step.
+                x_start is limited to [-1, 1] if the user requests clipping, and the two add up to x_t. The
+                noise is valid only until the next call; an expression computed from it, such as a product,
+                stays valid.
             fresh_noise: `(step) -> ` standard normal noise of the shape of `x_t`, for a step whose `sigma` is
-                above 0. A solver that never asks for it is deterministic, and refused with an eta above 0.
+                above 0. A solver that never calls it is deterministic, and is rejected with an eta above 0.
 
         Yields:
-            After each step x where it arrives, and the predicted x_start; arrays like `x_t`.
+            x at the end of each step, and the predicted x_start; arrays like `x_t`.
         """
         ...
 
@@ -110,25 +111,25 @@ class SubsetSearch(Protocol):
     def __call__(
         self, schedule: NoiseSchedule, teacher: Teacher, sizes: Sequence[int], /
     ) -> Mapping[int, NDArray[np.int64]]:
-        """Search.
+        """Return timesteps for each size.
 
         Args:
             schedule: The noise schedule of the network.
-            teacher: What it predicted with many steps, for noise that nothing else samples from. Its arrays
-                cannot be written to.
-            sizes: Numbers S of timesteps, increasing, each from 1 to the number of the teacher's.
+            teacher: The network's predictions with many steps, from noise used for no other sampling. Its
+                arrays are read-only.
+            sizes: Numbers S of timesteps, increasing, each from 1 to the number of the teacher's timesteps.
 
         Returns:
-            For each S its timesteps, int64 `(S,)`, strictly increasing, all of them of the teacher's. They do
+            The timesteps for each S, int64 `(S,)`, strictly increasing and all among the teacher's. They do
             not depend on the other sizes.
         """
         ...
 
 
 DatasetFactory: TypeAlias = "Callable[..., DataSource]"
-"""A data set, known at once and read when its `load` is called; no positional parameters.
+"""Function that describes a data set, which its `load` reads; it has no positional parameters.
 
-A `Callable[..., ]`, because its keyword-only parameters may have no default (`images` needs a path).
+A `Callable[..., ]`, because keyword-only parameters may lack a default (`images` needs a path).
 """
 
 
@@ -136,59 +137,63 @@ class FeatureExtractor(Protocol):
     """Features of images, for the evaluation of samples.
 
     Attributes:
-        fingerprint: A hash of the weights, in hexadecimal. With the parameters that the user set and the
-            version of the distribution it says what the features are: only those of one space are comparable.
+        fingerprint: A hash of the weights, in hexadecimal. Together with the parameters set by the user and
+            the version of the distribution, it identifies the feature space; only scores in the same space
+            are comparable.
     """
 
     fingerprint: str
 
     def __call__(self, images: Images, /) -> NDArray[np.float32]:
-        """Features float32 `(N, D)`, finite, of images uint8 `(N, H, W, C)`; each depends on its image alone.
+        """Return finite features float32 `(N, D)` of images uint8 `(N, H, W, C)`.
+
+        An image's features must not depend on the other images.
 
         Raises:
-            UserError: The extractor is not made for images of this shape.
+            UserError: The extractor does not support images of this shape.
         """
         ...
 
 
 FeatureExtractorFactory: TypeAlias = "Callable[..., FeatureExtractor]"
-"""A feature extractor, with whatever weights it needs read; no positional parameters.
+"""Function that creates a feature extractor and reads its weights; it has no positional parameters.
 
-It is made in the evaluator's process, which samples nothing. One that computes with a framework says so in an
-attribute `framework` (of the class, or of the function), and imports it when it is called, not before: that
-is then the one framework of this process. It must come from a parts plugin, because no framework plugin is
-loaded there. One that has to download something has an attribute `is_ready`, a function without parameters
-that says whether it is there already.
+It is called in the evaluator's process, which does not sample. A factory that computes with a framework names
+it in an attribute `framework` (of the class or function) and imports it only when called; it is then the one
+framework of that process. The factory must come from a parts plugin, because the evaluator loads no framework
+plugin. A factory that needs a download has an attribute `is_ready`, a function without parameters that
+returns whether the files are already present.
 """
 
 
 class Observer:
-    """Watches a command, and is asked for nothing, so that no observer can change a run.
+    """Receives the events of a command. Its methods return nothing, so no observer can change a run.
 
-    It is told in the order of events, in the first process only. If a method raises, the observer is named on
-    stderr and told of nothing more; the command goes on. Methods return soon: the command waits for them.
+    Events arrive in order, in the first process only. If a method raises, a message on stderr names the
+    observer, which receives no further events; the command continues. The command waits for each method, so
+    methods should return quickly.
 
-    Derive from this class and define the methods that you need; or define all of them.
+    Derive from this class and define the methods that you need, or define all of them.
     """
 
     def on_begin(self, run: ObservedRun, /) -> None:
-        """The command begins its work on a run, whose folder exists. Open files and connections here."""
+        """Handle the start of a command on a run; the folder exists. Open files and connections here."""
 
     def on_row(self, row: EpochMetrics, /) -> None:
-        """A row of metrics was added, at the end of an epoch and of the training."""
+        """Handle a new row of metrics, at the end of each epoch and of the training."""
 
     def on_grid(self, grid: DrawnGrid, /) -> None:
-        """A grid of images was written."""
+        """Handle a new grid of images."""
 
     def on_score(self, score: ObservedScore, /) -> None:
-        """A score was measured."""
+        """Handle a new score."""
 
     def on_end(self, ending: Ending, /) -> None:
-        """The command has ended, also by an error or Ctrl-C; only `kill -9` leaves no time to say so."""
+        """Handle the end of the command, including by an error or Ctrl-C; not called after `kill -9`."""
 
 
 ObserverFactory: TypeAlias = "Callable[..., Observer]"
-"""An observer; no positional parameters.
+"""Function that creates an observer; it has no positional parameters.
 
-It is made when an experiment is assembled, also for a dry run, so it opens nothing before `on_begin`.
+It is called when an experiment is assembled, even for a dry run, so it must open nothing before `on_begin`.
 """

@@ -1,4 +1,4 @@
-"""What a data set is to the host: uint8 images and how they are split."""
+"""The host's representation of data sets: uint8 images and their split."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Images: TypeAlias = "NDArray[np.uint8]"
-"""Images as uint8 `(N, H, W, C)`, C = 1 (grey) or 3 (RGB); memory-mapped where large."""
+"""Images as uint8 `(N, H, W, C)`, C = 1 (grey) or 3 (RGB); large ones are memory-mapped."""
 
 _HASHED_BYTES = 16 << 20
-"""About how many bytes of a memory map are looked at at a time."""
+"""Approximate number of bytes hashed at a time."""
 
 
 @dataclass(frozen=True)
 class DataFingerprint:
-    """Which images a data set held: two are equal where all pixels of both halves are.
+    """Fingerprint of the images of a data set: equal if and only if all pixels of both halves are equal.
 
     Attributes:
         num_train: The number of training images.
         num_test: The number of test images.
-        train_sha256: Of the training images; see `image_hash`.
-        test_sha256: Of the test images.
+        train_sha256: Hash of the training images; see `image_hash`.
+        test_sha256: Hash of the test images.
     """
 
     num_train: int
@@ -38,7 +38,7 @@ class DataFingerprint:
 
     @property
     def number(self) -> int:
-        """48 bits of a hash of it."""
+        """The first 48 bits of a hash of the fingerprint."""
         both = hashlib.sha256(f"{self.train_sha256} {self.test_sha256}".encode())
         return int(both.hexdigest()[:12], 16)
 
@@ -51,14 +51,13 @@ class DataFingerprint:
 
 @dataclass(frozen=True, eq=False)
 class TrainTest:
-    """The two halves of a data set.
+    """The training and test images of a data set.
 
     Attributes:
         train: uint8 `(N, H, W, C)`, N >= 1.
         test: uint8 `(M, H, W, C)`, M >= 1, disjoint from `train`.
-        split: How it was decided which image belongs to which half, in a few words, where that is only known
-            from the images: "1 in 10 for testing".
-        left_out: Files that should have been images and were left out, because the user asked for that.
+        split: A short description of the split, if it depends on the images: "its folders train/ and test/".
+        left_out: Broken image files that were skipped at the user's request.
     """
 
     train: Images
@@ -68,25 +67,26 @@ class TrainTest:
 
     @cached_property
     def fingerprint(self) -> DataFingerprint:
-        """Which images these are; the first time, all of them are read."""
+        """Return the fingerprint of the images; the first call reads all of them."""
         return DataFingerprint(len(self.train), len(self.test), image_hash(self.train), image_hash(self.test))
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set that is known but not read yet.
+    """The description of a data set that has not been read yet.
 
-    What decides the network (the image shape) is known before anything is downloaded or decoded, so a
-    dry run costs nothing. (`images` decodes grey images to know that all of them are.)
+    The image shape, which determines the network, is known before any download or decoding, so a dry run is
+    cheap. (`images` decodes grey images to verify that all of them are grey.)
 
     Attributes:
         image_shape: `(H, W, C)` of every image, H = W.
-        random_flip: Whether training mirrors images left to right at random; never true for digits.
-        description: One line for people: what the images are and how train and test are split.
-        load: Reads the images, downloading or decoding them where that has not happened yet. Raises
-            `UserError` where they cannot be had.
-        resolved: Values of parameters that were left to the images, such as `channels=auto`. A run stores
-            these in place of what was asked for.
+        random_flip: Mirror images left to right at random in training; never true for digits.
+        description: One readable line that describes the images and their split into train and test.
+        load: Reads the images, after downloading or decoding them if needed. Raises `UserError` if they are
+            not available.
+        resolved: Values of parameters determined by the images, such as `channels=auto`. A run stores these
+            instead of the requested values.
+        known: The images, if they have been read already; a dry run then prints how many there are.
     """
 
     image_shape: tuple[int, int, int]
@@ -94,10 +94,11 @@ class DataSource:
     description: str
     load: Callable[[], TrainTest]
     resolved: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    known: TrainTest | None = None
 
 
 def image_hash(images: Images) -> str:
-    """The SHA-256 of images, of their shape and all pixels, in hexadecimal."""
+    """Return the SHA-256 of the shape and all pixels of images, in hexadecimal."""
     digest = hashlib.sha256(repr(images.shape).encode())
     rows = max(1, _HASHED_BYTES // max(1, images[:1].nbytes))
     for first in range(0, len(images), rows):

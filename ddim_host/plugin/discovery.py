@@ -1,4 +1,4 @@
-"""Which plugins are installed, from metadata alone: nothing is imported."""
+"""Discovery of installed plugins from metadata alone, without importing them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ddim_host.errors import UserError, described
 from ddim_host.plugin.registry import normalised_distribution
 
 DISABLED = "DDIM_HOST_DISABLE_PLUGINS"
-"""Variable of the environment: plugins that are not imported, by distribution, name or both: `a,b/c`."""
+"""Environment variable: plugins not to import, by distribution, name or both: `a,b/c`."""
 
 _GROUPS: dict[str, Literal["framework", "parts"]] = {
     "ddim_host.frameworks": "framework",
@@ -26,19 +26,19 @@ _GROUPS: dict[str, Literal["framework", "parts"]] = {
 
 @dataclass
 class Plugin:
-    """An entry point, and what became of it.
+    """An entry point and its status.
 
     Attributes:
-        name: The entry point's name; of a framework also the name of the module that it stands for.
+        name: The entry point's name; for a framework, also the name of its module.
         distribution: The distribution that declares it.
         version: The distribution's version.
         kind: `framework` or `parts`.
-        entry_point: What it refers to, `module` or `module:object`.
-        provides: Hook -> names of parts; empty for what was not imported.
+        entry_point: Its target, `module` or `module:object`.
+        provides: Hook -> names of parts; empty if it was not imported.
         status: `ok`, `available` (a framework that was not imported), `disabled` or `error`.
-        error: Why it is not to be used; empty otherwise.
-        fix: What to do about that.
-        hooks: The hooks that it was seen to implement; empty where it was not imported.
+        error: The reason why it is unusable; empty otherwise.
+        fix: The remedy for the error.
+        hooks: The hooks that it implements; empty if it was not imported.
     """
 
     name: str
@@ -53,21 +53,31 @@ class Plugin:
     hooks: frozenset[str] = frozenset()
 
     @property
+    def module(self) -> str:
+        """The module that its entry point names."""
+        return self.entry_point.partition(":")[0].strip()
+
+    @property
     def package(self) -> str:
-        """The top-level module of its code."""
-        return self.entry_point.partition(":")[0].partition(".")[0].strip()
+        """The top-level package of its code."""
+        return self.module.partition(".")[0]
+
+    @property
+    def group(self) -> str:
+        """The entry-point group of its kind."""
+        return next(group for group, kind in _GROUPS.items() if kind == self.kind)
 
     @property
     def label(self) -> str:
-        """For messages: `ddim-losses 0.1.0 (losses)`."""
-        return f"{self.distribution} {self.version} ({self.name})"
+        """Return the label for messages: `ddim-losses 0.1.0 (losses)`."""
+        return f"{self.distribution} {self.version}".rstrip() + f" ({self.name})"
 
     def fail(self, error: str, fix: str) -> None:
-        """Mark the plugin as not usable."""
+        """Mark the plugin as unusable."""
         self.status, self.error, self.fix, self.provides = "error", error, fix, {}
 
     def is_called(self, name: str) -> bool:
-        """Whether a user who says `name`, `distribution` or `distribution/name` means this plugin."""
+        """Return whether `name`, `distribution` or `distribution/name` refers to this plugin."""
         distribution, _, own_name = name.rpartition("/")
         if distribution:
             return (normalised_distribution(distribution), own_name) == (self.distribution, self.name)
@@ -75,16 +85,16 @@ class Plugin:
 
 
 def discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
-    """All entry points of both groups, sorted by kind, name and distribution.
+    """Return all entry points of both groups, sorted by kind, name and distribution.
 
-    What is switched off, damaged, in a group that nobody reads, or made for another host is among them, and
-    says so.
+    The result includes plugins that are disabled, damaged, in an unknown group or made for another version of
+    the host; their status and error describe the problem.
     """
     found = []
     seen = set()
     disabled = [name for item in os.environ.get(DISABLED, "").split(",") if (name := item.strip())]
     for distribution in importlib.metadata.distributions():
-        # Any installed distribution may be damaged, also one that has nothing to do with this project.
+        # Any installed distribution may be damaged, even one unrelated to this project.
         try:
             name = normalised_distribution(_name_of(distribution))
             entry_points = [point for point in distribution.entry_points if _group_meant(point.group)]
@@ -94,7 +104,7 @@ def discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
             found.append((plugin, importlib.metadata.EntryPoint(plugin.name, "", "")))
             continue
         if not name or name in seen:
-            continue  # the same distribution further down the path, hidden by the first
+            continue  # the same distribution later on the path, shadowed by the first
         seen.add(name)
         for point in entry_points:
             group = cast("str", _group_meant(point.group))
@@ -103,29 +113,29 @@ def discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
                 plugin.status = "disabled"
             elif group != point.group:
                 plugin.fail(
-                    f"nobody reads the entry points of {point.group!r}; did you mean {group!r}?",
-                    f'write [project.entry-points."{group}"] in its pyproject.toml, and install it again',
+                    f"its entry-point group {point.group!r} does not exist; did you mean {group!r}?",
+                    f'write [project.entry-points."{group}"] in its pyproject.toml, and reinstall it',
                 )
             elif needed:
                 plugin.fail(
-                    f"it needs ddim-host{needed}, and this is {host_version()}",
-                    f'pip install "ddim-host{needed}", or a version of {name} for ddim-host {host_version()}',
+                    f"it needs ddim-host{needed}, but {host_version()} is installed",
+                    f"install ddim-host{needed}, or a version of {name} for ddim-host {host_version()}",
                 )
             found.append((plugin, point))
     return sorted(found, key=lambda pair: (pair[0].kind, pair[0].name, pair[0].distribution))
 
 
 def installed_frameworks() -> list[str]:
-    """The names that `--plugin` can take, from metadata alone."""
+    """Return the names accepted by `--plugin`, from metadata alone."""
     frameworks = (plugin for plugin, _ in discover() if plugin.kind == "framework")
     return sorted({plugin.name for plugin in frameworks if plugin.status == "available"})
 
 
 def only_framework() -> str:
-    """Return the framework to use without `--plugin`: the only one that is installed.
+    """Return the framework to use without `--plugin`: the only installed one.
 
     Raises:
-        UserError: None is installed, or several are.
+        UserError: No framework is installed, or several are.
     """
     frameworks = installed_frameworks()
     if len(frameworks) != 1:
@@ -134,26 +144,35 @@ def only_framework() -> str:
 
 
 def no_framework_chosen() -> UserError:
-    """Return the error for a command that needs `--plugin` and was not given one."""
+    """Return the error for a command that needs `--plugin` and did not get it."""
     frameworks = installed_frameworks()
     offers = " or ".join(f"--plugin {name}" for name in frameworks)
     return UserError(
         "no framework was chosen",
         why=f"installed: {', '.join(frameworks) or 'none'}",
-        fix=f"add {offers}" if frameworks else 'pip install "ddim-host[torch]", or "ddim-host[jittor]"',
+        fix=f"add {offers}" if frameworks else how_to_install("torch", "jittor"),
+    )
+
+
+def how_to_install(*frameworks: str) -> str:
+    """Return the fix for a missing framework plugin of this project, which is not on PyPI."""
+    choices = " or ".join(f'"ddim-host[{name}]"' for name in frameworks)
+    return (
+        "in a clone of ddim-host: `make install`, then `. .venv/bin/activate`; "
+        f"for another environment: `make wheels`, then `pip install --find-links dist {choices}`"
     )
 
 
 def host_version() -> str:
-    """The version of ddim-host that is installed."""
+    """Return the installed version of ddim-host."""
     return importlib.metadata.version("ddim-host")
 
 
 def _name_of(distribution: importlib.metadata.Distribution) -> str:
-    """Return the name in the metadata, or nothing.
+    """Return the name in the metadata, or an empty string if there is none.
 
-    `distribution.metadata` parses all fields and the readme as well, which takes ten times as long; for all
-    that is installed, it would be most of the time of a short command.
+    `distribution.metadata` parses all fields and the readme, which takes ten times as long; for all installed
+    distributions, that would be most of the run time of a short command.
     """
     files = ("METADATA", "PKG-INFO", "")
     text = next(filter(None, map(distribution.read_text, files)), "")
@@ -164,21 +183,21 @@ def _name_of(distribution: importlib.metadata.Distribution) -> str:
 
 @cache
 def _group_meant(group: str) -> str | None:
-    """The group that this is, or, as `ddim-host.plugin`, was perhaps meant to be; None for all others."""
+    """Return the group, correcting misspellings such as `ddim-host.plugin`, or None for unrelated groups."""
     if group in _GROUPS:
         return group
     plain = {re.sub(r"[-_.\s]+", "", name): name for name in _GROUPS}
     spelt = re.sub(r"[-_.\s]+", "", group.lower())
-    # What stands in this project's own namespace was meant for it.
+    # Any group in this project's namespace was meant for this project.
     own = re.match(r"ddim[-_]?host\.", group.lower()) is not None
     matches = get_close_matches(spelt, plain, n=1, cutoff=0.0 if own else 0.8)
     return plain[matches[0]] if matches else None
 
 
 def _newer_host(distribution: importlib.metadata.Distribution) -> str | None:
-    """The versions of the host that a distribution asks for, where this one is none of them.
+    """Return the host versions that a distribution requires, if this version is not among them.
 
-    pip sees to that when it installs; but a host can be replaced later, and pip can be told not to look.
+    pip checks this during installation, but the host can be replaced later, and the check can be disabled.
     """
     version = host_version()
     for text in distribution.requires or ():
@@ -196,8 +215,10 @@ def _newer_host(distribution: importlib.metadata.Distribution) -> str | None:
 
 
 def _damaged(distribution: importlib.metadata.Distribution, error: Exception) -> Plugin:
-    # No public attribute says where a distribution lies whose name cannot be read.
+    # No public attribute contains the path of a distribution whose name cannot be read.
     name = getattr(getattr(distribution, "_path", None), "name", "unknown")
     plugin = Plugin(name, name, "", "parts", "")
-    plugin.fail(f"its metadata cannot be read: {described(error)}", f"pip install --force-reinstall {name}")
+    plugin.fail(
+        f"its metadata cannot be read: {described(error)}", f"pip install --no-deps --force-reinstall {name}"
+    )
     return plugin

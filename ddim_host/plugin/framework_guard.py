@@ -1,4 +1,4 @@
-"""One framework per process: whoever imports another one is refused."""
+"""One framework per process: an import hook rejects all others."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ FRAMEWORK_ROOTS = frozenset({"torch", "jittor", "tensorflow", "jax", "paddle", "
 
 
 def allow_framework(chosen: str | None) -> None:
-    """Let this one framework be imported into the process, and from now on no other.
+    """Allow only this framework to be imported into the process from now on.
 
     Args:
-        chosen: The root of its modules; None allows none.
+        chosen: The framework's root module; None forbids all frameworks.
 
     Raises:
-        RuntimeError: The process already holds another framework.
+        RuntimeError: The process has already imported another framework.
     """
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _FrameworkGuard)]
     sys.meta_path.insert(0, _FrameworkGuard(chosen))
     present = sorted((FRAMEWORK_ROOTS - {chosen}) & sys.modules.keys())
     if present:
-        raise RuntimeError(f"this process was to run {chosen}, but already holds {', '.join(present)}")
+        raise RuntimeError(f"cannot use {chosen}: this process has already loaded {', '.join(present)}")
 
 
 class _FrameworkGuard(importlib.abc.MetaPathFinder):
-    """Refuses to import any framework but the chosen one, whoever asks.
+    """Import hook that rejects any framework but the chosen one, whichever module imports it.
 
-    It only gets in the way of an import, not of `importlib.util.find_spec`: torch itself looks whether
-    TensorFlow is installed, and may be told so.
+    It blocks imports but not `importlib.util.find_spec`, so that torch can check whether TensorFlow is
+    installed.
     """
 
     def __init__(self, chosen: str | None) -> None:
@@ -54,7 +54,7 @@ class _FrameworkGuard(importlib.abc.MetaPathFinder):
 
 
 class _RefusingLoader(importlib.abc.Loader):
-    """Stands in for the loader of a framework that was not chosen."""
+    """Loader that rejects a framework other than the chosen one."""
 
     def __init__(self, chosen: str | None) -> None:
         self.chosen = chosen
@@ -62,9 +62,9 @@ class _RefusingLoader(importlib.abc.Loader):
     def create_module(self, spec: ModuleSpec) -> NoReturn:
         running = f"runs {self.chosen}" if self.chosen else "runs no framework"
         raise ModuleNotFoundError(
-            f"{spec.name!r} cannot be imported here: this process {running}, and one process never holds two",
+            f"{spec.name!r} cannot be imported here: this process {running}, and a process never loads two",
             name=spec.name,
         )
 
     def exec_module(self, module: ModuleType) -> None:
-        """Never reached; the import system asks whether it is there before it calls `create_module`."""
+        """Never called; the import system only checks that it exists before calling `create_module`."""

@@ -1,8 +1,8 @@
-"""Every extension point, on one screen.
+"""All extension points, on one screen.
 
-A plugin writes `from ddim_host import hookimpl` and implements any of these functions. Each returns
-`{name: part}`, except the last two; `ddim_host.plugin.contracts` says what a part of each kind is. The first
-and the last two are for frameworks alone.
+A plugin imports the marker, `from ddim_host import hookimpl`, and implements any of these functions. Each
+returns `{name: part}`, except the last two; `ddim_host.plugin.contracts` defines the parts of each kind. The
+first and the last two are for framework plugins only.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -31,7 +31,7 @@ hookimpl: Callable[[_Hook], _Hook] = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def ddim_model_factories() -> Mapping[str, interface.ModelFactory]:
-    """Networks: `(spec, device, precision) -> Model`. Every framework gives some."""
+    """Networks: `(spec, device, precision) -> Model`. Every framework provides at least one."""
 
 
 @hookspec
@@ -46,7 +46,7 @@ def ddim_timestep_samplers() -> Mapping[str, contracts.TimestepSamplerFactory]:
 
 @hookspec
 def ddim_losses() -> Mapping[str, interface.Loss]:
-    """Losses: `(prediction, target) -> (B,)`, unreduced, in the operators that all frameworks share."""
+    """Losses: `(prediction, target) -> (B,)`, unreduced, using operators shared by all frameworks."""
 
 
 @hookspec
@@ -61,17 +61,17 @@ def ddim_timestep_subsets() -> Mapping[str, contracts.TimestepSubset]:
 
 @hookspec
 def ddim_solvers() -> Mapping[str, contracts.Solver]:
-    """Solvers, for sampling: `(x_t, steps, predict, fresh_noise)`, yields (x, x_start) after each step."""
+    """Solvers, for sampling: `(x_t, steps, predict, fresh_noise) -> ` (x, x_start) after each step."""
 
 
 @hookspec
 def ddim_subset_searches() -> Mapping[str, contracts.SubsetSearch]:
-    """Searches for timestep subsets: `(schedule, teacher, sizes) -> ` for each size S its timesteps."""
+    """Subset searches, for `optimize`: `(schedule, teacher, sizes) -> ` timesteps for each size S."""
 
 
 @hookspec
 def ddim_datasets() -> Mapping[str, contracts.DatasetFactory]:
-    """Data sets: `() -> DataSource`, uint8 images split into train and test."""
+    """Image data sets: `() -> DataSource`, uint8 images split into train and test."""
 
 
 @hookspec
@@ -81,14 +81,14 @@ def ddim_feature_extractors() -> Mapping[str, contracts.FeatureExtractorFactory]
 
 @hookspec
 def ddim_observers() -> Mapping[str, contracts.ObserverFactory]:
-    """Observers, told what a run does: `() -> Observer`."""
+    """Observers, which receive the events of a run: `() -> Observer`."""
 
 
 @hookspec
 def ddim_machine_checks() -> Sequence[Check]:
-    """What a framework plugin needs from this machine, and whether it is there; for `ddim-host doctor`."""
+    """Check a framework plugin's requirements of this machine, for `ddim-host doctor`."""
 
 
 @hookspec
 def ddim_process_groups() -> interface.JoinProcesses:
-    """How processes that a launcher started find together in a framework: `(device) -> Processes`."""
+    """Process groups, which connect the processes of a launcher in a framework: `(device) -> Processes`."""

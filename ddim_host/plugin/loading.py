@@ -1,4 +1,4 @@
-"""Loading plugins, each in isolation: a plugin that does not work harms nobody else."""
+"""Load plugins in isolation, so that a broken plugin does not affect the others."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pluggy
 
-from ddim_host.errors import UserError, described
+from ddim_host.errors import UserError, described, print_traceback
 from ddim_host.framework.checks import Check
 from ddim_host.plugin import hookspecs
-from ddim_host.plugin.discovery import DISABLED, Plugin, discover, host_version
+from ddim_host.plugin.discovery import DISABLED, Plugin, discover, host_version, how_to_install
 from ddim_host.plugin.framework_guard import FRAMEWORK_ROOTS, allow_framework
-from ddim_host.plugin.parameters import suggestion
+from ddim_host.plugin.installed_files import local_folder, own_modules
+from ddim_host.plugin.parameters import suggestion, suggestion_of_part
 from ddim_host.plugin.registry import Failure, Kind, Part, Registry, own_first, which
 from ddim_host.system.machine import let_waiting_threads_sleep
 
@@ -29,24 +31,36 @@ if TYPE_CHECKING:
     from ddim_host.framework.interface import JoinProcesses
 
 STRICT = "DDIM_HOST_STRICT_PLUGINS"
-"""Variable of the environment: where it is set, a plugin that does not work is an error."""
+"""Environment variable: if it is set, a broken plugin is an error."""
 
 _FRAMEWORK_HOOKS = {Kind.MODEL.value, "ddim_machine_checks", "ddim_process_groups"}
-"""Hooks that say something of one framework: no other plugin can implement them."""
+"""Hooks that describe a framework; only framework plugins may implement them."""
 
 _SLOW_SECONDS = 2.0
 
 
+class Clash(NamedTuple):
+    """A name that is provided more than once.
+
+    Attributes:
+        text: The distributions that provide it, and how to choose one.
+        usable: Whether a choice is possible; false if one distribution provides the name twice.
+    """
+
+    text: str
+    usable: bool
+
+
 @dataclass(frozen=True)
 class Plugins:
-    """Everything that is installed.
+    """All installed plugins.
 
     Attributes:
         installed: All plugins, sorted by kind, name and distribution.
-        registry: The parts of those that were loaded.
-        framework: The chosen one; None where none was.
-        machine_checks: Looks for what the chosen framework needs from the machine.
-        join_processes: How the chosen framework joins several processes; None where it cannot.
+        registry: The parts of the loaded plugins.
+        framework: The chosen framework; None if none was chosen.
+        machine_checks: Checks the chosen framework's requirements of the machine.
+        join_processes: Connects several processes in the chosen framework; None if unsupported.
     """
 
     installed: tuple[Plugin, ...]
@@ -56,8 +70,15 @@ class Plugins:
     join_processes: JoinProcesses | None
 
     def problems(self) -> list[str]:
-        """A line for each plugin that does not work, and for each name that several distributions give."""
-        broken = [f"{plugin.label} is broken: {plugin.error}" for plugin in self.installed if plugin.error]
+        """List the broken plugins, and the names that are provided more than once."""
+        return [*self.broken(), *(clash.text for clash in self.clashes())]
+
+    def broken(self) -> list[str]:
+        """List the broken plugins, with reasons."""
+        return [f"{plugin.label} is broken: {plugin.error}" for plugin in self.installed if plugin.error]
+
+    def clashes(self) -> list[Clash]:
+        """List the names that are provided more than once."""
         frameworks = [p for p in self.installed if p.kind == "framework" and not p.error]
         clashes = [
             (f"framework {name!r}", "--plugin", name, [p.distribution for p in same])
@@ -68,22 +89,22 @@ class Plugins:
             (f"{kind.words} {name!r}", kind.flag, name, owners)
             for kind, name, owners in self.registry.conflicts()
         ]
-        return broken + [_clash(*clash) for clash in clashes]
+        return [_clash(*clash) for clash in clashes]
 
 
 def load_plugins(framework: str | None = None, *, strict: bool | None = None) -> Plugins:
-    """Load all parts plugins and the chosen framework; from now on no other framework can be imported.
+    """Load all parts plugins and the chosen framework; no other framework can be imported afterwards.
 
-    A plugin that does not load is kept with its error and harms nobody else.
+    A plugin that fails to load is listed with its error and does not affect the others.
 
     Args:
         framework: Name of the framework's entry point, or `distribution/name`; None loads none.
-        strict: Whether a plugin that does not work is an error; None asks the environment.
+        strict: Treat a broken plugin as an error; None reads the environment variable.
 
     Raises:
-        UserError: The framework is not installed, is given by two distributions, or does not load; or a
-            plugin does not work, where that is an error.
-        RuntimeError: The process already holds another framework.
+        UserError: The framework is not installed, is provided by two distributions or fails to load; or
+            `strict` is set and a plugin is broken.
+        RuntimeError: The process has already imported another framework.
     """
     found = discover()
     chosen = None if framework is None else _chosen([plugin for plugin, _ in found], framework)
@@ -99,24 +120,25 @@ def load_plugins(framework: str | None = None, *, strict: bool | None = None) ->
         if plugin.status != "available" or (plugin.kind == "framework" and plugin is not chosen):
             continue
         try:
-            # What a plugin prints while it is imported must not end up in the output of a command.
-            with contextlib.redirect_stdout(sys.stderr), _named_where_slow(plugin):
+            # Output printed during the import of a plugin must not mix with the output of a command.
+            with contextlib.redirect_stdout(sys.stderr), _named_if_slow(plugin):
                 module = entry_point.load()
                 _register(manager, plugin, module)
                 parts += _parts_of(manager, plugin, module)
                 if plugin is chosen:
                     framework_module = module
                     join_processes = _join_of(manager, module)
-        # A plugin may fail in any way, sys.exit() included; only an impatient user may not be held up.
+        # A plugin may fail in any way, including sys.exit(); only Ctrl-C is passed on.
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            plugin.fail(described(error, plugin.package), _remedy(plugin, error))
+            print_traceback(error)
+            plugin.fail(*_diagnosis(plugin, error))
         else:
             plugin.status = "ok"
     if chosen is not None and chosen.status == "error":
         raise UserError(
-            f"the framework plugin {chosen.name!r} does not load",
+            f"framework plugin {chosen.name!r} failed to load",
             why=f"{chosen.label}: {chosen.error}",
             fix=chosen.fix,
         )
@@ -133,53 +155,51 @@ def load_plugins(framework: str | None = None, *, strict: bool | None = None) ->
     plugins = Plugins(installed, Registry(parts, failures), chosen, machine_checks, join_processes)
     if (STRICT in os.environ if strict is None else strict) and (problems := plugins.problems()):
         raise UserError(
-            "a plugin does not work, and --strict-plugins makes that an error",
+            "a plugin failed to load, and --strict-plugins makes that an error",
             why=problems[0],
             notes=problems[1:],
-            fix=f"uninstall it, or switch it off: {DISABLED}=DISTRIBUTION",
+            fix=f"uninstall it, or disable it: {DISABLED}=DISTRIBUTION",
         )
     return plugins
 
 
 def _chosen(installed: Iterable[Plugin], name: str) -> Plugin:
-    """The framework that the user means.
+    """Return the framework that the user chose.
 
     Raises:
-        UserError: There is none, there are several, or it cannot be used.
+        UserError: No framework or more than one has this name, or it is unusable.
     """
     frameworks = [plugin for plugin in installed if plugin.kind == "framework"]
     meant = [p for p in frameworks if p.name == name or ("/" in name and p.is_called(name))]
-    # One that is broken is meant only where there is no other.
+    # A broken framework is chosen only if no other has the name.
     usable = [plugin for plugin in meant if plugin.status == "available"] or [
         plugin for plugin in meant if plugin.status != "disabled"
     ]
     if not meant:
         names = sorted({plugin.name for plugin in frameworks})
         raise UserError(
-            f"there is no framework plugin named {name!r}{suggestion(name, names)}",
+            f"there is no framework plugin named {name!r}{suggestion_of_part('--plugin', name, names)}",
             why=f"installed: {', '.join(names) or 'none'}",
-            fix=f"pip install ddim-{name}" if name in ("torch", "jittor") else "choose one of these",
+            fix=how_to_install(name) if name in ("torch", "jittor") else "choose one of these",
         )
     if not usable:
-        raise UserError(f"the framework plugin {name!r} is switched off", fix=f"take it out of {DISABLED}")
+        raise UserError(f"framework plugin {name!r} is disabled", fix=f"remove it from {DISABLED}")
     if len(usable) > 1:
         choices = which("--plugin", name, [plugin.distribution for plugin in usable])
         raise UserError(
-            f"several distributions give the framework {name!r}",
+            f"several distributions provide the framework {name!r}",
             why=" and ".join(f"{plugin.distribution} {plugin.version}" for plugin in usable),
-            fix=f"say which: {choices}, or uninstall one" if choices else "uninstall one",
+            fix=f"choose one: {choices}, or uninstall the others" if choices else "uninstall all but one",
         )
     [chosen] = usable
     return chosen
 
 
 @contextlib.contextmanager
-def _named_where_slow(plugin: Plugin) -> Iterator[None]:
-    """Says which plugin a user waits for, where it takes long."""
-    stream = sys.stderr
-    timer = threading.Timer(
-        _SLOW_SECONDS, lambda: print(f"loading the plugin {plugin.label} takes long", file=stream, flush=True)
-    )
+def _named_if_slow(plugin: Plugin) -> Iterator[None]:
+    """Print the name of the plugin if the block is slow."""
+    stream, line = sys.stderr, f"note: still loading the plugin {plugin.label}"
+    timer = threading.Timer(_SLOW_SECONDS, lambda: print(line, file=stream, flush=True))
     timer.daemon = True
     timer.start()
     try:
@@ -194,8 +214,11 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> Non
     try:
         manager.register(module, name=f"{plugin.kind}/{plugin.distribution}/{plugin.name}")
     except pluggy.PluginValidationError as error:
-        problem = " ".join(str(error).split())
-        raise ValueError(f"{problem}; hooks have no arguments in this ddim-host, {host_version()}") from error
+        *_, definition, problem = str(error).splitlines()
+        hook = definition.rpartition(": ")[2]
+        if problem.startswith("Argument"):
+            problem = f"hooks have no arguments in this ddim-host, {host_version()}"
+        raise ValueError(f"{hook}: {problem}") from error
     callers = manager.get_hookcallers(module) or []
     unknown = [caller.name for caller in callers if not caller.has_spec()]
     if unknown or not callers:
@@ -211,12 +234,12 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> Non
     others = sorted(plugin.hooks & _FRAMEWORK_HOOKS)
     if others and plugin.kind == "parts":
         raise ValueError(
-            f"{others[0]} is for frameworks alone; their entry points are in the group 'ddim_host.frameworks'"
+            f"the hook {others[0]} is for frameworks only; their entry-point group is 'ddim_host.frameworks'"
         )
 
 
 def _parts_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> list[Part]:
-    """Call each hook of one plugin alone, so that a failure is known to be its own."""
+    """Call the hooks of one plugin separately, so that any failure is attributed to it."""
     others = [other for other in manager.get_plugins() if other is not module]
     parts = []
     for kind in Kind:
@@ -229,28 +252,29 @@ def _parts_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
                 raise TypeError(f"{kind.value} returned a {type(provided).__name__}, not a dict of parts")
             for name, make in provided.items():
                 if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
-                    raise ValueError(f"{kind.value}: {name!r} cannot be the name of a part")
+                    raise ValueError(f"{kind.value}: {name!r} is not a valid name of a part")
                 if not callable(make):
                     raise TypeError(f"{kind.value}: {name!r} is a {type(make).__name__}, not a callable")
                 parts.append(Part(kind, name, make, plugin.distribution, plugin.version))
             plugin.provides[kind.value] = sorted(provided)
     if plugin.kind == "framework" and not plugin.provides.get(Kind.MODEL.value):
         raise ValueError(
-            f"a framework gives networks, by the hook {Kind.MODEL.value}; the entry points of parts that "
-            "need no framework are in the group 'ddim_host.plugins'"
+            f"a framework provides networks only, with the hook {Kind.MODEL.value}; the "
+            f"entry-point group of parts "
+            "that need no framework is 'ddim_host.plugins'"
         )
     return parts
 
 
 def _join_of(manager: pluggy.PluginManager, framework: Any) -> JoinProcesses | None:
-    """How a framework joins several processes; None where it does not say."""
+    """Return the function that connects several processes in a framework, or None if there is none."""
     others = [other for other in manager.get_plugins() if other is not framework]
     given = manager.subset_hook_caller("ddim_process_groups", others)()
     return cast("JoinProcesses", given[0]) if given else None
 
 
 def _checks_of(manager: pluggy.PluginManager, plugin: Plugin, framework: Any) -> list[Check]:
-    """What a framework says of the machine; where it fails at that, that is what is wrong."""
+    """Return the results of a framework's machine checks; an exception becomes a failed check."""
     others = [other for other in manager.get_plugins() if other is not framework]
     hook = "ddim_machine_checks"
     try:
@@ -259,31 +283,57 @@ def _checks_of(manager: pluggy.PluginManager, plugin: Plugin, framework: Any) ->
         return [Check(hook, False, described(error, plugin.package), _remedy(plugin, error))]
     for check in checks:
         if not isinstance(check, Check):
-            problem = f"it gave a {type(check).__name__}, not a Check"
-            return [Check(hook, False, problem, f"tell the authors of {plugin.distribution}")]
+            problem = f"it yielded a {type(check).__name__}, not a Check"
+            return [Check(hook, False, problem, f"report it to the authors of {plugin.distribution}")]
     return checks
 
 
+def _diagnosis(plugin: Plugin, error: BaseException) -> tuple[str, str]:
+    """Return why a plugin did not load, and the remedy."""
+    missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    if missing and f"{plugin.module}.".startswith(f"{missing}."):
+        modules = own_modules(plugin.distribution)
+        if modules and missing not in modules:
+            return _misnamed_module(plugin, modules)
+    return described(error, plugin.package), _remedy(plugin, error)
+
+
+def _misnamed_module(plugin: Plugin, modules: set[str]) -> tuple[str, str]:
+    """Return the problem and the remedy of an entry point whose module is not in the distribution."""
+    meant = get_close_matches(plugin.module, sorted(modules), n=1)
+    top_level = ", ".join(sorted({name.partition(".")[0] for name in modules}))
+    folder = local_folder(plugin.distribution)
+    return (
+        f"its entry point {plugin.name!r} names the module {plugin.module!r}, which {plugin.distribution} "
+        "does not contain" + (f"; did you mean {meant[0]!r}?" if meant else f"; it contains {top_level}"),
+        f'write {plugin.name} = "{meant[0] if meant else "MODULE"}" below '
+        f'[project.entry-points."{plugin.group}"] in its pyproject.toml, and reinstall it'
+        + (f": {folder.reinstall}" if folder else ""),
+    )
+
+
 def _remedy(plugin: Plugin, error: BaseException) -> str:
-    """What to do about a plugin that raised this."""
-    name = plugin.distribution
+    """Return the remedy for a plugin that raised this error."""
+    name, folder = plugin.distribution, local_folder(plugin.distribution)
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if missing == plugin.package != "":
-        return f"reinstall it: pip install --force-reinstall {name}"
+        reinstall = folder.reinstall if folder else f"pip install --no-deps --force-reinstall {name}"
+        return f"reinstall it: {reinstall}"
     if missing and (missing not in FRAMEWORK_ROOTS or missing == plugin.name):
-        return f"install what has the module {missing!r}"
-    return f"tell the authors of {name}, or switch it off: {DISABLED}={name}"
+        return f"install the distribution that contains the module {missing!r}"
+    action = f"correct it in {folder.path}" if folder else f"report it to the authors of {name}"
+    return f"{action}, or disable it: {DISABLED}={name}"
 
 
-def _clash(what: str, flag: str, name: str, owners: list[str]) -> str:
-    """What to say of a name that is given more than once."""
+def _clash(what: str, flag: str, name: str, owners: list[str]) -> Clash:
+    """Describe a name that is provided more than once."""
     several = own_first(owners)
     if len(several) == 1:
-        return f"the {what} is given twice by {several[0]}, and cannot be used: tell its authors"
+        text = f"{several[0]} provides the {what} twice, so it cannot be used: report it to its authors"
+        return Clash(text, usable=False)
     choices = which(flag, name, owners)
-    return f"the {what} is given by {' and '.join(several)}" + (
-        f": say which, as in {choices}" if choices else ""
-    )
+    text = f"{' and '.join(several)} provide the {what}" + (f": choose one with {choices}" if choices else "")
+    return Clash(text, usable=bool(choices))
 
 
 def _by_name(plugins: Iterable[Plugin]) -> dict[str, list[Plugin]]:

@@ -1,9 +1,9 @@
-"""What observers are told: the run, its rows of metrics, its grids, its scores, and how it ended."""
+"""Events that observers receive: the start of the run, its metrics, grids and scores, and its end."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path  # noqa: TC003 - documentation looks the types up
+from pathlib import Path  # noqa: TC003 - the documentation resolves the types
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ObservedRun:
-    """The run that is watched, and the command that works on it.
+    """The observed run, and the command that works on it.
 
     Attributes:
-        path: The folder of the run, which exists; an observer may write into it, under a name of its own.
+        path: The existing folder of the run; an observer may write its own files there.
         command: `run`, `sample` or `evaluate`.
-        config: The settings and parts of the command, as in `config.toml`: texts, numbers, lists, tables.
-        made_with: Versions, hardware and the whole command, as texts by name.
-        step: The optimizer steps taken before it began: 0, or those of the checkpoint that it goes on from.
+        config: The settings and parts of the command, as in `config.toml`: strings, numbers, lists, tables.
+        made_with: Versions, hardware and the full command line, as strings by name.
+        step: The optimizer steps taken before the command began: 0, or those of the resumed checkpoint.
     """
 
     path: Path
@@ -34,17 +34,19 @@ class EpochMetrics:
     """A row of `metrics.csv`.
 
     Attributes:
-        epoch: Epochs complete at the end of the row; the last row of a run may end within one.
+        epoch: Complete epochs at the end of the row; the last row of a run may end within an epoch.
         step: Optimizer steps taken by then.
-        train_loss: Mean loss over the images trained on since the last row, raw weights, times the timestep
-            sampler's weights: every sampler estimates the loss at uniform timesteps. The loss weighting is
-            not in it.
-        test_loss: Mean loss over the test images, raw weights, fixed timesteps and noise.
-        learning_rate: Of the last step.
-        seconds: Time of the training steps since the last row, steady state, without tests and checkpoints.
+        train_loss: Mean loss over the images trained on since the last row, with the raw weights, times the
+            timestep sampler's weights, so that every sampler estimates the loss at uniform timesteps. It does
+            not include the loss weighting.
+        test_loss: Mean loss over the test images, with the raw weights and fixed timesteps and noise.
+        learning_rate: Learning rate of the last step.
+        seconds: Time of the training steps since the last row, in the steady state, without tests and
+            checkpoints.
         images_per_second: Training images per second in that time.
-        warmup_seconds: Time of steps that also compiled or warmed up, not in `seconds`.
-        peak_memory_bytes: Most memory used so far.
+        warmup_seconds: Time of steps that included compilation or warm-up, not counted in `seconds`.
+        peak_memory_bytes: Peak memory use so far.
+        grid_seconds: Time spent drawing grids since the last row (`--sample-every`), not counted elsewhere.
     """
 
     epoch: int
@@ -56,16 +58,17 @@ class EpochMetrics:
     images_per_second: float
     warmup_seconds: float
     peak_memory_bytes: int
+    grid_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class DrawnGrid:
-    """A grid of images, written.
+    """A grid of images that has been written.
 
     Attributes:
         path: The PNG.
-        step: The optimizer steps of the weights that made it; of an ensemble, the most.
-        record: How it was made, as the JSON file beside it says.
+        step: The optimizer steps of the sampled weights; for an ensemble, the largest.
+        record: The settings of the grid, as in the JSON file beside it.
     """
 
     path: Path
@@ -75,20 +78,20 @@ class DrawnGrid:
 
 @dataclass(frozen=True)
 class ObservedScore:
-    """A score of sampled images. Only those of equal N, features, reference and sampling are comparable.
+    """A score of sampled images. Only scores of equal N, features, reference and sampling are comparable.
 
     Attributes:
-        step: The optimizer steps of the weights that were scored; of an ensemble, the most.
+        step: The optimizer steps of the scored weights; for an ensemble, the largest.
         steps: S, the timesteps of the sampler.
         eta: 0 to 1.
-        seed: Of the noise.
+        seed: Seed of the noise.
         num_images: N.
         features: The feature extractor, as users write it.
         frechet_distance: The squared Fréchet distance.
-        kernel_distance: The unbiased squared MMD, not multiplied.
+        kernel_distance: The unbiased squared MMD, without a scale factor.
         precision: From 0 to 1.
         recall: From 0 to 1.
-        record: All that the numbers depend on, as in `evaluation.json`.
+        record: Everything that determines the numbers, as in `evaluation.json`.
     """
 
     step: int
@@ -106,11 +109,11 @@ class ObservedScore:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a command ended.
+    """The end of a command.
 
     Attributes:
         status: `finished`; `interrupted`, by Ctrl-C or a signal; or `failed`, by an error.
-        reason: Why, in one line; empty if it finished.
+        reason: The reason, in one line; empty if it finished.
     """
 
     status: Literal["finished", "interrupted", "failed"]

@@ -1,4 +1,4 @@
-"""How a user names a part and sets its parameters: `huber:delta=0.1`, read against a signature."""
+"""Names and parameters of parts as users write them, `huber:delta=0.1`, checked against a signature."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 Scalar: TypeAlias = bool | int | float | str | Path
 Value: TypeAlias = Scalar | tuple[int, ...] | tuple[float, ...] | None
-"""What a parameter can be. None is written `none`."""
+"""Value of a parameter; users write None as `none`."""
 
 _ARGUMENT_BOUNDARY = re.compile(r",(?=\s*[A-Za-z_]\w*=)")
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 class _Required:
-    """Marks a parameter without a default."""
+    """Marker for a parameter without a default."""
 
     def __repr__(self) -> str:
         return "required"
@@ -39,11 +39,11 @@ REQUIRED = _Required()
 
 @dataclass(frozen=True)
 class PartChoice:
-    """A part as the user asked for it.
+    """A part as the user requested it.
 
     Attributes:
         name: The part's name.
-        distribution: The distribution it must come from; None where the user did not say.
+        distribution: The distribution it must come from; None for any.
         arguments: Parameters as given: text from the command line, or values from a TOML file.
     """
 
@@ -57,7 +57,7 @@ class Parameter:
     """A keyword-only parameter of a part.
 
     Attributes:
-        name: As in the signature.
+        name: Its name in the signature.
         annotation: Its type.
         default: Its default, or `REQUIRED`.
     """
@@ -68,22 +68,22 @@ class Parameter:
 
 
 def parse_choice(text: str) -> PartChoice:
-    """Read `name`, `name:key=value,key=value` or `distribution/name:...`.
+    """Parse `name`, `name:key=value,key=value` or `distribution/name:...`.
 
-    Split at the first colon, then at commas that a `key=` follows, then at the first `=`; so values may hold
-    colons, commas and equals signs: `explicit:t=0,10,20`, `images:path=C:/a,b`.
+    The text is split at the first colon, then at commas followed by a `key=`, then at the first `=`; so
+    values may contain colons, commas and equals signs: `explicit:t=0,10,20`, `images:path=C:/a,b`.
 
     Raises:
-        UserError: There is no name, or an argument has no `=`, or nothing follows the colon.
+        UserError: The name is missing, an argument has no `=`, or nothing follows the colon.
     """
     head, colon, tail = text.partition(":")
     distribution, slash, name = head.rpartition("/")
     name = name.strip()
     if not name or (slash and not distribution):
-        raise UserError(f"{text!r} does not name a part", fix="write name, or name:parameter=value,...")
+        raise UserError(f"{text!r} does not name a part", fix="write NAME or NAME:parameter=value,...")
     if colon and not tail.strip():
         raise UserError(
-            f"nothing follows the colon in {text!r}", fix=f"write {head} or {head}:parameter=value"
+            f"{text!r} has no parameters after the colon", fix=f"write {head} or {head}:parameter=value"
         )
     arguments: dict[str, object] = {}
     for argument in _ARGUMENT_BOUNDARY.split(tail) if tail else []:
@@ -94,52 +94,52 @@ def parse_choice(text: str) -> PartChoice:
                 f"cannot read {argument!r} in {text!r}", fix=f"write {name}:parameter=value,parameter=value"
             )
         if key in arguments:
-            raise UserError(f"{key!r} is given twice in {text!r}")
+            raise UserError(f"{text!r} sets {key!r} twice", fix="remove one of them")
         arguments[key] = value
     return PartChoice(name, distribution or None, arguments)
 
 
 def format_choice(name: str, values: Mapping[str, Value]) -> str:
-    """The text that `parse_choice` and `resolve` turn back into these values."""
+    """Return the text that `parse_choice` and `resolve` convert back to these values."""
     arguments = ",".join(f"{written(key)}={format_value(value)}" for key, value in values.items())
     return f"{name}:{arguments}" if arguments else name
 
 
 def written(name: str) -> str:
-    """Return the name of a parameter as users write it: that of `from_`, a keyword of Python, is `from`."""
+    """Return a parameter's name as users write it: `from` for `from_`, a Python keyword."""
     return name[:-1] if keyword.iskeyword(name[:-1]) else name
 
 
 def format_value(value: Value) -> str:
-    """The text that a value is written as on a command line, and read back from."""
+    """Return a value in the form used on the command line."""
     if isinstance(value, tuple):
         return ",".join(str(item) for item in value)
     return str(value).lower() if isinstance(value, bool | None) else str(value)
 
 
 def shortened(text: str, most: int) -> str:
-    """Return a text without its middle if it is longer than `most` characters, as a long list is."""
+    """Return a text, with its middle replaced by `...` if it is longer than `most` characters."""
     end = 2 * most // 5
     return text if len(text) <= most else f"{text[:end]}...{text[-end:]}"
 
 
 def user_parameters(part: Callable[..., object], arguments: int | None = None) -> tuple[Parameter, ...]:
-    """The keyword-only parameters of a part.
+    """Return the keyword-only parameters of a part.
 
     Args:
         part: The callable.
-        arguments: With how many arguments by position it is called; None where that is not to be checked.
+        arguments: The number of positional arguments of the call; None skips this check.
 
     Raises:
-        TypeError: The signature cannot be read; a parameter is not one that users could set, or has no type
-            that they can write, or a default of another type.
+        TypeError: The signature cannot be read; or a parameter is not keyword-only, is not annotated or
+            has an unsupported type, or its default has a different type.
     """
     try:
         signature = inspect.signature(part)
         keyword_only = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
         hints = _types(part, keyword_only)
     except (NameError, TypeError, ValueError) as error:
-        raise TypeError(f"the types in its signature cannot be read: {error}") from error
+        raise TypeError(f"cannot resolve the types in its signature: {error}") from error
     if arguments is not None:
         _require_only(signature, arguments)
     found = []
@@ -151,30 +151,46 @@ def user_parameters(part: Callable[..., object], arguments: int | None = None) -
         if not _supported(annotation):
             written = annotation.__name__ if isinstance(annotation, type) else annotation
             raise TypeError(
-                f"its parameter {name!r} has no type that users can set: {written}; there are bool, int, "
-                "float, str, Path, tuple[int, ...], tuple[float, ...], and each of these or None"
+                f"the type of its parameter {name!r} must be bool, int, float, str, Path, tuple[int, ...] or "
+                f"tuple[float, ...], or one of these or None, not {written}"
             )
         if default is parameter.empty:
             default = REQUIRED
         elif not _fits(default, annotation):
             raise TypeError(
-                f"the default of its parameter {name!r}, {default!r:.40}, "
-                f"is not {_article(type_name(annotation))}"
+                f"the default of its parameter {name!r} must be {described_type(annotation)}, "
+                f"not {default!r:.40}"
                 + (f"; write {tuple(default)!r:.40}" if isinstance(default, list) else "")
             )
         found.append(Parameter(name, annotation, default))
     return tuple(found)
 
 
+def parameter_descriptions(part: Callable[..., object]) -> dict[str, str]:
+    """Return the descriptions in the `Args:` section of a part's docstring, each on one line, by name."""
+    found: dict[str, str] = {}
+    docstring = inspect.getdoc(part) or ""
+    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)*)", docstring, re.MULTILINE)
+    entries = inspect.cleandoc("\n" + section[1]).splitlines() if section else []
+    name = ""
+    for line in entries:
+        entry = re.match(r"\*{0,2}(\w+)(?: \([^)]*\))?:(.*)", line)
+        if entry:
+            name, found[entry[1]] = entry[1], entry[2].strip()
+        elif name:
+            found[name] = f"{found[name]} {line.strip()}".strip()
+    return found
+
+
 def _type_of(default: object) -> str:
-    """The annotation that a parameter with this default most likely wants."""
+    """Return a plausible annotation for a parameter with this default."""
     if isinstance(default, tuple | list):
         return f"tuple[{'int' if all(type(item) is int for item in default) else 'float'}, ...]"
     return type(default).__name__ if type(default) in _CONVERTERS else "float"
 
 
 def _require_only(signature: inspect.Signature, arguments: int) -> None:
-    """See to it that what a part is not called with can be set by users."""
+    """Check that every parameter beyond the positional arguments can be set by users."""
     by_position = [
         p.name
         for p in signature.parameters.values()
@@ -182,16 +198,19 @@ def _require_only(signature: inspect.Signature, arguments: int) -> None:
     ]
     if len(by_position) > arguments:
         extra = by_position[arguments]
-        raise TypeError(f"nobody sets its parameter {extra!r}: put `*` before `{extra}` for users to set it")
+        raise TypeError(
+            f"its parameter {extra!r} is positional, so it never gets a value; make it keyword-only"
+        )
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
             raise TypeError(
-                f"nobody sets its parameters **{parameter.name}: write each of them after `*`, with its type"
+                f"its parameters **{parameter.name} never get values; list each as keyword-only, "
+                f"with its type"
             )
 
 
 def _fits(default: object, annotation: Any) -> bool:
-    """Whether a default is of its parameter's type; an int is a float, too."""
+    """Return whether a default is of its parameter's type; an int is also a float."""
     members = [a for a in typing.get_args(annotation) if a is not Ellipsis]
     if typing.get_origin(annotation) is tuple:
         return isinstance(default, tuple) and all(_fits(item, members[0]) for item in default)
@@ -202,23 +221,27 @@ def _fits(default: object, annotation: Any) -> bool:
     return isinstance(default, int | float if annotation is float else annotation)
 
 
-def resolve(label: str, known: Sequence[Parameter], arguments: Mapping[str, object]) -> dict[str, Value]:
-    """Values for all parameters: the given ones converted to their types, defaults for the others.
+def resolve(
+    label: str,
+    known: Sequence[Parameter],
+    arguments: Mapping[str, object],
+    *,
+    setting: Callable[[str], str] = "NAME:{}=VALUE".format,
+) -> dict[str, Value]:
+    """Return values for all parameters: the given ones converted to their types, defaults for the others.
 
     Args:
-        label: What the parameters belong to, for messages (`loss 'huber'`).
-        known: The parameters that there are.
+        label: The owner of the parameters, for messages (`loss 'huber'`).
+        known: The existing parameters.
         arguments: Text or TOML values by name.
+        setting: Returns the text that sets a parameter of this name, for messages.
 
     Raises:
-        UserError: An argument is unknown, ill-typed, or missing though it has no default.
+        UserError: An argument is unknown, has the wrong type, or is missing and has no default.
     """
     names = [parameter.name for parameter in known]
     arguments = {f"{name}_" if keyword.iskeyword(name) else name: given for name, given in arguments.items()}
-    listed = (
-        ", ".join(f"{written(p.name)} ({type_name(p.annotation)}, {_default_text(p)})" for p in known)
-        or "none"
-    )
+    listed = ", ".join(map(_described, known)) or "none"
     for name in arguments:
         if name not in names:
             raise UserError(
@@ -233,15 +256,16 @@ def resolve(label: str, known: Sequence[Parameter], arguments: Mapping[str, obje
                 values[parameter.name] = convert(given, parameter.annotation)
             except ValueError:
                 raise UserError(
-                    f"{label}: {written(parameter.name)}={given} "
-                    f"is not {_article(type_name(parameter.annotation))}",
-                    why=f"its parameters: {listed}",
+                    f"parameter {written(parameter.name)!r} of {label} must be "
+                    f"{described_type(parameter.annotation)}, not {given!r:.80}",
+                    why=f"this parameter: {_described(parameter)}",
+                    fix=_how_to_write_a_list(parameter),
                 ) from None
         elif isinstance(parameter.default, _Required):
             raise UserError(
-                f"{label} needs {written(parameter.name)}=...",
+                f"{label} needs a value for its parameter {written(parameter.name)!r}",
                 why=f"its parameters: {listed}",
-                fix=f"write NAME:{written(parameter.name)}=...",
+                fix=f"write {setting(written(parameter.name))}",
             )
         else:
             values[parameter.name] = parameter.default
@@ -249,19 +273,30 @@ def resolve(label: str, known: Sequence[Parameter], arguments: Mapping[str, obje
 
 
 def suggestion(name: str, known: Sequence[str], *, prefix: str = "") -> str:
-    """`; did you mean 'mse'?` where something like `name` is known, otherwise nothing.
+    """Return `; did you mean 'mse'?` if a known name is similar, otherwise an empty string.
+
+    The only name with the requested one among its words is preferred: `timestep-sampler` for `sampler`.
 
     Args:
-        name: What was asked for.
-        known: What there is.
-        prefix: What is written before each of them, and makes none more alike.
+        name: The requested name.
+        known: The existing names.
+        prefix: Text written before the suggestion, ignored in the comparison.
     """
-    matches = get_close_matches(name, known, n=1)
+    containing = [other for other in known if name in re.split(r"[-_ ]", other)]
+    matches = containing if len(containing) == 1 else get_close_matches(name, known, n=1)
     return f"; did you mean {prefix + matches[0]!r}?" if matches else ""
 
 
+def suggestion_of_part(flag: str, name: str, known: Sequence[str]) -> str:
+    """Return a suggestion for the name of a part, or for several names, `mse,l2`, how to sweep over them."""
+    several = name.split(",")
+    if len(several) > 1 and set(several) <= set(known):
+        return f"; in a sweep, repeat the option: {' '.join(f'{flag} {one}' for one in several)}"
+    return suggestion(name, known)
+
+
 def type_name(annotation: Any) -> str:
-    """The type as users should read it: `number`, `integer`, `list of integers`, ..."""
+    """Return the type in words for users: `number`, `integer`, `list of integers`, ..."""
     names = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
     if annotation in names:
         return names[annotation]
@@ -271,8 +306,16 @@ def type_name(annotation: Any) -> str:
     return f"{type_name(members[0])} or none"
 
 
+def described_type(annotation: Any) -> str:
+    """Return the type in words with its article, for messages: `an integer`, `true or false`."""
+    name = type_name(annotation)
+    if annotation in (bool, str):
+        return name
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def _types(part: Callable[..., object], wanted: Sequence[inspect.Parameter]) -> dict[str, Any]:
-    """The types of some parameters; the others' may well be known to type checkers only."""
+    """Return the types of some parameters; those of others may exist only for type checkers."""
     function = inspect.unwrap(part)
     if inspect.isclass(function):
         function = function.__init__
@@ -302,8 +345,8 @@ def convert(given: object, annotation: Any) -> Value:
     """Convert text or a TOML value to a parameter's type.
 
     Raises:
-        ValueError: It does not fit.
-        UserError: It is a path in the home folder of nobody.
+        ValueError: The value does not fit the type.
+        UserError: The value is a path in the home folder of a user who does not exist.
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
@@ -358,8 +401,8 @@ def _text(given: object) -> str:
 def _path(given: object) -> Path:
     if not isinstance(given, str) or not given:
         raise ValueError
-    given.encode("utf-8")  # a ValueError for names in another encoding, which no TOML file could hold
-    # Absolute, so that a stored configuration means the same from another folder.
+    given.encode("utf-8")  # a ValueError for names in another encoding, which TOML cannot represent
+    # Absolute, so that a stored configuration has the same meaning in any working folder.
     return absolute_path(given)
 
 
@@ -372,11 +415,19 @@ _CONVERTERS: dict[type, Callable[[object], Value]] = {
 }
 
 
+def _how_to_write_a_list(parameter: Parameter) -> str:
+    """Return how a list is written, also an empty one; an empty string for other types."""
+    if "list" not in type_name(parameter.annotation):
+        return ""
+    name = written(parameter.name)
+    return f"write {name}=ITEM,ITEM,..., or {name}= for an empty list"
+
+
+def _described(parameter: Parameter) -> str:
+    return f"{written(parameter.name)} ({type_name(parameter.annotation)}, {_default_text(parameter)})"
+
+
 def _default_text(parameter: Parameter) -> str:
     if isinstance(parameter.default, _Required):
         return "required"
     return f"default {format_value(parameter.default)}"
-
-
-def _article(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" if noun != "true or false" else noun

@@ -1,4 +1,4 @@
-"""Parts by name: who provides each, and what to say where that is nobody, or more than one."""
+"""Registry of parts by name, with errors for missing or ambiguous names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from ddim_host.errors import UserError
-from ddim_host.plugin.parameters import Parameter, PartChoice, suggestion, user_parameters
+from ddim_host.errors import TRACEBACK, UserError, described
+from ddim_host.plugin.parameters import (
+    Parameter,
+    PartChoice,
+    resolve,
+    suggestion,
+    suggestion_of_part,
+    user_parameters,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ddim_host.plugin.parameters import Value
 
 OWN_DISTRIBUTIONS = (
     "ddim-host",
@@ -24,20 +33,20 @@ OWN_DISTRIBUTIONS = (
     "ddim-losses",
     "ddim-tensorboard",
 )
-"""Those of this project, installed or not."""
+"""Distributions of this project, installed or not."""
 
 
 def normalised_distribution(name: str) -> str:
-    """The one spelling of a distribution's name: `ddim_losses` and `DDIM.Losses` are `ddim-losses`."""
+    """Return a distribution's normalised name: `ddim_losses` and `DDIM.Losses` are `ddim-losses`."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def is_installed(distribution: str) -> bool:
-    """Whether a distribution of this name, normalised, is installed."""
-    from importlib.metadata import distributions  # noqa: PLC0415 - slow to import, and seldom needed
+    """Return whether a distribution with this normalised name is installed."""
+    from importlib.metadata import distributions  # noqa: PLC0415 - slow to import, and rarely needed
 
     for found in distributions():
-        # Any of them may be damaged.
+        # Any distribution may be damaged.
         with contextlib.suppress(Exception):
             if normalised_distribution(found.metadata["Name"]) == distribution:
                 return True
@@ -45,24 +54,25 @@ def is_installed(distribution: str) -> bool:
 
 
 def own_first(distributions: Iterable[str]) -> list[str]:
-    """Distributions, each once, sorted; those of this project come first."""
+    """Return the distributions sorted and without duplicates; those of this project come first."""
     return sorted(set(distributions), key=lambda name: (name not in OWN_DISTRIBUTIONS, name))
 
 
 def which(flag: str, name: str, owners: Sequence[str]) -> str:
-    """What to write for a name that several give: `--loss ddim-losses/mse or --loss other-losses/mse`.
+    """Return the choices for an ambiguous name: `--loss ddim-losses/mse or --loss other-losses/mse`.
 
     Args:
         flag: The option.
         name: The name.
-        owners: The distributions that give it. One that gives it twice cannot be chosen, and is left out.
+        owners: The distributions that provide it. A distribution that provides it twice cannot be chosen, and
+            is omitted.
     """
     once = [owner for owner in own_first(owners) if owners.count(owner) == 1]
     return " or ".join(f"{flag} {owner}/{name}" for owner in once)
 
 
 class Kind(Enum):
-    """A kind of part; the value is the hook that gives it."""
+    """A kind of part; the value is the hook that provides it."""
 
     MODEL = "ddim_model_factories"
     NOISE_SCHEDULE = "ddim_noise_schedules"
@@ -78,22 +88,22 @@ class Kind(Enum):
 
     @property
     def option(self) -> str:
-        """The key in a configuration: `noise_schedule`; with dashes the option of the command line."""
+        """The key in a configuration: `noise_schedule`; with dashes, the command-line option."""
         return self.name.lower()
 
     @property
     def flag(self) -> str:
-        """The option of the command line: `--noise-schedule`."""
+        """The command-line option: `--noise-schedule`."""
         return "--" + self.option.replace("_", "-")
 
     @property
     def words(self) -> str:
-        """The kind as people call it: `noise schedule`."""
+        """The kind in words: `noise schedule`."""
         return _WORDS.get(self, self.option.replace("_", " "))
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """What a part of this kind is called with, by position; see `ddim_host.plugin.contracts`."""
+        """The positional arguments of a part of this kind; see `ddim_host.plugin.contracts`."""
         return _ARGUMENTS.get(self, ())
 
 
@@ -113,13 +123,13 @@ _ARGUMENTS = {
 
 @dataclass(frozen=True)
 class Part:
-    """A part, and who provides it.
+    """A part and its distribution.
 
     Attributes:
-        kind: What it is.
-        name: Its name among its kind.
-        make: The callable that the plugin gave.
-        distribution: The distribution that provides it.
+        kind: The kind of part.
+        name: Its name, unique within the kind.
+        make: The plugin's callable.
+        distribution: The distribution that provides it; empty if the part's author is testing it.
         version: The distribution's version.
     """
 
@@ -131,11 +141,11 @@ class Part:
 
     @property
     def label(self) -> str:
-        """For messages: `loss 'mse'`."""
+        """Return the label for messages: `loss 'mse'`."""
         return f"{self.kind.words} {self.name!r}"
 
     def parameters(self) -> tuple[Parameter, ...]:
-        """What users may set.
+        """Return the parameters that users may set.
 
         Raises:
             UserError: The part's signature breaks the contract.
@@ -145,27 +155,50 @@ class Part:
         except TypeError as error:
             raise self.broken(str(error)) from error
 
+    def values(self, arguments: Mapping[str, object], *, more: Sequence[Parameter] = ()) -> dict[str, Value]:
+        """Return values for all parameters: the given ones converted, defaults for the others.
+
+        Args:
+            arguments: Text or TOML values by name.
+            more: Further parameters that users may set, before the part's own.
+
+        Raises:
+            UserError: An argument is unknown, has the wrong type, or is missing and has no default; or the
+                part's signature breaks the contract.
+        """
+        setting = f"{self.name}:{{}}=VALUE" if self.distribution else 'parameters = {{"{}": VALUE}}'
+        return resolve(self.label, (*more, *self.parameters()), arguments, setting=setting.format)
+
     @property
     def package(self) -> str:
-        """The top-level module of its code."""
+        """The top-level package of its code."""
         make = self.make
         while isinstance(make, functools.partial):
             make = make.func
         return str(getattr(make, "__module__", "")).partition(".")[0]
 
     def broken(self, problem: str, *notes: str) -> UserError:
-        """The error that says that this part does not keep its contract.
+        """Return the error for a part that breaks its contract.
 
         Args:
-            problem: What is wrong with it.
-            notes: More about that, a line each.
+            problem: The reason.
+            notes: Further details, one line each.
         """
+        owner = f" of {self.distribution} {self.version}" if self.distribution else ""
+        fix = f"choose another {self.kind.words}, or report it to the authors of {self.distribution}"
         return UserError(
-            f"{self.label} of {self.distribution} {self.version} does not work",
-            why=problem,
-            notes=notes,
-            fix=f"choose another {self.kind.words}, or tell the authors of {self.distribution}",
+            f"{self.label}{owner} does not work", why=problem, notes=notes, fix=self.for_users(fix)
         )
+
+    def failed(self, error: BaseException, *notes: str, context: str = "") -> UserError:
+        """Return the error for a part that raised an exception; `context` precedes the exception."""
+        broken = self.broken(f"{context}it raised {described(error, self.package)}", *notes)
+        broken.fix = self.for_users(f"{broken.fix}; {TRACEBACK}=1 prints the traceback")
+        return broken
+
+    def for_users(self, fix: str) -> str:
+        """Return a remedy for users; empty if the part's author is testing it and can change the code."""
+        return fix if self.distribution else ""
 
 
 @dataclass(frozen=True)
@@ -173,9 +206,9 @@ class Failure:
     """A plugin that could not be loaded.
 
     Attributes:
-        distribution: Whose it is.
-        hooks: The hooks that it implements, where it came as far as that.
-        text: What is wrong with it, in one line.
+        distribution: The distribution that contains it.
+        hooks: The hooks that it implements, if loading got that far.
+        text: The reason, in one line.
     """
 
     distribution: str
@@ -183,16 +216,16 @@ class Failure:
     text: str
 
     def may_concern(self, kind: Kind, distribution: str | None) -> bool:
-        """Whether a part of this kind, perhaps of this distribution, may be missing because of it."""
+        """Return whether this failure may explain a missing part of a kind, from a distribution if given."""
         return distribution in (None, self.distribution) and (not self.hooks or kind.value in self.hooks)
 
 
 class Registry:
-    """All parts of the plugins that were loaded.
+    """All parts of the loaded plugins.
 
     Args:
         parts: The parts, in any order.
-        failures: The plugins that could not be loaded, shown where a name is not found.
+        failures: The plugins that could not be loaded, shown if a name is not found.
     """
 
     def __init__(self, parts: Iterable[Part], failures: Iterable[Failure] = ()) -> None:
@@ -202,7 +235,7 @@ class Registry:
         self.failures = tuple(failures)
 
     def conflicts(self) -> list[tuple[Kind, str, list[str]]]:
-        """Names that several distributions give, each with their distributions."""
+        """Return the names provided more than once, each with its distributions."""
         return [
             (kind, name, [part.distribution for part in parts])
             for (kind, name), parts in self._parts.items()
@@ -210,19 +243,20 @@ class Registry:
         ]
 
     def of_kind(self, kind: Kind) -> list[Part]:
-        """All parts of one kind, by name and distribution."""
+        """Return all parts of one kind, sorted by name and distribution."""
         found = [part for parts in self._parts.values() for part in parts if part.kind is kind]
         return sorted(found, key=lambda part: (part.name, part.distribution))
 
     def names(self, kind: Kind) -> list[str]:
-        """The names of one kind, sorted."""
+        """Return the names of the parts of one kind, sorted."""
         return sorted(name for part_kind, name in self._parts if part_kind is kind)
 
     def find(self, kind: Kind, choice: PartChoice) -> Part:
-        """The part that was asked for.
+        """Return the requested part.
 
         Raises:
-            UserError: No such part, or several distributions give the name and the user did not say which.
+            UserError: The part does not exist, or several distributions provide the name and none was
+                specified.
         """
         named = self._parts.get((kind, choice.name), [])
         wanted = None if choice.distribution is None else normalised_distribution(choice.distribution)
@@ -231,34 +265,35 @@ class Registry:
             return found[0]
         owners = sorted({f"{part.distribution} {part.version}" for part in found})
         if len(owners) == 1:
-            raise found[0].broken(f"{owners[0]} gives this name twice")
+            raise found[0].broken(f"{owners[0]} provides this name twice")
         if owners:
             choices = which(kind.flag, choice.name, [part.distribution for part in found])
             raise UserError(
-                f"several distributions give the {kind.words} {choice.name!r}",
+                f"several distributions provide the {kind.words} {choice.name!r}",
                 why=" and ".join(owners),
-                fix=f"say which: {choices}, or uninstall one" if choices else "uninstall one",
+                fix=f"choose one: {choices}, or uninstall the others" if choices else "uninstall all but one",
             )
         notes = [failure.text for failure in self.failures if failure.may_concern(kind, wanted)]
         if wanted is not None:
             raise self._not_of(kind, choice.name, wanted, notes)
         names = self.names(kind)
+        meant = suggestion_of_part(kind.flag, choice.name, names)
         raise UserError(
-            f"there is no {kind.words} named {choice.name!r}{suggestion(choice.name, names)}",
+            f"there is no {kind.words} named {choice.name!r}{meant}",
             why=f"installed: {', '.join(names) or 'none'}",
             notes=notes,
             fix="choose one of these, or install the distribution that provides it",
         )
 
     def _not_of(self, kind: Kind, name: str, distribution: str, notes: list[str]) -> UserError:
-        """The error that says that a distribution does not give this part."""
+        """Return the error for a distribution that does not provide this part."""
         own = [part.name for part in self.of_kind(kind) if part.distribution == distribution]
         if own:
-            why = f"it gives {', '.join(own)}"
+            why = f"it provides {', '.join(own)}"
         elif is_installed(distribution):
-            why = f"it gives no {kind.words}"
+            why = f"it provides no {kind.words}"
         else:
-            why = f"no distribution {distribution!r} is installed"
+            why = f"the distribution {distribution!r} is not installed"
         others = [part.distribution for part in self._parts.get((kind, name), [])]
         elsewhere = which(kind.flag, name, others)
         return UserError(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
-from ddim_host.diffusion import NoiseSchedule
-from ddim_host.errors import UserError, described
+from ddim_host.diffusion import NoiseSchedule, Teacher
+from ddim_host.errors import UserError
 from ddim_host.plugin.data import DataSource, TrainTest
 from ddim_host.plugin.framework_guard import FRAMEWORK_ROOTS
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ddim_host.diffusion import DDIMStep, PredictionType, Teacher
+    from ddim_host.diffusion import DDIMStep, PredictionType
     from ddim_host.framework.interface import Loss, Model, Tensor
     from ddim_host.plugin.contracts import FeatureExtractor, Observer, SamplerState, Solver, TimestepSampler
     from ddim_host.plugin.data import Images
@@ -33,14 +33,18 @@ _Result = TypeVar("_Result")
 
 _LARGEST_WEIGHT = 1e4
 
-# The image's share in x_T, below which fp32 has nothing left of it.
+_STORED = "the state is from a checkpoint, which another version of the plugin may have written"
+
+# Below this share in x_T, nothing is left of the image in fp32.
 _SMALLEST_SHARE = 1e-12
 
 
-def use(part: Part, call: Callable[[], _Result], *, passing: tuple[type[Exception], ...] = ()) -> _Result:
-    """Run code of a part; what it raises becomes an error that names the part.
+def use(
+    part: Part, call: Callable[[], _Result], *notes: str, passing: tuple[type[Exception], ...] = ()
+) -> _Result:
+    """Run a part's code, and convert exceptions to errors that name the part and contain these notes.
 
-    `UserError` stays what it is, and so do the exceptions in `passing`, which the caller knows more about.
+    `UserError` and the exceptions in `passing`, which the caller handles, are raised unchanged.
     """
     kept: tuple[type[Exception], ...] = (UserError, *passing)
     try:
@@ -48,7 +52,7 @@ def use(part: Part, call: Callable[[], _Result], *, passing: tuple[type[Exceptio
     except kept:
         raise
     except (Exception, SystemExit) as error:
-        raise part.broken(f"it raised {described(error, part.package)}") from error
+        raise part.failed(error, *notes) from error
 
 
 def checked_schedule(
@@ -59,33 +63,33 @@ def checked_schedule(
     *,
     rescale_zero_snr: bool = False,
 ) -> NoiseSchedule:
-    """Return the noise schedule of a part's betas: float64 `(T,)`, each in (0, 1), the last one in (0, 1].
+    """Return the checked noise schedule of a part, with betas float64 `(T,)` in (0, 1), the last in (0, 1].
 
     Args:
         part: The part.
         parameters: Its parameters.
         num_train_timesteps: T.
-        prediction_type: What the network predicts.
-        rescale_zero_snr: Whether to stretch the schedule to end in pure noise.
+        prediction_type: The type of prediction.
+        rescale_zero_snr: Stretch the schedule to end in pure noise.
 
     Raises:
-        UserError: The part breaks its contract; or the schedule cannot be sampled from, which with epsilon is
-            so if it ends in pure noise.
+        UserError: The part breaks its contract, or the schedule cannot be used for sampling, e.g. because it
+            ends in pure noise and the network predicts epsilon.
     """
     betas = use(part, lambda: part.make(num_train_timesteps, **parameters))
-    _require_array(part, betas, np.float64, (num_train_timesteps,))
+    _require_array(part, "its betas", betas, np.float64, (num_train_timesteps,))
     if not np.all((betas > 0.0) & (betas <= 1.0)) or np.any(betas[:-1] == 1.0):
-        raise part.broken("its betas are not all strictly between 0 and 1 (the last one may be 1)")
+        raise part.broken("its betas must be strictly between 0 and 1 (the last one may be 1)")
     schedule = NoiseSchedule(betas)
     first, last = schedule.alphas_cumprod[0], schedule.alphas_cumprod[-1]
     vanishing = schedule.sqrt_alphas_cumprod < _SMALLEST_SHARE
-    # Betas that are too small to change it are lost in its rounding.
+    # Betas too small to change alphas_cumprod are lost to rounding.
     falls = bool(np.all(np.diff(schedule.alphas_cumprod, prepend=1.0) < 0.0))
     if vanishing[:-1].any() or not falls:
         raise UserError(
-            f"{part.label} with these parameters cannot be sampled from",
+            f"{part.label} with these parameters cannot be used for sampling",
             why=f"alphas_cumprod goes from {first:g} to {last:g}; "
-            "it has to fall at each timestep, from below 1 to above 0, for x_start to be told from x_t",
+            "it must fall at each timestep, from below 1 to above 0",
             fix="choose other betas, or fewer timesteps",
         )
     if rescale_zero_snr:
@@ -97,8 +101,8 @@ def checked_schedule(
     if schedule.sqrt_alphas_cumprod[-1] < _SMALLEST_SHARE and prediction_type == "epsilon":
         raise UserError(
             "a network that predicts epsilon cannot be used with a noise schedule that ends in pure noise",
-            why="x_start cannot be told from pure noise and epsilon, which are the same there",
-            fix="add --prediction-type v_prediction, or leave --rescale-zero-snr out"
+            why="pure noise and epsilon are equal, so they do not determine x_start",
+            fix="add --prediction-type v_prediction, or remove --rescale-zero-snr"
             if rescale_zero_snr
             else "add --prediction-type v_prediction, or choose another --noise-schedule",
         )
@@ -111,20 +115,20 @@ def checked_weighting(
     schedule: NoiseSchedule,
     prediction_type: PredictionType = "epsilon",
 ) -> NDArray[np.float64]:
-    """Factors of a loss weighting: float64 `(T,)`, finite and not negative, the largest of them of order 1.
+    """Return the checked factors of a loss weighting: float64 `(T,)`, finite, not negative, largest near 1.
 
-    A constant factor changes nothing for Adam as long as fp32 holds the gradients; far from 1 they overflow
-    or vanish, and the network silently stays as it is.
+    A constant factor does not affect Adam as long as fp32 can represent the gradients; far from 1 they
+    overflow or vanish, and the network silently stops learning.
     """
     weights = use(part, lambda: part.make(schedule, prediction_type, **parameters))
-    _require_array(part, weights, np.float64, (schedule.num_train_timesteps,))
+    _require_array(part, "its weights", weights, np.float64, (schedule.num_train_timesteps,))
     if not np.all(np.isfinite(weights)) or np.any(weights < 0.0):
-        raise part.broken("its weights are not all finite and at least 0")
+        raise part.broken("its weights must be finite and at least 0")
     if not 1.0 / _LARGEST_WEIGHT <= weights.max() <= _LARGEST_WEIGHT:
         raise UserError(
-            f"{part.label} with these parameters cannot be trained with",
+            f"{part.label} with these parameters cannot be used for training",
             why=f"its largest weight is {weights.max():g}; "
-            f"in fp32 it has to be within a factor of {_LARGEST_WEIGHT:g} of 1",
+            f"in fp32 it must be within a factor of {_LARGEST_WEIGHT:g} of 1",
             fix="choose other parameters",
         )
     return np.asarray(weights)
@@ -133,18 +137,18 @@ def checked_weighting(
 def checked_subset(
     part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule, num_inference_steps: int
 ) -> NDArray[np.int64]:
-    """A timestep subset: int64 `(S,)`, strictly increasing, in [0, T)."""
+    """Return a checked timestep subset: int64 `(S,)`, strictly increasing, in [0, T)."""
     timesteps = schedule.num_train_timesteps
     if num_inference_steps > timesteps:
         raise UserError(
             f"cannot sample in {num_inference_steps} steps",
-            why=f"the noise schedule has {timesteps} timesteps, and each is visited at most once",
+            why=f"the noise schedule has {timesteps} timesteps, and sampling visits each at most once",
             fix=f"use --steps {timesteps} or less",
         )
     subset = use(part, lambda: part.make(schedule, num_inference_steps, **parameters))
-    _require_array(part, subset, np.int64, (num_inference_steps,))
+    _require_array(part, "its timesteps", subset, np.int64, (num_inference_steps,))
     if np.any(np.diff(subset) <= 0) or subset[0] < 0 or subset[-1] >= timesteps:
-        raise part.broken(f"its timesteps do not strictly increase within [0, {timesteps})")
+        raise part.broken(f"its timesteps must strictly increase within [0, {timesteps})")
     return np.array(subset)
 
 
@@ -155,31 +159,49 @@ def checked_search(
     teacher: Teacher,
     sizes: Iterable[int],
 ) -> dict[int, NDArray[np.int64]]:
-    """Search for timestep subsets: for each size S int64 `(S,)`, strictly increasing, of the teacher's."""
+    """Search for timestep subsets: int64 `(S,)` for each size S, strictly increasing, among the teacher's."""
     wanted = tuple(sorted(set(sizes)))
     found = use(part, lambda: part.make(schedule, teacher, wanted, **parameters))
     if not isinstance(found, Mapping) or {*found} != {*wanted}:
         given = sorted(map(str, found)) if isinstance(found, Mapping) else _type_name(found)
         raise part.broken(f"it must return timesteps for each of the sizes {list(wanted)}, not {given!s:.80}")
     for size, timesteps in found.items():
-        _require_array(part, timesteps, np.int64, (size,))
+        _require_array(part, f"its timesteps for S = {size}", timesteps, np.int64, (size,))
         if np.any(np.diff(timesteps) <= 0) or not np.isin(timesteps, teacher.timesteps).all():
             raise part.broken(f"{timesteps.tolist()!s:.80} are not increasing timesteps of the teacher")
     return {size: np.array(found[size]) for size in wanted}
 
 
+def try_search(
+    part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule, sizes: Iterable[int]
+) -> None:
+    """Try a subset search on a tiny teacher, so that its mistakes are found before the network samples.
+
+    Raises:
+        UserError: The search breaks its contract.
+    """
+    wanted = tuple(sizes)
+    last = schedule.num_train_timesteps - 1
+    timesteps = np.unique(np.linspace(0, last, max(wanted) + 2).astype(np.int64))
+    noise, *x_start = np.random.default_rng(0).standard_normal((1 + len(timesteps), 2, 12), dtype=np.float32)
+    teacher = Teacher(timesteps, noise, np.stack(x_start))
+    for array in (teacher.timesteps, teacher.noise, teacher.x_start):
+        array.flags.writeable = False
+    checked_search(part, parameters, schedule, teacher, wanted)
+
+
 class DeterministicSolverError(UserError):
-    """Steps add noise, and their solver does not."""
+    """The steps require noise, but the solver adds none."""
 
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """The steps from noise to image, and what follows them.
+    """The steps from noise to image, and their solver.
 
     Attributes:
         steps: The steps, in the order of sampling.
         solver: The solver, with its parameters set.
-        calls: Network calls for an image.
+        calls: Network calls per image.
     """
 
     steps: tuple[DDIMStep, ...]
@@ -188,10 +210,11 @@ class SamplingPlan:
 
 
 def checked_solver(part: Part, parameters: Mapping[str, Value], steps: Sequence[DDIMStep]) -> SamplingPlan:
-    """Return a plan of a solver, which was tried on NumPy arrays with exactly these steps.
+    """Return the plan of a solver, after trying the solver on NumPy arrays with exactly these steps.
 
     Raises:
-        UserError: The solver breaks its contract, or refuses these steps; or they add noise, and it does not.
+        UserError: The solver breaks its contract or rejects these steps; or the steps require noise, but the
+            solver adds none.
     """
 
     def solver(
@@ -200,7 +223,7 @@ def checked_solver(part: Part, parameters: Mapping[str, Value], steps: Sequence[
         predict: Callable[[Tensor, DDIMStep], tuple[Tensor, Tensor]],
         fresh_noise: Callable[[DDIMStep], Tensor],
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        others: list[Exception] = []  # errors of the network are not the solver's
+        others: list[Exception] = []  # the network's errors, not to be blamed on the solver
 
         def called(x_t: Tensor, step: DDIMStep) -> tuple[Tensor, Tensor]:
             try:
@@ -216,25 +239,25 @@ def checked_solver(part: Part, parameters: Mapping[str, Value], steps: Sequence[
         except (Exception, SystemExit) as error:
             if any(error is other for other in others):
                 raise
-            raise part.broken(f"it raised {described(error, part.package)}") from error
+            raise part.failed(error) from error
 
     calls, drawn = _try_solver(part, solver, steps)
     noisy = next((step for step in steps if step.sigma > 0.0), None)
     if noisy is not None and not drawn:
         raise DeterministicSolverError(
             f"{part.label} adds no noise, so eta must be 0",
-            why=f"with this eta the step from t = {noisy.t} should add noise",
-            fix=f"add --eta 0, or choose another solver with {part.kind.flag}",
+            why=f"with this eta, the step from t = {noisy.t} would have to add noise",
+            fix=part.for_users(f"add --eta 0, or choose another solver with {part.kind.flag}"),
         )
     return SamplingPlan(tuple(steps), solver, calls)
 
 
 def _try_solver(part: Part, solver: Solver, steps: Sequence[DDIMStep]) -> tuple[int, int]:
-    """Follow the steps on small NumPy arrays; the numbers of network calls and of draws of noise."""
+    """Follow the steps on small NumPy arrays; return the numbers of network calls and of noise draws."""
     calls = drawn = 0
 
     def predict(x_t: Tensor, step: DDIMStep) -> tuple[Tensor, Tensor]:
-        """Return what the best network does for images of standard normal pixels."""
+        """Return the optimal prediction for images with standard normal pixels."""
         nonlocal calls
         calls += 1
         return x_t * math.sqrt(step.alpha_cumprod), x_t * math.sqrt(1.0 - step.alpha_cumprod)
@@ -249,22 +272,22 @@ def _try_solver(part: Part, solver: Solver, steps: Sequence[DDIMStep]) -> tuple[
         states = list(solver(trial.copy(), steps, predict, fresh_noise))
     if len(states) != len(steps):
         raise part.broken(
-            f"it yielded {len(states)} times for {len(steps)} steps, and should after each step"
+            f"it must yield after each of {len(steps)} steps, but it yielded {len(states)} times"
         )
     for state in states:
         if not isinstance(state, tuple) or len(state) != 2:
             raise part.broken("it must yield (x, x_start)")
-        for array in state:
-            _require_array(part, array, np.float32, trial.shape)
+        for name, array in zip(("x", "x_start"), state, strict=True):
+            _require_array(part, f"the {name} that it yields", array, np.float32, trial.shape)
             if not np.isfinite(array).all():
-                raise part.broken("what it yields is not finite")
+                raise part.broken("it yielded values that are not finite")
     return calls, drawn
 
 
 def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
-    """A loss with its parameters set, whose result is checked: `(B,)`, an array like those it was given.
+    """Return a loss with its parameters set; it checks that each result is a `(B,)` of the same framework.
 
-    It is tried on NumPy arrays first, so that a parameter that it refuses is known before anything begins.
+    The loss is first tried on NumPy arrays, so that invalid parameters are found before training begins.
     """
 
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -293,31 +316,31 @@ def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
         raise part.broken(f"it must return floating-point numbers, not {values.dtype}")
     if not np.isfinite(values).all():
         raise UserError(
-            f"{part.label} with these parameters cannot be trained with",
+            f"{part.label} with these parameters cannot be used for training",
             why=f"its losses of two small images are {' and '.join(f'{value:g}' for value in values)}",
-            fix=f"choose other parameters, or another loss, or tell the authors of {part.distribution}",
+            fix=part.for_users(
+                "choose other parameters, or another loss, or report it to the authors of "
+                f"{part.distribution}"
+            ),
         )
     return loss
 
 
 def _failed_loss(part: Part, error: BaseException, prediction: Tensor) -> UserError:
-    """The error of a loss that raised: most often it did what one kind of array can and another cannot."""
-    problem = f"it raised {described(error, part.package)}"
+    """Return the error for a loss that raised, usually because a framework's arrays lack an operation."""
     framework = _imported_framework(part)
-    if framework:
-        problem = (
-            f"its module imports {framework}, and a loss is called with arrays of any framework; {problem}"
-        )
+    context = f"its module imports {framework}, but a loss must work on arrays of any framework; "
     kind = "NumPy arrays" if isinstance(prediction, np.ndarray) else _type_name(prediction)
-    return part.broken(
-        problem,
-        f"it was called with {kind} of shape {tuple(prediction.shape)}, and may use what all frameworks "
+    return part.failed(
+        error,
+        f"it was called with {kind} of shape {tuple(prediction.shape)}, and may use only what all frameworks "
         "share: + - * /, **, abs, reshape(tuple), sum and mean of one axis",
+        context=context if framework else "",
     )
 
 
 def _imported_framework(part: Part) -> str | None:
-    """The framework that the module of a part has imported, or something of it."""
+    """Return the framework from which a part's module imports anything, or None."""
     module = sys.modules.get(str(getattr(part.make, "__module__", "")))
     for value in vars(module).values() if module else ():
         name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
@@ -328,16 +351,16 @@ def _imported_framework(part: Part) -> str | None:
 
 
 def _type_name(value: object) -> str:
-    """`float`, `torch.Tensor`."""
+    """Return the qualified name of a value's type: `float`, `torch.Tensor`."""
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 class CheckedSampler:
-    """A timestep sampler whose timesteps and weights are checked as they are drawn.
+    """A timestep sampler that checks timesteps and weights as they are drawn.
 
     Args:
-        part: The part that makes the sampler.
+        part: The part that creates the sampler.
         parameters: Its parameters.
         schedule: The noise schedule of the run.
     """
@@ -363,12 +386,12 @@ class CheckedSampler:
         if not isinstance(drawn, tuple) or len(drawn) != 2:
             raise self._part.broken("sample() must return (t, weights)")
         t, weights = drawn
-        _require_array(self._part, t, np.int64, (batch_size,))
-        _require_array(self._part, weights, np.float32, (batch_size,))
+        _require_array(self._part, "the timesteps of sample()", t, np.int64, (batch_size,))
+        _require_array(self._part, "the weights of sample()", weights, np.float32, (batch_size,))
         if np.any((t < 0) | (t >= self._timesteps)):
-            raise self._part.broken(f"it drew timesteps outside [0, {self._timesteps})")
+            raise self._part.broken(f"the timesteps of sample() must be in [0, {self._timesteps})")
         if not np.all(np.isfinite(weights)) or np.any(weights < 0.0):
-            raise self._part.broken("its weights are not all finite and at least 0")
+            raise self._part.broken("the weights of sample() must be finite and at least 0")
         return t, weights
 
     def update(self, t: NDArray[np.int64], losses: NDArray[np.float32]) -> None:
@@ -380,37 +403,60 @@ class CheckedSampler:
         state = use(self._part, self._sampler.state_dict)
         if not isinstance(state, dict):
             raise self._part.broken("state_dict() must return a dict of float64 arrays")
-        for value in state.values():
-            _require_array(self._part, value, np.float64, None)
+        for name, value in state.items():
+            _require_array(self._part, f"{name!r} of state_dict()", value, np.float64, None)
         return state
 
-    def load_state_dict(self, state: Mapping[str, NDArray[np.float64]]) -> None:
-        """See `TimestepSampler.load_state_dict`."""
-        use(self._part, lambda: self._sampler.load_state_dict(state))
+    def load_state_dict(
+        self, state: Mapping[str, NDArray[np.float64]], notes: Sequence[str] = (_STORED,)
+    ) -> None:
+        """See `TimestepSampler.load_state_dict`; errors contain the notes."""
+        use(self._part, lambda: self._sampler.load_state_dict(state), *notes)
+
+
+def checked_sampler(
+    part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule, batch_size: int
+) -> CheckedSampler:
+    """Return a new timestep sampler, after trying every method of another one with this batch size.
+
+    Raises:
+        UserError: The sampler breaks its contract.
+    """
+    trial = CheckedSampler(part, parameters, schedule)
+    t, _ = trial.sample(batch_size, np.random.default_rng(0))
+    if trial.needs_losses:
+        trial.update(t, np.linspace(0.1, 1.0, batch_size, dtype=np.float32))
+    resumed = CheckedSampler(part, parameters, schedule)
+    resumed.load_state_dict(trial.state_dict(), notes=())
+    return CheckedSampler(part, parameters, schedule)
 
 
 def checked_source(part: Part, parameters: Mapping[str, Value]) -> DataSource:
-    """A data set that says the shape of its images: square, grey or RGB."""
+    """Return a data set, after checking that it declares square grey or RGB images."""
     source = use(part, lambda: part.make(**parameters))
     if not isinstance(source, DataSource):
         raise part.broken(f"it returned a {type(source).__name__}, not a DataSource")
     shape = source.image_shape
     if not (isinstance(shape, tuple) and len(shape) == 3 and all(isinstance(n, int) for n in shape)):
-        raise part.broken(f"its image_shape is {shape!r}, not (H, W, C)")
+        raise part.broken(f"its image_shape must be (H, W, C), not {shape!r}")
     height, width, channels = shape
     if height != width or height < 1 or channels not in (1, 3):
-        raise part.broken(f"its images are {height} x {width} x {channels}, not square with 1 or 3 channels")
+        raise part.broken(
+            f"its images must be square with 1 or 3 channels, not {height} x {width} x {channels}"
+        )
+    if source.known is not None and not isinstance(source.known, TrainTest):
+        raise part.broken(f"its known images must be a TrainTest, not a {type(source.known).__name__}")
     unknown = source.resolved.keys() - parameters.keys()
     if unknown:
-        raise part.broken(f"it resolved {', '.join(sorted(unknown))}, which is none of its parameters")
+        raise part.broken(f"it resolved {', '.join(sorted(unknown))}, but has no parameter of this name")
     return source
 
 
 def checked_model(part: Part, build: Callable[[], Model]) -> Model:
-    """A network that a factory built.
+    """Return the network built by a factory, after checking it.
 
     Raises:
-        ImportError: The factory's own; the caller knows the framework.
+        ImportError: Raised by the factory; handled by the caller, which knows the framework.
     """
     model = use(part, build, passing=(ImportError,))
     if not hasattr(model, "train_step"):
@@ -419,70 +465,70 @@ def checked_model(part: Part, build: Callable[[], Model]) -> Model:
 
 
 def checked_images(part: Part, source: DataSource) -> TrainTest:
-    """The images of a data set: uint8 `(N, H, W, C)` of the announced shape, at least one of each half."""
+    """Return the checked images of a data set: uint8 `(N, H, W, C)`, as declared, neither half empty."""
     images = use(part, source.load)
     if not isinstance(images, TrainTest):
         raise part.broken(f"load() returned a {type(images).__name__}, not a TrainTest")
     for name, half in (("train", images.train), ("test", images.test)):
         wanted = f"uint8 of shape (N, {', '.join(map(str, source.image_shape))})"
         if not isinstance(half, np.ndarray):
-            raise part.broken(f"its {name} images are a {type(half).__name__}, and should be {wanted}")
+            raise part.broken(f"its {name} images must be {wanted}, not a {type(half).__name__}")
         if half.dtype != np.uint8 or half.shape[1:] != source.image_shape:
-            raise part.broken(
-                f"its {name} images are {half.dtype} of shape {half.shape}, and should be {wanted}"
-            )
+            raise part.broken(f"its {name} images must be {wanted}, not {half.dtype} of shape {half.shape}")
         if len(half) == 0:
             raise part.broken(f"it has no {name} images")
     return images
 
 
 def framework_of(part: Part) -> str | None:
-    """The framework that a feature extractor computes with, as it says itself."""
+    """Return the framework that a feature extractor declares, or None if it declares none."""
     framework = getattr(part.make, "framework", None)
     if framework is not None and framework not in FRAMEWORK_ROOTS:
         known = ", ".join(sorted(FRAMEWORK_ROOTS))
-        raise part.broken(f"its framework is {framework!r:.40}, and should be one of {known}")
+        raise part.broken(f"its framework must be one of {known}, not {framework!r:.40}")
     return framework
 
 
 def checked_extractor(part: Part, parameters: Mapping[str, Value]) -> FeatureExtractor:
-    """A feature extractor that says what its weights are.
+    """Return a feature extractor, after checking that it has a fingerprint of its weights.
 
     Raises:
-        UserError: Also where it needs what is not installed.
+        UserError: The extractor breaks its contract, or needs a package that is not installed.
     """
     try:
         extractor = use(part, lambda: part.make(**parameters), passing=(ImportError,))
     except ImportError as error:
         raise UserError(
-            f"{part.label} needs what is not installed",
+            f"{part.label} needs a package that is not installed",
             why=str(error),
-            fix=f"pip install --upgrade {part.distribution}, or choose another one with --features",
+            fix=part.for_users(
+                f"install what {part.distribution} requires, or choose another extractor with --features"
+            ),
         ) from error
     fingerprint = getattr(extractor, "fingerprint", None)
     if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{8,}", fingerprint):
-        raise part.broken(f"its fingerprint is {fingerprint!r:.40}, not hexadecimal text")
+        raise part.broken(f"its fingerprint must be hexadecimal text, not {fingerprint!r:.40}")
     if not callable(extractor):
-        raise part.broken(f"it made a {type(extractor).__name__}, which cannot be called")
+        raise part.broken(f"it returned a {type(extractor).__name__}, which is not callable")
     return cast("FeatureExtractor", extractor)
 
 
 def checked_features(
     part: Part, extractor: FeatureExtractor, images: Images, dimension: int | None = None
 ) -> NDArray[np.float32]:
-    """Features float32 `(N, D)`, finite, of images uint8 `(N, H, W, C)`; D is `dimension` where given."""
+    """Return checked features float32 `(N, D)` of images uint8 `(N, H, W, C)`; D is `dimension` if given."""
     features = use(part, lambda: extractor(images))
-    _require_array(part, features, np.float32, None)
+    _require_array(part, "its features", features, np.float32, None)
     count = len(images)
     if features.ndim != 2 or features.shape != (count, dimension or features.shape[1]) or not features.size:
-        raise part.broken(f"it gave features of shape {features.shape} for {count} images")
+        raise part.broken(f"it returned features of shape {features.shape} for {count} images")
     if not np.isfinite(features).all():
         raise part.broken("its features are not all finite")
     return features
 
 
 def checked_observer(part: Part, parameters: Mapping[str, Value]) -> Observer:
-    """An observer with all its methods; it has been told nothing yet."""
+    """Return an observer, after checking that it has all methods; it has received no event yet."""
     observer = use(part, lambda: part.make(**parameters))
     missing = [
         name
@@ -494,9 +540,12 @@ def checked_observer(part: Part, parameters: Mapping[str, Value]) -> Observer:
     return cast("Observer", observer)
 
 
-def _require_array(part: Part, value: object, dtype: type[np.generic], shape: tuple[int, ...] | None) -> None:
+def _require_array(
+    part: Part, what: str, value: object, dtype: type[np.generic], shape: tuple[int, ...] | None
+) -> None:
+    """Check the type and shape of an array from a part; `what` names the array in the message."""
     wanted = f"{np.dtype(dtype)} of shape {shape}" if shape is not None else str(np.dtype(dtype))
     if not isinstance(value, np.ndarray):
-        raise part.broken(f"it gave a {type(value).__name__}, not an array ({wanted})")
+        raise part.broken(f"{what} must be a NumPy array, {wanted}, not a {type(value).__name__}")
     if value.dtype != dtype or (shape is not None and value.shape != shape):
-        raise part.broken(f"it gave {value.dtype} of shape {value.shape}, not {wanted}")
+        raise part.broken(f"{what} must be {wanted}, not {value.dtype} of shape {value.shape}")

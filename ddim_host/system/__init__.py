@@ -1,1 +1,1 @@
-"""Files, processes and terminals: everything that would be the same in any program."""
+"""Files, processes and terminals: code that any program could use."""

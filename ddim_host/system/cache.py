@@ -1,4 +1,4 @@
-"""The folder for what can be made again: downloads, decoded images, compiled kernels."""
+"""The folder of replaceable files: downloads, decoded images, compiled kernels."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CACHE_VARIABLE = "DDIM_HOST_CACHE"
 
 
 def cache_folder() -> Path:
-    """Where downloads and decoded images are kept; not made yet.
+    """Return the folder of downloads and decoded images, without creating it.
 
     Returns:
-        `$DDIM_HOST_CACHE`, else `$XDG_CACHE_HOME/ddim-host`, else `~/.cache/ddim-host`.
+        The first that is defined of `$DDIM_HOST_CACHE`, `$XDG_CACHE_HOME/ddim-host` and `~/.cache/ddim-host`.
 
     Raises:
-        UserError: None of the three is known.
+        UserError: None of the three is defined.
     """
     try:
         if own := os.environ.get(CACHE_VARIABLE):
@@ -36,9 +36,9 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def cache_errors() -> Iterator[None]:
-    """Turns failing to write the cache into a `UserError` that names the variable which moves it.
+    """Turn a failure to write the cache into a `UserError` that names the variable for its folder.
 
-    What is read from elsewhere in the block has to report its failures by a `UserError` of its own.
+    Code in the block that reads other files must raise its own `UserError`.
     """
     try:
         yield
@@ -50,5 +50,5 @@ def _unusable(error: Exception) -> UserError:
     return UserError(
         "cannot use the cache folder",
         why=printable(error),
-        fix=f"set {CACHE_VARIABLE} to a folder that can be written and has room",
+        fix=f"set {CACHE_VARIABLE} to a writable folder with enough disk space",
     )

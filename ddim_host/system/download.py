@@ -1,4 +1,4 @@
-"""Downloading one file, whole, bounded and checked."""
+"""Download of one file, with limits and a checksum."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ TIMEOUT_SECONDS = 30.0
 
 
 def download(url: str, path: Path, *, checksum: str, max_bytes: int, fix: str) -> None:
-    """Downloads a file with a progress bar on stderr; nothing is left behind unless it is the right file.
+    """Download a file with a progress bar on stderr, and keep it only if its checksum is correct.
 
     Args:
-        url: Where it is.
-        path: Where it goes; its folder is made.
-        checksum: What it must have: `md5:` or `sha256:`, then the digits in hexadecimal.
-        max_bytes: No more is read than this.
-        fix: What the user may do where it cannot be had.
+        url: The address.
+        path: The destination; its folder is created.
+        checksum: The expected checksum: `md5:` or `sha256:`, then hexadecimal digits.
+        max_bytes: The largest allowed size.
+        fix: The remedy if the download fails.
 
     Raises:
-        UserError: The server cannot be reached, breaks off, or sends another or a larger file; or the
-            folder cannot be written.
+        UserError: The server cannot be reached, closes the connection early, or sends a different or larger
+            file; or the folder cannot be written.
     """
     algorithm, _, wanted = checksum.partition(":")
     digest = hashlib.new(algorithm, usedforsecurity=False)
@@ -45,13 +45,13 @@ def download(url: str, path: Path, *, checksum: str, max_bytes: int, fix: str) -
                 file.write(chunk)
             received = digest.hexdigest()
             if received != wanted:
-                raise _failed(url, f"its {algorithm.upper()} sum is {received} and not {wanted}", fix)
+                raise _failed(url, f"its {algorithm.upper()} checksum is {received}, not {wanted}", fix)
 
 
 def _chunks(url: str, max_bytes: int, fix: str) -> Iterator[bytes]:
-    """Yields the bytes of `url`; whatever the network does becomes a `UserError`."""
+    """Yield the bytes of `url`; any network failure becomes a `UserError`."""
     try:
-        # Only the callers' constant https address comes here; file: and ftp: would work as well.
+        # Only the callers' constant https addresses reach this; urlopen would also open file: and ftp:.
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
             length = response.headers.get("Content-Length", "")
             total = int(length) if length.isdecimal() else None
@@ -66,10 +66,10 @@ def _chunks(url: str, max_bytes: int, fix: str) -> Iterator[bytes]:
                         raise _too_large(url, max_bytes, fix)
                     bar.update(len(chunk))
                     yield chunk
-            # http.client ends quietly where the connection does.
+            # http.client ends without an error if the connection breaks.
             if total is not None and received != total:
                 raise _failed(url, f"the connection broke off after {received} of {total} bytes", fix)
-    except urllib.error.HTTPError as error:  # an answer such as 404, which holds the connection
+    except urllib.error.HTTPError as error:  # a response such as 404; it holds the connection
         with error:
             raise _failed(url, printable(error), fix) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -77,7 +77,7 @@ def _chunks(url: str, max_bytes: int, fix: str) -> Iterator[bytes]:
 
 
 def _too_large(url: str, max_bytes: int, fix: str) -> UserError:
-    return _failed(url, f"the server sends more than {max_bytes} bytes: it is another file", fix)
+    return _failed(url, f"the file has more than {max_bytes} bytes, so it is not the expected one", fix)
 
 
 def _failed(url: str, why: str, fix: str) -> UserError:

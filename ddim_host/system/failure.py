@@ -1,4 +1,4 @@
-"""The record that a command leaves of its failure, for the process that started it."""
+"""The failure of a command, recorded for the process that started it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _FILE = "DDIM_HOST_FAILURE"
-"""The file that the process with this variable in its environment writes its failure to."""
+"""Environment variable with the path of the file to which a process writes its failure."""
 
 
 def asking_for_failure(environment: Mapping[str, str], path: Path) -> dict[str, str]:
-    """Return the environment of a process of the host that is to write its failure to a file."""
+    """Return the environment of a process of the host that writes its failure to a file."""
     return {**environment, _FILE: str(path)}
 
 
 def report_failure(error: BaseException) -> None:
-    """Write why this command fails, whole or not at all, if the process that started it asked for that."""
+    """Record the failure of this command if the parent process requested it."""
     path = os.environ.get(_FILE)
     if path is None:
         return
@@ -34,12 +34,12 @@ def report_failure(error: BaseException) -> None:
     elif not isinstance(error, UserError):
         error = UserError(traceback.format_exception_only(error)[-1].strip())
     record = {"what": error.what, "why": error.why, "notes": error.notes, "fix": error.fix}
-    with contextlib.suppress(OSError):  # on a full disk, say: the command has printed the same
+    with contextlib.suppress(OSError):  # for example on a full disk; the error has already been printed
         write_text(Path(path), json.dumps(record))
 
 
 def read_failure(path: Path) -> UserError | None:
-    """Read what a process wrote; None if it wrote nothing, or the file is damaged."""
+    """Read the failure that a process wrote, or None if there is no file, or it is damaged."""
     try:
         record = read_json(path)
         return UserError(record["what"], why=record["why"], notes=record["notes"], fix=record["fix"])

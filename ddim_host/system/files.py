@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and reading those of anybody."""
+"""Writing files whole or not at all, and reading untrusted files."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 MAX_TEXT_BYTES = 64 << 20
-"""No text that a run leaves comes near this."""
+"""Size limit of text files, far above that of any file of a run."""
 
 _MOST_NESTED = 20
 
 
 @contextlib.contextmanager
-def file_errors(what: str, *, fix: str = "", passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+def file_errors(
+    what: str, *, fix: str = "", passing: type[OSError] | tuple[type[OSError], ...] = ()
+) -> Iterator[None]:
     """Turn an `OSError` in the block into a `UserError` with its reason.
 
     Args:
-        what: What cannot be done, with the name of the file: `cannot read x`.
-        fix: What to do about it.
-        passing: The kind of `OSError` that the caller handles.
+        what: The failed action with the name of the file: `cannot read x`.
+        fix: The remedy.
+        passing: Types of `OSError` that the caller handles.
     """
     try:
         yield
@@ -43,10 +45,10 @@ def file_errors(what: str, *, fix: str = "", passing: type[OSError] | tuple[()] 
 
 
 def absolute_path(text: str) -> Path:
-    """Return the absolute path that a user wrote, with `~` expanded.
+    """Return a path from a user as an absolute path, with `~` expanded.
 
     Raises:
-        UserError: There is no such home folder.
+        UserError: The home folder does not exist.
     """
     try:
         return Path(text).expanduser().absolute()
@@ -54,31 +56,31 @@ def absolute_path(text: str) -> Path:
         raise UserError(
             f"there is no home folder {text.partition('/')[0]}",
             why=f"the path is {text}",
-            fix="write the whole path, from / on",
+            fix="write the absolute path, beginning with /",
         ) from None
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, name: Callable[[], str] | None = None) -> Iterator[BinaryIO]:
-    """Opens a file that takes the place of `path` only if the block ends well.
+    """Open a file that replaces `path` only if the block succeeds.
 
-    The bytes go to a temporary file with a name of its own in the same folder, so that several processes may
-    write the same path at once: readers see the old file or one of the new ones, always whole. Where the
-    block raises, the temporary file is removed and `path` stays as it was.
+    The bytes go to a uniquely named temporary file in the same folder, so that several processes may write
+    the same path at once: readers see the old file or one of the new ones, always whole. If the block raises,
+    the temporary file is removed and `path` stays as it was.
 
     Args:
         path: The file to write; its folder must exist.
-        name: Tells the name of the file at the end of the block, if it is known only then.
+        name: Returns the file name at the end of the block, if it is not known before.
 
     Yields:
         The temporary file, opened to read and write bytes.
 
     Raises:
-        OSError: The folder cannot be written, or has no room left.
+        OSError: The folder cannot be written, or the disk is full.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        # Not `tempfile`: it makes files that only their owner may read, whatever the umask says.
+        # Not `tempfile`: its files are readable by their owner only, regardless of the umask.
         with temporary.open("x+b") as file:
             yield file
             file.flush()
@@ -89,23 +91,23 @@ def replacing(path: Path, *, name: Callable[[], str] | None = None) -> Iterator[
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes bytes whole or not at all; see `replacing`."""
+    """Write bytes whole or not at all; see `replacing`."""
     with replacing(path) as file:
         file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text as UTF-8, whole or not at all; see `replacing`."""
+    """Write text as UTF-8, whole or not at all; see `replacing`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file is the temporary one of a process that was killed while it wrote."""
+    """Return whether a file is a temporary file of a process that was killed while writing."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_leftovers(*folders: Path) -> None:
-    """Removes what killed processes left half written; nobody else may be writing into the folders.
+    """Remove the half-written files of killed processes; no process may be writing into the folders.
 
     Raises:
         OSError: A folder cannot be written.
@@ -117,21 +119,21 @@ def remove_leftovers(*folders: Path) -> None:
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """Reads a file that may be anybody's: never more than so many bytes, and never from a pipe or a device.
+    """Read an untrusted file: at most `max_bytes`, and never from a pipe or a device.
 
     Args:
         path: The file.
-        max_bytes: The size of the largest file that is read.
+        max_bytes: The largest allowed size.
 
     Raises:
-        OSError: It cannot be read, is too large, or is no regular file.
+        OSError: The file cannot be read, is too large, or is not a regular file.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its other end
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would block otherwise
     with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
-        # Python makes room for what is asked for, however little there is. The file may still grow.
+        # Python allocates the requested size, even for a small file. One more byte detects a growing file.
         data = file.read(min(max_bytes, status.st_size) + 1)
     if len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes")
@@ -139,21 +141,21 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
 
 
 def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Reads a file of text that may be anybody's; see `read_bytes`.
+    """Read an untrusted text file; see `read_bytes`.
 
     Raises:
-        OSError: It cannot be read, is too large, or is no regular file.
-        UnicodeDecodeError: It is not UTF-8.
+        OSError: The file cannot be read, is too large, or is not a regular file.
+        UnicodeDecodeError: The file is not UTF-8.
     """
     return read_bytes(path, max_bytes).decode("utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Reads a file of JSON that may be anybody's; see `read_bytes`.
+    """Read an untrusted JSON file; see `read_bytes`.
 
     Raises:
-        OSError: It cannot be read, is too large, or is no regular file.
-        ValueError: It is not JSON, or see `require_plain`.
+        OSError: The file cannot be read, is too large, or is not a regular file.
+        ValueError: The file is not JSON; also see `require_plain`.
     """
     text = read_text(path)
     try:
@@ -165,24 +167,24 @@ def read_json(path: Path) -> Any:
 
 
 def require_plain(value: object, *, nested: int = 0) -> None:
-    """Makes sure that whatever shows or writes a value can do so.
+    """Check that a value from a file can be printed and written.
 
-    Parsers take nesting that `repr`, say, cannot follow, and JSON has escapes for halves of characters.
+    Parsers accept deeper nesting than `repr` and others, and JSON can contain escaped lone surrogates.
 
     Args:
-        value: What a parser of JSON or TOML returned.
-        nested: In how many others it is.
+        value: A value from a parser of JSON or TOML.
+        nested: Its nesting depth.
 
     Raises:
-        ValueError: It is nested deeper than any file of this project, or holds text that is not Unicode, or
-            an integer of more than 64 bits, which may have more digits than Python writes.
+        ValueError: The value is nested deeper than any file of this project, or contains text that is not
+            Unicode, or an integer of more than 64 bits, which may have more digits than Python writes.
     """
     if nested > _MOST_NESTED:
         raise _nested_too_deeply()
     if isinstance(value, str):
         value.encode("utf-8")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ValueError("it holds an integer of more than 64 bits")
+        raise ValueError("it contains an integer of more than 64 bits")
     elif isinstance(value, dict):
         for item in (*value, *value.values()):
             require_plain(item, nested=nested + 1)
@@ -197,25 +199,25 @@ def _nested_too_deeply() -> ValueError:
 
 @contextlib.contextmanager
 def new_folder(paths: Iterable[Path]) -> Iterator[Path]:
-    """Make the first folder that does not exist, so that no other process takes it, too.
+    """Create the first folder that does not exist, so that no other process takes it.
 
-    If it is still empty in the end, it is removed, and the folder around it if that was made for it.
+    If the folder is empty at the end of the block, it is removed, along with its parent if that is new.
 
     Args:
-        paths: Where it may be, without end.
+        paths: An infinite sequence of candidates.
 
     Yields:
         The folder.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The folder cannot be created.
     """
     for path in paths:
         outer_is_new = not path.parent.exists()
         try:
             try:
                 path.mkdir(parents=True)
-            except FileNotFoundError:  # another process has just removed the folder around it
+            except FileNotFoundError:  # another process has just removed the parent
                 path.mkdir(parents=True)
         except FileExistsError:
             continue
@@ -231,13 +233,13 @@ def new_folder(paths: Iterable[Path]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_name(paths: Iterable[Path], is_taken: Callable[[Path], bool]) -> Iterator[Path]:
-    """Take the first name that is free, so that no other process takes it, too, before something has it.
+    """Claim the first free name, so that no other process takes it before a file has this name.
 
-    Until the end of the block a hidden file beside it holds a lock, which ends with the process.
+    During the block, a hidden file next to it is locked; the lock is released when the process exits.
 
     Args:
-        paths: The names, without end; their folder exists.
-        is_taken: Whether something has a name already.
+        paths: An infinite sequence of candidates in an existing folder.
+        is_taken: Returns whether a name is taken.
 
     Yields:
         The name.
@@ -255,12 +257,12 @@ def new_name(paths: Iterable[Path], is_taken: Callable[[Path], bool]) -> Iterato
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 is_ours = os.path.samestat(os.fstat(descriptor), claim.stat())
             except (BlockingIOError, FileNotFoundError):
-                continue  # another process has the name, or has just given it back
+                continue  # another process has claimed the name, or has just released it
             if not is_ours:
                 continue
             try:
                 if is_taken(path):
-                    continue  # by a process that is done with it since we looked
+                    continue  # another process took it and finished meanwhile
                 yield path
             finally:
                 claim.unlink(missing_ok=True)
@@ -271,17 +273,17 @@ def new_name(paths: Iterable[Path], is_taken: Callable[[Path], bool]) -> Iterato
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Lets one process at a time into the blocks that lock this folder; the others wait.
+    """Hold an exclusive lock on a folder during the block.
 
-    The lock ends with the process, however that ends.
+    The lock is released when the process exits, even if it is killed.
 
     Args:
-        folder: Any existing folder that can be read.
-        wait: Whether to wait for another process.
+        folder: An existing, readable folder.
+        wait: Wait while another process holds the lock.
 
     Raises:
-        BlockingIOError: Another process has it, and this one does not wait.
-        OSError: It cannot be opened, or its file system knows no locks.
+        BlockingIOError: Another process holds the lock, and `wait` is false.
+        OSError: The folder cannot be opened, or its file system does not support locks.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: as a wish to end where nothing is lost, or at once."""
+"""Signal handling: the first signal stops after the current step, the second exits at once."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ if TYPE_CHECKING:
     from typing import Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_ALONE = b" (at once, if interrupted again)"
-_NOTED = b"\nddim-host: ends after this step, with a checkpoint" + _ALONE + b"\n"
+_ALONE = b" (interrupt again to stop at once)"
+_NOTED = b"\nddim-host: stopping after this step, with a checkpoint" + _ALONE + b"\n"
 _STDERR = 2
 
 
 def end_as_by_ctrl_c(*numbers: signal.Signals) -> None:
-    """Have signals raise `KeyboardInterrupt`, so that what was begun is cleared away and a message said."""
+    """Make signals raise `KeyboardInterrupt`, so that cleanup runs and a message is printed."""
     for number in numbers:
         signal.signal(number, _interrupt)
 
 
 class Interruption:
-    """While this lasts, a signal to end only is remembered; a second one ends the process at once.
+    """Context in which the first signal only sets a flag, and a second one kills the process at once.
 
-    Of several processes none ends at once: launchers pass signals on that may have reached them already.
+    With several processes, a second signal is ignored: launchers may forward signals that were already
+    received.
 
     Attributes:
-        requested: Whether there was a signal.
+        requested: True after a signal.
     """
 
     def __init__(self) -> None:
@@ -40,17 +41,17 @@ class Interruption:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        """Begin to listen; where this is not the main thread, which alone gets signals, nothing changes."""
+        """Install the handlers in the main thread, which is the only one that receives signals."""
         if threading.current_thread() is threading.main_thread():
-            # A signal that was ignored (of a job in the background, say) stays ignored.
-            heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._note) for number in heeded}
+            # A signal that was ignored (for example in a background job) stays ignored.
+            handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in handled}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Hear no longer."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -58,10 +59,10 @@ class Interruption:
         self.requested = True
         several = launched().count > 1
         for each in self._before:
-            # Python would call a handler only between two of its own operations; one call of a framework may
-            # take a minute. Files are written whole or not at all, so that the kernel may end it anywhere.
+            # Python runs handlers only between its own operations, and one framework call may take a minute.
+            # Files are written whole or not at all, so the kernel may kill the process at any point.
             signal.signal(each, signal.SIG_IGN if several else signal.SIG_DFL)
-        # Not `print`: the signal may have come in the midst of one.
+        # Not `print`, because the signal may have interrupted one.
         with contextlib.suppress(OSError):
             os.write(_STDERR, _NOTED.replace(_ALONE, b"") if several else _NOTED)
 

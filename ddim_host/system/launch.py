@@ -1,4 +1,4 @@
-"""Whether a launcher started this process as one of several."""
+"""Detection of a launcher that started this process as one of several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ddim_host.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Set by the launchers for each process that they start: its rank, and how many there are.
+# Set by the launchers in each process: its rank, and the number of processes.
 _VARIABLES = {
     "torchrun": ("RANK", "WORLD_SIZE"),
     "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -20,12 +20,12 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class Launch:
-    """What the launcher of this process says about it.
+    """This process's rank among those of a launcher.
 
     Attributes:
-        rank: Which one of the processes this is, from 0.
-        count: How many there are.
-        launcher: The program that started them; empty where there is one process.
+        rank: The number of this process, from 0.
+        count: The number of processes.
+        launcher: The program that started them; empty for a single process.
     """
 
     rank: int = 0
@@ -34,15 +34,15 @@ class Launch:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """True for the process that writes files and prints."""
         return self.rank == 0
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch:
-    """Whether a launcher started this process as one of several, from its environment.
+    """Return the rank of this process, read from the environment variables of launchers.
 
     Raises:
-        UserError: The launcher's variables do not make sense.
+        UserError: The launcher's variables are not a valid rank and number of processes.
     """
     for launcher, names in _VARIABLES.items():
         values = [environment.get(name) for name in names]
@@ -53,10 +53,10 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
         except ValueError:
             rank, count = -1, 0
         if not 0 <= rank < count:
-            said = ", ".join(f"{name}={value!r}" for name, value in zip(names, values, strict=True))
+            given = ", ".join(f"{name}={value!r}" for name, value in zip(names, values, strict=True))
             raise UserError(
-                f"the environment does not say which of {launcher}'s processes this is",
-                why=said,
+                f"the environment variables of {launcher} are not a valid rank and number of processes",
+                why=given,
                 fix=f"unset these variables, or start with {launcher}",
             )
         if count > 1:

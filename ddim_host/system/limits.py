@@ -1,19 +1,19 @@
-"""Numbers beyond which an input is a slip of the finger, or nothing that a machine could do."""
+"""Limits beyond which a value is a typing error, or too large for any machine."""
 
 MAX_SEED = 2**63 - 1
-"""Seeds are keys of a generator of 64 bits; the half of them that every number format holds."""
+"""Seeds are keys of a 64-bit generator, limited to the range of signed 64-bit integers."""
 
 MAX_STEPS = 10**12
-"""More steps or epochs than anybody will ever take."""
+"""Maximum number of steps or epochs; far more than any training needs."""
 
 MAX_TIMESTEPS = 100_000
-"""More timesteps than any noise schedule has."""
+"""Maximum number of timesteps; far more than any noise schedule has."""
 
 MAX_IMAGE_SIZE = 4096
-"""Height and width in pixels beyond which nobody trains a network on pixels."""
+"""Largest height and width of images in pixels; networks on pixels are not trained beyond it."""
 
 MAX_IMAGES = 1_000_000
-"""More images than anybody samples at a time."""
+"""Maximum number of images in one sampling; far more than anyone needs."""
 
 MAX_GRID_IMAGES = 10_000
-"""More images than anybody looks at in one picture; it would also take gigabytes to draw."""
+"""Maximum number of images in one grid; drawing more would take gigabytes."""

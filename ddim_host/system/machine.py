@@ -1,4 +1,4 @@
-"""The machine: its processor, the memory of this process, and how its threads wait."""
+"""The machine: its processor, its memory, and how OpenMP threads wait."""
 
 from __future__ import annotations
 
@@ -9,42 +9,54 @@ import sys
 from pathlib import Path
 
 _SPIN_COUNT = "10000"
-"""How long threads of libgomp, in both frameworks, wait for each other awake.
+"""Spin count of libgomp threads that wait for each other, in both frameworks.
 
-On a machine with nothing else to do this is as fast as its default, 300,000. Where another process keeps one
-of two cores busy, training steps on digits took 0.6 s in place of 8 s.
+On an idle machine this is as fast as the default, 300,000. With another process on one of two cores, training
+steps on digits took 0.6 s instead of 8 s.
 """
 
 
 def processor_name() -> str:
-    """Return the processor's name, as far as the system tells."""
+    """Return the processor's name, as reported by the system."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def processor_flags() -> str:
-    """Return what distinguishes processors that run different instructions."""
+    """Return the instruction-set flags of the processor."""
     return f"{platform.machine()} {_cpuinfo('flags') or _cpuinfo('Features') or platform.processor()}"
 
 
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Return the machine's physical memory, in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def process_peak_memory_bytes() -> int:
-    """Return the most memory that this process has held so far, in bytes."""
-    import resource  # noqa: PLC0415 - not on every system, and only frameworks on the CPU ask
+    """Return the peak memory of this process so far, in bytes."""
+    import resource  # noqa: PLC0415 - missing on some systems, and needed only on the CPU
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def let_waiting_threads_sleep() -> None:
-    """Let threads of OpenMP sleep soon while they wait, unless the user's environment says how they wait.
+    """Let waiting OpenMP threads sleep early, unless the user's environment configures their waiting.
 
-    It works where the framework, and with it OpenMP, has not been imported yet.
+    Call this before the framework, and with it OpenMP, is imported.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
 
 def _cpuinfo(key: str) -> str:
-    """Return a field of the first processor in `/proc/cpuinfo`; empty where the system has none."""
+    """Return a field of the first processor in `/proc/cpuinfo`, or an empty string if there is none."""
     path = Path("/proc/cpuinfo")
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     match = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however that ends."""
+"""Processes that terminate when their parent dies, even if it is killed."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PARENT = "DDIM_HOST_PARENT"
-"""The number of the process that the one with this variable in its environment is to follow."""
+"""Environment variable with the id of the parent that a process must not outlive."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 def following(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process of the host that is to end with this one."""
+    """Return the environment for a host process that must not outlive this one."""
     return {**environment, _PARENT: str(os.getpid())}
 
 
 def follow_parent() -> None:
-    """Have the kernel end this process when its parent ends, where the parent asked for that.
+    """Ask the kernel to terminate this process when its parent dies, if the parent requested it.
 
-    A parent that is killed cannot end its children itself. See prctl(2).
+    A parent that is killed cannot terminate its own children. See prctl(2).
     """
-    parent = os.environ.pop(_PARENT, None)  # not meant for this process's own children
+    parent = os.environ.pop(_PARENT, None)  # this process's own children must not see it
     if parent is None:
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if str(os.getppid()) != parent:
-        sys.exit(1)  # it has ended already
+        sys.exit(1)  # the parent is already dead

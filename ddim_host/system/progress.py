@@ -1,4 +1,4 @@
-"""Progress bars: live on a terminal, a line now and then in a log."""
+"""Progress bars: live on a terminal, occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def progress_bar(
     scaled: bool = False,
     leave: bool = True,
 ) -> tqdm[Any]:
-    """A bar on stderr whose rate and ETA count only what was done since it was made; of the first process.
+    """Return a progress bar on stderr for the first process; rate and ETA exclude work before its creation.
 
-    Make it after whatever compiles or warms up, so that the ETA is not spoilt by that.
+    Create it after compiling and warming up, which would spoil the ETA.
 
     Args:
-        description: What is being done.
-        total: How many units in all; None where nobody knows.
+        description: The activity.
+        total: The total number of units; None if unknown.
         unit: The unit: `step`, `image`.
-        done: How many units were done before.
-        scaled: Whether to count in thousands and millions, as for bytes.
-        leave: Whether the bar stays on the terminal when it is closed.
+        done: Units that are already complete.
+        scaled: Count in thousands and millions, as for bytes.
+        leave: Keep the bar on the terminal after it is closed.
     """
     if "ipykernel" in sys.modules:
-        # In a notebook: tqdm's widget, or its text where the notebook has no widgets.
+        # In a notebook: tqdm's widget, or its text if the notebook has no widgets.
         with warnings.catch_warnings(action="ignore"):
             from tqdm.auto import tqdm as notebook_tqdm  # noqa: PLC0415 - imports IPython
 
@@ -61,7 +61,7 @@ def progress_bar(
         initial=done,
         unit=unit,
         unit_scale=scaled,
-        # The mean over nearly the whole run: tests and checkpoints between the steps belong to the ETA.
+        # The mean over almost the whole run, because tests and checkpoints between steps are part of the ETA.
         smoothing=0.02,
         file=sys.stderr if terminal else _Lines(sys.stderr),
         mininterval=interval,
@@ -74,24 +74,24 @@ def progress_bar(
 
 
 def restart(bar: tqdm[Any], done: int) -> None:
-    """Begin to count and to measure the time now, from `done` units on."""
+    """Start counting and timing now, from `done` units."""
     if bar.disable:
         return
     bar.initial = bar.n = done
-    # `unpause` forgets the time since the bar was last shown.
+    # `unpause` discards the time since the bar was last shown.
     bar.unpause()
     bar.start_t = bar.last_print_t
     bar.last_print_n = done
 
 
 class _Lines:
-    """A stream for tqdm that writes each state of the bar as a line of its own."""
+    """A stream that writes each state of a tqdm bar as a separate line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        # With several bars at a time tqdm moves the cursor between their lines.
+        # With several bars, tqdm moves the cursor between their lines.
         line = text.replace(_UP, "").strip()
         if line:
             self._stream.write(line + "\n")

@@ -1,4 +1,4 @@
-"""Records (dataclasses of plain values) back from the text of a JSON or CSV file."""
+"""Records (dataclasses of plain values) read from JSON or CSV files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 _Record = TypeVar("_Record")
 
 _MOST = 2**63
-"""Larger integers are no counts of anything, and arithmetic with floating point numbers fails on them."""
+"""Limit of integers: counts are smaller, and larger ones can overflow a float."""
 
 
 @contextmanager
 def record_errors(path: Path, *, fix: str = "") -> Iterator[None]:
-    """Turn what goes wrong with a file of records in the block into a `UserError`.
+    """Turn errors in a file of records into a `UserError`.
 
     Args:
         path: The file.
-        fix: What to do if it is damaged.
+        fix: The remedy if the file is damaged.
     """
     with file_errors(f"cannot read {path}"):
         try:
@@ -38,18 +38,18 @@ def record_errors(path: Path, *, fix: str = "") -> Iterator[None]:
 
 
 def read_record(record: type[_Record], values: Mapping[str, Any], **others: object) -> _Record:
-    """Make a dataclass of numbers, texts, truth values, literals, tuples and dicts of these, and records.
+    """Build a dataclass of numbers, strings, booleans, literals, records, and tuples and dicts of these.
 
     Args:
         record: The dataclass.
-        values: Values by field name; numbers also as text. Other names are ignored.
-        others: Values of fields that are taken as they are.
+        values: Values by field name; numbers may be strings. Other names are ignored.
+        others: Values of fields that are used without conversion.
 
     Raises:
         KeyError: A field is missing.
-        TypeError: A value is of another kind.
-        ValueError: A text is not a number of the field's type, an integer is absurdly large, or a value
-            is none of a literal's.
+        TypeError: A value has the wrong type.
+        ValueError: A string is not a number of the field's type, an integer is too large, or a value is not
+            one of a literal's.
     """
     if not isinstance(values, Mapping):
         raise TypeError(f"{values!r:.80} is not a {record.__name__}")
@@ -80,7 +80,7 @@ def _composite(kind: Any, value: Any) -> Any:
         return {_value(arguments[0], key): _value(arguments[1], item) for key, item in value.items()}
     if origin is typing.Literal:
         if value not in arguments:
-            raise ValueError(f"{value!r:.80} is none of {', '.join(map(repr, arguments))}")
+            raise ValueError(f"{value!r:.80} is not one of {', '.join(map(repr, arguments))}")
         return value
     raise TypeError(f"{value!r:.80} is not of type {kind}")
 
@@ -89,9 +89,9 @@ def _number(kind: type[int] | type[float], value: Any) -> int | float:
     try:
         number = kind(value)
     except OverflowError as error:  # an infinite integer
-        raise ValueError(f"{value!r:.80} is not an {kind.__name__}") from error
+        raise ValueError(f"{value!r:.80} is not of type {kind.__name__}") from error
     if isinstance(value, bool) or (not isinstance(value, str) and number != value):
-        raise ValueError(f"{value!r:.80} is not an {kind.__name__}")
+        raise ValueError(f"{value!r:.80} is not of type {kind.__name__}")
     if isinstance(number, int) and abs(number) >= _MOST:
         raise ValueError(f"{value!r:.80} is too large")
     return number

@@ -1,4 +1,4 @@
-"""Releases that the tests were run with. Others are not refused; they were not tried."""
+"""Releases of Python and libraries used in the tests. Other releases are allowed but untested."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 TESTED = {
     "Python": ("3.11", "3.13"),
+    "argcomplete": ("3.5", "3.7"),
     "jinja2": ("3.1", "3.1"),
     "jittor": ("1.3.11", "1.3.11"),
     "matplotlib": ("3.9", "3.11"),
@@ -29,14 +30,14 @@ TESTED = {
     "torch": ("2.6", "2.15"),
     "tqdm": ("4.66", "4.70"),
 }
-"""Name -> the oldest and the newest release, as exactly as they count: 2.5 stands for every 2.5.x.
+"""Oldest and newest tested release by name; 2.5 means every 2.5.x.
 
-The oldest are those of `tests/lowest.txt` and of the Makefile.
+The oldest are those in `tests/lowest.txt` and the Makefile.
 """
 
 
 def installed_releases() -> dict[str, str]:
-    """Return the version of Python, and of each distribution of `TESTED` that is installed."""
+    """Return the versions of Python and of each installed distribution in `TESTED`."""
     found = {"Python": platform.python_version()}
     for name in TESTED:
         try:
@@ -47,10 +48,10 @@ def installed_releases() -> dict[str, str]:
 
 
 def untested(installed: Mapping[str, str]) -> list[str]:
-    """Describe each release that is older or newer than what was tested.
+    """Describe each release that is older or newer than the tested ones.
 
     Args:
-        installed: Versions by name; names that `TESTED` lacks do not count.
+        installed: Versions by name; names that are not in `TESTED` are ignored.
     """
     notes = []
     for name, version in installed.items():
@@ -60,12 +61,12 @@ def untested(installed: Mapping[str, str]) -> list[str]:
         word = _outside(version, Version(oldest).release, Version(newest).release)
         if word:
             span = oldest if oldest == newest else f"{oldest} to {newest}"
-            notes.append(f"{name} {version} is {word} what was tested ({span})")
+            notes.append(f"{name} {version} is {word} the tested releases ({span})")
     return notes
 
 
 def _outside(version: str, oldest: tuple[int, ...], newest: tuple[int, ...]) -> str:
-    """Return how a version relates to a span that it lies outside of; nothing for one inside."""
+    """Say how a version compares with a range of releases; return an empty string if it is in the range."""
     try:
         release = Version(version).release
     except InvalidVersion:

@@ -1,4 +1,4 @@
-"""Dry runs: who provides what, and nothing written."""
+"""Dry runs: they list the provider of every part and write nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.support.commands import Command, Outcome
 
 
-def test_a_dry_run_says_who_provides_what_and_writes_nothing(
+def test_dry_run_lists_providers_and_writes_nothing(
     in_process: Callable[..., Outcome], tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -40,18 +40,18 @@ def test_a_dry_run_says_who_provides_what_and_writes_nothing(
     }
     assert "\n                  span=0.8\n" in outcome.out
     assert "3 steps of 8 images, lr 0.001" in outcome.out
-    assert "4 images in 3 steps, eta 0, clipped to 1, seed 0" in outcome.out
+    assert "4 images in 3 steps, eta 0, clipped to [-1, 1], seed 0" in outcome.out
     assert "t = 0, 200, 800\n" in outcome.out
 
 
-def test_defaults_need_nothing_but_the_framework(in_process: Callable[..., Outcome]) -> None:
+def test_framework_is_the_only_required_option(in_process: Callable[..., Outcome]) -> None:
     outcome = in_process("run", "--plugin", "torch", "--dry-run")
     assert outcome.code == 0
     assert "64 images in 20 steps, eta 0," in outcome.out
     assert "t = 0, 53," in outcome.out
 
 
-def test_the_only_framework_need_not_be_named(
+def test_only_installed_framework_is_the_default(
     in_process: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DDIM_HOST_DISABLE_PLUGINS", "ddim-jittor")
@@ -69,19 +69,20 @@ def test_the_only_framework_need_not_be_named(
 @pytest.mark.parametrize(
     "arguments", ["--num-train-timesteps 1 --noise-schedule cosine --steps 1", "--steps 1000"]
 )
-def test_the_ends_of_what_is_allowed(in_process: Callable[..., Outcome], arguments: str) -> None:
+def test_extreme_valid_values_are_accepted(in_process: Callable[..., Outcome], arguments: str) -> None:
     assert in_process("run", "--plugin", "torch", "--dry-run", *arguments.split()).code == 0
 
 
 @pytest.mark.parametrize("command", ["run", "sweep"])
-def test_a_device_that_is_not_there_is_refused(command: str, ddim_host: Command, tmp_path: Path) -> None:
+def test_missing_device_is_refused(command: str, ddim_host: Command, tmp_path: Path) -> None:
     options = ["--plugin", "torch", "--device", "cuda", "--dry-run", "--out", str(tmp_path / "x")]
     refused = ddim_host(command, *options, env={"CUDA_VISIBLE_DEVICES": ""})
     assert refused.code == 2, refused.err
     assert "use --device cpu" in refused.err
+    assert "sampling  " not in refused.out, "the plan comes after the check"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_always_there_is_not_looked_for(in_process: Callable[..., Outcome]) -> None:
+def test_device_that_always_exists_is_not_checked(in_process: Callable[..., Outcome]) -> None:
     for options in ("--device auto", "--device cpu --precision fp32", "--precision auto"):
         assert in_process("run", "--plugin", "torch", "--dry-run", *options.split()).code == 0

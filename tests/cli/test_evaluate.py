@@ -1,4 +1,4 @@
-"""`evaluate`, through the command line."""
+"""`evaluate` on the command line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def document(run: Path) -> dict[str, Any]:
 
 
 def numbers(run: Path) -> dict[tuple[str, int, int, float], dict[str, float]]:
-    """The measures by framework, seed, steps and eta; of each the first one."""
+    """Return the measures by framework, seed, steps and eta, using the first score of each."""
     found: dict[tuple[str, int, int, float], dict[str, float]] = {}
     for score in document(run)["scores"]:
         s = score["sampled"]
@@ -54,7 +54,7 @@ def numbers(run: Path) -> dict[tuple[str, int, int, float], dict[str, float]]:
 def evaluated(
     several_runs: Callable[..., dict[str, Run]], tiny_run: Run, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Outcome]]:
-    """A run that was evaluated again and again, by one process, because importing torch takes long."""
+    """A run evaluated several times in one process, because importing torch is slow."""
     run = Path(shutil.copytree(tiny_run.path, tmp_path_factory.mktemp("evaluated") / "run"))
     command = ["evaluate", str(run)]
     commands = {
@@ -80,13 +80,17 @@ def evaluated(
     return run, {name: made.outcome for name, made in several_runs(commands).items()}
 
 
-def test_every_combination_is_scored_with_its_protocol(evaluated: tuple[Path, dict[str, Outcome]]) -> None:
+def test_every_combination_has_a_score_with_its_protocol(evaluated: tuple[Path, dict[str, Outcome]]) -> None:
     run, outcomes = evaluated
     for outcome in outcomes.values():
         assert outcome.code == 0, outcome.err
     assert outcomes["grid"].out.count("\nS=") == 8
     assert outcomes["grid"].out.count(" over subsets of these images), ") == 8
     assert "e+0" not in outcomes["grid"].out
+    # Per seed and eta, three batches in three steps and in two steps.
+    work = "to measure        8 scores, 160 images: 60 network calls for batches of up to 8\n"
+    assert work in outcomes["grid"].out
+    assert "to measure" not in outcomes["again"].out
     keys = list(numbers(run))
     assert keys[:8] == [
         ("torch", seed, steps, eta) for seed in (0, 1) for steps in (2, 3) for eta in (0.0, 1.0)
@@ -101,7 +105,7 @@ def test_every_combination_is_scored_with_its_protocol(evaluated: tuple[Path, di
     assert "too few for the covariance" in first["warnings"][0]
 
 
-def test_a_score_is_that_of_the_images_that_sample_draws(evaluated: tuple[Path, dict[str, Outcome]]) -> None:
+def test_scored_images_equal_those_of_sample(evaluated: tuple[Path, dict[str, Outcome]]) -> None:
     run, _ = evaluated
     with np.load(run / "x.npz") as arrays:
         images = arrays["images"]
@@ -113,35 +117,35 @@ def test_a_score_is_that_of_the_images_that_sample_draws(evaluated: tuple[Path, 
     assert numbers(run)["torch", 0, 3, 1.0]["frechet_distance"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_what_is_known_is_not_measured_again(evaluated: tuple[Path, dict[str, Outcome]]) -> None:
+def test_known_scores_are_not_measured_again(evaluated: tuple[Path, dict[str, Outcome]]) -> None:
     run, outcomes = evaluated
     assert "8 of 8 scores" in outcomes["again"].out
     assert "\nS=" not in outcomes["again"].out
     assert "8 of 12 scores" in outcomes["more seeds"].out
     assert outcomes["more seeds"].out.count("seed=2") == 4
     assert outcomes["again"].out.split("\n\n")[1:] == outcomes["grid"].out.split("\n\n")[1:], (
-        "the same tables"
+        "the tables must be the same"
     )
-    assert len(document(run)["noise_floors"]) == 2, "one for each reference"
+    assert len(document(run)["noise_floors"]) == 2, "one noise floor per reference"
 
 
-def test_the_table_on_the_terminal(evaluated: tuple[Path, dict[str, Outcome]]) -> None:
+def test_table_on_the_terminal(evaluated: tuple[Path, dict[str, Outcome]]) -> None:
     _, outcomes = evaluated
     out = outcomes["more seeds"].out
-    assert "Fréchet distance (no FID) in the features of digits_mlp" in out
+    assert "Fréchet distance (not FID) in the features of digits_mlp" in out
     assert "mean (range) of 3 sampling seeds, 1 training" in " ".join(out.split())
-    assert "Noise floor, 297 real test images" in out
-    assert "images: 20 for each number, sampled in torch (cpu, fp32); seeds 0, 1, 2" in out
-    assert "Noise floor, 1,500 real train images" in outcomes["test"].out
+    assert "For comparison, 297 real test images" in out
+    assert "images: 20 per score, sampled in torch (cpu, fp32); seeds 0, 1, 2" in out
+    assert "For comparison, 1,500 real train images" in outcomes["test"].out
     assert max(map(len, out.split("\n\n")[2].split("\n"))) <= 110
 
 
-def test_numbers_of_another_n_or_reference_are_in_tables_of_their_own(
+def test_each_protocol_has_its_own_table(
     evaluated: tuple[Path, dict[str, Outcome]],
 ) -> None:
     run, outcomes = evaluated
     for name in ("other N", "test", "raw"):
-        assert outcomes[name].out.count("images: ") == 1, "only what was asked for"
+        assert outcomes[name].out.count("\nimages: ") == 1, "only the requested table is printed"
     text = (run / "evaluation.md").read_text(encoding="utf-8")
     assert "4 tables with different protocols" in text
     rows = list(csv.DictReader((run / "evaluation.csv").read_text(encoding="utf-8").splitlines()))
@@ -149,7 +153,9 @@ def test_numbers_of_another_n_or_reference_are_in_tables_of_their_own(
     assert {row["num_images"] for row in rows} == {"20", "21", "200"}
 
 
-def test_nothing_else_is_written(evaluated: tuple[Path, dict[str, Outcome]], tiny_run: Run) -> None:
+def test_only_the_evaluation_files_are_written(
+    evaluated: tuple[Path, dict[str, Outcome]], tiny_run: Run
+) -> None:
     run, _ = evaluated
     new = {path.name for path in run.iterdir()} - {path.name for path in tiny_run.path.iterdir()}
     assert new == {"evaluation.json", "evaluation.csv", "evaluation.md", "x.npz", "x.json"}
@@ -159,7 +165,7 @@ def grids(run: Path) -> set[str]:
     return {path.name for path in (run / "samples").glob("evaluated-*.png")}
 
 
-def test_grids_of_known_scores_are_drawn_once_and_again_where_they_are_lost(
+def test_grid_is_drawn_once_and_redrawn_if_lost(
     several_runs: Callable[..., dict[str, Run]], run: Path
 ) -> None:
     command = ["evaluate", str(run), "--samples", "20", "--steps", "2", "--eta", "0,1", "--seed", "0,1"]
@@ -169,20 +175,18 @@ def test_grids_of_known_scores_are_drawn_once_and_again_where_they_are_lost(
     assert all(made.outcome.code == 0 for made in first.values()), first
     assert grids(run) == both
     assert first["grids"].outcome.out.count("wrote") == 2 + 2  # two grids, the tables and the page
-    assert first["again"].outcome.out.count("known             the grid") == 2
+    assert first["again"].outcome.out.count("existing          grid") == 2
     lost = run / "samples" / "evaluated-linear-2-eta-1-1.png"
     before = lost.read_bytes()
     lost.unlink()
     second = several_runs({"grids": with_grids})
     assert all(made.outcome.code == 0 for made in second.values()), second
-    # The record without its picture is left alone.
+    # The record without its image stays.
     assert grids(run) == both - {lost.name} | {"evaluated-linear-2-eta-1-2.png"}
     assert (run / "samples" / "evaluated-linear-2-eta-1-2.png").read_bytes() == before
 
 
-def test_a_grid_that_cannot_be_written_is_one_error(
-    several_runs: Callable[..., dict[str, Run]], run: Path
-) -> None:
+def test_unwritable_grid_is_one_error(several_runs: Callable[..., dict[str, Run]], run: Path) -> None:
     shutil.rmtree(run / "samples")
     (run / "samples").touch()
     command = ["evaluate", str(run), "--samples", "20", "--steps", "2", "--eta", "0", "--grids", "4"]
@@ -192,7 +196,7 @@ def test_a_grid_that_cannot_be_written_is_one_error(
     assert "Traceback" not in outcome.err
 
 
-def test_killed_at_any_moment_it_goes_on_where_it_was(
+def test_killed_evaluation_continues_where_it_stopped(
     run: Path, environment: dict[str, str], ddim_host: Command, evaluated: tuple[Path, dict[str, Outcome]]
 ) -> None:
     command = [sys.executable, "-m", "ddim_host", "evaluate", str(run), *GRID]
@@ -201,7 +205,7 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(
     seen = 0
     while seen < 2:
         line = process.stdout.readline()
-        assert line, "it ended by itself"
+        assert line, "the command ended before it was killed"
         seen += line.startswith(b"S=")
     process.kill()
     process.stdout.close()
@@ -216,18 +220,16 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(
     assert len(numbers(run)) == 8
 
 
-# A shell that starts its jobs in the background lets them ignore Ctrl-C, and so all that they start.
-_HEEDING_SIGINT = """
+# Background jobs of a shell ignore Ctrl-C, and so do their child processes.
+_WITH_DEFAULT_SIGINT = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
-def test_the_evaluator_does_not_outlive_an_interrupted_command(
-    run: Path, environment: dict[str, str]
-) -> None:
-    command = [sys.executable, "-c", _HEEDING_SIGINT, "-m", "ddim_host", "evaluate", str(run), *GRID]
+def test_evaluator_ends_with_an_interrupted_command(run: Path, environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", _WITH_DEFAULT_SIGINT, "-m", "ddim_host", "evaluate", str(run), *GRID]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(
         [*command, "--samples", "100000"], env=environment, start_new_session=True, **pipes
@@ -242,7 +244,7 @@ def test_the_evaluator_does_not_outlive_an_interrupted_command(
             assert b"Traceback" not in err
             deadline = time.monotonic() + 30
             while is_alive(process.pid):
-                assert time.monotonic() < deadline, "a process of the command is still there"
+                assert time.monotonic() < deadline, "a process of the command is still running"
                 time.sleep(0.1)
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -250,7 +252,7 @@ def test_the_evaluator_does_not_outlive_an_interrupted_command(
 
 
 def is_alive(group: int) -> bool:
-    """Whether some process of a group still runs."""
+    """Return True if any process of the group is running."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -259,31 +261,40 @@ def is_alive(group: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (["--steps", "10,x"], "--steps cannot be '10,x'"),
-        (["--steps", ""], "--steps cannot be ''"),
+        (
+            ["--steps", "10,x"],
+            "--steps must be an integer from 1 to 100,000, or several separated by commas, not '10,x'",
+        ),
+        (
+            ["--steps", ""],
+            "--steps must be an integer from 1 to 100,000, or several separated by commas, not ''",
+        ),
         (["--steps", "0"], "from 1 to"),
         (["--steps", "10,1001"], "cannot sample in 1001 steps"),
         (["--eta", "0,1.05"], "in [0, 1]"),
-        (["--eta", "nan"], "--eta cannot be 'nan'"),
-        (["--seed", "-1"], "--seed cannot be '-1'"),
+        (["--eta", "nan"], "--eta must be a number in [0, 1], or several separated by commas, not 'nan'"),
+        (
+            ["--seed", "-1"],
+            "--seed must be an integer in [0, 2^63), or several separated by commas, not '-1'",
+        ),
         (["--samples", "9"], "from 10 to"),
         (["--features", "fid"], "there is no feature extractor named 'fid'"),
         (["--features", "digits_mlp:size=3"], "size"),
         (["--data", "cifar10:path=nowhere"], "nowhere"),
     ],
 )
-def test_wrong_options_are_one_clear_error(
-    run: Path, in_process: Callable[..., Outcome], options: list[str], said: str
+def test_invalid_option_is_one_error(
+    run: Path, in_process: Callable[..., Outcome], options: list[str], message: str
 ) -> None:
     outcome = in_process("evaluate", run, *options)
     assert outcome.code == 2
-    assert said in outcome.err
+    assert message in outcome.err
     assert "Traceback" not in outcome.err
 
 
-def test_features_that_are_not_made_for_the_images_are_refused(
+def test_features_unsuited_to_the_images_are_refused(
     several_runs: Callable[..., dict[str, Run]], tiny: list[str], pictures: Path, ddim_host: Command
 ) -> None:
     data = f"images:path={pictures}"
@@ -291,11 +302,11 @@ def test_features_that_are_not_made_for_the_images_are_refused(
     assert trained.outcome.code == 0, trained.outcome.err
     outcome = ddim_host("evaluate", trained.path, "--features", "digits_mlp", "--samples", "10")
     assert outcome.code == 2
-    assert "digits_mlp looks at digits only" in outcome.err
+    assert "'digits_mlp' works only on digits" in outcome.err
     assert not (trained.path / "evaluation.json").exists()
 
 
-def test_a_damaged_file_of_scores_is_not_overwritten(run: Path, in_process: Callable[..., Outcome]) -> None:
+def test_damaged_scores_file_is_not_overwritten(run: Path, in_process: Callable[..., Outcome]) -> None:
     (run / "evaluation.json").write_text("{}", encoding="utf-8")
     outcome = in_process("evaluate", run)
     assert outcome.code == 2
@@ -303,7 +314,7 @@ def test_a_damaged_file_of_scores_is_not_overwritten(run: Path, in_process: Call
     assert (run / "evaluation.json").read_text(encoding="utf-8") == "{}"
 
 
-def test_features_of_a_third_party_just_work(site: Site, run: Path, ddim_host: Command) -> None:
+def test_third_party_features_work_without_changes(site: Site, run: Path, ddim_host: Command) -> None:
     site.plugin(
         "brightness",
         """
@@ -323,7 +334,7 @@ def ddim_feature_extractors():
     for choice in ("brightness", "brightness:power=2"):
         outcome = ddim_host("evaluate", run, *options, choice, env=site.env)
         assert outcome.code == 0, outcome.err
-        assert "Fréchet distance (no FID) in the features of brightness" in outcome.out
+        assert "Fréchet distance (not FID) in the features of brightness" in outcome.out
     one, other = document(run)["scores"]
     features = other["ruler"]["features"]
     assert (features["distribution"], features["dimension"]) == ("brightness", 4)
@@ -331,4 +342,4 @@ def ddim_feature_extractors():
         "brightness:power=1",
         "brightness:power=2",
     )
-    assert one["measures"] != other["measures"], "another space, and another reference in the cache"
+    assert one["measures"] != other["measures"], "each parameter value needs its own reference in the cache"

@@ -1,4 +1,4 @@
-"""`--observer`: what real commands tell, who is asked for, and that nobody can harm a run."""
+"""`--observer`: the events of real commands, the choice of observers, and runs that survive broken ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dataclasses import asdict
 from ddim_host import Observer
 
 class Told(Observer):
-    '''Writes what it is told, a line each; raises at one event.
+    '''Writes one line per event; raises at one of them.
 
     Args:
         fails_at: The event.
@@ -33,7 +33,7 @@ class Told(Observer):
     def __init__(self, *, fails_at: str = "", interrupts_at: str = "") -> None:
         self._fails_at, self._interrupts_at = fails_at, interrupts_at
 
-    def _take(self, event, what):
+    def _record(self, event, what):
         with (self._path / "told.jsonl").open("a") as file:
             file.write(json.dumps([event, what], default=str) + "\\n")
         if event == self._interrupts_at:
@@ -44,20 +44,20 @@ class Told(Observer):
 
     def on_begin(self, run):
         self._path = run.path
-        self._take("begin", asdict(run))
+        self._record("begin", asdict(run))
 
     def on_row(self, row):
-        self._take("row", asdict(row))
+        self._record("row", asdict(row))
 
     def on_grid(self, grid):
         assert grid.path.read_bytes()[:4] == b"\\x89PNG"
-        self._take("grid", asdict(grid))
+        self._record("grid", asdict(grid))
 
     def on_score(self, score):
-        self._take("score", asdict(score))
+        self._record("score", asdict(score))
 
     def on_end(self, ending):
-        self._take("end", asdict(ending))
+        self._record("end", asdict(ending))
 
 class Half:
     '''Has no methods.'''
@@ -91,17 +91,20 @@ def names(run: Path) -> list[str]:
     return [name for name, _ in events(run)]
 
 
-def test_a_run_is_told_from_beginning_to_end(
+def test_observer_gets_all_events_of_a_run(
     told: Site, ddim_host: Command, tiny: list[str], tmp_path: Path
 ) -> None:
-    """Also what `sample` and `evaluate` do with it later, without being asked for again."""
+    """Observers also get the events of `sample` and `evaluate` on this run, without another --observer."""
     path = tmp_path / "run"
     options = ["--train-steps", "40", "--batch-size", "100", "--seed", "3", "--observer", "told"]
+    options += ["--sample-every", "40"]
     outcome = ddim_host(*tiny, *options, "--out", path, env=told.env)
     assert outcome.code == 0, outcome.err
     assert "observer          told (told 1.0)" in outcome.out
-    assert names(path) == ["begin", "row", "row", "row", "grid", "end"]
+    assert names(path) == ["begin", "row", "row", "grid", "row", "grid", "end"]
     (_, begin), *rows, (_, grid), (_, end) = events(path)
+    _, along = rows.pop(2)
+    assert (along["path"], along["step"]) == (str(RunDirectory(path).training_grid_path(40)), 40)
     assert (begin["command"], begin["step"], begin["config"]["seed"]) == ("run", 0, 3)
     assert begin["config"]["loss"]["name"] == "mse"
     assert begin["config"]["observer"][0]["name"] == "told"
@@ -129,19 +132,17 @@ def test_a_run_is_told_from_beginning_to_end(
     assert (score["step"], score["steps"], score["eta"], score["num_images"]) == (40, 2, 0.0, 20)
     assert score["frechet_distance"] == stored["measures"]["frechet_distance"]
     assert ddim_host(*evaluate, env=told.env).code == 0
-    assert names(path)[6:] == ["begin", "end"], "what is known already is not told again"
+    assert names(path)[6:] == ["begin", "end"], "known scores are not reported again"
 
 
 @pytest.mark.parametrize("event", ["begin", "row", "grid", "end"])
-def test_a_broken_observer_changes_nothing(
+def test_broken_observer_does_not_change_the_run(
     event: str, told: Site, ddim_host: Command, tiny: list[str], tmp_path: Path
 ) -> None:
     watched, alone = tmp_path / "watched", tmp_path / "alone"
     outcome = ddim_host(*tiny, "--observer", f"told:fails_at={event}", "--out", watched, env=told.env)
     assert outcome.code == 0, outcome.err
-    assert (
-        outcome.err.count("warning: the observer 'told' of told 1.0 does not work, and is switched off") == 1
-    )
+    assert outcome.err.count("warning: observer 'told' of told 1.0 failed and is now disabled") == 1
     assert "it raised ValueError: no idea (told.py:" in outcome.err
     assert names(watched)[-1] == event
     assert ddim_host(*tiny, "--out", alone).code == 0
@@ -152,7 +153,7 @@ def test_a_broken_observer_changes_nothing(
     assert (watched / picture).read_bytes() == (alone / picture).read_bytes()
 
 
-def test_the_end_is_told_of_runs_that_fail_or_are_interrupted(
+def test_end_of_failed_and_interrupted_runs_is_reported(
     told: Site, ddim_host: Command, python: PythonCode, tiny: list[str], tmp_path: Path
 ) -> None:
     diverged = tmp_path / "diverged"
@@ -160,7 +161,7 @@ def test_the_end_is_told_of_runs_that_fail_or_are_interrupted(
     assert ddim_host(*tiny, *options, "--out", diverged, env=told.env).code == 1
     assert events(diverged)[-1][1] == {
         "status": "failed",
-        "reason": "a loss or a weight is no longer a finite number",
+        "reason": "a loss or a weight is no longer finite",
     }
     stopped = tmp_path / "stopped"
     options = ("--train-steps", "40", "--batch-size", "100", "--observer", "told:interrupts_at=row")
@@ -169,7 +170,7 @@ def test_the_end_is_told_of_runs_that_fail_or_are_interrupted(
     [*_, (_, end)] = events(stopped)
     assert end["status"] == "interrupted"
     assert end["reason"].startswith("interrupted after ")
-    # It goes on with the observers that it began with, or with others.
+    # A resumed run keeps its observers unless others are given.
     (stopped / "told.jsonl").unlink()
     resumed = ddim_host("run", "--resume", "--out", stopped, "--observer", "told", env=told.env)
     assert resumed.code == 0, resumed.err
@@ -179,14 +180,14 @@ def test_the_end_is_told_of_runs_that_fail_or_are_interrupted(
     assert events(stopped)[-1][1]["status"] == "finished"
 
 
-def test_a_run_is_used_where_its_observer_is_not_installed(
+def test_run_can_be_used_without_its_observer(
     told: Site, ddim_host: Command, tiny: list[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
     assert ddim_host(*tiny, "--observer", "told", "--out", path, env=told.env).code == 0
     sampled = ddim_host("sample", path)
     assert sampled.code == 0, sampled.err
-    assert sampled.err.count("note: the observer 'told' of this run is left out: there is no observer") == 1
+    assert sampled.err.count("note: observer 'told' of this run is skipped: there is no observer") == 1
     asked = ddim_host("sample", path, "--observer", "told")
     assert (asked.code, "there is no observer named 'told'" in asked.err) == (2, True)
 
@@ -197,10 +198,10 @@ def test_a_run_is_used_where_its_observer_is_not_installed(
         ("tolt", "there is no observer named 'tolt'; did you mean 'told'?"),
         ("told:fails=1", "observer 'told' has no parameter 'fails'"),
         ("half", "it has no on_begin(); derive it from ddim_host.Observer"),
-        ("told:", "nothing follows the colon"),
+        ("told:", "has no parameters after the colon"),
     ],
 )
-def test_wrong_observers_are_one_error_before_the_run(
+def test_invalid_observer_is_one_error_before_the_run(
     choice: str, message: str, told: Site, in_process: Callable[..., Outcome]
 ) -> None:
     outcome = in_process(*DRY, "--observer", choice)
@@ -208,7 +209,7 @@ def test_wrong_observers_are_one_error_before_the_run(
     assert message in outcome.err
 
 
-def test_observers_of_a_file_and_of_the_command_line(
+def test_observers_of_the_command_line_replace_those_of_the_file(
     told: Site, in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     file = tmp_path / "run.toml"
@@ -230,7 +231,7 @@ def test_observers_of_a_file_and_of_the_command_line(
 def test_every_experiment_of_a_sweep_is_observed(
     told: Site, ddim_host: Command, tiny: list[str], tmp_path: Path
 ) -> None:
-    """Observers are no axis: two of them make no more experiments, nor other ones."""
+    """Observers are not an axis of the sweep: two of them neither add experiments nor change them."""
     folder = tmp_path / "sweep"
     options = [option for option in tiny if option != "run"]
     command = ["sweep", *options, "--lr=1e-3", "--lr=2e-3", "--out", str(folder)]
@@ -242,12 +243,12 @@ def test_every_experiment_of_a_sweep_is_observed(
     runs = sorted(path.parent for path in folder.glob("*/trial.toml"))
     assert len(runs) == 2
     for run in runs:
-        told_names = names(run)
-        assert told_names.count("begin") == 4, "two observers, of `run` and of `evaluate`"
-        assert {"score", "end"} <= set(told_names)
+        event_names = names(run)
+        assert event_names.count("begin") == 4, "two observers, each for `run` and `evaluate`"
+        assert {"score", "end"} <= set(event_names)
     again = ddim_host(*command, *evaluation)
     assert "2 experiments in" in again.out
-    assert "2 of them done" in again.out, "without observers they are the same experiments"
+    assert "2 of them done" in again.out, "observers do not change the identity of an experiment"
     late = ddim_host("sweep", "--out", folder, "--observer", "told", env=told.env)
     assert late.code == 2
-    assert "--observer is for new experiments" in late.err
+    assert "--observer applies to new experiments only" in late.err

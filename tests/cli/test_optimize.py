@@ -35,7 +35,7 @@ def timesteps(run: Path) -> list[list[int]]:
 def searched(
     several_runs: Callable[..., dict[str, Run]], tiny_run: Run, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Run]]:
-    """A folder with two copies of a run, and what was done with them."""
+    """A folder with two copies of a run, and the commands run on them."""
     folder = tmp_path_factory.mktemp("searched")
     run, other = str(folder / "run"), str(folder / "other")
     for copy in (run, other):
@@ -60,12 +60,12 @@ def searched(
     return folder, several_runs(with_places)
 
 
-def test_all_end_well(searched: tuple[Path, dict[str, Run]]) -> None:
+def test_all_commands_succeed(searched: tuple[Path, dict[str, Run]]) -> None:
     for name, run in searched[1].items():
         assert run.outcome.code == 0, (name, run.outcome.err)
 
 
-def test_subsets_are_found_and_kept_with_their_protocol(searched: tuple[Path, dict[str, Run]]) -> None:
+def test_subsets_are_stored_with_their_protocol(searched: tuple[Path, dict[str, Run]]) -> None:
     folder, runs = searched
     found = subsets(folder / "run")
     assert [len(subset["timesteps"]) for subset in found] == [1, 2, 3]
@@ -89,7 +89,7 @@ def test_subsets_are_found_and_kept_with_their_protocol(searched: tuple[Path, di
     assert "wrote" in out.splitlines()[-1]
 
 
-def test_the_same_search_finds_the_same(searched: tuple[Path, dict[str, Run]]) -> None:
+def test_search_is_reproducible(searched: tuple[Path, dict[str, Run]]) -> None:
     folder, _ = searched
     one, other = subsets(folder / "run"), subsets(folder / "other")[:3]
     for subset in (*one, *other):
@@ -97,13 +97,13 @@ def test_the_same_search_finds_the_same(searched: tuple[Path, dict[str, Run]]) -
     assert one == other
 
 
-def test_a_search_of_other_weights_is_added(searched: tuple[Path, dict[str, Run]]) -> None:
+def test_subsets_of_other_weights_are_added(searched: tuple[Path, dict[str, Run]]) -> None:
     weights = [subset["search"]["weights"] for subset in subsets(searched[0] / "other")]
     assert weights == ["ema", "ema", "ema", "raw"]
 
 
 @pytest.mark.parametrize(("name", "solver"), [("sample", "ddim"), ("2m", "dpmpp_2m")])
-def test_samples_use_what_was_found(searched: tuple[Path, dict[str, Run]], name: str, solver: str) -> None:
+def test_sampling_uses_the_subset(searched: tuple[Path, dict[str, Run]], name: str, solver: str) -> None:
     folder, _ = searched
     record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     assert record["timesteps"] == timesteps(folder / "run")[2]
@@ -112,7 +112,7 @@ def test_samples_use_what_was_found(searched: tuple[Path, dict[str, Run]], name:
     assert np.load(folder / f"{name}.npz")["images"].shape == (4, 8, 8, 1)
 
 
-def test_scores_and_reconstructions_use_it_and_say_so(searched: tuple[Path, dict[str, Run]]) -> None:
+def test_scores_and_reconstructions_record_the_subset(searched: tuple[Path, dict[str, Run]]) -> None:
     folder, _ = searched
     found = timesteps(folder / "run")
     scores = json.loads((folder / "run" / "evaluation.json").read_text(encoding="utf-8"))["scores"]
@@ -121,7 +121,7 @@ def test_scores_and_reconstructions_use_it_and_say_so(searched: tuple[Path, dict
     assert row["timesteps"] == found[1]
 
 
-def test_subsets_can_be_taken_from_another_run(searched: tuple[Path, dict[str, Run]]) -> None:
+def test_subset_of_another_run_can_be_used(searched: tuple[Path, dict[str, Run]]) -> None:
     folder, _ = searched
     record = json.loads((folder / "transfer.json").read_text(encoding="utf-8"))
     assert record["timesteps"] == timesteps(folder / "run")[1]
@@ -133,52 +133,61 @@ def test_subsets_can_be_taken_from_another_run(searched: tuple[Path, dict[str, R
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
-        ("optimize RUN --steps 0", "--steps cannot be '0'"),
-        ("optimize RUN --steps 3,x", "--steps cannot be '3,x'"),
-        ("optimize RUN --steps 9 --teacher-steps 8", "a teacher of 8 steps cannot be followed in 9"),
-        ("optimize RUN --teacher-steps 1", "integer, from 2 to 10,000, not '1'"),
-        ("optimize RUN --images 1", "integer, from 2 to 10,000, not '1'"),
+        (
+            "optimize RUN --steps 0",
+            "--steps must be an integer from 1 to 100,000, or several separated by commas, not '0'",
+        ),
+        (
+            "optimize RUN --steps 3,x",
+            "--steps must be an integer from 1 to 100,000, or several separated by commas, not '3,x'",
+        ),
+        (
+            "optimize RUN --steps 9 --teacher-steps 8",
+            "cannot choose 9 timesteps from a teacher with 8 steps",
+        ),
+        ("optimize RUN --teacher-steps 1", "integer from 2 to 10,000, not '1'"),
+        ("optimize RUN --images 1", "integer from 2 to 10,000, not '1'"),
         ("optimize RUN --search dynamic", "there is no subset search named 'dynamic'"),
         ("optimize RUN --search dynamic_programming:depth=2", "has no parameter 'depth'"),
-        ("optimize RUN --refine pixels", "there is no 'pixels'; choose from"),
-        ("optimize RUN --solver heun", "--solver is that of a refinement, and there is none"),
-        ("optimize RUN --refine features --images 40", "20 images are too few to refine timesteps in the"),
+        ("optimize RUN --refine pixels", "--refine must be one of none, teacher, features, not 'pixels'"),
+        ("optimize RUN --solver heun", "--solver has no effect without --refine"),
+        ("optimize RUN --refine features --images 40", "20 images are too few to refine timesteps with the"),
         ("optimize RUN --refine teacher --solver other", "there is no solver named 'other'"),
-        ("optimize RUN --seed -1", "--seed cannot be '-1'"),
-        ("optimize RUN --eta 0.5", "`ddim-host optimize` does not take '--eta'"),
-        ("optimize RUN --checkpoint worst", "there is no 'worst'; choose from"),
+        ("optimize RUN --seed -1", "--seed must be an integer in [0, 2^63), not '-1'"),
+        ("optimize RUN --eta 0.5", "`ddim-host optimize` does not accept '--eta'"),
+        ("optimize RUN --checkpoint worst", "--checkpoint must be one of"),
         ("optimize nowhere", "there is no run in nowhere"),
-        ("sample RUN USE --steps 5", "no timestep subset of 5 steps was searched for the run in RUN"),
+        ("sample RUN USE --steps 5", "the run in RUN has no optimized timestep subset of 5 steps"),
         ("sample RUN USE --steps 5", "fix: ddim-host optimize RUN --steps 5"),
         ("sample RUN USE --steps 2 --weights raw", "were found for other weights"),
         ("sample RUN USE --steps 2 --weights raw", "ddim-host optimize RUN --steps 2 --weights raw"),
-        ("evaluate RUN USE --steps 2,7 --eta 0", "no timestep subset of 7 steps was searched"),
-        ("reconstruct RUN USE --steps 2,7", "no timestep subset of 7 steps was searched"),
-        ("sample TINY USE --steps 2", "no timestep subsets were searched for the run in TINY"),
-        ("sample TINY --timestep-subset optimized:from=TINY", "no timestep subsets were searched"),
+        ("evaluate RUN USE --steps 2,7 --eta 0", "has no optimized timestep subset of 7 steps"),
+        ("reconstruct RUN USE --steps 2,7", "has no optimized timestep subset of 7 steps"),
+        ("sample TINY USE --steps 2", "the run in TINY has no optimized timestep subsets"),
+        ("sample TINY --timestep-subset optimized:from=TINY", "has no optimized timestep subsets"),
         ("sample TINY --timestep-subset optimized:from=nowhere", "there is no run in"),
         ("sample TINY --timestep-subset optimized:to=RUN", "has no parameter 'to'"),
         ("sample TINY --timestep-subset optimized:to=RUN", "from (path or none, default none)"),
-        ("run --plugin torch USE", "found for a trained network, and there is none yet"),
-        ("run --start-from RUN USE --train-steps 9", "found for a trained network, and there is none yet"),
-        ("sweep --plugin torch USE", "found for a trained network, and there is none yet"),
+        ("run --plugin torch USE", "needs a trained network"),
+        ("run --start-from RUN USE --train-steps 9", "needs a trained network"),
+        ("sweep --plugin torch USE", "needs a trained network"),
     ],
 )
-def test_wrong_requests_are_one_clear_error(
+def test_invalid_request_is_one_error(
     in_process: Callable[..., Outcome],
     searched: tuple[Path, dict[str, Run]],
     tiny_run: Run,
     command: str,
-    said: str,
+    message: str,
 ) -> None:
     run, tiny = str(searched[0] / "run"), str(tiny_run.path)
     words = command.replace("USE", " ".join(USE)).replace("RUN", run).replace("TINY", tiny).split()
     before = (searched[0] / "run" / "subsets.json").read_bytes()
     outcome = in_process(*words)
     assert outcome.code == 2, outcome
-    assert said.replace("RUN", run).replace("TINY", tiny) in outcome.err
+    assert message.replace("RUN", run).replace("TINY", tiny) in outcome.err
     assert outcome.err.count("error: ") == 1
     assert "Traceback" not in outcome.err
     assert (searched[0] / "run" / "subsets.json").read_bytes() == before
@@ -187,7 +196,7 @@ def test_wrong_requests_are_one_clear_error(
 def test_subsets_of_another_checkpoint_are_refused(
     in_process: Callable[..., Outcome], searched: tuple[Path, dict[str, Run]], tmp_path: Path
 ) -> None:
-    """Also one of as many steps: the weights themselves are compared."""
+    """The weights themselves are compared, not the number of steps."""
     run = tmp_path / "trained-again"
     shutil.copytree(searched[0] / "run", run)
     [weights] = run.glob("checkpoints/*/ema.safetensors")
@@ -197,7 +206,7 @@ def test_subsets_of_another_checkpoint_are_refused(
     assert "were found for other weights" in outcome.err
 
 
-def test_a_damaged_file_is_not_overwritten(
+def test_damaged_subsets_file_is_not_overwritten(
     in_process: Callable[..., Outcome], searched: tuple[Path, dict[str, Run]], tmp_path: Path
 ) -> None:
     run = tmp_path / "damaged"
@@ -218,7 +227,7 @@ def test_a_damaged_file_is_not_overwritten(
     ],
     ids=["teacher", "features"],
 )
-def test_found_timesteps_are_refined(
+def test_timesteps_are_refined(
     ddim_host: Command,
     tiny_run: Run,
     tmp_path: Path,
@@ -254,7 +263,7 @@ def test_found_timesteps_are_refined(
 
 ONLY_TWO = """
 def only_two(schedule, teacher, sizes, *, first: int = 0):
-    "The first timesteps for S = 2; other sizes are forgotten."
+    "Return the first timesteps for S = 2 and omit other sizes."
     return {2: teacher.timesteps[first : first + 2]}
 
 @hookimpl
@@ -263,9 +272,7 @@ def ddim_subset_searches():
 """
 
 
-def test_the_search_of_a_plugin_is_used_and_checked(
-    ddim_host: Command, tiny_run: Run, tmp_path: Path
-) -> None:
+def test_search_of_a_plugin_is_used_and_checked(ddim_host: Command, tiny_run: Run, tmp_path: Path) -> None:
     site = Site(tmp_path / "site")
     site.plugin("dist-two", ONLY_TWO)
     run = tmp_path / "run"
@@ -284,7 +291,7 @@ def test_the_search_of_a_plugin_is_used_and_checked(
     assert found["expected_error"] > found["linear_expected_error"]
 
 
-def test_a_run_can_begin_with_the_subset_of_another_one(
+def test_new_run_can_use_the_subset_of_another(
     in_process: Callable[..., Outcome], searched: tuple[Path, dict[str, Run]]
 ) -> None:
     run = searched[0] / "run"
@@ -297,7 +304,7 @@ def test_a_run_can_begin_with_the_subset_of_another_one(
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("jittor") is None, reason="Jittor is not installed")
-def test_both_frameworks_find_the_same(
+def test_both_frameworks_find_the_same_subsets(
     ddim_host: Command, searched: tuple[Path, dict[str, Run]], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Output that breaks off: closed pipes, and impatient users."""
+"""Output that is cut off: closed pipes and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from tests.support.commands import Outcome, PythonCode
 
 
-# --- Help and imports ---------------------------------------------------------------------------------------
+# --- Closed pipes and Ctrl-C --------------------------------------------------------------------------------
 
 
 @pytest.mark.process
-def test_output_that_nobody_reads_any_more_is_not_complained_of(environment: dict[str, str]) -> None:
-    """As of `ddim-host plugins | head -0`."""
+def test_broken_pipe_is_silent(environment: dict[str, str]) -> None:
+    """Equivalent to `ddim-host plugins | head -0`."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "ddim_host", "plugins"]
@@ -30,31 +30,29 @@ def test_output_that_nobody_reads_any_more_is_not_complained_of(environment: dic
 
 
 @pytest.mark.process
-def test_an_output_that_was_closed_from_the_start_is_no_error(environment: dict[str, str]) -> None:
-    """As of `ddim-host plugins >&-`."""
+def test_closed_stdout_is_not_an_error(environment: dict[str, str]) -> None:
+    """Equivalent to `ddim-host plugins >&-`."""
     command = ["sh", "-c", '"$0" -m ddim_host plugins >&-', sys.executable]
     done = subprocess.run(command, stderr=subprocess.PIPE, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_another_pipe_that_breaks_is_not_taken_for_the_output(python: PythonCode) -> None:
+def test_broken_pipe_of_a_child_process_is_an_error(python: PythonCode) -> None:
     outcome = python("""
 import ddim_host.cli.plugins
 from ddim_host.cli import main
 
 def broken(options):
-    raise BrokenPipeError("that of a helper")
+    raise BrokenPipeError("pipe of a child process")
 
 ddim_host.cli.plugins.main = broken
 main(["plugins"])
 """)
     assert outcome.code == 1
-    assert "BrokenPipeError: that of a helper" in outcome.err
+    assert "BrokenPipeError: pipe of a child process" in outcome.err
 
 
-def test_an_impatient_user_gets_one_line(
-    in_process: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_prints_one_line(in_process: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: object) -> int:
         raise KeyboardInterrupt
 
@@ -63,11 +61,8 @@ def test_an_impatient_user_gets_one_line(
     assert (outcome.code, outcome.out, outcome.err) == (1, "", "\nddim-host: interrupted\n")
 
 
-# --- Divergence ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.process
-def test_a_reader_who_has_seen_enough_is_no_error(environment: dict[str, str]) -> None:
+def test_reader_that_ends_early_is_not_an_error(environment: dict[str, str]) -> None:
     command = f"{sys.executable} -m ddim_host doctor | true"
     done = subprocess.run(
         ["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=120, check=False

@@ -1,4 +1,4 @@
-"""`plugins`: what is installed, and what is broken and why."""
+"""`plugins`: the installed plugins, and the errors of broken ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """All broken plugins at once, and one that works."""
+    """All broken plugins at once, and a working one."""
     site = Site(tmp_path_factory.mktemp("broken"))
     for name, (source, _) in BROKEN.items():
         site.plugin(name, source)
@@ -36,7 +36,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(scope="module")
 def rows(broken: Site, ddim_host: Command) -> dict[str, dict[str, Any]]:
-    """What `plugins --json` says with all of them installed, frameworks by name, all else by distribution."""
+    """Rows of `plugins --json` with all of them installed: frameworks by name, others by distribution."""
     outcome = ddim_host("plugins", "--json", env=broken.env)
     assert outcome.code == 0, outcome.err
     return {
@@ -48,7 +48,7 @@ def rows(broken: Site, ddim_host: Command) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_plugin_is_shown_with_its_error(rows: dict[str, dict[str, Any]], name: str) -> None:
+def test_broken_plugin_is_shown_with_its_error(rows: dict[str, dict[str, Any]], name: str) -> None:
     row = dict(rows[name])
     assert BROKEN[name][1] in row.pop("error")
     assert row == {
@@ -63,7 +63,7 @@ def test_a_broken_plugin_is_shown_with_its_error(rows: dict[str, dict[str, Any]]
 
 
 @pytest.mark.parametrize("framework", ["torch", "jittor", "jax"])
-def test_a_plugin_that_imports_a_framework_is_told_why_it_cannot(
+def test_error_explains_why_a_plugin_cannot_import_a_framework(
     rows: dict[str, dict[str, Any]], framework: str
 ) -> None:
     [row] = [
@@ -73,9 +73,7 @@ def test_a_plugin_that_imports_a_framework_is_told_why_it_cannot(
 
 
 @pytest.mark.parametrize("name", ["no-such-object", "no-reference"])
-def test_an_entry_point_that_leads_nowhere_is_shown_as_an_error(
-    rows: dict[str, dict[str, Any]], name: str
-) -> None:
+def test_dangling_entry_point_is_shown_as_an_error(rows: dict[str, dict[str, Any]], name: str) -> None:
     assert rows[name]["status"] == "error"
     assert rows[name]["error"]
 
@@ -84,7 +82,7 @@ def test_errors_are_one_line_each(rows: dict[str, dict[str, Any]]) -> None:
     assert not [row for row in rows.values() if "\n" in row["error"]]
 
 
-def test_plugins_that_work_are_not_harmed(rows: dict[str, dict[str, Any]]) -> None:
+def test_working_plugins_are_unaffected(rows: dict[str, dict[str, Any]]) -> None:
     assert (rows["works"]["status"], rows["works"]["error"]) == ("ok", "")
     assert rows["works"]["provides"] == {"ddim_losses": ["fine"]}
     assert rows["ddim-losses"]["provides"] == {"ddim_losses": ["balanced", "huber", "l1", "l2", "mse"]}
@@ -97,33 +95,33 @@ def test_commands_work_beside_broken_plugins(
     broken: Site, ddim_host: Command, arguments: tuple[str, ...]
 ) -> None:
     outcome = ddim_host(*arguments, env=broken.env)
-    # One of them may import torch here, which can take long enough to be said.
+    # One of them may import torch here, which can take long enough for a note.
     errors = [line for line in outcome.err.splitlines() if "imports-in-hook" not in line]
     assert (outcome.code, errors) == (0, [])
 
 
-def test_plugins_shows_people_who_is_broken_and_why(broken: Site, ddim_host: Command) -> None:
+def test_text_names_broken_plugins_and_their_errors(broken: Site, ddim_host: Command) -> None:
     out = ddim_host("plugins", env=broken.env).out
     assert "  raises 1.0 (raises) is broken: RuntimeError: first line (raises.py:2)\n" in out
     assert re.search(r"^loss \(--loss\)(\n  .*)*\n  fine +works 1.0\n", out, re.MULTILINE)
 
 
-def test_a_chatty_plugin_does_not_spoil_the_json(site: Site, in_process: Callable[..., Outcome]) -> None:
+def test_plugin_that_prints_does_not_corrupt_the_json(site: Site, in_process: Callable[..., Outcome]) -> None:
     site.plugin("chatty", "print('hello')\n" + losses("fine"))
     json.loads(in_process("plugins", "--json").out)
 
 
-# --- What `plugins` says ------------------------------------------------------------------------------------
+# --- Output of `plugins` ------------------------------------------------------------------------------------
 
 
-def test_json_has_exactly_the_promised_keys_and_order(rows: dict[str, dict[str, Any]]) -> None:
+def test_json_has_exactly_the_documented_keys_and_order(rows: dict[str, dict[str, Any]]) -> None:
     keys = ["name", "distribution", "version", "kind", "entry_point", "provides", "status", "error"]
     assert {tuple(row) for row in rows.values()} == {tuple(keys)}
     order = [(row["kind"], row["name"], row["distribution"]) for row in rows.values()]
     assert order == sorted(order)
 
 
-def test_what_comes_with_the_host_is_found(rows: dict[str, dict[str, Any]]) -> None:
+def test_built_in_parts_are_listed(rows: dict[str, dict[str, Any]]) -> None:
     assert rows["ddim-host"] == {
         "name": "defaults",
         "distribution": "ddim-host",
@@ -148,7 +146,7 @@ def test_what_comes_with_the_host_is_found(rows: dict[str, dict[str, Any]]) -> N
     )
 
 
-def test_a_framework_that_is_not_imported_is_available(rows: dict[str, dict[str, Any]]) -> None:
+def test_framework_that_was_not_imported_is_available(rows: dict[str, dict[str, Any]]) -> None:
     assert rows["torch"] == {
         "name": "torch",
         "distribution": "ddim-torch",
@@ -161,7 +159,7 @@ def test_a_framework_that_is_not_imported_is_available(rows: dict[str, dict[str,
     }
 
 
-def test_the_table_names_frameworks_and_parts_with_their_parameters(
+def test_table_lists_frameworks_and_parts_with_parameters(
     in_process: Callable[..., Outcome],
 ) -> None:
     out = in_process("plugins").out
@@ -173,12 +171,20 @@ def test_the_table_names_frameworks_and_parts_with_their_parameters(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "texts"),
     [
         ("huber", ["loss 'huber' of ddim-losses", "Mean pseudo-Huber loss", "delta  number, default 0.1"]),
         ("ddim-losses/huber", ["loss 'huber' of ddim-losses"]),
+        (
+            "importance",
+            [
+                "\n    uniform_share  number, default 0.001"
+                f"\n{' ':19}Share of the uniform distribution, in [0, 1]. At 0, a timestep whose losses were"
+                f"\n{' ':19}all zero is never drawn again.\n",
+            ],
+        ),
         ("images", ["data set 'images'", "--data images:path=...", "no default"]),
-        ("ddim_losses", ["(losses): ok", "ddim_losses: balanced, huber"]),
+        ("ddim_losses", ["(losses): ok", "\n  loss: balanced, huber"]),
         ("torch", ["ddim-torch", "run with --plugin torch"]),
         (
             "unet",
@@ -186,28 +192,26 @@ def test_the_table_names_frameworks_and_parts_with_their_parameters(
                 "model 'unet', built by every framework",
                 "  base_channels             Channels of the first",
                 "self-attention on the way down.\n",
-                "  scale_shift               Whether the time scales",
+                "  scale_shift               Let the time embedding scale",
                 "(list of numbers; default 1,2 for 8 x 8 pixels, 1,2,2,2 for 32 x 32 pixels)",
             ],
         ),
     ],
 )
-def test_one_name_in_detail(in_process: Callable[..., Outcome], name: str, said: list[str]) -> None:
+def test_details_of_one_name(in_process: Callable[..., Outcome], name: str, texts: list[str]) -> None:
     outcome = in_process("plugins", name)
     assert outcome.code == 0
-    for text in said:
+    for text in texts:
         assert text in outcome.out
 
 
-def test_a_name_that_nothing_has(in_process: Callable[..., Outcome]) -> None:
+def test_unknown_name_is_an_error_with_a_suggestion(in_process: Callable[..., Outcome]) -> None:
     outcome = in_process("plugins", "hubr")
     assert (outcome.code, outcome.out) == (2, "")
     assert "did you mean 'huber'?" in outcome.err
 
 
-def test_a_name_that_nothing_has_may_be_that_of_a_broken_plugin(
-    site: Site, in_process: Callable[..., Outcome]
-) -> None:
+def test_unknown_name_may_belong_to_a_broken_plugin(site: Site, in_process: Callable[..., Outcome]) -> None:
     site.plugin("robust-losses", "import no_such_module")
     site.plugin("other-losses", "raise OSError('no disk')")
     outcome = in_process("plugins", "robust")
@@ -218,18 +222,15 @@ def test_a_name_that_nothing_has_may_be_that_of_a_broken_plugin(
     )
 
 
-# --- Switched off, strict, too new, slow --------------------------------------------------------------------
+# --- Slow plugins -------------------------------------------------------------------------------------------
 
 
-def test_a_slow_plugin_is_named_while_it_loads(site: Site, ddim_host: Command) -> None:
+def test_slow_plugin_is_named_while_it_loads(site: Site, ddim_host: Command) -> None:
     site.plugin("tired", "import time\ntime.sleep(3)\n" + losses("fine"))
     outcome = ddim_host("plugins", env=site.env)
     assert outcome.code == 0
-    assert outcome.err == "loading the plugin tired 1.0 (tired) takes long\n"
+    assert outcome.err == "note: still loading the plugin tired 1.0 (tired)\n"
 
 
-# --- Parts --------------------------------------------------------------------------------------------------
-
-
-def test_fake_distributions_come_before_the_real_ones(broken: Site) -> None:
+def test_fake_distributions_precede_the_real_ones(broken: Site) -> None:
     assert broken.env["PYTHONPATH"].split(os.pathsep)[0] == str(broken.path)

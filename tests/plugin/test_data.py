@@ -1,4 +1,4 @@
-"""Images as data sources give them, and the fingerprint by which they are known again."""
+"""The images of data sources, and the fingerprint that identifies them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGES = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4, 1)
 REAL = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), np.uint8)
 
 
-def test_a_fingerprint_tells_images_from_others() -> None:
+def test_fingerprints_of_different_images_differ() -> None:
     one = TrainTest(IMAGES, IMAGES[:1]).fingerprint
     assert one == TrainTest(IMAGES.copy(), IMAGES[:1].copy()).fingerprint
     others = (

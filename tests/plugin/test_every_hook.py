@@ -1,4 +1,4 @@
-"""Every extension point is documented as it is, has a contract that others can test with, and is used."""
+"""Every extension point is documented accurately, has a contract for tests of plugins, and is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 GUIDE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 HOOKS = [name for name in vars(hookspecs) if name.startswith("ddim_")]
 
-# What a part of each kind is called with; a type alias has no signature of its own.
+# Protocols of the callables; a type alias has no signature of its own.
 CALLED = {
     Kind.MODEL: interface.ModelFactory,
     Kind.NOISE_SCHEDULE: contracts.NoiseScheduleFactory,
@@ -33,19 +33,19 @@ CALLED = {
 }
 
 
-def test_every_hook_but_two_gives_parts() -> None:
+def test_all_hooks_except_two_provide_parts() -> None:
     assert {*HOOKS} == {kind.value for kind in Kind} | {"ddim_machine_checks", "ddim_process_groups"}
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_a_hook_is_documented(name: str) -> None:
+def test_hook_is_documented(name: str) -> None:
     assert inspect.getdoc(getattr(hookspecs, name))
     assert not inspect.signature(getattr(hookspecs, name)).parameters
     assert re.search(rf"^\| `{name}` \|", GUIDE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.option)
-def test_the_guide_says_what_a_part_is_called_with(kind: Kind) -> None:
+def test_guide_lists_the_arguments_of_parts(kind: Kind) -> None:
     protocol: Any = CALLED.get(kind)
     names = [] if protocol is None else list(inspect.signature(protocol.__call__).parameters)[1:]
     assert f"| `{kind.value}` | `({', '.join(names)})` |" in GUIDE
@@ -56,12 +56,12 @@ def test_the_guide_says_what_a_part_is_called_with(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.option)
-def test_a_kind_has_a_contract_to_test_with(kind: Kind) -> None:
+def test_kind_has_a_contract(kind: Kind) -> None:
     classes = [getattr(testing, name) for name in testing.__all__]
     assert [cls for cls in classes if getattr(cls, "kind", None) is kind]
 
 
-def test_every_hook_is_implemented_by_something_real(python: PythonCode) -> None:
+def test_every_hook_has_an_implementation(python: PythonCode) -> None:
     code = (
         "from ddim_host.plugin.loading import load_plugins\n"
         "from ddim_host.plugin.registry import Kind\n"

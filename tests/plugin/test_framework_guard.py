@@ -42,7 +42,7 @@ def modules(outcome: Outcome) -> set[str]:
 
 @pytest.fixture(scope="module")
 def paddle(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """A second framework plugin, and stand-ins for frameworks that are quickly imported."""
+    """A second framework plugin, and stand-ins for frameworks that import quickly."""
     site = Site(tmp_path_factory.mktemp("paddle"))
     site.plugin("ddim-paddle", PADDLE, entry="paddle", group="frameworks")
     for name in ("paddle", "torch", "tensorflow"):
@@ -68,7 +68,7 @@ def test_plugins_imports_no_framework_and_no_plugin_of_one(paddle: Site, python:
     assert not {"ddim_paddle", "ddim_torch.plugin", "paddle", "torch"} & found
 
 
-def test_looking_for_another_framework_is_no_error_but_importing_it_is(
+def test_finding_another_framework_is_allowed_but_importing_it_is_not(
     paddle: Site, python: PythonCode
 ) -> None:
     code = """
@@ -88,13 +88,13 @@ load_plugins('torch')
     assert (outcome.code, outcome.out, outcome.err) == (0, "refused\n", "")
 
 
-def test_who_imports_another_framework_is_told_why_it_cannot(paddle: Site, python: PythonCode) -> None:
+def test_error_of_importing_another_framework_explains_why(paddle: Site, python: PythonCode) -> None:
     code = "from ddim_host.plugin.loading import load_plugins; load_plugins('torch'); import tensorflow"
     outcome = python(code, env=paddle.env)
     assert "'tensorflow' cannot be imported here: this process runs torch" in outcome.err
 
 
-def test_the_guard_stays_after_loading_and_follows_the_last_choice(paddle: Site, python: PythonCode) -> None:
+def test_guard_remains_after_loading_and_follows_the_last_choice(paddle: Site, python: PythonCode) -> None:
     code = """
 from ddim_host.plugin.loading import load_plugins
 load_plugins()
@@ -110,13 +110,13 @@ import torch
 
 
 @pytest.mark.usefixtures("no_framework")
-def test_a_process_that_holds_another_framework_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_with_another_framework_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax", types.ModuleType("jax"))
-    with pytest.raises(RuntimeError, match="already holds jax"):
+    with pytest.raises(RuntimeError, match="already loaded jax"):
         load_plugins("torch")
 
 
-# --- Parts --------------------------------------------------------------------------------------------------
+# --- Waiting threads ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_process_that_holds_another_framework_is_refused(monkeypatch: pytest.M
         ({"OMP_WAIT_POLICY": "active"}, "'torch'", None),
     ],
 )
-def test_threads_wait_awake_for_a_short_time_unless_the_user_says_otherwise(
+def test_threads_spin_briefly_unless_the_user_sets_otherwise(
     given: dict[str, str], framework: str, count: str | None, python: PythonCode
 ) -> None:
     code = (

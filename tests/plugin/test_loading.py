@@ -1,7 +1,8 @@
-"""Loading plugins: each fails alone, with an error that says what mends it."""
+"""Loading plugins: each fails alone, with an error that names the remedy."""
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from tests.support.distributions import Site, installed, losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.support.commands import Outcome
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 # --- Broken plugins -----------------------------------------------------------------------------------------
 
 
-def test_a_missing_part_may_be_that_of_a_broken_plugin(
+def test_error_of_a_missing_part_mentions_broken_plugins(
     site: Site, in_process: Callable[..., Outcome]
 ) -> None:
     site.plugin("robust-losses", "import no_such_module")
@@ -35,22 +37,22 @@ def test_a_missing_part_may_be_that_of_a_broken_plugin(
 
 
 @pytest.mark.usefixtures("no_framework")
-def test_a_hook_that_forgets_to_return_is_an_error(site: Site) -> None:
+def test_hook_without_return_value_is_an_error(site: Site) -> None:
     site.plugin("forgetful", "@hookimpl\ndef ddim_losses():\n    {'huber': abs}")
     assert installed("forgetful").status == "error"
 
 
 @pytest.mark.usefixtures("no_framework")
-def test_impatient_users_are_not_taken_for_a_broken_plugin(site: Site) -> None:
+def test_keyboard_interrupt_is_not_a_plugin_error(site: Site) -> None:
     site.plugin("slow", "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         load_plugins()
 
 
-# --- What `plugins` says ------------------------------------------------------------------------------------
+# --- Output of `plugins` ------------------------------------------------------------------------------------
 
 
-def test_only_broken_plugins_that_may_give_a_part_are_mentioned(
+def test_only_broken_plugins_that_may_provide_the_part_are_mentioned(
     site: Site, in_process: Callable[..., Outcome]
 ) -> None:
     site.plugin("odd-losses", HOOK + "[abs]")
@@ -58,22 +60,22 @@ def test_only_broken_plugins_that_may_give_a_part_are_mentioned(
     site.plugin("odd-data", "@hookimpl\ndef ddim_datasets():\n    return []")
     err = in_process(*DRY, "--loss", "odd").err
     assert "odd-losses 1.0" in err
-    assert "misspelt 1.0" in err  # whatever it was meant to give
+    assert "misspelt 1.0" in err  # it could have meant to provide any part
     assert "odd-data" not in err
     err = in_process(*DRY, "--loss", "odd-data/odd").err
-    assert "why: it gives no loss\n  fix: " in err
+    assert "why: it provides no loss\n  fix: " in err
 
 
-# --- What mends it ------------------------------------------------------------------------------------------
+# --- Remedies -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("source", "fix"),
     [
-        ("import no_such_module.part", "install what has the module 'no_such_module'"),
-        ("import odd_losses.part", "reinstall it: pip install --force-reinstall odd-losses"),
-        ("import torch", f"tell the authors of odd-losses, or switch it off: {DISABLED}=odd-losses"),
-        ("1 / 0", f"tell the authors of odd-losses, or switch it off: {DISABLED}=odd-losses"),
+        ("import no_such_module.part", "install the distribution that contains the module 'no_such_module'"),
+        ("import odd_losses.part", "reinstall it: pip install --no-deps --force-reinstall odd-losses"),
+        ("import torch", f"report it to the authors of odd-losses, or disable it: {DISABLED}=odd-losses"),
+        ("1 / 0", f"report it to the authors of odd-losses, or disable it: {DISABLED}=odd-losses"),
     ],
 )
 def test_the_fix_depends_on_the_cause(
@@ -84,6 +86,62 @@ def test_the_fix_depends_on_the_cause(
     out = in_process("plugins", "odd-losses").out
     assert f"\n  fix: {fix}\n" in out
     assert "(odd_losses.py:2)" in out
+
+
+@pytest.mark.usefixtures("no_framework")
+@pytest.mark.parametrize("editable", [True, False])
+@pytest.mark.parametrize(
+    ("module", "problem", "meant"),
+    [
+        ("ddim_othr", "did you mean 'ddim_other'?", "ddim_other"),
+        ("ddim_other.plugn", "did you mean 'ddim_other.plugin'?", "ddim_other.plugin"),
+        ("strata", "it contains ddim_other", "MODULE"),
+    ],
+)
+def test_entry_point_that_names_a_missing_module_is_explained(
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    editable: bool,
+    module: str,
+    problem: str,
+    meant: str,
+) -> None:
+    """Reinstalling would not help: no version of the distribution contains the module."""
+    source = tmp_path / "a source"
+    source.mkdir()
+    root = source if editable else site.path
+    (root / "ddim_other").mkdir(parents=True)
+    files = ["ddim_other/__init__.py", "ddim_other/plugin.py"]
+    for name in files:
+        (root / name).touch()
+    monkeypatch.syspath_prepend(root)
+    info = site.distribution("ddim-other", f"[ddim_host.plugins]\nother = {module}\n")
+    if editable:
+        (site.path / "_ddim_other.pth").write_text(f"{source}\n", encoding="utf-8")
+        files = ["_ddim_other.pth"]
+    record = "".join(f"{name},,\n" for name in [*files, f"{info.name}/METADATA"])
+    (info / "RECORD").write_text(record, encoding="utf-8")
+    origin = {"url": source.as_uri(), "dir_info": {"editable": editable}}
+    (info / "direct_url.json").write_text(json.dumps(origin), encoding="utf-8")
+    plugin = installed("other")
+    assert plugin.error == (
+        f"its entry point 'other' names the module {module!r}, which ddim-other does not contain; {problem}"
+    )
+    assert plugin.fix == (
+        f'write other = "{meant}" below [project.entry-points."ddim_host.plugins"] in its pyproject.toml, '
+        f"and reinstall it: pip install {'-e' if editable else '--no-deps --force-reinstall'} '{source}'"
+    )
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_fix_for_a_local_distribution_names_its_folder(site: Site, tmp_path: Path) -> None:
+    site.plugin("odd-losses", "1 / 0")
+    info = next(site.path.glob("odd*.dist-info"))
+    origin = {"url": tmp_path.as_uri(), "dir_info": {}}
+    (info / "direct_url.json").write_text(json.dumps(origin), encoding="utf-8")
+    assert installed("odd-losses").fix == f"correct it in {tmp_path}, or disable it: {DISABLED}=odd-losses"
 
 
 @pytest.mark.usefixtures("no_framework")
@@ -99,13 +157,13 @@ def test_the_innermost_line_of_a_plugin_is_named(site: Site) -> None:
 # --- One framework per process ------------------------------------------------------------------------------
 
 
-def test_a_framework_that_does_not_load(site: Site, in_process: Callable[..., Outcome]) -> None:
+def test_framework_that_fails_to_load_is_an_error(site: Site, in_process: Callable[..., Outcome]) -> None:
     site.plugin(
         "ddim-paddle", "raise OSError('no driver')", entry="paddle", group="frameworks", version="3.1"
     )
     outcome = in_process("run", "--plugin", "paddle", "--dry-run")
     assert outcome.code == 2
-    assert "the framework plugin 'paddle' does not load" in outcome.err
+    assert "framework plugin 'paddle' failed to load" in outcome.err
     assert "ddim-paddle 3.1 (paddle): OSError: no driver" in outcome.err
     assert in_process(*DRY).code == 0
 
@@ -114,12 +172,12 @@ def test_a_framework_without_a_network_does_not_load(site: Site, in_process: Cal
     site.plugin("own-losses", losses("own"), entry="own", group="frameworks")
     outcome = in_process("run", "--plugin", "own", "--dry-run")
     assert outcome.code == 2
-    assert "the framework plugin 'own' does not load" in outcome.err
-    assert "a framework gives networks, by the hook ddim_model_factories" in outcome.err
+    assert "framework plugin 'own' failed to load" in outcome.err
+    assert "a framework provides networks only, with the hook ddim_model_factories" in outcome.err
     assert "'ddim_host.plugins'" in outcome.err
 
 
-# --- Switched off, strict, too new, slow --------------------------------------------------------------------
+# --- Disabled, strict, too new, slow ------------------------------------------------------------------------
 
 
 def test_strict_makes_a_broken_plugin_an_error(
@@ -145,10 +203,10 @@ def test_strict_makes_a_conflict_an_error(
     site.plugin("other-losses", losses("mse"))
     outcome = in_process(*DRY)
     assert outcome.code == 2
-    assert "the loss 'mse' is given by ddim-losses and other-losses" in outcome.err
+    assert "ddim-losses and other-losses provide the loss 'mse'" in outcome.err
 
 
-# --- Names that two distributions give ----------------------------------------------------------------------
+# --- Names provided by two distributions --------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("no_framework")
@@ -164,7 +222,7 @@ def test_two_entry_points_cannot_share_a_module(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("no_framework")
-def test_an_object_in_a_module_can_be_the_plugin(site: Site) -> None:
+def test_plugin_can_be_an_object_in_a_module(site: Site) -> None:
     source = """
 from ddim_host import hookimpl
 class Plugin:
@@ -182,7 +240,7 @@ def test_a_hook_can_gain_arguments_without_breaking_plugins() -> None:
     class NewerHost:
         @hookspec
         def ddim_losses(self, host_version: str) -> None:
-            """Tells plugins something that those of today do not ask for."""
+            """Pass an argument that existing plugins do not accept."""
 
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(NewerHost)

@@ -1,8 +1,9 @@
-"""Parts by name: who gives one, and names that two distributions give."""
+"""The registry of parts: lookup by name, and names provided by two distributions."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from tests.support.commands import Outcome
 
 
-# --- Names that two distributions give ----------------------------------------------------------------------
+# --- Names provided by two distributions --------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -28,12 +29,15 @@ def second_mse(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("second_mse")
-def test_a_name_given_twice_is_an_error_that_names_both(in_process: Callable[..., Outcome]) -> None:
+def test_ambiguous_name_is_an_error_that_names_both_distributions(in_process: Callable[..., Outcome]) -> None:
     outcome = in_process(*DRY, "--loss", "mse")
     assert outcome.code == 2
     version = importlib.metadata.version("ddim-losses")
     assert f"ddim-losses {version} and other-losses 2.5" in outcome.err
-    assert "say which: --loss ddim-losses/mse or --loss other-losses/mse, or uninstall one" in outcome.err
+    assert (
+        "choose one: --loss ddim-losses/mse or --loss other-losses/mse, or uninstall the others"
+        in outcome.err
+    )
 
 
 @pytest.mark.usefixtures("second_mse")
@@ -46,7 +50,7 @@ def test_a_name_given_twice_is_an_error_that_names_both(in_process: Callable[...
         ("other-losses/mse", "other-losses"),
     ],
 )
-def test_a_name_given_twice_harms_only_those_who_ask_for_it(
+def test_ambiguous_name_is_an_error_only_when_it_is_used(
     in_process: Callable[..., Outcome], loss: str, distribution: str
 ) -> None:
     outcome = in_process(*DRY, "--loss", loss)
@@ -55,7 +59,40 @@ def test_a_name_given_twice_harms_only_those_who_ask_for_it(
     assert line.split()[1:3] == [loss.rpartition("/")[2], f"({distribution}"]
 
 
-def test_a_part_is_not_looked_for_elsewhere(in_process: Callable[..., Outcome]) -> None:
+@pytest.fixture
+def doctor_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `doctor` start no process for the frameworks."""
+    monkeypatch.setattr("ddim_host.cli.doctor.installed_frameworks", list)
+
+
+@pytest.mark.usefixtures("second_mse", "doctor_of_the_host")
+def test_ambiguous_name_is_listed_apart_from_broken_plugins(in_process: Callable[..., Outcome]) -> None:
+    """`plugins` and `doctor` agree: both distributions work, and one of them has to be chosen."""
+    text = (
+        "ddim-losses and other-losses provide the loss 'mse': choose one with --loss ddim-losses/mse or "
+        "--loss other-losses/mse\n"
+    )
+    out = in_process("plugins").out
+    assert f"\n\nambiguous\n  {text}" in out
+    assert "\nbroken" not in out
+    out = in_process("doctor").out
+    assert re.search(rf"  ok    ambiguous +{re.escape(text)}", out)
+    assert re.search(r"  ok    plugin other-losses 2\.5 \(other-losses\) +loaded\n", out)
+
+
+@pytest.mark.usefixtures("no_framework", "doctor_of_the_host")
+def test_name_that_one_distribution_provides_twice_fails(
+    site: Site, in_process: Callable[..., Outcome]
+) -> None:
+    site.distribution("twice", "[ddim_host.plugins]\na = twice_a\nb = twice_b\n")
+    for module in ("twice_a", "twice_b"):
+        site.module(module, f"from ddim_host import hookimpl\n{losses('same')}\n")
+    problem = "twice provides the loss 'same' twice, so it cannot be used: report it to its authors"
+    assert f"\nambiguous\n  {problem}\n" in in_process("plugins").out
+    assert re.search(rf"  FAIL  ambiguous +{re.escape(problem)}\n", in_process("doctor").out)
+
+
+def test_part_is_only_searched_in_the_named_distribution(in_process: Callable[..., Outcome]) -> None:
     outcome = in_process(*DRY, "--loss", "ddim-host/mse")
     assert outcome.code == 2
     assert "there is no loss named 'mse' in ddim-host" in outcome.err
@@ -64,16 +101,16 @@ def test_a_part_is_not_looked_for_elsewhere(in_process: Callable[..., Outcome]) 
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
-        ("nosuch/mse", ["no distribution 'nosuch' is installed", "fix: write --loss ddim-losses/mse"]),
-        ("nosuch/odd", ["no distribution 'nosuch' is installed", "fix: choose another loss"]),
-        ("ddim-host/mse", ["it gives no loss", "fix: write --loss ddim-losses/mse"]),
+        ("nosuch/mse", ["the distribution 'nosuch' is not installed", "fix: write --loss ddim-losses/mse"]),
+        ("nosuch/odd", ["the distribution 'nosuch' is not installed", "fix: choose another loss"]),
+        ("ddim-host/mse", ["it provides no loss", "fix: write --loss ddim-losses/mse"]),
         (
             "ddim-losses/hubr",
-            ["in ddim-losses; did you mean 'huber'?", "it gives balanced, huber, l1, l2, mse"],
+            ["in ddim-losses; did you mean 'huber'?", "it provides balanced, huber, l1, l2, mse"],
         ),
     ],
 )
-def test_who_names_a_distribution_is_told_what_it_gives(
+def test_error_lists_the_parts_of_the_named_distribution(
     in_process: Callable[..., Outcome], loss: str, said: list[str]
 ) -> None:
     outcome = in_process(*DRY, "--loss", loss)
@@ -82,15 +119,18 @@ def test_who_names_a_distribution_is_told_what_it_gives(
     assert "did you mean 'mse'" not in outcome.err
 
 
-def test_the_own_part_is_offered_first(site: Site, in_process: Callable[..., Outcome]) -> None:
+def test_own_part_is_offered_first(site: Site, in_process: Callable[..., Outcome]) -> None:
     site.plugin("a-losses", losses("mse"))
     site.plugin("z-losses", losses("mse"))
     offer = "--loss ddim-losses/mse or --loss a-losses/mse or --loss z-losses/mse"
-    assert f"say which: {offer}, or" in in_process(*DRY, "--loss", "mse").err
-    assert f"by ddim-losses and a-losses and z-losses: say which, as in {offer}" in in_process("plugins").out
+    assert f"choose one: {offer}, or" in in_process(*DRY, "--loss", "mse").err
+    assert (
+        f"ddim-losses and a-losses and z-losses provide the loss 'mse': choose one with {offer}"
+        in in_process("plugins").out
+    )
 
 
-def test_a_distribution_that_gives_a_name_twice_is_not_advised(
+def test_distribution_with_a_duplicate_name_is_not_suggested(
     site: Site, in_process: Callable[..., Outcome]
 ) -> None:
     site.plugin("double", losses("twin"))
@@ -98,34 +138,37 @@ def test_a_distribution_that_gives_a_name_twice_is_not_advised(
     site.module("more_one", "from ddim_host import hookimpl\n" + losses("echo"))
     site.module("more_two", "from ddim_host import hookimpl\n" + losses("echo", "twin"))
     out = in_process("plugins").out
-    assert "the loss 'echo' is given twice by more, and cannot be used: tell its authors" in out
-    assert "the loss 'twin' is given by double and more: say which, as in --loss double/twin or " in out
+    assert "more provides the loss 'echo' twice, so it cannot be used: report it to its authors" in out
+    assert "double and more provide the loss 'twin': choose one with --loss double/twin or " in out
     site.distribution("third", "[ddim_host.plugins]\nthird = third_module\n")
     site.module("third_module", "from ddim_host import hookimpl\n" + losses("echo"))
-    assert "fix: say which: --loss third/echo, or uninstall one" in in_process(*DRY, "--loss", "echo").err
-    assert "gives this name twice" in in_process(*DRY, "--loss", "more/echo").err
+    assert (
+        "fix: choose one: --loss third/echo, or uninstall the others"
+        in in_process(*DRY, "--loss", "echo").err
+    )
+    assert "provides this name twice" in in_process(*DRY, "--loss", "more/echo").err
 
 
 @pytest.mark.parametrize("distribution", ["ddim_losses", "DDIM-Losses", "ddim.losses"])
-def test_a_distribution_is_known_by_any_spelling(
-    in_process: Callable[..., Outcome], distribution: str
-) -> None:
+def test_distribution_is_found_by_any_spelling(in_process: Callable[..., Outcome], distribution: str) -> None:
     assert in_process(*DRY, "--loss", f"{distribution}/mse").code == 0
 
 
-def test_two_distributions_for_one_framework(site: Site, in_process: Callable[..., Outcome]) -> None:
+def test_two_distributions_of_one_framework_are_ambiguous(
+    site: Site, in_process: Callable[..., Outcome]
+) -> None:
     site.plugin("fast-torch", "raise SystemExit", entry="torch", group="frameworks")
     outcome = in_process(*DRY)
     assert outcome.code == 2
     assert "fast-torch 1.0" in outcome.err
-    assert "say which: --plugin ddim-torch/torch" in outcome.err
+    assert "choose one: --plugin ddim-torch/torch" in outcome.err
     assert in_process("run", "--plugin", "ddim-torch/torch", "--dry-run").code == 0
     assert "SystemExit" in in_process("run", "--plugin", "fast-torch/torch", "--dry-run").err
     out = in_process("plugins").out
-    assert "the framework 'torch' is given by ddim-torch and fast-torch: say which, as in --plugin" in out
+    assert "ddim-torch and fast-torch provide the framework 'torch': choose one with --plugin" in out
 
 
-def test_the_default_is_the_own_part_whoever_else_gives_its_name(
+def test_default_is_the_own_part_despite_other_distributions(
     site: Site, in_process: Callable[..., Outcome]
 ) -> None:
     site.plugin("other-losses", losses("mse"))
@@ -134,7 +177,7 @@ def test_the_default_is_the_own_part_whoever_else_gives_its_name(
     assert "mse (ddim-losses" in default.out
     asked = in_process(*DRY, "--loss", "mse")
     assert asked.code == 2
-    assert "say which: --loss ddim-losses/mse" in asked.err
+    assert "choose one: --loss ddim-losses/mse" in asked.err
     assert "mse (other-losses" in in_process(*DRY, "--loss", "other-losses/mse").out
 
 
@@ -142,7 +185,7 @@ def test_the_default_is_the_own_part_whoever_else_gives_its_name(
 
 
 @pytest.mark.usefixtures("no_framework")
-def test_parts_know_who_provides_them(site: Site) -> None:
+def test_parts_store_their_distribution(site: Site) -> None:
     site.plugin("third-party", losses("fine"), version="4.2")
     plugins: Plugins = load_plugins()
     part = plugins.registry.find(Kind.LOSS, parse_choice("fine"))
@@ -158,7 +201,7 @@ def test_parts_know_who_provides_them(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("no_framework")
-def test_one_plugin_may_give_parts_of_every_kind(site: Site) -> None:
+def test_one_plugin_may_provide_parts_of_every_kind(site: Site) -> None:
     hooks = [kind.value for kind in Kind if kind is not Kind.MODEL]
     site.plugin(
         "everything", "\n".join(f"@hookimpl\ndef {hook}(): return {{'b': abs, 'a': abs}}" for hook in hooks)

@@ -1,4 +1,4 @@
-"""A part that does not give what its contract says is named in the error, with its distribution."""
+"""A part that violates its contract is named in the error, with its distribution."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ import numpy as np
 import pytest
 
 from ddim_host.diffusion import NoiseSchedule, Teacher, ddim_steps, solvers
-from ddim_host.errors import UserError
+from ddim_host.errors import TRACEBACK, UserError
 from ddim_host.experiment.assembly import assemble
 from ddim_host.experiment.config import Request
+from ddim_host.parts.subset_searches import dynamic_programming
 from ddim_host.plugin import validation
 from ddim_host.plugin.data import DataSource, TrainTest
 from ddim_host.plugin.registry import Kind, Part
+from tests.support.broken_plugins import HOOK
+from tests.support.commands import DRY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from tests.support.commands import Outcome
+    from tests.support.distributions import Site
 
 SCHEDULE = NoiseSchedule(np.linspace(0.01, 0.2, 10))
 RNG = np.random.default_rng(0)
@@ -46,7 +52,7 @@ ACCIDENT = f"it raised ZeroDivisionError: by accident (tests/plugin/test_validat
 
 
 def blamed(check: Callable[[], object], kind: Kind) -> str:
-    """What the check says is wrong, after looking that it says whose fault that is."""
+    """Return the reason in the error, after checking that the error names the part and its distribution."""
     with pytest.raises(UserError) as caught:
         check()
     assert caught.value.what == f"{kind.words} 'odd' of some-parts 1.2 does not work"
@@ -54,12 +60,12 @@ def blamed(check: Callable[[], object], kind: Kind) -> str:
     return caught.value.why
 
 
-def test_what_a_part_raises_becomes_its_error() -> None:
+def test_exception_of_a_part_becomes_its_error() -> None:
     why = blamed(lambda: validation.use(part(Kind.LOSS, raising), raising), Kind.LOSS)
     assert why == ACCIDENT
 
 
-def test_what_a_part_tells_users_is_passed_on() -> None:
+def test_user_error_of_a_part_is_passed_on() -> None:
     def refuse() -> None:
         raise UserError("too steep")
 
@@ -70,17 +76,17 @@ def test_what_a_part_tells_users_is_passed_on() -> None:
 # --- Noise schedules, loss weightings, timestep subsets -----------------------------------------------------
 
 BETAS = np.full(10, 0.1)
-OUTSIDE = "its betas are not all strictly between 0 and 1 (the last one may be 1)"
+OUTSIDE = "its betas must be strictly between 0 and 1 (the last one may be 1)"
 
 
 @pytest.mark.parametrize(
     ("betas", "why"),
     [
-        (None, "it gave a NoneType, not an array (float64 of shape (10,))"),
-        ([0.1] * 10, "it gave a list, not an array (float64 of shape (10,))"),
-        (BETAS.astype(np.float32), "it gave float32 of shape (10,), not float64 of shape (10,)"),
-        (BETAS[:9], "it gave float64 of shape (9,), not float64 of shape (10,)"),
-        (BETAS[:, None], "it gave float64 of shape (10, 1), not float64 of shape (10,)"),
+        (None, "its betas must be a NumPy array, float64 of shape (10,), not a NoneType"),
+        ([0.1] * 10, "its betas must be a NumPy array, float64 of shape (10,), not a list"),
+        (BETAS.astype(np.float32), "its betas must be float64 of shape (10,), not float32 of shape (10,)"),
+        (BETAS[:9], "its betas must be float64 of shape (10,), not float64 of shape (9,)"),
+        (BETAS[:, None], "its betas must be float64 of shape (10,), not float64 of shape (10, 1)"),
         (
             np.where(np.arange(10) == 3, np.nan, 0.1),
             OUTSIDE,
@@ -109,12 +115,12 @@ def test_a_schedule_may_end_in_pure_noise_unless_epsilon_is_predicted() -> None:
 
 
 @pytest.mark.parametrize("stretched", [False, True])
-def test_a_schedule_has_to_fall_at_each_timestep(stretched: bool) -> None:
-    """A beta below the precision of alphas_cumprod would be a step of no length."""
+def test_schedule_must_decrease_at_each_timestep(stretched: bool) -> None:
+    """A beta below the precision of alphas_cumprod would be a step of zero length."""
     checked = part(Kind.NOISE_SCHEDULE, returning(np.where(np.arange(10) == 4, 1e-17, 0.1)))
-    with pytest.raises(UserError, match="cannot be sampled from") as caught:
+    with pytest.raises(UserError, match="cannot be used for sampling") as caught:
         validation.checked_schedule(checked, {}, 10, "v_prediction", rescale_zero_snr=stretched)
-    assert "it has to fall at each timestep" in caught.value.why
+    assert "it must fall at each timestep" in caught.value.why
 
 
 def test_a_schedule_can_be_stretched_to_pure_noise() -> None:
@@ -123,14 +129,14 @@ def test_a_schedule_can_be_stretched_to_pure_noise() -> None:
     assert stretched.alphas_cumprod[-1] == 0.0
     with pytest.raises(UserError, match="ends in pure noise") as caught:
         validation.checked_schedule(checked, {}, 10, rescale_zero_snr=True)
-    assert caught.value.fix.endswith("or leave --rescale-zero-snr out")
+    assert caught.value.fix.endswith("or remove --rescale-zero-snr")
     single = part(Kind.NOISE_SCHEDULE, returning(BETAS[:1]))
     with pytest.raises(UserError, match="at least 2 timesteps"):
         validation.checked_schedule(single, {}, 1, "sample", rescale_zero_snr=True)
 
 
 @pytest.mark.parametrize("beta", [0.99, 1e-17])
-def test_betas_whose_product_vanishes_or_stays_one(beta: float) -> None:
+def test_betas_with_a_product_of_0_or_1_are_refused(beta: float) -> None:
     checked = part(Kind.NOISE_SCHEDULE, returning(np.full(1000, beta)))
     with pytest.raises(UserError):
         validation.checked_schedule(checked, {}, 1000)
@@ -139,12 +145,12 @@ def test_betas_whose_product_vanishes_or_stays_one(beta: float) -> None:
 @pytest.mark.parametrize(
     ("weights", "why"),
     [
-        (1.0, "it gave a float, not an array (float64 of shape (10,))"),
-        (np.ones(10, dtype=np.int64), "it gave int64 of shape (10,), not float64 of shape (10,)"),
-        (np.ones(11), "it gave float64 of shape (11,), not float64 of shape (10,)"),
-        (np.full(10, np.nan), "its weights are not all finite and at least 0"),
-        (np.full(10, np.inf), "its weights are not all finite and at least 0"),
-        (np.full(10, -0.1), "its weights are not all finite and at least 0"),
+        (1.0, "its weights must be a NumPy array, float64 of shape (10,), not a float"),
+        (np.ones(10, dtype=np.int64), "its weights must be float64 of shape (10,), not int64 of shape (10,)"),
+        (np.ones(11), "its weights must be float64 of shape (10,), not float64 of shape (11,)"),
+        (np.full(10, np.nan), "its weights must be finite and at least 0"),
+        (np.full(10, np.inf), "its weights must be finite and at least 0"),
+        (np.full(10, -0.1), "its weights must be finite and at least 0"),
     ],
 )
 def test_weightings(weights: object, why: str) -> None:
@@ -155,14 +161,14 @@ def test_weightings(weights: object, why: str) -> None:
 @pytest.mark.parametrize(
     ("subset", "why"),
     [
-        ((1, 2, 3), "it gave a tuple, not an array (int64 of shape (3,))"),
-        (np.array([1, 2]), "it gave int64 of shape (2,), not int64 of shape (3,)"),
-        (np.array([1, 2, 3], np.int32), "it gave int32 of shape (3,), not int64 of shape (3,)"),
-        (np.array([1.0, 2.0, 3.0]), "it gave float64 of shape (3,), not int64 of shape (3,)"),
-        (np.array([1, 3, 3]), "its timesteps do not strictly increase within [0, 10)"),
-        (np.array([3, 2, 1]), "its timesteps do not strictly increase within [0, 10)"),
-        (np.array([-1, 2, 3]), "its timesteps do not strictly increase within [0, 10)"),
-        (np.array([1, 2, 10]), "its timesteps do not strictly increase within [0, 10)"),
+        ((1, 2, 3), "its timesteps must be a NumPy array, int64 of shape (3,), not a tuple"),
+        (np.array([1, 2]), "its timesteps must be int64 of shape (3,), not int64 of shape (2,)"),
+        (np.array([1, 2, 3], np.int32), "its timesteps must be int64 of shape (3,), not int32 of shape (3,)"),
+        (np.array([1.0, 2.0, 3.0]), "its timesteps must be int64 of shape (3,), not float64 of shape (3,)"),
+        (np.array([1, 3, 3]), "its timesteps must strictly increase within [0, 10)"),
+        (np.array([3, 2, 1]), "its timesteps must strictly increase within [0, 10)"),
+        (np.array([-1, 2, 3]), "its timesteps must strictly increase within [0, 10)"),
+        (np.array([1, 2, 10]), "its timesteps must strictly increase within [0, 10)"),
     ],
 )
 def test_subsets(subset: object, why: str) -> None:
@@ -170,14 +176,14 @@ def test_subsets(subset: object, why: str) -> None:
     assert blamed(lambda: validation.checked_subset(checked, {}, SCHEDULE, 3), Kind.TIMESTEP_SUBSET) == why
 
 
-def test_more_steps_than_timesteps_are_not_the_parts_fault() -> None:
+def test_more_steps_than_timesteps_is_not_an_error_of_the_part() -> None:
     checked = part(Kind.TIMESTEP_SUBSET, raising)
     with pytest.raises(UserError, match="cannot sample in 11 steps") as caught:
         validation.checked_subset(checked, {}, SCHEDULE, 11)
     assert caught.value.fix == "use --steps 10 or less"
 
 
-def test_parts_that_raise() -> None:
+def test_exceptions_of_parts_are_attributed_to_them() -> None:
     for kind, check in (
         (Kind.NOISE_SCHEDULE, lambda p: validation.checked_schedule(p, {}, 10)),
         (Kind.LOSS_WEIGHTING, lambda p: validation.checked_weighting(p, {}, SCHEDULE)),
@@ -206,15 +212,23 @@ def test_good_parts_pass_with_their_parameters() -> None:
 
 @pytest.mark.parametrize("largest", [0.0, 1e-30, 1e-5, 1e5, 1e30])
 def test_weights_that_fp32_cannot_train_with_are_refused(largest: float) -> None:
-    """They would leave every gradient at zero, or its norm infinite, and the network as it was."""
+    """Such weights make every gradient zero or its norm infinite, and the network would not change."""
     weighting = part(Kind.LOSS_WEIGHTING, returning(np.linspace(0.0, largest, 10)))
-    with pytest.raises(UserError, match="cannot be trained with"):
+    with pytest.raises(UserError, match="cannot be used for training"):
         validation.checked_weighting(weighting, {}, SCHEDULE)
 
 
 # --- Subset searches ----------------------------------------------------------------------------------------
 
 TEACHER = Teacher(np.array([0, 2, 5, 9]), np.zeros((2, 3), np.float32), np.zeros((4, 2, 3), np.float32))
+
+
+@pytest.mark.parametrize("timesteps", [1, 2, 10])
+def test_search_is_tried_on_a_tiny_teacher(timesteps: int) -> None:
+    schedule = NoiseSchedule(np.linspace(0.01, 0.2, timesteps))
+    validation.try_search(part(Kind.SEARCH, dynamic_programming), {}, schedule, (1, timesteps))
+    why = blamed(lambda: validation.try_search(part(Kind.SEARCH, raising), {}, schedule, (1,)), Kind.SEARCH)
+    assert why == ACCIDENT
 
 
 @pytest.mark.parametrize(
@@ -226,8 +240,14 @@ TEACHER = Teacher(np.array([0, 2, 5, 9]), np.zeros((2, 3), np.float32), np.zeros
             {1: np.array([9]), 2: np.array([0, 9]), 3: np.array([0, 2, 9])},
             "it must return timesteps for each of the sizes [1, 2], not ['1', '2', '3']",
         ),
-        ({1: [9], 2: np.array([0, 9])}, "it gave a list, not an array (int64 of shape (1,))"),
-        ({1: np.array([9]), 2: np.array([9])}, "it gave int64 of shape (1,), not int64 of shape (2,)"),
+        (
+            {1: [9], 2: np.array([0, 9])},
+            "its timesteps for S = 1 must be a NumPy array, int64 of shape (1,), not a list",
+        ),
+        (
+            {1: np.array([9]), 2: np.array([9])},
+            "its timesteps for S = 2 must be int64 of shape (2,), not int64 of shape (1,)",
+        ),
         ({1: np.array([9]), 2: np.array([9, 0])}, "[9, 0] are not increasing timesteps of the teacher"),
         ({1: np.array([9]), 2: np.array([9, 9])}, "[9, 9] are not increasing timesteps of the teacher"),
         ({1: np.array([8]), 2: np.array([0, 9])}, "[8] are not increasing timesteps of the teacher"),
@@ -240,7 +260,7 @@ def test_subset_searches(found: object, why: str) -> None:
     )
 
 
-def test_a_search_is_asked_for_increasing_sizes_and_gets_its_parameters() -> None:
+def test_search_receives_increasing_sizes_and_its_parameters() -> None:
     asked = []
 
     def search(_: Any, teacher: Teacher, sizes: Any, *, last: int) -> dict[int, Any]:
@@ -261,13 +281,19 @@ X = np.zeros((2, 3, 2, 2), dtype=np.float32)
 @pytest.mark.parametrize(
     ("states", "why"),
     [
-        ([], "it yielded 0 times for 3 steps, and should after each step"),
-        ([(X, X)] * 4, "it yielded 4 times for 3 steps, and should after each step"),
+        ([], "it must yield after each of 3 steps, but it yielded 0 times"),
+        ([(X, X)] * 4, "it must yield after each of 3 steps, but it yielded 4 times"),
         ([X[0]] * 3, "it must yield (x, x_start)"),
-        ([(X, None)] * 3, "it gave a NoneType, not an array (float32 of shape (2, 3, 2, 2))"),
-        ([(X.astype(np.float64), X)] * 3, "it gave float64 of shape (2, 3, 2, 2), not float32 of shape"),
-        ([(X[:1], X)] * 3, "it gave float32 of shape (1, 3, 2, 2), not float32 of shape (2, 3, 2, 2)"),
-        ([(X, X + np.inf)] * 3, "what it yields is not finite"),
+        (
+            [(X, None)] * 3,
+            "the x_start that it yields must be a NumPy array, float32 of shape (2, 3, 2, 2), not a NoneType",
+        ),
+        ([(X.astype(np.float64), X)] * 3, "the x that it yields must be float32 of shape"),
+        (
+            [(X[:1], X)] * 3,
+            "the x that it yields must be float32 of shape (2, 3, 2, 2), not float32 of shape (1, 3, 2, 2)",
+        ),
+        ([(X, X + np.inf)] * 3, "it yielded values that are not finite"),
         (None, "it raised TypeError: 'NoneType' object is not iterable"),
     ],
 )
@@ -287,7 +313,7 @@ def test_network_calls_of_a_solver_are_counted() -> None:
     assert validation.checked_solver(part(Kind.SOLVER, solvers.ddim), {}, STEPS).calls == 3
 
 
-def test_steps_that_add_noise_need_a_solver_that_does() -> None:
+def test_steps_with_noise_need_a_solver_with_noise() -> None:
     noisy = ddim_steps(SCHEDULE, [0, 5, 9], eta=0.5)
     validation.checked_solver(part(Kind.SOLVER, solvers.ddim), {}, noisy)
     with pytest.raises(UserError, match="solver 'odd' adds no noise, so eta must be 0") as caught:
@@ -295,14 +321,14 @@ def test_steps_that_add_noise_need_a_solver_that_does() -> None:
     assert "--eta 0" in caught.value.fix
 
 
-def test_an_error_of_the_network_is_not_the_solvers() -> None:
+def test_error_of_the_network_is_not_attributed_to_the_solver() -> None:
     plan = validation.checked_solver(part(Kind.SOLVER, solvers.dpmpp_2m), {}, STEPS)
     broken: Any = raising
     with pytest.raises(ZeroDivisionError):
         list(plan.solver(X, plan.steps, broken, broken))
 
 
-def test_an_error_of_the_solver_on_arrays_of_a_framework_names_it() -> None:
+def test_error_of_the_solver_on_framework_arrays_names_the_solver() -> None:
     plan = validation.checked_solver(part(Kind.SOLVER, solvers.dpmpp_2m), {}, STEPS)
     why = blamed(lambda: list(plan.solver("text", plan.steps, lambda *_: ("text", 0), raising)), Kind.SOLVER)
     assert "it raised TypeError" in why
@@ -337,7 +363,7 @@ def test_losses_are_floating_point_numbers(dtype: Any) -> None:
     assert message == f"it must return floating-point numbers, not {np.ones(2).astype(dtype).dtype}"
 
 
-def test_a_shape_that_is_none_is_the_losss_mistake() -> None:
+def test_invalid_shape_is_an_error_of_the_loss() -> None:
     class Odd:
         shape = 3
 
@@ -346,13 +372,13 @@ def test_a_shape_that_is_none_is_the_losss_mistake() -> None:
 
 
 class Tensor:
-    """Stands in for the array of a framework."""
+    """Stand-in for the array of a framework."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
 
 
-def test_a_loss_returns_the_kind_of_array_that_it_was_given() -> None:
+def test_loss_must_return_an_array_of_its_framework() -> None:
     loss = validation.checked_loss(part(Kind.LOSS, returning(np.ones(2))), {})
     images = Tensor((2, 1, 4, 4))
     assert re.fullmatch(
@@ -363,21 +389,21 @@ def test_a_loss_returns_the_kind_of_array_that_it_was_given() -> None:
     assert validation.checked_loss(good, {})(images, images).shape == (2,)
 
 
-def test_a_loss_that_is_not_finite_is_refused_before_anything_begins() -> None:
-    with pytest.raises(UserError, match="cannot be trained with") as caught:
+def test_loss_that_is_not_finite_is_refused_before_the_run() -> None:
+    with pytest.raises(UserError, match="cannot be used for training") as caught:
         validation.checked_loss(part(Kind.LOSS, returning(np.array([np.nan, 1.0]))), {})
     assert caught.value.why == "its losses of two small images are nan and 1"
 
 
-def test_a_loss_that_raises_is_told_what_it_was_called_with() -> None:
+def test_error_of_a_loss_describes_its_arguments() -> None:
     with pytest.raises(UserError) as caught:
         validation.checked_loss(part(Kind.LOSS, lambda p, t: p.size()), {})
     assert caught.value.why.startswith("it raised TypeError: 'int' object is not callable")
     [note] = caught.value.notes
-    assert note.startswith("it was called with NumPy arrays of shape (2, 3, 4, 4), and may use what all")
+    assert note.startswith("it was called with NumPy arrays of shape (2, 3, 4, 4), and may use only what all")
 
 
-def test_a_loss_whose_module_imports_a_framework_is_told_that_first(
+def test_error_of_a_loss_that_imports_a_framework_says_so_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = "import torch\ndef loss(p, t):\n    return torch.square(p - t)\n"
@@ -385,11 +411,11 @@ def test_a_loss_whose_module_imports_a_framework_is_told_that_first(
     monkeypatch.syspath_prepend(tmp_path)
     made = importlib.import_module("with_torch").loss
     why = blamed(lambda: validation.checked_loss(part(Kind.LOSS, made), {}), Kind.LOSS)
-    assert why.startswith("its module imports torch, and a loss is called with arrays of any framework; it ")
+    assert why.startswith("its module imports torch, but a loss must work on arrays of any framework; it ")
     assert "(with_torch.py:3)" in why
 
 
-def test_of_a_long_message_the_first_line_is_kept_without_colours() -> None:
+def test_long_message_is_reduced_to_its_first_line_without_colours() -> None:
     def long(prediction: Any, target: Any) -> None:
         raise RuntimeError("\n\x1b[31mWrong\tinputs\x1b[0m,\x07 see help\nTypes:\n\tself\n")
 
@@ -397,14 +423,13 @@ def test_of_a_long_message_the_first_line_is_kept_without_colours() -> None:
     assert why.startswith("it raised RuntimeError: Wrong inputs, see help (")
 
 
-def test_losses_are_checked_whenever_they_are_used() -> None:
-    """What they are tried on at first is not what they meet later."""
+def test_losses_are_checked_at_every_use() -> None:
     loss = validation.checked_loss(part(Kind.LOSS, returning(np.ones(2))), {})
     images = np.zeros((3, 1, 4, 4), dtype=np.float32)
     assert "one number per image, of shape (3,), not" in blamed(lambda: loss(images, images), Kind.LOSS)
 
 
-def test_a_parameter_that_a_loss_refuses_is_known_before_anything_begins() -> None:
+def test_loss_refuses_a_parameter_before_the_run() -> None:
     def picky(prediction: Any, target: Any, *, delta: float) -> Any:
         raise UserError("delta must be above 0")
 
@@ -412,7 +437,7 @@ def test_a_parameter_that_a_loss_refuses_is_known_before_anything_begins() -> No
         validation.checked_loss(part(Kind.LOSS, picky), {"delta": -1.0})
 
 
-def test_losses_get_their_parameters() -> None:
+def test_losses_receive_their_parameters() -> None:
     def scaled(prediction: Any, target: Any, *, factor: float) -> Any:
         return (prediction - target).reshape((2, -1)).mean(1) * factor
 
@@ -424,7 +449,7 @@ def test_losses_get_their_parameters() -> None:
 
 
 class Sampler:
-    """One that does nothing wrong, before a test changes it."""
+    """A correct sampler, for tests to modify."""
 
     needs_losses = False
 
@@ -459,7 +484,7 @@ def test_a_good_sampler_passes() -> None:
 
 
 @pytest.mark.parametrize("name", ["needs_losses", "sample", "update", "state_dict", "load_state_dict"])
-def test_a_sampler_is_complete(name: str) -> None:
+def test_incomplete_sampler_is_refused(name: str) -> None:
     complete = {
         key: value for key, value in vars(Sampler).items() if key not in (name, "__dict__", "__weakref__")
     }
@@ -478,15 +503,24 @@ T, ONES = np.zeros(4, dtype=np.int64), np.ones(4, dtype=np.float32)
     [
         (T, "sample() must return (t, weights)"),
         ((T, ONES, ONES), "sample() must return (t, weights)"),
-        ((T.tolist(), ONES), "it gave a list, not an array (int64 of shape (4,))"),
-        ((T.astype(np.int32), ONES), "it gave int32 of shape (4,), not int64 of shape (4,)"),
-        ((T[:3], ONES), "it gave int64 of shape (3,), not int64 of shape (4,)"),
-        ((T, ONES.astype(np.float64)), "it gave float64 of shape (4,), not float32 of shape (4,)"),
-        ((T, ONES[:3]), "it gave float32 of shape (3,), not float32 of shape (4,)"),
-        ((T - 1, ONES), "it drew timesteps outside [0, 10)"),
-        ((T + 10, ONES), "it drew timesteps outside [0, 10)"),
-        ((T, ONES * np.nan), "its weights are not all finite and at least 0"),
-        ((T, -ONES), "its weights are not all finite and at least 0"),
+        (
+            (T.tolist(), ONES),
+            "the timesteps of sample() must be a NumPy array, int64 of shape (4,), not a list",
+        ),
+        (
+            (T.astype(np.int32), ONES),
+            "the timesteps of sample() must be int64 of shape (4,), not int32 of shape (4,)",
+        ),
+        ((T[:3], ONES), "the timesteps of sample() must be int64 of shape (4,), not int64 of shape (3,)"),
+        (
+            (T, ONES.astype(np.float64)),
+            "the weights of sample() must be float32 of shape (4,), not float64 of shape (4,)",
+        ),
+        ((T, ONES[:3]), "the weights of sample() must be float32 of shape (4,), not float32 of shape (3,)"),
+        ((T - 1, ONES), "the timesteps of sample() must be in [0, 10)"),
+        ((T + 10, ONES), "the timesteps of sample() must be in [0, 10)"),
+        ((T, ONES * np.nan), "the weights of sample() must be finite and at least 0"),
+        ((T, -ONES), "the weights of sample() must be finite and at least 0"),
     ],
 )
 def test_samples(drawn: object, why: str) -> None:
@@ -494,10 +528,23 @@ def test_samples(drawn: object, why: str) -> None:
     assert blamed(lambda: odd.sample(4, RNG), Kind.TIMESTEP_SAMPLER) == why
 
 
+def test_state_that_cannot_be_loaded_may_be_from_another_version() -> None:
+    def load(_: object, state: Any) -> None:
+        state["counts"]
+
+    odd = part(Kind.TIMESTEP_SAMPLER, type("Renamed", (Sampler,), {"load_state_dict": load}))
+    with pytest.raises(UserError) as caught:
+        validation.CheckedSampler(odd, {}, SCHEDULE).load_state_dict({"count": np.zeros(3)})
+    assert caught.value.why.startswith("it raised KeyError: 'counts' (tests/plugin/test_validation.py:")
+    assert caught.value.notes == (
+        "the state is from a checkpoint, which another version of the plugin may have written",
+    )
+
+
 @pytest.mark.parametrize("state", [None, [], {"x": 1.0}, {"x": np.ones(2, dtype=np.float32)}])
 def test_sampler_states_are_float64_arrays(state: object) -> None:
     odd = sampler(state_dict=returning(state))
-    assert "float64" in blamed(odd.state_dict, Kind.TIMESTEP_SAMPLER)
+    assert re.match(r"('x' of )?state_dict\(\) must .*float64", blamed(odd.state_dict, Kind.TIMESTEP_SAMPLER))
 
 
 def test_every_method_of_a_sampler_is_guarded() -> None:
@@ -511,11 +558,87 @@ def test_every_method_of_a_sampler_is_guarded() -> None:
         assert blamed(call, Kind.TIMESTEP_SAMPLER) == ACCIDENT
 
 
+@pytest.mark.parametrize(
+    ("method", "result"),
+    [("sample", returning((T[:, None], ONES))), ("update", raising), ("state_dict", raising)],
+)
+def test_sampler_is_tried_before_it_is_used(method: str, result: Any) -> None:
+    """A mistake that would appear in the first step, or in the first checkpoint, is found at once."""
+    odd = part(Kind.TIMESTEP_SAMPLER, type("Odd", (Sampler,), {"needs_losses": True, method: result}))
+    blamed(lambda: validation.checked_sampler(odd, {}, SCHEDULE, 4), Kind.TIMESTEP_SAMPLER)
+
+
+def test_trial_of_a_sampler_leaves_no_trace() -> None:
+    class Learning(Sampler):
+        needs_losses = True
+
+        def __init__(self, schedule: NoiseSchedule) -> None:
+            self.updates = 0.0
+
+        def update(self, t: Any, losses: Any) -> None:
+            self.updates += 1.0
+
+        def state_dict(self) -> Any:
+            return {"updates": np.array([self.updates])}
+
+    fresh = validation.checked_sampler(part(Kind.TIMESTEP_SAMPLER, Learning), {}, SCHEDULE, 4)
+    assert fresh.state_dict()["updates"].tolist() == [0.0]
+
+
+_FLAT = """
+import numpy as np
+
+class Flat:
+    needs_losses = False
+    def __init__(self, schedule): ...
+    def sample(self, batch_size, rng):
+        return np.zeros((batch_size, 1), dtype=np.int64), np.ones(batch_size, dtype=np.float32)
+    def update(self, t, losses): ...
+    def state_dict(self): return {}
+    def load_state_dict(self, state): ...
+
+@hookimpl
+def ddim_timestep_samplers():
+    return {"flat": Flat}
+"""
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_traceback_of_a_part_is_printed_on_request(
+    site: Site, in_process: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.plugin("ddim-deep", HOOK + "{'deep': deep}\ndef deep(p, t):\n    inner()\ndef inner():\n    1 / 0")
+    site.plugin("ddim-odd", "{}['x']")
+    err = in_process(*DRY, "--loss", "deep").err
+    assert "Traceback" not in err
+    assert f"or report it to the authors of ddim-deep; {TRACEBACK}=1 prints the traceback\n" in err
+    monkeypatch.setenv(TRACEBACK, "1")
+    err = in_process(*DRY, "--loss", "deep").err
+    assert re.search(r"ddim_deep.py\", line 6, in deep\n.*ddim_deep.py\", line 8, in inner\n", err, re.DOTALL)
+    assert re.search(r"ddim_odd.py\", line 2, in <module>\n", err)
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_run_with_a_broken_sampler_leaves_no_folder(
+    site: Site, in_process: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    site.plugin("ddim-flat", _FLAT)
+    path = tmp_path / "run"
+    outcome = in_process("run", "--plugin", "torch", "--timestep-sampler", "flat", "--out", path)
+    assert outcome.code == 2
+    assert "timestep sampler 'flat' of ddim-flat 1.0 does not work" in outcome.err
+    assert "the timesteps of sample() must be int64 of shape (128,), not int64 of shape" in outcome.err
+    assert not path.exists()
+
+
 # --- Data sets ----------------------------------------------------------------------------------------------
 
 
 def source(shape: Any = (8, 8, 1), load: Callable[[], Any] = raising) -> DataSource:
     return DataSource(shape, random_flip=False, description="odd images", load=load)
+
+
+ODD: Any = []
 
 
 @pytest.mark.parametrize(
@@ -526,10 +649,11 @@ def source(shape: Any = (8, 8, 1), load: Callable[[], Any] = raising) -> DataSou
             TrainTest(np.zeros(1, np.uint8), np.zeros(1, np.uint8)),
             "it returned a TrainTest, not a DataSource",
         ),
-        (source((8, 9, 1)), "its images are 8 x 9 x 1, not square with 1 or 3 channels"),
-        (source((0, 0, 1)), "its images are 0 x 0 x 1, not square with 1 or 3 channels"),
-        (source((8, 8, 2)), "its images are 8 x 8 x 2, not square with 1 or 3 channels"),
-        (source((8, 8, 4)), "its images are 8 x 8 x 4, not square with 1 or 3 channels"),
+        (source((8, 9, 1)), "its images must be square with 1 or 3 channels, not 8 x 9 x 1"),
+        (source((0, 0, 1)), "its images must be square with 1 or 3 channels, not 0 x 0 x 1"),
+        (source((8, 8, 2)), "its images must be square with 1 or 3 channels, not 8 x 8 x 2"),
+        (source((8, 8, 4)), "its images must be square with 1 or 3 channels, not 8 x 8 x 4"),
+        (dataclasses.replace(source(), known=ODD), "its known images must be a TrainTest, not a list"),
     ],
 )
 def test_sources(made: object, why: str) -> None:
@@ -538,13 +662,13 @@ def test_sources(made: object, why: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 8), None, (8.0, 8.0, 1), ("8", "8", 1)])
-def test_sources_whose_shape_is_no_shape(shape: object) -> None:
+def test_sources_with_an_invalid_shape_are_refused(shape: object) -> None:
     checked = part(Kind.DATA, returning(source(shape)))
     blamed(lambda: validation.checked_source(checked, {}), Kind.DATA)
 
 
 GOOD = np.zeros((3, 8, 8, 1), dtype=np.uint8)
-NOT = ", and should be uint8 of shape (N, 8, 8, 1)"
+WANTED = "must be uint8 of shape (N, 8, 8, 1), not"
 
 
 @pytest.mark.parametrize(
@@ -553,11 +677,11 @@ NOT = ", and should be uint8 of shape (N, 8, 8, 1)"
         (None, "load() returned a NoneType, not a TrainTest"),
         (
             TrainTest(GOOD.astype(np.float32), GOOD),
-            f"its train images are float32 of shape (3, 8, 8, 1){NOT}",
+            f"its train images {WANTED} float32 of shape (3, 8, 8, 1)",
         ),
-        (TrainTest(GOOD, GOOD[:, :7]), f"its test images are uint8 of shape (3, 7, 8, 1){NOT}"),
-        (TrainTest(GOOD, GOOD.tolist()), f"its test images are a list{NOT}"),
-        (TrainTest(GOOD[0], GOOD), f"its train images are uint8 of shape (8, 8, 1){NOT}"),
+        (TrainTest(GOOD, GOOD[:, :7]), f"its test images {WANTED} uint8 of shape (3, 7, 8, 1)"),
+        (TrainTest(GOOD, GOOD.tolist()), f"its test images {WANTED} a list"),
+        (TrainTest(GOOD[0], GOOD), f"its train images {WANTED} uint8 of shape (8, 8, 1)"),
         (TrainTest(GOOD[:0], GOOD), "it has no train images"),
         (TrainTest(GOOD, GOOD[:0]), "it has no test images"),
     ],
@@ -568,7 +692,7 @@ def test_images(loaded: object, why: str) -> None:
     assert found == why
 
 
-def test_images_that_cannot_be_loaded() -> None:
+def test_error_of_loading_is_an_error_of_the_data_set() -> None:
     odd = part(Kind.DATA, returning(None))
     why = blamed(lambda: validation.checked_images(odd, source()), Kind.DATA)
     assert why == ACCIDENT
@@ -579,7 +703,7 @@ def test_images_that_cannot_be_loaded() -> None:
 
 @pytest.fixture
 def build(no_framework: None) -> Callable[[Callable[..., Any]], Callable[[], object]]:
-    """Gives `build_model` of an experiment with another model factory."""
+    """Return a function that returns `build_model` of an experiment with the given model factory."""
 
     def with_factory(make: Callable[..., Any]) -> Callable[[], object]:
         experiment = assemble(Request(plugin="torch"))
@@ -589,16 +713,16 @@ def build(no_framework: None) -> Callable[[Callable[..., Any]], Callable[[], obj
     return with_factory
 
 
-def test_a_framework_that_cannot_be_imported(
+def test_framework_that_cannot_be_imported_is_an_error(
     build: Callable[[Callable[..., Any]], Callable[[], object]],
 ) -> None:
     def make(*_: object) -> None:
         raise ImportError("libcudart.so is not there")
 
-    with pytest.raises(UserError, match="the framework 'torch' cannot be imported") as caught:
+    with pytest.raises(UserError, match="framework 'torch' cannot be imported") as caught:
         build(make)()
     assert caught.value.why == "libcudart.so is not there"
-    assert caught.value.fix == "pip install some-parts"
+    assert caught.value.fix == "install the missing package, or reinstall some-parts with its dependencies"
 
 
 def test_a_model_factory_that_raises(build: Callable[[Callable[..., Any]], Callable[[], object]]) -> None:

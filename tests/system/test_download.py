@@ -1,4 +1,4 @@
-"""Downloads: the right file as a whole, or a clear error and nothing."""
+"""Downloads: the complete and correct file, or a clear error and no file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers `/whole`, `/unsized` (no length), `/short` (breaks off), and 404 to all else."""
+    """Handler of `/whole`, `/unsized` (no length) and `/short` (truncated); everything else is a 404."""
 
     def do_GET(self) -> None:
         if self.path not in ("/whole", "/unsized", "/short"):
@@ -33,7 +33,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path != "/unsized":
             self.send_header("Content-Length", str(len(CONTENT)))
         self.end_headers()
-        with contextlib.suppress(ConnectionError):  # the client may hang up
+        with contextlib.suppress(ConnectionError):  # the client may close the connection
             self.wfile.write(CONTENT if self.path != "/short" else CONTENT[:1000])
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the library's
@@ -56,7 +56,7 @@ def fetch(url: str, path: Path, md5: str = MD5, max_bytes: int = len(CONTENT)) -
 
 
 @pytest.mark.parametrize("kind", ["whole", "unsized"])
-def test_the_right_file_arrives_with_a_progress_bar(
+def test_download_shows_a_progress_bar(
     kind: str, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "new" / "folder" / "file"
@@ -79,7 +79,7 @@ def test_the_right_file_arrives_with_a_progress_bar(
         ("missing", (MD5, len(CONTENT)), "404"),
     ],
 )
-def test_anything_else_is_an_error_and_leaves_nothing(
+def test_failed_download_is_an_error_and_leaves_nothing(
     kind: str, expected: tuple[str, int], why: str, server: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="cannot download") as caught:
@@ -89,7 +89,7 @@ def test_anything_else_is_an_error_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
@@ -99,21 +99,21 @@ def test_a_server_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_download_keeps_the_file_that_was_there(server: str, tmp_path: Path) -> None:
+def test_failed_download_keeps_the_old_file(server: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     with pytest.raises(UserError, match="cannot download"):
         fetch(f"{server}/short", tmp_path / "file")
     assert (tmp_path / "file").read_text() == "old"
 
 
-def test_a_folder_that_cannot_be_written_is_not_blamed_on_the_network(server: str, tmp_path: Path) -> None:
+def test_unwritable_folder_is_not_reported_as_a_network_error(server: str, tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     with pytest.raises(UserError, match="cache folder") as caught:
         fetch(f"{server}/whole", tmp_path / "plain" / "file")
     assert "DDIM_HOST_CACHE" in caught.value.fix
 
 
-def test_a_sha256_sum_will_do_as_well(server: str, tmp_path: Path) -> None:
+def test_sha256_sum_is_accepted(server: str, tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     sha256 = hashlib.sha256(CONTENT).hexdigest()
     download(f"{server}/whole", path, checksum=f"sha256:{sha256}", max_bytes=len(CONTENT), fix="do this")

@@ -1,4 +1,4 @@
-"""`system.failure`: what a command says of its failure to the process that started it."""
+"""`system.failure`: the record of a command's failure for the process that started it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that this process is asked to write to."""
+    """Ask this process to record a failure in a file, and return the file."""
     path = tmp_path / "failure.json"
     for name, value in asking_for_failure({}, path).items():
         monkeypatch.setenv(name, value)
     return path
 
 
-def test_the_error_that_is_printed_is_recorded(record: Path, in_process: Callable[..., Outcome]) -> None:
+def test_printed_error_is_recorded(record: Path, in_process: Callable[..., Outcome]) -> None:
     done = in_process("run", "--plugin", "torch", "--loss", "msee")
     assert done.code == 2
     failure = read_failure(record)
@@ -36,13 +36,13 @@ def test_the_error_that_is_printed_is_recorded(record: Path, in_process: Callabl
     assert json.loads(record.read_text(encoding="utf-8")).keys() == {"what", "why", "notes", "fix"}
 
 
-def test_all_of_an_error_comes_back(record: Path) -> None:
+def test_recorded_error_is_complete(record: Path) -> None:
     error = UserError("what \ud800", why="why", notes=["one", "two\n"], fix="fix")
     report_failure(error)
     assert str(read_failure(record)) == str(error)
 
 
-def test_a_bug_is_recorded_by_the_last_line_of_its_traceback(record: Path, python: PythonCode) -> None:
+def test_bug_is_recorded_as_the_last_line_of_its_traceback(record: Path, python: PythonCode) -> None:
     code = (
         "import sys\n"
         "from ddim_host import cli\n"
@@ -64,7 +64,7 @@ def test_an_interruption_is_recorded(record: Path) -> None:
     assert str(read_failure(record)) == "interrupted"
 
 
-def test_nothing_is_written_unless_somebody_asked(
+def test_nothing_is_recorded_by_default(
     tmp_path: Path, in_process: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -72,7 +72,7 @@ def test_nothing_is_written_unless_somebody_asked(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_record_that_cannot_be_written_is_not_another_failure(
+def test_unwritable_record_does_not_cause_another_failure(
     record: Path, in_process: Callable[..., Outcome]
 ) -> None:
     record.mkdir()
@@ -86,7 +86,7 @@ def test_a_record_that_cannot_be_written_is_not_another_failure(
     "text",
     ["", "[]", "1", "{}", '{"what": "x"}', '{"what": "", "why": "", "notes": 1, "fix": ""}', "[" * 10**5],
 )
-def test_a_damaged_record_says_nothing(tmp_path: Path, text: str) -> None:
+def test_damaged_record_is_ignored(tmp_path: Path, text: str) -> None:
     path = tmp_path / "failure.json"
     assert read_failure(path) is None
     path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_text_and_bytes_are_written_and_replaced(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_failure_leaves_only_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     write_text(path, "old")
 
@@ -36,7 +36,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nobody_sees_a_half_written_file(tmp_path: Path) -> None:
+def test_incomplete_file_is_never_visible(tmp_path: Path) -> None:
     path = tmp_path / "a"
     with replacing(path) as file:
         file.write(b"new")
@@ -50,11 +50,11 @@ def test_two_writers_of_one_path_both_succeed(tmp_path: Path) -> None:
     with replacing(path) as first, replacing(path) as second:
         first.write(b"first")
         second.write(b"second")
-    assert path.read_bytes() == b"first"  # the inner block, which wrote "second", ended before
+    assert path.read_bytes() == b"first"  # the inner block, which wrote "second", ended first
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_umask_decides_who_may_read(tmp_path: Path) -> None:
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_text(tmp_path / "a", "")
@@ -75,7 +75,7 @@ def test_printable_text_can_be_printed_on_one_line(text: str) -> None:
     shown.encode("utf-8")
 
 
-def test_printable_leaves_ordinary_names_alone() -> None:
+def test_printable_does_not_change_ordinary_names() -> None:
     assert printable("Ärger 1/猫.png") == "Ärger 1/猫.png"
     assert printable(os.fsdecode(b"a\xff\n\x1b[2J")) == r"a\udcff\n\x1b[2J"
 
@@ -84,14 +84,14 @@ def test_printable_leaves_ordinary_names_alone() -> None:
     ("text", "message"),
     [
         ("[" * 100_000, "deeper than 20 levels"),
-        ("[" * 900 + "]" * 900, "deeper than 20 levels"),  # which the parser takes, and `repr` may not
+        ("[" * 900 + "]" * 900, "deeper than 20 levels"),  # the parser accepts this, `repr` may not
         ('{"a": ["\\ud800"]}', "surrogates"),
         ('{"\\ud800": 1}', "surrogates"),
         ("{", "Expecting"),
         ("\xff", "invalid start byte"),
     ],
 )
-def test_json_that_could_not_be_shown_or_written_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_json_that_cannot_be_displayed_or_written_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=message):

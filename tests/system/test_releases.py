@@ -1,4 +1,4 @@
-"""The table of releases that were tested: what lies outside is said."""
+"""The table of tested releases, and the notes on releases outside it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ PROJECTS = [ROOT / "pyproject.toml", *sorted((ROOT / "plugins").glob("*/pyprojec
         ("something-else", "0.1", None),
     ],
 )
-def test_a_release_outside_of_what_was_tested_is_said(name: str, version: str, word: str | None) -> None:
+def test_untested_release_is_noted(name: str, version: str, word: str | None) -> None:
     notes = untested({name: version})
     assert len(notes) == (word is not None)
-    assert word is None or notes[0].startswith(f"{name} {version} is {word} what was tested (")
+    assert word is None or notes[0].startswith(f"{name} {version} is {word} the tested releases (")
 
 
-def test_doctor_says_so_and_refuses_nothing(
+def test_doctor_notes_untested_releases_without_failing(
     in_process: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DDIM_HOST_KERNELS", "framework")
@@ -52,10 +52,11 @@ def test_doctor_says_so_and_refuses_nothing(
     monkeypatch.setitem(TESTED, "numpy", ("0.1", "0.2"))
     outcome = in_process("doctor")
     assert outcome.code == 0
-    assert re.search(r"ok +releases .*numpy \S+ is newer than what was tested \(0.1 to 0.2\)", outcome.out)
+    line = r"ok +releases .*numpy \S+ is newer than the tested releases \(0.1 to 0.2\)"
+    assert re.search(line, outcome.out)
 
 
-def test_what_is_installed_is_looked_up() -> None:
+def test_installed_releases_are_found() -> None:
     assert installed_releases().keys() >= {"Python", "numpy", "scikit-learn", "tomli-w"}
 
 
@@ -83,7 +84,7 @@ def oldest_installed_by_the_makefile() -> dict[str, Version]:
     return {name: Version(version) for name, version in re.findall(r"^([\w-]+)==(.+)$", text, re.MULTILINE)}
 
 
-def test_the_oldest_releases_that_are_allowed_are_those_that_are_tested() -> None:
+def test_oldest_allowed_releases_are_tested() -> None:
     allowed, installed = oldest_allowed(), oldest_installed_by_the_makefile()
     assert len(allowed) > 10
     for name, bound in allowed:
@@ -93,7 +94,7 @@ def test_the_oldest_releases_that_are_allowed_are_those_that_are_tested() -> Non
 
 
 @pytest.mark.parametrize("path", PROJECTS, ids=lambda path: path.parent.name)
-def test_every_distribution_names_the_pythons_that_are_tested(path: Path) -> None:
+def test_every_distribution_declares_the_tested_pythons(path: Path) -> None:
     oldest, newest = (int(version.partition(".")[2]) for version in TESTED["Python"])
     project = project_of(path)
     assert project["requires-python"] == f">=3.{oldest}"

@@ -1,0 +1,24 @@
+"""The `ddim-host completion` command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from argcomplete.shell_integration import shellcode
+
+if TYPE_CHECKING:
+    import argparse
+
+_LOAD_ZSH_COMPLETION = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }\n"
+"""Loads zsh's completion system, for `compdef` in the script, unless the user's configuration does."""
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the completion script of a shell.
+
+    Returns:
+        The exit code.
+    """
+    script = shellcode(["ddim-host"], use_defaults=False, shell=options.shell)
+    print((_LOAD_ZSH_COMPLETION if options.shell == "zsh" else "") + script.strip())
+    return 0
