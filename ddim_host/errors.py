@@ -1,8 +1,10 @@
-"""The errors that users are meant to read."""
+"""Errors with messages for users."""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import traceback
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -10,13 +12,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+TRACEBACK = "DDIM_HOST_TRACEBACK"
+"""Environment variable: if it is set, the tracebacks of errors are printed."""
+
 _TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 def printable(text: object) -> str:
-    r"""Makes a file name, or a message that holds one, safe to print on one line.
+    r"""Make a file name, or a message that contains one, safe to print on one line.
 
-    File names may hold line ends, terminal escapes, and bytes that are not UTF-8, which no output stream
+    File names may contain line ends, terminal escapes, and bytes that are not UTF-8, which no output stream
     would encode.
 
     Args:
@@ -29,24 +34,34 @@ def printable(text: object) -> str:
 
 
 def described(error: BaseException, package: str = "") -> str:
-    """What somebody else's code raised, in one line: `ValueError: no idea (my_parts/extra.py:2)`.
+    """Describe an exception from a plugin in one line: `ValueError: no idea (my_parts/extra.py:2)`.
 
     Args:
-        error: What was raised. The first line of its text is kept, without the colours of a terminal.
-        package: The top-level module of that code: the innermost line of it that took part is named. Empty
-            where nobody knows whose code it was.
+        error: The exception. The first line of its text is used, without terminal colours.
+        package: The plugin's top-level module: the description names the innermost line inside it. Empty if
+            the module is unknown.
     """
-    lines = (" ".join(_TERMINAL_ESCAPE.sub("", line).split()) for line in str(error).splitlines())
+    place = _place(error, package)
+    # The text of a syntax error contains its place too, but without the folder.
+    message = str(error.msg if isinstance(error, SyntaxError) and place else error)
+    lines = (" ".join(_TERMINAL_ESCAPE.sub("", line).split()) for line in message.splitlines())
     first = next((line for line in lines if line), "")
     text = "".join(character for character in first if character.isprintable())
-    place = _place(error, package)
     return type(error).__name__ + (f": {text}" if text else "") + (f" ({place})" if place else "")
 
 
+def print_traceback(error: BaseException) -> None:
+    """Print the traceback of an error that gets a short message, if the user wants it."""
+    if TRACEBACK in os.environ:
+        traceback.print_exception(error, file=sys.stderr)
+
+
 def _place(error: BaseException, package: str) -> str:
-    """File and line where the code of a package was left; empty where it took no part."""
+    """Return the file and line of the innermost frame in a package, or of its syntax error, or else ''."""
     if isinstance(error, SyntaxError):
-        return ""  # its own text says where
+        parts = PurePath(error.filename or "").parts
+        first = next((i for i, part in enumerate(parts) if part in (package, f"{package}.py")), len(parts))
+        return "/".join(parts[first:]) + f":{error.lineno}" if first < len(parts) else ""
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         module = str(frame.f_globals.get("__name__", ""))
@@ -58,19 +73,19 @@ def _place(error: BaseException, package: str) -> str:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong with a file, for a message that names the file already."""
+    """Return why a file operation failed, for a message that already names the file."""
     return printable(getattr(error, "strerror", None) or error)
 
 
 class DivergedError(Exception):
-    """Training left the finite numbers: a loss or a weight is infinite or not a number."""
+    """Training diverged: a loss or a weight is infinite or not a number."""
 
 
 class InterruptedTrainingError(Exception):
-    """Training was asked to end, and has left a checkpoint of where it was.
+    """Training was interrupted, after a checkpoint was written.
 
     Args:
-        step: Optimizer steps taken by then.
+        step: Optimizer steps taken so far.
     """
 
     def __init__(self, step: int) -> None:
@@ -79,24 +94,24 @@ class InterruptedTrainingError(Exception):
 
 
 class UserError(Exception):
-    """What the user asked for cannot be done; the command line prints it and exits with code 2.
+    """An error made by the user; the command line prints it and exits with code 2.
 
     Args:
-        what: What went wrong, in one sentence without a full stop.
-        why: The reason, or the choices there are; empty where `what` says it all.
-        notes: More about the reason, a line each.
-        fix: What to do about it, a command where there is one.
+        what: The problem, in one sentence without a full stop.
+        why: The reason, or the allowed values; empty if `what` says everything.
+        notes: Further lines about the reason.
+        fix: The remedy, if possible a command.
     """
 
     def __init__(self, what: str, *, why: str = "", notes: Iterable[str] = (), fix: str = "") -> None:
-        # What is wrong with a file is often told in words of that file.
+        # Messages about files often quote the content of the file.
         self.what, self.why, self.fix = (printable(text) for text in (what, why, fix))
         self.notes = tuple(printable(note) for note in notes)
         super().__init__(self.what)
 
     @property
     def summary(self) -> str:
-        """The problem and its reason, in one line."""
+        """The problem and its reason on one line."""
         return f"{self.what}; {self.why}" if self.why else self.what
 
     def __str__(self) -> str:

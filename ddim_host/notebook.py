@@ -1,7 +1,7 @@
-"""A run from Python, as a notebook wants it: train it and watch it, sample arrays, look at them.
+"""Runs from Python, for notebooks: train with progress, sample arrays, show images.
 
-It does what the commands `run` and `sample` do, with their options as arguments, and leaves the same folder.
-A process holds one framework: for the other one, restart the notebook's kernel.
+The functions do the same as the commands `run` and `sample`, take the same options, and write the same
+folder. A process holds one framework; restart the notebook's kernel to use the other one.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ def train(
     """Train a network and sample from it, as `ddim-host run` does.
 
     Args:
-        out: The folder of the run, which must be new unless `resume` is true.
-        resume: Go on with the run in `out` where it stopped, if there is one, with its own settings.
-        start_from: The folder of a run whose newest weights to begin with.
-        observers: Who is told of metrics and grids: names of installed observers, as in `"tensorboard"`, or
-            objects of a class of your own, derived from `Observer`.
+        out: The run directory; it must be new unless `resume` is true.
+        resume: Continue the run in `out` with its own settings, if there is one.
+        start_from: The directory of another run; training starts from its newest weights.
+        observers: Observers of metrics and grids: names of installed observers, such as `"tensorboard"`, or
+            objects of your own class derived from `Observer`.
         options: The options of `ddim-host run`, with underscores: `plugin="torch"`, `loss="huber:delta=0.1"`,
             `train_steps=450`.
 
     Raises:
-        UserError: An option is unknown or not allowed, or something that was asked for is not available.
+        UserError: An option is unknown or not allowed, or a requested part or device is not available.
         DivergedError: A loss or a weight is not finite.
-        InterruptedTrainingError: The kernel was interrupted; `resume=True` goes on.
+        InterruptedTrainingError: The kernel was interrupted; `resume=True` continues the run.
     """
     directory = RunDirectory(Path(out))
     watchers = [one for one in observers if not isinstance(one, str)]
@@ -75,7 +75,7 @@ def train(
     watched = Request(watchers=Watchers(named) if named else None)
     if resume and directory.exists():
         if options or start_from is not None:
-            raise UserError("a resumed run keeps its settings", fix="leave out all arguments but observers")
+            raise UserError("a resumed run keeps its settings", fix="remove all arguments except observers")
         start: RunDirectory | None = directory
         with _one_framework():
             experiment = assemble(watched.over(directory.config.request))
@@ -93,10 +93,10 @@ def train(
 
 
 def open_run(path: str | PathLike[str]) -> Run:
-    """Open a run that was trained before, by a command or here, in either framework.
+    """Open a trained run, in either framework.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no run.
     """
     return Run(existing_run(Path(path)).path)
 
@@ -105,10 +105,10 @@ class Run:
     """A trained run.
 
     Args:
-        path: Its folder.
+        path: The run directory.
 
     Attributes:
-        path: Its folder.
+        path: The run directory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -120,7 +120,7 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     def _repr_png_(self) -> bytes | None:
-        """The newest grid of samples, which a notebook shows in place of the text."""
+        """Return the newest grid of samples, which a notebook shows instead of the text."""
         pictures = sorted(self._directory.samples_path.glob("*.png"), key=lambda path: path.stat().st_mtime)
         return pictures[-1].read_bytes() if pictures else None
 
@@ -129,7 +129,7 @@ class Run:
         """Losses, times and memory of each epoch.
 
         Raises:
-            UserError: They cannot be read.
+            UserError: The metrics cannot be read.
         """
         return self._directory.read_metrics()
 
@@ -144,10 +144,10 @@ class Run:
         """Sample images, as `ddim-host sample` does, without writing them.
 
         Args:
-            num_images: N; the run's own number if None.
-            checkpoint: Whose weights.
-            weights: Averaged or raw.
-            options: What differs from the run's settings: `steps=10`, `eta=1.0`, `seed=1`, `plugin="jittor"`,
+            num_images: The number of images N; None for the run's own number.
+            checkpoint: The checkpoint to load.
+            weights: `ema` for averaged weights, `raw` for the others.
+            options: Settings that differ from the run's: `steps=10`, `eta=1.0`, `seed=1`, `plugin="jittor"`,
                 `timestep_subset="quad"`.
 
         Returns:
@@ -181,45 +181,45 @@ class Run:
 
 
 def grid(images: Images, *, columns: int | None = None) -> Image.Image:
-    """Arrange images in rows, small ones enlarged; a notebook shows the result.
+    """Arrange images in rows and enlarge small ones; a notebook shows the result.
 
     Args:
         images: uint8 `(N, H, W, C)`.
-        columns: Images in a row; None makes the grid as square as their number allows.
+        columns: Images per row; None makes the grid as square as possible.
     """
     return Image.open(io.BytesIO(grid_png(images, columns=columns)))
 
 
 def _watcher(observer: Observer) -> Watcher:
-    """Return an observer that is an object, with what to call it."""
+    """Return an observer object with its label."""
     kind = type(observer)
     return Watcher(observer, f"observer {kind.__name__}", kind.__module__.partition(".")[0])
 
 
 def _call(out: str | PathLike[str], **arguments: object) -> str:
-    """The call of `train`, for the record; without what was left out."""
+    """Return the call of `train` as text for the record, without omitted arguments."""
     given = [f"{name}={value!r}" for name, value in arguments.items() if value not in (None, False)]
     return f"ddim_host.notebook.train({', '.join([repr(str(out)), *given])})"
 
 
 @contextmanager
 def _one_framework() -> Iterator[None]:
-    """Say what to do if this process holds another framework."""
+    """Add a remedy to the error if this process has loaded a different framework."""
     try:
         yield
     except RuntimeError as error:
         raise UserError(
-            "this process holds another framework",
+            "this process has already loaded another framework",
             why=str(error),
-            fix="restart the kernel, or use that framework",
+            fix="restart the kernel, or use the loaded framework",
         ) from error
 
 
 def _request(options: dict[str, object]) -> Request:
-    """Read options as the command line does.
+    """Read options in the same way as the command line.
 
     Raises:
-        UserError: One is unknown, or its value is not allowed.
+        UserError: An option is unknown, or its value is not allowed.
     """
     kinds = {kind.option: kind for kind in PART_KINDS}
     known = ("plugin", *kinds, *SETTINGS)
@@ -229,11 +229,11 @@ def _request(options: dict[str, object]) -> Request:
                 f"unknown option {name!r}{suggestion(name, known)}", why=f"known: {', '.join(known)}"
             )
     if options.keys() >= LENGTHS:
-        raise UserError("epochs and train_steps both set the length", fix="give one of them")
+        raise UserError("epochs and train_steps are mutually exclusive", fix="remove one of them")
     texts = {name: value for name, value in options.items() if name not in SETTINGS}
     for name, value in texts.items():
         if not isinstance(value, str):
-            raise UserError(f"{name} must be text such as 'name:parameter=value', not {value!r:.40}")
+            raise UserError(f"{name} must be a string such as 'name:parameter=value', not {value!r:.40}")
     return Request(
         str(texts["plugin"]) if "plugin" in texts else None,
         {kind: parse_choice(str(texts[option])) for option, kind in kinds.items() if option in texts},

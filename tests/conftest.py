@@ -1,4 +1,4 @@
-"""What test files share: the command, in fresh processes and in this one; fake distributions; tiny runs."""
+"""Shared fixtures: the command, in fresh processes and in this one; fake distributions; tiny runs."""
 
 from __future__ import annotations
 
@@ -28,27 +28,30 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.process_guard"]
 
-# Without a GPU, Triton interprets its kernels. It reads this when the first test imports it.
+# Without a GPU, Triton interprets its kernels. It reads this variable when the first test imports it.
 if not Path("/dev/nvidia0").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# A machine that is busy with something else is no reason to fail.
+# Tests of values must not depend on the processor. Tests of bf16 ask for it.
+os.environ.setdefault("DDIM_HOST_CPU_PRECISION", "fp32")
+
+# Tests must not fail because the machine is busy.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """For every process: one thread, so that busy cores do not wait for each other; a cache of its own."""
+    """Environment of every process: one thread, so that processes do not compete, and a separate cache."""
     cache, compiled = tmp_path_factory.mktemp("cache"), cache_folder() / "kernels"
     compiled.mkdir(parents=True, exist_ok=True)
-    (cache / "kernels").symlink_to(compiled)  # compiled once for all
+    (cache / "kernels").symlink_to(compiled)  # compiled once for all tests
     return {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "110",
         "DDIM_HOST_CACHE": str(cache),
-        # What Jittor compiles takes minutes; of it, too, the user's own is shared.
+        # Compiling Jittor takes minutes, so its cache is shared with the user, too.
         "DDIM_HOST_JITTOR_HOME": os.environ.get("DDIM_HOST_JITTOR_HOME") or str(cache_folder() / "jittor"),
     }
 
@@ -79,7 +82,7 @@ def ddim_host(environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Small networks on a busy machine: threads that wait for each other take most of the time."""
+    """Use one thread: in small networks on a busy machine, threads mostly wait for each other."""
     torch = importlib.import_module("torch")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -89,7 +92,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def no_framework(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes this process look as if it held no framework, and takes the guard away again afterwards."""
+    """Hide the loaded frameworks from this process, and remove the guard afterwards."""
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     for root in FRAMEWORK_ROOTS & sys.modules.keys():
         monkeypatch.delitem(sys.modules, root)
@@ -102,10 +105,10 @@ def in_process(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Outcome]:
-    """The command without a process of its own, for what ends before a framework is imported."""
+    """Return the command, run in this process; it must exit before a framework is imported."""
 
     def import_framework(_: object) -> None:
-        raise AssertionError("nothing was found to be wrong")
+        raise AssertionError("the command must exit before it builds a network")
 
     monkeypatch.setattr(Experiment, "build_model", import_framework)
     monkeypatch.setenv("DDIM_HOST_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -123,7 +126,7 @@ def in_process(
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """Fake distributions, seen by this process too."""
+    """Create a folder for fake distributions that this process finds too."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
@@ -136,7 +139,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def tiny() -> list[str]:
-    """Options of a run that takes a moment."""
+    """Options of a run that takes a few seconds."""
     size = "--model unet:base_channels=8,num_groups=4 --batch-size 8 --test-images 8 --num-images 4 --steps 3"
     length = "--train-steps 3 --lr-warmup-steps 0"
     return ["run", "--plugin", "torch", "--device", "cpu", *size.split(), *length.split()]
@@ -144,14 +147,14 @@ def tiny() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_run(ddim_host: Command, tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of the real command; not to be changed."""
+    """Run the real command once; tests must not change the result."""
     path = tmp_path_factory.mktemp("runs") / "tiny"
     return Run(path, ddim_host(*tiny, "--out", path))
 
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty pictures of 8 x 8 pixels, of which two are for testing; not to be changed."""
+    """Create twenty pictures of 8 x 8 pixels, two of them for testing; tests must not change them."""
     folder = tmp_path_factory.mktemp("pictures")
     for index, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)):
         Image.fromarray(pixels).save(folder / f"{index:02}.png")
@@ -181,9 +184,9 @@ print(json.dumps(outcomes))
 def several_runs(
     python: PythonCode, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., dict[str, Run]]:
-    """Runs commands one after the other in one process, because importing torch takes seconds.
+    """Return a function that runs commands in sequence in one process, because importing torch takes seconds.
 
-    `--out` is added where it is missing, except to `evaluate` and `optimize`, which have none.
+    It adds a missing `--out`, except for `evaluate` and `optimize`, which do not have this option.
     """
 
     def run(

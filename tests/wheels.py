@@ -1,12 +1,12 @@
-"""Build the distributions, check what is in them, and use them in a fresh environment.
+"""Check the contents of the built distributions, and use them in a fresh environment.
 
     python -m tests.wheels FOLDER TORCH
 
 Args:
-    FOLDER: Where wheels and source archives are written.
-    TORCH: The requirement that is installed first, so that nothing later chooses another build.
+        FOLDER: Folder with the wheels and source archives of `make wheels`.
+        TORCH: Arguments of pip to install first, so that nothing later chooses another build.
 
-Needs `build` and `twine`, and a package index for the rest. The exit code is 1 if anything fails.
+Needs `twine`, and a package index for the rest. The exit code is 1 if anything fails.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ _UNWANTED = re.compile(r"(^|/)(tests?|docs|tools)/|\.so$|\.pyc$|(^|/)test_")
 
 
 def main() -> int:
-    """Do all of it; a step that fails ends it."""
+    """Run all steps; stop at the first failure."""
     folder, torch = Path(sys.argv[1]).absolute(), sys.argv[2]
-    for project in PROJECTS:
-        run(sys.executable, "-m", "build", "--outdir", folder, project)
     archives = sorted([*folder.glob("*.whl"), *folder.glob("*.tar.gz")])
     run(sys.executable, "-m", "twine", "check", "--strict", *archives)
     problems = [problem for archive in archives for problem in wrong_in(archive)]
@@ -48,27 +46,27 @@ def main() -> int:
 
 
 def wrong_in(archive: Path) -> list[str]:
-    """Describe what is missing in a wheel or a source archive, and what does not belong there."""
+    """Describe missing and unwanted files in a wheel or a source archive."""
     names = names_in(archive)
     package = package_of(archive)
     wanted = [f"{package}/py.typed", "LICENSE"]
     if package == "ddim_host":
-        # What is compiled, drawn, written or read at run time, and is no Python.
+        # Files other than Python that are compiled, drawn, written or read at run time.
         sources = [path for path in (ROOT / package).rglob("*") if path.is_file()]
         data = [path.relative_to(ROOT).as_posix() for path in sources if path.suffix not in (".py", ".pyc")]
         wanted += data
         if archive.suffix == ".whl":
             wanted += ["ddim_host/scaffold/ddim_numpy/pyproject.toml"]
     missing = [name for name in wanted if not any(f"/{found}".endswith(f"/{name}") for found in names)]
-    # The example that `new-plugin --kind framework` begins with has tests of its own.
+    # The example that `new-plugin --kind framework` copies has its own tests.
     unwanted = [name for name in names if _UNWANTED.search(name) and "ddim_numpy/" not in name]
     return [f"{archive.name} lacks {name}" for name in missing] + [
-        f"{archive.name} holds {name}" for name in unwanted
+        f"{archive.name} contains {name}" for name in unwanted
     ]
 
 
 def names_in(archive: Path) -> list[str]:
-    """Return the files in an archive; those of a source archive without its folder."""
+    """Return the files in an archive; for a source archive, without its top folder."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             return wheel.namelist()
@@ -77,18 +75,18 @@ def names_in(archive: Path) -> list[str]:
 
 
 def package_of(archive: Path) -> str:
-    """Return the package of one of the distributions, which here has the distribution's own name."""
+    """Return the package of a distribution, which has the distribution's name."""
     return archive.name.partition("-")[0]
 
 
 def use(folder: Path, scratch: Path, torch: str) -> None:
-    """Install the wheels outside of the clone; train, and train with a new plugin."""
+    """Install the wheels outside the clone, train, and train with a new plugin."""
     environment = scratch / "environment"
     venv.create(environment, with_pip=True)
     python, work = environment / "bin" / "python", scratch / "work"
     work.mkdir()
     pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check")
-    run(*pip, "install", torch)
+    run(*pip, "install", *torch.split())
     run(*pip, "install", "--find-links", folder, "ddim-host[torch]", cwd=work)
     run(python, "-m", "ddim_host", "run", *TINY.split(), "--out", "run", cwd=work)
     run(python, "-m", "ddim_host", "new-plugin", "mine", "--kind", "loss", cwd=work)
@@ -96,12 +94,12 @@ def use(folder: Path, scratch: Path, torch: str) -> None:
     run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=work / "ddim-mine")
     run(python, "-m", "ddim_host", "run", *TINY.split(), "--loss", "mine", "--out", "mine", cwd=work)
     run(python, "-m", "ddim_host", "doctor", cwd=work)
-    if sys.version_info < (3, 13):  # Jittor asks for NumPy 1, which has no wheels for later Pythons
+    if sys.version_info < (3, 13):  # Jittor requires NumPy 1, which has no wheels for later Pythons
         run(*pip, "install", "--dry-run", "--find-links", folder, "ddim-host[all]", cwd=work)
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> None:
-    """Run a command that finds nothing of this clone; say which one failed."""
+    """Run a command that cannot import from this clone; on failure, exit with its name."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     print("$", *command, flush=True)
     done = subprocess.run([*map(str, command)], cwd=cwd, env=variables, check=False)

@@ -1,13 +1,13 @@
-"""The mathematics of diffusion, in NumPy float64; knows no framework and no plugin.
+"""The mathematics of diffusion, in NumPy float64; independent of frameworks and plugins.
 
-schedule       betas and what follows from them; the forward process q(x_t | x_start)
-subset         which timesteps sampling visits: exactly S, strictly increasing
+schedule       betas and the tables derived from them; the forward process q(x_t | x_start)
+subset         the timesteps that sampling visits: exactly S, strictly increasing
 trajectory     the explicit steps `(t, t_prev)` and their coefficients for one eta
-prediction     what the network predicts: the noise, the clean image or v
+prediction     the network's target: the noise, the clean image or v
 ddim           one step, written once for arrays of any framework
-solvers        how steps are followed: DDIM, DPM-Solver++(2M), iPNDM, UniPC, Heun
+solvers        integration of the steps: DDIM, DPM-Solver++(2M), iPNDM, UniPC, Heun
 search         the timesteps with the least error for a trained network
-interpolation  between two noises
+interpolation  spherical interpolation between two noise samples
 """
 
 from ddim_host.diffusion.ddim import ddim_arrival, ddim_step

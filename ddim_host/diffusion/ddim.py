@@ -1,4 +1,4 @@
-"""One reverse step of DDIM, written once over the operators that NumPy and every framework share."""
+"""One reverse step of DDIM, using only operators that NumPy and every framework share."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from ddim_host.diffusion.trajectory import DDIMStep
 
 # An array of NumPy, PyTorch, Jittor, ...: anything with + - * and division by a Python float. `Any`, because
-# no type checker knows that three unrelated array classes share these operators.
+# the array classes have no common type with these operators.
 Tensor = TypeVar("Tensor", bound=Any)
 
 
 def ddim_arrival(x_start: Tensor, noise: Tensor, step: DDIMStep, fresh_noise: Tensor | None = None) -> Tensor:
-    """Return x where a step arrives (arXiv 2010.02502, equation 12).
+    """Return x at the end of a step (arXiv 2010.02502, equation 12).
 
     Args:
         x_start: Predicted clean image, `(B, ...)`.
-        noise: Epsilon that goes with it, of the same shape.
-        step: Where the step goes, and its coefficients.
+        noise: The corresponding epsilon, of the same shape.
+        step: The step.
         fresh_noise: Standard normal, of the same shape; needed if `step.sigma` > 0.
 
     Returns:
         x_(t_prev), of the same shape.
 
     Raises:
-        ValueError: `step.sigma` > 0 and no `fresh_noise` was given.
+        ValueError: `step.sigma` > 0 and `fresh_noise` is None.
     """
     x_prev: Tensor = x_start * math.sqrt(step.alpha_cumprod_prev) + noise * step.direction
     if step.sigma > 0.0:
         if fresh_noise is None:
-            raise ValueError("this step adds noise (sigma > 0), but none was given")
+            raise ValueError("this step adds noise (sigma > 0), so it needs fresh_noise")
         x_prev = x_prev + fresh_noise * step.sigma
     return x_prev
 
@@ -51,22 +51,22 @@ def ddim_step(
     limit: float | None = None,
     clip: Callable[[Tensor, float, float], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """From x_t to x_(t_prev) (arXiv 2010.02502, equation 12): `image_and_noise`, then `ddim_arrival`.
+    """Step from x_t to x_(t_prev) (arXiv 2010.02502, equation 12): `image_and_noise`, then `ddim_arrival`.
 
     Args:
         x_t: `(B, ...)`.
-        prediction: What the network predicts at `step.t`, of the same shape.
-        step: Where the step goes, and its coefficients.
-        prediction_type: What that is.
+        prediction: Output of the network at `step.t`, of the same shape.
+        step: The step.
+        prediction_type: Type of the prediction.
         fresh_noise: Standard normal, of the same shape; needed if `step.sigma` > 0.
-        limit: The largest absolute value of the predicted x_start; None leaves it as predicted.
-        clip: `clip(tensor, low, high)` of the framework; needed if there is a limit.
+        limit: Limit on the absolute value of the predicted x_start; None for no limit.
+        clip: `clip(tensor, low, high)` of the framework; needed if `limit` is given.
 
     Returns:
         `(x_prev, x_start)`, both of the shape of `x_t`; x_start after clipping.
 
     Raises:
-        ValueError: `step.sigma` > 0 and no `fresh_noise` was given, or a limit and no `clip`.
+        ValueError: `step.sigma` > 0 and `fresh_noise` is None, or a limit is given and `clip` is None.
     """
     x_start, noise = image_and_noise(x_t, prediction, step, prediction_type, limit=limit, clip=clip)
     return ddim_arrival(x_start, noise, step, fresh_noise), x_start

@@ -1,4 +1,4 @@
-"""Prediction types: noise, clean image or v, and how image and noise follow from each."""
+"""Prediction types (noise, clean image or v), and the image and noise that follow from each."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def prediction_target(
     noise: NDArray[np.float32],
     t: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """Return what the network should predict.
+    """Return the network's target.
 
     Args:
-        prediction_type: The kind of target.
+        prediction_type: The type of target.
         schedule: The noise schedule.
         x_start: float32 `(B, ...)`.
         noise: float32, of the same shape.
@@ -51,14 +51,14 @@ def prediction_target(
 
 
 def epsilon_error_ratio(prediction_type: PredictionType, schedule: NoiseSchedule) -> NDArray[np.float64]:
-    """Return the squared error of epsilon in units of the squared error of the prediction.
+    """Return the ratio of the squared error of epsilon to the squared error of the prediction.
 
     For a given x_t the three predictions are linear functions of each other, so their squared errors differ
-    by a factor: 1 for epsilon, the signal-to-noise ratio for x_start, and abar for v. A loss weight that is
-    defined for epsilon, multiplied by this, is the same objective for another prediction.
+    by a factor: 1 for epsilon, the signal-to-noise ratio for x_start, and alphas_cumprod for v. A loss weight
+    defined for epsilon, multiplied by this ratio, gives the same objective for another prediction type.
 
     Args:
-        prediction_type: What the network predicts.
+        prediction_type: The type of prediction.
         schedule: The noise schedule.
 
     Returns:
@@ -70,12 +70,12 @@ def epsilon_error_ratio(prediction_type: PredictionType, schedule: NoiseSchedule
 
 
 def predict_x_start(x_t: Tensor, noise: Tensor, alpha_cumprod: float) -> Tensor:
-    """Return the clean image that x_t and its noise imply (arXiv 2010.02502, equation 9).
+    """Return the clean image implied by x_t and its noise (arXiv 2010.02502, equation 9).
 
     Args:
         x_t: `(B, ...)`.
         noise: Predicted epsilon, of the same shape.
-        alpha_cumprod: abar_t in (0, 1].
+        alpha_cumprod: alphas_cumprod at t, in (0, 1].
 
     Returns:
         Predicted x_start, of the same shape.
@@ -93,31 +93,31 @@ def image_and_noise(
     limit: float | None = None,
     clip: Callable[[Tensor, float, float], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Split x_t, where a step begins, into the clean image and the noise that the network sees in it.
+    """Split x_t, at the start of a step, into the predicted clean image and noise.
 
-    With a limit the predicted x_start is clipped and epsilon recomputed from it, so that the two still add up
-    to x_t. That takes some noise in x_t, so a step that begins at the clean image has no limit.
+    With a limit, the predicted x_start is clipped and epsilon is recomputed, so that the two still add up to
+    x_t. This requires noise in x_t, so a step from the clean image has no limit.
 
     Args:
         x_t: `(B, ...)`.
-        prediction: What the network predicts, of the same shape.
+        prediction: Output of the network, of the same shape.
         step: The step.
-        prediction_type: What that is.
-        limit: The largest absolute value of x_start; None leaves x_start as predicted.
-        clip: `clip(tensor, low, high)` of the framework; needed if there is a limit.
+        prediction_type: Type of the prediction.
+        limit: Limit on the absolute value of x_start; None for no limit.
+        clip: `clip(tensor, low, high)` of the framework; needed if `limit` is given.
 
     Returns:
         `(x_start, noise)`, both of the shape of `x_t`. For epsilon without a limit the noise is the network's
         own array.
 
     Raises:
-        ValueError: There is a limit and no `clip` was given.
+        ValueError: A limit is given and `clip` is None.
     """
     x_start, noise = _split(x_t, prediction, step, prediction_type)
     if limit is None:
         return x_start, noise
     if clip is None:
-        raise ValueError("x_start is to be limited, but there is nothing to clip it with")
+        raise ValueError("limiting x_start needs a clip function")
     x_start = clip(x_start, -limit, limit)
     return x_start, (x_t - math.sqrt(step.alpha_cumprod) * x_start) / math.sqrt(1.0 - step.alpha_cumprod)
 
@@ -127,7 +127,7 @@ def _split(
 ) -> tuple[Tensor, Tensor]:
     if prediction_type == "epsilon":
         return predict_x_start(x_t, prediction, step.alpha_cumprod), prediction
-    # The network takes x_t to be as noisy as timestep t is, also in the clean image that is encoded.
+    # The network treats x_t as if it had the noise of timestep t, even a clean image that is being encoded.
     image_share = math.sqrt(step.alpha_cumprod_t)
     noise_share = math.sqrt(1.0 - step.alpha_cumprod_t)
     x_start: Any

@@ -2,7 +2,7 @@
 
 Philox is counter-based: its output is a function of a 128-bit key and a 256-bit counter. Seed and stream are
 the key; step and index are the upper words of the counter, whose lower word counts within one draw. So the
-noise of image 7 in epoch 3 is the same whatever was drawn before it, by whom, and in batches of what size.
+noise of image 7 in epoch 3 does not depend on earlier draws, processes or batch sizes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Stream(IntEnum):
-    """What randomness is for. The numbers are part of every result: never change or reuse one."""
+    """Purpose of a stream of random numbers. Results depend on the values: never change or reuse one."""
 
     INITIAL_WEIGHTS = 1
     """step 0; index: position of the parameter."""
@@ -40,19 +40,19 @@ class Stream(IntEnum):
     SAMPLE_START = 9
     """x_T. step 0; index: sample."""
     SAMPLE_NOISE = 10
-    """The noise that eta > 0 adds. step: timestep; index: sample."""
+    """Noise added with eta > 0. step: timestep; index: sample."""
     KERNEL_SUBSETS = 11
-    """The subsets that the kernel distance is averaged over. step 0."""
+    """Subsets over which the kernel distance is averaged. step 0."""
     SEARCH_START = 12
-    """x_T of the images that timestep subsets are searched with. step 0; index: image."""
+    """x_T of the images used by searches for timestep subsets. step 0; index: image."""
 
 
 def generator(seed: int, stream: Stream, *, step: int = 0, index: int = 0) -> np.random.Generator:
-    """A generator at the beginning of one draw.
+    """Return a generator positioned at the start of one draw.
 
     Args:
         seed: In [0, 2^63).
-        stream: What the randomness is for.
+        stream: The purpose of the random numbers.
         step: Not negative; see `Stream` for its meaning.
         index: Not negative; see `Stream` for its meaning.
     """
@@ -67,11 +67,11 @@ def normal_images(
     indices: Iterable[int],
     shape: tuple[int, ...],
 ) -> NDArray[np.float32]:
-    """Standard normal noise, each image from a draw of its own.
+    """Draw standard normal noise, each image separately.
 
     Args:
         seed: In [0, 2^63).
-        stream: What the noise is for.
+        stream: The purpose of the noise.
         steps: One step per image.
         indices: One index per image.
         shape: Shape of one image.
@@ -84,8 +84,8 @@ def normal_images(
     bits = np.random.Philox(key=[seed, stream])
     rng = np.random.Generator(bits)
     state = bits.state
-    # Resetting one generator is several times faster than making one per image; all else in the state
-    # (the buffer of unused output) is that of a fresh generator.
+    # Resetting one generator is several times faster than creating one per image; the rest of its state (the
+    # buffer of unused output) equals that of a new generator.
     for position, (step, index) in enumerate(draws):
         state["state"]["counter"][:] = (0, step, index, 0)
         bits.state = state
@@ -94,5 +94,5 @@ def normal_images(
 
 
 def dropout_seed(seed: int, step: int) -> int:
-    """The seed of a framework's dropout at one training step; in [0, 2^63), unrelated for nearby steps."""
+    """Return the dropout seed of one training step, in [0, 2^63); nearby steps have unrelated seeds."""
     return int(generator(seed, Stream.DROPOUT, step=step).integers(0, 2**63))

@@ -1,4 +1,4 @@
-"""The noise schedule's tables and the forward process."""
+"""Noise schedule tables, and the forward process."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
 
 class NoiseSchedule:
-    """What follows from the betas: q(x_t | x_start) = N(sqrt(abar_t) x_start, (1 - abar_t) I).
+    """Noise schedule derived from betas: q(x_t | x_start) = N(sqrt(abar_t) x_start, (1 - abar_t) I).
 
     In the notation of DDPM (arXiv 2006.11239, equation 4) abar_t is the product of 1 - beta_s for s <= t.
-    Timesteps count from 0 to T - 1; timestep -1 stands for the clean image, where abar is exactly 1.
+    Timesteps run from 0 to T - 1; timestep -1 is the clean image, where abar is exactly 1.
 
     Args:
         betas: `(T,)`, each strictly between 0 and 1; the last one may be 1, and x_(T-1) is then pure noise.
 
     Attributes:
         betas: float64 `(T,)`, read-only, as are the tables below.
-        alphas_cumprod: abar, float64 `(T,)`, strictly decreasing.
+        alphas_cumprod: The abar_t, float64 `(T,)`, strictly decreasing.
         sqrt_alphas_cumprod: float64 `(T,)`, the share of the image in x_t.
         sqrt_one_minus_alphas_cumprod: float64 `(T,)`, the standard deviation of the noise in x_t.
 
     Raises:
-        ValueError: The betas are not a non-empty vector of such numbers.
+        ValueError: The betas are not a non-empty vector of numbers in this range.
     """
 
     def __init__(self, betas: ArrayLike) -> None:
@@ -34,23 +34,23 @@ class NoiseSchedule:
         if values.ndim != 1 or values.size == 0:
             raise ValueError(f"betas must be a non-empty vector, not of shape {values.shape}")
         if not np.all((values > 0.0) & (values <= 1.0)) or np.any(values[:-1] == 1.0):
-            raise ValueError("every beta must lie strictly between 0 and 1; the last one may be 1")
+            raise ValueError("every beta must be strictly between 0 and 1; the last one may be 1")
         self.betas = _read_only(values)
         self.alphas_cumprod = _read_only(np.cumprod(1.0 - values))
         self.sqrt_alphas_cumprod = _read_only(np.sqrt(self.alphas_cumprod))
         self.sqrt_one_minus_alphas_cumprod = _read_only(np.sqrt(1.0 - self.alphas_cumprod))
 
     def rescaled_to_zero_snr(self) -> NoiseSchedule:
-        """Return this schedule, stretched to end in pure noise (arXiv 2305.08891, algorithm 1).
+        """Return this schedule stretched to end in pure noise (arXiv 2305.08891, algorithm 1).
 
-        sqrt(abar) is shifted to 0 at the last timestep and scaled to stay what it is at the first one.
+        sqrt(abar) is shifted to 0 at the last timestep, and scaled to keep its value at the first.
 
         Raises:
-            ValueError: There is one timestep only.
+            ValueError: The schedule has only one timestep.
         """
         roots = self.sqrt_alphas_cumprod
         if len(roots) == 1:
-            raise ValueError("a schedule of one timestep cannot both begin with an image and end in noise")
+            raise ValueError("a schedule with one timestep cannot be rescaled")
         alphas_cumprod = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
         return NoiseSchedule(1.0 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1]))
 
@@ -65,7 +65,7 @@ class NoiseSchedule:
         return self.alphas_cumprod / (1.0 - self.alphas_cumprod)
 
     def alpha_cumprod_at(self, t: int) -> float:
-        """Abar at one timestep in [-1, T); 1 at -1.
+        """Return alphas_cumprod at one timestep in [-1, T); 1 at -1.
 
         Raises:
             IndexError: `t` is outside [-1, T).
@@ -77,7 +77,7 @@ class NoiseSchedule:
     def add_noise(
         self, x_start: NDArray[np.float32], noise: NDArray[np.float32], t: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """x_t = sqrt(abar_t) x_start + sqrt(1 - abar_t) noise (arXiv 2006.11239, equation 4).
+        """Add noise: x_t = sqrt(abar_t) x_start + sqrt(1 - abar_t) noise (arXiv 2006.11239, equation 4).
 
         Args:
             x_start: float32 `(B, ...)`.

@@ -1,11 +1,11 @@
 """The best S timesteps for a trained network: a shortest path over the jumps of a teacher's trajectory.
 
-A teacher, DDIM with many steps and eta 0, samples some images. For each pair of its timesteps the error of
-one jump between them is what DDIM gives from the teacher's state, less the state that the teacher has
-there. How much of it arrives in the image depends on the direction: along a principal component of the
-teacher's images with variance lambda, the flow of Gaussian data shrinks a deviation of x_t by sqrt(lambda /
-(abar lambda + 1 - abar)). Squares of these transported errors add up along a path, and dynamic programming
-finds the path with exactly S network calls, for all S at once.
+A teacher, DDIM with many steps and eta 0, samples some images. The error of a jump between two of its
+timesteps is the difference between DDIM's result, from the teacher's state at the first, and the teacher's
+state at the second. The part of an error that reaches the image depends on its direction: along a principal
+component of the teacher's images with variance lambda, the flow of Gaussian data shrinks a deviation of x_t
+by sqrt(lambda / (abar lambda + 1 - abar)). The squares of these transported errors add up along a path, and
+dynamic programming finds the path with exactly S network calls, for all S at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Teacher:
     Attributes:
         timesteps: int64 `(G,)`, strictly increasing.
         noise: float32 `(N, D)`, x at the last timestep, which may be below T - 1.
-        x_start: float32 `(G, N, D)`, the predicted x_start at each timestep; at the first one, the images.
+        x_start: float32 `(G, N, D)`, the predicted x_start at each timestep; at the first timestep, the
+            images.
     """
 
     timesteps: NDArray[np.int64]
@@ -40,7 +41,7 @@ class Teacher:
     x_start: NDArray[np.float32]
 
     def states(self, schedule: NoiseSchedule) -> NDArray[np.float64]:
-        """Return x at each timestep, `(G, N, D)`, as its DDIM steps reach them; at the last one, the noise.
+        """Return x at each timestep, `(G, N, D)`, from the teacher's DDIM steps; at the last one, the noise.
 
         Args:
             schedule: The noise schedule of the network.
@@ -52,11 +53,12 @@ class Teacher:
 
 @dataclass(frozen=True, eq=False)
 class JumpErrors:
-    """Share of each jump in the mean squared error of a pixel, float64, over G timesteps.
+    """Contribution of each jump to the mean squared error of a pixel, float64, over G timesteps.
 
     Attributes:
-        start: `(G,)`: beginning with pure noise at a timestep.
-        between: `(G, G)`: from the timestep of the row down to that of the column; infinite for all others.
+        start: `(G,)`: from pure noise at a timestep.
+        between: `(G, G)`: from the timestep of the row down to that of the column; infinite for all other
+            pairs.
         end: `(G,)`: from a timestep to the clean image.
     """
 
@@ -65,18 +67,18 @@ class JumpErrors:
     end: NDArray[np.float64]
 
     def of(self, positions: Sequence[int]) -> float:
-        """Return the sum along the path through some timesteps, increasing positions among the G."""
+        """Return the sum along a path, given as increasing positions among the G timesteps."""
         down = [int(position) for position in positions][::-1]
         jumps = sum(self.between[jump] for jump in itertools.pairwise(down))
         return float(self.start[down[0]] + jumps + self.end[down[-1]])
 
 
 def jump_errors(schedule: NoiseSchedule, teacher: Teacher) -> JumpErrors:
-    """Compute the transported errors of all jumps between the timesteps of a teacher.
+    """Compute the transported errors of all jumps between a teacher's timesteps.
 
     Args:
         schedule: The noise schedule of the network.
-        teacher: What it predicted.
+        teacher: The teacher's predictions.
     """
     _, num_images, size = teacher.x_start.shape
     images = teacher.x_start[0].astype(np.float64)
@@ -87,7 +89,7 @@ def jump_errors(schedule: NoiseSchedule, teacher: Teacher) -> JumpErrors:
     abar = schedule.alphas_cumprod[teacher.timesteps]
     share, noise_share = np.sqrt(abar), np.sqrt(1.0 - abar)
     states = _states(x_start, noise, share, noise_share)
-    # The squares of how much of a deviation of x_t arrives in the image.
+    # Squared factors by which deviations of x_t shrink on their way to the image.
     arrives = variances / (abar[:, None] * variances + (1.0 - abar)[:, None])
 
     def mean_square(errors: NDArray[np.float64], position: int) -> NDArray[np.float64]:
@@ -102,7 +104,7 @@ def jump_errors(schedule: NoiseSchedule, teacher: Teacher) -> JumpErrors:
         from_states = states[above] * ratio[:, None, None]
         from_images = x_start[above] * (share[to] - ratio * share[above])[:, None, None]
         between[above, to] = mean_square(from_states + from_images - states[to], to)
-    # At the clean image all of an error is there, also what lies beside all components.
+    # At the clean image nothing shrinks an error, not even outside the span of the components.
     end = [np.square(predicted.astype(np.float64) - images).mean() for predicted in teacher.x_start]
     start = [float(mean_square(noise - states[position], position)) for position in range(count)]
     return JumpErrors(np.array(start), between, np.array(end))
@@ -114,7 +116,7 @@ def _states(
     share: NDArray[np.float64],
     noise_share: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return x at each timestep, of the shape of `x_start`: the teacher's DDIM steps."""
+    """Return the teacher's DDIM states at each timestep, of the shape of `x_start`."""
     states = np.empty_like(x_start)
     states[-1] = noise
     for position in range(len(x_start) - 1, 0, -1):
@@ -127,11 +129,11 @@ def shortest_paths(errors: JumpErrors, sizes: Iterable[int]) -> dict[int, tuple[
     """Find the path with the least error for each number of network calls.
 
     Args:
-        errors: Of all jumps.
+        errors: Errors of all jumps.
         sizes: Numbers S of network calls, each from 1 to G.
 
     Returns:
-        For each S the positions of its timesteps, increasing.
+        The positions of the timesteps for each S, increasing.
 
     Raises:
         ValueError: An S is out of range.
@@ -158,19 +160,19 @@ def shortest_paths(errors: JumpErrors, sizes: Iterable[int]) -> dict[int, tuple[
 def descend(
     start: Sequence[int], count: int, loss: Callable[[tuple[int, ...]], float], strides: Iterable[int]
 ) -> tuple[int, ...]:
-    """Lower a loss of positions by moving one of them at a time: coordinate descent.
+    """Lower a loss by moving one position at a time: coordinate descent.
 
-    For each stride every position is moved by it once down and once up, the last position first, and stays
-    where the loss is lower. Positions remain increasing; none is tried twice.
+    For each stride, every position moves by it once down and once up, starting with the last position, and
+    keeps a move that lowers the loss. Positions remain increasing, and no combination is tried twice.
 
     Args:
         start: Increasing positions in [0, `count`).
-        count: The number of positions that there are.
-        loss: What to lower.
-        strides: How far to move.
+        count: The number of available positions.
+        loss: The loss to minimise.
+        strides: Sizes of the moves.
 
     Returns:
-        The positions with the lowest loss of all that were tried, `start` included.
+        The positions with the lowest loss found, at most that of `start`.
     """
     best = tuple(start)
     losses = {best: loss(best)}

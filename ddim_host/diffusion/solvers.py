@@ -1,7 +1,7 @@
-"""Solvers: how a sampler follows its steps from noise to image, for arrays of any framework.
+"""Solvers that take the steps from noise to image, for arrays of any framework.
 
-A solver is a generator. It asks `predict` for the image and the noise in x where a step begins, moves x to
-where the step arrives, and yields; what it remembers of earlier steps lives in its local variables.
+A solver is a generator. At the start of each step it asks `predict` for the image and the noise in x, moves x
+to the end of the step, and yields; its local variables hold what later steps need.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     FreshNoise: TypeAlias = Callable[[DDIMStep], Any]
 
 _Prediction: TypeAlias = "tuple[Any, float]"
-"""A predicted x_start, and half the log SNR where it was predicted."""
+"""A predicted x_start, and half the log SNR at its timestep."""
 
 
 def ddim(
     x_t: Any, steps: Sequence[DDIMStep], predict: Predict, fresh_noise: FreshNoise
 ) -> Iterator[tuple[Any, Any]]:
-    """DDIM (arXiv 2010.02502, equation 12): first order, and as random as eta says.
+    """DDIM (arXiv 2010.02502, equation 12): first order, for any eta.
 
     Args:
-        x_t: `(B, ...)` where the first step begins.
+        x_t: `(B, ...)` at the start of the first step.
         steps: The steps, in the order of sampling.
         predict: `(x_t, step) -> (x_start, noise)`, a network call.
         fresh_noise: `(step) -> ` standard normal of the shape of `x_t`.
 
     Yields:
-        After each step x where it arrives, and the predicted x_start.
+        x at the end of each step, and the predicted x_start.
     """
     for step in steps:
         x_start, noise = predict(x_t, step)
@@ -49,19 +49,19 @@ def ddim(
 def dpmpp_2m(
     x_t: Any, steps: Sequence[DDIMStep], predict: Predict, _fresh_noise: FreshNoise
 ) -> Iterator[tuple[Any, Any]]:
-    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): second order, one network call a step; eta 0 only.
+    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): second order, one network call per step; eta 0 only.
 
     x_start is extrapolated from the last two predictions, along half the log SNR. The first step is of first
-    order because there is no prediction before it, and so is the one to the clean image, where the log SNR is
+    order because it has no earlier prediction, and so is the step to the clean image, where the log SNR is
     infinite.
 
     Args:
-        x_t: `(B, ...)` where the first step begins.
+        x_t: `(B, ...)` at the start of the first step.
         steps: The steps, in the order of sampling.
         predict: `(x_t, step) -> (x_start, noise)`, a network call.
 
     Yields:
-        After each step x where it arrives, and the predicted x_start.
+        x at the end of each step, and the predicted x_start.
     """
     known: list[_Prediction] = []
     for step in steps:
@@ -76,16 +76,17 @@ def ipndm(
 ) -> Iterator[tuple[Any, Any]]:
     """Improved PNDM with two predictions (arXiv 2204.13902, appendix A): second order; eta 0 only.
 
-    DDIM steps with the noise of the two-step rule of Adams and Bashforth, `1.5 noise - 0.5 noise before`, as
-    if steps were even, whatever the timesteps; the first step is that of DDIM.
+    Each step is a DDIM step with the noise of the two-step Adams-Bashforth rule, `1.5 noise - 0.5 previous
+    noise`. The rule assumes evenly spaced timesteps, but is applied to all. The first step is a plain DDIM
+    step.
 
     Args:
-        x_t: `(B, ...)` where the first step begins.
+        x_t: `(B, ...)` at the start of the first step.
         steps: The steps, in the order of sampling.
         predict: `(x_t, step) -> (x_start, noise)`, a network call.
 
     Yields:
-        After each step x where it arrives, and the predicted x_start.
+        x at the end of each step, and the predicted x_start.
     """
     half_before: Any = None
     for step in steps:
@@ -94,7 +95,7 @@ def ipndm(
             x_t = _arrival(x_start, noise, step)
         else:
             x_t = _with_noise(x_t, noise * 1.5 - half_before, step)
-        half_before = noise * 0.5  # an array of its own: the noise is valid until the next call only
+        half_before = noise * 0.5  # a copy, because the noise is only valid until the next call
         yield x_t, x_start
 
 
@@ -106,27 +107,27 @@ def unipc(
     *,
     b: str = "bh2",
 ) -> Iterator[tuple[Any, Any]]:
-    """UniPC-2 (arXiv 2302.04867), predicting x_start: third order, one network call a step; eta 0 only.
+    """UniPC-2 (arXiv 2302.04867), predicting x_start: third order, one network call per step; eta 0 only.
 
-    A step arrives where the last two predictions lead. The prediction there, which the next step needs
-    anyway, then corrects it, without another call: x goes on from the corrected arrival, and what is yielded
-    is the one before. The first step and the one to the clean image are of first order, as those of
-    `dpmpp_2m`, and the last one is not corrected.
+    Each step extrapolates from the last two predictions. The prediction at its end, which the next step needs
+    anyway, then corrects it without another call: x continues from the corrected result, and the uncorrected
+    one is yielded. The first step and the step to the clean image are of first order, as in `dpmpp_2m`, and
+    the last step is not corrected.
 
     Args:
-        x_t: `(B, ...)` where the first step begins.
+        x_t: `(B, ...)` at the start of the first step.
         steps: The steps, in the order of sampling.
         predict: `(x_t, step) -> (x_start, noise)`, a network call.
         b: The function B(h) of the paper: `bh1` is h, `bh2` is exp(h) - 1.
 
     Yields:
-        After each step x where it arrives, and the predicted x_start.
+        x at the end of each step, and the predicted x_start.
 
     Raises:
-        UserError: There is no such function.
+        UserError: The function `b` is unknown.
     """
     if b not in ("bh1", "bh2"):
-        raise UserError("the b of unipc must be bh1 or bh2", why=f"given is {b}")
+        raise UserError(f"parameter 'b' of solver 'unipc' must be bh1 or bh2, not {b!r:.40}")
     known: list[_Prediction] = []
     begun: tuple[Any, DDIMStep] | None = None
     for step in steps:
@@ -143,48 +144,49 @@ def unipc(
 def heun(
     x_t: Any, steps: Sequence[DDIMStep], predict: Predict, _fresh_noise: FreshNoise
 ) -> Iterator[tuple[Any, Any]]:
-    """Heun's method as in EDM (arXiv 2206.00364, algorithm 1): second order, two calls a step; eta 0 only.
+    """Heun's method as in EDM (arXiv 2206.00364, algorithm 1): second order, two calls per step; eta 0 only.
 
-    A DDIM step with the mean of the noise where it begins and the noise where DDIM would arrive. The step to
-    the clean image is that of DDIM, because no network is called there: 2 S - 1 calls for S timesteps.
+    Each step is a DDIM step with the mean of the noise at its start and the noise at the end of a plain DDIM
+    step. The step to the clean image is a plain DDIM step, because the network is not defined there: S
+    timesteps need 2 S - 1 calls.
 
     Args:
-        x_t: `(B, ...)` where the first step begins.
+        x_t: `(B, ...)` at the start of the first step.
         steps: The steps, in the order of sampling.
         predict: `(x_t, step) -> (x_start, noise)`, a network call.
 
     Yields:
-        After each step x where it arrives, and the x_start predicted where it begins.
+        x at the end of each step, and the x_start predicted at its start.
     """
     for step, following in itertools.zip_longest(steps, steps[1:]):
         x_start, noise = predict(x_t, step)
-        # From pure noise to anywhere the noise is known, and only x_start is to be found.
+        # In pure noise, the noise is exact, and x_start cannot be computed from a corrected one.
         if following is None or step.alpha_cumprod == 0.0:
             x_t = _arrival(x_start, noise, step)
         else:
-            half = noise * 0.5  # an array of its own: the noise is valid until the next call only
+            half = noise * 0.5  # a copy, because the noise is only valid until the next call
             _, noise_there = predict(_arrival(x_start, noise, step), following)
             x_t = _with_noise(x_t, half + noise_there * 0.5, step)
         yield x_t, x_start
 
 
 def _toward(x_t: Any, target: Any, step: DDIMStep) -> Any:
-    """Follow a step exactly as if the predicted x_start were `target` all the way (arXiv 2211.01095)."""
+    """Solve a step exactly for a constant predicted x_start, `target` (arXiv 2211.01095)."""
     h = step.half_log_snr_prev - step.half_log_snr
     noise_left = math.sqrt((1.0 - step.alpha_cumprod_prev) / (1.0 - step.alpha_cumprod))
     return x_t * noise_left - target * (math.sqrt(step.alpha_cumprod_prev) * math.expm1(-h))
 
 
 def _share(b: str, step: DDIMStep) -> float:
-    """Return B(-h) / (exp(-h) - 1) for UniPC: what its first-order terms count."""
+    """Return B(-h) / (exp(-h) - 1), the factor of UniPC's first-order terms."""
     h = step.half_log_snr_prev - step.half_log_snr
     return 1.0 if b == "bh2" or math.isinf(h) else -h / math.expm1(-h)
 
 
 def _extrapolated(known: Sequence[_Prediction], step: DDIMStep, share: float) -> Any:
-    """Return x_start half a step ahead, on the line through the last two predictions if there are two.
+    """Return x_start extrapolated linearly to the middle of the step, if two predictions are known.
 
-    The one to the clean image has no middle, because there the log SNR is infinite.
+    Otherwise, and for the step to the clean image, where the log SNR is infinite, return the last prediction.
     """
     h = step.half_log_snr_prev - step.half_log_snr
     x_start, here = known[-1]
@@ -196,11 +198,11 @@ def _extrapolated(known: Sequence[_Prediction], step: DDIMStep, share: float) ->
 
 
 def _corrected(known: Sequence[_Prediction], arrived: Any, step: DDIMStep, share: float) -> Any:
-    """Return the x_start that leads a step to where it should have arrived: UniC (arXiv 2302.04867).
+    """Return the x_start with which a step ends at the corrected x: UniC (arXiv 2302.04867).
 
     Args:
-        known: The last predictions that the step went by.
-        arrived: The prediction where it arrived.
+        known: The last one or two predictions, which the step used.
+        arrived: The prediction at the end of the step.
         step: The step.
         share: See `_share`.
     """
@@ -211,7 +213,7 @@ def _corrected(known: Sequence[_Prediction], arrived: Any, step: DDIMStep, share
     x_start_before, there = known[0]
     h = step.half_log_snr_prev - step.half_log_snr
     whole = math.expm1(-h)
-    # The weights of both differences, so that quadratic courses of x_start are followed exactly.
+    # Weights of both differences that make the step exact for a quadratic x_start.
     first = (whole / -h - 1.0) / whole
     second = 2.0 * ((whole / -h - 1.0) / -h - 0.5) / whole
     ratio = (there - here) / h
@@ -225,10 +227,10 @@ def _corrected(known: Sequence[_Prediction], arrived: Any, step: DDIMStep, share
 
 
 def _with_noise(x_t: Any, noise: Any, step: DDIMStep) -> Any:
-    """Follow a DDIM step with any noise."""
+    """Take a DDIM step with the given noise."""
     return _arrival(predict_x_start(x_t, noise, step.alpha_cumprod), noise, step)
 
 
 def _arrival(x_start: Any, noise: Any, step: DDIMStep) -> Any:
-    """Return x where a step arrives that adds no noise, whatever its sigma."""
+    """Return x at the end of a step without added noise, regardless of its sigma."""
     return x_start * math.sqrt(step.alpha_cumprod_prev) + noise * math.sqrt(1.0 - step.alpha_cumprod_prev)

@@ -1,4 +1,4 @@
-"""How real positions on the time axis become exactly S distinct timesteps."""
+"""Round real positions on the time axis to exactly S distinct timesteps."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def strictly_increasing(positions: ArrayLike, num_train_timesteps: int) -> NDArray[np.int64]:
-    """Round positions to distinct timesteps, each moved no further than the others force it to.
+    """Round positions to distinct timesteps, moving each as little as the others allow.
 
-    Rounding alone repeats timesteps where positions lie closer than 1 (a quadratic subset of 100 out of
-    1000 has 96 distinct values), which silently drops network calls. Here a timestep that is not above its
-    predecessor moves up to the next free one, and what that pushes past the end moves back down:
+    Rounding alone can repeat timesteps that are less than 1 apart (a quadratic subset of 100 out of 1000 has
+    96 distinct values), which would silently drop network calls. Here, a timestep that is not above its
+    predecessor moves up to the next free timestep, and timesteps beyond the end move back down:
     `t_i = max(r_i, t_(i-1) + 1)`, then `t_i = min(t_i, T - S + i)`.
 
     Args:
@@ -26,7 +26,7 @@ def strictly_increasing(positions: ArrayLike, num_train_timesteps: int) -> NDArr
         int64 `(S,)`, strictly increasing, in [0, T).
 
     Raises:
-        ValueError: There are more positions than timesteps, none at all, or they decrease or are not finite.
+        ValueError: There are no positions or more than T, or the positions decrease or are not finite.
 
     Example:
         >>> strictly_increasing([0.0, 0.3, 0.9, 8.6, 9.0], 10)
@@ -44,6 +44,6 @@ def strictly_increasing(positions: ArrayLike, num_train_timesteps: int) -> NDArr
     if np.any(np.diff(rounded) < 0):
         raise ValueError("positions must not decrease")
     order = np.arange(size)
-    # max(r_i, t_(i-1) + 1) for all i at once: subtracting i turns "one above the last" into "not below it".
+    # max(r_i, t_(i-1) + 1) for all i at once: after subtracting i, the rule is a running maximum.
     raised = np.maximum.accumulate(np.maximum(rounded, 0) - order) + order
     return np.minimum(raised, num_train_timesteps - size + order)

@@ -1,4 +1,4 @@
-"""The steps of one DDIM sampling run, explicit: which timestep follows which, and every coefficient."""
+"""The explicit steps of one DDIM sampling run: pairs of timesteps, and every coefficient."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DDIMStep:
-    """One step, as Python floats (float64): from x_t down to x_(t_prev), or, to encode, up to it.
+    """One step, in Python floats (float64): from x_t down to x_(t_prev), or, to encode, up.
 
     Attributes:
-        t: The timestep that the network is called with.
-        t_prev: The timestep that the step arrives at; -1 is the clean image.
-        alpha_cumprod_t: abar of timestep `t`. It is that of where the step begins, except for a clean image,
-            which is encoded as if it were at timestep 0.
-        alpha_cumprod: abar where the step begins.
-        alpha_cumprod_prev: abar where it arrives; exactly 1 at -1.
+        t: The timestep of the network call.
+        t_prev: The timestep at the end of the step; -1 is the clean image.
+        alpha_cumprod_t: alphas_cumprod at timestep `t`. It equals `alpha_cumprod` except when a clean image
+            is encoded, which is treated as timestep 0.
+        alpha_cumprod: alphas_cumprod at the start of the step.
+        alpha_cumprod_prev: alphas_cumprod at the end; exactly 1 at -1.
         sigma: Standard deviation of the noise added in this step.
     """
 
@@ -41,7 +41,7 @@ class DDIMStep:
 
     @property
     def half_log_snr(self) -> float:
-        """Half the log signal-to-noise ratio where the step begins, the lambda_t of arXiv 2206.00927.
+        """Half the log signal-to-noise ratio at the start of the step, the lambda_t of arXiv 2206.00927.
 
         Minus infinity in pure noise.
         """
@@ -49,7 +49,7 @@ class DDIMStep:
 
     @property
     def half_log_snr_prev(self) -> float:
-        """Half the log signal-to-noise ratio where the step arrives; infinite at the clean image."""
+        """Half the log signal-to-noise ratio at the end of the step; infinite at the clean image."""
         return _half_log_snr(self.alpha_cumprod_prev)
 
 
@@ -60,9 +60,9 @@ def _half_log_snr(alpha_cumprod: float) -> float:
 
 
 def trajectory(subset: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Pairs `(t, t_prev)` from the noisiest timestep down, ending in `(t_0, -1)`.
+    """List the pairs `(t, t_prev)` from the noisiest timestep down, ending in `(t_0, -1)`.
 
-    Neighbours are read from the subset itself; a stride would be wrong for every uneven subset.
+    Neighbours come from the subset itself; a stride would be wrong for every uneven subset.
 
     Args:
         subset: Strictly increasing timesteps `t_0 < t_1 < ...`.
@@ -76,7 +76,7 @@ def trajectory(subset: Iterable[int]) -> tuple[tuple[int, int], ...]:
 
 
 def ddim_steps(schedule: NoiseSchedule, subset: Iterable[int], eta: float) -> tuple[DDIMStep, ...]:
-    """The steps of the generalised DDIM sampler (arXiv 2010.02502, equations 12 and 16).
+    """Return the steps of the generalised DDIM sampler (arXiv 2010.02502, equations 12 and 16).
 
     `sigma = eta sqrt((1 - abar_prev) / (1 - abar_t)) sqrt(1 - abar_t / abar_prev)`: eta 0 is deterministic
     DDIM, eta 1 with every timestep is the DDPM posterior.
@@ -84,7 +84,7 @@ def ddim_steps(schedule: NoiseSchedule, subset: Iterable[int], eta: float) -> tu
     Args:
         schedule: The noise schedule that the network was trained with.
         subset: Strictly increasing timesteps in [0, T).
-        eta: In [0, 1]; already slightly above 1 the square root in `direction` can become imaginary.
+        eta: In [0, 1]; slightly above 1, the square root in `direction` can become imaginary.
 
     Returns:
         One step per timestep, in the order of sampling (noisiest first).
@@ -94,7 +94,7 @@ def ddim_steps(schedule: NoiseSchedule, subset: Iterable[int], eta: float) -> tu
         IndexError: A timestep is outside [0, T).
     """
     if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta must lie in [0, 1], not {eta}")
+        raise ValueError(f"eta must be in [0, 1], not {eta}")
     steps = []
     for t, t_prev in trajectory(subset):
         alpha_cumprod = schedule.alpha_cumprod_at(t)
@@ -109,11 +109,11 @@ def ddim_steps(schedule: NoiseSchedule, subset: Iterable[int], eta: float) -> tu
 
 
 def encoding_steps(schedule: NoiseSchedule, subset: Iterable[int]) -> tuple[DDIMStep, ...]:
-    """The steps of deterministic DDIM backwards, from an image to its noise.
+    """Return the steps of deterministic DDIM in reverse, from an image to its noise.
 
-    With sigma = 0 a step is one of Euler's for an ordinary differential equation (arXiv 2010.02502, equations
-    13 and 14), which can be followed in either direction. The network is called with the timestep where the
-    step begins; the clean image, at -1, has none, and borrows timestep 0.
+    With sigma = 0 a step is an Euler step of an ordinary differential equation (arXiv 2010.02502, equations
+    13 and 14), which can be solved in either direction. The network is called with the timestep at the start
+    of the step; the clean image, at -1, has none, so timestep 0 is used.
 
     Args:
         schedule: The noise schedule that the network was trained with.

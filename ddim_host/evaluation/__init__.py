@@ -1,14 +1,14 @@
-"""Measuring how good samples are; knows no framework.
+"""Evaluation of sample quality, independent of frameworks.
 
-moments     mean and covariance of features, gathered batch by batch
+moments     mean and covariance of features, accumulated batch by batch
 distances   Fréchet distance, kernel distance, precision and recall
-statistics  what is kept of many images' features, and all measures between two such sets
+statistics  statistics of the features of many images, and the measures that compare two sets
 worker      the evaluator's process: feature extractor, statistics, measures
-evaluator   the other end of that process
-request     what an evaluation can be asked for
-scores      scores with their whole protocol, and the file that keeps them
-default_features  the features that are used if the user names none
+evaluator   the proxy of that process
+request     the options of an evaluation
+scores      scores with their complete protocol, and the file that stores them
+default_features  the features used if the user does not choose any
 scoring     the loop over steps, eta and seeds
-tables      scores for the terminal, as Markdown and as CSV
+tables      scores as text, Markdown and CSV
 paper       the DDIM paper's scores
 """

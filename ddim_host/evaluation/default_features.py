@@ -1,7 +1,7 @@
-"""The features in which images are compared if the user names none.
+"""The features used to compare images if the user does not choose any.
 
-Digits have features of their own. All other images are compared in those of FID, whose weights are a
-download; if they are not available, in those of `cifar_cnn`, which come with the host.
+Digits have their own features. All other images use those of FID, whose weights are downloaded; if these are
+not available, they use `cifar_cnn`, which is included in the host.
 """
 
 from __future__ import annotations
@@ -19,40 +19,43 @@ if TYPE_CHECKING:
 
 _OF_DIGITS, _OF_FID = PartChoice("digits_mlp", "ddim-host", {}), PartChoice("inception", None, {})
 OFFLINE = PartChoice("cifar_cnn", "ddim-host", {})
-"""The features that are always at hand, for images of any size."""
+"""Features that are always available, for images of any size."""
 
 
 def default_evaluator(
     data: str, image_shape: tuple[int, int, int], settings: MeasureSettings
 ) -> tuple[Evaluator, str]:
-    """Return an evaluator with the features for a data set, and what to say of them; downloads what it needs.
+    """Return an evaluator with the default features of a data set, and a note if they are not the usual ones.
+
+    Missing weights are downloaded.
 
     Args:
         data: The name of the data set.
         image_shape: `(H, W, C)` of its images.
-        settings: How measures are taken.
+        settings: Settings of the measures.
 
     Raises:
-        UserError: There are no features for such images.
+        UserError: No features are available for these images.
     """
     if data == "digits":
         return Evaluator(_OF_DIGITS, image_shape, settings), ""
     try:
         return Evaluator(_OF_FID, image_shape, settings), ""
     except UserError as error:
-        said = (
-            f"the features of FID are not available ({error.summary}), so these scores are in those of "
-            f"{OFFLINE.name}, and no FID; --features chooses others"
+        grey = "; grey images become RGB" if image_shape[2] == 1 else ""
+        note = (
+            f"the features of FID are not available ({error.summary}), so these scores use {OFFLINE.name} "
+            f"and are not FIDs{grey}; choose others with --features"
         )
-        return Evaluator(OFFLINE, image_shape, settings), said
+        return Evaluator(OFFLINE, image_shape, settings), note
 
 
-def features_at_hand(data: str, registry: Registry) -> PartChoice:
-    """Return the features for a data set of those that need no download.
+def offline_features(data: str, registry: Registry) -> PartChoice:
+    """Return the default features for a data set, or others if they would have to be downloaded.
 
     Args:
         data: The name of the data set.
-        registry: The parts that are installed.
+        registry: The installed parts.
     """
     if data == "digits":
         return _OF_DIGITS

@@ -1,4 +1,4 @@
-"""How far generated images are from real ones, in a feature space; NumPy float64."""
+"""Distances between generated and real images in a feature space; NumPy float64."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Rows of a distance matrix that are held at a time: bounds the memory to a few hundred megabytes.
+# Rows of a distance matrix computed at a time, to limit memory to a few hundred megabytes.
 _BLOCK = 1024
 
 
@@ -28,11 +28,11 @@ class Gaussian(Protocol):
 
 
 def frechet_distance(generated: Gaussian, real: Gaussian) -> float:
-    """The squared Fréchet distance of two Gaussians (arXiv 1706.08500, equation 6).
+    """Return the squared Fréchet distance of two Gaussians (arXiv 1706.08500, equation 6).
 
-    `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. With `C1 = A A^T` and `C2 = B B^T` the trace of the root is
-    the sum of the singular values of `A^T B`. So no root of a matrix is taken, no imaginary parts have to be
-    cut off and nothing has to be added to the diagonals: it is exact where covariances are singular.
+    `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. With `C1 = A A^T` and `C2 = B B^T`, the trace of the root
+    is the sum of the singular values of `A^T B`. This avoids matrix roots, discarded imaginary parts and
+    offsets on the diagonals, and it is exact for singular covariances.
 
     Args:
         generated: Moments of the generated images' features.
@@ -46,11 +46,11 @@ def frechet_distance(generated: Gaussian, real: Gaussian) -> float:
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """The mean of an estimate over subsets, and how sure it is.
+    """Kernel distance averaged over subsets, with its standard error.
 
     Attributes:
         mean: The kernel distance.
-        standard_error: The standard deviation over the subsets, divided by the root of their number.
+        standard_error: Standard deviation over the subsets, divided by the root of their number.
     """
 
     mean: float
@@ -65,23 +65,23 @@ def kernel_distance(
     subsets: int = 100,
     subset_size: int = 1000,
 ) -> KernelDistance:
-    """The kernel distance, KID: the unbiased MMD^2 with a cubic kernel (arXiv 1801.01401, section 4).
+    """Return the kernel distance KID: the unbiased MMD^2 with a cubic kernel (arXiv 1801.01401, section 4).
 
-    Unlike the Fréchet distance its expectation does not depend on the number of images.
+    Unlike that of the Fréchet distance, its expectation does not depend on the number of images.
 
     Args:
         generated: Features `(N, D)`.
         real: Features `(M, D)`.
-        rng: Draws the subsets, without repetition within one.
-        subsets: How many.
-        subset_size: Images of either kind in each; fewer where there are fewer.
+        rng: Draws the subsets, each without replacement.
+        subsets: Number of subsets.
+        subset_size: Images of each kind in a subset; all if there are fewer.
 
     Raises:
         ValueError: There are fewer than two images of a kind.
     """
     size = min(subset_size, len(generated), len(real))
     if size < 2:
-        raise ValueError("a kernel distance needs at least two images of either kind")
+        raise ValueError("a kernel distance needs at least two generated and two real images")
     estimates = [
         squared_mmd(
             generated[rng.choice(len(generated), size, replace=False)],
@@ -94,9 +94,9 @@ def kernel_distance(
 
 
 def squared_mmd(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """The unbiased squared maximum mean discrepancy of two samples (Gretton et al., 2012, equation 3).
+    """Return the unbiased squared MMD of two samples (Gretton et al., 2012, equation 3).
 
-    The kernel is `(x . y / D + 1)^3`. Unbiased means that it can be negative.
+    The kernel is `(x . y / D + 1)^3`. The estimate is unbiased, so it can be negative.
 
     Args:
         one: `(N, D)`.
@@ -112,11 +112,12 @@ def squared_mmd(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 def precision_recall(
     generated: NDArray[np.float32], real: NDArray[np.float32], *, neighbours: int = 3
 ) -> tuple[float, float]:
-    """Precision and recall (arXiv 1904.06991, equations 1 and 2).
+    """Return precision and recall (arXiv 1904.06991, equations 1 and 2).
 
-    A point lies on a manifold where it is no further from some point of it than that point's k-th nearest
-    neighbour. Precision is the share of generated images on the manifold of the real ones: are they good?
-    Recall is the share of real images on that of the generated ones: is everything there?
+    A point is on the manifold of a set if its distance from some point of the set is at most that point's
+    distance from its k-th nearest neighbour. Precision, the share of generated images on the manifold of the
+    real ones, measures fidelity. Recall, the share of real images on the manifold of the generated ones,
+    measures coverage.
 
     Args:
         generated: Features `(N, D)`.
@@ -124,17 +125,17 @@ def precision_recall(
         neighbours: k.
 
     Raises:
-        ValueError: A kind has not more than k images.
+        ValueError: A set has at most k images.
     """
     if min(len(generated), len(real)) <= neighbours:
-        raise ValueError(f"precision and recall need more than {neighbours} images of either kind")
+        raise ValueError(f"precision and recall need more than {neighbours} generated and real images")
     x, y = generated.astype(np.float64), real.astype(np.float64)
     return _share_on_manifold(x, y, neighbours), _share_on_manifold(y, x, neighbours)
 
 
 def _factor(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A, `(D, rank)`, with `A A^T` the covariance; eigenvalues that are nothing but rounding are left out."""
-    # SciPy's default algorithm (MRRR) takes half the time of NumPy's.
+    """Return A, `(D, rank)`, with `A A^T` the covariance; eigenvalues at rounding level are dropped."""
+    # SciPy's default algorithm (MRRR) is twice as fast as NumPy's.
     values, vectors = scipy.linalg.eigh(covariance)
     keep = values > len(values) * np.finfo(np.float64).eps * values[-1]
     factor: NDArray[np.float64] = vectors[:, keep] * np.sqrt(values[keep])
@@ -142,14 +143,14 @@ def _factor(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _kernel_sum(products: NDArray[np.float64]) -> float:
-    """The sum of the kernel over scalar products `x . y / D`, which it overwrites; of all of them at once."""
+    """Return the sum of the kernel over scalar products `x . y / D`, which are overwritten."""
     products += 1.0
     flat = products.ravel()
     return float((flat * flat) @ flat)
 
 
 def _share_on_manifold(points: NDArray[np.float64], manifold: NDArray[np.float64], neighbours: int) -> float:
-    # The nearest point of all is the point itself, at a distance of 0.
+    # The nearest point is the point itself, at distance 0.
     radii = np.concatenate(
         [np.partition(block, neighbours, axis=1)[:, neighbours] for block in _distances(manifold, manifold)]
     )
@@ -158,7 +159,7 @@ def _share_on_manifold(points: NDArray[np.float64], manifold: NDArray[np.float64
 
 
 def _distances(x: NDArray[np.float64], y: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
-    """Squared Euclidean distances of some rows of x at a time from all rows of y."""
+    """Yield the squared Euclidean distances from blocks of rows of x to all rows of y."""
     squares = (y**2).sum(1)
     for first in range(0, len(x), _BLOCK):
         rows = x[first : first + _BLOCK]

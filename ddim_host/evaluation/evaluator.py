@@ -1,7 +1,7 @@
-"""The evaluator: a process of its own for features and statistics, the same for every framework.
+"""The evaluator: a separate process for features and statistics, the same for every framework.
 
-The process that samples holds one framework; whatever the feature extractor computes with is over there.
-Images go there a batch at a time, and numbers come back.
+The sampling process loads one framework; the feature extractor may use another, in the evaluator's process.
+Images are sent there in batches, and measures are sent back.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 
 
 class Evaluator:
-    """The near end of the evaluator's process; used in a `with` block, which ends the process.
+    """Proxy of the evaluator's process; used in a `with` block, which stops the process when it exits.
 
     Its methods are those of `worker.Worker`, with the same errors.
 
     Attributes:
         space: The feature space.
-        settings: How measures are taken.
-        seconds: The time that features and statistics took since the last `begin`.
+        settings: Settings of the measures.
+        seconds: Time spent on features and statistics since the last `begin`.
 
     Args:
-        choice: The feature extractor that the user asked for.
-        image_shape: `(H, W, C)` of the images to come.
-        settings: How measures are taken.
+        choice: The requested feature extractor.
+        image_shape: `(H, W, C)` of the images.
+        settings: Settings of the measures.
 
     Raises:
-        UserError: The extractor is not to be had, does not work, or is not made for such images.
+        UserError: The extractor is not available, does not work, or does not accept these images.
     """
 
     def __init__(
         self, choice: PartChoice, image_shape: tuple[int, int, int], settings: MeasureSettings
     ) -> None:
-        # A new interpreter, not a fork: neither side should hold the other one's framework.
+        # A new interpreter, not a fork: neither process should load the other's framework.
         context = multiprocessing.get_context("spawn")
         self._connection, far_end = context.Pipe()
         self._process = context.Process(
@@ -64,13 +64,13 @@ class Evaluator:
             raise
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Return self; the process is already running."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the process, whatever it does."""
+        """Stop the process, even in the middle of a request."""
         self._end()
 
     def load_reference(self, images_sha256: str, count: int) -> bool:
@@ -84,7 +84,7 @@ class Evaluator:
 
     def add(self, images: Images) -> None:
         """See `worker.Worker.add`."""
-        self._ask("add", np.array(images))  # of a memory map, the pixels
+        self._ask("add", np.array(images))  # copies the pixels of a memory map
 
     def use_as_reference(self, images_sha256: str) -> None:
         """See `worker.Worker.use_as_reference`."""
@@ -101,16 +101,16 @@ class Evaluator:
         return answer
 
     def _answer(self, request: tuple[object, ...] | None = None) -> Any:
-        """What the process answers to a request; without one, what it says when it has begun."""
+        """Send a request, if there is one, and return the next answer of the process."""
         try:
             if request is not None:
                 self._connection.send(request)
             result, error = self._connection.recv()
         except (EOFError, OSError):
             raise UserError(
-                "the evaluator's process ended unexpectedly",
-                why="it was killed, perhaps for want of memory, or its libraries crashed",
-                fix="run the same command again: it goes on after the last score",
+                "the evaluator's process died unexpectedly",
+                why="it was killed, perhaps because memory ran out, or one of its libraries crashed",
+                fix="run the command again: it continues after the last score",
             ) from None
         if error is not None:
             raise error

@@ -1,4 +1,4 @@
-"""Distance between sets of images in features, for refining timesteps."""
+"""Feature distance between sets of images, for refining timesteps."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
 
 def require_enough(evaluator: Evaluator, count: int) -> None:
-    """Make sure that there are more images than features, whose covariance is singular otherwise.
+    """Check that there are more images than features; otherwise the covariance would be singular.
 
     Raises:
-        UserError: There are not.
+        UserError: There are at most as many images as features.
     """
     dimension = evaluator.space.dimension
     if count <= dimension:
         raise UserError(
-            f"{count:,} images are too few to refine timesteps in the features of {evaluator.space.name}",
-            why=f"an image has {dimension:,} features, and half of the teacher's images are compared",
-            fix=f"use at least --images {2 * dimension + 2}, or --refine teacher",
+            f"{count:,} images are too few to refine timesteps with the features of {evaluator.space.name}",
+            why=f"an image has {dimension:,} features, and the distance uses half of the teacher's images",
+            fix=f"use --images {2 * dimension + 2} or more, or --refine teacher",
         )
 
 
 def feature_distance(
     evaluator: Evaluator, target: NDArray[np.float32]
 ) -> Callable[[NDArray[np.float32]], float]:
-    """Return the Fréchet distance of images from some others, float32 `(N, C, H, W)`.
+    """Return a function that computes the Fréchet distance of images from a target.
 
     Args:
-        evaluator: Gets the others as its reference.
-        target: The others.
+        evaluator: Uses the target as its reference.
+        target: float32 `(N, C, H, W)`, as are the images.
     """
-    others = to_uint8(target)
-    evaluator.begin(len(others))
-    evaluator.add(others)
-    evaluator.use_as_reference(image_hash(others))
+    reference = to_uint8(target)
+    evaluator.begin(len(reference))
+    evaluator.add(reference)
+    evaluator.use_as_reference(image_hash(reference))
 
     def distance(images: NDArray[np.float32]) -> float:
         evaluator.begin(len(images))

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, gathered batch by batch."""
+"""Mean and covariance of features, accumulated batch by batch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Moments:
     """The first two moments of N feature vectors, in constant memory.
 
-    Batches are merged by the parallel update of Chan, Golub and LeVeque (1979, equation 2.1), which does not
-    lose digits where the mean is large beside the spread, as a running sum of squares does.
+    Batches are merged by the parallel update of Chan, Golub and LeVeque (1979, equation 2.1). Unlike a
+    running sum of squares, it is accurate even if the mean is large compared with the spread.
 
     Args:
         dimension: D.
@@ -26,7 +26,7 @@ class Moments:
         self._scatter: NDArray[np.float64] = np.zeros((dimension, dimension))
 
     def add(self, features: NDArray[np.floating[Any]]) -> None:
-        """Take more features, `(B, D)`."""
+        """Add features, `(B, D)`."""
         batch = features.astype(np.float64)
         size = len(batch)
         if size == 0:

@@ -1,4 +1,4 @@
-"""The DDIM paper's scores, and whether a table may be held beside them."""
+"""The DDIM paper's scores, and a check that other scores are comparable with them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _NUM_IMAGES = 50_000
 
 
 def is_cifar10(data: str) -> bool:
-    """Whether a data set, as users write it, is the one that the paper's numbers are of."""
+    """Return whether a data set, with or without parameters, is CIFAR-10, which the paper evaluates."""
     return data.partition(":")[0] == "cifar10"
 
 
 def differences_from_the_paper(sampled: Sampled, ruler: Ruler) -> list[str]:
-    """What was not done as for the paper's table; where there is nothing, the numbers may be compared."""
+    """List the differences from the protocol of the paper's table; an empty list means comparable scores."""
     real, features = ruler.reference, ruler.features
     same = {
         "the images are not CIFAR-10's": is_cifar10(real.data),
@@ -40,7 +40,7 @@ def differences_from_the_paper(sampled: Sampled, ruler: Ruler) -> list[str]:
             (real.half, real.num_images) == ("train", _NUM_IMAGES)
         ),
         "the features are not those of FID": features.fingerprint == FID_WEIGHTS,
-        f"N is {sampled.num_images:,} and not {_NUM_IMAGES:,}": sampled.num_images == _NUM_IMAGES,
+        f"N is {sampled.num_images:,}, not {_NUM_IMAGES:,}": sampled.num_images == _NUM_IMAGES,
         "the timestep subset is not quad:span=0.8": sampled.timestep_subset == "quad:span=0.8",
         "the solver is not ddim": sampled.solver == "ddim",
         "x_start was clipped": sampled.clip is None,

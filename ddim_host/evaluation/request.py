@@ -1,4 +1,4 @@
-"""The options of an evaluation: one table for `evaluate`, `sweep`, TOML files and the checks."""
+"""Options of an evaluation, in one table for `evaluate`, `sweep`, TOML files and validation."""
 
 from __future__ import annotations
 
@@ -17,25 +17,29 @@ if TYPE_CHECKING:
 Half: TypeAlias = Literal["train", "test"]
 
 EVALUATION_OPTIONS = {
-    "samples": ("N", "images for each score; scores of different N are not comparable (default: 10000)"),
+    "samples": (
+        "N",
+        "number of images for each score; scores with different N are not comparable (default: 10000)",
+    ),
     "steps": ("N,...", "numbers of steps (default: 10,20,50,100)"),
     "eta": ("X,...", "values of eta (default: 0,0.2,0.5,1)"),
-    "seed": ("N,...", "seeds of the noise; several give mean and range (default: the run's)"),
+    "seed": ("N,...", "seeds of the noise; with several, tables show mean and range (default: the run's)"),
     "features": (
         "PART",
         "the feature extractor: digits_mlp, cifar_cnn, or inception (FID), inception:weights=FILE "
-        "(default: digits_mlp for digits; else inception, or cifar_cnn if its weights are not available)",
+        "(default: digits_mlp for digits; otherwise inception, or cifar_cnn if its weights are unavailable)",
     ),
     "reference": (
         "train|test",
-        "the real images to compare with; the others tell the noise floor (default: train)",
+        "the real images to compare with; the other half is scored for comparison (default: train)",
     ),
     "grids": (
         "N",
-        "also draw the first N images of each steps and eta, of the first seed: grids in RUN/samples",
+        "also write a grid of the first N images of the first seed to RUN/samples for each steps and eta, "
+        "except grids that the run already has",
     ),
 }
-"""The metavar and the `--help` line of each option."""
+"""Metavar and help text of each option."""
 
 _SETTINGS = {
     "samples": Setting(
@@ -50,16 +54,16 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """The options of an evaluation, read and checked.
+    """Validated options of an evaluation.
 
     Attributes:
-        samples: N, the images of each score.
+        samples: N, the number of images of each score.
         steps: Numbers of steps.
         eta: Values of eta.
-        seed: Seeds of the noise; none for that of the run.
-        features: The feature extractor; None for the one that follows from the data set.
-        reference: The real images to compare with.
-        grids: How many images of each score to draw; None for no picture.
+        seed: Seeds of the noise; empty for the run's seed.
+        features: The feature extractor; None for the default of the data set.
+        reference: The half of the real images to compare with.
+        grids: Number of images of each score to draw; None for no grids.
     """
 
     samples: int = 10_000
@@ -72,11 +76,11 @@ class EvaluationRequest:
 
 
 def read_evaluation(given: Mapping[str, str], *, prefix: str = "--") -> EvaluationRequest:
-    """Read the options of an evaluation.
+    """Parse and validate the options of an evaluation.
 
     Args:
-        given: Texts as on the command line; keys are those of `EVALUATION_OPTIONS`.
-        prefix: What stands before them where they were given, for messages.
+        given: Values as on the command line, with keys from `EVALUATION_OPTIONS`.
+        prefix: Prefix of the options in error messages.
 
     Raises:
         UserError: A value cannot be read or is not allowed.

@@ -1,4 +1,4 @@
-"""Scores with all that they depend on, and the file that keeps them: `evaluation.json`."""
+"""Scores with their complete protocol, and the file that stores them: `evaluation.json`."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _WITHOUT_SOLVERS = 1
 
 @dataclass(frozen=True)
 class Sampled:
-    """How the images of a score were made.
+    """Description of a set of sampled images.
 
     Attributes:
         num_images: N.
-        seed: Of the noise: images 0 to N - 1 of this seed.
-        eta: 0 to 1.
-        timesteps: The timesteps that were visited, increasing.
-        timestep_subset: The part that chose them, with its parameters.
-        solver: The part that followed them, with its parameters.
-        clip: The largest absolute value that the predicted x_start was limited to; None if it was not.
-        checkpoint: The choice of a checkpoint.
-        checkpoint_steps: The training steps after which its weights were saved; several for an ensemble.
+        seed: Seed of the noise; the images are 0 to N - 1 of this seed.
+        eta: eta in [0, 1].
+        timesteps: The visited timesteps, increasing.
+        timestep_subset: The part that chose the timesteps, with its parameters.
+        solver: The solver, with its parameters.
+        clip: Limit on the absolute value of the predicted x_start; None for no limit.
+        checkpoint: The chosen checkpoint.
+        checkpoint_steps: Training steps after which the weights were saved; several for an ensemble.
         weights: Raw or averaged.
         plugin: The framework.
-        device: Where it computed.
-        precision: Its arithmetic.
+        device: The device.
+        precision: The precision of the arithmetic.
     """
 
     num_images: int
@@ -57,19 +57,19 @@ class Sampled:
 
     @property
     def steps(self) -> int:
-        """S, the timesteps that were visited."""
+        """S, the number of visited timesteps."""
         return len(self.timesteps)
 
 
 @dataclass(frozen=True)
 class RealImages:
-    """One half of a data set. Two are equal where their pixels are.
+    """One half of a data set. The name of the data set is not compared, only the pixels.
 
     Attributes:
         data: The data set with its parameters.
         half: `train` or `test`.
-        num_images: How many there are.
-        sha256: Of all pixels; see `data.image_hash`.
+        num_images: The number of images.
+        sha256: SHA-256 of all pixels; see `data.image_hash`.
     """
 
     data: str = field(compare=False)
@@ -80,12 +80,12 @@ class RealImages:
 
 @dataclass(frozen=True)
 class Ruler:
-    """What images were measured with. Numbers of different rulers are not comparable.
+    """Measuring protocol: features, reference and settings. Scores with different rulers are not comparable.
 
     Attributes:
         features: The feature space.
-        reference: The real images that the others were compared with.
-        settings: How the measures were taken.
+        reference: The real images to compare with.
+        settings: Settings of the measures.
     """
 
     features: FeatureSpace
@@ -95,11 +95,11 @@ class Ruler:
 
 @dataclass(frozen=True)
 class Seconds:
-    """What a score took.
+    """Duration of a score, in seconds.
 
     Attributes:
         sampling: Sampling on a warm device, noise included.
-        warmup: One step before, which compiles where the framework does that.
+        warmup: One step before sampling, including compilation if the framework compiles.
         features: Features, statistics and measures, in the evaluator's process.
     """
 
@@ -110,16 +110,16 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Score:
-    """How good sampled images are.
+    """Quality of a set of sampled images.
 
     Attributes:
-        sampled: How they were made.
-        ruler: What they were measured with.
-        measures: The numbers.
-        seconds: What it took.
-        calls: Network calls for an image.
-        batch_size: Images in each network call; the seconds depend on it, the images do not.
-        warnings: What is doubtful about the numbers.
+        sampled: Description of the images.
+        ruler: Features, reference and settings of the measures.
+        measures: The measures.
+        seconds: Duration.
+        calls: Network calls per image.
+        batch_size: Images per network call; affects the seconds, not the images.
+        warnings: Reasons to doubt the measures.
         made_with: Versions, hardware and the command.
     """
 
@@ -134,11 +134,11 @@ class Score:
 
     @property
     def protocol(self) -> tuple[Sampled, Ruler]:
-        """All that the numbers depend on, and that the rows and columns of a table do not say."""
+        """Everything that the measures depend on, except the seed, eta and timesteps of a table's cells."""
         return replace(self.sampled, seed=0, eta=0.0, timesteps=()), self.ruler
 
     def observed(self) -> ObservedScore:
-        """Return it as observers are told of it."""
+        """Return the score in the form that observers receive."""
         return ObservedScore(
             step=max(self.sampled.checkpoint_steps),
             steps=self.sampled.steps,
@@ -156,13 +156,13 @@ class Score:
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """What real images of the other half score: no better can be expected of sampled ones.
+    """Score of the other half of the real images: the best score that can be expected of sampled images.
 
     Attributes:
         real: The other half.
-        ruler: What they were measured with.
-        measures: The numbers. The Fréchet distance depends on the number of images.
-        warnings: What is doubtful about them.
+        ruler: Features, reference and settings of the measures.
+        measures: The measures. The Fréchet distance depends on the number of images.
+        warnings: Reasons to doubt the measures.
     """
 
     real: RealImages
@@ -173,17 +173,17 @@ class NoiseFloor:
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores of a run, in the order in which they were made."""
+    """All scores of a run, in the order of measurement."""
 
     scores: tuple[Score, ...] = ()
     noise_floors: tuple[NoiseFloor, ...] = ()
 
     def score_of(self, sampled: Sampled, ruler: Ruler) -> Score | None:
-        """The score of exactly these images, if there is one."""
+        """Return the score of exactly these images, or None."""
         return next((s for s in self.scores if (s.sampled, s.ruler) == (sampled, ruler)), None)
 
     def with_result(self, result: Score | NoiseFloor) -> Scores:
-        """These and one more, unless the same was measured already."""
+        """Return the scores with the result added, unless they already contain it."""
         if isinstance(result, Score):
             known = self.score_of(result.sampled, result.ruler) is not None
             return self if known else replace(self, scores=(*self.scores, result))
@@ -191,27 +191,27 @@ class Scores:
         return self if known else replace(self, noise_floors=(*self.noise_floors, result))
 
     def floor_of(self, real: RealImages, ruler: Ruler) -> NoiseFloor | None:
-        """The noise floor of exactly these images, if there is one."""
+        """Return the noise floor of exactly these images, or None."""
         return next((f for f in self.noise_floors if (f.real, f.ruler) == (real, ruler)), None)
 
 
 class EvaluationFile:
-    """`evaluation.json`: written whole after every score, by any number of processes.
+    """The file `evaluation.json`, rewritten after every score; several processes may write to it.
 
     Args:
-        path: The file; its folder exists.
+        path: The file, in an existing folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> Scores:
-        """All that was measured so far; nothing where there is no file.
+        """Return all results so far, or none if the file does not exist.
 
         Raises:
             UserError: The file is damaged.
         """
-        with record_errors(self.path, fix="move it away; all of it is measured again then"):
+        with record_errors(self.path, fix="move the file elsewhere; all scores will then be measured again"):
             try:
                 document = read_json(self.path)
             except FileNotFoundError:
@@ -223,7 +223,7 @@ class EvaluationFile:
             return read_record(Scores, document)
 
     def add(self, result: Score | NoiseFloor) -> Scores:
-        """Add one result, besides what other processes have added.
+        """Add one result, and return all, including those that other processes have added.
 
         Raises:
             UserError: The file is damaged, or cannot be written.
@@ -235,14 +235,14 @@ class EvaluationFile:
 
 
 def _add_solvers(document: dict[str, Any]) -> None:
-    """Bring a document of the format before to this one: all its images were sampled by DDIM."""
+    """Convert a document of the previous format, in which all images were sampled by DDIM."""
     for score in document["scores"]:
         score["calls"] = len(score["sampled"]["timesteps"])
         score["sampled"]["solver"] = "ddim"
 
 
 def _text(scores: Scores) -> str:
-    """JSON with a line for each result."""
+    """Format scores as JSON, one line per result."""
     lists = {
         name: ",\n".join(json.dumps(asdict(result)) for result in results)
         for name, results in (("scores", scores.scores), ("noise_floors", scores.noise_floors))

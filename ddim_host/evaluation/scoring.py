@@ -1,4 +1,4 @@
-"""Scoring a trained run over steps x eta x seeds; every score is kept as soon as it is there."""
+"""Scoring of a trained run over steps x eta x seeds; each score is yielded as soon as it is measured."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 from itertools import product
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import NoiseFloor, RealImages, Ruler, Sampled, Score, Seconds
+from ddim_host.plugin.parameters import parse_choice
 from ddim_host.run.provenance import provenance, this_command
 from ddim_host.run.sampling import Sampler
 from ddim_host.run.trained import record_of, solver_of
@@ -35,17 +36,17 @@ def measure_real_images(
     images: TrainTest,
     half: Half,
 ) -> Ruler:
-    """Make one half of a data set the reference, and measure the noise floor with the other one.
+    """Make one half of a data set the reference, and measure the noise floor with the other half.
 
     Args:
-        evaluator: Gets the reference.
-        file: Gets the noise floor, where it is not there yet.
+        evaluator: Receives the reference.
+        file: Receives the noise floor, if it does not contain it yet.
         data: The data set's name, with its parameters.
         images: The data set.
-        half: Which half is the reference.
+        half: The half to use as the reference.
 
     Returns:
-        What samples are to be measured with.
+        The ruler for measuring samples.
 
     Raises:
         UserError: The reference has too few images.
@@ -56,8 +57,8 @@ def measure_real_images(
     real = {name: RealImages(data, name, len(halves[name]), hashes[name]) for name in halves}
     if real[half].num_images <= evaluator.settings.neighbours:
         raise UserError(
-            f"the {half} images of {data} are too few to compare with",
-            why=f"there are {real[half].num_images}; it takes more than {evaluator.settings.neighbours}",
+            f"{_name(data)} has too few {'training' if half == 'train' else half} images to compare with",
+            why=f"it has {real[half].num_images}; the metrics need more than {evaluator.settings.neighbours}",
             fix="choose other images with --data, or the other half with --reference",
         )
     ruler = Ruler(evaluator.space, real[half], evaluator.settings)
@@ -70,17 +71,17 @@ def measure_real_images(
     ):
         _gather(evaluator, halves[other], other)
         measures = evaluator.measure()
-        file.add(NoiseFloor(real[other], ruler, measures, _doubts(real[other].num_images, ruler)))
+        file.add(NoiseFloor(real[other], ruler, measures, _warnings(real[other].num_images, ruler)))
     return ruler
 
 
 def planned(
     experiment: Experiment, denoiser: Denoiser, used: UsedWeights, request: EvaluationRequest
 ) -> list[Sampled]:
-    """Return every set of images that is to be scored, a seed after the other.
+    """Return the descriptions of all sets of images to score, seed by seed.
 
     Raises:
-        UserError: The timestep subset has none of some size.
+        UserError: The timestep subset does not support one of the step counts.
     """
     made = record_of(experiment, denoiser, used)
     subsets = {steps: tuple(experiment.timesteps(steps).tolist()) for steps in request.steps}
@@ -99,6 +100,15 @@ def planned(
     ]
 
 
+def network_calls(experiment: Experiment, sets: list[Sampled]) -> int:
+    """Return how often sampling these sets evaluates the network, each time for one batch."""
+    return sum(
+        math.ceil(sampled.num_images / experiment.config.batch_size)
+        * experiment.sampling_plan(sampled.steps, sampled.eta).calls
+        for sampled in sets
+    )
+
+
 def score(
     experiment: Experiment,
     denoiser: Denoiser,
@@ -106,31 +116,27 @@ def score(
     ruler: Ruler,
     sets: list[Sampled],
 ) -> Iterator[Score]:
-    """Sample and measure sets of images, with progress; other processes call `help_to_score` meanwhile.
+    """Sample and measure sets of images, with a progress bar; all other processes call `help_to_score`.
 
     Args:
         experiment: The experiment of the run.
         denoiser: Its trained network.
-        evaluator: Holds the reference of `ruler`.
-        ruler: What the images are measured with.
-        sets: From `planned`.
+        evaluator: Has the reference of `ruler`.
+        ruler: Features, reference and settings of the measures.
+        sets: The sets, from `planned`.
 
     Yields:
-        Their scores in the same order.
+        The scores, in the same order.
 
     Raises:
-        UserError: A pixel is not a finite number, or the evaluator ended.
+        UserError: A pixel is not finite, or the evaluator's process died.
     """
     if not sets:
         return
     config = experiment.config
     made_with = provenance(config.plugin.name, denoiser.model, this_command())
     plans = [experiment.sampling_plan(sampled.steps, sampled.eta) for sampled in sets]
-    calls = sum(
-        math.ceil(sampled.num_images / config.batch_size) * plan.calls
-        for sampled, plan in zip(sets, plans, strict=True)
-    )
-    with progress_bar("scoring", calls, unit="call") as bar:
+    with progress_bar("scoring", network_calls(experiment, sets), unit="call") as bar:
         for sampled, plan in zip(sets, plans, strict=True):
             sampler = _sampler(experiment, denoiser, sampled, plan)
             evaluator.begin(sampled.num_images)
@@ -147,18 +153,18 @@ def score(
                 seconds=Seconds(sampler.seconds, sampler.warmup_seconds, evaluator.seconds),
                 calls=plan.calls,
                 batch_size=min(config.batch_size, sampled.num_images),
-                warnings=_doubts(sampled.num_images, ruler),
+                warnings=_warnings(sampled.num_images, ruler),
                 made_with=made_with,
             )
 
 
 def help_to_score(experiment: Experiment, denoiser: Denoiser, sets: list[Sampled]) -> None:
-    """Sample this process's share of what the first one scores.
+    """Sample this process's share of the images that the first process scores.
 
     Args:
         experiment: The experiment of the run.
         denoiser: Its trained network.
-        sets: Those that the first process calls `score` with.
+        sets: The sets that the first process passes to `score`.
     """
     for sampled in sets:
         plan = experiment.sampling_plan(sampled.steps, sampled.eta)
@@ -188,8 +194,8 @@ def _gather(evaluator: Evaluator, images: Images, half: Half) -> None:
             bar.update(len(batch))
 
 
-def _doubts(count: int, ruler: Ruler) -> tuple[str, ...]:
-    """What is doubtful about measures of so many images."""
+def _warnings(count: int, ruler: Ruler) -> tuple[str, ...]:
+    """List warnings about measures computed from too few images."""
     dimension = ruler.features.dimension
     few = [
         f"{number:,} {name} are too few for the covariance of {dimension:,} features, which is singular: "
@@ -198,3 +204,9 @@ def _doubts(count: int, ruler: Ruler) -> tuple[str, ...]:
         if number <= dimension
     ]
     return tuple(few)
+
+
+def _name(data: str) -> str:
+    """Return the path of a data set with its parameters; its name if it has no path."""
+    choice = parse_choice(data)
+    return printable(choice.arguments.get("path", choice.name))

@@ -1,4 +1,4 @@
-"""What is kept of the features of many images, and what is measured between two such sets."""
+"""Statistics of the features of many images, and the measures that compare two sets."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """The features of a set of images.
+    """Statistics of the features of a set of images.
 
     Attributes:
         count: N, the number of images.
         mean: float64 `(D,)`.
         covariance: float64 `(D, D)`, unbiased.
-        kept: float32 `(K, D)`, K <= N, the features of single images.
+        kept: float32 `(K, D)`, K <= N, the features of a subset of the images.
     """
 
     count: int
@@ -33,13 +33,13 @@ class FeatureStatistics:
 
 
 class StatisticsAccumulator:
-    """Gathers the statistics of images whose features come batch by batch; bounded memory for any number.
+    """Accumulates statistics of features batch by batch, in bounded memory.
 
-    The images whose features are kept are spread evenly over the set, which may be sorted by class.
+    The features of evenly spaced images are kept, because the set may be sorted by class.
 
     Args:
-        count: N, how many will come.
-        max_kept: How many are kept at most.
+        count: N, the number of images.
+        max_kept: Maximum number of images whose features are kept.
     """
 
     def __init__(self, count: int, max_kept: int) -> None:
@@ -49,7 +49,7 @@ class StatisticsAccumulator:
         self._kept: list[NDArray[np.float32]] = []
 
     def add(self, features: NDArray[np.float32]) -> None:
-        """Take the next features, `(B, D)`."""
+        """Add the next features, `(B, D)`."""
         if self._moments is None:
             self._moments = Moments(features.shape[1])
         rows = self._chosen - self._moments.count
@@ -57,14 +57,14 @@ class StatisticsAccumulator:
         self._moments.add(features)
 
     def statistics(self) -> FeatureStatistics:
-        """The statistics, once all images have come.
+        """Return the statistics, once all images have been added.
 
         Raises:
-            ValueError: Another number of images came than was said.
+            ValueError: The number of images added is not `count`.
         """
         if self._moments is None or self._moments.count != self._count:
             came = 0 if self._moments is None else self._moments.count
-            raise ValueError(f"{self._count} images were announced, {came} came")
+            raise ValueError(f"expected {self._count} images, got {came}")
         return FeatureStatistics(
             self._count, self._moments.mean, self._moments.covariance, np.concatenate(self._kept)
         )
@@ -72,13 +72,13 @@ class StatisticsAccumulator:
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """How the measures are taken; a part of every number's protocol.
+    """Settings of the measures; part of the protocol of every score.
 
     Attributes:
-        kernel_subsets: Subsets that the kernel distance is averaged over.
-        kernel_subset_size: Images of either kind in each, or all where there are fewer.
+        kernel_subsets: Number of subsets over which the kernel distance is averaged.
+        kernel_subset_size: Images of each kind in a subset; all if there are fewer.
         neighbours: k of precision and recall.
-        max_kept: Images of either kind, at most, that kernel distance, precision and recall look at.
+        max_kept: Maximum number of images of each kind for kernel distance, precision and recall.
     """
 
     kernel_subsets: int = 100
@@ -89,14 +89,14 @@ class MeasureSettings:
 
 @dataclass(frozen=True)
 class Measures:
-    """How far generated images are from real ones.
+    """Measures of the distance between generated and real images.
 
     Attributes:
-        frechet_distance: See `distances.frechet_distance`; in the features of `inception` it is the FID.
-        kernel_distance: See `distances.kernel_distance`; in the features of `inception` it is the KID.
-        kernel_distance_error: The standard error of its mean over the subsets.
-        precision: The share of generated images that look like real ones.
-        recall: The share of real images that look like generated ones.
+        frechet_distance: See `distances.frechet_distance`; with the features of `inception`, the FID.
+        kernel_distance: See `distances.kernel_distance`; with the features of `inception`, the KID.
+        kernel_distance_error: Standard error of the kernel distance over the subsets.
+        precision: Share of generated images that resemble real ones.
+        recall: Share of real images that resemble generated ones.
     """
 
     frechet_distance: float
@@ -107,15 +107,15 @@ class Measures:
 
 
 def measure(generated: FeatureStatistics, real: FeatureStatistics, settings: MeasureSettings) -> Measures:
-    """Take all measures; the subsets of the kernel distance are the same every time.
+    """Compute all measures; the kernel distance always uses the same subsets.
 
     Args:
-        generated: Of the images to judge, or of other real ones.
-        real: Of the reference.
-        settings: How.
+        generated: Statistics of the images to score: generated, or real ones for the noise floor.
+        real: Statistics of the reference.
+        settings: Settings of the measures.
 
     Raises:
-        ValueError: There are not more images than `neighbours`.
+        ValueError: A set has at most `neighbours` images.
     """
     kernel = kernel_distance(
         generated.kept,

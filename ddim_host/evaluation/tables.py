@@ -1,10 +1,11 @@
-"""Scores as people read them: eta x steps for the terminal and as Markdown, and every score as CSV."""
+"""Tables of scores: eta x steps as text and Markdown, and every score as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+import re
 import textwrap
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -24,12 +25,12 @@ _Cells = list[list[str]]
 
 @dataclass(frozen=True)
 class Shown:
-    """A measure, and how it is shown.
+    """A measure and its presentation.
 
     Attributes:
-        name: What it is, with this ruler.
-        value: The number.
-        higher_is_better: Whether that is so; otherwise lower is.
+        name: Returns its name, which depends on the ruler.
+        value: Returns its value.
+        higher_is_better: True if higher values are better, False if lower ones are.
     """
 
     name: Callable[[Ruler], str]
@@ -37,18 +38,18 @@ class Shown:
     higher_is_better: bool
 
     def title(self, ruler: Ruler) -> str:
-        """What it is, in which features, and which way is better."""
+        """Return a title: the measure, its features, and the better direction."""
         better = "higher" if self.higher_is_better else "lower"
         return f"{self.name(ruler)} in the features of {ruler.features.name}; {better} is better"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Scores of one protocol, which differ in steps, eta and seed only.
+    """Scores of one protocol, which differ only in steps, eta and seed.
 
     Attributes:
         scores: The scores, at least one.
-        noise_floor: What real images score with the same ruler; None where that was not measured.
+        noise_floor: The score of real images with the same ruler; None if it was not measured.
     """
 
     scores: tuple[Score, ...]
@@ -56,45 +57,50 @@ class Table:
 
     @property
     def etas(self) -> list[float]:
-        """The rows."""
+        """The values of eta, one per row."""
         return sorted({score.sampled.eta for score in self.scores})
 
     @property
     def steps(self) -> list[int]:
-        """The columns."""
+        """The numbers of steps, one per column."""
         return sorted({score.sampled.steps for score in self.scores})
 
     @property
     def seeds(self) -> list[int]:
-        """Those of any cell."""
+        """The seeds of all cells."""
         return sorted({score.sampled.seed for score in self.scores})
 
     def calls(self, steps: int) -> int:
-        """The network calls for an image with so many steps; 0 if there is no such score."""
+        """Return the network calls per image with this number of steps, or 0 if no score has it."""
         return max((score.calls for score in self.scores if score.sampled.steps == steps), default=0)
 
     def cell(self, eta: float, steps: int) -> list[Score]:
-        """The scores of one cell, one for each seed."""
+        """Return the scores of one cell, one per seed."""
         return [s for s in self.scores if (s.sampled.eta, s.sampled.steps) == (eta, steps)]
 
     def cell_text(self, shown: Shown, eta: float, steps: int) -> str:
-        """The mean of one cell, with its range where there are several seeds; a dash where there is none."""
+        """Return the mean of a cell, with the range if it has several seeds; a dash if it is empty."""
         values = [shown.value(score.measures) for score in self.cell(eta, steps)]
-        if len(values) < 2:
-            text = number(values[0] if values else None)
-        else:
-            text = f"{number(sum(values) / len(values))} ({number(min(values))} to {number(max(values))})"
-        return text if len(values) in (0, len(self.seeds)) else f"{text}, {len(values)} of them"
+        return mean_and_range(values, len(self.seeds))
+
+
+def mean_and_range(values: Sequence[float], expected: int) -> str:
+    """Return the mean, with the range of several values, and their number if fewer than expected."""
+    if len(values) < 2:
+        text = number(values[0] if values else None)
+    else:
+        text = f"{number(sum(values) / len(values))} ({number(min(values))} to {number(max(values))})"
+    return text if len(values) in (0, expected) else f"{text}, {len(values)} of them"
 
 
 def column_title(steps: int, calls: int) -> str:
-    """The title of a column: S, and the network calls for an image if they are others."""
+    """Return the title of a column: S, and the network calls per image if they differ from S."""
     return f"S = {steps}" if calls == steps else f"S = {steps}, {calls} calls"
 
 
 def _frechet_name(ruler: Ruler) -> str:
     is_fid = ruler.features.fingerprint == FID_WEIGHTS
-    return "FID, the Fréchet distance" if is_fid else "Fréchet distance (no FID)"
+    return "FID, the Fréchet distance" if is_fid else "Fréchet distance (not FID)"
 
 
 SHOWN = (
@@ -118,15 +124,14 @@ SHOWN = (
 
 
 def tables_of(scores: Scores) -> list[Table]:
-    """The scores in tables, one for each protocol.
+    """Group the scores into tables, one for each protocol.
 
-    A subset that was searched for may have other timesteps after another search: those are a table of their
-    own.
+    Another search may have found other timesteps for a subset; their scores are in a separate table.
     """
     groups: dict[object, list[_SameTimesteps]] = defaultdict(list)
     for score in scores.scores:
         tables = groups[score.protocol]
-        if not any(table.takes(score) for table in tables):
+        if not any(table.add_if_same(score) for table in tables):
             tables.append(_SameTimesteps(score))
     return [
         Table(
@@ -145,8 +150,8 @@ class _SameTimesteps:
         self.scores = [score]
         self._timesteps = {score.sampled.steps: score.sampled.timesteps}
 
-    def takes(self, score: Score) -> bool:
-        """Take a score, and return True, unless there are other timesteps for its number of steps."""
+    def add_if_same(self, score: Score) -> bool:
+        """Add a score unless earlier ones with as many timesteps use different ones; return True if added."""
         timesteps = score.sampled.timesteps
         if self._timesteps.setdefault(score.sampled.steps, timesteps) != timesteps:
             return False
@@ -155,7 +160,7 @@ class _SameTimesteps:
 
 
 def as_text(table: Table) -> str:
-    """A table for the terminal."""
+    """Format a table for the terminal."""
     blocks = [_wrapped(protocol_lines(table))]
     for title, cells in _grids(table):
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -165,12 +170,12 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
-    """A Markdown document with all tables."""
+    """Format all tables as a Markdown document."""
     blocks = ["# Evaluation"]
     if len(tables) > 1:
         blocks.append(
-            f"{len(tables)} tables with different protocols; numbers of different tables are not comparable "
-            "unless their protocols say so."
+            f"{len(tables)} tables with different protocols. Compare numbers of different tables only if "
+            "their protocols allow it."
         )
     for number, table in enumerate(tables, start=1):
         blocks.append(f"## Table {number}" if len(tables) > 1 else "## Protocol")
@@ -184,7 +189,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
 
 
 def as_csv(scores: Scores) -> str:
-    """A row for every score, with its protocol."""
+    """Format every score as a row of CSV, with its protocol."""
     rows = [_flat(score) for score in scores.scores]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
@@ -194,13 +199,24 @@ def as_csv(scores: Scores) -> str:
 
 
 def _wrapped(lines: list[str]) -> str:
-    """Paragraphs as wide as a terminal."""
-    return "\n".join(textwrap.fill(line, 110, subsequent_indent="  ") for line in lines)
+    """Wrap paragraphs to the width of a terminal, keeping paths, and numbers with their nouns."""
+    kept = [_AFTER_NUMBER.sub(_NO_BREAK, line) for line in lines]
+    filled = [
+        textwrap.fill(line, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in kept
+    ]
+    return "\n".join(filled).replace(_NO_BREAK, " ")
+
+
+_NO_BREAK = "\0"
+"""Stands for a space while text is wrapped; no printable text contains it."""
+
+_AFTER_NUMBER = re.compile(r"(?<=\d) (?=[a-z])")
 
 
 def _flat(score: Score) -> dict[str, object]:
     sampled = asdict(score.sampled)
-    # That of the measures has the same name.
+    # One of the measures is called precision, too.
     sampled["arithmetic"] = sampled.pop("precision")
     sampled["timesteps"] = " ".join(map(str, score.sampled.timesteps))
     sampled["checkpoint_steps"] = " ".join(map(str, score.sampled.checkpoint_steps))
@@ -222,28 +238,28 @@ def _flat(score: Score) -> dict[str, object]:
 
 
 def protocol_lines(table: Table) -> list[str]:
-    """All that the numbers depend on, a line each."""
+    """Return a description of a table's protocol as a list of lines."""
     sampled, ruler = table.scores[0].sampled, table.scores[0].ruler
     features, reference = ruler.features, ruler.reference
     after = " and ".join(f"{step:,}" for step in sampled.checkpoint_steps)
     which = "averaged (EMA)" if sampled.weights == "ema" else "raw"
     seeds = ", ".join(map(str, table.seeds))
     return [
-        f"images: {sampled.num_images:,} for each number, sampled in {sampled.plugin} "
+        f"images: {sampled.num_images:,} per score, sampled in {sampled.plugin} "
         f"({sampled.device}, {sampled.precision}); seed{'s' * (len(table.seeds) > 1)} {seeds}",
         f"network: {sampled.checkpoint} checkpoint, step {after}, {which} weights",
         f"sampling: timestep subset {sampled.timestep_subset}, solver {sampled.solver}, "
         + clip_in_words(sampled.clip),
         *_found_timesteps(table),
         f"features: {features.choice} of {features.distribution} {features.version}, {features.dimension:,} "
-        f"for an image, weights {features.fingerprint[:12]}",
+        f"per image, weights {features.fingerprint[:12]}",
         f"reference: the {reference.num_images:,} {reference.half} images of {reference.data}, "
         f"sha256 {reference.sha256[:12]}",
     ]
 
 
 def _found_timesteps(table: Table) -> list[str]:
-    """The timesteps of a subset that was searched for: its name does not say them."""
+    """List the timesteps of an optimized subset, whose name does not determine them."""
     if not table.scores[0].sampled.timestep_subset.startswith("optimized"):
         return []
     subsets = sorted({score.sampled.timesteps for score in table.scores}, key=len)
@@ -251,7 +267,7 @@ def _found_timesteps(table: Table) -> list[str]:
 
 
 def _grids(table: Table) -> list[tuple[str, _Cells]]:
-    """A title and cells, header included, for each measure; then the paper's where that is comparable."""
+    """Return a title and cells with a header for each measure, then the paper's FIDs if comparable."""
     header = ["eta", *(column_title(steps, table.calls(steps)) for steps in table.steps)]
     spread = f"; {over_seeds([table])}" if len(table.seeds) > 1 else ""
     grids = []
@@ -270,27 +286,28 @@ def _grids(table: Table) -> list[tuple[str, _Cells]]:
 
 
 def over_seeds(tables: Sequence[Table]) -> str:
-    """What a cell of several seeds is: these draw other noise, but the weights are those of one training."""
+    """Describe cells that combine several seeds: the noise differs, the trained weights are the same."""
     counts = sorted({len(table.seeds) for table in tables})
     each = " each" if len(tables) > 1 else ""
     return f"mean (range) of {' or '.join(map(str, counts))} sampling seeds, 1 training{each}"
 
 
 def remarks(table: Table) -> list[str]:
-    """The noise floor, what is doubtful, and why the paper's numbers are not beside these."""
+    """List remarks: the scores of real images, warnings, and why the paper's FIDs are not shown."""
     lines = []
     floor = table.noise_floor
     if floor is not None:
         m = floor.measures
         lines.append(
-            f"Noise floor, {floor.real.num_images:,} real {floor.real.half} images against the reference: "
-            f"Fréchet {number(m.frechet_distance)} (it falls as the number of images grows, and is only "
-            f"comparable for as many), kernel x 1000 {number(1000.0 * m.kernel_distance)}, "
-            f"precision {number(m.precision)}, recall {number(m.recall)}. Where the two halves of a data "
-            "set are not alike, samples can come closer to the reference than these."
+            f"For comparison, {floor.real.num_images:,} real {floor.real.half} images against the reference: "
+            f"Fréchet {number(m.frechet_distance)} (it falls as the number of images grows, so compare only "
+            f"equal numbers), kernel x 1000 {number(1000.0 * m.kernel_distance)}, "
+            f"precision {number(m.precision)}, recall {number(m.recall)}. If the two halves of a data set "
+            "differ, samples can be closer to the reference than real images are."
         )
-    doubts = {doubt: None for score in table.scores for doubt in score.warnings}
-    lines += [f"Warning: {doubt}." for doubt in doubts]
+    warnings = {f"noise floor: {warning}": None for warning in (floor.warnings if floor else ())}
+    warnings |= {warning: None for score in table.scores for warning in score.warnings}
+    lines += [f"Warning: {warning}." for warning in warnings]
     differences = differences_from_the_paper(table.scores[0].sampled, table.scores[0].ruler)
     if differences and is_cifar10(table.scores[0].ruler.reference.data):
         lines.append(f"Not comparable with the DDIM paper's table: {'; '.join(differences)}.")
@@ -298,7 +315,7 @@ def remarks(table: Table) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Three digits that count, without exponent; `-` where there is no number."""
+    """Format a number with three significant digits, without an exponent; `-` if it is missing."""
     if value is None or not math.isfinite(value):
         return "-"
     decimals = max(0, 2 - _magnitude(value))
@@ -306,5 +323,5 @@ def number(value: float | None) -> str:
 
 
 def _magnitude(value: float) -> int:
-    """The exponent of ten, as rounded to three digits."""
+    """Return the decimal exponent of a value rounded to three digits."""
     return int(f"{abs(value):.2e}".partition("e")[2]) if value else 0

@@ -1,4 +1,4 @@
-"""What the evaluator does in its own process: features, statistics, measures."""
+"""The worker in the evaluator's process: features, statistics, measures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import safetensors.numpy
 
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, print_traceback
 from ddim_host.evaluation.statistics import (
     FeatureStatistics,
     Measures,
@@ -24,7 +24,7 @@ from ddim_host.evaluation.statistics import (
 )
 from ddim_host.plugin.framework_guard import allow_framework
 from ddim_host.plugin.loading import load_plugins
-from ddim_host.plugin.parameters import format_choice, resolve
+from ddim_host.plugin.parameters import format_choice
 from ddim_host.plugin.registry import Kind
 from ddim_host.plugin.validation import checked_extractor, checked_features, framework_of
 from ddim_host.system.cache import cache_errors, cache_folder
@@ -42,22 +42,22 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 _FORMAT = 1
-"""Of reference statistics in the cache."""
+"""Format of cached reference statistics."""
 
 _MOST_HEADER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Where images are compared.
+    """A space in which images are compared.
 
     Attributes:
         name: The feature extractor.
-        choice: The same with its parameters, as users write it.
-        distribution: Who provides it.
-        version: That distribution's version.
-        fingerprint: What its weights are; see `contracts.FeatureExtractor`.
-        dimension: D, the numbers for each image.
+        choice: The extractor with its parameters, as on the command line.
+        distribution: The distribution that provides it.
+        version: The version of the distribution.
+        fingerprint: Identifies the weights; see `contracts.FeatureExtractor`.
+        dimension: D, the number of features of an image.
     """
 
     name: str
@@ -69,23 +69,23 @@ class FeatureSpace:
 
 
 class Worker:
-    """A feature extractor, a reference, and the set of images that is being gathered.
+    """A feature extractor, the reference, and the current set of images.
 
     Args:
-        choice: The feature extractor that the user asked for.
-        image_shape: `(H, W, C)` of the images to come.
-        settings: How measures are taken.
+        choice: The requested feature extractor.
+        image_shape: `(H, W, C)` of the images.
+        settings: Settings of the measures.
 
     Raises:
-        UserError: The extractor is not to be had, does not work, or is not made for such images.
+        UserError: The extractor is not available, does not work, or does not accept these images.
     """
 
     def __init__(
         self, choice: PartChoice, image_shape: tuple[int, int, int], settings: MeasureSettings
     ) -> None:
-        # Under the guard of a process with no framework first: no part may import one as it is loaded.
+        # No framework is allowed yet: importing a part must not import one.
         self._part = load_plugins().registry.find(Kind.FEATURES, choice)
-        parameters = resolve(self._part.label, self._part.parameters(), choice.arguments)
+        parameters = self._part.values(choice.arguments)
         allow_framework(framework_of(self._part))
         let_waiting_threads_sleep()
         self._settings = settings
@@ -103,14 +103,14 @@ class Worker:
         self._reference: FeatureStatistics | None = None
 
     def load_reference(self, images_sha256: str, count: int) -> bool:
-        """Take statistics from the cache as the reference.
+        """Use cached statistics as the reference.
 
         Args:
-            images_sha256: Of which images.
-            count: How many these are.
+            images_sha256: SHA-256 of the images.
+            count: The number of images.
 
         Returns:
-            Whether they are there, whole.
+            True if the statistics are in the cache and valid.
         """
         dimension, kept = self.space.dimension, self._settings.max_kept
         most_bytes = 8 * (dimension + 1) * dimension + 4 * kept * dimension + _MOST_HEADER_BYTES
@@ -121,16 +121,20 @@ class Worker:
         return self._reference is not None
 
     def begin(self, count: int) -> None:
-        """Begin a set of so many images."""
+        """Begin a set of `count` images."""
         self._accumulator = StatisticsAccumulator(count, self._settings.max_kept)
 
     def add(self, images: Images) -> None:
-        """Take the next images of the set, uint8 `(B, H, W, C)`."""
+        """Add images to the set, uint8 `(B, H, W, C)`.
+
+        Raises:
+            UserError: The extractor fails or returns invalid features.
+        """
         features = checked_features(self._part, self._extractor, images, self.space.dimension)
         self._accumulator.add(features)
 
     def use_as_reference(self, images_sha256: str) -> None:
-        """Make the set the reference, and keep its statistics in the cache.
+        """Make the set the reference, and store its statistics in the cache.
 
         Raises:
             UserError: The cache cannot be written.
@@ -152,18 +156,18 @@ class Worker:
 
 
 def serve(connection: Connection, *arguments: Any) -> None:
-    """The evaluator's process: make a worker and do what the other end asks for.
+    """Run the evaluator's process: create a worker and answer requests.
 
     Each request is the name of a method and its arguments. Each answer is `(result, None)` or
     `(None, error)`; the first one is the feature space.
 
     Args:
-        connection: To the process that samples.
-        arguments: Of `Worker`.
+        connection: Connection to the sampling process.
+        arguments: Arguments of `Worker`.
     """
-    # Ctrl-C reaches all processes of a terminal; the other end decides what comes of it.
+    # Ctrl-C reaches all processes of a terminal; the sampling process handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What libraries print must not end up in the output of a command; the other end closes when it is done.
+    # Output of libraries must not reach a command's stdout. EOFError: the sampling process has finished.
     with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(EOFError):
         worker, error = _attempt(lambda: Worker(*arguments))
         connection.send((worker and worker.space, error))
@@ -173,10 +177,11 @@ def serve(connection: Connection, *arguments: Any) -> None:
 
 
 def _attempt(call: Callable[[], _Result]) -> tuple[_Result | None, Exception | None]:
-    """The result, or an error that can be sent to another process."""
+    """Return the result, or an error that can be sent to another process."""
     try:
         return call(), None
     except UserError as error:
+        print_traceback(error)  # it would be lost on the way to the other process
         return None, error
     except Exception:
         return None, RuntimeError(f"in the evaluator's process:\n{traceback.format_exc()}")
@@ -194,13 +199,13 @@ def _statistics_bytes(statistics: FeatureStatistics) -> bytes:
 
 
 def _read_statistics(path: Path, max_bytes: int) -> FeatureStatistics | None:
-    """Statistics from the cache; None where they are missing or not what they should be."""
+    """Return statistics from the cache, or None if they are missing or invalid."""
     try:
         arrays = safetensors.numpy.load(read_bytes(path, max_bytes))
         statistics = FeatureStatistics(
             int(arrays["count"].item()), arrays["mean"], arrays["covariance"], arrays["kept"]
         )
-    except Exception:  # a damaged file fails in many ways, and whatever it was, it is made anew
+    except Exception:  # a damaged file fails in many ways; it will be replaced
         return None
     mean, covariance, kept = statistics.mean, statistics.covariance, statistics.kept
     dimension = (len(mean),)

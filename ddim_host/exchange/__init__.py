@@ -1,10 +1,10 @@
-"""Published pipelines of diffusers as runs, and runs as such pipelines.
+"""Import and export of diffusers pipelines.
 
-source     the files of a pipeline, in a folder or from the Hugging Face hub
-scheduler  noise schedule, prediction type and clipping, in either's terms
+source     the files of a pipeline, in a folder or from the Hugging Face Hub
+scheduler  conversion of noise schedule, prediction type and clipping
 importing  from a pipeline to a run directory
-exporting  from a run to a pipeline with its card
-card       the card of an exported pipeline
+exporting  from a run to a pipeline with a model card
+card       the model card of an exported pipeline
 
-Diffusers is not needed for any of it.
+None of this requires diffusers.
 """

@@ -1,7 +1,9 @@
-"""The card of an exported pipeline: what it is, how to use it, how good it is and how it was made."""
+"""The model card of an exported pipeline: description, use, training and scores."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from ddim_host.run.trained import UsedWeights
 
 _MOST_BYTES = 32 << 20
+_FOLDERS = re.compile(r"(?<![\w.-])(?:~|\.{1,2}|[\w.-]+)?/(?:[\w.-]+/)*(?=[\w.-])")
+"""The folders before the last name of a path in prose, as in `/home/name/`, `../` and `runs/`."""
+_FOLDERS_OF_WORD = re.compile(r"[^=,]*/(?=[^=,/])")
+"""The same in a word of a command, where the folders may contain spaces."""
 
 _CARD = """\
 ---
@@ -33,7 +39,7 @@ tags:
 
 # {name}
 
-A network that draws images of {height} x {width} pixels, {colours}, with DDIM (arXiv 2010.02502).
+This network generates images of {height} x {width} pixels, {colours}, with DDIM (arXiv 2010.02502).
 It was {made} with `ddim-host`.
 {picture}
 ## Use
@@ -45,10 +51,10 @@ pipeline = DDIMPipeline.from_pretrained("{name}")
 images = pipeline(batch_size=4, num_inference_steps={steps}{clipped}).images
 ```
 
-`DDIMScheduler` always goes T // S timesteps down. So it samples as the formulas say if `num_inference_steps`
-divides {timesteps:,}, with the `timestep_spacing` in its configuration.
+`DDIMScheduler` always steps down by T // S timesteps. It therefore follows the formulas exactly if
+`num_inference_steps` divides {timesteps:,}, with the `timestep_spacing` in its configuration.
 
-With `ddim-host`, in PyTorch or in Jittor, with any subset of timesteps and any solver:
+With `ddim-host`, in PyTorch or Jittor, with any timestep subset and any solver:
 
 ```sh
 ddim-host import {name} --plugin torch --out run
@@ -63,10 +69,10 @@ ddim-host sample run --steps {steps}
 
 @dataclass(frozen=True)
 class Card:
-    """A card, but for the name of its folder.
+    """A model card, complete except for the name of its folder.
 
     Attributes:
-        fields: What stands in it, by name.
+        fields: Values of the template's fields.
         picture: A grid of samples as PNG, or None.
     """
 
@@ -76,13 +82,13 @@ class Card:
     picture_name = "samples.png"
 
     def text(self, name: str) -> str:
-        """Return the card as Markdown with a block of metadata, for a folder of this name."""
+        """Return the card as Markdown with a metadata block, for a folder of this name."""
         picture = f"\n![Samples]({self.picture_name})\n" if self.picture else ""
         return _CARD.format(name=name, picture=picture, **self.fields)
 
 
 def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Card:
-    """Return the card of some weights of a run.
+    """Return the card of the given weights of a run.
 
     Raises:
         UserError: A file of the run is damaged.
@@ -101,20 +107,28 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
         "predicted image": clip_in_words(config.x_start_limit),
     }
     if ancestor:
-        # A local path means nothing to others: the name of the folder is enough.
+        # A local path means nothing elsewhere, so only the folder's name is written.
         ancestor = ancestor | {"pipeline": _public(ancestor.get("pipeline", "unknown"))}
         facts |= {f"imported {name.replace('_', ' ')}": value for name, value in ancestor.items()}
+    # The folder of the images may be named after a person, as may the one around it.
+    folder = str(config.data.parameters.get("path", ""))
+
+    def last_names(text: str) -> str:
+        text = text.replace(folder, Path(folder).name) if folder else text
+        return _FOLDERS.sub("", text)
+
     if not run.config.is_imported:
+        data = last_names(format_choice(config.data.name, config.data.parameters))
         weights = "averaged (EMA)" if used.weights == "ema" else "raw"
         facts |= {
             "weights": f"{weights}, after {used.steps[0]:,} steps",
-            "images": f"{format_choice(config.data.name, config.data.parameters)}: {run.config.fingerprint}",
+            "images": f"{data}: {run.config.fingerprint}",
             "training": f"batches of {config.batch_size}, learning rate {config.lr:g}, "
             f"EMA {config.ema_decay:g}, dropout as above, seed {config.seed}",
             "loss": f"{format_choice(config.loss.name, config.loss.parameters)}, weighting "
             f"{format_choice(config.loss_weighting.name, config.loss_weighting.parameters)}",
             "framework": f"{config.plugin.name} ({config.plugin.distribution} {config.plugin.version})",
-            "command": f"`{run.config.provenance_table.get('command', 'unknown')}`",
+            "command": f"`{_without_folders(str(run.config.provenance_table.get('command', 'unknown')))}`",
         }
     scores = _scores(run, used)
     fields: dict[str, object] = {
@@ -126,9 +140,18 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
         "timesteps": config.num_train_timesteps,
         "clipped": ", use_clipped_model_output=True" if config.clip else "",
         "facts": "\n".join(f"- {name}: {value}" for name, value in facts.items()),
-        "scores": f"\n{as_markdown(tables_of(scores))}" if scores.scores else "",
+        "scores": last_names(f"\n{as_markdown(tables_of(scores))}") if scores.scores else "",
     }
     return Card(fields, _picture(run, used))
+
+
+def _without_folders(command: str) -> str:
+    """Reduce every path in a command to its last name."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # edited by hand
+        return "unknown"
+    return shlex.join(_FOLDERS_OF_WORD.sub("", word) for word in words)
 
 
 def _public(pipeline: str) -> str:
@@ -136,7 +159,7 @@ def _public(pipeline: str) -> str:
 
 
 def _scores(run: RunDirectory, used: UsedWeights) -> Scores:
-    """The scores of these very weights."""
+    """Return the scores of exactly these weights."""
     scores = EvaluationFile(run.path / "evaluation.json").read()
     wanted = (used.weights, tuple(used.steps))
     return Scores(
@@ -146,7 +169,7 @@ def _scores(run: RunDirectory, used: UsedWeights) -> Scores:
 
 
 def _picture(run: RunDirectory, used: UsedWeights) -> bytes | None:
-    """The newest grid of samples of these very weights, if there is one."""
+    """Return the newest grid of samples of exactly these weights, or None."""
     for path in sorted(run.samples_path.glob("*.png"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             with file_errors(f"cannot read {path}"):
@@ -155,5 +178,5 @@ def _picture(run: RunDirectory, used: UsedWeights) -> bytes | None:
                 if made == ("samples", used.weights, tuple(used.steps)):
                     return read_bytes(path, _MOST_BYTES)
         except (UserError, KeyError, TypeError, ValueError):
-            continue  # a picture that nothing is known of is none for the card
+            continue  # without a readable record, the picture may be of other weights
     return None

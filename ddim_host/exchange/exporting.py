@@ -1,4 +1,4 @@
-"""From a run to a pipeline that diffusers opens."""
+"""Export of a run as a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _INDEX: dict[str, object] = {
 
 @dataclass(frozen=True)
 class Exported:
-    """A run as a pipeline.
+    """The content of an exported pipeline.
 
     Attributes:
-        unet_config: The network's configuration.
-        scheduler_config: The scheduler's.
+        unet_config: Configuration of the network.
+        scheduler_config: Configuration of the scheduler.
         weights: float32 arrays by name.
-        card: Its card.
+        card: The model card.
     """
 
     unet_config: dict[str, object]
@@ -63,16 +63,16 @@ class Exported:
 def export_run(
     experiment: Experiment, run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWeights
 ) -> Exported:
-    """Read what a pipeline holds from a run.
+    """Convert a run to the content of a pipeline.
 
     Args:
         experiment: The run's experiment.
         run: The run.
-        checkpoint: Which checkpoint; an ensemble is no single network.
-        which: Which of its weights.
+        checkpoint: The checkpoint; not `ensemble`, which is several networks.
+        which: Raw or averaged weights.
 
     Raises:
-        UserError: There is no such checkpoint, or it is damaged, or diffusers has no such network.
+        UserError: The checkpoint does not exist or is damaged, or diffusers has no equivalent network.
     """
     folder = checkpoint_folder(run, checkpoint)
     return Exported(
@@ -84,14 +84,14 @@ def export_run(
 
 
 def write_pipeline(exported: Exported, folder: Path) -> None:
-    """Write a pipeline, whole or not at all.
+    """Write a pipeline atomically.
 
     Args:
         exported: The pipeline.
-        folder: Where to; nothing may be there.
+        folder: The folder to create.
 
     Raises:
-        UserError: Something is there, or it cannot be written.
+        UserError: The folder already exists or cannot be written.
     """
     require_new(folder)
     partial = folder.with_name(f".{uuid.uuid4().hex}.partial")
@@ -102,7 +102,7 @@ def write_pipeline(exported: Exported, folder: Path) -> None:
             _write_json(partial / INDEX, _INDEX)
             _write_json(partial / UNET_FOLDER / UNET_CONFIG, exported.unet_config)
             _write_json(partial / SCHEDULER_FOLDER / SCHEDULER_CONFIG, exported.scheduler_config)
-            # What diffusers writes itself; without it, some versions do not open the file.
+            # Diffusers writes the same metadata; some versions do not open a file without it.
             data = safetensors.numpy.save(exported.weights, metadata={"format": "pt"})
             (partial / UNET_FOLDER / WEIGHTS).write_bytes(data)
             (partial / "README.md").write_text(exported.card.text(folder.name), encoding="utf-8")

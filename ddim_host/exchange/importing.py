@@ -1,4 +1,4 @@
-"""From a pipeline of diffusers to a run directory."""
+"""Import of a diffusers pipeline as a run directory."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-"""NumPy's names of the types in a file; bfloat16 is read as the upper half of float32."""
+"""NumPy dtypes of the types in a safetensors file; bfloat16 is read as the upper half of float32."""
 
 _MOST_HEADER_BYTES = 16 << 20
-"""Room for the names of the arrays."""
+"""Maximum size of the header, which contains the names of the arrays."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A pipeline as an experiment.
+    """A pipeline converted to an experiment.
 
     Attributes:
         experiment: The experiment.
         weights: float32 arrays by canonical name.
-        origin: Where they come from, as text by name.
-        has_data: Whether the user named the images that the network was trained on.
+        origin: Origin of the weights, as text by name.
+        has_data: True if the user named the network's training images.
     """
 
     experiment: Experiment
@@ -62,21 +62,21 @@ class Imported:
 
 
 def read_pipeline(pipeline: Pipeline, request: Request) -> Imported:
-    """Make an experiment of a pipeline, with everything that its files say.
+    """Convert a pipeline to an experiment with the settings in its files.
 
     Args:
-        pipeline: Its files.
-        request: The framework and the images that the user named, if they did.
+        pipeline: The files.
+        request: The framework and the images, if the user named them.
 
     Raises:
-        UserError: The pipeline says something that a run cannot express, or its weights do not fit.
+        UserError: A setting of the pipeline has no equivalent in a run, or the weights do not fit.
     """
     diffusion = diffusion_from_diffusers(pipeline.scheduler_config)
     spec = spec_from_diffusers(pipeline.unet_config, diffusion.num_train_timesteps)
     if spec.image_channels not in (1, 3):
         raise UserError(
             f"a network of images with {spec.image_channels} channels cannot be imported",
-            why="runs are of grey and of RGB images, with 1 and 3 channels",
+            why="a run has grey or RGB images, with 1 or 3 channels",
         )
     weights, digest = _read_weights(pipeline.weights, spec)
     network = {
@@ -91,24 +91,24 @@ def read_pipeline(pipeline: Pipeline, request: Request) -> Imported:
     experiment = assemble(stated.over(request), image_shape=(*spec.image_size, spec.image_channels))
     has_data = Kind.DATA in request.parts
     if has_data:
-        _ = experiment.source  # images of another shape are an error now
+        _ = experiment.source  # raises now if the images have a different shape
     return Imported(experiment, weights, {**pipeline.origin, "weights_sha256": digest}, has_data)
 
 
 def write_imported(run: RunDirectory, imported: Imported, facts: dict[str, str]) -> None:
-    """Write a pipeline as a run whose checkpoint is before its first step.
+    """Write a pipeline as a run with a checkpoint of step 0.
 
     Args:
-        run: Where to; nothing may be there yet.
+        run: The run directory to create.
         imported: The pipeline.
-        facts: How it was imported, as text by name.
+        facts: Provenance of the import, as text by name.
 
     Raises:
-        UserError: There is something, or it cannot be written.
+        UserError: The run directory is not empty or cannot be written.
     """
     experiment = imported.experiment
     partial = RunDirectory(run.path.absolute().with_name(f".{uuid.uuid4().hex}.partial"))
-    fix = "make room there, or choose another --out"
+    fix = "free some disk space, or choose another --out"
     with file_errors(f"cannot write {run.path}", fix=fix):
         try:
             save_imported(partial.checkpoints_path, imported.weights, fix=fix)
@@ -121,14 +121,14 @@ def write_imported(run: RunDirectory, imported: Imported, facts: dict[str, str])
                     with_data=imported.has_data,
                 )
             )
-            # Takes the place of an empty folder, and of nothing else.
+            # A rename can replace an empty folder, but nothing else.
             partial.path.rename(run.path)
         finally:
             shutil.rmtree(partial.path, ignore_errors=True)
 
 
 def _read_weights(path: Path, spec: UNetSpec) -> tuple[Weights, str]:
-    """Read the weights of a network from safetensors of any floating point type; and their SHA-256."""
+    """Read weights of any floating point type from a safetensors file; return them and the file's SHA-256."""
     wanted = parameters(UNet.from_spec(spec))
     most = 8 * sum(math.prod(parameter.shape) for parameter in wanted) + _MOST_HEADER_BYTES
     with file_errors(f"cannot read {path}"):
@@ -136,9 +136,9 @@ def _read_weights(path: Path, spec: UNetSpec) -> tuple[Weights, str]:
             data = read_bytes(path, most)
             arrays: dict[str, Any] = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
         except (safetensors.SafetensorError, ValueError, TypeError, OverflowError) as error:
-            raise UserError(f"{path} is not a whole safetensors file", why=str(error)) from None
+            raise UserError(f"{path} is not a complete safetensors file", why=str(error)) from None
     weights = {name: _float32(path, name, array) for name, array in with_canonical_names(arrays).items()}
-    fix = "the configuration and the weights have to be those of one network"
+    fix = "use the configuration and the weights of the same network"
     return require_fitting(path, weights, wanted, fix=fix), hashlib.sha256(data).hexdigest()
 
 
@@ -151,7 +151,7 @@ def _float32(path: Path, name: str, array: dict[str, Any]) -> np.ndarray[Any, np
     values: np.ndarray[Any, Any] = np.frombuffer(array["data"], np.dtype(dtype))
     if array["dtype"] == "BF16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
-    # Numbers beyond float32 become infinite, which is refused with the name of the array.
+    # Numbers beyond float32 become infinite; `require_fitting` reports the name of the array.
     with np.errstate(over="ignore"):
         whole: np.ndarray[Any, np.dtype[np.float32]] = values.astype(np.float32).reshape(array["shape"])
     return whole

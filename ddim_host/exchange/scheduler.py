@@ -1,15 +1,14 @@
-"""Diffusers' configuration of a DDPM or DDIM scheduler as settings of a run, and the way back."""
+"""Conversion between the configuration of a diffusers DDPM or DDIM scheduler and the settings of a run."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ddim_host.diffusion import PREDICTION_TYPES
-from ddim_host.errors import UserError
 from ddim_host.plugin.parameters import PartChoice
 from ddim_host.system.limits import MAX_TIMESTEPS
+from ddim_host.system.typed_config import TypedConfig, is_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,37 +38,37 @@ _DEFAULTS: dict[str, object] = {
     "timestep_values": None,
     "variance_type": "fixed_small",
 }
-"""Every key that says something about the network or the noise, and its value where it is absent."""
+"""Defaults of all keys that affect the network or the noise."""
 
 _WITHOUT_EFFECT = frozenset(
     {
-        # How to sample: which timesteps, and what the last one arrives at.
+        # Sampling: the timesteps, and alphas_cumprod after the last one.
         *("timestep_spacing", "steps_offset", "set_alpha_to_one"),
-        # Only with thresholding.
+        # Used only with thresholding.
         *("dynamic_thresholding_ratio", "sample_max_value"),
-        # What array library the first releases of diffusers should compute with, and a name of timesteps.
+        # The array library in the first releases of diffusers, and their name of num_train_timesteps.
         *("tensor_format", "timesteps"),
     }
 )
 
 _PART_OF = {"linear": "linear", "scaled_linear": "quad", "sigmoid": "sigmoid", "squaredcos_cap_v2": "cosine"}
-"""The noise schedules of the host, by what diffusers calls them."""
+"""The host's noise schedules by their names in diffusers."""
 
 _KNOWN_TO_DDIM = {"linear": "linear", "quad": "scaled_linear"}
-"""Names in a `DDIMScheduler` of the host's noise schedules that have a first and a last beta."""
+"""Names in `DDIMScheduler` of the host's noise schedules that have a first and a last beta."""
 
 
 @dataclass(frozen=True)
 class Diffusion:
-    """What a scheduler's configuration says of the diffusion that a network was trained for.
+    """Diffusion process of a trained network, read from a scheduler's configuration.
 
     Attributes:
         noise_schedule: The noise schedule, as a part of the host.
         num_train_timesteps: T.
-        prediction_type: What the network predicts.
-        rescale_zero_snr: Whether the schedule is stretched to end in pure noise.
-        clip: Whether the predicted x_start is limited while sampling.
-        clip_range: To what.
+        prediction_type: The network's prediction type.
+        rescale_zero_snr: True if the schedule is stretched to end in pure noise.
+        clip: True if the predicted x_start is clipped while sampling.
+        clip_range: Limit on the absolute value of the clipped x_start.
     """
 
     noise_schedule: PartChoice
@@ -89,57 +88,53 @@ class Diffusion:
 def diffusion_from_diffusers(config: Mapping[str, object]) -> Diffusion:
     """Read the `scheduler_config.json` of a DDPM or DDIM scheduler.
 
-    What only says how to sample (`timestep_spacing`, `steps_offset`, `set_alpha_to_one`) is passed over.
+    Keys that affect only sampling (`timestep_spacing`, `steps_offset`, `set_alpha_to_one`) are ignored.
 
     Args:
-        config: What the file holds.
+        config: The content of the file.
 
     Raises:
-        UserError: A key has a value of a wrong type, or one that a run cannot express, or is unknown.
+        UserError: A key is unknown, or its value has the wrong type or no equivalent in a run.
     """
-    name = config.get("_class_name", CLASSES[0])
-    if name not in CLASSES:
-        _refuse("_class_name", name, f"only {' and '.join(CLASSES)} can be read")
-    for key, value in config.items():
-        if key not in _DEFAULTS and key not in _WITHOUT_EFFECT and not key.startswith("_"):
-            _refuse(key, value, f"a {name} has no key {key!r:.80}, so that its effect is unknown")
-    read: dict[str, Any] = {key: config.get(key, default) for key, default in _DEFAULTS.items()}
-    for key in ("clip_sample", "predict_epsilon", "rescale_betas_zero_snr", "thresholding"):
-        if not isinstance(read[key], bool):
-            _refuse(key, read[key], f"{key} must be true or false")
-    if read["clip_sample_range"] is None and not read["clip_sample"]:
-        read["clip_sample_range"] = _DEFAULTS["clip_sample_range"]
-    if read["thresholding"]:
-        _refuse("thresholding", True, "a run can limit x_start to a range only")
+    read = TypedConfig(
+        config,
+        "a diffusers scheduler",
+        classes=CLASSES,
+        defaults=_DEFAULTS,
+        without_effect=_WITHOUT_EFFECT,
+    )
+    clips, rescales = read.flag("clip_sample"), read.flag("rescale_betas_zero_snr")
+    if read.flag("thresholding"):
+        read.refuse("thresholding", True, "a run supports clipping to a fixed range only")
     if str(read["variance_type"]).startswith("learned"):
-        _refuse("variance_type", read["variance_type"], "a run's network predicts no variance")
+        read.refuse("variance_type", read["variance_type"], "a run's network does not predict the variance")
     if read["timestep_values"] is not None:
-        _refuse("timestep_values", read["timestep_values"], "a run visits timesteps by their number")
-    # The first releases of diffusers had another name for it.
+        read.refuse("timestep_values", read["timestep_values"], "a run uses integer timesteps only")
+    # The first releases of diffusers called it `timesteps`.
     timesteps = config.get("num_train_timesteps", config.get("timesteps", _DEFAULTS["num_train_timesteps"]))
     if type(timesteps) is not int or not 1 <= timesteps <= MAX_TIMESTEPS:
-        _refuse("num_train_timesteps", timesteps, f"it must be an integer from 1 to {MAX_TIMESTEPS:,}")
-    prediction_type = read["prediction_type"] if read["predict_epsilon"] else "sample"
+        read.refuse("num_train_timesteps", timesteps, f"it must be an integer from 1 to {MAX_TIMESTEPS:,}")
+    prediction_type = read["prediction_type"] if read.flag("predict_epsilon") else "sample"
     if prediction_type not in PREDICTION_TYPES:
-        _refuse("prediction_type", prediction_type, f"it must be one of {', '.join(PREDICTION_TYPES)}")
-    if prediction_type == "epsilon" and read["rescale_betas_zero_snr"]:
-        _refuse("rescale_betas_zero_snr", True, "a network that predicts epsilon sees nothing in pure noise")
+        read.refuse("prediction_type", prediction_type, f"it must be one of {', '.join(PREDICTION_TYPES)}")
+    if prediction_type == "epsilon" and rescales:
+        read.refuse("rescale_betas_zero_snr", True, "epsilon prediction is undefined for pure noise")
+    unlimited = read["clip_sample_range"] is None and not clips
     return Diffusion(
         noise_schedule=_noise_schedule(read, timesteps),
         num_train_timesteps=timesteps,
         prediction_type=prediction_type,
-        rescale_zero_snr=read["rescale_betas_zero_snr"],
-        clip=read["clip_sample"],
-        clip_range=_number(read, "clip_sample_range"),
+        rescale_zero_snr=rescales,
+        clip=clips,
+        clip_range=1.0 if unlimited else read.number("clip_sample_range", positive=True),
     )
 
 
 def scheduler_config(config: Config, schedule: NoiseSchedule) -> dict[str, object]:
-    """Return the configuration of the `DDIMScheduler` of a run.
+    """Return the configuration of a `DDIMScheduler` for a run.
 
-    A noise schedule without a name in diffusers is written as a list of betas. The spacing of timesteps is
-    one with which diffusers' scheduler arrives at the timesteps that it visits: it always takes the next one
-    to be T // S below.
+    A noise schedule that has no name in diffusers is written as a list of betas. Diffusers always steps down
+    by T // S timesteps; the timestep spacing is chosen so that the steps end at the timesteps it visits.
 
     Args:
         config: The run.
@@ -166,7 +161,7 @@ def scheduler_config(config: Config, schedule: NoiseSchedule) -> dict[str, objec
         "num_train_timesteps": timesteps,
         **betas,
         "prediction_type": config.prediction_type,
-        # Betas in a list are those after rescaling.
+        # Betas in a list are already rescaled.
         "rescale_betas_zero_snr": config.rescale_zero_snr and named,
         "clip_sample": config.clip,
         "clip_sample_range": config.clip_range,
@@ -177,33 +172,24 @@ def scheduler_config(config: Config, schedule: NoiseSchedule) -> dict[str, objec
     }
 
 
-def _noise_schedule(read: Mapping[str, Any], timesteps: int) -> PartChoice:
+def _noise_schedule(read: TypedConfig, timesteps: int) -> PartChoice:
     trained, name = read["trained_betas"], read["beta_schedule"]
     if trained is not None:
-        if not isinstance(trained, list) or not all(type(beta) in (int, float) for beta in trained):
-            _refuse("trained_betas", trained, "it must be a list of numbers")
+        if not isinstance(trained, list) or not all(map(is_number, trained)):
+            read.refuse("trained_betas", trained, "it must be a list of numbers")
         if len(trained) != timesteps:
-            _refuse("num_train_timesteps", timesteps, f"there are {len(trained)} trained_betas")
+            read.refuse("num_train_timesteps", timesteps, f"there are {len(trained)} trained_betas")
         return PartChoice("explicit", _HOST, {"betas": tuple(map(float, trained))})
     if not isinstance(name, str) or name not in _PART_OF:
-        _refuse("beta_schedule", name, f"it must be one of {', '.join(_PART_OF)}")
+        read.refuse("beta_schedule", name, f"it must be one of {', '.join(_PART_OF)}")
     if name == "squaredcos_cap_v2":
         return PartChoice(_PART_OF[name], _HOST, {"s": _COSINE_OFFSET})
-    # The host's parts scale betas with 1000 / T, diffusers does not.
+    # The host's parts scale betas by 1000 / T; diffusers does not.
     scale = timesteps / 1000.0
-    start, end = (_number(read, key) for key in ("beta_start", "beta_end"))
+    start, end = (read.number(key, positive=True) for key in ("beta_start", "beta_end"))
     if not (start <= end < 1.0 and end * scale < 1.0):
-        _refuse("beta_end", end, f"it must be from beta_start, {start:g}, to below {min(1.0, 1.0 / scale):g}")
+        read.refuse(
+            "beta_end", end, f"it must be at least beta_start, {start:g}, and below {min(1.0, 1.0 / scale):g}"
+        )
     ends: dict[str, object] = {"beta_start": start * scale, "beta_end": end * scale}
     return PartChoice(_PART_OF[name], _HOST, ends)
-
-
-def _number(read: Mapping[str, Any], key: str) -> float:
-    value = read[key]
-    if type(value) not in (int, float) or not math.isfinite(value) or not value > 0.0:
-        _refuse(key, value, f"{key} must be a number above 0")
-    return float(value)
-
-
-def _refuse(key: str, value: object, why: str) -> NoReturn:
-    raise UserError(f"a scheduler with {key} = {value!r:.80} cannot be read from diffusers", why=why)

@@ -1,4 +1,4 @@
-"""The files of a pipeline of diffusers: in a folder, or downloaded from the Hugging Face hub."""
+"""The files of a diffusers pipeline, in a folder or downloaded from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Pipeline:
     """The files of a pipeline.
 
     Attributes:
-        unet_config: The network's configuration.
-        scheduler_config: The scheduler's.
-        weights: The file of the network's weights.
-        origin: Where all of it comes from, as text by name.
+        unet_config: Configuration of the network.
+        scheduler_config: Configuration of the scheduler.
+        weights: The file with the network's weights.
+        origin: Origin of the files, as text by name.
     """
 
     unet_config: dict[str, Any]
@@ -43,14 +43,14 @@ class Pipeline:
 
 @contextlib.contextmanager
 def open_pipeline(source: str, revision: str | None = None) -> Iterator[Pipeline]:
-    """Find the files of a pipeline; what is downloaded is there while this lasts.
+    """Find the files of a pipeline; downloaded files are deleted at the end of the block.
 
     Args:
-        source: A folder, or a name on the Hugging Face hub: `google/ddpm-cifar10-32`.
-        revision: A branch, tag or commit on the hub; its main branch unless given.
+        source: A folder, or a name on the Hugging Face Hub such as `google/ddpm-cifar10-32`.
+        revision: A branch, tag or commit on the Hub; None for the main branch.
 
     Raises:
-        UserError: There is no such pipeline, or a file of it is missing, unsafe or cannot be read.
+        UserError: The pipeline does not exist, or one of its files is missing, unsafe or unreadable.
     """
     folder = Path(source)
     with file_errors(f"cannot read {printable(source[:80])}"):
@@ -58,9 +58,9 @@ def open_pipeline(source: str, revision: str | None = None) -> Iterator[Pipeline
     if is_local:
         if revision is not None:
             raise UserError(
-                "--revision is for pipelines of the hub",
-                why=f"{source} is a folder's name",
-                fix="leave it out",
+                "--revision applies to pipelines on the Hub only",
+                why=f"{source} is a local folder",
+                fix="remove --revision",
             )
         yield _read(folder, {"pipeline": str(folder.absolute())})
         return
@@ -70,34 +70,34 @@ def open_pipeline(source: str, revision: str | None = None) -> Iterator[Pipeline
 
 
 def _download(name: str, revision: str | None, folder: Path) -> dict[str, str]:
-    """Download what is needed of a repository; where it comes from."""
+    """Download the required files of a repository, and return their origin."""
     try:
         import huggingface_hub  # noqa: PLC0415 - optional
     except ImportError as error:
         raise UserError(
-            f"cannot download {name} from the Hugging Face hub",
-            why=f"{error}; and there is no folder of this name",
-            fix='pip install "ddim-host[hub]", or download it and give the folder',
+            f"cannot download {name} from the Hugging Face Hub",
+            why=f"{error}; and there is no local folder with this name",
+            fix='pip install "huggingface_hub>=0.24", or download the pipeline and pass its folder',
         ) from None
     wanted = [
         *(INDEX, UNET_CONFIG, SCHEDULER_CONFIG, WEIGHTS, f"{SCHEDULER_FOLDER}/{SCHEDULER_CONFIG}"),
         *(f"{UNET_FOLDER}/{file}" for file in (UNET_CONFIG, WEIGHTS)),
     ]
-    print(f"downloading {name} from the Hugging Face hub", flush=True)
+    print(f"downloading {name} from the Hugging Face Hub", flush=True)
     try:
         found = huggingface_hub.HfApi().model_info(name, revision=revision)
         huggingface_hub.snapshot_download(name, revision=found.sha, local_dir=folder, allow_patterns=wanted)
-    # Among its errors are those of whichever library it reaches the network with.
+    # It also raises the errors of its HTTP library, which differs between versions.
     except Exception as error:
         raise UserError(
-            f"cannot download {name} from the Hugging Face hub",
+            f"cannot download {name} from the Hugging Face Hub",
             why=" ".join(str(error).split())[:300],
-            fix="check the name, --revision and the connection, or download it and give the folder",
+            fix="check the name, --revision and the connection, or download the pipeline and pass its folder",
         ) from None
     files = {sibling.rfilename for sibling in found.siblings or ()}
     if not files & {WEIGHTS, f"{UNET_FOLDER}/{WEIGHTS}"} and any(file.endswith(PICKLE) for file in files):
         raise _pickled(
-            f"the weights of {name} on the Hugging Face hub",
+            f"the weights of {name} on the Hugging Face Hub",
             "from diffusers import DDPMPipeline; "
             f"DDPMPipeline.from_pretrained({name!r}).save_pretrained('converted')",
         )
@@ -105,12 +105,12 @@ def _download(name: str, revision: str | None, folder: Path) -> dict[str, str]:
 
 
 def _read(folder: Path, origin: dict[str, str]) -> Pipeline:
-    """Read the configurations in a folder, in subfolders or, as in the first releases, beside each other."""
+    """Read a pipeline from a folder, with subfolders or, as in the first releases, without."""
     if not folder.is_dir():
         raise UserError(
             f"there is no pipeline in {folder}",
-            why="it is no folder" if folder.exists() else "it does not exist",
-            fix="give a folder that diffusers has saved, or a name of the hub: OWNER/NAME",
+            why="it is not a folder" if folder.exists() else "it does not exist",
+            fix="pass a folder saved by diffusers, or a name on the Hub: OWNER/NAME",
         )
     unet = folder / UNET_FOLDER if (folder / UNET_FOLDER).is_dir() else folder
     scheduler = folder / SCHEDULER_FOLDER if (folder / SCHEDULER_FOLDER).is_dir() else folder
@@ -128,41 +128,41 @@ def _read(folder: Path, origin: dict[str, str]) -> Pipeline:
 
 def _configuration(folder: Path, path: Path) -> dict[str, Any]:
     _require_inside(folder, path)
-    with file_errors(f"cannot read {path}", fix="give a folder that a pipeline of diffusers was saved in"):
+    with file_errors(f"cannot read {path}", fix="pass a folder saved by a diffusers pipeline"):
         try:
             document = read_json(path)
             if not isinstance(document, dict):
-                raise TypeError(f"it holds a {type(document).__name__}, not an object")
+                raise TypeError(f"it contains a {type(document).__name__}, not an object")
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} is damaged", why=str(error)) from None
     return document
 
 
 def _require_inside(folder: Path, path: Path) -> None:
-    """Make sure that a path leads to nothing outside of the pipeline."""
+    """Check that a path does not lead outside the pipeline's folder."""
     if not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(
-            f"{path} is a link out of the pipeline's folder",
-            why="what a pipeline holds has to be inside it",
-            fix=f"give a copy without links: cp -rL {shlex.quote(str(folder))} COPY",
+            f"{path} is a link to a file outside the pipeline's folder",
+            why="all files of a pipeline must be inside its folder",
+            fix=f"import a copy without links: cp -rL {shlex.quote(str(folder))} COPY",
         )
 
 
 def _require_unconditional(index: dict[str, Any], path: Path) -> None:
-    """Make sure that a pipeline is a network and a scheduler, and nothing else."""
+    """Check that a pipeline consists of a network and a scheduler only."""
     others = sorted(
         key for key in index if not key.startswith("_") and key not in (UNET_FOLDER, SCHEDULER_FOLDER)
     )
     if others:
         raise UserError(
-            f"{path} is of a pipeline that cannot be imported",
-            why=f"besides a network and a scheduler it holds {', '.join(others)}",
-            fix="only unconditional pipelines on pixels can: DDPMPipeline and DDIMPipeline",
+            f"{path} describes a pipeline that cannot be imported",
+            why=f"besides a network and a scheduler it contains {', '.join(others)}",
+            fix="import an unconditional pixel-space pipeline: DDPMPipeline or DDIMPipeline",
         )
 
 
 def _no_weights(unet: Path) -> UserError:
-    """The error of a pipeline without weights that can be read, with the command that makes them."""
+    """Return the error for a pipeline without readable weights, with the command that converts them."""
     pickle = unet / PICKLE
     if not pickle.exists():
         return UserError(f"{unet} has no weights", why=f"there is no {WEIGHTS}")
@@ -173,7 +173,7 @@ def _no_weights(unet: Path) -> UserError:
 
 def _pickled(what: str, command: str) -> UserError:
     return UserError(
-        f"{what} are a pickle, which can run any program",
-        why=f"only safetensors are read, and there is no {WEIGHTS}",
+        f"{what} are in a pickle file, which can run arbitrary code",
+        why=f"only safetensors files are read, and there is no {WEIGHTS}",
         fix=f"if you trust them, convert them with diffusers: python -c {shlex.quote(command)}",
     )

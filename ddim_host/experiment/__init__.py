@@ -1,1 +1,1 @@
-"""From what was asked for to parts that fit together."""
+"""Assembly of experiments: requests in, matching parts out."""

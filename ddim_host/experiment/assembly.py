@@ -1,4 +1,4 @@
-"""From what the user asked for to the parts of one experiment, checked and ready to run."""
+"""Assembly of an experiment: turn a request into validated parts, ready to run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ddim_host.framework.unet import UNet, UNetSpec
 from ddim_host.plugin import validation
 from ddim_host.plugin.discovery import only_framework
 from ddim_host.plugin.loading import load_plugins
-from ddim_host.plugin.parameters import Parameter, PartChoice, format_choice, resolve
+from ddim_host.plugin.parameters import Parameter, PartChoice, format_choice
 from ddim_host.plugin.registry import Kind, Part
 from ddim_host.system.launch import launched
 
@@ -48,21 +48,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """One experiment, assembled; nothing was downloaded and no network built yet.
+    """An assembled experiment, before any download and before the network is built.
 
     Attributes:
-        config: All of it as data.
+        config: The resolved configuration.
         parts: The parts by kind.
         image_shape: `(H, W, C)` of the images.
         schedule: The noise schedule.
-        sampler: The timestep sampler, with the state of a new run.
-        loss: One number per image.
+        sampler: The timestep sampler, in its initial state.
+        loss: The loss, which returns one number per image.
         weighting: float64 `(T,)`, the loss weighting.
-        unet: The network's description.
-        observers: Who is told of what becomes of it.
-        registry: All parts that are installed.
-        join_processes: How the framework joins several processes; None where it cannot.
-        images_are_known: Whether the data set is that of the training, or one that the user named.
+        unet: The description of the network.
+        observers: The observers.
+        registry: All installed parts.
+        join_processes: The framework's hook that joins several processes; None if it has none.
+        images_are_known: False if the run was imported and the user did not name a data set.
     """
 
     config: Config
@@ -79,13 +79,14 @@ class Experiment:
     images_are_known: bool = True
     _source: DataSource | None = None
     _subsets: dict[int, NDArray[np.int64]] = field(default_factory=dict)
+    _plans: dict[tuple[int, float], SamplingPlan] = field(default_factory=dict)
 
     @cached_property
     def source(self) -> DataSource:
-        """The data set; that of a trained run is looked for when it is asked for, and need not be there.
+        """The data set. For a trained run, it is opened on first use, because not all commands need it.
 
         Raises:
-            UserError: It is not available, or its images have another shape than those of the training.
+            UserError: It is not available, or its images do not have the shape of the training images.
         """
         if self._source is not None:
             return self._source
@@ -95,8 +96,8 @@ class Experiment:
         source = validation.checked_source(self.parts[Kind.DATA], data.parameters)
         if source.image_shape != self.image_shape:
             raise UserError(
-                f"{self.parts[Kind.DATA].label} has images of another shape than the run was trained on",
-                why=f"theirs is (height, width, channels) = {source.image_shape}, and the network's is "
+                f"{self.parts[Kind.DATA].label} has images of a different shape than the training images",
+                why=f"their shape is (height, width, channels) = {source.image_shape}, the network's is "
                 f"{self.image_shape}",
                 fix="choose other images with --data"
                 if "channels" not in source.resolved or source.image_shape[:2] != self.image_shape[:2]
@@ -106,44 +107,44 @@ class Experiment:
 
     @property
     def data_choice(self) -> str:
-        """The data set as on the command line, with what was left to the images."""
+        """The data set as on the command line, with parameters that it resolved itself."""
         data = self.config.data
         return format_choice(data.name, {**data.parameters, **self.source.resolved})
 
     @cached_property
     def processes(self) -> Processes:
-        """Who runs this experiment: this process alone, or those that a launcher started, then joined.
+        """The processes of this experiment: this one alone, or all those of a launcher.
 
         Raises:
-            UserError: The framework cannot join them, or a batch is too small to be shared.
+            UserError: The framework cannot join them, or a batch is too small to be split among them.
         """
         launch, config = launched(), self.config
         if launch.count == 1:
             return ALONE
         if self.join_processes is None:
             raise UserError(
-                f"the framework {config.plugin.name!r} runs in one process only",
+                f"framework {config.plugin.name!r} runs in a single process only",
                 why=f"{launch.launcher} started {launch.count}; {config.plugin.distribution} lacks the hook "
                 "ddim_process_groups",
                 fix=f"start it without {launch.launcher}",
             )
         if config.batch_size < launch.count:
             raise UserError(
-                f"{launch.count} processes cannot share a batch of {config.batch_size}",
-                fix="use a larger --batch-size (that of all processes together), or fewer processes",
+                f"a batch of {config.batch_size} cannot be split among {launch.count} processes",
+                fix="use a larger --batch-size (the total over all processes), or fewer processes",
             )
         return self.join_processes(config.device)
 
     @cached_property
     def images(self) -> TrainTest:
-        """The data set, read: downloaded or decoded first if that has not happened yet."""
+        """The images of the data set, downloaded and decoded on first use."""
         return validation.checked_images(self.parts[Kind.DATA], self.source)
 
     def timesteps(self, num_inference_steps: int | None = None) -> NDArray[np.int64]:
-        """Return the timesteps that sampling visits, int64 `(S,)`; S is the configured one unless given.
+        """Return the timesteps that sampling visits, int64 `(S,)`; S is as configured unless given.
 
         Raises:
-            UserError: The timestep subset has none of this size.
+            UserError: The timestep subset does not support this size.
         """
         steps = self.config.steps if num_inference_steps is None else num_inference_steps
         if steps not in self._subsets:
@@ -158,62 +159,67 @@ class Experiment:
         return self._subsets[steps]
 
     def sampling_plan(self, num_inference_steps: int | None = None, eta: float | None = None) -> SamplingPlan:
-        """Return the steps from noise to image with their solver, as configured unless given.
+        """Return the steps from noise to image with their solver; S and eta are as configured unless given.
 
         Raises:
-            UserError: The timestep subset has none of this size, or the solver does not work with this eta.
+            UserError: The timestep subset does not support this size, or the solver does not support eta.
         """
+        eta = self.config.eta if eta is None else eta
         timesteps = self.timesteps(num_inference_steps)
-        steps = ddim_steps(self.schedule, timesteps, self.config.eta if eta is None else eta)
-        return validation.checked_solver(self.parts[Kind.SOLVER], self.config.solver.parameters, steps)
+        key = len(timesteps), eta
+        if key not in self._plans:
+            part, parameters = self.parts[Kind.SOLVER], self.config.solver.parameters
+            steps = ddim_steps(self.schedule, timesteps, eta)
+            self._plans[key] = validation.checked_solver(part, parameters, steps)
+        return self._plans[key]
 
     def require_device(self) -> None:
-        """Make sure that there are the device and the precision that were asked for by name.
+        """Check that the device and the precision are available if they were requested by name.
 
-        If they may be missing, a network is built, which takes seconds.
+        The check builds a network, which takes seconds.
 
         Raises:
-            UserError: The framework cannot be imported, or lacks them.
+            UserError: The framework cannot be imported, or does not have them.
         """
         if self.config.names_hardware:
             self.build_model()
 
     def build_model(self) -> Model:
-        """Build the network in the framework, with weights not yet defined; joins the processes first.
+        """Join the processes, and build the network in the framework, with undefined weights.
 
         Raises:
-            UserError: The framework cannot be imported, or lacks what was asked for.
+            UserError: The framework cannot be imported, or does not have the device or precision.
         """
         part = self.parts[Kind.MODEL]
         own = {parameter.name for parameter in part.parameters()}
         parameters = {k: v for k, v in self.config.model.parameters.items() if k in own}
         try:
-            _ = self.processes  # a network lives where its process was put
+            _ = self.processes  # joining selects the device of this process
             return validation.checked_model(
                 part,
                 lambda: part.make(self.unet.spec, self.config.device, self.config.precision, **parameters),
             )
         except ImportError as error:
             raise UserError(
-                f"the framework {self.config.plugin.name!r} cannot be imported",
+                f"framework {self.config.plugin.name!r} cannot be imported",
                 why=str(error),
-                fix=f"pip install {part.distribution}",
+                fix=f"install the missing package, or reinstall {part.distribution} with its dependencies",
             ) from error
 
 
 def assemble(
     request: Request, *, plugins: Plugins | None = None, image_shape: tuple[int, int, int] | None = None
 ) -> Experiment:
-    """Put an experiment together.
+    """Assemble an experiment.
 
     Args:
-        request: What the user asked for.
-        plugins: From `load_framework`, if they are loaded already.
-        image_shape: `(H, W, C)` of the images of a trained run, whose data set need not be there; None asks
-            the data set.
+        request: The user's request.
+        plugins: The result of `load_framework`, if they are already loaded.
+        image_shape: `(H, W, C)` of the images of a trained run, whose data set may be missing; None opens the
+            data set.
 
     Raises:
-        UserError: Anything that the user asked for is unknown, ill-typed, not allowed or not available.
+        UserError: A requested part or value is unknown, has the wrong type, or is not allowed or available.
     """
     plugins = plugins or load_framework(request)
     parts = _resolve_parts(request, plugins.registry)
@@ -242,8 +248,11 @@ def assemble(
         parts={kind: resolved.part for kind, resolved in parts.items()},
         image_shape=image_shape,
         schedule=schedule,
-        sampler=validation.CheckedSampler(
-            parts[Kind.TIMESTEP_SAMPLER].part, config.timestep_sampler.parameters, schedule
+        sampler=validation.checked_sampler(
+            parts[Kind.TIMESTEP_SAMPLER].part,
+            config.timestep_sampler.parameters,
+            schedule,
+            config.batch_size,
         ),
         loss=validation.checked_loss(parts[Kind.LOSS].part, config.loss.parameters),
         weighting=validation.checked_weighting(
@@ -261,26 +270,26 @@ def assemble(
 
 
 def unknown_images() -> UserError:
-    """Return the error for a command that needs the images of an imported run, and was not told which."""
+    """Return the error for a command that needs the images of an imported run but has no `--data`."""
     return UserError(
         "the images that this network was trained on are unknown",
-        why="the run was imported, and a pipeline does not tell",
+        why="the run was imported, and a pipeline does not record them",
         fix="add --data, for example --data cifar10 or --data images:path=PATH",
     )
 
 
 def load_framework(request: Request) -> Plugins:
-    """Load the plugins with the framework that was asked for, else with the only one that is installed.
+    """Load the plugins with the requested framework, or with the only installed one.
 
     Raises:
-        UserError: No framework was chosen among several, or see `plugin.loading.load_plugins`.
+        UserError: No framework was chosen among several; also see `plugin.loading.load_plugins`.
     """
     return load_plugins(only_framework() if request.plugin is None else request.plugin)
 
 
 @dataclass(frozen=True)
 class _Resolved:
-    """A part, how it was asked for, and its parameters; those of a network follow the images."""
+    """A part, the request for it, and its parameters; a network's are resolved later, from the images."""
 
     part: Part
     choice: PartChoice
@@ -292,7 +301,7 @@ def _resolve_parts(request: Request, registry: Registry) -> dict[Kind, _Resolved
     for kind in PART_KINDS:
         choice = request.parts.get(kind) or default_part(kind, registry)
         part = registry.find(kind, choice)
-        values = {} if kind is Kind.MODEL else resolve(part.label, part.parameters(), choice.arguments)
+        values = {} if kind is Kind.MODEL else part.values(choice.arguments)
         parts[kind] = _Resolved(part, choice, values)
     return parts
 
@@ -312,13 +321,13 @@ def _resolve(
 
 
 def _resolve_network(part: Part, choice: PartChoice, image_size: int) -> dict[str, Value]:
-    """The network's parameters: the U-Net's, with defaults that follow the image size, and the factory's."""
+    """Resolve the parameters of the U-Net, whose defaults depend on the image size, and of the factory."""
     defaults = default_model_parameters(image_size)
     types = typing.get_type_hints(UNetSpec)
     spec = tuple(Parameter(name, types[name], default) for name, default in defaults.items())
-    model = resolve(part.label, spec + part.parameters(), choice.arguments)
+    model = part.values(choice.arguments, more=spec)
     if "attention_resolutions" not in choice.arguments:
-        # The levels need not be those of the default network.
+        # The default depends on the number of levels, which the user may have changed.
         levels = len(cast("tuple[int, ...]", model["channel_multipliers"]))
         model["attention_resolutions"] = default_attention(image_size, levels)
     multipliers = cast("tuple[float, ...]", model["channel_multipliers"])
@@ -327,17 +336,17 @@ def _resolve_network(part: Part, choice: PartChoice, image_size: int) -> dict[st
 
 
 def _observers(watchers: Watchers | None, registry: Registry) -> tuple[tuple[PartConfig, ...], Observers]:
-    """Make the observers that were asked for, and what `config.toml` says of them."""
+    """Create the requested observers; return their records for `config.toml`, and the observers."""
     found, made, absent = [], [], []
     for choice in () if watchers is None else watchers.choices:
         try:
             part = registry.find(Kind.OBSERVER, choice)
-            parameters = resolve(part.label, part.parameters(), choice.arguments)
+            parameters = part.values(choice.arguments)
             observer = validation.checked_observer(part, parameters)
         except UserError as error:
             if watchers is None or not watchers.recorded:
                 raise
-            absent.append(f"the observer {choice.name!r} of this run is left out: {error.summary}")
+            absent.append(f"observer {choice.name!r} of this run is skipped: {error.summary}")
             continue
         found.append(PartConfig(part.name, part.distribution, part.version, parameters))
         made.append(Watcher(observer, f"{part.label} of {part.distribution} {part.version}", part.package))
@@ -345,14 +354,14 @@ def _observers(watchers: Watchers | None, registry: Registry) -> tuple[tuple[Par
 
 
 def default_part(kind: Kind, registry: Registry) -> PartChoice:
-    """Return the part to use if the user names none: this project's own, whoever else gives that name."""
+    """Return the default part: this project's own, even if other distributions provide the same name."""
     name, own = DEFAULT_PARTS[kind], DEFAULT_DISTRIBUTIONS.get(kind)
     is_there = any((part.name, part.distribution) == (name, own) for part in registry.of_kind(kind))
     return PartChoice(name, own if is_there else None, {})
 
 
 def _settings(request: Request, image_size: int) -> dict[str, Any]:
-    """Every setting: what was asked for, or what follows from the images, or the table's default."""
+    """Return all settings: from the request, else from the image size, else from the table's defaults."""
     defaults = {name: setting.default for name, setting in SETTINGS.items()} | default_settings(image_size)
     if "epochs" in request.settings:
         defaults["train_steps"] = None

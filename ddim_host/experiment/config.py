@@ -1,4 +1,4 @@
-"""An experiment as data: what was asked for (`Request`), and what that came to (`Config`)."""
+"""An experiment as data: the user's request (`Request`) and the resolved configuration (`Config`)."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ PART_KINDS = (
     Kind.TIMESTEP_SUBSET,
     Kind.SOLVER,
 )
-"""The parts of a run, in the order in which people read them."""
+"""The kinds of a run's parts, in display order."""
 
 LENGTHS = frozenset({"train_steps", "epochs"})
-"""Settings that exclude each other: both set the length of the training."""
+"""Mutually exclusive settings: both set the length of training."""
 
 
 @dataclass(frozen=True)
 class Watchers:
-    """The observers that were asked for.
+    """The requested observers.
 
     Attributes:
         choices: The observers.
-        recorded: Whether the file of a run says so, perhaps one of another machine: an observer that is not
-            available here is then left out, with a note.
+        recorded: True if they come from a run's file, which may be from another machine: an observer
+            that is not available is then skipped, with a note.
     """
 
     choices: tuple[PartChoice, ...]
@@ -47,13 +47,13 @@ class Watchers:
 
 @dataclass(frozen=True)
 class PartConfig:
-    """One part of a run, resolved.
+    """A resolved part of a run.
 
     Attributes:
-        name: Its name.
-        distribution: Who provides it.
-        version: That distribution's version.
-        parameters: All its parameters, defaults included.
+        name: The name of the part.
+        distribution: The distribution that provides it.
+        version: The version of the distribution.
+        parameters: All parameters, defaults included.
     """
 
     name: str
@@ -64,10 +64,10 @@ class PartConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A run, resolved: the framework, the parts and every setting (see `ddim_host.experiment.settings`).
+    """A resolved run: the framework, the parts and every setting (see `ddim_host.experiment.settings`).
 
-    Its length is either `train_steps` or `epochs`; the other is None. Observers are no part of the
-    experiment: whoever watches, the results are the same.
+    Its length is either `train_steps` or `epochs`; the other is None. Observers are not part of the
+    experiment, because they do not affect the results.
     """
 
     plugin: PartConfig
@@ -95,6 +95,8 @@ class Config:
     ema_decay: float
     max_grad_norm: float
     checkpoint_seconds: float
+    sample_every: int | str
+    real_images: bool
     test_images: int
     seed: int
     device: Device
@@ -102,31 +104,31 @@ class Config:
     observer: tuple[PartConfig, ...] = ()
 
     def length(self, num_train_images: int) -> int:
-        """Return the length of the training in optimizer steps."""
+        """Return the length of training in optimizer steps."""
         return training_length(vars(self), num_train_images)
 
     @property
     def x_start_limit(self) -> float | None:
-        """The largest absolute value of the predicted x_start while sampling; None leaves it as predicted."""
+        """The limit on the absolute value of the predicted x_start while sampling; None for no limit."""
         return self.clip_range if self.clip else None
 
     @property
     def names_hardware(self) -> bool:
-        """Whether it asks for what a machine may lack; `auto`, the CPU and fp32 are always there."""
+        """True if the requested device or precision may be unavailable, unlike `auto`, cpu and fp32."""
         return self.device == "cuda" or self.precision == "bf16"
 
     def part(self, kind: Kind) -> PartConfig:
-        """Return the part of one kind."""
+        """Return the part of a kind."""
         return cast("PartConfig", getattr(self, kind.option))
 
 
 def clip_in_words(limit: float | None) -> str:
-    """Say what the predicted x_start is limited to."""
-    return "not clipped" if limit is None else f"clipped to {limit:g}"
+    """Describe how the predicted x_start is clipped."""
+    return "not clipped" if limit is None else f"clipped to [-{limit:g}, {limit:g}]"
 
 
 def training_length(settings: Mapping[str, Any], num_train_images: int) -> int:
-    """Return the length of a training in optimizer steps.
+    """Return the length of training in optimizer steps.
 
     Args:
         settings: `train_steps`, or `epochs` and `batch_size`.
@@ -140,13 +142,13 @@ def training_length(settings: Mapping[str, Any], num_train_images: int) -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for, as far as they said.
+    """The user's choices; everything else has its default.
 
     Attributes:
         plugin: The framework, or None.
         parts: Parts by kind.
-        settings: Values by name, converted and checked.
-        watchers: Observers; None if the user said nothing about them.
+        settings: Validated values by name.
+        watchers: Observers; None if the user did not mention any.
     """
 
     plugin: str | None = None
@@ -155,12 +157,12 @@ class Request:
     watchers: Watchers | None = None
 
     def over(self, base: Request) -> Request:
-        """Return this request, completed from another one."""
+        """Return this request, with missing values taken from another request."""
         taken = LENGTHS if LENGTHS & self.settings.keys() else frozenset()
         inherited = {name: value for name, value in base.settings.items() if name not in taken}
         parts = {**base.parts}
         if self.plugin not in (None, base.plugin) and Kind.MODEL in parts:
-            # The network has a twin of the same name in the other framework, from another distribution.
+            # The other framework's distribution provides a network of the same name.
             parts[Kind.MODEL] = replace(parts[Kind.MODEL], distribution=None)
         return Request(
             self.plugin or base.plugin,

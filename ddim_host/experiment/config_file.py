@@ -1,4 +1,4 @@
-"""`config.toml`: the file of an experiment, left by a run or written by hand."""
+"""`config.toml`: the file of an experiment, written by a run or by hand."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ _IMPORTED = "imported"
 _ANCESTOR = "ancestor"
 
 OBSERVER = "observer"
-"""The key of the observers, which are no part of the experiment: a list of any length."""
+"""The key of the observers, a list of any length; they are not part of the experiment."""
 
 _MAX_TOML_BYTES = 4 << 20
-"""Room for the betas of a noise schedule of as many timesteps as are allowed."""
+"""Maximum file size, enough for the betas of a noise schedule with the maximum number of timesteps."""
 
 _LONG_KEY = re.compile(
     r"""(?:(?:[\w-]{1,40}+|"(?:[^"\\\n]|\\.){0,40}+"|'[^'\n]{0,40}+')[ \t]*\.[ \t]*){32}"""
 )
-"""A name of so many names joined by dots; tomllib takes memory like the square of their number."""
+"""A key with 32 or more dotted parts; tomllib's memory grows with the square of their number."""
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """The content of such a file.
+    """The content of a `config.toml`.
 
     Attributes:
         path: The file.
         request: The experiment.
-        provenance: What the run was made with, and on which images; None in a file that was written by hand.
+        provenance: Versions, hardware and images of the run; None in a file written by hand.
     """
 
     path: Path
@@ -62,30 +62,30 @@ class ConfigFile:
 
     @property
     def provenance_table(self) -> dict[str, Any]:
-        """`provenance` if it is a table, as in the file of a run; otherwise empty."""
+        """The provenance if it is a table, as in the file of a run; otherwise an empty one."""
         return self.provenance if isinstance(self.provenance, dict) else {}
 
     @property
     def is_imported(self) -> bool:
-        """Whether the weights of the run come from elsewhere, and no training of it is known."""
+        """True if the run's weights were imported, so that their training is unknown."""
         return bool(self.imported)
 
     @property
     def imported(self) -> dict[str, str]:
-        """Where the weights of an imported run come from, as text by name; empty for any other run."""
+        """Source of imported weights, as text by field name; empty for any other run."""
         return _texts(self.provenance_table.get(_IMPORTED))
 
     @property
     def ancestor(self) -> dict[str, str]:
-        """The same of the imported run that this one began with, or one before it; empty if there is none."""
+        """The origin of imported weights from which this run, or an earlier one, started; empty if none."""
         return self.imported or _texts(self.provenance_table.get(_ANCESTOR))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape `(H, W, C)` of the images that the run was trained on.
+        """The shape `(H, W, C)` of the training images.
 
         Raises:
-            UserError: The file does not say.
+            UserError: The file does not record it.
         """
         shape: Any = self.provenance_table.get(_IMAGE_SHAPE)
         if isinstance(shape, list) and len(shape) == 3 and all(type(n) is int for n in shape):
@@ -93,16 +93,16 @@ class ConfigFile:
             if 1 <= min(height, width) <= max(height, width) <= MAX_IMAGE_SIZE and channels in (1, 3):
                 return height, width, channels
         raise UserError(
-            f"{self.path} does not say what images its run was trained on",
-            why=f"[{_PROVENANCE}] should hold {_IMAGE_SHAPE} = [height, width, channels]",
+            f"{self.path} does not record the shape of the training images",
+            why=f"[{_PROVENANCE}] should contain {_IMAGE_SHAPE} = [height, width, channels]",
         )
 
     @property
     def fingerprint(self) -> DataFingerprint | None:
-        """Which images the run was trained on; None in a file that was written by hand, or if it is imported.
+        """The fingerprint of the training images; None in a file written by hand or of an imported run.
 
         Raises:
-            UserError: The file is a run's and does not say.
+            UserError: The file of a run does not record it.
         """
         if self.provenance is None or self.is_imported:
             return None
@@ -110,27 +110,27 @@ class ConfigFile:
             return read_record(DataFingerprint, self.provenance_table[_FINGERPRINT])
         except (KeyError, TypeError, ValueError):
             raise UserError(
-                f"{self.path} does not say which images its run was trained on",
-                why=f"[{_PROVENANCE}.{_FINGERPRINT}] should hold num_train, num_test, train_sha256, "
+                f"{self.path} does not record a fingerprint of the training images",
+                why=f"[{_PROVENANCE}.{_FINGERPRINT}] should contain num_train, num_test, train_sha256, "
                 "test_sha256",
-                fix=f"take [{_PROVENANCE}] out of a copy of it, and train with --config COPY",
+                fix=f"copy the file, remove [{_PROVENANCE}] from the copy, and train with --config COPY",
             ) from None
 
 
 def _texts(table: object) -> dict[str, str]:
-    """Those values of a table that are text."""
+    """Return the values of a table that are text."""
     items = table.items() if isinstance(table, dict) else ()
     return {name: value for name, value in items if isinstance(value, str)}
 
 
 def read_config_file(path: Path) -> ConfigFile:
-    """Read a TOML file: the `config.toml` of a run, or one written by hand with any part of it.
+    """Read the `config.toml` of a run, or a file written by hand with some of its keys.
 
-    A part is a string as on the command line, or a table with `name`, `distribution` and `parameters`; of
-    observers there can be a list.
+    A part is a string as on the command line, or a table with `name`, `distribution` and `parameters`.
+    Observers can be a list.
 
     Raises:
-        UserError: The file cannot be read, is not TOML, or says something that is not known.
+        UserError: The file cannot be read, is not TOML, or has an unknown key or an invalid value.
     """
     document = read_toml(path)
     provenance = document.pop(_PROVENANCE, None)
@@ -143,13 +143,13 @@ def read_config_file(path: Path) -> ConfigFile:
     for key, given in document.items():
         if key == "evaluate" or (key in known and isinstance(given, list)):
             raise UserError(
-                f"{key} in {path} is for a sweep",
-                why="a run takes one value of everything, and evaluates nothing",
-                fix=f"call `ddim-host sweep --config {path}`, or "
-                + ("take it out" if key == "evaluate" else "give one value"),
+                f"{key} in {path} is only valid in a sweep",
+                why="`ddim-host run` accepts one value per setting, and does not evaluate",
+                fix=f"use `ddim-host sweep --config {path}`, or "
+                + ("remove it" if key == "evaluate" else "write one value"),
             )
         if key == "plugin":
-            # What a run's own file says of the distribution is how it was, not what is to be chosen.
+            # The file of a run records the distribution, but does not select it.
             plugin = given if isinstance(given, str) else read_part(given, "plugin", path).name
         elif key in kinds:
             parts[kinds[key]] = read_part(given, key, path)
@@ -161,23 +161,23 @@ def read_config_file(path: Path) -> ConfigFile:
             raise UserError(
                 f"{path} has an unknown setting {key!r}{suggestion(key, [*known, OBSERVER])}",
                 why=f"known: {', '.join((*known, OBSERVER))}",
-                fix="give --preset on the command line" if key == "preset" else "",
+                fix="pass --preset on the command line" if key == "preset" else "",
             )
     if settings.keys() >= LENGTHS:
-        raise UserError(f"{path} gives both epochs and train_steps", fix="remove one of them")
+        raise UserError(f"{path} sets both epochs and train_steps", fix="remove one of them")
     return ConfigFile(path, Request(plugin, parts, settings, watchers), provenance)
 
 
 def preset_names() -> list[str]:
-    """Return the names of the presets that come with the host."""
+    """Return the names of the presets."""
     return sorted(path.stem for path in _PRESETS.glob("*.toml"))
 
 
 def read_preset(name: str) -> Request:
-    """Read one of the presets.
+    """Read a preset.
 
     Raises:
-        UserError: There is none of this name.
+        UserError: No preset has this name.
     """
     names = preset_names()
     if name not in names:
@@ -188,7 +188,7 @@ def read_preset(name: str) -> Request:
 
 
 def write_config(config: Config) -> str:
-    """Return the text of a `config.toml`; `read_config_file` takes it back."""
+    """Return the text of a `config.toml`, the inverse of `read_config_file`."""
     return tomli_w.dumps(config_document(config))
 
 
@@ -206,10 +206,10 @@ def write_run_config(
     Args:
         config: The run.
         image_shape: `(H, W, C)` of its images.
-        fingerprint: Which images these are.
-        provenance: What it was made with, as text by name.
-        num_left_out: How many files were left out of the images.
-        ancestor: Where the imported weights come from that it began with, if it did.
+        fingerprint: The fingerprint of the images.
+        provenance: Versions, hardware and command, as text by name.
+        num_left_out: Number of files left out of the images.
+        ancestor: Origin of the imported weights from which the run started, if any.
     """
     images: dict[str, Any] = dataclasses.asdict(fingerprint)
     if num_left_out:
@@ -228,14 +228,14 @@ def write_imported_config(
     *,
     with_data: bool,
 ) -> str:
-    """Return the text of the `config.toml` of a run whose weights come from elsewhere.
+    """Return the text of the `config.toml` of an imported run.
 
     Args:
         config: The run.
         image_shape: `(H, W, C)` of its images.
-        origin: Where the weights come from, as text by name.
-        facts: How they were imported, as text by name.
-        with_data: Whether the images that they were trained on are known; otherwise the file names none.
+        origin: Origin of the weights, as text by name.
+        facts: Provenance of the import, as text by name.
+        with_data: True if the training images are known; otherwise the file has no data set.
     """
     document = config_document(config)
     if not with_data:
@@ -245,7 +245,7 @@ def write_imported_config(
 
 
 def config_document(config: Config) -> dict[str, Any]:
-    """Return what `write_config` writes, as texts, numbers, lists and tables."""
+    """Return the document that `write_config` writes, as strings, numbers, lists and tables."""
     document: dict[str, Any] = {}
     tables: dict[str, Any] = {}
     for item in dataclasses.fields(config):
@@ -265,20 +265,20 @@ def _part_table(part: PartConfig) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read the document in a TOML file.
+    """Read a TOML file.
 
     Raises:
-        UserError: It cannot be read, or is not TOML.
+        UserError: The file cannot be read, or is not valid TOML.
     """
     try:
         with file_errors(f"cannot read the configuration {path}"):
             text = read_text(path, _MAX_TOML_BYTES)
         if _LONG_KEY.search(text):
-            raise ValueError("too many names are joined by dots")
+            raise ValueError("a key has too many dotted parts")
         document = tomllib.loads(text)
         require_plain(document)
         return document
-    # Besides its own error, tomllib lets through those of absurdly long numbers and deep nesting.
+    # Very long numbers and deep nesting raise other errors than tomllib's own.
     except (ValueError, RecursionError) as error:
         raise UserError(f"the configuration {path} is not valid TOML", why=str(error)) from None
 
@@ -292,25 +292,25 @@ def _toml(value: Value) -> object:
 
 
 def read_observers(given: object, path: Path) -> tuple[PartChoice, ...]:
-    """Read the observers as a TOML file gives them: one, or a list.
+    """Read the observers of a TOML file: one, or a list.
 
     Raises:
-        UserError: One is neither a text nor the table of a part.
+        UserError: An observer is neither a string nor the table of a part.
     """
     listed = given if isinstance(given, list) else [given]
     return tuple(read_part(one, OBSERVER, path) for one in listed)
 
 
 def read_part(given: object, key: str, path: Path) -> PartChoice:
-    """Read a part as a TOML file gives it: a text as on the command line, or a table.
+    """Read a part of a TOML file: a string as on the command line, or a table.
 
     Args:
         given: The value.
-        key: Its name in the file.
-        path: The file, for the message.
+        key: The key in the file.
+        path: The file, for the error message.
 
     Raises:
-        UserError: It is neither.
+        UserError: The value is neither.
     """
     if isinstance(given, str):
         return parse_choice(given)
@@ -328,7 +328,8 @@ def read_part(given: object, key: str, path: Path) -> PartChoice:
             return PartChoice(name, distribution, parameters)
     raise UserError(
         f"cannot read {key} in {path}",
-        why="a part is a string as on the command line, or a table with name, distribution and parameters",
+        why="a part must be a string as on the command line, or a table with name, distribution "
+        "and parameters",
         fix=f'write {key} = "NAME:parameter=value,...", or a table [{key}] with name = "NAME", and its '
-        f"parameters below [{key}.parameters]",
+        f"parameters in [{key}.parameters]",
     )

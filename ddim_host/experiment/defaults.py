@@ -1,4 +1,4 @@
-"""What is used where nobody says otherwise: the parts, and settings that follow the size of the images."""
+"""Default parts, and settings whose defaults depend on the image size."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ DEFAULT_DISTRIBUTIONS = {
     Kind.SOLVER: "ddim-host",
     Kind.SEARCH: "ddim-host",
 }
-"""Who gives the default parts, should another distribution give one of the same name; not so for networks."""
+"""Distributions of the default parts, in case others provide the same names; networks have none."""
 
 SMALL = 16
-"""Up to this size in pixels the small network does."""
+"""Largest image size, in pixels, for which the small network is the default."""
 
 
 def default_settings(image_size: int) -> dict[str, Value]:
-    """Length of the training, batch size, learning rate and EMA for images of `image_size` pixels.
+    """Return the length of training, batch size, learning rate and EMA for images of `image_size` pixels.
 
-    Above 16 pixels these are DDPM's for CIFAR-10 (arXiv 2006.11239, appendix B).
+    Above 16 pixels, these are DDPM's values for CIFAR-10 (arXiv 2006.11239, appendix B).
     """
     if image_size <= SMALL:
         return {
@@ -63,35 +63,36 @@ def default_settings(image_size: int) -> dict[str, Value]:
 
 
 def default_attention(image_size: int, levels: int) -> tuple[int, ...]:
-    """Where a U-Net has attention: at the largest level but the first of at most 16 x 16 pixels."""
+    """Return the resolutions with attention: the largest level of at most 16 x 16 pixels after the first."""
     sizes = [image_size >> level for level in range(1, levels)]
     return tuple(size for size in sizes if size <= 16)[:1]
 
 
 def distinguishing_parameters(parameters: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the parameters of a network that follow from the images, or differ from DDPM's."""
-    usual = _of_the_description()
-    following = _following_the_images(SMALL)
+    """Return the parameters of a network that depend on the images or differ from DDPM's."""
+    fixed = _spec_defaults()
+    size_dependent = _size_dependent_defaults(SMALL)
     return {
         name: value
         for name, value in parameters.items()
-        if name in following or name not in usual or value != usual[name]
+        if name in size_dependent or name not in fixed or value != fixed[name]
     }
 
 
 NO_PARAMETERS = {"image_size", "image_channels", "num_train_timesteps"}
-"""Fields of `UNetSpec` that are no parameters: they follow from the images and the noise schedule."""
+"""Fields of `UNetSpec` that are not parameters, but determined by the images and the noise schedule."""
 
 
 def default_model_parameters(image_size: int) -> dict[str, Value]:
-    """The U-Net for images of `image_size` pixels; for 32 it is DDPM's, with 35,746,307 parameters in RGB.
+    """Return the parameters of the default U-Net for images of `image_size` pixels.
 
-    The image is halved as often as its size allows, three times at most (once up to 16 pixels).
+    For 32, it is DDPM's, with 35,746,307 weights in RGB. The image is halved as often as its size allows:
+    at most once if it has 16 pixels or fewer on each side, otherwise at most three times.
     """
-    return _of_the_description() | _following_the_images(image_size)
+    return _spec_defaults() | _size_dependent_defaults(image_size)
 
 
-def _of_the_description() -> dict[str, Any]:
+def _spec_defaults() -> dict[str, Any]:
     from ddim_host.framework.unet import UNetSpec  # noqa: PLC0415 - imports NumPy, which `--help` does not need
 
     return {
@@ -99,7 +100,7 @@ def _of_the_description() -> dict[str, Any]:
     }
 
 
-def _following_the_images(image_size: int) -> dict[str, Value]:
+def _size_dependent_defaults(image_size: int) -> dict[str, Value]:
     small = image_size <= SMALL
     halvings = 0
     while halvings < (1 if small else 3) and image_size % 2 ** (halvings + 1) == 0:
@@ -110,7 +111,7 @@ def _following_the_images(image_size: int) -> dict[str, Value]:
         "num_res_blocks": 2,
         "attention_resolutions": default_attention(image_size, halvings + 1),
         "attention_head_dim": None,
-        # With as many groups as channels the norm of one channel would cancel the time embedding.
+        # With one channel per group, normalisation would cancel the time embedding.
         "num_groups": 8 if small else 32,
         "dropout": 0.0 if small else 0.1,
     }

@@ -1,4 +1,4 @@
-"""Telling observers what a command does, so that none of them can harm it."""
+"""Notify observers, so that their failures do not affect a command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, described, printable
+from ddim_host.errors import (
+    DivergedError,
+    InterruptedTrainingError,
+    UserError,
+    described,
+    print_traceback,
+    printable,
+)
 from ddim_host.plugin.observation import Ending
 from ddim_host.system.launch import launched
 
@@ -22,11 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Watcher:
-    """An observer, and what to call it.
+    """An observer and its name in messages.
 
     Attributes:
         observer: The observer.
-        label: For messages: `observer 'tensorboard' of ddim-tensorboard 0.1.0`.
+        label: Its name in messages, such as `observer 'tensorboard' of ddim-tensorboard 0.1.0`.
         package: The top-level module of its code.
     """
 
@@ -36,13 +43,13 @@ class Watcher:
 
 
 class Observers:
-    """The observers of one command, told of everything in the first process and of nothing in others.
+    """The observers of a command. Only the first process notifies them.
 
-    One that raises is named on stderr, once, and told of nothing more.
+    An observer that raises is reported on stderr and disabled.
 
     Args:
         watchers: The observers.
-        absent: What to say of those that a run on another machine had and that are not available here.
+        absent: Notes about recorded observers that are not available on this machine.
     """
 
     def __init__(self, watchers: Iterable[Watcher] = (), absent: Iterable[str] = ()) -> None:
@@ -50,37 +57,37 @@ class Observers:
         self._absent = tuple(absent)
 
     def with_more(self, watchers: Iterable[Watcher]) -> Observers:
-        """Return these and some more."""
+        """Return these observers with others added."""
         return Observers([*self._watchers, *watchers], self._absent)
 
     @contextlib.contextmanager
     def watching(self, run: ObservedRun) -> Iterator[None]:
-        """Tell that a command begins its work on a run, and at the end of the block how it ended."""
+        """Report the start of a command on a run and, when the block ends, its outcome."""
         if launched().is_first:
             for absent in self._absent:
                 print(f"note: {absent}", file=sys.stderr)
-        self._tell(lambda observer: observer.on_begin(run))
+        self._notify(lambda observer: observer.on_begin(run))
         try:
             yield
         except BaseException as error:
             ending = _ending(error)
-            self._tell(lambda observer: observer.on_end(ending))
+            self._notify(lambda observer: observer.on_end(ending))
             raise
-        self._tell(lambda observer: observer.on_end(Ending("finished")))
+        self._notify(lambda observer: observer.on_end(Ending("finished")))
 
     def row(self, row: EpochMetrics) -> None:
-        """Tell of a row of metrics."""
-        self._tell(lambda observer: observer.on_row(row))
+        """Report a row of metrics."""
+        self._notify(lambda observer: observer.on_row(row))
 
     def grid(self, grid: DrawnGrid) -> None:
-        """Tell of a grid that was written."""
-        self._tell(lambda observer: observer.on_grid(grid))
+        """Report a grid that was written."""
+        self._notify(lambda observer: observer.on_grid(grid))
 
     def score(self, score: ObservedScore) -> None:
-        """Tell of a score."""
-        self._tell(lambda observer: observer.on_score(score))
+        """Report a score."""
+        self._notify(lambda observer: observer.on_score(score))
 
-    def _tell(self, event: Callable[[Observer], object]) -> None:
+    def _notify(self, event: Callable[[Observer], object]) -> None:
         if not launched().is_first:
             return
         for watcher in self._watchers.copy():
@@ -88,12 +95,13 @@ class Observers:
                 event(watcher.observer)
             except (Exception, SystemExit) as error:
                 self._watchers.remove(watcher)
+                print_traceback(error)
                 warning = UserError(
-                    f"the {watcher.label} does not work, and is switched off",
+                    f"{watcher.label} failed and is now disabled",
                     why=error.summary
                     if isinstance(error, UserError)
                     else f"it raised {described(error, watcher.package)}",
-                    fix="nothing else is lost: the command goes on",
+                    fix="nothing else is affected: the command continues",
                 )
                 tqdm.write(f"ddim-host: warning: {warning}", file=sys.stderr)
 
@@ -104,7 +112,7 @@ def _ending(error: BaseException) -> Ending:
     if isinstance(error, KeyboardInterrupt):
         return Ending("interrupted", "interrupted")
     if isinstance(error, DivergedError):
-        return Ending("failed", "a loss or a weight is no longer a finite number")
+        return Ending("failed", "a loss or a weight is no longer finite")
     if isinstance(error, UserError):
         return Ending("failed", error.summary)
     return Ending("failed", printable(described(error)))

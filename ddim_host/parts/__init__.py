@@ -1,8 +1,9 @@
-"""The parts that come with the host.
+"""The built-in parts of the host.
 
-Noise schedules, loss weightings, timestep subsets and a search for them, solvers, data sets, features.
+Noise schedules, loss weightings, timestep subsets, a subset search, solvers, data sets and feature
+extractors.
 
-This module is an ordinary parts plugin, found through the same entry point as everybody else's.
+This module is an ordinary parts plugin, discovered through the same entry point as any other.
 """
 
 from ddim_host.diffusion import solvers
@@ -31,7 +32,7 @@ def ddim_noise_schedules() -> dict[str, NoiseScheduleFactory]:
         "cosine": noise_schedules.cosine,
         "quad": noise_schedules.quad,
         "sigmoid": noise_schedules.sigmoid,
-        # Its `betas` have no default, so that it cannot be called without.
+        # `betas` deliberately has no default: the schedule cannot be called without it.
         "explicit": noise_schedules.explicit,  # type: ignore[dict-item]
     }
 
@@ -44,14 +45,14 @@ def ddim_loss_weightings() -> dict[str, LossWeighting]:
 
 @hookimpl
 def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
-    """`linear`, `quad`, `cosine`, `leading`, `trailing`, `explicit` (a list of one's own) and `optimized`."""
+    """`linear`, `quad`, `cosine`, `leading`, `trailing`, `explicit` (your own list) and `optimized`."""
     return {
         "linear": timestep_subsets.linear,
         "quad": timestep_subsets.quad,
         "cosine": timestep_subsets.cosine,
         "leading": timestep_subsets.leading,
         "trailing": timestep_subsets.trailing,
-        # Its `t` has no default, so that it cannot be called without.
+        # `t` deliberately has no default: the subset cannot be called without it.
         "explicit": timestep_subsets.explicit,  # type: ignore[dict-item]
         "optimized": timestep_subsets.optimized,
     }
@@ -59,7 +60,7 @@ def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
 
 @hookimpl
 def ddim_solvers() -> dict[str, Solver]:
-    """`ddim`, `dpmpp_2m` (DPM-Solver++), `ipndm`, `unipc` and `heun` (two calls a step)."""
+    """`ddim`, `dpmpp_2m` (DPM-Solver++), `ipndm`, `unipc` and `heun` (two calls per step)."""
     return {
         "ddim": solvers.ddim,
         "dpmpp_2m": solvers.dpmpp_2m,
@@ -77,7 +78,7 @@ def ddim_subset_searches() -> dict[str, SubsetSearch]:
 
 @hookimpl
 def ddim_datasets() -> dict[str, DatasetFactory]:
-    """`digits` (embedded); `mnist`, `fashion_mnist`, `cifar10` (official files); `images` (one's own)."""
+    """`digits` (built in); `mnist`, `fashion_mnist`, `cifar10` (official files); `images` (your own)."""
     return {
         "digits": digits,
         "mnist": mnist,
@@ -89,5 +90,5 @@ def ddim_datasets() -> dict[str, DatasetFactory]:
 
 @hookimpl
 def ddim_feature_extractors() -> dict[str, FeatureExtractorFactory]:
-    """`digits_mlp` and `cifar_cnn` (embedded); the features of FID come with `ddim-torch`."""
+    """`digits_mlp` and `cifar_cnn` (built in); `ddim-torch` provides the features of FID."""
     return {"digits_mlp": DigitsMLP, "cifar_cnn": CifarCNN}

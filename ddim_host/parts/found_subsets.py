@@ -1,4 +1,4 @@
-"""Timestep subsets that `ddim-host optimize` found, each with how: the file `subsets.json` of a run."""
+"""Timestep subsets found by `ddim-host optimize`, with the search settings: a run's `subsets.json`."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
     from ddim_host.diffusion import NoiseSchedule
 
-_DAMAGED = "move it away, and search again with `ddim-host optimize`"
-"""What to do about a damaged file."""
+_DAMAGED = "move the file away, and search again with `ddim-host optimize`"
+"""Remedy for a damaged file."""
 
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """How subsets were refined after the search: moved until sampled images were nearer to the teacher's.
+    """Settings of a refinement, which moves timesteps to bring sampled images closer to the teacher's.
 
     Attributes:
-        distance: From the teacher's images: that of their pixels, or in which features.
-        solver: The solver, with its parameters, that sampled with eta 0.
-        num_images: How many of the teacher's images were compared.
+        distance: The distance from the teacher's images: between pixels, or between named features.
+        solver: The solver used for sampling (with eta 0), and its parameters.
+        num_images: The number of the teacher's images that were compared.
     """
 
     distance: str
@@ -46,27 +46,27 @@ class Refinement:
 
 @dataclass(frozen=True)
 class Search:
-    """How a subset was searched for.
+    """Settings of the search for a subset.
 
     Attributes:
         method: The subset search, with its parameters.
         distribution: The distribution that provides it.
-        version: That distribution's version.
-        teacher_timesteps: The timesteps of the teacher, which subsets are taken from.
-        num_images: The images that the teacher sampled.
+        version: The distribution's version.
+        teacher_timesteps: The timesteps of the teacher, from which subsets are chosen.
+        num_images: The number of images sampled by the teacher.
         seed: The seed of their noise.
-        clip: The largest absolute value that the predicted x_start was limited to; None if it was not.
+        clip: Limit on the absolute value of the predicted x_start; None for no limit.
         checkpoint: The choice of a checkpoint.
         checkpoint_steps: The training steps after which its weights were saved; several for an ensemble.
         weights: Raw or averaged.
-        weights_sha256: Of the files of these weights.
-        noise_schedule: The noise schedule with its parameters, for people.
-        schedule_sha256: Of its betas.
+        weights_sha256: SHA-256 of the files of these weights.
+        noise_schedule: The noise schedule with its parameters, in readable form.
+        schedule_sha256: SHA-256 of its betas.
         plugin: The framework.
-        device: Where it computed.
+        device: The device of the computation.
         precision: Its arithmetic.
         batch_size: Images in each network call.
-        refinement: How what was found was refined; None if it was not.
+        refinement: Settings of the refinement; None without one.
     """
 
     method: str
@@ -90,18 +90,18 @@ class Search:
 
     @property
     def network(self) -> str:
-        """The weights, in words."""
+        """A description of the weights."""
         return weights_in_words(self.weights, self.checkpoint, self.checkpoint_steps)
 
 
 @dataclass(frozen=True)
 class WantedWeights:
-    """Weights that subsets may have been found for.
+    """The weights for which a subset is wanted.
 
     Attributes:
-        sha256: Of their files.
-        words: What they are.
-        options: Options of `ddim-host optimize` that choose them, each after a space.
+        sha256: SHA-256 of their files.
+        words: A description of them.
+        options: Options of `ddim-host optimize` that select them, each after a space.
     """
 
     sha256: str
@@ -111,18 +111,19 @@ class WantedWeights:
 
 @dataclass(frozen=True)
 class FoundSubset:
-    """A timestep subset that was found.
+    """The result of a search for a timestep subset.
 
     Attributes:
         timesteps: The timesteps, increasing.
-        expected_error: The mean squared difference of a pixel from the teacher's images, as the search
-            expects it.
-        linear_expected_error: The same of the subset `linear` of as many timesteps.
-        refined_from: The timesteps before the refinement; none without one.
-        distances: Those of sampled images from the teacher's before and after it; none without one.
-        search: How it was found.
-        calls: Network calls of the whole search, all images of a batch together.
-        seconds: What the whole search took.
+        expected_error: The mean squared difference of a pixel from the teacher's images, as estimated by the
+            search.
+        linear_expected_error: The same for the subset `linear` of the same size.
+        refined_from: The timesteps before the refinement; empty without one.
+        distances: Distances of sampled images from the teacher's, before and after the refinement; empty
+            without one.
+        search: Settings of the search.
+        calls: Network calls of the whole search; a batch is one call.
+        seconds: Duration of the whole search.
         made_with: Versions, hardware and the command.
     """
 
@@ -138,14 +139,14 @@ class FoundSubset:
 
     @property
     def steps(self) -> int:
-        """S."""
+        """The number of timesteps S."""
         return len(self.timesteps)
 
     def require_timesteps(self) -> None:
-        """Make sure that the timesteps are those of a subset.
+        """Check that the timesteps form a subset of the teacher's.
 
         Raises:
-            ValueError: There are none, they do not increase, or the teacher had others.
+            ValueError: The timesteps are empty, not increasing or not among the teacher's.
         """
         known = {*self.search.teacher_timesteps}
         increasing = all(one < other for one, other in itertools.pairwise(self.timesteps))
@@ -169,7 +170,7 @@ class SubsetsFile:
         self.path = run / "subsets.json"
 
     def read(self) -> tuple[FoundSubset, ...]:
-        """Return all that was found, the oldest first; nothing if there is no file.
+        """Return all subsets found, oldest first, or none if the file does not exist.
 
         Raises:
             UserError: The file is damaged.
@@ -187,10 +188,10 @@ class SubsetsFile:
             return subsets
 
     def add(self, found: Iterable[FoundSubset]) -> None:
-        """Add subsets; they replace those of as many timesteps that were found in the same way.
+        """Add subsets; they replace those of the same size found with the same settings.
 
         Raises:
-            UserError: The file is damaged, or cannot be written.
+            UserError: The file is damaged or cannot be written.
         """
         new = {(subset.steps, subset.search): subset for subset in found}
         with file_errors(f"cannot write {self.path}"), locked(self.path.parent):
@@ -202,7 +203,7 @@ class SubsetsFile:
 def found_subset(
     run: Path, schedule: NoiseSchedule, num_inference_steps: int, weights: WantedWeights | None = None
 ) -> NDArray[np.int64]:
-    """Return what was found last.
+    """Return the subset found last.
 
     Args:
         run: The folder of a run.
@@ -214,23 +215,26 @@ def found_subset(
         int64 `(S,)`.
 
     Raises:
-        UserError: No such subset was found, for these weights or for this schedule; or the file is damaged.
+        UserError: No subset of this size was found for these weights and this schedule; or the file is
+            damaged.
     """
     if not run.is_dir():
-        raise UserError(f"there is no run in {run}", why="optimized subsets were to be taken from it")
+        raise UserError(
+            f"there is no run in {run}", why="timestep subset 'optimized' reads its subsets from there"
+        )
     file = SubsetsFile(run)
     fix = f"ddim-host optimize {shlex.quote(str(run))} --steps {num_inference_steps}"
     if weights is not None:
         fix += weights.options
     found = file.read()
     if not found:
-        raise UserError(f"no timestep subsets were searched for the run in {run}", fix=fix)
+        raise UserError(f"the run in {run} has no optimized timestep subsets", fix=fix)
     digest = schedule_hash(schedule)
     same = [subset for subset in found if subset.search.schedule_sha256 == digest]
     if not same:
         raise UserError(
-            f"the timestep subsets in {file.path} were found for another noise schedule",
-            why=f"that was {found[-1].search.noise_schedule}",
+            f"the timestep subsets in {file.path} were found for a different noise schedule",
+            why=f"they were found for {found[-1].search.noise_schedule}",
             fix=f"{fix}, or another --timestep-subset" if weights else "choose another --timestep-subset",
         )
     if weights is not None:
@@ -238,15 +242,15 @@ def found_subset(
         if not same:
             raise UserError(
                 f"the timestep subsets in {file.path} were found for other weights",
-                why=f"for {found[-1].search.network}, not {weights.words}",
+                why=f"they were found for {found[-1].search.network}, not for {weights.words}",
                 fix=fix,
             )
     fitting = [subset for subset in same if subset.steps == num_inference_steps]
     if not fitting:
         sizes = ", ".join(map(str, sorted({subset.steps for subset in same})))
         raise UserError(
-            f"no timestep subset of {num_inference_steps} steps was searched for the run in {run}",
-            why=f"there are those of {sizes}",
+            f"the run in {run} has no optimized timestep subset of {num_inference_steps} steps",
+            why=f"it has subsets of {sizes} steps",
             fix=fix,
         )
     timesteps = fitting[-1].timesteps
@@ -260,7 +264,7 @@ def found_subset(
 
 
 def weights_in_words(which: str, checkpoint: str, steps: Sequence[int]) -> str:
-    """Return what some weights of a run are: `the ema weights of checkpoint 'latest' (step 450)`."""
+    """Describe weights of a run: `the ema weights of checkpoint 'latest' (step 450)`."""
     after = " and ".join(f"{step:,}" for step in steps)
     return f"the {which} weights of checkpoint {checkpoint!r} (step {after})"
 

@@ -1,7 +1,7 @@
-"""Weights per timestep that change the training objective (unlike a sampler's, which only undo its bias).
+"""Weights per timestep that change the training objective; a sampler's weights only correct its bias.
 
-A weight that is published for one prediction is the same objective for another one after multiplication with
-the ratio of their squared errors.
+To give the same objective for another prediction type, a published weight is multiplied by the ratio of the
+squared errors of the two types.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ddim_host.diffusion import NoiseSchedule, PredictionType
 
-# Every weight stays a float32 number, the type that it has in a batch.
+# Limits that keep every weight within float32, its type in a batch.
 _MAX_P2_GAMMA = 10.0
 _MIN_P2_K, _MAX_P2_K = 1e-3, 1e3
 
@@ -26,7 +26,7 @@ _MIN_P2_K, _MAX_P2_K = 1e-3, 1e3
 def none(schedule: NoiseSchedule, _prediction_type: PredictionType) -> NDArray[np.float64]:
     """Weight 1 at every timestep: L_simple of DDPM (arXiv 2006.11239, equation 14).
 
-    So it is for each prediction: the plain loss of v is another objective than that of epsilon.
+    This holds for each prediction type, so the plain loss of v is a different objective from that of epsilon.
 
     Args:
         schedule: The noise schedule of the run.
@@ -40,13 +40,13 @@ def none(schedule: NoiseSchedule, _prediction_type: PredictionType) -> NDArray[n
 def min_snr(
     schedule: NoiseSchedule, prediction_type: PredictionType, *, gamma: float = 5.0
 ) -> NDArray[np.float64]:
-    """Low noise, where the loss is easy to lower, counts less (arXiv 2303.09556, section 3.4).
+    """Reduce the weight of low noise, where the loss is easy to lower (arXiv 2303.09556, section 3.4).
 
     `min(SNR, gamma)` for a network that predicts x_start, divided by SNR for epsilon, by SNR + 1 for v.
 
     Args:
         schedule: The noise schedule of the run.
-        prediction_type: What the network predicts.
+        prediction_type: The type of prediction.
         gamma: The signal-to-noise ratio above which a timestep counts less, > 0.
 
     Returns:
@@ -56,7 +56,9 @@ def min_snr(
         UserError: `gamma` is not above 0.
     """
     if not gamma > 0.0:
-        raise UserError("the gamma of the min_snr loss weighting must be above 0", why=f"given is {gamma}")
+        raise UserError(
+            f"parameter 'gamma' of loss weighting 'min_snr' must be a number above 0, not {gamma}"
+        )
     most = np.maximum(schedule.snr / gamma, 1.0)
     weights: NDArray[np.float64] = epsilon_error_ratio(prediction_type, schedule) / most
     return weights
@@ -65,18 +67,18 @@ def min_snr(
 def p2(
     schedule: NoiseSchedule, prediction_type: PredictionType, *, gamma: float = 1.0, k: float = 1.0
 ) -> NDArray[np.float64]:
-    """`1 / (k + SNR)^gamma`: low noise, where only invisible details are left, counts less.
+    """`1 / (k + SNR)^gamma`: reduce the weight of low noise, where only invisible details remain.
 
-    This is the P2 weight `lambda_t / (k + SNR)^gamma` (arXiv 2204.00227, equation 8). Its lambda_t turns the
-    terms of the variational bound into those of DDPM's L_simple; the losses here are those of L_simple
-    already, the error of epsilon without a factor, and need no lambda_t. For another prediction the weight is
-    that of the same objective.
+    This is the P2 weight `lambda_t / (k + SNR)^gamma` (arXiv 2204.00227, equation 8). Its lambda_t converts
+    the terms of the variational bound to those of DDPM's L_simple; the losses here are already those of
+    L_simple (the error of epsilon without a factor) and need no lambda_t. For other prediction types the
+    weight gives the same objective.
 
     Args:
         schedule: The noise schedule of the run.
-        prediction_type: What the network predicts.
-        gamma: How much less low noise counts, in [0, 10]; 0 is no weighting.
-        k: Keeps the weights of high noise from growing without limit, in [0.001, 1000].
+        prediction_type: The type of prediction.
+        gamma: Strength of the weighting, in [0, 10]; 0 is no weighting.
+        k: Bounds the weights of high noise, in [0.001, 1000].
 
     Returns:
         float64 `(T,)`.
@@ -90,8 +92,8 @@ def p2(
     ):
         if not low <= value <= high:
             raise UserError(
-                f"the {name} of the p2 loss weighting must lie in [{low:g}, {high:g}]",
-                why=f"given is {value}",
+                f"parameter {name!r} of loss weighting 'p2' must be a number in [{low:g}, "
+                f"{high:g}], not {value}"
             )
     weights: NDArray[np.float64] = (
         epsilon_error_ratio(prediction_type, schedule) * (k + schedule.snr) ** -gamma

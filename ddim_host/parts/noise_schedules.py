@@ -1,4 +1,4 @@
-"""Noise schedules: how much noise each timestep adds."""
+"""Noise schedules: the betas, the variances of the noise that each timestep adds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def linear(
 ) -> NDArray[np.float64]:
     """Betas on a straight line (DDPM, arXiv 2006.11239, section 4), scaled by 1000 / T.
 
-    The published ends belong to T = 1000; the scale makes other T reach the same amount of noise.
+    The published ends are for T = 1000; the scale gives any other T the same final amount of noise.
 
     Args:
         num_train_timesteps: T.
@@ -41,9 +41,9 @@ def linear(
 def quad(
     num_train_timesteps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02
 ) -> NDArray[np.float64]:
-    """Betas whose square roots lie on a straight line, scaled by 1000 / T (`quad` of ermongroup/ddim).
+    """Betas with square roots on a straight line, scaled by 1000 / T (`quad` of ermongroup/ddim).
 
-    Between the same ends there is less noise than with `linear`. Diffusers calls it `scaled_linear`.
+    With the same ends it adds less noise than `linear`. Diffusers calls it `scaled_linear`.
 
     Args:
         num_train_timesteps: T.
@@ -70,8 +70,8 @@ def sigmoid(
 
     Args:
         num_train_timesteps: T.
-        beta_start: What the betas rise from at T = 1000, in (0, 1).
-        beta_end: What they rise to at T = 1000, in (0, 1), not below `beta_start`.
+        beta_start: Lower asymptote of the betas at T = 1000, in (0, 1).
+        beta_end: Upper asymptote of the betas at T = 1000, in (0, 1), not below `beta_start`.
 
     Returns:
         float64 `(T,)`.
@@ -85,7 +85,7 @@ def sigmoid(
 
 
 def cosine(num_train_timesteps: int, *, s: float = 0.008) -> NDArray[np.float64]:
-    """abar_t follows a squared cosine (improved DDPM, arXiv 2102.09672, equation 17).
+    """Betas such that abar_t follows a squared cosine (improved DDPM, arXiv 2102.09672, equation 17).
 
     `abar(u) = cos^2(pi/2 (u + s) / (1 + s))` at `u = t / T`, and beta_t = 1 - abar(t + 1) / abar(t), limited
     to 0.999 as in the paper.
@@ -100,9 +100,9 @@ def cosine(num_train_timesteps: int, *, s: float = 0.008) -> NDArray[np.float64]
     Raises:
         UserError: `s` is outside [0, 1].
     """
-    # At 1 the squared cosine begins at half of its height; far beyond, nothing of it is left.
+    # At s = 1 the squared cosine begins at half its height; far beyond, almost none of the curve is left.
     if not 0.0 <= s <= 1.0:
-        raise UserError("the offset s of the cosine noise schedule must lie in [0, 1]", why=f"given is {s}")
+        raise UserError(f"parameter 's' of noise schedule 'cosine' must be a number in [0, 1], not {s}")
     u = np.arange(num_train_timesteps + 1, dtype=np.float64) / num_train_timesteps
     alphas_cumprod = np.cos(0.5 * np.pi * (u + s) / (1.0 + s)) ** 2
     betas: NDArray[np.float64] = np.minimum(1.0 - alphas_cumprod[1:] / alphas_cumprod[:-1], _MAX_BETA)
@@ -110,7 +110,7 @@ def cosine(num_train_timesteps: int, *, s: float = 0.008) -> NDArray[np.float64]
 
 
 def explicit(num_train_timesteps: int, *, betas: tuple[float, ...]) -> NDArray[np.float64]:
-    """A list of one's own: `explicit:betas=0.1,0.2,0.3` together with `--num-train-timesteps 3`.
+    """Use the given betas: `explicit:betas=0.1,0.2,0.3` together with `--num-train-timesteps 3`.
 
     Args:
         num_train_timesteps: T, the length of the list.
@@ -124,14 +124,15 @@ def explicit(num_train_timesteps: int, *, betas: tuple[float, ...]) -> NDArray[n
     """
     if len(betas) != num_train_timesteps:
         raise UserError(
-            f"the explicit noise schedule lists {len(betas)} betas, not {num_train_timesteps}",
+            f"noise schedule 'explicit' needs {num_train_timesteps} betas, not {len(betas)}",
             fix=f"add --num-train-timesteps {len(betas)}" if betas else "list them: explicit:betas=0.1,0.2",
         )
     for t, beta in enumerate(betas):
         if not (0.0 < beta < 1.0 or (beta == 1.0 and t == len(betas) - 1)):
             raise UserError(
-                "the betas of the explicit noise schedule must lie in (0, 1); the last one may be 1",
-                why=f"that of timestep {t} is {beta:g}",
+                "parameter 'betas' of noise schedule 'explicit' must contain only numbers in (0, 1), "
+                f"not {beta:g}",
+                why=f"that is the beta of timestep {t}; only the last one may be 1",
             )
     return np.array(betas, dtype=np.float64)
 
@@ -139,16 +140,16 @@ def explicit(num_train_timesteps: int, *, betas: tuple[float, ...]) -> NDArray[n
 def _scaled_ends(
     name: str, num_train_timesteps: int, beta_start: float, beta_end: float
 ) -> tuple[float, float]:
-    """The first and last beta, times 1000 / T, checked to lie in (0, 1)."""
+    """Return the first and last beta, times 1000 / T, after checking that they are in (0, 1)."""
     if not 0.0 < beta_start <= beta_end < 1.0:
         raise UserError(
-            f"the ends of the {name} noise schedule are out of order",
-            why=f"0 < beta_start <= beta_end < 1 must hold; given are {beta_start} and {beta_end}",
+            f"noise schedule {name!r} needs 0 < beta_start <= beta_end < 1",
+            why=f"beta_start is {beta_start} and beta_end is {beta_end}",
         )
     scale = 1000.0 / num_train_timesteps
     if scale * beta_end >= 1.0:
         raise UserError(
-            f"the {name} noise schedule is too steep for {num_train_timesteps} timesteps",
+            f"noise schedule {name!r} is too steep for {num_train_timesteps} timesteps",
             why=f"its last beta, {beta_end:g} x 1000 / {num_train_timesteps} = {scale * beta_end:g}, "
             "must stay below 1",
             fix=f"use more than {math.floor(1000.0 * beta_end)} timesteps, or a smaller beta_end",

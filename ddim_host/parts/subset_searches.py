@@ -1,4 +1,4 @@
-"""Searches for the timesteps of few steps, among those of a teacher."""
+"""Searches for the best few timesteps among those of a teacher."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 def dynamic_programming(
     schedule: NoiseSchedule, teacher: Teacher, sizes: Sequence[int]
 ) -> dict[int, NDArray[np.int64]]:
-    """The path with the least sum of errors, each weighted by how much of it arrives in the image.
+    """Find the path with the least sum of errors, each weighted by the share that reaches the image.
 
-    Exact for its measure, and for all sizes at once; see `ddim_host.diffusion.search`.
+    The result is exact for this measure, and computed for all sizes at once; see
+    `ddim_host.diffusion.search`.
 
     Args:
         schedule: The noise schedule of the network.
-        teacher: What it predicted with many steps.
+        teacher: The network's predictions with many steps.
         sizes: Numbers S of timesteps.
 
     Returns:
-        For each S int64 `(S,)`.
+        int64 `(S,)` for each S.
     """
     paths = shortest_paths(jump_errors(schedule, teacher), sizes)
     return {size: teacher.timesteps[list(path)] for size, path in paths.items()}

@@ -1,4 +1,4 @@
-"""Timestep subsets: which S of the T timesteps sampling visits.
+"""Timestep subsets: the S of the T timesteps that sampling visits.
 
 Each returns exactly S strictly increasing timesteps, for every 1 <= S <= T.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def linear(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int64]:
-    """Evenly spaced from 0 to T - 1, both ends included; a single step is T - 1.
+    """Evenly spaced timesteps from 0 to T - 1, both ends included; a single step is T - 1.
 
     Args:
         schedule: The noise schedule of the run.
@@ -35,15 +35,15 @@ def linear(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int6
 
 
 def quad(schedule: NoiseSchedule, num_inference_steps: int, *, span: float = 0.8) -> NDArray[np.int64]:
-    """Quadratically spaced, dense at low noise (DDIM, arXiv 2010.02502, section D.2).
+    """Quadratically spaced timesteps, dense at low noise (DDIM, arXiv 2010.02502, section D.2).
 
-    Positions are `linspace(0, sqrt(span T), S)^2`: the paper's CIFAR-10 runs use span 0.8, so sampling starts
-    at t = 0.8 T. (A position past T - 1 becomes T - 1.)
+    Positions are `linspace(0, sqrt(span T), S)^2`; the paper's CIFAR-10 runs use span 0.8, so sampling starts
+    at t = 0.8 T. A position past T - 1 becomes T - 1.
 
     Args:
         schedule: The noise schedule of the run.
         num_inference_steps: S.
-        span: How far up the time axis the subset reaches, in (0, 1].
+        span: The fraction of the time axis that the subset covers, in (0, 1].
 
     Returns:
         int64 `(S,)`.
@@ -52,14 +52,14 @@ def quad(schedule: NoiseSchedule, num_inference_steps: int, *, span: float = 0.8
         UserError: `span` is outside (0, 1].
     """
     if not 0.0 < span <= 1.0:
-        raise UserError("the span of the quad timestep subset must lie in (0, 1]", why=f"given is {span}")
+        raise UserError(f"parameter 'span' of timestep subset 'quad' must be a number in (0, 1], not {span}")
     timesteps = schedule.num_train_timesteps
     positions = _unit_interval(num_inference_steps) ** 2 * (span * timesteps)
     return strictly_increasing(np.minimum(positions, timesteps - 1), timesteps)
 
 
 def cosine(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int64]:
-    """Dense at both ends: (1 - cos(pi u)) / 2 of the way up, for u evenly spaced in [0, 1].
+    """Timesteps dense at both ends: T - 1 times (1 - cos(pi u)) / 2, for u evenly spaced in [0, 1].
 
     Args:
         schedule: The noise schedule of the run.
@@ -74,8 +74,8 @@ def cosine(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int6
 def leading(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int64]:
     """Multiples of T // S, from 0: the "leading" spacing of improved-diffusion and diffusers.
 
-    It never reaches T - 1, so the sampler starts from pure noise at a timestep that expects a little image
-    (arXiv 2305.08891, section 3.3); it is here to compare with those tools.
+    The subset never reaches T - 1, so sampling starts from pure noise at a timestep where the network expects
+    a trace of the image (arXiv 2305.08891, section 3.3). It is provided for comparison with those tools.
 
     Args:
         schedule: The noise schedule of the run.
@@ -89,10 +89,10 @@ def leading(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int
 
 
 def trailing(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int64]:
-    """Every T / S timesteps, counted back from T - 1 (arXiv 2305.08891, table 2).
+    """Timesteps at intervals of T / S, counted back from T - 1 (arXiv 2305.08891, table 2).
 
-    `round(T j / S) - 1` for j from 1 to S. As published (`arange` with a step of -T / S, as in diffusers)
-    rounding errors of the step can add one timestep too many, for instance at T = 1000 and S = 61.
+    `round(T j / S) - 1` for j from 1 to S. In the published form (`arange` with a step of -T / S, as in
+    diffusers), rounding errors of the step can add one timestep too many, for example at T = 1000 and S = 61.
 
     Args:
         schedule: The noise schedule of the run.
@@ -106,7 +106,7 @@ def trailing(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.in
 
 
 def explicit(schedule: NoiseSchedule, num_inference_steps: int, *, t: tuple[int, ...]) -> NDArray[np.int64]:
-    """A list of one's own: `explicit:t=0,10,20` together with `--steps 3`.
+    """Use the given timesteps: `explicit:t=0,10,20` together with `--steps 3`.
 
     Args:
         schedule: The noise schedule of the run.
@@ -124,15 +124,16 @@ def explicit(schedule: NoiseSchedule, num_inference_steps: int, *, t: tuple[int,
     for timestep in t:
         if not previous < timestep < timesteps:
             raise UserError(
-                f"the timesteps of the explicit subset must strictly increase within [0, {timesteps})",
-                why=f"{timestep} comes after {previous}"
+                f"parameter 't' of timestep subset 'explicit' must be increasing integers in [0, "
+                f"{timesteps})",
+                why=f"{timestep} follows {previous}"
                 if 0 <= timestep < timesteps
-                else f"{timestep} lies outside",
+                else f"{timestep} is outside that range",
             )
         previous = timestep
     if len(t) != num_inference_steps:
         raise UserError(
-            f"the explicit timestep subset lists {len(t)} timesteps, and {num_inference_steps} are asked for",
+            f"timestep subset 'explicit' needs {num_inference_steps} timesteps, not {len(t)}",
             fix=f"add --steps {len(t)}" if t else "list the timesteps: explicit:t=0,10,20 --steps 3",
         )
     return np.array(t, dtype=np.int64)
@@ -141,34 +142,34 @@ def explicit(schedule: NoiseSchedule, num_inference_steps: int, *, t: tuple[int,
 def optimized(
     schedule: NoiseSchedule, num_inference_steps: int, *, from_: Path | None = None
 ) -> NDArray[np.int64]:
-    """What `ddim-host optimize` found for a trained run; with `optimized:from=RUN` for another one.
+    """Use the subset that `ddim-host optimize` found for a run, or for another run: `optimized:from=RUN`.
 
-    `sample`, `evaluate` and `reconstruct` take what was found for the very weights that they use (see
-    `ddim_host.run.trained`). With `from=` the weights are others: whatever was found there last for this
+    `sample`, `evaluate` and `reconstruct` use the subset found for exactly the weights they sample with (see
+    `ddim_host.run.trained`). With `from=` the weights differ, so the subset found last in that run for this
     noise schedule is used.
 
     Args:
         schedule: The noise schedule of the run.
         num_inference_steps: S.
-        from_: The folder of a run that was searched.
+        from_: The folder of a run with optimized subsets.
 
     Returns:
         int64 `(S,)`.
 
     Raises:
-        UserError: There is no run, or no subset of this size was found for it and this schedule.
+        UserError: The run does not exist, or no subset of this size was found for it and this schedule.
     """
     if from_ is None:
         raise UserError(
-            "the timestep subset 'optimized' is found for a trained network, and there is none yet",
-            fix="train with another one, then `ddim-host optimize RUN` and `ddim-host sample RUN "
-            "--timestep-subset optimized`; or write optimized:from=RUN to take that of a searched run",
+            "timestep subset 'optimized' needs a trained network",
+            fix="train with another subset, then use `ddim-host optimize RUN` and `ddim-host sample RUN "
+            "--timestep-subset optimized`; or write optimized:from=RUN to use the subsets of another run",
         )
     return found_subset(from_, schedule, num_inference_steps)
 
 
 def _unit_interval(size: int) -> NDArray[np.float64]:
-    """`size` evenly spaced numbers that end in 1: a single step has to start from the noisiest timestep."""
+    """Return `size` evenly spaced numbers ending in 1: a single step must start at the noisiest timestep."""
     return np.linspace(0.0, 1.0, size) if size > 1 else np.ones(1)
 
 

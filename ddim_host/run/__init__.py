@@ -1,1 +1,1 @@
-"""The life of one experiment: train, sample, store."""
+"""Runs: training, sampling and storage of one experiment."""

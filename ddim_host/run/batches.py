@@ -1,4 +1,4 @@
-"""Training and test batches: which image, timestep and noise, as a function of the seed and the step."""
+"""Training and test batches: images, timesteps and noise as a function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import Images
 
 TEST_SEED = 0
-"""Test noise and timesteps do not follow the run's seed, so that the test losses of two runs compare."""
+"""Seed of test noise and timesteps, the same for all runs, so that their test losses are comparable."""
 
 
 class TrainingBatches:
-    """An endless stream of batches of one size.
+    """An infinite sequence of batches of the same size.
 
-    The training images pass by in a new order in every epoch, and a batch may hold the end of one epoch and
-    the beginning of the next: no image is left out, and no batch is smaller than the others.
+    Each epoch has a new order of images, and a batch may contain the end of one epoch and the beginning of
+    the next, so that no image is skipped and no batch is smaller than the others.
 
     Args:
         images: uint8 `(N, H, W, C)`.
         schedule: The noise schedule.
-        sampler: Draws the timesteps.
+        sampler: The timestep sampler.
         weighting: float64 `(T,)`, the loss weighting.
-        prediction_type: What the network should predict.
-        batch_size: B, of all processes together.
-        random_flip: Whether images are mirrored at random.
+        prediction_type: The network's prediction type.
+        batch_size: B, over all processes.
+        random_flip: Mirror images at random.
         seed: The run's seed.
-        processes: Who shares a batch; each gets its rows of the same one.
-        ahead: For how many batches a thread prepares images and noise before they are asked for.
-        end: The number of steps; nothing is prepared for steps from there on.
+        processes: The processes that share a batch; each receives its own rows.
+        ahead: Number of batches whose images and noise a thread prepares in advance.
+        end: The number of training steps; nothing is prepared for later ones.
     """
 
     def __init__(
@@ -78,18 +78,18 @@ class TrainingBatches:
         self._prepared = Lookahead(self._prepare, depth=ahead, end=end)
 
     def epochs_done(self, step: int) -> int:
-        """How many epochs are complete after `step` steps."""
+        """Return the number of complete epochs after `step` steps."""
         return step * self._batch_size // len(self._images)
 
     def first_step_after(self, epochs: int) -> int:
-        """After how many steps so many epochs are complete."""
+        """Return the number of steps after which `epochs` epochs are complete."""
         return math.ceil(epochs * len(self._images) / self._batch_size)
 
     def batch(self, step: int) -> Batch:
-        """This process's share of the batch of one step, counted from 0."""
+        """Return this process's share of the batch of one step, counted from 0."""
         rows = self._rows
         x_start, noise = self._prepared(step)
-        # The sampler may have a state that steps change, so it is never asked ahead.
+        # Steps may change the state of the sampler, so timesteps are never drawn in advance.
         rng = generator(self._seed, Stream.TIMESTEPS, step=step)
         whole_t, whole_weights = self._sampler.sample(self._batch_size, rng)
         t, weights = whole_t[rows.start : rows.stop], whole_weights[rows.start : rows.stop]
@@ -105,11 +105,11 @@ class TrainingBatches:
         )
 
     def close(self) -> None:
-        """End the thread that prepares batches, if there is one."""
+        """Stop the thread that prepares batches, if any."""
         self._prepared.close()
 
     def _prepare(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The images of a step's batch as the network sees them, and their noise; a function of the step."""
+        """Return the images of a step's batch, in the network's format, and their noise."""
         rows = self._rows
         positions = step * self._batch_size + np.arange(rows.start, rows.stop)
         epochs, offsets = np.divmod(positions, len(self._images))
@@ -129,7 +129,7 @@ class TrainingBatches:
         return x_start, noise
 
     def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Order of the images and which are mirrored, kept for the epochs that a batch can touch."""
+        """Return the order of the images and the mirrored ones, cached for the last two epochs."""
         if epoch not in self._epochs:
             size = len(self._images)
             if len(self._epochs) > 1:
@@ -142,7 +142,7 @@ class TrainingBatches:
 
 
 def training_batches(experiment: Experiment, images: Images, *, ahead: int = 0) -> TrainingBatches:
-    """Return the batches of an experiment's training, from the training images.
+    """Return the training batches of an experiment.
 
     Args:
         experiment: The assembled experiment.
@@ -167,17 +167,18 @@ def training_batches(experiment: Experiment, images: Images, *, ahead: int = 0) 
 
 @dataclass(frozen=True, eq=False)
 class TestBatches:
-    """The same test images, timesteps and noise every time, in batches of one size.
+    """Test batches of the same size, with the same images, timesteps and noise in every pass.
 
-    The timesteps cover [0, T) evenly, each image keeps its own. Images beyond `limit` are left out evenly.
+    The timesteps cover [0, T) evenly, one per image. If there are more than `limit` images, evenly spaced
+    ones are used.
 
     Attributes:
         images: uint8 `(M, H, W, C)`.
         schedule: The noise schedule.
-        batch_size: B, of all processes together.
-        limit: The most images to use.
-        processes: Who shares a batch; each gets its rows of the same one.
-        prediction_type: What the network should predict.
+        batch_size: B, over all processes.
+        limit: Maximum number of images.
+        processes: The processes that share a batch; each receives its own rows.
+        prediction_type: The network's prediction type.
     """
 
     images: Images
@@ -188,7 +189,7 @@ class TestBatches:
     prediction_type: PredictionType = "epsilon"
 
     def __iter__(self) -> Iterator[tuple[Batch, int]]:
-        """Batches, each with how many of the whole one's images count: the last is filled up with repeats."""
+        """Yield batches and the number of images that count in each; the last is padded with repeats."""
         mine = share(self.processes, self.batch_size)
         size = min(len(self.images), self.limit)
         chosen = np.arange(size) * len(self.images) // size

@@ -1,14 +1,14 @@
 """Checkpoints: canonical weights, optimizer and progress of a run, written whole or not at all.
 
-A checkpoint is a folder `step-00001234` whose name appears only when its weights are on disk.
+A checkpoint is a folder `step-00001234`, which appears only when its weights are on disk.
 
     raw.safetensors, ema.safetensors    weights by the parameter names of diffusers' `UNet2DModel`
     training.safetensors                Adam's moments (`exp_avg.NAME`, ...) and the sampler's state
-    progress.json                       where the run stands, and which epochs were the best so far
+    progress.json                       progress of the run, and its best epochs so far
 
-The newest one has all four; training goes on from there. Imported weights, before the first step of a
-training, have no optimizer. The best epochs, by each of three losses, keep their weights only, and so do
-those that the newest whole checkpoint knows as the best. Everything else is removed.
+The newest complete checkpoint has all four files; training continues from it. Imported weights, at step 0,
+have no optimizer state. The best epochs by each of three losses, now and as of the newest complete
+checkpoint, keep only their weights. Everything else is removed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ddim_host.plugin.contracts import SamplerState
 
 Measure: TypeAlias = Literal["train", "test", "avg"]
-"""What makes an epoch the best: its train loss, its test loss, or (5 train + test) / 6."""
+"""Criterion for the best epoch: its train loss, its test loss, or (5 train + test) / 6."""
 
 _NAME = re.compile(r"step-\d{8,}")
 _WHICH: tuple[WhichWeights, ...] = ("raw", "ema")
@@ -57,18 +57,18 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _SAMPLER = "timestep_sampler"
 _PROGRESS = "progress.json"
 _TRAINING = "training.safetensors"
-_GO_ON = "make room there, and go on with --resume: the last whole checkpoint is kept"
+_GO_ON = "free some disk space, and continue with --resume: the last checkpoint is intact"
 _MOST_BYTES_BESIDE = 64 << 20
-"""Room for the names of the arrays, and for what a timestep sampler remembers."""
+"""Enough for the names of the arrays, and for the state of a timestep sampler."""
 
 
 @dataclass(frozen=True)
 class BestEpoch:
-    """The end of the best epoch by one measure.
+    """The best epoch by one measure.
 
     Attributes:
-        step: Optimizer steps taken by then.
-        loss: The measure's value.
+        step: Optimizer steps at the end of the epoch.
+        loss: The value of the measure.
     """
 
     step: int
@@ -77,15 +77,16 @@ class BestEpoch:
 
 @dataclass
 class Progress:
-    """Where a run stands, besides weights and optimizer.
+    """Progress of a run, except weights and optimizer.
 
     Attributes:
         step: Optimizer steps taken.
-        loss_sum: Sum of the losses, times the sampler's weights, since the last row of metrics.
+        loss_sum: Sum of the losses, with the sampler's weights, since the last row of metrics.
         loss_count: Number of images in that sum.
         seconds: Steady-state training time since the last row of metrics.
         steady_images: Images trained on in those seconds.
-        warmup_seconds: Time of first steps since the last row of metrics.
+        warmup_seconds: Time of warm-up steps since the last row of metrics.
+        grid_seconds: Time of grids since the last row of metrics.
         best: The best epochs so far; empty before the first epoch ends.
     """
 
@@ -95,12 +96,13 @@ class Progress:
     seconds: float = 0.0
     steady_images: int = 0
     warmup_seconds: float = 0.0
+    grid_seconds: float = 0.0
     best: dict[Measure, BestEpoch] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a run needs to go on; `training` is None before the first step and for imported weights."""
+    """Content of a checkpoint; `training` is None before the first step and for imported weights."""
 
     raw: Weights
     ema: Weights
@@ -110,30 +112,30 @@ class Checkpoint:
 
 
 def weights_folder(folder: Path, step: int) -> Path:
-    """Where the weights after `step` steps are, if they were kept."""
+    """Return the folder for the weights after `step` steps, which may not exist."""
     return folder / f"step-{step:08d}"
 
 
 def step_of(folder: Path) -> int:
-    """After how many steps the checkpoint in a folder was saved."""
+    """Return the number of steps after which the checkpoint in a folder was saved."""
     return int(folder.name.removeprefix("step-"))
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` that training can go on from."""
-    whole = [path for path in _step_folders(folder) if (path / _PROGRESS).exists()]
-    return whole[-1] if whole else None
+    """Return the newest complete checkpoint in `folder`, from which training can continue."""
+    complete = [path for path in _step_folders(folder) if (path / _PROGRESS).exists()]
+    return complete[-1] if complete else None
 
 
 def save_weights(folder: Path, model: Model, step: int) -> Path:
-    """Write the weights after `step` steps, where they are not there yet.
+    """Write the weights after `step` steps, unless they already exist.
 
     Returns:
-        Their folder.
+        The folder of the weights.
 
     Raises:
         DivergedError: A weight is not finite.
-        UserError: They cannot be written.
+        UserError: The weights cannot be written.
     """
     target = weights_folder(folder, step)
     if not target.exists():
@@ -142,15 +144,15 @@ def save_weights(folder: Path, model: Model, step: int) -> Path:
 
 
 def save_imported(folder: Path, weights: Weights, *, fix: str) -> None:
-    """Write weights from elsewhere as a checkpoint before the first step, raw and averaged ones alike.
+    """Write imported weights as a checkpoint of step 0, both as raw and as averaged weights.
 
     Args:
         folder: The folder of the checkpoints.
         weights: The weights.
-        fix: What to do if they cannot be written.
+        fix: The remedy if they cannot be written.
 
     Raises:
-        UserError: They cannot be written.
+        UserError: The weights cannot be written.
     """
     target = weights_folder(folder, 0)
     _write_weights(target, lambda _: weights, fix=fix)
@@ -176,18 +178,18 @@ def _write_weights(target: Path, weights_of: Callable[[WhichWeights], Weights], 
             partial.rename(target)
             _sync_folder(folder)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)  # on a full disk its place is needed
+            shutil.rmtree(partial, ignore_errors=True)  # free the space on a full disk
 
 
 def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress: Progress) -> Path:
-    """Write a checkpoint that training can go on from, then remove what neither it nor anybody needs.
+    """Write a complete checkpoint, then remove checkpoints and files that are no longer needed.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        DivergedError: A weight, or something else that training would go on with, is not finite.
-        UserError: It cannot be written. The one before it is still there.
+        DivergedError: A weight, or the state of the optimizer or sampler, is not finite.
+        UserError: The checkpoint cannot be written. The previous one is still intact.
     """
     target = save_weights(folder, model, progress.step)
     if (target / _PROGRESS).exists():
@@ -200,7 +202,7 @@ def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress:
         raise DivergedError
     with _writing(folder):
         write_bytes(target / _TRAINING, safetensors.numpy.save(arrays))
-        # The last file: with it, the checkpoint is whole.
+        # The last file: it makes the checkpoint complete.
         write_text(target / _PROGRESS, json.dumps(asdict(progress), indent=2) + "\n")
         _sync_folder(target)
     remove_others(folder, progress)
@@ -212,9 +214,9 @@ def _writing(folder: Path, fix: str = _GO_ON) -> AbstractContextManager[None]:
 
 
 def remove_others(folder: Path, progress: Progress) -> None:
-    """Remove every checkpoint but the newest whole one, the best ones that it names, and those of `progress`.
+    """Remove all checkpoints except the newest complete one, its best epochs, and those of `progress`.
 
-    A run that is cut off goes on from the newest whole checkpoint, with the best epochs that it knew.
+    An interrupted run continues from the newest complete checkpoint, with the best epochs recorded there.
 
     Raises:
         UserError: The newest checkpoint is damaged, or the folder cannot be written.
@@ -226,12 +228,12 @@ def remove_others(folder: Path, progress: Progress) -> None:
     with _writing(folder):
         for path in _step_folders(folder):
             if step_of(path) not in kept:
-                # A folder that is removed file by file must not look like a checkpoint meanwhile.
+                # While its files are being removed, the folder must not look like a checkpoint.
                 path.rename(path.with_name(f".{path.name}.removed"))
             elif path != latest:
                 for name in (_PROGRESS, _TRAINING):
                     (path / name).unlink(missing_ok=True)
-        # What a process left that was killed while it wrote.
+        # Remains of processes that were killed while writing.
         for leftover in folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         remove_leftovers(*_step_folders(folder))
@@ -266,15 +268,30 @@ def load_weights(folder: Path, which: WhichWeights, parameters: Iterable[Paramet
     """Read the weights of a checkpoint.
 
     Raises:
-        UserError: The file is missing or damaged, or its names, shapes or types are not those of the network,
-            or a number in it is not finite.
+        UserError: The file is missing or damaged, its names, shapes or types are not those of the network, or
+            a number is not finite.
     """
     path, parameters = folder / f"{which}.safetensors", tuple(parameters)
     return require_fitting(path, _read_safetensors(path, _most_bytes(parameters, 1)), parameters)
 
 
+def num_parameters(folder: Path) -> int:
+    """Count the parameters of the network in a checkpoint, from the header of a file.
+
+    Raises:
+        UserError: The file cannot be read, or is damaged.
+    """
+    path = folder / "ema.safetensors"
+    with file_errors(f"cannot read {path}"):
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise UserError(f"{path} is not a complete safetensors file", why=str(error)) from None
+
+
 def load_progress(folder: Path) -> Progress:
-    """Read where a run stood at a checkpoint.
+    """Read the progress of a run from a checkpoint.
 
     Raises:
         UserError: The file is missing or damaged.
@@ -292,9 +309,10 @@ def load_progress(folder: Path) -> Progress:
         if min(*steps, progress.loss_count, progress.steady_images) < 0:
             raise ValueError("a count is negative")
         if progress.step != step_of(folder):
-            raise ValueError(f"it tells of step {progress.step}")
+            raise ValueError(f"it is for step {progress.step}")
         losses = [progress.loss_sum, *(epoch.loss for epoch in best.values())]
-        if not all(map(math.isfinite, [*losses, progress.seconds, progress.warmup_seconds])):
+        times = [progress.seconds, progress.warmup_seconds, progress.grid_seconds]
+        if not all(map(math.isfinite, [*losses, *times])):
             raise ValueError("a loss or a time is not finite")
         if max(steps) > progress.step:
             raise ValueError("an epoch ends after the checkpoint")
@@ -302,19 +320,17 @@ def load_progress(folder: Path) -> Progress:
 
 
 def _most_bytes(parameters: Iterable[Parameter], copies: int) -> int:
-    """What a file with so many arrays for each parameter has at most; all else in it is small."""
+    """Return the maximum size of a file with `copies` arrays per parameter and a little metadata."""
     return copies * 4 * sum(math.prod(parameter.shape) for parameter in parameters) + _MOST_BYTES_BESIDE
 
 
 def _read_safetensors(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
-    with file_errors(
-        f"cannot read {path}", fix="try again: a training that goes on replaces its checkpoints"
-    ):
+    with file_errors(f"cannot read {path}", fix="try again: a running training replaces its checkpoints"):
         data = read_bytes(path, max_bytes)
     try:
         return safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise UserError(f"{path} is not a whole safetensors file", why=str(error)) from None
+        raise UserError(f"{path} is not a complete safetensors file", why=str(error)) from None
 
 
 def _with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
@@ -326,15 +342,15 @@ def require_fitting(
     arrays: Mapping[str, NDArray[Any]],
     parameters: tuple[Parameter, ...],
     *,
-    fix: str = "leave --model, and the size and the colours of the images, as they were when it was saved",
+    fix: str = "use the same --model, image size and channels as when it was saved",
 ) -> Weights:
-    """Return the arrays in the order of the parameters.
+    """Check that arrays fit a network, and return them in the order of its parameters.
 
     Args:
-        path: The file that they are from.
+        path: The file of the arrays.
         arrays: The arrays by name.
-        parameters: Those of the network.
-        fix: What to do if they do not fit.
+        parameters: The parameters of the network.
+        fix: The remedy if they do not fit.
 
     Raises:
         UserError: Names, shapes or types are not the network's, or a number is not finite.
@@ -342,7 +358,7 @@ def require_fitting(
     problem = ""
     unexpected = arrays.keys() - {parameter.name for parameter in parameters}
     if unexpected:
-        problem = f"it holds {min(unexpected)}, which the network does not have"
+        problem = f"it contains {min(unexpected)}, which the network does not have"
     for parameter in parameters:
         array = arrays.get(parameter.name)
         if array is None:
@@ -365,14 +381,14 @@ def require_fitting(
 
 
 def _step_folders(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first."""
+    """Return the checkpoints in `folder`, oldest first."""
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=step_of)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
+    """Make a rename in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,11 +1,13 @@
-"""The run directory: what is in it, and how it comes to be there.
+"""The run directory: its files, and their creation.
 
-config.toml      everything resolved, and what it ran on
-metrics.csv      a row per epoch; see `ddim_host.run.metrics`
+config.toml      the resolved experiment, and its provenance
+metrics.csv      one row per epoch; see `ddim_host.run.metrics`
 checkpoints/     see `ddim_host.run.checkpoints`
-left_out.json    names of broken files that `--data images:skip_broken=true` left out
-samples/         grids, each with a JSON file of how it was made and the time it took
-report.html      all of it on one page
+left_out.json    names of broken files skipped by `--data images:skip_broken=true`
+samples/         grids, each with a JSON file that describes how it was made and how long it took
+samples/during-training/  grids of `--sample-every`: step-00000045.png, ...
+samples/real/    the training images nearest to samples; see `ddim_host.run.real_images`
+report.html      everything on one page
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from ddim_host.run.checkpoints import Measure
 
 TRIAL_FILES = frozenset({"trial.toml", "trial.log", "trial.json", "failure.json"})
-"""Files of a sweep in the folder of a run, which may be there before the run; see `ddim_host.sweep.trial`."""
+"""Files of a sweep in the folder of a run, possibly older than the run; see `ddim_host.sweep.trial`."""
 
 
 class RunDirectory:
@@ -48,7 +50,7 @@ class RunDirectory:
 
     @property
     def config_path(self) -> Path:
-        """`config.toml`."""
+        """The path of `config.toml`."""
         return self.path / "config.toml"
 
     @cached_property
@@ -56,82 +58,86 @@ class RunDirectory:
         """The content of `config.toml`, read once.
 
         Raises:
-            UserError: It cannot be read, is not TOML, or says something that is not known.
+            UserError: It cannot be read, is not TOML, or has an unknown key or an invalid value.
         """
         return read_config_file(self.config_path)
 
     @property
     def metrics_path(self) -> Path:
-        """`metrics.csv`."""
+        """The path of `metrics.csv`."""
         return self.path / "metrics.csv"
 
     @property
     def checkpoints_path(self) -> Path:
-        """`checkpoints/`."""
+        """The path of `checkpoints/`."""
         return self.path / "checkpoints"
 
     @property
     def samples_path(self) -> Path:
-        """`samples/`."""
+        """The path of `samples/`."""
         return self.path / "samples"
+
+    def training_grid_path(self, step: int) -> Path:
+        """Return the path of the grid drawn after `step` training steps, which may not exist."""
+        return self.samples_path / "during-training" / f"step-{step:08d}.png"
 
     @property
     def report_path(self) -> Path:
-        """`report.html`."""
+        """The path of `report.html`."""
         return self.path / "report.html"
 
     def exists(self) -> bool:
-        """Whether there is a run here.
+        """Return whether the folder contains a run.
 
         Raises:
-            UserError: The path cannot be looked at.
+            UserError: The folder cannot be accessed.
         """
         with self._file_errors():
             return self.config_path.exists()
 
     def require_free(self) -> None:
-        """Make sure that nothing would be overwritten.
+        """Check that a new run would overwrite nothing.
 
         Raises:
-            UserError: The path is a file, or a folder that holds more than a sweep has prepared.
+            UserError: The path is a file, or a folder with files other than those of a sweep.
         """
         if self.exists():
             raise UserError(
-                f"{self.path} already holds a run",
+                f"{self.path} already contains a run",
                 fix=f"continue it with --resume --out {self.path}, or choose another --out",
             )
         with self._file_errors():
             free = not self.path.exists() or (
-                self.path.is_dir() and all(map(_is_nothing, self.path.iterdir()))
+                self.path.is_dir() and all(map(_is_ignorable, self.path.iterdir()))
             )
         if not free:
             raise UserError(f"{self.path} exists and is not an empty folder", fix="choose another --out")
 
     def write_config(self, config: str) -> None:
-        """Write the configuration: from now on there is a run here.
+        """Write the configuration, which makes the folder a run.
 
         Raises:
-            UserError: It cannot be written.
+            UserError: The file cannot be written.
         """
-        self.__dict__.pop("config", None)  # that of before, if it was read
+        self.__dict__.pop("config", None)  # drop the cached old configuration
         with self._file_errors():
             write_text(self.config_path, config)
 
     def write_left_out(self, names: Sequence[str]) -> None:
-        """Write the names of files that were left out of the images, to `left_out.json`.
+        """Write the names of files left out of the images to `left_out.json`.
 
         Raises:
-            UserError: It cannot be written.
+            UserError: The file cannot be written.
         """
         with self._file_errors():
             write_text(self.path / "left_out.json", json.dumps(names, indent=0) + "\n")
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
-        """Make the folder, where it is missing; while this lasts, no other process trains a run in it.
+        """Create the folder if it is missing, and lock it against training by other processes.
 
         Raises:
-            UserError: Another one does, or the folder cannot be used.
+            UserError: Another process is training the run, or the folder cannot be used.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -140,47 +146,64 @@ class RunDirectory:
                     stack.enter_context(locked(self.checkpoints_path, wait=False))
             except BlockingIOError:
                 raise UserError(
-                    f"another process trains the run in {self.path}",
-                    fix="wait for it or end it, or name another folder with --out",
+                    f"another process is training the run in {self.path}",
+                    fix="wait until it ends, stop it, or choose another folder with --out",
                 ) from None
             yield
 
+    def is_in_training(self) -> bool:
+        """Return whether a process is training the run.
+
+        Raises:
+            UserError: The folder cannot be accessed.
+        """
+        try:
+            with (
+                self._file_errors(passing=(BlockingIOError, FileNotFoundError)),
+                locked(self.checkpoints_path, wait=False),
+            ):
+                return False
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+
     def _file_errors(
-        self, *, passing: type[OSError] | tuple[()] = ()
+        self, *, passing: type[OSError] | tuple[type[OSError], ...] = ()
     ) -> contextlib.AbstractContextManager[None]:
         what = f"cannot use the run directory {self.path}"
-        return file_errors(what, fix="choose another place with --out", passing=passing)
+        return file_errors(what, fix="choose another folder with --out", passing=passing)
 
     def has_checkpoint(self) -> bool:
-        """Whether there is a checkpoint that training can go on from."""
+        """Return whether the run has a checkpoint from which training can continue."""
         return latest_checkpoint(self.checkpoints_path) is not None
 
     def latest_checkpoint(self) -> Path:
-        """The newest checkpoint that training can go on from.
+        """Return the newest checkpoint from which training can continue.
 
         Raises:
-            UserError: There is none yet.
+            UserError: The run has no checkpoint yet.
         """
         folder = latest_checkpoint(self.checkpoints_path)
         if folder is None:
             raise UserError(
                 f"the run in {self.path} has no checkpoint yet",
-                fix="wait for its first one if it is being trained, and otherwise begin it again with "
+                fix="wait for the first one if the run is being trained; otherwise restart it with "
                 f"--resume --out {self.path}",
             )
         return folder
 
     def best_checkpoints(self) -> dict[Measure, Path]:
-        """The best epochs' weights, as the newest checkpoint names them.
+        """Return the folders of the best epochs' weights, as recorded in the newest checkpoint.
 
         Raises:
-            UserError: There is no checkpoint yet, or it is damaged.
+            UserError: The run has no checkpoint yet, or the checkpoint is damaged.
         """
         best = load_progress(self.latest_checkpoint()).best
         return {measure: weights_folder(self.checkpoints_path, epoch.step) for measure, epoch in best.items()}
 
     def read_metrics(self) -> list[EpochMetrics]:
-        """Read the rows written so far; none if there is no file.
+        """Read the rows written so far, or none if the file does not exist.
 
         Raises:
             UserError: The file is damaged.
@@ -191,16 +214,16 @@ class RunDirectory:
         """Write all rows, replacing the file.
 
         Raises:
-            UserError: It cannot be written.
+            UserError: The file cannot be written.
         """
         with self._file_errors():
             write_metrics(self.metrics_path, rows)
 
     @contextlib.contextmanager
     def new_samples_path(self, stem: str) -> Iterator[Path]:
-        """Take the first of `samples/STEM-1.png`, `-2`, ... that does not exist, nor a record beside it.
+        """Claim the first of `samples/STEM-1.png`, `-2`, ... that has neither a picture nor a record.
 
-        No other process takes it while this lasts. Of several processes of one run only the first takes it.
+        No other process can claim it during the block. With several ranks, only the first claims it.
 
         Raises:
             UserError: The folder cannot be written.
@@ -210,64 +233,78 @@ class RunDirectory:
             yield next(path for path in paths if not _is_drawn(path))
             return
         with contextlib.ExitStack() as stack:
-            with file_errors(f"cannot write into {self.samples_path}", fix="choose another place with --out"):
+            with file_errors(
+                f"cannot write into {self.samples_path}", fix="choose another folder with --out"
+            ):
                 self.samples_path.mkdir(parents=True, exist_ok=True)
                 path = stack.enter_context(new_name(paths, _is_drawn))
             yield path
 
 
 def existing_run(path: Path) -> RunDirectory:
-    """The run in a folder.
+    """Open the run in a folder.
 
     Raises:
-        UserError: There is none.
+        UserError: The folder does not contain a run.
     """
     run = RunDirectory(path)
     if run.exists():
         return run
     if not path.exists():
         beside = [config.parent.name for config in path.absolute().parent.glob("*/config.toml")]
-        raise UserError(f"there is no run in {path}{suggestion(path.name, beside)}", why="it does not exist")
+        prefix = f"{path.parent}/" if path.parent.name else ""
+        raise UserError(
+            f"there is no run in {path}{suggestion(path.name, beside, prefix=prefix)}",
+            why=f"{path.absolute()} does not exist",
+        )
     # `runs/first/checkpoints/step-00000450` is two levels below its run.
     above = (RunDirectory(folder) for folder in path.absolute().parents[:2])
     around = [run.path for run in above if run.exists() and run.checkpoints_path.is_dir()]
     raise UserError(
         f"there is no run in {path}",
-        why=f"it is a part of the run {around[0]}" if around else "it holds no config.toml",
-        fix="name the run; where a checkpoint can be chosen, it is with --checkpoint" if around else "",
+        why=f"it is inside the run {around[0]}" if around else "it contains no config.toml",
+        fix="pass the folder of the run; choose a checkpoint with --checkpoint" if around else "",
     )
 
 
 @contextlib.contextmanager
 def new_run(framework: str, data: str) -> Iterator[RunDirectory]:
-    """Make the folder of a run: the first of `runs/FRAMEWORK-DATA-1`, `-2`, ... that does not exist.
+    """Create the folder of a run: the first of `runs/FRAMEWORK-DATA-1`, `-2`, ... that does not exist.
 
-    Of several processes of one run only the first makes it.
+    With several ranks, only the first creates it.
 
     Raises:
-        UserError: It cannot be made.
+        UserError: The folder cannot be created.
     """
-    paths = _numbered(Path("runs") / f"{framework}-{data}")
     if not launched().is_first:
-        yield RunDirectory(next(path for path in paths if not path.exists()))
+        yield RunDirectory(next_run_path(framework, data))
         return
     with contextlib.ExitStack() as stack:
-        with file_errors("cannot use the folder runs/", fix="choose another place with --out"):
-            path = stack.enter_context(new_folder(paths))
+        with file_errors("cannot use the folder runs/", fix="choose another folder with --out"):
+            path = stack.enter_context(new_folder(_run_paths(framework, data)))
         yield RunDirectory(path)
+
+
+def next_run_path(framework: str, data: str) -> Path:
+    """Return the path that `new_run` would create now."""
+    return next(path for path in _run_paths(framework, data) if not path.exists())
+
+
+def _run_paths(framework: str, data: str) -> Iterator[Path]:
+    return _numbered(Path("runs") / f"{framework}-{data}")
 
 
 def _is_drawn(path: Path) -> bool:
     return path.exists() or path.with_suffix(".json").exists()
 
 
-def _is_nothing(path: Path) -> bool:
-    """Tell whether a sweep prepared this, or a process left it that was killed before its run began."""
+def _is_ignorable(path: Path) -> bool:
+    """Return whether a file is from a sweep, or from a process killed before its run began."""
     if is_leftover(path) or path.name in TRIAL_FILES:
         return True
     return path.name == "checkpoints" and path.is_dir() and not any(path.iterdir())
 
 
 def _numbered(path: Path, suffix: str = "") -> Iterator[Path]:
-    """`PATH-1`, `PATH-2`, ... without end."""
+    """Yield `PATH-1`, `PATH-2`, ... forever."""
     return (path.with_name(f"{path.name}-{number}{suffix}") for number in itertools.count(1))

@@ -1,4 +1,4 @@
-"""Drawing with a trained network: what is sampled, with progress, and how it was made."""
+"""Drawings: grids sampled from a trained network, with a progress bar and a record."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ PictureKind: TypeAlias = Literal["samples", "interpolation", "trajectory"]
 
 @dataclass(frozen=True)
 class Drawing:
-    """What to draw.
+    """Description of a drawing.
 
     Attributes:
-        rows: Samples, interpolations or trajectories: how many.
-        columns: Images in each of them: 1 for samples.
-        kind: `samples` 0 to N - 1 of the seed; in an `interpolation` row r goes from sample 2 r to sample
+        rows: Number of samples, interpolations or trajectories.
+        columns: Images in a row; 1 for samples.
+        kind: `samples` are 0 to N - 1 of the seed; row r of an `interpolation` goes from sample 2 r to sample
             2 r + 1; a `trajectory` shows the predicted x_start along the steps.
     """
 
@@ -43,22 +43,22 @@ class Drawing:
 
     @property
     def num_images(self) -> int:
-        """All images together."""
+        """The number of images in the drawing."""
         return self.rows * self.columns
 
     @property
     def num_sampled(self) -> int:
-        """How many of them are sampled: a trajectory shows one image several times."""
+        """The number of sampled images; a trajectory shows one image several times."""
         return self.rows if self.kind == "trajectory" else self.num_images
 
 
 @dataclass(frozen=True)
 class Times:
-    """How long a drawing took.
+    """Durations of a drawing.
 
     Attributes:
-        seconds: The sampling itself, noise included, on a warm device.
-        warmup_seconds: One whole step before, which compiles where the framework does that.
+        seconds: Time of sampling, noise included, on a warm device.
+        warmup_seconds: Time of the steps before, including compilation if the framework compiles.
     """
 
     seconds: float
@@ -68,41 +68,24 @@ class Times:
 def draw(
     experiment: Experiment, denoiser: Denoiser, used: UsedWeights, drawing: Drawing, export: ImageExport
 ) -> Times:
-    """Sample as the experiment's configuration says, and write the images, where this is the first process.
+    """Sample with the experiment's configuration; the first process writes the images.
 
-    The observers of the experiment are told of a grid.
+    The observers of the experiment are notified of a grid.
 
     Args:
         experiment: The experiment.
         denoiser: Its trained network.
-        used: Which weights these are, for the record.
-        drawing: What to draw.
-        export: Where to.
+        used: The weights in use, for the record.
+        drawing: The drawing.
+        export: The output.
 
     Raises:
-        UserError: A pixel is not a finite number, or the images cannot be written.
+        UserError: A pixel is not finite, or the images cannot be written.
     """
-    config = experiment.config
-    plan = experiment.sampling_plan()
-    shown = shown_steps(len(plan.steps), drawing.columns) if drawing.kind == "trajectory" else None
-    start = None
-    if drawing.kind == "interpolation":
-        height, width, channels = experiment.image_shape
-        start = _between(start_noise(config.seed, (channels, height, width)), drawing.columns)
-    sampler = Sampler(
-        denoiser,
-        plan.steps,
-        image_shape=experiment.image_shape,
-        seed=config.seed,
-        limit=config.x_start_limit,
-        solver=plan.solver,
-        start=start,
-        shown=shown,
-        processes=experiment.processes,
-    )
+    sampler = sampler_of(experiment, denoiser, drawing)
     first = launched().is_first
-    batch_size = min(drawing.num_sampled, config.batch_size)
-    calls = math.ceil(drawing.num_sampled / batch_size) * plan.calls
+    batch_size = min(drawing.num_sampled, experiment.config.batch_size)
+    calls = math.ceil(drawing.num_sampled / batch_size) * experiment.sampling_plan().calls
     with export, progress_bar("sampling", calls, unit="call") as bar:
         for images in sampler.images(drawing.num_sampled, batch_size=batch_size, on_call=bar.update):
             if first:
@@ -116,10 +99,31 @@ def draw(
     return times
 
 
+def sampler_of(experiment: Experiment, denoiser: Denoiser, drawing: Drawing) -> Sampler:
+    """Return the sampler for a set of images, with the experiment's configuration."""
+    config = experiment.config
+    plan = experiment.sampling_plan()
+    start = None
+    if drawing.kind == "interpolation":
+        height, width, channels = experiment.image_shape
+        start = _between(start_noise(config.seed, (channels, height, width)), drawing.columns)
+    return Sampler(
+        denoiser,
+        plan.steps,
+        image_shape=experiment.image_shape,
+        seed=config.seed,
+        limit=config.x_start_limit,
+        solver=plan.solver,
+        start=start,
+        shown=shown_steps(len(plan.steps), drawing.columns) if drawing.kind == "trajectory" else None,
+        processes=experiment.processes,
+    )
+
+
 def drawing_record(
     experiment: Experiment, denoiser: Denoiser, used: UsedWeights, drawing: Drawing
 ) -> dict[str, Any]:
-    """All that decides the images of a drawing, for the JSON file beside it."""
+    """Return everything that determines the images of a drawing, for its JSON file."""
     config = experiment.config
     timesteps = experiment.timesteps().tolist()
     record = {
@@ -139,12 +143,12 @@ def drawing_record(
 
 
 def shown_steps(num_steps: int, columns: int) -> tuple[int, ...]:
-    """The positions of evenly spread steps, the last one among them; all where there are no more."""
+    """Return the positions of `columns` evenly spaced steps, including the last; all if there are fewer."""
     return tuple(int(n) for n in np.unique(np.rint(np.linspace(num_steps - 1, 0, min(columns, num_steps)))))
 
 
 def _between(start: StartNoise, columns: int) -> StartNoise:
-    """Image `r columns + c` begins `c / (columns - 1)` of the way from noise 2 r to noise 2 r + 1."""
+    """Interpolate noise: image `r columns + c` is `c / (columns - 1)` of the way from 2 r to 2 r + 1."""
 
     def interpolated(indices: NDArray[np.int64]) -> NDArray[np.float32]:
         rows, positions = np.divmod(indices, columns)

@@ -1,4 +1,4 @@
-"""One experiment from beginning to end: train, sample, and leave a run directory."""
+"""Execution of one experiment: train, sample, and write the run directory."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ddim_host.run.checkpoints import (
 )
 from ddim_host.run.drawing import Drawing, Times, draw
 from ddim_host.run.exports import export_images
+from ddim_host.run.images import AUTOMATIC, Enlargement
 from ddim_host.run.provenance import provenance
 from ddim_host.run.sampling import Denoiser
 from ddim_host.run.trained import UsedWeights, other_images
@@ -30,7 +31,7 @@ from ddim_host.run.training import Trainer
 from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -42,12 +43,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finished:
-    """How an experiment went.
+    """Outcome of an experiment.
 
     Attributes:
         picture: The path of the grid.
-        times: How long the sampling took.
-        growth: That the loss has grown, in words; empty if it has not.
+        times: Duration of sampling.
+        growth: Description of a growing loss; empty if the loss has not grown.
     """
 
     picture: Path
@@ -56,24 +57,39 @@ class Finished:
 
 
 def is_complete(run: RunDirectory) -> bool:
-    """Return whether a run was trained to its end, sampled from and reported, as its files tell.
+    """Return whether a run has been fully trained, sampled from and reported, judging by its files.
 
     Raises:
         UserError: Its configuration or its newest checkpoint is damaged.
     """
-    request, images = run.config.request, run.config.fingerprint
-    if images is None or not (run.has_checkpoint() and run.report_path.exists()):
+    if not run.report_path.exists() or not is_trained(run):
         return False
+    request = run.config.request
     try:
         picture = _picture_path(run, request.parts[Kind.TIMESTEP_SUBSET].name, request.settings)
-        length = training_length(request.settings, images.num_train)
-    except KeyError:  # somebody has taken a line out of config.toml
+    except KeyError:  # a line was removed from config.toml
         return False
-    return picture.exists() and load_progress(run.latest_checkpoint()).step >= length
+    return picture.exists()
+
+
+def is_trained(run: RunDirectory) -> bool:
+    """Return whether the newest checkpoint of a run is from its last step.
+
+    Raises:
+        UserError: Its configuration or its newest checkpoint is damaged.
+    """
+    settings, images = run.config.request.settings, run.config.fingerprint
+    if images is None or not run.has_checkpoint():
+        return False
+    try:
+        length = training_length(settings, images.num_train)
+    except KeyError:  # a line was removed from config.toml
+        return False
+    return load_progress(run.latest_checkpoint()).step >= length
 
 
 def _picture_path(run: RunDirectory, timestep_subset: str, settings: Mapping[str, Any]) -> Path:
-    """Return the path of the grid that a run ends with."""
+    """Return the path of the grid that is sampled at the end of a run."""
     return run.samples_path / f"{timestep_subset}-{settings['steps']}-eta-{settings['eta']:g}.png"
 
 
@@ -83,51 +99,68 @@ def run_experiment(
     *,
     start: RunDirectory | None = None,
     command: str,
+    enlargement: Enlargement = AUTOMATIC,
+    on_start: Callable[[Mapping[str, str]], object] = lambda _: None,
 ) -> Finished:
-    """Train, sample and write everything into the run directory; of several processes the first one writes.
-
-    The observers of the experiment are told.
+    """Train, sample, write the run directory (in the first process), and notify the observers.
 
     Args:
-        experiment: What to run.
-        run: Where to write.
-        start: The run whose newest checkpoint to begin from, if it has one: `run` itself to resume it, or
-            another run with the same network, trained in any framework.
-        command: What was called, for the record.
+        experiment: The experiment.
+        run: The run directory.
+        start: The run whose newest checkpoint, if any, to start from: `run` itself to resume it, or another
+            run with the same network, trained in any framework.
+        command: The command, for the record.
+        enlargement: Enlargement of small images in grids.
+        on_start: Called before training with the provenance, which names the resolved device and precision.
 
     Returns:
-        How it went.
+        The outcome.
 
     Raises:
-        UserError: The data, the device or the directory is not available, or a checkpoint is damaged; or a
-            resumed run would go on with other images.
+        UserError: The data, the device or the directory is not available, a checkpoint is damaged, or a
+            resumed run would use different images.
         DivergedError: A loss or a weight is not finite.
-        InterruptedTrainingError: There was a signal; a checkpoint was written.
+        InterruptedTrainingError: A signal arrived; a checkpoint was written.
     """
     config = experiment.config
     path = _picture_path(run, config.timestep_subset.name, vars(config))
-    export = export_images(path, num_images=config.num_images)  # too many are an error before the training
+    # Raises before training if the grid would be too large.
+    export = export_images(
+        path,
+        num_images=config.num_images,
+        image_shape=experiment.image_shape,
+        enlargement=enlargement,
+    )
     images = experiment.images
     if start is run:
-        _require_same_images(run, images)
+        require_stored_images(run, images)
     model = experiment.build_model()
     require_same_images(experiment.processes, images.fingerprint.number)
     first = launched().is_first
     made_with = provenance(config.plugin.name, model, command)
     with contextlib.ExitStack() as stack:
         if first and start is run:
-            stack.enter_context(run.training())  # what is read must not change any more
+            stack.enter_context(run.training())  # no other process may change what is read
         progress, metrics = _restore(experiment, model, start, resumed=start is run)
         require_same_checkpoint(experiment.processes, progress.step)
         if first and start is not run:
             stack.enter_context(run.training())
             _begin(experiment, model, images, run, progress, start=start, made_with=made_with)
         if first:
-            # What was kept after the checkpoint will be made again.
+            # Weights saved after the checkpoint will be recreated.
             remove_others(run.checkpoints_path, progress)
+        on_start(made_with)
         observed = ObservedRun(run.path, "run", config_document(config), made_with, progress.step)
         with experiment.observers.watching(observed):
-            trainer = Trainer(experiment, model, images, run=run, progress=progress, metrics=metrics)
+            trainer = Trainer(
+                experiment,
+                model,
+                images,
+                run=run,
+                progress=progress,
+                metrics=metrics,
+                enlargement=enlargement,
+            )
             trainer.train()
             stack.close()  # the run can be resumed from here on
             used = UsedWeights("ema", "latest", (progress.step,))
@@ -136,18 +169,18 @@ def run_experiment(
     return Finished(path, times, trainer.growth())
 
 
-def _require_same_images(run: RunDirectory, images: TrainTest) -> None:
-    """Make sure that a resumed run goes on with the images that it began with.
+def require_stored_images(run: RunDirectory, images: TrainTest) -> None:
+    """Check that a resumed run uses the images that it started with.
 
     Raises:
-        UserError: It would not.
+        UserError: The images are different.
     """
     why = other_images(run.config, images)
     if why:
         raise UserError(
-            f"the images are not those that the run in {run.path} began with",
+            f"these are not the images that the run in {run.path} started with",
             why=why,
-            fix=f"bring those back, or begin another run with --start-from {run.path}",
+            fix=f"restore the original images, or start a new run with --start-from {run.path}",
         )
 
 
@@ -161,21 +194,21 @@ def _begin(
     start: RunDirectory | None,
     made_with: Mapping[str, str],
 ) -> None:
-    """Make a new run of an empty folder.
+    """Create a new run in an empty folder.
 
     Args:
-        experiment: What to run.
-        model: The network, with the weights that the run begins with.
+        experiment: The experiment.
+        model: The network, with the initial weights of the run.
         images: The data set.
-        run: Where to.
-        progress: Where it begins.
-        start: The run whose weights it begins with; None if they are random.
-        made_with: What the run is made with, as text by name.
+        run: The run directory.
+        progress: The initial progress.
+        start: The run that the initial weights are from; None if they are random.
+        made_with: Versions, hardware and command, as text by name.
     """
-    run.require_free()  # again: another process may have come first
+    run.require_free()  # again, because another process may have been first
     if start is not None:
-        # Weights of another run are nowhere else in this one. They come before what makes it a run, so that
-        # one that is cut off here is never begun again with random weights.
+        # Save the weights of the other run before config.toml, which makes the folder a run: after an
+        # interruption in between, the run must not restart with random weights.
         save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), progress)
     if images.left_out:
         run.write_left_out(images.left_out)
@@ -194,29 +227,29 @@ def _begin(
 def _restore(
     experiment: Experiment, model: Model, start: RunDirectory | None, *, resumed: bool
 ) -> tuple[Progress, list[EpochMetrics]]:
-    """Bring model and sampler to where the run begins; a function, so that the arrays are freed after it."""
+    """Load the initial state into model and sampler; a function, so that its arrays are freed."""
     checkpoint, metrics = _beginning(experiment) if start is None else _continued(experiment, start)
     model.load_weights(checkpoint.raw, "raw")
     model.load_weights(checkpoint.ema, "ema")
     if checkpoint.training is not None:
         model.load_training_state(checkpoint.training)
     if resumed:
-        if checkpoint.training is not None:  # otherwise nothing was ever kept
+        if checkpoint.training is not None:  # otherwise the sampler has no stored state
             experiment.sampler.load_state_dict(checkpoint.sampler)
         return checkpoint.progress, metrics
-    # Losses and times of another run, perhaps with another loss or on another framework, stay there; so does
-    # what its timestep sampler learned from them.
+    # Losses and times of another run, possibly with another loss or framework, are not continued, and neither
+    # is the state of its timestep sampler.
     return Progress(step=checkpoint.progress.step), []
 
 
 def _beginning(experiment: Experiment) -> tuple[Checkpoint, list[EpochMetrics]]:
-    """The state of a run that has not taken a step."""
+    """Return the state of a run before its first step."""
     weights = initial_weights(experiment.unet, experiment.config.seed)
     return Checkpoint(raw=weights, ema=weights, training=None, sampler={}, progress=Progress()), []
 
 
 def _continued(experiment: Experiment, start: RunDirectory) -> tuple[Checkpoint, list[EpochMetrics]]:
-    """The newest checkpoint of a run, and its metrics up to there; what came after is measured again."""
+    """Return the newest checkpoint of a run, and the metrics up to it; later ones will be measured again."""
     if not start.has_checkpoint():
         return _beginning(experiment)
     checkpoint = load_checkpoint(start.latest_checkpoint(), parameters(experiment.unet))

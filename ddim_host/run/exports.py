@@ -1,8 +1,9 @@
-"""Where sampled images go: a grid to look at, an array for programs, or a folder of pictures.
+"""Exports of sampled images: a still or animated grid, an array, or a folder of pictures.
 
-The name decides: `x.png` is a grid, `x.npz` an array `images`, uint8 `(N, H, W, C)`, and a name without a
-suffix a folder of `000000.png`, `000001.png`, ... How the images were made is in a JSON file beside the grid
-or the array (`x.json`), or in the folder (`images.json`). Each appears whole or not at all.
+The format depends on the name: `x.png` is a grid, `x.gif`, `x.apng` or `x.webp` a moving one, `x.npz` an
+array `images`, uint8 `(N, H, W, C)`, and a name without a suffix a folder of `000000.png`, `000001.png`, ...
+A JSON file describes how the images were made, next to the file (`x.json`) or in the folder (`images.json`).
+All files and folders are written atomically.
 """
 
 from __future__ import annotations
@@ -11,12 +12,22 @@ import json
 import shutil
 import uuid
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ddim_host.errors import UserError
-from ddim_host.run.images import grid_png, image_png
+from ddim_host.run.animations import ANIMATED, animation
+from ddim_host.run.images import (
+    AUTOMATIC,
+    MAX_CANVAS,
+    Enlargement,
+    grid_canvas,
+    grid_layout,
+    grid_png,
+    image_png,
+)
 from ddim_host.system.files import file_errors, replacing, write_bytes, write_text
 from ddim_host.system.limits import MAX_GRID_IMAGES
 
@@ -30,13 +41,13 @@ if TYPE_CHECKING:
 
 
 class ImageExport(ABC):
-    """Takes images as they are made; what it writes appears when it is finished.
+    """Collects images as they are sampled, and writes a file or folder that appears when it is complete.
 
     Args:
         path: The file or folder.
 
     Attributes:
-        is_grid: Whether it writes one picture of all images.
+        is_grid: True if the output is one still picture of all images.
     """
 
     is_grid = False
@@ -45,33 +56,33 @@ class ImageExport(ABC):
         self.path = path
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Return self."""
         return self
 
-    def __exit__(  # noqa: B027 - most have nothing to clear away
+    def __exit__(  # noqa: B027 - most exports have nothing to clean up
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Clear away what is not finished."""
+        """Remove unfinished output."""
 
     @abstractmethod
     def add(self, images: Images) -> None:
-        """Take the next images, uint8 `(B, H, W, C)`.
+        """Add the next images, uint8 `(B, H, W, C)`.
 
         Raises:
-            UserError: They cannot be written.
+            UserError: The images cannot be written.
         """
 
     @abstractmethod
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Write what is not written yet, and the record of how the images were made.
+        """Write all remaining output, and the record of how the images were made.
 
         Raises:
-            UserError: It cannot be written.
+            UserError: The output cannot be written.
         """
 
 
 class _Collected(ImageExport):
-    """Holds all images in memory until the end."""
+    """Export that keeps all images in memory until the end."""
 
     def __init__(self, path: Path, num_images: int) -> None:
         super().__init__(path)
@@ -88,7 +99,7 @@ class _Collected(ImageExport):
     def finish(self, record: Mapping[str, Any]) -> None:
         images = self._images
         if images is None or self._count < self._num_images:
-            raise ValueError(f"{self._num_images} images were announced, {self._count} came")
+            raise ValueError(f"expected {self._num_images} images, got {self._count}")
         beside = self.path.with_suffix(".json")
         with file_errors(f"cannot write {self.path}"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,12 +118,32 @@ class _Collected(ImageExport):
 class _Grid(_Collected):
     is_grid = True
 
-    def __init__(self, path: Path, num_images: int, columns: int | None) -> None:
+    def __init__(self, path: Path, num_images: int, columns: int | None, enlargement: Enlargement) -> None:
         super().__init__(path, num_images)
         self._columns = columns
+        self._enlargement = enlargement
 
     def _write(self, images: Images) -> None:
-        write_bytes(self.path, grid_png(images, columns=self._columns))
+        write_bytes(self.path, grid_png(images, columns=self._columns, enlargement=self._enlargement))
+
+
+class _Moving(_Collected):
+    """An animated grid; each cell shows a row of images, one after the other."""
+
+    def __init__(self, path: Path, num_images: int, num_frames: int, enlargement: Enlargement) -> None:
+        super().__init__(path, num_images)
+        self._num_frames = num_frames
+        self._enlargement = enlargement
+
+    def _write(self, images: Images) -> None:
+        count = len(images) // self._num_frames
+        layout = grid_layout(count, images.shape[1:], scale=self._enlargement.scale, light=True)
+        enlargement = replace(self._enlargement, scale=layout.scale)
+        frames = [
+            grid_canvas(images[first :: self._num_frames], enlargement=enlargement)
+            for first in range(self._num_frames)
+        ]
+        write_bytes(self.path, animation(frames, self.path.suffix.lower()))
 
 
 class _Array(_Collected):
@@ -137,7 +168,7 @@ class _Folder(ImageExport):
     def finish(self, record: Mapping[str, Any]) -> None:
         with file_errors(f"cannot write {self.path}"):
             (self._partial / "images.json").write_text(_record_text(record), encoding="utf-8")
-            # Takes the place of an empty folder, and of nothing else.
+            # A rename can replace an empty folder, but nothing else.
             self._partial.rename(self.path)
 
     def __exit__(
@@ -146,54 +177,89 @@ class _Folder(ImageExport):
         shutil.rmtree(self._partial, ignore_errors=True)
 
 
-def export_images(path: Path, *, num_images: int, columns: int | None = None) -> ImageExport:
-    """The export that a name asks for.
+def is_animated(path: Path) -> bool:
+    """Return whether a file name has the suffix of an animated image."""
+    return path.suffix.lower() in ANIMATED
+
+
+def export_images(
+    path: Path,
+    *,
+    num_images: int,
+    image_shape: tuple[int, int, int],
+    columns: int | None = None,
+    enlargement: Enlargement = AUTOMATIC,
+) -> ImageExport:
+    """Return the export that matches a file name.
 
     Args:
         path: The file or folder to write.
-        num_images: How many images there will be.
-        columns: Images in a row of a grid; None makes it as square as their number allows.
+        num_images: The number of images.
+        image_shape: `(H, W, C)` of each.
+        columns: Images in a row of a grid, or frames of an animation; None for a nearly square grid.
+        enlargement: Enlargement of small images in a grid.
 
     Raises:
-        UserError: The suffix is not known, or there are too many images for a grid.
+        UserError: The suffix is unknown, an animation was requested without columns, or the grid would
+            have too many images or pixels.
     """
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return _Array(path, num_images)
-    hidden = path.name.startswith(".")  # `.png` alone has no suffix, and was hardly meant as a folder
+    hidden = path.name.startswith(".")  # `.png` has no suffix, but is unlikely to mean a folder
     if suffix == "" and not hidden:
         return _Folder(path)
-    if suffix != ".png":
+    if suffix not in (".png", *ANIMATED):
         raise UserError(
-            f"cannot tell what to write from the name {path}",
-            why="it has no known suffix, or nothing but one",
-            fix="name it x.png for a grid, x.npz for an array, or without a suffix for a folder of pictures",
+            f"cannot infer the output format from the name {path}",
+            why="its suffix is unknown, or the name is only a suffix",
+            fix="use x.png for a grid, x.npz for an array, x.gif, x.apng or x.webp for an animated "
+            "trajectory or interpolation, or a name without suffix for a folder of pictures",
         )
-    if num_images > MAX_GRID_IMAGES:
+    moves = suffix in ANIMATED
+    if moves and columns is None:
         raise UserError(
-            f"{num_images:,} images are too many for one grid",
-            why=f"a grid holds {MAX_GRID_IMAGES:,} at most",
-            fix="sample fewer, or choose an array or a folder with `ddim-host sample RUN --out x.npz`",
+            f"samples cannot be written to {path}, an animated image",
+            why="only a trajectory or an interpolation can be animated",
+            fix="add --show-trajectory or --interpolate N, or name it x.png",
         )
-    return _Grid(path, num_images, columns)
+    shown = num_images // columns if moves and columns else num_images
+    if shown > MAX_GRID_IMAGES:
+        raise UserError(
+            f"{shown:,} images are too many for one grid",
+            why=f"a grid can have at most {MAX_GRID_IMAGES:,}",
+            fix="sample fewer, or write an array or a folder: `ddim-host sample RUN --out x.npz`",
+        )
+    if enlargement.scale is not None:
+        layout = grid_layout(shown, image_shape, None if moves else columns, enlargement.scale)
+        height, width = layout.size
+        if height * width > MAX_CANVAS:
+            raise UserError(
+                f"--grid-scale {enlargement.scale} would make a picture of {width:,} x {height:,} pixels",
+                why=f"a grid can have at most {MAX_CANVAS:,} pixels",
+                fix="use a smaller --grid-scale, or fewer images",
+            )
+    if moves and columns:
+        return _Moving(path, num_images, columns, enlargement)
+    return _Grid(path, num_images, columns, enlargement)
 
 
 def require_new(path: Path) -> None:
-    """Make sure, before any work, that a name can be written and nothing is lost by it.
+    """Check, before any work, that a path can be written and that nothing would be overwritten.
 
     Raises:
-        UserError: Something is there already (an empty folder apart), or the place cannot be written to.
+        UserError: The path exists (and is not an empty folder), or cannot be written.
     """
     with file_errors(f"cannot write {path}"):
         for name in (path, path.with_suffix(".json")) if path.suffix else (path,):
             if _is_taken(name):
                 raise UserError(
-                    f"{name} exists already",
-                    why="" if name == path else f"how {path} is made would be written there",
-                    fix="choose another --out, or move it away",
+                    f"{name} already exists",
+                    why="" if name == path else f"the metadata of {path} would be written there",
+                    fix="choose another --out, or move the file away",
                 )
         parent = next(folder for folder in path.absolute().parents if folder.exists())
-    # Asking for permission is not enough: the name may be too long, or the file system read-only.
+    # Checking permissions is not enough: the name may be too long, or the file system read-only.
     trial = parent / (path.name if parent == path.absolute().parent else f".{uuid.uuid4().hex}")
     if not path.exists():
         with file_errors(f"cannot write {path} into {parent}", fix="choose another --out"):
@@ -202,7 +268,7 @@ def require_new(path: Path) -> None:
 
 
 def _is_taken(path: Path) -> bool:
-    """Whether something is there; an empty folder is not, where another folder can take its place."""
+    """Return whether the path is taken; an empty folder that a rename can replace is not."""
     if path.is_symlink() or not path.is_dir():
         return path.is_symlink() or path.exists()
     replaceable = not path.suffix and path.name not in ("", "..") and not path.is_mount()

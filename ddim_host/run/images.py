@@ -1,117 +1,237 @@
-"""Between stored images and the network's range, and from images to a picture."""
+"""Conversion between stored images and the network's range, and pictures of many images."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import Image
 
     from ddim_host.plugin.data import Images
 
 _EMPTY = 128
-"""The grey of a cell of a grid that holds no image."""
+"""The grey of an empty cell of a grid."""
 
-_LEGIBLE = 64
-"""Height in pixels that a small image is enlarged to in a grid."""
+_LEGIBLE, _LIGHT = 96, 64
+"""Target widths of enlarged images in pixels: grey ones, and RGB or animated ones, to limit the file size."""
+
+_MOST_ENLARGED = 128
+"""Maximum width in pixels of an image enlarged by the default scale."""
+
+_MOST_WIDTH = 2000
+"""Maximum width in pixels of a grid with the default scale, unless the scale is 1."""
+
+MAX_CANVAS = 1 << 26
+"""Maximum number of pixels of a grid; Pillow treats a larger picture as a decompression bomb."""
+
+_REACH = 2
+"""Pixels on either side that the bicubic filter uses."""
+
+
+@dataclass(frozen=True)
+class Enlargement:
+    """Enlargement of small images in a grid; stored and compared images keep their size.
+
+    Attributes:
+        scale: Pixels of the grid per pixel of an image, in each direction; None depends on the image size.
+        nearest: Show pixels as squares; otherwise a bicubic filter smooths them.
+    """
+
+    scale: int | None = None
+    nearest: bool = False
+
+
+AUTOMATIC = Enlargement()
+"""Smooth enlargement to a legible size."""
 
 
 def to_network(images: Images) -> NDArray[np.float32]:
-    """uint8 `(N, H, W, C)` to float32 `(N, C, H, W)` in [-1, 1]."""
+    """Convert uint8 `(N, H, W, C)` to float32 `(N, C, H, W)` in [-1, 1]."""
     scaled = images.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
 def to_uint8(x: NDArray[np.float32]) -> Images:
-    """Float32 `(N, C, H, W)` to uint8 `(N, H, W, C)`: limited to [-1, 1] and rounded, so nothing wraps."""
+    """Clip float32 `(N, C, H, W)` to [-1, 1], and round to uint8 `(N, H, W, C)`."""
     scaled = (np.clip(x, -1.0, 1.0) + 1.0) * 127.5
     return np.ascontiguousarray(np.rint(scaled).astype(np.uint8).transpose(0, 2, 3, 1))
 
 
-def grid_png(images: Images, *, columns: int | None = None) -> bytes:
-    """A PNG of all images in rows; small ones enlarged pixel by pixel.
+def grid_png(images: Images, *, columns: int | None = None, enlargement: Enlargement = AUTOMATIC) -> bytes:
+    """Return a PNG of all images in rows.
 
     Args:
         images: uint8 `(N, H, W, C)`, N >= 1.
-        columns: Images in a row; None makes the grid as square as their number allows.
+        columns: Images in a row; None for a nearly square grid.
+        enlargement: Enlargement of small images.
     """
-    count, height, width, channels = images.shape
-    layout = _Layout(count, height, width, columns)
-    canvas = np.full((*layout.size, channels), 255, dtype=np.uint8)
-    scale = layout.scale
+    return image_png(grid_canvas(images, columns=columns, enlargement=enlargement))
+
+
+def grid_canvas(
+    images: Images, *, columns: int | None = None, enlargement: Enlargement = AUTOMATIC
+) -> NDArray[np.uint8]:
+    """Return the pixels of a grid, uint8 `(height, width, C)`; see `grid_png`."""
+    layout = grid_layout(len(images), images.shape[1:], columns, enlargement.scale)
+    canvas = np.full((*layout.size, images.shape[3]), 255, dtype=np.uint8)
     for cell in range(layout.rows * layout.columns):
-        # Where the last row is not full, its cells are no brighter than an image.
-        content = images[cell].repeat(scale, axis=0).repeat(scale, axis=1) if cell < count else _EMPTY
-        canvas[layout.cell(cell)] = content
-    return image_png(canvas, optimize=True)
+        # Empty cells of the last row are grey, so that they are no brighter than images.
+        filled = cell < len(images)
+        canvas[layout.cell(cell)] = enlarged(images[cell], layout.scale, enlargement) if filled else _EMPTY
+    return canvas
+
+
+def enlarged(image: NDArray[np.uint8], scale: int, how: Enlargement = AUTOMATIC) -> NDArray[np.uint8]:
+    """Enlarge one image.
+
+    The pixel at position `scale // 2` of each block of `scale` by `scale` pixels is the image's own pixel,
+    unchanged, because all but one of the filter's weights are 0 there.
+
+    Args:
+        image: uint8 `(H, W, C)`.
+        scale: Pixels of the result per pixel, in each direction.
+        how: Smooth, or squares.
+
+    Returns:
+        uint8 `(H scale, W scale, C)`.
+    """
+    if scale == 1 or how.nearest:
+        return image.repeat(scale, axis=0).repeat(scale, axis=1)
+    # Importing Pillow takes a tenth of a second, so it is imported only for drawing.
+    from PIL import Image  # noqa: PLC0415
+
+    height, width, channels = image.shape
+    padded = np.pad(image, ((_REACH, _REACH), (_REACH, _REACH), (0, 0)), mode="edge")
+    # A block of even size has no middle pixel, so shift the image by half a pixel of the result.
+    begin = _REACH - (0.5 / scale if scale % 2 == 0 else 0.0)
+    resized = as_picture(padded).resize(
+        (width * scale, height * scale),
+        Image.Resampling.BICUBIC,
+        box=(begin, begin, begin + width, begin + height),
+    )
+    return np.asarray(resized).reshape(height * scale, width * scale, channels)
 
 
 def grid_images(
     png: bytes, count: int, image_shape: tuple[int, int, int], *, columns: int | None = None
 ) -> Images:
-    """The images of a grid, as they were before `grid_png`.
+    """Return the images of a grid in their original size, the inverse of `grid_png` for any enlargement.
 
     Args:
         png: The grid.
         count: N.
         image_shape: `(H, W, C)`.
-        columns: As it was given to `grid_png`.
+        columns: The value passed to `grid_png`.
 
     Returns:
         uint8 `(N, H, W, C)`.
 
     Raises:
-        ValueError: It is no PNG, or no such grid; or there is none of so many images.
+        ValueError: The data is not a PNG of a grid of these images, or `count` is not positive.
     """
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
 
     if count < 1:
-        raise ValueError(f"no grid has {count} images")
+        raise ValueError(f"a grid cannot have {count} images")
     height, width, channels = image_shape
-    layout = _Layout(count, height, width, columns)
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
-            if picture.size != layout.size[::-1] or picture.mode != ("L" if channels == 1 else "RGB"):
-                raise ValueError(f"it is no grid of {count} images of {height} x {width} x {channels}")
+            layout = _layout_of_size(picture.size[::-1], count, image_shape, columns)
+            if layout is None or picture.mode != ("L" if channels == 1 else "RGB"):
+                raise ValueError(f"it is not a grid of {count} images of {height} x {width} x {channels}")
             canvas = np.asarray(picture).reshape(*layout.size, channels)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise ValueError(f"it is no PNG: {error}") from error
+        raise ValueError(f"it is not a PNG file: {error}") from error
     scale = layout.scale
-    return np.stack([canvas[layout.cell(cell)][::scale, ::scale] for cell in range(count)])
+    cells = [canvas[layout.cell(cell)] for cell in range(count)]
+    return np.stack([cell[scale // 2 :: scale, scale // 2 :: scale] for cell in cells])
 
 
-class _Layout:
-    """Where the cells of a grid are."""
+class GridLayout:
+    """Layout of the cells of a grid.
 
-    def __init__(self, count: int, height: int, width: int, columns: int | None) -> None:
-        self.columns = columns or math.ceil(math.sqrt(count))
-        self.rows = math.ceil(count / self.columns)
-        self.scale = max(1, _LEGIBLE // height)
-        self._gap = max(1, self.scale // 4)
-        self._height, self._width = height * self.scale, width * self.scale
+    Attributes:
+        rows: Rows of cells.
+        columns: Cells in a row.
+        scale: Pixels of the grid per pixel of an image, in each direction.
+        size: Height and width of the grid in pixels.
+    """
+
+    def __init__(self, count: int, height: int, width: int, columns: int, scale: int) -> None:
+        self.columns = columns
+        self.rows = math.ceil(count / columns)
+        self.scale = scale
+        self._height, self._width = height * scale, width * scale
+        self._gap = max(1, self._width // 16)
         self.size = (
             self.rows * (self._height + self._gap) + self._gap,
             self.columns * (self._width + self._gap) + self._gap,
         )
 
     def cell(self, number: int) -> tuple[slice, slice]:
-        """Rows and columns of pixels."""
+        """Return the rows and columns of pixels that a cell covers."""
         row, column = divmod(number, self.columns)
         top = self._gap + row * (self._height + self._gap)
         left = self._gap + column * (self._width + self._gap)
         return slice(top, top + self._height), slice(left, left + self._width)
 
 
+def grid_layout(
+    count: int,
+    image_shape: tuple[int, ...],
+    columns: int | None = None,
+    scale: int | None = None,
+    *,
+    light: bool = False,
+) -> GridLayout:
+    """Lay out a grid.
+
+    Args:
+        count: The number of images.
+        image_shape: `(H, W, C)`.
+        columns: Images in a row; None for a nearly square grid.
+        scale: Pixels of the grid per pixel of an image, in each direction; None depends on the image size.
+        light: Choose a smaller scale, because the grid is one of many.
+    """
+    height, width, channels = image_shape
+    columns = columns or math.ceil(math.sqrt(count))
+    if scale is None:
+        size = max(height, width)
+        wanted = _LIGHT if light or channels == 3 else _LEGIBLE
+        legible = min(math.ceil(wanted / size), _MOST_ENLARGED // size)
+        scale = max(1, min(legible, _MOST_WIDTH // (columns * size)))
+    return GridLayout(count, height, width, columns, scale)
+
+
+def _layout_of_size(
+    size: tuple[int, int], count: int, image_shape: tuple[int, int, int], columns: int | None
+) -> GridLayout | None:
+    """Return the layout with this height and width in pixels, which determine the scale, or None."""
+    for scale in itertools.count(1):
+        layout = grid_layout(count, image_shape, columns, scale)
+        if layout.size == size:
+            return layout
+        if layout.size[0] > size[0]:
+            return None
+    raise AssertionError("unreachable")
+
+
 def image_png(image: NDArray[np.uint8], *, optimize: bool = False) -> bytes:
-    """A PNG of one image, uint8 `(H, W, C)`, as it is; `optimize` takes longer for a smaller file."""
-    # Pillow takes a tenth of a second to import, which only those who draw should pay.
+    """Return a PNG of one image, uint8 `(H, W, C)`, unscaled; `optimize` takes longer for a smaller file."""
+    buffer = io.BytesIO()
+    as_picture(image).save(buffer, format="PNG", optimize=optimize)
+    return buffer.getvalue()
+
+
+def as_picture(image: NDArray[np.uint8]) -> Image.Image:
+    """Return one image, uint8 `(H, W, C)`, as a Pillow image."""
     from PIL import Image  # noqa: PLC0415
 
-    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=optimize)
-    return buffer.getvalue()
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)

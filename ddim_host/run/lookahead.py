@@ -1,4 +1,4 @@
-"""Values that a thread computes before they are asked for."""
+"""Values that a thread computes before they are needed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 class Lookahead(Generic[T]):
-    """A function of 0, 1, 2, ..., whose next values are computed in a thread while the last one is used.
+    """Wrapper of a function of 0, 1, 2, ... that computes the next values in a thread.
 
     Args:
-        function: A pure function; NumPy's heavy parts let other threads run.
-        depth: How many values to compute ahead; 0 computes each when it is asked for, without a thread.
-        end: Values from here on are not computed ahead.
+        function: A pure function; heavy NumPy operations release the GIL.
+        depth: Number of values to compute ahead; 0 computes each on request, without a thread.
+        end: Values for `end` and above are not computed ahead.
     """
 
     def __init__(self, function: Callable[[int], T], *, depth: int, end: int) -> None:
@@ -28,10 +28,10 @@ class Lookahead(Generic[T]):
         self._futures: dict[int, Future[T]] = {}
 
     def __call__(self, number: int) -> T:
-        """Return the value, and see to it that the next ones are on their way.
+        """Return the value for a number, and start computing the next ones.
 
         Raises:
-            Exception: Whatever the function raises for this number.
+            Exception: The function raised it for this number.
         """
         if self._thread is None:
             return self._function(number)
@@ -44,6 +44,6 @@ class Lookahead(Generic[T]):
         return self._futures.pop(number).result()
 
     def close(self) -> None:
-        """Compute nothing more ahead; returns when the thread has ended."""
+        """Stop computing ahead, and wait for the thread to finish."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)

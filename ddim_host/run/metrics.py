@@ -1,4 +1,4 @@
-"""`metrics.csv`: a row for every epoch, with a column for each field of `EpochMetrics`."""
+"""`metrics.csv`: one row per epoch, one column per field of `EpochMetrics`."""
 
 from __future__ import annotations
 
@@ -20,40 +20,38 @@ if TYPE_CHECKING:
 
 
 def measures(row: EpochMetrics) -> dict[Measure, float]:
-    """Return the losses by which an epoch can be the best; lower is better."""
+    """Return the losses by which the best epochs are chosen; lower is better."""
     average = (5.0 * row.train_loss + row.test_loss) / 6.0
     return {"train": row.train_loss, "test": row.test_loss, "avg": average}
 
 
 _GROWN = 2.0
-"""Far more than chance: the test loss has the same timesteps and noise in every row."""
+"""Factor by which a loss has grown beyond chance: all rows test on the same timesteps and noise."""
 
 
 def growth(rows: Sequence[EpochMetrics], untrained: float = math.inf) -> str:
-    """Say that the loss has grown in a run, in words; empty if it has not.
+    """Describe the growth of a run's loss; return an empty string if it has not grown.
 
     Args:
-        rows: Those of a run.
-        untrained: The loss of predicting 0, no noise at all, which any network can.
+        rows: The rows of the run.
+        untrained: The loss of always predicting 0.
     """
     if not rows:
         return ""
     last, best = rows[-1], min(rows, key=lambda row: row.test_loss)
     for half, loss in (("train", last.train_loss), ("test", last.test_loss)):
         if loss > _GROWN * untrained:
-            return (
-                f"the {half} loss is {loss:.4g} in the end, and {untrained:.4g} for a network that predicts 0"
-            )
+            return f"the final {half} loss is {loss:.4g}, but predicting 0 would give {untrained:.4g}"
     if last.test_loss > _GROWN * best.test_loss:
         return (
-            f"the test loss is {last.test_loss:.4g} in the end, and was {best.test_loss:.4g} "
+            f"the final test loss is {last.test_loss:.4g}, but it was {best.test_loss:.4g} "
             f"after {best.step:,} steps"
         )
     return ""
 
 
 def read_metrics(path: Path) -> list[EpochMetrics]:
-    """Read the rows of a file; none if there is no file.
+    """Read the rows of a file, or none if it does not exist.
 
     Raises:
         UserError: The file is damaged.
@@ -72,12 +70,12 @@ def write_metrics(path: Path, rows: list[EpochMetrics]) -> None:
     """Write all rows, replacing the file.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = [field.name for field in fields(EpochMetrics)]
     writer.writerow(names)
-    # Not `astuple`, which copies every value: all rows are written again after every epoch.
+    # Not `astuple`, which copies every value: all rows are rewritten after every epoch.
     writer.writerows([getattr(row, name) for name in names] for row in rows)
     write_text(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""The search for timestep subsets of a trained run: a teacher, a part that searches, and what to expect."""
+"""Search for timestep subsets of a trained run: a teacher, a search part, and the expected errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """A subset search that was chosen.
+    """The chosen subset search.
 
     Attributes:
         part: The part.
@@ -47,14 +47,14 @@ class Method:
 
 
 def teacher_timesteps(experiment: Experiment, steps: int, sizes: Sequence[int]) -> NDArray[np.int64]:
-    """Return the timesteps of a teacher: evenly spaced, and those of the subset `linear` of each size.
+    """Return the timesteps of a teacher: evenly spaced ones, and those of the `linear` subset of each size.
 
-    With the latter among them `linear` is one of the subsets that a search compares.
+    The latter make `linear` one of the subsets that the search compares.
 
     Args:
         experiment: The experiment.
-        steps: The number of evenly spaced ones; all timesteps if there are fewer.
-        sizes: The numbers of steps that subsets are searched for.
+        steps: The number of evenly spaced timesteps; all timesteps if there are fewer.
+        sizes: The numbers of steps to find subsets for.
 
     Returns:
         int64, strictly increasing.
@@ -66,7 +66,7 @@ def teacher_timesteps(experiment: Experiment, steps: int, sizes: Sequence[int]) 
     most = min(steps, schedule.num_train_timesteps)
     if max(sizes) > most:
         raise UserError(
-            f"a teacher of {most} steps cannot be followed in {max(sizes)}",
+            f"cannot choose {max(sizes)} timesteps from a teacher with {most} steps",
             why=f"the noise schedule has {schedule.num_train_timesteps} timesteps",
             fix="use fewer --steps, or more --teacher-steps",
         )
@@ -84,17 +84,17 @@ def search_of(
     num_images: int,
     refinement: Refinement | None,
 ) -> Search:
-    """Return all that the result of a search depends on.
+    """Return the description of a search: everything that its result depends on.
 
     Args:
         experiment: The experiment.
         denoiser: Its trained network.
-        used: Which weights these are.
+        used: The weights in use.
         method: The subset search.
-        weights_sha256: The hash of their files.
-        timesteps: Those of the teacher.
-        num_images: The images that it samples.
-        refinement: How to refine what is found.
+        weights_sha256: The hash of the weights' files.
+        timesteps: The timesteps of the teacher.
+        num_images: The number of images that the teacher samples.
+        refinement: The refinement of the result; None for none.
     """
     config, model = experiment.config, denoiser.model
     noise_schedule = format_choice(config.noise_schedule.name, config.noise_schedule.parameters)
@@ -130,21 +130,21 @@ def search_subsets(
     started: float,
     distance_from: Callable[[NDArray[np.float32]], Distance] | None = None,
 ) -> list[FoundSubset]:
-    """Search, with progress.
+    """Search for subsets, with a progress bar.
 
-    What is expected of a subset is measured in the same way whichever part found it.
+    The expected error of a subset does not depend on the part that found it.
 
     Args:
         experiment: The experiment.
         denoiser: Its trained network.
         method: The subset search.
-        search: How to search.
+        search: The description of the search.
         sizes: Numbers of steps.
-        started: When the work began, of `time.perf_counter`.
-        distance_from: Gives the distance from the teacher's images that subsets are refined by.
+        started: Start of the work, a value of `time.perf_counter`.
+        distance_from: Returns the distance from the teacher's images, for refinement; None for none.
 
     Raises:
-        UserError: A pixel of sampled images is not a finite number, or the part breaks its contract.
+        UserError: A pixel of a sampled image is not finite, or the part breaks its contract.
     """
     timesteps = np.array(search.teacher_timesteps, dtype=np.int64)
     teacher = follow_teacher(experiment, denoiser, timesteps, search.num_images)

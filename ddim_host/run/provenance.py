@@ -1,38 +1,40 @@
-"""What a result was made with: versions and hardware."""
+"""Provenance of a result: versions and hardware."""
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import ddim_host
 from ddim_host.errors import printable
+from ddim_host.system.checkout import checked_out_commit
 from ddim_host.system.launch import launched
-from ddim_host.system.machine import processor_name
+from ddim_host.system.machine import available_cores, processor_name
 
 if TYPE_CHECKING:
     from ddim_host.framework.interface import Model
 
 
 def provenance(framework: str, model: Model, command: str) -> dict[str, str]:
-    """What a result was made with, as text by name: `device` and `precision` as they came out of `auto`.
+    """Return the provenance of a result as text by name, with `device` and `precision` resolved.
 
-    Threads are those of each process. Versions are those of distributions.
+    The number of threads is per process. `commit` is present if the host runs from a git checkout.
 
     Args:
         framework: The framework's distribution.
         model: The network.
-        command: What made it, for a shell or for Python.
+        command: The command that made the result, for a shell or for Python.
     """
     facts = {
         "command": command,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor_name(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(available_cores()),
         "device": model.device_name,
         "precision": model.precision,
         "threads": str(model.threads),
@@ -43,9 +45,10 @@ def provenance(framework: str, model: Model, command: str) -> dict[str, str]:
             facts[distribution] = version(distribution)
         except PackageNotFoundError:
             facts[distribution] = "unknown"
-    return facts
+    commit = checked_out_commit(Path(ddim_host.__file__).parents[1])
+    return facts | ({"commit": commit} if commit else {})
 
 
 def this_command() -> str:
-    """The command that this process was called with, for a shell."""
+    """Return the command of this process, quoted for a shell."""
     return printable(shlex.join(["ddim-host", *sys.argv[1:]]))

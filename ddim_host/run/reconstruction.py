@@ -1,7 +1,7 @@
 """Reconstruction: encode real images to noise with deterministic DDIM, and decode them again.
 
-A deterministic sampler is a map between noise and images that can be followed in both directions; how far an
-image comes back from where it began measures its discretisation error (arXiv 2010.02502, section 5.4).
+A deterministic sampler maps between noise and images in both directions. The difference between an image and
+its reconstruction measures the discretisation error (arXiv 2010.02502, section 5.4).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ddim_host.run.sampling import Denoiser
 
 PAPER_ERRORS = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
-"""The paper's errors on CIFAR-10 test images by number of steps (arXiv 2010.02502, table 2)."""
+"""The paper's reconstruction errors on CIFAR-10 test images by number of steps
+(arXiv 2010.02502, table 2)."""
 
 
 def reconstruct(
@@ -35,20 +36,20 @@ def reconstruct(
     *,
     on_call: Callable[[], object] = lambda: None,
 ) -> NDArray[np.float32]:
-    """Encode and decode images, without clipping, which would make the way back another one.
+    """Encode and decode images, without clipping, which would change the way back.
 
     Args:
-        denoiser: What predicts the noise.
+        denoiser: The network.
         schedule: The noise schedule that it was trained with.
-        subset: int64 `(S,)`, the timesteps of either way.
+        subset: int64 `(S,)`, the timesteps in both directions.
         images: uint8 `(B, H, W, C)`.
         on_call: Called after each of the 2 S network calls.
 
     Returns:
-        float32 `(B, C, H, W)`, about [-1, 1].
+        float32 `(B, C, H, W)`, approximately in [-1, 1].
 
     Raises:
-        UserError: A pixel is not a finite number.
+        UserError: A pixel is not finite.
     """
     model = denoiser.model
     timesteps = subset.tolist()
@@ -67,11 +68,11 @@ def reconstruct(
 
 
 def squared_errors(images: Images, reconstructed: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The mean squared error per dimension of each image, in units where pixels lie in [0, 1].
+    """Return the mean squared error per dimension of each image, for pixels in [0, 1].
 
     Args:
         images: uint8 `(B, H, W, C)`.
-        reconstructed: float32 `(B, C, H, W)`, about [-1, 1]; neither clipped nor rounded.
+        reconstructed: float32 `(B, C, H, W)`, approximately in [-1, 1]; neither clipped nor rounded.
 
     Returns:
         float64 `(B,)`.

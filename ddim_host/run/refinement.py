@@ -1,4 +1,4 @@
-"""Refinement: found timesteps move as long as sampled images come nearer to those of the teacher."""
+"""Refinement of found timesteps: move them as long as the images get closer to the teacher's."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     Distance: TypeAlias = Callable[[NDArray[np.float32]], float]
 
 _STRIDES = (4, 2, 1)
-"""How far timesteps are moved, in steps of the teacher: a sweep over the subset for each."""
+"""Distances by which timesteps are moved, in steps of the teacher, each in one pass over the subset."""
 
 
 @dataclass(frozen=True)
 class Refined:
-    """A subset before and after.
+    """A refined subset.
 
     Attributes:
         timesteps: int64 `(S,)`.
-        before: The distance of the images of the subset that was found.
-        after: The distance of those of the refined one.
+        before: The distance of the images before refinement.
+        after: The distance of the images after refinement.
     """
 
     timesteps: NDArray[np.int64]
@@ -47,7 +47,11 @@ class Refined:
 
 
 def pixel_distance(target: NDArray[np.float32]) -> Distance:
-    """Return the mean squared difference of a pixel from some images, float32 `(N, C, H, W)`."""
+    """Return a function that computes the mean squared difference of pixels from a target.
+
+    Args:
+        target: float32 `(N, C, H, W)`, as are the images.
+    """
 
     def distance(images: NDArray[np.float32]) -> float:
         return float(np.square(images.astype(np.float64) - target).mean())
@@ -56,12 +60,12 @@ def pixel_distance(target: NDArray[np.float32]) -> Distance:
 
 
 def refined_images(num_images: int) -> int:
-    """Return how many of a teacher's images a refinement samples again and again: half of them."""
+    """Return the number of a teacher's images that a refinement uses: half of them."""
     return max(1, num_images // 2)
 
 
 def teacher_images(experiment: Experiment, teacher: Teacher) -> NDArray[np.float32]:
-    """Return the images that a refinement compares with, float32 `(N, C, H, W)`."""
+    """Return the target images of a refinement, float32 `(N, C, H, W)`."""
     height, width, channels = experiment.image_shape
     count = refined_images(len(teacher.noise))
     return teacher.x_start[0, :count].reshape(count, channels, height, width)
@@ -74,30 +78,30 @@ def refine(
     subsets: Mapping[int, NDArray[np.int64]],
     distance: Distance,
 ) -> tuple[dict[int, Refined], int]:
-    """Move timesteps to others of the teacher, with progress: coordinate descent for each subset.
+    """Refine each subset by coordinate descent over the teacher's timesteps, with a progress bar.
 
-    Images are sampled from the noise of the teacher's, with the solver of the experiment and eta 0.
+    Images are sampled from the teacher's noise, with the solver of the experiment and eta 0.
 
     Args:
         experiment: The experiment.
         denoiser: Its trained network.
-        teacher: What it did with many steps.
-        subsets: Timesteps of the teacher by their number.
-        distance: Of images, float32 `(N, C, H, W)`, from those of `teacher_images`.
+        teacher: The predictions of the teacher.
+        subsets: Subsets of the teacher's timesteps, by size.
+        distance: Returns the distance of images, float32 `(N, C, H, W)`, from `teacher_images`.
 
     Returns:
-        The refined subsets by their number, and the network calls, all images of a batch together.
+        The refined subsets by size, and the number of network calls, one per batch.
 
     Raises:
-        UserError: The solver does not work with some timesteps, or a pixel is not a finite number.
+        UserError: The solver does not support some timesteps, or a pixel is not finite.
     """
     images = teacher_images(experiment, teacher)
-    noise = teacher.noise[: len(images)].reshape(images.shape).copy()  # PyTorch wants to be able to write
+    noise = teacher.noise[: len(images)].reshape(images.shape).copy()  # PyTorch warns about read-only arrays
     batches = math.ceil(len(noise) / min(experiment.config.batch_size, len(noise)))
     calls = {size: batches * _plan(experiment, subset).calls for size, subset in subsets.items()}
     tries = {size: 1 + 2 * len(_STRIDES) * size for size in subsets}
     made, refined = 0, {}
-    # Most tries at the end of a sweep are known or impossible: the bar then jumps ahead.
+    # Many moves are impossible or already tried, so the bar jumps to the end of a subset.
     with progress_bar("refining", sum(tries[size] * calls[size] for size in subsets), unit="call") as bar:
         for size, subset in subsets.items():
             distances: list[float] = []

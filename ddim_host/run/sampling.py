@@ -1,4 +1,4 @@
-"""The sampler: from noise to images, on the device, for any framework."""
+"""Sampling from noise to images, on the device, for any framework."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Denoiser:
     """One model, or several whose predictions are averaged.
 
     Attributes:
-        members: Models on the same device, each with its share; the shares add up to 1.
-        which: The weights to use, of each.
-        prediction_type: What the models predict.
+        members: Models on the same device with their weights in the average, which add up to 1.
+        which: The weights to use, raw or averaged.
+        prediction_type: The models' prediction type.
     """
 
     members: tuple[tuple[Model, float], ...]
@@ -46,7 +46,7 @@ class Denoiser:
 
     @property
     def model(self) -> Model:
-        """The model that does everything else."""
+        """The model used for everything except predictions."""
         return self.members[0][0]
 
     def predict(self, x_t: Tensor, t: int) -> Tensor:
@@ -67,19 +67,22 @@ def denoise(
     solver: Solver = ddim,
     on_call: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Follow the steps, on the device.
+    """Take the steps, on the device.
 
     Args:
-        denoiser: What predicts the noise.
-        x_t: `(B, C, H, W)` where the first step begins.
-        steps: From `diffusion.ddim_steps` or `diffusion.encoding_steps`.
-        limit: The largest absolute value of the predicted x_start; None leaves it as predicted.
-        fresh_noise: float32 `(B, C, H, W)` for a step; needed if some sigma is above 0.
-        solver: How to follow them.
+        denoiser: The network.
+        x_t: `(B, C, H, W)` at the start of the first step.
+        steps: Steps from `diffusion.ddim_steps` or `diffusion.encoding_steps`.
+        limit: Limit on the absolute value of the predicted x_start; None for no limit.
+        fresh_noise: Returns float32 `(B, C, H, W)` for a step; needed if any sigma is above 0.
+        solver: The solver.
         on_call: Called after each network call.
 
     Yields:
-        After each step x where it arrives, and the predicted x_start.
+        x at the end of each step, and the predicted x_start.
+
+    Raises:
+        ValueError: A step adds noise, and `fresh_noise` is None.
     """
     model = denoiser.model
 
@@ -90,14 +93,14 @@ def denoise(
 
     def added(step: DDIMStep) -> Tensor:
         if fresh_noise is None:
-            raise ValueError("a step adds noise (sigma > 0), but there is none to add")
+            raise ValueError("a step adds noise (sigma > 0), so fresh_noise is needed")
         return model.to_device(fresh_noise(step))
 
     return solver(x_t, steps, predict, added)
 
 
 def start_noise(seed: int, shape: tuple[int, int, int]) -> StartNoise:
-    """x_T of the images of a seed, by their numbers.
+    """Return a function that draws x_T of the images with given indices.
 
     Args:
         seed: The seed.
@@ -113,44 +116,47 @@ def start_noise(seed: int, shape: tuple[int, int, int]) -> StartNoise:
 
 
 def require_finite(pictures: NDArray[np.float32]) -> None:
-    """Make sure that what a network drew are numbers.
+    """Check sampled images.
 
     Raises:
-        UserError: One is infinite or not a number.
+        ImagesNotFiniteError: A pixel is not finite.
     """
     if not np.isfinite(pictures).all():
-        raise _not_finite()
+        raise ImagesNotFiniteError
 
 
-def _not_finite() -> UserError:
-    return UserError(
-        "the network's images are not finite numbers",
-        why="its weights are out of bounds, or x_start was left unlimited and grew from step to step",
-        fix="use another checkpoint, or --clip true",
-    )
+class ImagesNotFiniteError(UserError):
+    """Error: a sampled image has a pixel that is not finite."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the sampled images are not finite",
+            why="the weights diverged, or x_start was not clipped and grew from step to step",
+            fix="use another checkpoint, or --clip true",
+        )
 
 
 class Sampler:
-    """Samples the images of a seed, and keeps the time.
+    """Samples the images of a seed, and measures the time.
 
-    Image i depends on the seed and i alone, not on how many are sampled or in batches of what size.
+    Image i depends only on the seed and i, not on the number of images or the batch size.
 
     Args:
-        denoiser: What predicts the noise.
-        steps: From `diffusion.ddim_steps`.
+        denoiser: The network.
+        steps: Steps from `diffusion.ddim_steps`.
         image_shape: `(H, W, C)`.
-        seed: Seed of x_T and of the noise that eta adds.
-        limit: The largest absolute value of the predicted x_start; None leaves it as predicted.
-        solver: How to follow the steps.
-        start: Where x_T comes from, if not from the seed.
-        shown: The positions among the steps whose predicted x_start is wanted, increasing; None is the last
-            one, the finished image. With K of them each image becomes K.
-        processes: Who shares a batch of `images`; each gets all of them.
+        seed: Seed of x_T and of the noise added with eta > 0.
+        limit: Limit on the absolute value of the predicted x_start; None for no limit.
+        solver: The solver.
+        start: Returns x_T by indices; None draws it from the seed.
+        shown: Increasing positions of the K steps whose predicted x_start is returned; None for only the last
+            one, the finished image.
+        processes: The processes that share a batch of `images`; each receives the whole batch.
 
     Attributes:
-        seconds: Time of the sampling so far, noise included, on a warm device.
-        warmup_seconds: Time of the first two steps and the last one before, once for each size of a batch;
-            they compile where the framework does that.
+        seconds: Time of all sampling so far, noise included, on a warm device.
+        warmup_seconds: Time of a warm-up per batch size: the first two steps and the last one, including
+            compilation if the framework compiles.
     """
 
     def __init__(
@@ -183,15 +189,15 @@ class Sampler:
     def batch(
         self, indices: NDArray[np.int64], *, on_call: Callable[[], object] = lambda: None
     ) -> NDArray[np.float32]:
-        """Sample the images with the given numbers together.
+        """Sample the images with the given indices in one batch.
 
         Args:
             indices: int64 `(B,)`.
             on_call: Called after each network call.
 
         Returns:
-            float32 `(B, K, C, H, W)`: the predicted x_start at the K steps that are shown, and at the last
-            step the finished image.
+            float32 `(B, K, C, H, W)`: the predicted x_start at the K shown steps; at the last step, the
+            finished image.
         """
         return self._follow(indices, self._steps, self._shown, on_call)
 
@@ -202,14 +208,14 @@ class Sampler:
 
         Args:
             num_images: N.
-            batch_size: B, images per network call, of all processes together.
+            batch_size: B, images per network call, over all processes.
             on_call: Called after each network call.
 
         Yields:
-            uint8 `(B K, H, W, C)`, the K shown states of an image beside each other.
+            uint8 `(B K, H, W, C)`, with the K shown states of an image adjacent.
 
         Raises:
-            UserError: A pixel is not a finite number.
+            ImagesNotFiniteError: A pixel is not finite.
         """
         model = self._denoiser.model
         whole_sizes = (min(batch_size, num_images), num_images % batch_size)
@@ -217,8 +223,8 @@ class Sampler:
         self._warm |= sizes
         model.synchronize()
         started = time.perf_counter()
-        # Whole steps, because a lazy framework compiles their arithmetic as well as the network; and all
-        # kinds: the first one has none before it, and the last one adds no noise and hands over its guess.
+        # Whole steps, because a lazy framework compiles their arithmetic along with the network; and all
+        # kinds of steps: the first has no predecessor, and the last adds no noise and returns the image.
         steps = (*self._steps[:-1][:2], self._steps[-1])
         last = len(steps) - 1
         shown = frozenset([last]) if len(self._shown) == 1 else frozenset([0, last])
@@ -232,7 +238,7 @@ class Sampler:
             started = time.perf_counter()
             pictures = self.batch(first + np.arange(mine.start, mine.stop), on_call=on_call)
             if any_of(self._processes, [not np.isfinite(pictures).all()])[0]:
-                raise _not_finite()
+                raise ImagesNotFiniteError
             images = to_uint8(pictures.reshape(-1, *self._shape))
             images = images.reshape(*pictures.shape[:2], *images.shape[1:])
             whole = gather(self._processes, images, size)
@@ -270,6 +276,6 @@ class Sampler:
         )
         for position, (x_t, x_start) in enumerate(followed):
             if position in shown:
-                # To the host at once: what a framework hands out may be overwritten by its next call.
+                # Copy to the host at once: the framework's next call may overwrite its result.
                 states.append(model.to_host(x_t if position == len(steps) - 1 else x_start))
         return np.stack(states, axis=1)

@@ -1,4 +1,4 @@
-"""A teacher's trajectory: DDIM with many steps, from noise that nothing else samples from."""
+"""A teacher's trajectory: DDIM with many steps, from noise used for nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def follow_teacher(
     experiment: Experiment, denoiser: Denoiser, timesteps: NDArray[np.int64], num_images: int
 ) -> Teacher:
-    """Sample with deterministic DDIM, with progress, and keep what the network predicted.
+    """Sample with deterministic DDIM and a progress bar, and return the network's predictions.
 
     Seed, clipping and batch size are those of the experiment.
 
@@ -34,7 +34,7 @@ def follow_teacher(
         num_images: N.
 
     Raises:
-        UserError: A pixel is not a finite number.
+        UserError: A pixel is not finite.
     """
     config, model = experiment.config, denoiser.model
     height, width, channels = experiment.image_shape
@@ -58,5 +58,5 @@ def follow_teacher(
             require_finite(x_start[0, batch])
     arrays = timesteps.copy(), noise.reshape(num_images, -1), x_start.reshape(len(steps), num_images, -1)
     for array in arrays:
-        array.flags.writeable = False  # a part looks at them, and the host does afterwards
+        array.flags.writeable = False  # they are passed to a part, and the host uses them afterwards
     return Teacher(*arrays)

@@ -1,21 +1,24 @@
-"""A trained run, ready for use: its settings, and the weights of its checkpoints in a framework."""
+"""Use of a trained run: its experiment, and the weights of its checkpoints in a framework."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ddim_host.errors import UserError
 from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.config_file import config_document
 from ddim_host.framework.processes import require_same_checkpoint
 from ddim_host.framework.unet import parameters
 from ddim_host.parts.found_subsets import WantedWeights, found_subset, weights_in_words
 from ddim_host.parts.timestep_subsets import optimized
+from ddim_host.plugin.observation import ObservedRun
 from ddim_host.plugin.parameters import format_choice
 from ddim_host.plugin.registry import Kind
 from ddim_host.run.checkpoints import load_weights, step_of
+from ddim_host.run.provenance import provenance, this_command
 from ddim_host.run.sampling import Denoiser
 from ddim_host.system.files import file_errors
 
@@ -37,12 +40,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UsedWeights:
-    """Which weights of a run made something.
+    """Weights of a run, as recorded in a result.
 
     Attributes:
         weights: Raw or averaged.
-        checkpoint: The choice that was made.
-        steps: The training steps after which they were saved; several for an ensemble.
+        checkpoint: The chosen checkpoint.
+        steps: Training steps after which the weights were saved; several for an ensemble.
     """
 
     weights: WhichWeights
@@ -56,18 +59,18 @@ def assemble_trained(
     checkpoint: CheckpointChoice = "latest",
     which: WhichWeights = "ema",
 ) -> Experiment:
-    """Return the experiment of a run, with some settings changed; its data set need not be there.
+    """Return the experiment of a run, with some settings changed; its data set may be missing.
 
-    The timestep subset `optimized` becomes what was found for the weights that are chosen.
+    The timestep subset `optimized` is replaced by the one found for the chosen weights.
 
     Args:
         run: The run.
-        request: What differs from the run's own settings.
-        checkpoint: The checkpoint to be used.
-        which: Its weights to be used.
+        request: Changes to the run's own settings.
+        checkpoint: The checkpoint to use.
+        which: The weights to use, raw or averaged.
 
     Raises:
-        UserError: See `assembly.assemble`; or the run's configuration is damaged.
+        UserError: The run's configuration is damaged; also see `assembly.assemble`.
     """
     stored = run.config
     whole = request.over(stored.request)
@@ -90,17 +93,17 @@ def assemble_trained(
     config = experiment.config
     return replace(
         experiment,
-        # In records it is `optimized` and nothing else: a run can be moved.
+        # Records contain `optimized` without a path, because a run can be moved.
         config=replace(config, timestep_subset=replace(config.timestep_subset, parameters={})),
         parts={**experiment.parts, Kind.TIMESTEP_SUBSET: replace(part, make=found)},
     )
 
 
 def used_weights(run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWeights) -> UsedWeights:
-    """Return what is known of some weights of a run before they are loaded.
+    """Return the record of weights of a run, without loading them.
 
     Raises:
-        UserError: There is no such checkpoint.
+        UserError: The checkpoint does not exist.
     """
     return UsedWeights(
         which, checkpoint, tuple(step_of(folder) for folder in Counter(_folders(run, checkpoint)))
@@ -108,10 +111,10 @@ def used_weights(run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWe
 
 
 def weights_hash(run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWeights) -> str:
-    """Return the SHA-256 of the files of some weights of a run.
+    """Return the SHA-256 of the files of weights of a run.
 
     Raises:
-        UserError: There is no such checkpoint, or a file cannot be read.
+        UserError: The checkpoint does not exist, or a file cannot be read.
     """
     whole = hashlib.sha256()
     for folder in _folders(run, checkpoint):
@@ -122,41 +125,41 @@ def weights_hash(run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWe
 
 
 def checkpoint_folder(run: RunDirectory, checkpoint: CheckpointChoice) -> Path:
-    """Return the folder of the one checkpoint that a choice means; an ensemble is several.
+    """Return the folder of a single checkpoint, not of an ensemble.
 
     Raises:
-        UserError: There is no such checkpoint.
+        UserError: The checkpoint does not exist.
     """
     [folder] = _folders(run, checkpoint)
     return folder
 
 
 def other_images(config: ConfigFile, images: TrainTest) -> str:
-    """Say how images differ from those that a run was trained on; empty if they are the same.
+    """Describe how images differ from a run's training images; return an empty string if they do not.
 
     Args:
-        config: The run's configuration; one written by hand names no images, and differs from none.
+        config: The run's configuration; one written by hand records no images, so the result is empty.
         images: The images.
 
     Raises:
-        UserError: The configuration is a run's and does not say.
+        UserError: The configuration of a run does not record its images.
     """
     trained_on = config.fingerprint
     if trained_on in (None, images.fingerprint):
         return ""
-    return f"it was trained on {trained_on}; these are {images.fingerprint}"
+    return f"the run was trained on {trained_on}; these are {images.fingerprint}"
 
 
 def load_denoiser(
     experiment: Experiment, run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWeights
 ) -> tuple[Denoiser, UsedWeights]:
-    """Load the weights of a checkpoint, without optimizer.
+    """Load the weights of a checkpoint, without the optimizer.
 
-    `ensemble` is the mean of the predictions of the best epochs by train loss, test loss and their average.
-    An epoch that is the best by two of them counts twice, and is loaded once.
+    `ensemble` averages the predictions of the best epochs by train loss, test loss and their average. An
+    epoch that is best by two of them counts twice, but is loaded once.
 
     Raises:
-        UserError: There is no such checkpoint, or it is damaged or of another network.
+        UserError: The checkpoint does not exist, is damaged, or belongs to another network.
     """
     counts = Counter(_folders(run, checkpoint))
     total = counts.total()
@@ -164,17 +167,30 @@ def load_denoiser(
     for folder, count in counts.items():
         weights = load_weights(folder, which, parameters(experiment.unet))
         model = experiment.build_model()
-        # Into the place of the raw weights, whichever they are: the averaged ones need not take memory then.
+        # Load any weights as raw ones, so that no memory is needed for averaged ones.
         model.load_weights(weights, "raw")
         members.append((model, count / total))
     used = used_weights(run, checkpoint, which)
-    # One number for all of them: of an ensemble, processes may even have found different numbers of epochs.
+    # Compare a hash, because processes may find different numbers of epochs for an ensemble.
     require_same_checkpoint(experiment.processes, hash(used.steps) % 2**48)
     return Denoiser(tuple(members), "raw", experiment.config.prediction_type), used
 
 
+def observed_command(
+    command: Literal["sample", "evaluate"],
+    run: RunDirectory,
+    experiment: Experiment,
+    denoiser: Denoiser,
+    used: UsedWeights,
+) -> ObservedRun:
+    """Return the description of this command and the trained run for observers."""
+    config = experiment.config
+    made_with = provenance(config.plugin.name, denoiser.model, this_command())
+    return ObservedRun(run.path, command, config_document(config), made_with, max(used.steps))
+
+
 def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> dict[str, Any]:
-    """What made something, for the JSON file beside it."""
+    """Return the record of a result, for its JSON file."""
     config, model = experiment.config, denoiser.model
     return {
         "checkpoint": used.checkpoint,
@@ -188,7 +204,7 @@ def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> 
 
 
 def solver_of(experiment: Experiment) -> str:
-    """Return the solver of an experiment, as users write it."""
+    """Return the solver of an experiment, as on the command line."""
     solver = experiment.config.solver
     return format_choice(solver.name, solver.parameters)
 
@@ -200,8 +216,8 @@ def _folders(run: RunDirectory, checkpoint: CheckpointChoice) -> list[Path]:
     folders = [folder for measure, folder in best if checkpoint in ("ensemble", f"best-{measure}")]
     if not folders:
         raise UserError(
-            f"the newest checkpoint in {run.path} knows no best epoch",
-            why="no epoch of this run had ended by then",
-            fix="use --checkpoint latest, or train on",
+            f"the newest checkpoint in {run.path} has no best epoch",
+            why="no epoch of this run had ended when it was written",
+            fix="use --checkpoint latest, or continue the training",
         )
     return folders

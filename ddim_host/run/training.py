@@ -13,6 +13,8 @@ from ddim_host.framework.processes import any_of, gather, wait_for_all
 from ddim_host.plugin.observation import EpochMetrics
 from ddim_host.run.batches import TestBatches, training_batches
 from ddim_host.run.checkpoints import BestEpoch, Progress, remove_others, save_checkpoint, save_weights
+from ddim_host.run.during_training import TrainingGrids
+from ddim_host.run.images import AUTOMATIC, Enlargement
 from ddim_host.run.metrics import growth, measures
 from ddim_host.system.interruption import Interruption
 from ddim_host.system.launch import launched
@@ -27,41 +29,42 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import TrainTest
     from ddim_host.run.directory import RunDirectory
 
-# The first step finds the optimizer's memory new, the second one does not: both may have to be compiled.
+# The optimizer allocates its memory in the first step, but not in the second: both may need compiling.
 _WARMUP_STEPS = 2
 _REPORT_SECONDS = 0.5
-# How many steps may be on their way on the device before their losses are fetched: bounds the memory.
+# Maximum number of steps whose losses are still on the device, to limit memory.
 _MOST_PENDING = 64
 _BATCHES_AHEAD = 4
 
 
 def learning_rate_at(step: int, *, lr: float, warmup_steps: int) -> float:
-    """The learning rate of a step, counted from 0: rises in a straight line, then stays."""
+    """Return the learning rate of a step, counted from 0: a linear warm-up, then constant."""
     return lr * min(1.0, (step + 1) / warmup_steps) if warmup_steps else lr
 
 
 def ema_decay_at(step: int, *, ema_decay: float) -> float:
-    """The EMA decay after a step, counted from 0: `min(ema_decay, (1 + n) / (10 + n))`.
+    """Return the EMA decay after a step, counted from 0: `min(ema_decay, (1 + n) / (10 + n))`.
 
-    Without the warm-up a short run's average would consist of its random first weights. (The rule is that of
-    TensorFlow's `ExponentialMovingAverage` with `num_updates`.)
+    Without this warm-up, the average of a short run would be dominated by its random initial weights. This
+    is the rule of TensorFlow's `ExponentialMovingAverage` with `num_updates`.
     """
     return min(ema_decay, (1.0 + step) / (10.0 + step))
 
 
 class Trainer:
-    """Trains one model to the end of its run, perhaps together with other processes.
+    """Trains one model to the end of its run, in one or several processes.
 
-    Whatever depends on time or on signals is decided by all processes together after each step, so that they
-    stay in step with each other. The first one alone writes.
+    After each step, all processes agree on decisions that depend on time or signals, so that they take the
+    same steps. Only the first one writes files.
 
     Args:
         experiment: The assembled experiment.
-        model: The network with its first weights, or those of a checkpoint.
+        model: The network, with initial weights or those of a checkpoint.
         images: The data set.
-        run: Where metrics and checkpoints go.
-        progress: Where the run stands.
-        metrics: The rows up to there.
+        run: The run directory, for metrics and checkpoints.
+        progress: The progress of the run.
+        metrics: The rows of metrics so far.
+        enlargement: Enlargement of small images in grids.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Trainer:
         run: RunDirectory,
         progress: Progress,
         metrics: list[EpochMetrics],
+        enlargement: Enlargement = AUTOMATIC,
     ) -> None:
         config = experiment.config
         self._experiment = experiment
@@ -81,7 +85,7 @@ class Trainer:
         self._run = run
         self._progress = progress
         self._metrics = metrics
-        # A processor that computes the network itself has no time to spare.
+        # On the CPU the network needs all cores, so nothing is prepared ahead.
         ahead = _BATCHES_AHEAD if model.device == "cuda" else 0
         self._train = training_batches(experiment, images.train, ahead=ahead)
         self._processes = experiment.processes
@@ -94,7 +98,8 @@ class Trainer:
             config.prediction_type,
         )
         self._total_steps = config.length(len(images.train))
-        # What the batches of an epoch hold at least: the first one may begin in the epoch before.
+        self._grids = TrainingGrids(experiment, model, run, self._total_steps, enlargement)
+        # The minimum over all epochs: the first batch of an epoch may begin in the one before.
         self._images_of_an_epoch = len(images.train) - config.batch_size + 1
         self._first_epoch = self._train.epochs_done(progress.step)
         self._interruption = Interruption()
@@ -104,11 +109,11 @@ class Trainer:
         self._stop = self._checkpoint_is_due = self._report_is_due = False
 
     def train(self) -> None:
-        """Take the remaining steps; the run directory then holds all metrics and a checkpoint of the end.
+        """Run the remaining steps, and write all metrics and a final checkpoint.
 
         Raises:
-            DivergedError: A loss or a weight is not finite. The last checkpoint stays.
-            InterruptedTrainingError: There was a signal; the checkpoint is that of the step then taken.
+            DivergedError: A loss or a weight is not finite. The last checkpoint is kept.
+            InterruptedTrainingError: A signal arrived; a checkpoint of the current step has been written.
             UserError: The run directory cannot be written.
         """
         with self._interruption:
@@ -118,7 +123,7 @@ class Trainer:
                 raise
             except Exception:
                 if self._interruption.requested:
-                    # Ctrl-C reaches the compilers of a framework, too, which then finds its own work broken.
+                    # Ctrl-C also stops a framework's compilers, which makes the framework raise errors.
                     raise KeyboardInterrupt from None
                 raise
             finally:
@@ -132,21 +137,24 @@ class Trainer:
             "warming up (may compile)", self._total_steps, unit="step", done=progress.step
         ) as bar:
             warm = min(self._total_steps, progress.step + _WARMUP_STEPS)
+            self._draw_if_due()  # a grid may be missing after an interruption
             while progress.step < warm and not self._stop:
                 self._warmup_step()
-                self._end_row_where_due()
+                self._draw_if_due()
+                self._end_row_if_due()
             bar.set_description("training", refresh=False)
             restart(bar, progress.step)
             while progress.step < self._total_steps and not self._stop:
                 self._steady_steps(bar)
-                self._end_row_where_due()
+                self._draw_if_due()
+                self._end_row_if_due()
                 if self._checkpoint_is_due:
                     self.save()
             if self._metrics:
-                bar.set_postfix(_losses(self._metrics[-1].train_loss, self._metrics[-1]), refresh=False)
-        if progress.step:  # before the first one there is nothing to keep
+                bar.set_postfix(self._shown(self._metrics[-1].train_loss), refresh=False)
+        if progress.step:  # before the first step there is nothing to save
             self.save()
-        self._decide()  # there may have been a signal since the last step
+        self._decide()  # a signal may have arrived since the last step
 
     def save(self) -> None:
         """Write a checkpoint of the current state."""
@@ -154,13 +162,13 @@ class Trainer:
         if launched().is_first:
             state = self._experiment.sampler.state_dict()
             save_checkpoint(self._run.checkpoints_path, self._model, state, self._progress)
-        # None goes on, or ends, before it is written.
+        # No process continues or exits before the checkpoint is written.
         wait_for_all(self._processes)
         self._checkpointed = time.monotonic()
         self._checkpoint_is_due = False
 
     def _warmup_step(self) -> None:
-        """Take one step on a clock of its own: it compiles, allocates and fills caches."""
+        """Run one training step and time it separately, because it compiles, allocates and fills caches."""
         started = time.perf_counter()
         self._step()
         self._decide()
@@ -168,18 +176,27 @@ class Trainer:
         self._progress.warmup_seconds += time.perf_counter() - started
 
     def _steady_steps(self, bar: tqdm[Any]) -> None:
-        """Take steps until a row of metrics ends or a checkpoint is due."""
+        """Run training steps until a row of metrics is complete, or a grid or a checkpoint is due."""
         progress = self._progress
         first = progress.step
-        row_end = min(self._total_steps, self._train.first_step_after(self._train.epochs_done(first) + 1))
+        row_end = self._train.first_step_after(self._train.epochs_done(first) + 1)
+        end = min(row_end, self._grids.next_step(first))
         started = time.perf_counter()
-        while progress.step < row_end and not self._stop and not self._checkpoint_is_due:
+        while progress.step < end and not self._stop and not self._checkpoint_is_due:
             self._step()
             self._decide()
             self._report(bar)
         self._model.synchronize()
         progress.seconds += time.perf_counter() - started
         progress.steady_images += (progress.step - first) * self._config.batch_size
+
+    def _draw_if_due(self) -> None:
+        """Draw this step's grid if it is due; its time is counted separately."""
+        self._fetch_losses()  # raises if training has diverged
+        seconds = self._grids.draw_if_due(self._progress.step)
+        if seconds:
+            self._progress.grid_seconds += seconds
+            self._decide()  # a signal may have arrived meanwhile
 
     def _step(self) -> None:
         config, step = self._config, self._progress.step
@@ -202,7 +219,7 @@ class Trainer:
         return learning_rate_at(step, lr=self._config.lr, warmup_steps=self._config.lr_warmup_steps)
 
     def _decide(self) -> None:
-        """Agree on what depends on signals, which any process may get, and on the first one's clock."""
+        """Agree with all processes on decisions that depend on signals, or on the first process's clock."""
         now = time.monotonic()
         first = launched().is_first
         wanted = (
@@ -218,10 +235,10 @@ class Trainer:
         self._experiment.sampler.update(gather(self._processes, batch.t, batch.total), weighted)
 
     def _fetch_losses(self) -> None:
-        """Bring the losses of the last steps to the host.
+        """Copy the losses of the last steps to the host.
 
         Raises:
-            DivergedError: One is not finite.
+            DivergedError: A loss is not finite.
         """
         for losses, sampler_weights in self._pending:
             mine = self._model.to_host(losses) * sampler_weights
@@ -235,16 +252,15 @@ class Trainer:
         self._pending.clear()
 
     def _report(self, bar: tqdm[Any]) -> None:
-        """Show a loss, seldom enough not to hold up the device."""
+        """Update the progress bar; fetch a new loss only rarely, so as not to slow down the device."""
         if self._report_is_due:
             self._fetch_losses()
-            last = self._metrics[-1] if self._metrics else None
-            bar.set_postfix(_losses(self._newest_loss, last), refresh=False)
+            bar.set_postfix(self._shown(self._newest_loss), refresh=False)
             self._reported = time.monotonic()
         bar.update()
 
-    def _end_row_where_due(self) -> None:
-        """Add a row of metrics at the end of an epoch and of the run."""
+    def _end_row_if_due(self) -> None:
+        """Add a row of metrics at the end of an epoch or of the run."""
         progress = self._progress
         epoch = self._train.epochs_done(progress.step)
         last_epoch = self._metrics[-1].epoch if self._metrics else self._first_epoch
@@ -264,6 +280,7 @@ class Trainer:
             images_per_second=progress.steady_images / progress.seconds if progress.seconds else math.nan,
             warmup_seconds=progress.warmup_seconds,
             peak_memory_bytes=self._model.peak_memory_bytes(),
+            grid_seconds=progress.grid_seconds,
         )
         self._metrics.append(row)
         if launched().is_first:
@@ -272,13 +289,14 @@ class Trainer:
         whole = epoch > last_epoch and progress.loss_count >= self._images_of_an_epoch
         progress.loss_sum, progress.loss_count = 0.0, 0
         progress.seconds, progress.steady_images, progress.warmup_seconds = 0.0, 0, 0.0
-        # The last row, and the first after a start within an epoch, may stand for a handful of images. Such
-        # a row counts only where there is no whole epoch.
+        progress.grid_seconds = 0.0
+        # The last row, and the first after a start in mid-epoch, may cover only a few images. Such a row can
+        # be the best only if the run has no complete epoch.
         if whole or (not progress.best and progress.step == self._total_steps):
-            self._keep_if_best(row)
+            self._save_if_best(row)
 
-    def _keep_if_best(self, row: EpochMetrics) -> None:
-        """Keep the weights at the end of an epoch whose loss was never lower, by any measure."""
+    def _save_if_best(self, row: EpochMetrics) -> None:
+        """Save the weights at the end of an epoch if it is the best so far by any measure."""
         best = self._progress.best
         better = {
             measure: BestEpoch(row.step, loss)
@@ -291,7 +309,7 @@ class Trainer:
             remove_others(self._run.checkpoints_path, self._progress)
 
     def growth(self) -> str:
-        """Say that the loss has grown, in words; empty if it has not. See `metrics.growth`."""
+        """Describe the growth of the loss, if it has grown. See `metrics.growth`."""
         batch, size = next(iter(self._test))
         noise = self._model.to_device(batch.target)
         losses = self._model.to_host(self._experiment.loss(noise * 0.0, noise))
@@ -307,8 +325,8 @@ class Trainer:
             count += size
         return total / count
 
-
-def _losses(train_loss: float, row: EpochMetrics | None) -> dict[str, str]:
-    """What a bar shows: a loss of the training, and the newest test loss."""
-    test = {} if row is None else {"test": f"{row.test_loss:.4g}"}
-    return {"loss": f"{train_loss:.4g}", **test}
+    def _shown(self, train_loss: float) -> dict[str, str]:
+        """Return the values in the progress bar: train loss, newest test loss, and time spent on grids."""
+        test = {"test": f"{self._metrics[-1].test_loss:.4g}"} if self._metrics else {}
+        grids = {"grids": f"{self._grids.seconds:.1f}s"} if self._grids.seconds else {}
+        return {"loss": f"{train_loss:.4g}", **test, **grids}

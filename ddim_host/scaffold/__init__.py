@@ -1,7 +1,7 @@
-"""A new plugin: a distribution that works, and passes its own tests, from the first moment.
+"""Scaffold of a new plugin: a distribution that works and passes its tests from the start.
 
-names.py      what can be begun, and what it is called
-templates/    the files, and one module for each kind of part; each holds a small real part to begin from
-conflicts.py  whether the names are free
-rendering.py  from a name and a kind to a folder
+names.py      the kinds of plugins, and the names derived from the user's
+templates/    the files, with one module for each kind of part; each contains a small working part
+conflicts.py  checks that the names are free
+rendering.py  writes the folder for a name and a kind
 """

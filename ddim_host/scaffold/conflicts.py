@@ -1,4 +1,4 @@
-"""Whether a new plugin would stand in the way of something that is there."""
+"""Conflicts between the names of a new plugin and existing names."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ if TYPE_CHECKING:
 
 
 def require_new(plugin: NewPlugin, files: Mapping[str, str]) -> None:
-    """Make sure that the names of a plugin are its own.
+    """Check that the names of a plugin are unused.
 
     Args:
-        plugin: Its names.
-        files: What is to be written, by path.
+        plugin: The plugin's names.
+        files: The contents of its files, by path.
 
     Raises:
-        UserError: Something installed, this project, or the code of the plugin itself has such a name.
+        UserError: An installed package, this project, or the plugin's own code already uses one of the names.
     """
-    problem = _problem(plugin, files)
+    problem, fix = _problem(plugin, files), "choose another name"
     if problem:
+        if plugin.distribution not in OWN_DISTRIBUTIONS and is_installed(plugin.distribution):
+            fix += f", or first remove the other one: pip uninstall {plugin.distribution}"
         words = "framework" if plugin.kind is Kind.MODEL else plugin.kind.words
-        raise UserError(
-            f"a new {words} cannot be called {plugin.part!r}", why=problem, fix="choose another name"
-        )
+        raise UserError(f"a new {words} cannot be called {plugin.part!r}", why=problem, fix=fix)
 
 
 def _problem(plugin: NewPlugin, files: Mapping[str, str]) -> str:
-    """What has one of the names; empty where nothing has."""
+    """Return a description of a conflict of one of the names, or an empty string if there is none."""
     if plugin.distribution in OWN_DISTRIBUTIONS:
-        return f"its distribution {plugin.distribution!r} would be one of this project"
+        return f"this project already has a distribution {plugin.distribution!r}"
     if is_installed(plugin.distribution):
-        return f"a distribution {plugin.distribution!r} is installed, and would be replaced"
+        return f"the distribution {plugin.distribution!r} is already installed, and would be replaced"
     if find_spec(plugin.package) is not None:
-        return f"there is a package {plugin.package!r}, which one of the two would hide"
+        return f"a package {plugin.package!r} is already installed, and one would hide the other"
     if plugin.part in _names(plugin.kind):
-        return "there is one of that name, and users would have to say which one they mean"
+        return "one with this name is already installed, so the name would be ambiguous"
     return "" if plugin.kind is Kind.MODEL else _problem_within(plugin, files)
 
 
 def _problem_within(plugin: NewPlugin, files: Mapping[str, str]) -> str:
-    """As above, for the part and its class in the code that is to be written."""
+    """Describe how the part or its class conflicts with the generated code, if it does."""
     for path, text in files.items():
         used = _used_names(text, plugin.package) if path.endswith(".py") else set()
         for name in {plugin.part, plugin.class_name} & used:
-            return f"in {path} {name!r} is something else"
+            return f"{path} already uses {name!r} for something else"
     return ""
 
 
@@ -65,7 +65,7 @@ def _names(kind: Kind) -> list[str]:
 
 
 def _used_names(code: str, package: str) -> set[str]:
-    """What a module imports from elsewhere or soon will, and everything that is there without an import."""
+    """Return the names that a module imports, is likely to import, or that are built in."""
     names = {*dir(builtins), "np"}
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module != package):

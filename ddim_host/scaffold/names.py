@@ -1,4 +1,4 @@
-"""The kinds of new plugins, and the names that follow from the one that the user chose."""
+"""The kinds of new plugins, and the names derived from the user's choice."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class NewPlugin:
     """The names of a new distribution.
 
     Attributes:
-        part: The part, as users will write it: `my_sampler`.
-        kind: What it is.
+        part: The name of the part, as users write it: `my_sampler`.
+        kind: The kind of part.
     """
 
     part: str
@@ -38,35 +38,42 @@ class NewPlugin:
 
     @property
     def distribution(self) -> str:
-        """What pip installs: `ddim-my-sampler`."""
+        """The name for pip: `ddim-my-sampler`."""
         return f"ddim-{self.part.replace('_', '-')}"
 
     @property
     def package(self) -> str:
-        """What Python imports: `ddim_my_sampler`."""
+        """The name for Python imports: `ddim_my_sampler`."""
         return f"ddim_{self.part}"
 
     @property
     def class_name(self) -> str:
-        """What a class for it is called: `MySampler`."""
+        """The name of its class: `MySampler`."""
         return "".join(word.capitalize() for word in self.part.split("_"))
 
 
 def new_plugin(name: str, kind: Kind) -> NewPlugin:
-    """The names that follow from the one that the user chose.
+    """Derive all names from the user's choice.
 
     Args:
         name: `my-sampler`, `my_sampler` or `ddim-my-sampler`.
-        kind: What it is to be.
+        kind: The kind of part.
 
     Raises:
-        UserError: It cannot be the name of a part and of a package.
+        UserError: The name is not valid as both a part name and a package name.
     """
     part = name.replace("-", "_").removeprefix("ddim_")
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", part) or keyword.iskeyword(part):
+    problem = f"{name!r} is not a valid name for a plugin"
+    if keyword.iskeyword(part):
         raise UserError(
-            f"{name!r} cannot be the name of a plugin",
+            problem,
+            why=f"{part!r} is a keyword of Python, so no function can have this name",
+            fix=f"choose another name, such as my-{part}",
+        )
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", part):
+        raise UserError(
+            problem,
             why="it becomes the name of a part and of a Python package",
-            fix="use small letters, digits and dashes, with a letter first: my-sampler",
+            fix="use lower-case letters, digits and dashes, and begin with a letter: my-sampler",
         )
     return NewPlugin(part, kind)

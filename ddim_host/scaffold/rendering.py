@@ -1,4 +1,4 @@
-"""From a name and a kind to the folder of a new distribution."""
+"""Render a new distribution from a name and a kind."""
 
 from __future__ import annotations
 
@@ -36,22 +36,23 @@ def write_plugin(plugin: NewPlugin, folder: Path) -> list[Path]:
     """Write all files of a new distribution, or none.
 
     Args:
-        plugin: Its names.
-        folder: Where to; it must not exist.
+        plugin: The plugin's names.
+        folder: The folder to create; it must not exist.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
-        UserError: The folder exists, or cannot be written; or one of the names is taken.
+        UserError: The folder exists or cannot be written; or one of the names is already used.
     """
     files = _framework(plugin) if plugin.kind is Kind.MODEL else _part(plugin)
+    files[".gitignore"] = _environment().get_template("gitignore.jinja").render()
     require_new(plugin, files)
     partial = folder.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         with file_errors(f"cannot write {folder}"):
             if folder.exists() or folder.is_symlink():
-                raise UserError(f"{folder} exists already", fix="choose another --out, or another name")
+                raise UserError(f"{folder} already exists", fix="choose another --out, or another name")
             for name, text in files.items():
                 path = partial / name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,9 +63,8 @@ def write_plugin(plugin: NewPlugin, folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def _part(plugin: NewPlugin) -> dict[str, str]:
-    """A distribution with one part, from the templates."""
-    environment = Environment(
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("ddim_host.scaffold"),
         undefined=StrictUndefined,
         autoescape=False,
@@ -72,6 +72,11 @@ def _part(plugin: NewPlugin) -> dict[str, str]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _part(plugin: NewPlugin) -> dict[str, str]:
+    """Render a distribution with one part from the templates."""
+    environment = _environment()
     own = plugin.kind.value.removeprefix("ddim_")
     templates = {
         "pyproject.toml": "pyproject.toml.jinja",
@@ -85,7 +90,7 @@ def _part(plugin: NewPlugin) -> dict[str, str]:
 
 
 def _framework(plugin: NewPlugin) -> dict[str, str]:
-    """A distribution with a framework: the example in NumPy, under other names."""
+    """Render a distribution with a framework: the NumPy example under other names."""
     example = _framework_example()
     names = {
         "ddim_numpy": plugin.package,
@@ -110,6 +115,6 @@ def _framework(plugin: NewPlugin) -> dict[str, str]:
 
 
 def _framework_example() -> Path:
-    """The example: wheels of the host hold it; installed from its repository, the host finds it there."""
+    """Return the example's folder: inside the wheel, or in the repository of an editable install."""
     package = Path(__file__).parent / "ddim_numpy"
     return package if package.exists() else Path(__file__).parents[2] / "examples" / "ddim_numpy"

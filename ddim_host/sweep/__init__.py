@@ -1,7 +1,7 @@
-"""Many experiments from one command, each in a folder and in processes of its own.
+"""Many experiments from one command, each with its own folder and processes.
 
-grid.py        which experiments there are
-trial.py       the folder of one of them: what it is to be, and how far it is
-processes.py   the processes that carry them out
-sweeping.py    all of a sweep's folder, and doing what is left
+grid.py        the experiments of a sweep
+trial.py       the folder of one experiment, and its remaining commands
+processes.py   the processes that run the commands
+sweeping.py    the folder of a sweep, and its remaining work
 """

@@ -1,4 +1,4 @@
-"""Which experiments a sweep consists of: every combination of the values of its axes."""
+"""Grid of a sweep: every combination of the values of its axes."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 AxisValue: TypeAlias = PartChoice | Value
-"""A part as it was given, a setting converted and checked, or the name of a framework or of a preset."""
+"""A part as given, a validated setting, or the name of a framework or preset."""
 
 _PARTS = tuple(kind.option for kind in PART_KINDS)
 
 AXES = ("plugin", *_PARTS, "preset", *SETTINGS)
-"""What can have several values: every part and setting of a run, and presets."""
+"""The axes of a grid: the framework, every part and setting of a run, and presets."""
 
 _MOST_TRIALS = 10_000
 _LONGEST_NAME = 120
-"""In bytes, so that a name with a suffix is one that file systems take."""
+"""Maximum length in bytes, so that file systems accept the name with a suffix."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What was asked for.
+    """The requested sweep.
 
     Attributes:
-        axes: The values of each part and setting that was given.
-        evaluation: Options of `evaluate` with their values as on its command line; None for no evaluation.
-        watchers: The observers of every experiment; None if nothing was said about them.
+        axes: The values of each given part and setting.
+        evaluation: Options of `evaluate`, with values as on the command line; None for no evaluation.
+        watchers: The observers of every experiment; None if the user did not mention any.
     """
 
     axes: Mapping[str, tuple[AxisValue, ...]] = field(default_factory=dict)
@@ -46,12 +46,12 @@ class Grid:
     watchers: Watchers | None = None
 
     def over(self, base: Grid) -> Grid:
-        """Return this grid, completed from another one; an axis that both have keeps these values."""
+        """Return this grid, with missing axes and options taken from another grid."""
         taken = LENGTHS if LENGTHS & self.axes.keys() else frozenset()
         inherited = {name: values for name, values in base.axes.items() if name not in taken}
         axes = {**inherited, **self.axes}
         if axes.get("plugin") != base.axes.get("plugin") and "model" in axes and "model" not in self.axes:
-            # The network has a twin of the same name in the other framework, from another distribution.
+            # The other framework's distribution provides a network of the same name.
             models = cast("tuple[PartChoice, ...]", axes["model"])
             axes["model"] = tuple(replace(model, distribution=None) for model in models)
         evaluation = {**(base.evaluation or {}), **(self.evaluation or {})}
@@ -62,15 +62,15 @@ class Grid:
         )
 
     def trials(self) -> list[dict[str, AxisValue]]:
-        """Return the values of each experiment; of the axes, in the order of `AXES`, the last is fastest.
+        """Return the values of each experiment, with axes in the order of `AXES`; the last varies fastest.
 
         Raises:
-            UserError: There are absurdly many.
+            UserError: The grid has more than 10,000 experiments.
         """
         axes = {name: _distinct(self.axes[name]) for name in AXES if name in self.axes}
         trials = list(itertools.islice(itertools.product(*axes.values()), _MOST_TRIALS + 1))
         if len(trials) > _MOST_TRIALS:
-            raise UserError(f"a sweep of more than {_MOST_TRIALS:,} experiments", fix="give fewer values")
+            raise UserError(f"a sweep can have at most {_MOST_TRIALS:,} experiments", fix="use fewer values")
         return [dict(zip(axes, values, strict=True)) for values in trials]
 
     def varying(self) -> set[str]:
@@ -79,25 +79,28 @@ class Grid:
 
 
 def requested(trial: Mapping[str, AxisValue]) -> Request:
-    """Return what one of the `trials` of a grid asks for.
+    """Return the request of one of the `trials` of a grid.
 
     Raises:
-        UserError: Two of its settings exclude each other, or there is no such preset.
+        UserError: Two settings are mutually exclusive, or the preset does not exist.
     """
     given: Mapping[str, Any] = trial
     settings = {name: given[name] for name in SETTINGS if name in given}
     if settings.keys() >= LENGTHS:
-        raise UserError("--epochs and --train-steps both set the length", fix="give one of them")
+        raise UserError("--epochs and --train-steps are mutually exclusive", fix="remove one of them")
     parts = {kind: given[kind.option] for kind in PART_KINDS if kind.option in given}
     request = Request(given.get("plugin"), parts, settings)
-    return request.over(read_preset(given["preset"])) if "preset" in given else request
+    if "preset" in given:
+        request = request.over(read_preset(given["preset"]))
+    # The runs of a sweep are rarely watched, and grids during training would distort their times.
+    return request.over(Request(settings={"sample_every": 0}))
 
 
 def read_value(name: str, given: object, path: Path | None = None) -> AxisValue:
-    """Read a value of an axis: a text from the command line, or a value from the TOML file at `path`.
+    """Parse a value of an axis, from the command line or from the TOML file at `path`.
 
     Raises:
-        UserError: It cannot be read or is not allowed.
+        UserError: The value cannot be read or is not allowed.
     """
     if name in SETTINGS:
         origin = SETTINGS[name].option if path is None else f"{name} in {path}"
@@ -105,17 +108,17 @@ def read_value(name: str, given: object, path: Path | None = None) -> AxisValue:
     if name in ("plugin", "preset") and isinstance(given, str):
         return given
     part = read_part(given, name, path or Path())
-    # What a run's own file says of the distribution is how it was, not what is to be chosen.
+    # The file of a run records the distribution, but does not select it.
     return part.name if name == "plugin" else part
 
 
 def read_grid(path: Path) -> Grid:
-    """Read a TOML file: like that of a run, but every value may be a list of values.
+    """Read a TOML file like that of a run, except that every value may be a list.
 
-    The table `evaluate` holds options of the command of that name.
+    The table `evaluate` has options of the `evaluate` command.
 
     Raises:
-        UserError: The file cannot be read, is not TOML, or says something that is not known.
+        UserError: The file cannot be read, is not TOML, or has an unknown key or an invalid value.
     """
     document = read_toml(path)
     document.pop("provenance", None)
@@ -136,12 +139,12 @@ def read_grid(path: Path) -> Grid:
 
 
 def trial_name(trial: Mapping[str, AxisValue], varying: set[str]) -> str:
-    """Return the name of an experiment's folder: its framework, and the values that others do not share."""
-    told = {"plugin", *varying}
+    """Return the name of an experiment's folder: its framework and the values of the varying axes."""
+    named = {"plugin", *varying}
     words = [
         _text(value) if axis == "plugin" else f"{axis}={_text(value)}"
         for axis, value in trial.items()
-        if axis in told
+        if axis in named
     ]
     name = re.sub(r"[^\w.,=+-]+", "-", ",".join(words)).strip("-.").encode()[:_LONGEST_NAME]
     return name.decode(errors="ignore") or "run"
@@ -152,7 +155,7 @@ def _distinct(values: Iterable[AxisValue]) -> list[AxisValue]:
 
 
 def _text(value: AxisValue) -> str:
-    """Return a value as it is written on the command line."""
+    """Return a value as on the command line."""
     if not isinstance(value, PartChoice):
         return format_value(value)
     arguments: dict[str, Any] = {
@@ -164,15 +167,18 @@ def _text(value: AxisValue) -> str:
 
 def _evaluation(table: object, path: Path) -> dict[str, str]:
     if not isinstance(table, dict):
-        raise UserError(f"evaluate in {path} is not a table", fix="write [evaluate] and its options below")
+        raise UserError(
+            f"evaluate in {path} must be a table", fix="write [evaluate], and its options below it"
+        )
     options = {}
     for key, given in table.items():
         _require_known(key, EVALUATION_OPTIONS, path)
         values = given if isinstance(given, list) else [given]
-        # No command line can hold a NUL.
+        # A command line cannot contain NUL.
         if not all(isinstance(value, int | float | str) and "\0" not in str(value) for value in values):
             raise UserError(
-                f"cannot read evaluate.{key} in {path}", why="a value is a number, a text, true or false"
+                f"cannot read evaluate.{key} in {path}",
+                why="a value must be a number, a string, true or false",
             )
         options[key] = ",".join(map(format_value, values))
     return options

@@ -1,4 +1,4 @@
-"""Commands of the host in processes of their own."""
+"""Commands of the host in child processes."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
 
-# With -P nothing in the folder where the user happens to be is imported in place of a module.
+# -P keeps files in the current folder from shadowing modules.
 PROGRAM = (sys.executable, "-P", "-m", "ddim_host")
-"""The words that a command of the host begins with."""
+"""The beginning of the command line of every command of the host."""
 
 _PATIENCE_SECONDS = 60.0
-"""How long a process may take to end in an orderly way: with a checkpoint."""
+"""Time limit for a process to write a checkpoint and exit after SIGTERM, before it is killed."""
 
 
 class CommandRunner:
-    """Starts processes, from several threads too, and ends those that run.
+    """Starts commands from any thread, and can stop all of them.
 
-    Each leads a process group of its own: Ctrl-C on a terminal does not reach it, and whatever it starts
-    itself ends with it.
+    Each process leads its own process group, so that Ctrl-C on a terminal does not reach it, and its own
+    child processes can be killed with it.
     """
 
     def __init__(self) -> None:
@@ -39,18 +39,18 @@ class CommandRunner:
         self._stopped = False
 
     def run(self, command: Sequence[str], output: IO[str], failure: Path) -> int | None:
-        """Run a command of the host to its end.
+        """Run a command of the host, and wait for it to finish.
 
         Args:
-            command: Its arguments: `run`, `--config=...`, ...
-            output: The file that gets all it prints.
-            failure: The file that it writes its failure to; see `ddim_host.system.failure`.
+            command: The arguments: `run`, `--config=...`, ...
+            output: Receives stdout and stderr.
+            failure: The file for its error; see `ddim_host.system.failure`.
 
         Returns:
-            Its exit code; below 0, minus the signal that killed it; None if all were stopped.
+            The exit code, negative if a signal killed the process; None after `stop`.
 
         Raises:
-            OSError: It cannot be started.
+            OSError: The process cannot be started.
         """
         with self._lock:
             if self._stopped:
@@ -64,16 +64,16 @@ class CommandRunner:
                 process_group=0,
             )
             self._running.add(process.pid)
-        # Until `wait`, a process that has ended keeps its number, so that no signal meets another one.
+        # A process keeps its PID until `wait`, so that no signal reaches an unrelated process.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        _signal_group(process.pid, signal.SIGKILL)  # what it has started, and left behind
+        _signal_group(process.pid, signal.SIGKILL)  # any child processes left
         with self._lock:
             self._running.discard(process.pid)
         code = process.wait()
         return None if self._stopped else code
 
     def stop(self) -> None:
-        """Ask all processes to end, and make those end that do not; no other will be started."""
+        """Terminate all processes, kill any that do not exit in time, and refuse to start others."""
         with self._lock:
             self._stopped = True
         self._signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The experiments in the folder of a sweep: which there are, and doing what is left to do for them."""
+"""The experiments in the folder of a sweep, and their remaining work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from ddim_host.sweep.trial import Asked, StageName
+    from ddim_host.sweep.trial import StageName, TrialRequest
 
 _DONE = {"run": "trained", "evaluate": "evaluated"}
 _REFRESH_SECONDS = 1.0
@@ -40,10 +40,10 @@ _REFRESH_SECONDS = 1.0
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Make the folder of a sweep, if it is missing; no other process claims it then.
+    """Create the folder of a sweep if it is missing, and lock it for this process.
 
     Raises:
-        UserError: Another process has it, or it cannot be used.
+        UserError: Another process has locked it, or it cannot be used.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -52,7 +52,8 @@ def claimed(folder: Path) -> Iterator[None]:
                 stack.enter_context(locked(folder, wait=False))
         except BlockingIOError:
             raise UserError(
-                f"another process runs the sweep in {folder}", fix="wait for it, or choose another --out"
+                f"another process is running the sweep in {folder}",
+                fix="wait until it ends, or choose another --out",
             ) from None
         yield
 
@@ -62,9 +63,9 @@ class Sweep:
 
     Args:
         folder: The folder; it need not exist yet.
-        evaluation: Options of `evaluate`; None if nothing is to be evaluated.
-        features: Tells the feature extractor for a data set if `evaluate` has to be told one; called only if
-            the options name none.
+        evaluation: Options of `evaluate`; None for no evaluation.
+        features: Returns the `--features` for a data set, or an empty string for the default; called only if
+            `evaluation` does not have them.
     """
 
     def __init__(
@@ -80,10 +81,10 @@ class Sweep:
         self._running: dict[str, StageName] = {}
 
     def trials(self) -> list[Trial]:
-        """Return the experiments that the folder holds, in the order of their names and numbers.
+        """Return the experiments in the folder, sorted by name, with numbers in numeric order.
 
         Raises:
-            UserError: The folder cannot be read, or holds something else.
+            UserError: The folder cannot be read, or is not the folder of a sweep.
         """
         with file_errors(f"cannot use {self.folder}"):
             try:
@@ -92,15 +93,15 @@ class Sweep:
                 return []
             paths = [path for path in entries if (path / "trial.toml").exists()]
         if entries and not paths:
-            raise UserError(f"{self.folder} exists and holds no sweep", fix="choose another --out")
-        return [self._trial(path) for path in sorted(paths, key=lambda path: _words(path.name))]
+            raise UserError(f"{self.folder} exists, but is not a sweep folder", fix="choose another --out")
+        return [self._trial(path) for path in sorted(paths, key=lambda path: _natural_key(path.name))]
 
-    def plan(self, asked: Sequence[Asked], known: Sequence[Trial]) -> list[Trial]:
-        """Find the folder of each experiment: the one that holds it, whatever its name, or a new one.
+    def plan(self, asked: Sequence[TrialRequest], known: Sequence[Trial]) -> list[Trial]:
+        """Find the folder of each experiment: an existing one, whatever its name, or a new one.
 
         Args:
-            asked: The experiments.
-            known: The `trials`.
+            asked: The requested experiments.
+            known: The result of `trials`.
         """
         configs = {trial.name: trial.identity for trial in known}
         found = {_key(config): trial for trial in known if (config := trial.identity) is not None}
@@ -112,35 +113,35 @@ class Sweep:
                 name = self._new_name(one, config, configs)
                 trial = found[_key(config)] = self._trial(self.folder / name, one)
                 configs[name] = config
-            plan[trial.name] = trial  # once, though two ways of asking can come to the same
+            plan[trial.name] = trial  # once, even if two requests resolve to the same experiment
         return list(plan.values())
 
     def write_jobs(self, trials: Sequence[Trial]) -> tuple[Path, int]:
-        """Write the commands of the trainings that are left, one a line: for any order, folder and machine.
+        """Write the remaining training commands, one per line; they can run in any order, folder and machine.
 
         Returns:
-            The file, and their number.
+            The file, and the number of commands.
 
         Raises:
-            UserError: It cannot be written.
+            UserError: The file cannot be written.
         """
         path = self.folder / "jobs.txt"
         jobs = [shlex.join((*PROGRAM, *one.stages["run"])) for one in trials if "run" in one.stages]
         if "\n" in "".join(jobs):
-            raise UserError(f"{path} cannot hold names with a line end", fix="choose another --out")
+            raise UserError(f"{path} cannot contain names with line breaks", fix="choose another --out")
         with file_errors(f"cannot write {path}"):
             write_bytes(path, os.fsencode("".join(f"{job}\n" for job in jobs)))
         return path, len(jobs)
 
     def work(self, trials: Sequence[Trial], *, jobs: int = 1) -> None:
-        """Do what is left; an experiment that fails does not keep the others from being done.
+        """Do the remaining work; a failed experiment does not stop the others.
 
         Args:
-            trials: The experiments; their folders are there.
-            jobs: How many at a time. With more than one their times say little.
+            trials: The experiments, in existing folders.
+            jobs: Number of experiments at a time. With more than one, times are not comparable.
 
         Raises:
-            KeyboardInterrupt: The processes have been ended.
+            KeyboardInterrupt: The user interrupted the sweep; all processes have been told to terminate.
         """
         waiting = [trial for trial in trials if trial.stages]
         with (
@@ -154,35 +155,35 @@ class Sweep:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _trial(self, path: Path, asked: Asked | None = None) -> Trial:
+    def _trial(self, path: Path, asked: TrialRequest | None = None) -> Trial:
         return Trial(path, self._evaluation, asked, self._features)
 
     def _new_name(
-        self, asked: Asked, config: Mapping[str, Any], others: Mapping[str, Mapping[str, Any] | None]
+        self, asked: TrialRequest, config: Mapping[str, Any], others: Mapping[str, Mapping[str, Any] | None]
     ) -> str:
-        """Return a name that no other experiment has, nor anything else in the folder."""
+        """Return a name that nothing in the folder has."""
         name = trial_name(asked.values, asked.varying)
         other = others.get(name)
         if other is not None:
-            # An earlier command called an experiment so in which something else was the same for all.
+            # An earlier sweep used this name, with another value on an axis that did not vary there.
             changed = {axis for axis in asked.values if config.get(axis) != other.get(axis)}
             name = trial_name(asked.values, asked.varying | changed)
         names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
         return next(one for one in names if one not in others and not (self.folder / one).exists())
 
     def _show(self, pending: set[Future[None]], total: int, bar: tqdm[Any]) -> None:
-        """Wait for the experiments; show how many are done, what runs, and the time that the rest takes."""
+        """Wait for the experiments; show progress, running commands, and the estimated time left."""
         bar.bar_format = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
         started = measured = time.monotonic()
         shown: object = None
         while pending:
             running = ", ".join(f"{name}: {stage}" for name, stage in self._running.copy().items())
             left = "?"
-            if bar.n:  # from the mean of those that are done
+            if bar.n:  # from the mean time of finished experiments
                 seconds = (measured - started) / bar.n * (total - bar.n) - (time.monotonic() - measured)
                 left = tqdm.format_interval(max(0.0, seconds))
             bar.set_postfix_str(f"{left} left; {running}", refresh=False)
-            if sys.stderr.isatty() or shown != (bar.n, running):  # a log gets a line for each change
+            if sys.stderr.isatty() or shown != (bar.n, running):  # a log has one line per change
                 bar.refresh()
                 shown = (bar.n, running)
             done, pending = wait(pending, timeout=_REFRESH_SECONDS, return_when=FIRST_COMPLETED)
@@ -192,7 +193,7 @@ class Sweep:
                 measured = time.monotonic()
 
     def _do(self, trial: Trial) -> None:
-        """Call the commands of an experiment as long as they succeed, and say how each has ended."""
+        """Run the commands of an experiment until one fails, and print the outcome of each."""
         for name, command in trial.stages.items():
             self._running[trial.name] = name
             try:
@@ -211,7 +212,7 @@ class Sweep:
                 return
 
     def _call(self, trial: Trial, command: tuple[str, ...]) -> Stage | None:
-        """Run a command to its end, with all that it prints in the experiment's log."""
+        """Run a command and log its output in the experiment's log; return None if the sweep was stopped."""
         trial.failure_path.unlink(missing_ok=True)
         started = time.perf_counter()
         with trial.log_path.open("a", encoding="utf-8") as log:
@@ -221,7 +222,7 @@ class Sweep:
 
 
 def _outcome(trial: Trial, name: StageName, stage: Stage) -> str:
-    """Return how a command ended, in one line."""
+    """Describe the outcome of a command in one line."""
     if stage.exit_code == 0:
         text = f"{trial.name}: {_DONE[name]}; the whole process took {stage.seconds:.1f} s"
         return text + (_training(trial) if name == "run" else "")
@@ -232,17 +233,17 @@ def _outcome(trial: Trial, name: StageName, stage: Stage) -> str:
         failure = read_failure(trial.failure_path) or UserError("no reason was recorded")
         trial.failure_path.unlink(missing_ok=True)
         ending = f"failed with exit code {stage.exit_code}: {failure.summary}"
-    return f"{trial.name}: `{name}` {ending}; all of it: {trial.log_path}"
+    return f"{trial.name}: `{name}` {ending}; log: {trial.log_path}"
 
 
 def _training(trial: Trial) -> str:
-    """Return the time of the training itself, and its last losses."""
+    """Describe the time of the training loop, and the last losses."""
     try:
         metrics = trial.run.read_metrics()
     except UserError:
-        return ""  # a damaged file is said on the page
+        return ""  # the page reports a damaged file
     text = ""
-    if not trial.begun:  # else some of it was in an earlier process
+    if not trial.begun:  # otherwise an earlier process did part of the training
         loop = sum(row.seconds + row.warmup_seconds for row in metrics)
         text += f", its training loop {loop:.1f} s"
     for row in metrics[-1:]:
@@ -254,5 +255,5 @@ def _key(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True, default=str)
 
 
-def _words(name: str) -> list[str | int]:
+def _natural_key(name: str) -> list[str | int]:
     return [int(word) if word.isdecimal() else word for word in re.split(r"(\d+)", name)]

@@ -1,11 +1,11 @@
-"""One experiment of a sweep: a folder, which is that of its run, too.
+"""One experiment of a sweep, in its run directory.
 
-Besides what `ddim_host.run.directory` lists it holds
+Besides the files listed in `ddim_host.run.directory`, the folder has:
 
-trial.toml     the experiment, resolved, in the format of a run's config.toml; never changed
-trial.log      all that its commands print
-trial.json     how the commands that a sweep called have ended
-failure.json   from a command that fails to the sweep, which takes it away
+trial.toml     the resolved experiment, in the format of a run's config.toml; never changed
+trial.log      the output of all commands
+trial.json     the exit codes and times of the commands
+failure.json   the error of a failed command, read and removed by the sweep
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ StageName: TypeAlias = Literal["run", "evaluate"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A command that was called for an experiment.
+    """A finished command of an experiment.
 
     Attributes:
-        command: The command without its program: `run`, `--config=...`, ...
-        exit_code: How it ended: 0, done; below 0, killed by that signal.
-        seconds: How long it took, from the start of its process to its end.
+        command: The arguments: `run`, `--config=...`, ...
+        exit_code: 0 for success; negative if a signal killed the process.
+        seconds: Time from the start of the process to its exit.
     """
 
     command: tuple[str, ...]
@@ -51,13 +51,13 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """An experiment that was asked for, resolved.
+class TrialRequest:
+    """A requested experiment.
 
     Attributes:
-        values: What was given, by axis.
-        varying: The axes after which it is named.
-        config: What that came to.
+        values: The given values, by axis.
+        varying: The axes that vary in the sweep and appear in the name.
+        config: The resolved experiment.
     """
 
     values: Mapping[str, AxisValue]
@@ -66,26 +66,26 @@ class Asked:
 
 
 class Trial:
-    """An experiment, and what was left to do for it when this object was made.
+    """An experiment and its remaining commands, as of the creation of this object.
 
     Attributes:
-        path: Its folder, which need not be there yet.
-        run: Its run, which need not be there either.
-        begun: Whether there is a run, which goes on where it was interrupted.
-        stages: The commands to call, in this order; none if it is done.
+        path: The folder, which may not exist yet.
+        run: The run, which may not exist yet.
+        begun: True if the run exists; it is then resumed.
+        stages: The remaining commands, in order; empty if the experiment is done.
 
     Args:
-        path: Its folder, absolute: commands are compared, and none may look like an option.
-        evaluation: Options of `evaluate`; None if it is not to be evaluated.
-        asked: What was asked for; None for one that was found in the folder of a sweep.
-        features: Tells the feature extractor for a data set, if `evaluate` has to be told.
+        path: The folder, absolute, because commands are compared and it must not look like an option.
+        evaluation: Options of `evaluate`; None for no evaluation.
+        asked: The requested experiment; None if it was found in the folder of a sweep.
+        features: Returns the `--features` for a data set, or an empty string for the default.
     """
 
     def __init__(
         self,
         path: Path,
         evaluation: Mapping[str, str] | None,
-        asked: Asked | None = None,
+        asked: TrialRequest | None = None,
         features: Callable[[str], str] = lambda _: "",
     ) -> None:
         self.path = path
@@ -97,7 +97,7 @@ class Trial:
         self.failure_path = path / "failure.json"
         self._record_path = path / "trial.json"
         self.begun = trained = False
-        with contextlib.suppress(UserError):  # `run` will say what is wrong with it
+        with contextlib.suppress(UserError):  # `run` will report the error
             self.begun = self.run.exists()
             trained = self.begun and is_complete(self.run)
         self.stages: dict[StageName, tuple[str, ...]] = {}
@@ -122,17 +122,17 @@ class Trial:
 
     @property
     def _data(self) -> str:
-        """The name of its data set; empty if `trial.toml` is damaged."""
+        """The name of the data set; empty if `trial.toml` is damaged."""
         if self.asked is not None:
             return self.asked.config.data.name
         data = (self.identity or {}).get("data")
         return str(data.get("name", "")) if isinstance(data, dict) else ""
 
     def prepare(self) -> None:
-        """Make the folder of a new experiment, with `trial.toml`: both are there afterwards, or nothing is.
+        """Create the folder of a new experiment with its `trial.toml`, atomically.
 
         Raises:
-            UserError: The folder cannot be made.
+            UserError: The folder cannot be created.
         """
         if self.asked is None or self.config_path.exists():
             return
@@ -146,7 +146,7 @@ class Trial:
             shutil.rmtree(partial, ignore_errors=True)
 
     def record(self, name: StageName, stage: Stage) -> None:
-        """Keep how a command has ended.
+        """Record the outcome of a command.
 
         Raises:
             UserError: The record cannot be written.
@@ -157,7 +157,7 @@ class Trial:
             write_text(self._record_path, json.dumps(record, indent=2) + "\n")
 
     def _recorded(self, name: StageName) -> Stage | None:
-        """Return how a command has ended; None if it was not called, or the record is damaged."""
+        """Return the outcome of a command, or None if it has not run or the record is damaged."""
         try:
             return read_record(Stage, read_json(self._record_path)[name])
         except (OSError, KeyError, TypeError, ValueError):
@@ -165,9 +165,9 @@ class Trial:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document of a configuration without versions: a run goes on with newer parts, too.
+    """Return a configuration document without versions and observers.
 
-    Whoever observes an experiment, it is the same one.
+    An experiment stays the same with newer versions of its parts, or with other observers.
     """
     return {
         name: {**value, "version": None} if isinstance(value, dict) else value

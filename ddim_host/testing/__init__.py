@@ -1,4 +1,4 @@
-"""What the author of a part tests it with: a class of tests for each kind of part.
+"""Test classes for the authors of parts, one for each kind of part.
 
     from ddim_host.testing import LossContract
     from my_losses import robust
@@ -6,8 +6,8 @@
     class TestRobust(LossContract):
         part = robust
 
-`part` is the callable that the hook gives, `parameters` are those of its keyword-only parameters that are not
-to have their defaults. pytest finds the inherited tests; add your own beside them.
+`part` is the hook's callable; `parameters` are values for its keyword-only parameters, if not the defaults.
+pytest finds the inherited tests; add your own beside them.
 """
 
 from ddim_host.testing.evaluation import FeatureExtractorContract

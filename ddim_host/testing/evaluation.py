@@ -1,4 +1,4 @@
-"""Contracts of the parts that evaluation needs."""
+"""Contracts of the parts used in evaluation."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ if TYPE_CHECKING:
 
 
 class FeatureExtractorContract(PartContract):
-    """Features float32 `(N, D)`, finite, of uint8 images; each depends on its image alone.
+    """Finite features float32 `(N, D)` of uint8 images, each computed from its image alone.
 
     Attributes:
-        image_shape: `(H, W, C)` of images that it can look at.
+        image_shape: `(H, W, C)` of images that the extractor supports.
     """
 
     kind = Kind.FEATURES
     image_shape: ClassVar[tuple[int, int, int]] = (8, 8, 1)
 
     def extractor(self) -> FeatureExtractor:
-        """A new one, checked as the host checks it."""
+        """Return a new extractor, after the host's checks."""
         return validation.checked_extractor(self.whole_part(), self.values())
 
-    def test_its_framework_is_one(self) -> None:
-        """Where it says that it computes with a framework."""
+    def test_its_framework_is_known(self) -> None:
+        """Check the declared framework."""
         validation.framework_of(self.whole_part())
 
-    def test_features_are_valid_and_each_images_own(self) -> None:
-        """Dtype, shape, finite; the same for an image alone and among others, and from another extractor."""
+    def test_features_are_valid_and_independent_of_the_batch(self) -> None:
+        """Check the dtype, shape and finiteness of features.
+
+        An image must have the same features alone, in a batch and from a second extractor.
+        """
         images = np.random.default_rng(0).integers(0, 256, (5, *self.image_shape), dtype=np.uint8)
         part, extractor, other = self.whole_part(), self.extractor(), self.extractor()
         together = validation.checked_features(part, extractor, images)
@@ -43,10 +46,10 @@ class FeatureExtractorContract(PartContract):
         np.testing.assert_allclose(validation.checked_features(part, other, images), together, rtol=1e-5)
 
     def test_black_and_white_images_have_features(self) -> None:
-        """Both ends of what a pixel can be."""
+        """Check the extreme pixel values."""
         images = np.stack([np.full(self.image_shape, value, dtype=np.uint8) for value in (0, 255)])
         validation.checked_features(self.whole_part(), self.extractor(), images)
 
-    def test_its_fingerprint_is_that_of_its_weights(self) -> None:
-        """The same parameters give the same fingerprint."""
+    def test_its_fingerprint_is_deterministic(self) -> None:
+        """Check that equal parameters give equal fingerprints."""
         assert self.extractor().fingerprint == self.extractor().fingerprint

@@ -1,7 +1,7 @@
-"""A loss on the arrays of one framework: its values, and whether a network can be trained with it.
+"""Test a loss on the arrays of one framework: compute its values, and train a network for one step.
 
-Called with the framework, the loss's module and name, and its parameters; prints the losses as JSON. Where it
-is the framework that does not work, it prints the reason and ends with the code `UNUSABLE`.
+The arguments are the framework, the loss's module and name, and its parameters; the losses are printed as
+JSON. If the framework itself does not work, the reason is printed and the exit code is `UNUSABLE`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ddim_host.errors import UserError
 from ddim_host.framework.unet import UNet, initial_weights
 from ddim_host.plugin import validation
 from ddim_host.plugin.loading import load_plugins
-from ddim_host.plugin.parameters import PartChoice, resolve
+from ddim_host.plugin.parameters import PartChoice
 from ddim_host.plugin.registry import Kind, Part
 from ddim_host.testing.models import one_batch, tiny_spec
 
@@ -29,11 +29,11 @@ UNUSABLE = 77
 
 
 def main(framework: str, module: str, name: str, parameters: str) -> None:
-    """Compute, train one step, and print.
+    """Compute the losses, train one step, and print the losses.
 
     Raises:
-        AssertionError: The weights are no longer finite after a step, or did not change.
-        UserError: The loss does not keep its contract.
+        AssertionError: The weights are not finite after the step, or did not change.
+        UserError: The loss breaks its contract.
         SystemExit: The framework does not work.
     """
     try:
@@ -42,8 +42,8 @@ def main(framework: str, module: str, name: str, parameters: str) -> None:
         print(error)
         sys.exit(UNUSABLE)
     make = functools.reduce(getattr, name.split("."), importlib.import_module(module))
-    part = Part(Kind.LOSS, name, make, module, "")  # type: ignore[arg-type]
-    loss = validation.checked_loss(part, resolve(part.label, part.parameters(), json.loads(parameters)))
+    part = Part(Kind.LOSS, name, make, "", "")  # type: ignore[arg-type]
+    loss = validation.checked_loss(part, part.values(json.loads(parameters)))
     spec = tiny_spec()
     before = initial_weights(UNet.from_spec(spec), 0)
     for which in ("raw", "ema"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 _TIMESTEPS = 50
 _SMALL_STEP = 0.01
 _OBJECTIVE = "the gradient is not that of sum(weights * losses) / total"
+_REFERENCE = Path(__file__).with_name("reference_prediction.npy")
+_ANOTHER_NETWORK = "this is not the network that the spec describes"
 _BOTH: tuple[WhichWeights, WhichWeights] = ("raw", "ema")
 
 
 def tiny_spec(*, dropout: float = 0.0) -> UNetSpec:
-    """A network of everything in small: two levels, attention, several groups."""
+    """Return a small network with all features: two levels, attention, several groups."""
     return UNetSpec(
         image_size=(8, 8),
         image_channels=3,
@@ -39,10 +42,10 @@ def tiny_spec(*, dropout: float = 0.0) -> UNetSpec:
 
 
 def one_batch(spec: UNetSpec, *, seed: int = 0, batch_size: int = 4) -> Batch:
-    """A batch of noise with everything that a training step needs.
+    """Return a batch of noised images for a training step.
 
-    It is a share of a larger batch, and its images do not count the same: whoever overlooks the total or the
-    weights computes another gradient.
+    The batch is a share of a larger one and its images have different weights, so a model that ignores
+    `total` or the weights computes a wrong gradient.
     """
     rng = np.random.default_rng(seed)
     shape = (batch_size, spec.image_channels, *spec.image_size)
@@ -58,7 +61,7 @@ def one_batch(spec: UNetSpec, *, seed: int = 0, batch_size: int = 4) -> Batch:
 
 
 def _anywhere() -> Weights:
-    """Weights of which none is at rest: the first ones leave most of the network without a gradient."""
+    """Return weights far from the initial ones, which leave most of the network without a gradient."""
     rng = np.random.default_rng(7)
     weights = initial_weights(UNet.from_spec(tiny_spec()), 0)
     return {
@@ -68,7 +71,7 @@ def _anywhere() -> Weights:
 
 
 def _require_close(found: Any, wanted: Any, what: str) -> None:
-    """Equal up to what fp32 makes of numbers of this size."""
+    """Compare up to the rounding errors of fp32 for numbers of this size."""
     np.testing.assert_allclose(
         found, wanted, rtol=1e-2, atol=1e-4 * float(np.abs(wanted).max()), err_msg=what
     )
@@ -79,12 +82,12 @@ def _mse(prediction: Any, target: Any) -> Any:
 
 
 class ModelFactoryContract(PartContract):
-    """A network of a framework, and everything that the host asks of it."""
+    """A framework's network, with the whole interface that the host uses."""
 
     kind = Kind.MODEL
 
     def model(self, *, seed: int = 0, dropout: float = 0.0) -> Model:
-        """A tiny network with its first weights, on the CPU in fp32."""
+        """Return a tiny network with initial weights, on the CPU in fp32."""
         part, spec = self.whole_part(), tiny_spec(dropout=dropout)
         model = validation.checked_model(part, lambda: part.make(spec, "cpu", "fp32", **self.values()))
         weights = initial_weights(UNet.from_spec(spec), seed)
@@ -93,15 +96,15 @@ class ModelFactoryContract(PartContract):
         return model
 
     def trained(self, steps: int, *, first: int = 0, model: Model | None = None) -> Model:
-        """After some steps, each on a batch of its own."""
+        """Return the model after some training steps, each on a different batch."""
         model = model or self.model()
         for step in range(first, first + steps):
             batch = one_batch(tiny_spec(), seed=step)
             model.train_step(batch, _mse, lr=1e-3, ema_decay=0.9, max_grad_norm=1.0)
         return model
 
-    def test_it_says_where_it_computes(self) -> None:
-        """Device, its name, threads, precision, memory; and it can be waited for."""
+    def test_it_reports_its_device(self) -> None:
+        """Check the device and its name, the threads, precision, peak memory and synchronisation."""
         model = self.model()
         assert (model.device, model.precision) == ("cpu", "fp32")
         assert model.device_name
@@ -109,8 +112,8 @@ class ModelFactoryContract(PartContract):
         model.synchronize()
         assert model.peak_memory_bytes() > 0
 
-    def test_weights_come_back(self) -> None:
-        """Exactly as they were given, under their names, each kind by itself, as copies."""
+    def test_weights_are_restored(self) -> None:
+        """Check that both kinds of weights are returned exactly, under their names, as copies."""
         model, spec = self.model(), tiny_spec()
         raw, ema = (initial_weights(UNet.from_spec(spec), seed) for seed in (1, 2))
         model.load_weights(raw, "raw")
@@ -125,7 +128,7 @@ class ModelFactoryContract(PartContract):
         np.testing.assert_array_equal(next(iter(model.weights("raw").values())), next(iter(raw.values())))
 
     def test_arrays_go_to_the_device_and_back(self) -> None:
-        """Unchanged, and clipped where that is asked for."""
+        """Check that arrays are unchanged by the round trip, and clipped on request."""
         model = self.model()
         array = np.linspace(-2.0, 2.0, 2 * 3 * 8 * 8, dtype=np.float32).reshape(2, 3, 8, 8)
         tensor = model.to_device(array)
@@ -135,8 +138,8 @@ class ModelFactoryContract(PartContract):
             model.to_host(tensor * 2.0 - tensor / 4.0 + 1.0), array * 1.75 + 1, atol=1e-5
         )
 
-    def test_predictions_are_each_images_own(self) -> None:
-        """Of the shape of the images, the same alone and among others, for all timesteps and both weights."""
+    def test_predictions_are_independent_of_the_batch(self) -> None:
+        """Check shape, and independence of other images, for several timesteps and both kinds of weights."""
         model = self.trained(2)
         x_t = one_batch(tiny_spec()).x_t
         predictions = {}
@@ -151,11 +154,26 @@ class ModelFactoryContract(PartContract):
                 ]
                 np.testing.assert_allclose(np.concatenate(alone), together, rtol=1e-3, atol=1e-4)
                 predictions[t, which] = together
-        assert np.abs(predictions[0, "raw"] - predictions[17, "raw"]).max() > 1e-5, "t has no effect"
+        assert np.abs(predictions[0, "raw"] - predictions[17, "raw"]).max() > 1e-5, (
+            "the timestep has no effect"
+        )
         assert np.abs(predictions[0, "raw"] - predictions[0, "ema"]).max() > 1e-7, "raw and ema are the same"
 
+    def test_predictions_match_the_reference(self) -> None:
+        """Compare with predictions of diffusers' `UNet2DModel` with equal weights, up to rounding of fp32."""
+        model, batch = self.model(), one_batch(tiny_spec())
+        model.load_weights(_anywhere(), "raw")
+        predictions = [
+            model.to_host(model.predict(model.to_device(batch.x_t[i : i + 1]), int(t), which="raw")).copy()
+            for i, t in enumerate(batch.t)
+        ]
+        reference = np.load(_REFERENCE, allow_pickle=False)
+        np.testing.assert_allclose(
+            np.concatenate(predictions), reference, rtol=1e-3, atol=1e-4, err_msg=_ANOTHER_NETWORK
+        )
+
     def test_training_lowers_the_loss(self) -> None:
-        """On a batch that is seen again and again; `evaluate_loss` agrees with `train_step`."""
+        """Check that a repeated batch lowers the loss and that `evaluate_loss` agrees with `train_step`."""
         model, batch = self.model(), one_batch(tiny_spec())
         losses = []
         for _ in range(30):
@@ -164,10 +182,10 @@ class ModelFactoryContract(PartContract):
             losses.append(model.to_host(trained).copy())
             np.testing.assert_allclose(losses[-1], before, rtol=1e-3, atol=1e-5)
         assert losses[0].shape == (len(batch.t),)
-        assert losses[-1].mean() < 0.8 * losses[0].mean(), "the loss does not fall"
+        assert losses[-1].mean() < 0.8 * losses[0].mean(), "the loss does not decrease"
 
     def test_the_gradient_is_that_of_the_weighted_losses(self) -> None:
-        """Of the sum of weights x losses over `total`: it says how much a small step changes that."""
+        """Check that the gradient predicts the effect of a small step on sum(weights x losses) / total."""
         model, batch = self.model(), one_batch(tiny_spec())
         start = _anywhere()
         model.load_weights(start, "raw")
@@ -186,8 +204,8 @@ class ModelFactoryContract(PartContract):
         slope = (objectives[1] - objectives[0]) / (2.0 * _SMALL_STEP)
         np.testing.assert_allclose(norm, slope, rtol=5e-3, err_msg=_OBJECTIVE)
 
-    def test_every_step_is_adams(self) -> None:
-        """Moments, weights and average after several steps are those of arXiv 1412.6980, algorithm 1."""
+    def test_every_step_is_a_step_of_adam(self) -> None:
+        """Compare moments, weights and average after several steps with arXiv 1412.6980, algorithm 1."""
         model = self.model()
         raw = _anywhere()
         for which in _BOTH:
@@ -199,7 +217,7 @@ class ModelFactoryContract(PartContract):
             state = model.training_state()
             assert state.step == step
             for name, found in model.weights("raw").items():
-                # Whatever the gradient was: the first moment tells, and all else must follow from it.
+                # The gradient follows from the first moment, and everything else from the gradient.
                 gradient = (state.exp_avg[name].astype(np.float64) - ADAM_BETA1 * first[name]) / (
                     1.0 - ADAM_BETA1
                 )
@@ -216,7 +234,7 @@ class ModelFactoryContract(PartContract):
             first, second = state.exp_avg, state.exp_avg_sq
 
     def test_dropout_follows_its_seed(self) -> None:
-        """In training the same seed gives the same losses and another one others; elsewhere there is none."""
+        """Check that dropout is equal for equal seeds, differs between seeds, and is off in evaluation."""
         model = self.model(dropout=0.5)
         losses = []
         for seed in (1, 1, 2):
@@ -227,20 +245,20 @@ class ModelFactoryContract(PartContract):
             losses.append((evaluated, model.to_host(trained).copy()))
         (evaluated, one), (again, same), (_, other) = losses
         np.testing.assert_array_equal(evaluated, again, "dropout in evaluate_loss")
-        np.testing.assert_array_equal(one, same, "dropout is not repeated by its seed")
+        np.testing.assert_array_equal(one, same, "dropout differs for equal seeds")
         assert (one != other).any(), "dropout does not depend on its seed"
-        assert (one != evaluated).any(), "there is no dropout"
+        assert (one != evaluated).any(), "dropout has no effect"
 
     def test_gradients_are_clipped_before_the_step(self) -> None:
-        """The optimizer remembers the clipped gradient, which has at most the norm that was asked for."""
+        """Check that the optimizer stores the clipped gradient, whose norm is at most the limit."""
         model = self.model()
         model.train_step(one_batch(tiny_spec()), _mse, lr=1e-3, ema_decay=0.9, max_grad_norm=1e-3)
         moments = model.training_state().exp_avg.values()
         squares = sum(float((array.astype(np.float64) ** 2).sum()) for array in moments)
-        np.testing.assert_allclose(10.0 * squares**0.5, 1e-3, rtol=1e-2)  # exp_avg is 0.1 of it
+        np.testing.assert_allclose(10.0 * squares**0.5, 1e-3, rtol=1e-2)  # exp_avg is 0.1 times the gradient
 
-    def test_training_goes_on_where_it_stopped(self) -> None:
-        """Weights and optimizer in another model give the same steps, bit for bit."""
+    def test_training_can_be_resumed(self) -> None:
+        """Check that another model with the same weights and optimizer state takes bit-identical steps."""
         original = self.trained(3)
         restored = self.model(seed=5)
         for which in _BOTH:
@@ -255,7 +273,7 @@ class ModelFactoryContract(PartContract):
                 np.testing.assert_array_equal(restored.weights(which)[name], array, f"{which} {name}")
 
     def test_it_is_deterministic(self) -> None:
-        """The same steps from the same weights give the same bits."""
+        """Check that equal steps from equal weights give identical bits."""
         one, other = (self.trained(3).weights("raw") for _ in range(2))
         for name, array in one.items():
             np.testing.assert_array_equal(other[name], array, name)

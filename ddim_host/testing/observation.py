@@ -22,21 +22,21 @@ _SEED = 3
 
 
 class ObserverContract(PartContract):
-    """Takes whatever a command tells, and changes nothing."""
+    """Accepts every event of a command, and changes nothing."""
 
     kind = Kind.OBSERVER
 
     def observer(self) -> Observer:
-        """A new one, checked as the host checks it."""
+        """Return a new observer, after the host's checks."""
         return validation.checked_observer(self.whole_part(), self.values())
 
     def tell_a_run(self, folder: Path, *, step: int = 0, ending: Ending | None = None) -> None:
-        """Tell a new observer of a whole run: two epochs, a grid, scores, and its end.
+        """Send the events of a complete run to a new observer: two epochs, a grid, scores, and the end.
 
         Args:
-            folder: The folder of the run, which exists.
-            step: The steps that were taken before.
-            ending: How it ends; well if None.
+            folder: The existing folder of the run.
+            step: The steps taken before.
+            ending: The end; None for a successful one.
         """
         observer = self.observer()
         observer.on_begin(_run(folder, "run", step))
@@ -47,13 +47,13 @@ class ObserverContract(PartContract):
             observer.on_score(_score(eta, step + 24))
         observer.on_end(ending or Ending("finished"))
 
-    def test_it_takes_all_that_a_run_tells(self) -> None:
-        """Rows, also of an epoch in which nothing was timed; a grid, scores, a good end."""
+    def test_it_accepts_all_events_of_a_run(self) -> None:
+        """Send the events of a successful run: rows (one of an untimed epoch), a grid, scores and the end."""
         with tempfile.TemporaryDirectory() as folder:
             self.tell_a_run(Path(folder))
 
-    def test_it_takes_runs_that_end_early_and_go_on(self) -> None:
-        """Interrupted, resumed in the same folder, and failed; one that ends before it has told anything."""
+    def test_it_accepts_interrupted_and_resumed_runs(self) -> None:
+        """Send the events of an interrupted run, a resumed one that fails, and one that ends at once."""
         with tempfile.TemporaryDirectory() as folder:
             self.tell_a_run(Path(folder), ending=Ending("interrupted", "interrupted after 24 steps"))
             self.tell_a_run(Path(folder), step=24, ending=Ending("failed", "a loss is not finite"))
@@ -61,8 +61,8 @@ class ObserverContract(PartContract):
             observer.on_begin(_run(Path(folder), "run", 24))
             observer.on_end(Ending("interrupted", "interrupted"))
 
-    def test_it_takes_commands_on_a_finished_run(self) -> None:
-        """`sample` draws grids, `evaluate` grids and scores; neither adds rows."""
+    def test_it_accepts_commands_on_a_finished_run(self) -> None:
+        """Send the events of `sample` (grids) and `evaluate` (grids and scores); neither adds rows."""
         with tempfile.TemporaryDirectory() as folder:
             for command in ("sample", "evaluate"):
                 observer = self.observer()
@@ -73,24 +73,24 @@ class ObserverContract(PartContract):
                 observer.on_end(Ending("finished"))
 
     def test_it_opens_nothing_before_it_begins(self) -> None:
-        """It is made for dry runs, too, and in every process."""
+        """Check that the constructor opens nothing: it is also called for dry runs and in every process."""
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             self.observer()
             assert Path.cwd() == Path(folder).resolve(), "it changed the current folder"
-            assert not list(Path(folder).iterdir()), "it wrote something into the current folder"
+            assert not list(Path(folder).iterdir()), "it wrote a file into the current folder"
 
     def test_it_leaves_the_process_and_the_files_of_a_run_alone(self) -> None:
-        """NumPy's random generator, the current folder and what the run wrote stay as they were."""
+        """Check that NumPy's random generator, the current folder and the run's files are unchanged."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
             (path / "config.toml").write_text("seed = 0\n", encoding="utf-8")
-            np.random.seed(_SEED)  # noqa: NPY002 - the global one, which an observer should leave alone
+            np.random.seed(_SEED)  # noqa: NPY002 - the global generator, which an observer must not change
             before = str(np.random.get_state()), Path.cwd()  # noqa: NPY002
             self.tell_a_run(path)
             after = str(np.random.get_state()), Path.cwd()  # noqa: NPY002
-            assert after == before, "it changed the global generator or the current folder"
+            assert after == before, "it changed the global random generator or the current folder"
             assert (path / "config.toml").read_text(encoding="utf-8") == "seed = 0\n"
-            assert (path / "grid-24.png").exists(), "it took the picture away"
+            assert (path / "grid-24.png").exists(), "it moved or deleted the picture"
 
 
 def _run(folder: Path, command: Any, step: int) -> ObservedRun:
@@ -116,7 +116,7 @@ def _row(epoch: int, step: int) -> EpochMetrics:
         test_loss=1.1 / epoch,
         learning_rate=1e-3,
         seconds=1.5 * (epoch - 1),
-        images_per_second=850.0 if epoch > 1 else float("nan"),  # nothing was timed in a row of warm-up
+        images_per_second=850.0 if epoch > 1 else float("nan"),  # a row of warm-up has no timed steps
         warmup_seconds=0.5,
         peak_memory_bytes=1 << 28,
     )

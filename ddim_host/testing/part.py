@@ -1,4 +1,4 @@
-"""What holds for parts of every kind."""
+"""Tests for parts of every kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ddim_host.diffusion import NoiseSchedule
-from ddim_host.plugin.parameters import resolve
 from ddim_host.plugin.registry import Kind, Part
 
 if TYPE_CHECKING:
@@ -31,12 +30,12 @@ importlib.import_module(sys.argv[1])
 
 
 class PartContract:
-    """The base of all contracts.
+    """Base of all contracts.
 
     Attributes:
-        part: The callable that the hook gives.
-        parameters: Values of its keyword-only parameters, where they are not to be the defaults.
-        kind: What it is.
+        part: The hook's callable.
+        parameters: Values for its keyword-only parameters, if not the defaults.
+        kind: The kind of part.
     """
 
     part: ClassVar[Callable[..., Any]]
@@ -45,40 +44,39 @@ class PartContract:
 
     @classmethod
     def whole_part(cls) -> Part:
-        """The part as the registry holds it."""
-        # As it was written: looked up the usual way, a function would become a method of this class.
+        """Return the part in the form used by the registry."""
+        # Looked up statically: ordinary access would turn a function into a method of this class.
         make = inspect.getattr_static(cls, "part")
         make = make.__func__ if isinstance(make, staticmethod) else make
         name = getattr(make, "__name__", "part")
-        return Part(cls.kind, name, make, "the distribution under test", "")
+        return Part(cls.kind, name, make, "", "")
 
     @classmethod
     def values(cls) -> dict[str, Value]:
-        """All its parameters, defaults included.
+        """Return the values of all parameters, including defaults.
 
         Raises:
-            UserError: One is unknown, ill-typed, or missing though it has no default.
+            UserError: A parameter is unknown, has the wrong type, or is missing and has no default.
         """
-        part = cls.whole_part()
-        return resolve(part.label, part.parameters(), cls.parameters)
+        return cls.whole_part().values(cls.parameters)
 
     def test_its_parameters_can_be_set_by_users(self) -> None:
-        """Keyword-only parameters have types that users can write, and a default or a value here."""
+        """Check that keyword-only parameters have supported types, and a default or a value here."""
         self.values()
 
     def test_it_is_documented(self) -> None:
-        """`ddim-host plugins NAME` shows the first paragraph of its docstring."""
+        """Check that there is a docstring; `ddim-host plugins NAME` shows its first paragraph."""
         assert inspect.getdoc(self.whole_part().make), "write a docstring: users will see its first paragraph"
 
     def test_importing_it_imports_no_framework(self) -> None:
-        """The module is loaded in every process, whichever framework runs there."""
+        """Check that the module imports no framework: every process loads it, whichever framework it runs."""
         module = self.whole_part().make.__module__
         done = run_python("-c", _IMPORT, module)
         assert done.returncode == 0, f"importing {module} without any framework failed:\n{done.stderr}"
 
 
 def linear_schedule(num_train_timesteps: int) -> NoiseSchedule:
-    """The linear schedule of DDPM."""
+    """Return the linear schedule of DDPM."""
     scale = 1000.0 / num_train_timesteps
     return NoiseSchedule(np.linspace(1e-4 * scale, 0.02 * scale, num_train_timesteps))
 
@@ -86,12 +84,12 @@ def linear_schedule(num_train_timesteps: int) -> NoiseSchedule:
 def run_python(
     *arguments: str, timeout: float = 900.0, waiting: Callable[[float], object] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own that can import what this one can.
+    """Run Python in a new process with this process's import path.
 
     Args:
-        arguments: Those of the interpreter.
+        arguments: Arguments of the interpreter.
         timeout: Seconds after which the process is killed.
-        waiting: Called every ten seconds with the seconds that have passed.
+        waiting: Called every ten seconds with the seconds elapsed.
 
     Raises:
         subprocess.TimeoutExpired: The process took too long.
@@ -115,4 +113,4 @@ def run_python(
                 else:
                     return subprocess.CompletedProcess(command, process.returncode, out, err)
         finally:
-            process.kill()  # nothing happens to one that has ended
+            process.kill()  # no effect if the process has exited

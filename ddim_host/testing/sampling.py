@@ -1,4 +1,4 @@
-"""Contracts of the parts that sampling needs."""
+"""Contracts of the parts used in sampling."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 _TIMESTEPS = 1000
 
 _VARIANCES = np.array([0.02, 0.1, 0.5, 1.0])
-"""Of the four pixels of the images that searches are tested with."""
+"""Variances of the four pixels of the images used to test searches."""
 
 
 class TimestepSubsetContract(PartContract):
     """Exactly S timesteps, int64 `(S,)`, strictly increasing, in [0, T).
 
     Attributes:
-        sizes: Pairs (T, S) to try. S = T leaves no choice but all timesteps.
+        sizes: Pairs (T, S) to test. If S = T, only all timesteps are possible.
     """
 
     kind = Kind.TIMESTEP_SUBSET
@@ -46,7 +46,7 @@ class TimestepSubsetContract(PartContract):
     )
 
     def test_timesteps_are_valid_and_deterministic(self) -> None:
-        """Dtype, number, order and range, the same every time."""
+        """Check dtype, number, order and range, and that repeated calls agree."""
         for timesteps, steps in self.sizes:
             schedule = linear_schedule(timesteps)
             one, other = (
@@ -61,13 +61,13 @@ class SolverContract(PartContract):
     kind = Kind.SOLVER
 
     def plan(self, num_inference_steps: int, eta: float = 0.0) -> SamplingPlan:
-        """The solver with evenly spaced steps, checked as the host checks it."""
+        """Return the solver with evenly spaced steps, after the host's checks."""
         timesteps = np.linspace(0, _TIMESTEPS - 1, num_inference_steps + 1)[1:].astype(np.int64)
         steps = ddim_steps(linear_schedule(_TIMESTEPS), timesteps.tolist(), eta)
         return validation.checked_solver(self.whole_part(), self.values(), steps)
 
     def sampled(self, x_t: Images, plan: SamplingPlan, predict: Predict) -> Images:
-        """Where the last step arrives; `predict` is a network."""
+        """Return the result of the last step; `predict` is a network."""
         noise = np.random.default_rng(1)
         states = plan.solver(
             x_t, plan.steps, predict, lambda _: noise.standard_normal(x_t.shape, dtype=np.float32)
@@ -76,12 +76,12 @@ class SolverContract(PartContract):
 
     @staticmethod
     def noise() -> Images:
-        """Where sampling begins, `(4, 3, 8, 8)`."""
+        """Return the noise at which sampling begins, `(4, 3, 8, 8)`."""
         return np.random.default_rng(0).standard_normal((4, 3, 8, 8), dtype=np.float32)
 
     @staticmethod
     def gaussian(v: float) -> Predict:
-        """The best network for images N(0, v)."""
+        """Return the optimal network for images N(0, v)."""
 
         def predict(x_t: Images, step: DDIMStep) -> tuple[Images, Images]:
             abar = step.alpha_cumprod
@@ -93,14 +93,14 @@ class SolverContract(PartContract):
 
     @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 20, 200])
     def test_states_are_valid_for_any_number_of_steps(self, steps: int) -> None:
-        """One after each step, of the shape and dtype of x; with eta 1 too, if the solver adds noise."""
+        """Check number, shape and dtype of the states; also with eta 1 if the solver adds noise."""
         self.plan(steps)
         with contextlib.suppress(DeterministicSolverError):
             self.plan(steps, eta=1.0)
 
     @pytest.mark.parametrize("steps", [1, 2, 3, 10])
-    def test_an_image_that_the_network_knows_is_found(self, steps: int) -> None:
-        """If the network always predicts the same image, that is where sampling ends."""
+    def test_an_image_known_to_the_network_is_found(self, steps: int) -> None:
+        """Check that sampling ends at the image if the network always predicts the same one."""
         image = np.tanh(np.random.default_rng(2).standard_normal((4, 3, 8, 8))).astype(np.float32)
 
         def predict(x_t: Images, step: DDIMStep) -> tuple[Images, Images]:
@@ -110,8 +110,8 @@ class SolverContract(PartContract):
         found = self.sampled(self.noise(), self.plan(steps), predict)
         np.testing.assert_allclose(found, image, atol=1e-3)
 
-    def test_more_steps_come_nearer_to_the_data(self) -> None:
-        """For images N(0, v), whose best network is known: the standard deviation of what is sampled."""
+    def test_more_steps_are_more_accurate(self) -> None:
+        """Check the standard deviation of samples for images N(0, v), whose optimal network is known."""
         for v in (0.1, 1.0, 4.0):
             scales = [
                 float(np.std(self.sampled(self.noise(), self.plan(steps), self.gaussian(v))))
@@ -122,15 +122,15 @@ class SolverContract(PartContract):
             assert errors[-1] < 0.05, f"v = {v}: {errors}"
             assert errors[-1] <= errors[0] + 0.01, f"v = {v}: {errors}"
 
-    def test_each_image_is_sampled_by_itself(self) -> None:
-        """An image does not depend on the others in the batch."""
+    def test_images_are_independent_of_the_batch(self) -> None:
+        """Check that an image does not depend on the others in the batch."""
         plan, network = self.plan(10), self.gaussian(0.5)
         together = self.sampled(self.noise(), plan, network)
         alone = [self.sampled(self.noise()[i : i + 1], plan, network) for i in range(len(together))]
         np.testing.assert_allclose(np.concatenate(alone), together, rtol=1e-5, atol=1e-6)
 
-    def test_its_arguments_stay_as_they_are(self) -> None:
-        """The start may be used again, and two samplings do not know of each other."""
+    def test_its_arguments_are_unchanged(self) -> None:
+        """Check that the start is not overwritten, and that two samplings are independent."""
         x_t, plan = self.noise(), self.plan(5)
         first = self.sampled(x_t, plan, self.gaussian(0.5)).copy()
         np.testing.assert_array_equal(x_t, self.noise(), "x_t was overwritten")
@@ -138,24 +138,24 @@ class SolverContract(PartContract):
 
 
 class SubsetSearchContract(PartContract):
-    """For each size increasing timesteps of the teacher, with which images are near to the teacher's."""
+    """For each size, increasing timesteps of the teacher with images close to the teacher's."""
 
     kind = Kind.SEARCH
 
     @staticmethod
     def teacher() -> Teacher:
-        """What the best network predicts for images of four pixels N(0, v), each with its own v."""
+        """Return the optimal network's predictions for images of four pixels N(0, v), each with its own v."""
         timesteps = np.unique(np.linspace(0, _TIMESTEPS - 1, 40).astype(np.int64))
         noise = np.random.default_rng(0).standard_normal((64, len(_VARIANCES))).astype(np.float32)
         return _teacher(timesteps, noise)
 
     def found(self, teacher: Teacher, sizes: Iterable[int]) -> dict[int, NDArray[np.int64]]:
-        """What is found, checked as the host checks it."""
+        """Return the timesteps that the search found, after the host's checks."""
         schedule = linear_schedule(_TIMESTEPS)
         return validation.checked_search(self.whole_part(), self.values(), schedule, teacher, sizes)
 
     def test_timesteps_of_every_size_are_valid_and_deterministic(self) -> None:
-        """From one timestep to all of the teacher's, the same every time; the teacher stays as it is."""
+        """Check all sizes up to the teacher's: repeated calls agree, and the teacher stays unchanged."""
         teacher = self.teacher()
         sizes = range(1, len(teacher.timesteps) + 1)
         one, other = (self.found(teacher, sizes) for _ in range(2))
@@ -164,14 +164,14 @@ class SubsetSearchContract(PartContract):
             np.testing.assert_array_equal(one[size], other[size], f"S = {size}")
 
     def test_a_size_does_not_depend_on_the_others(self) -> None:
-        """What was found is stored for each size by itself."""
+        """Check sizes one by one, because the host stores them separately."""
         teacher = self.teacher()
         for size, timesteps in self.found(teacher, (2, 3, 5, 8)).items():
             [alone] = self.found(teacher, [size]).values()
             np.testing.assert_array_equal(alone, timesteps, f"S = {size}")
 
-    def test_images_are_nearer_to_the_teachers_than_with_timesteps_by_chance(self) -> None:
-        """The mean squared difference of DDIM's images, against the median of random timesteps."""
+    def test_images_are_closer_to_the_teachers_than_with_random_timesteps(self) -> None:
+        """Compare the mean squared difference of DDIM's images with the median for random timesteps."""
         teacher, rng = self.teacher(), np.random.default_rng(1)
 
         def error(timesteps: NDArray[np.int64]) -> float:
@@ -184,7 +184,7 @@ class SubsetSearchContract(PartContract):
 
 
 def _teacher(timesteps: NDArray[np.int64], noise: NDArray[np.float32]) -> Teacher:
-    """Follow DDIM with the best network for pixels N(0, v), each with its own v."""
+    """Run DDIM with the optimal network for pixels N(0, v), each with its own v."""
     x = noise.astype(np.float64)
     x_start = np.empty((len(timesteps), *noise.shape), dtype=np.float32)
     for position, step in enumerate(ddim_steps(linear_schedule(_TIMESTEPS), timesteps.tolist(), eta=0.0)):

@@ -1,4 +1,4 @@
-"""Lines on the terminal while a test runs, which pytest would otherwise keep to itself."""
+"""Print lines on the terminal during a test, despite pytest's capture of output."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def terminal_notice(config: pytest.Config) -> Callable[[str], None]:
-    """Return what writes a line to the terminal at once, also while output is captured.
+    """Return a function that writes a line to the terminal at once, even while output is captured.
 
-    In a worker of pytest-xdist, which has no terminal, it writes nothing.
+    In a pytest-xdist worker, which has no terminal, it writes nothing.
 
     Args:
-        config: That of the session, from the fixture `pytestconfig`.
+        config: The session's configuration, from the fixture `pytestconfig`.
     """
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     capture = config.pluginmanager.get_plugin("capturemanager")

@@ -1,4 +1,4 @@
-"""Contracts of the parts that training needs."""
+"""Contracts of the parts used in training."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _STANDARD_ERRORS = 6.0
-"""An unbiased estimate is further off than this once in 500 million times."""
+"""Tolerance in standard errors; an unbiased estimate exceeds it once in 500 million draws."""
 
 
 class NoiseScheduleContract(PartContract):
-    """Betas, float64 `(T,)`, in (0, 1) but for the last, which may be 1.
+    """Betas, float64 `(T,)`, in (0, 1); only the last may be 1.
 
     Attributes:
-        num_train_timesteps: The values of T to try.
+        num_train_timesteps: The values of T to test.
     """
 
     kind = Kind.NOISE_SCHEDULE
     num_train_timesteps: ClassVar[tuple[int, ...]] = (50, 200, 1000)
 
     def betas(self, num_train_timesteps: int) -> NDArray[np.float64]:
-        """The betas, checked as the host checks them."""
-        # The prediction with which a schedule may end in pure noise.
+        """Return the betas, after the host's checks."""
+        # The prediction type for which a schedule may end in pure noise.
         part, prediction = self.whole_part(), PREDICTION_TYPES[-1]
         return validation.checked_schedule(part, self.values(), num_train_timesteps, prediction).betas
 
     def test_betas_are_valid(self) -> None:
-        """Dtype, shape, range, and images that can be sampled."""
+        """Check dtype, shape and range, and that the schedule allows sampling."""
         for timesteps in self.num_train_timesteps:
             self.betas(timesteps)
 
     def test_it_is_deterministic(self) -> None:
-        """The same arguments give the same betas."""
+        """Check that equal arguments give equal betas."""
         for timesteps in self.num_train_timesteps:
             np.testing.assert_array_equal(self.betas(timesteps), self.betas(timesteps))
 
@@ -61,7 +61,7 @@ class LossWeightingContract(PartContract):
     kind = Kind.LOSS_WEIGHTING
 
     def test_weights_are_valid_and_deterministic(self) -> None:
-        """Dtype, shape, range, for each prediction; the same schedule gives the same weights."""
+        """Check dtype, shape and range for each prediction type, and that repeated calls agree."""
         for timesteps, prediction_type in itertools.product((50, 1000), PREDICTION_TYPES):
             schedule = linear_schedule(timesteps)
             one, other = (
@@ -72,16 +72,16 @@ class LossWeightingContract(PartContract):
 
 
 class TimestepSamplerContract(PartContract):
-    """Timesteps and the weights that undo the bias of their choice."""
+    """Timesteps, and the weights that correct the bias of drawing some more often."""
 
     kind = Kind.TIMESTEP_SAMPLER
 
     def sampler(self, num_train_timesteps: int = 100) -> CheckedSampler:
-        """A new sampler, which checks whatever is drawn as the host does."""
+        """Return a new sampler with the host's checks of its draws."""
         return CheckedSampler(self.whole_part(), self.values(), linear_schedule(num_train_timesteps))
 
     def taught(self, num_train_timesteps: int = 100) -> CheckedSampler:
-        """A sampler that has seen losses which grow with the timestep, if it wants to see any."""
+        """Return a sampler that has received losses that grow with the timestep, if it uses losses."""
         sampler = self.sampler(num_train_timesteps)
         if sampler.needs_losses:
             t = np.arange(num_train_timesteps, dtype=np.int64)
@@ -91,45 +91,46 @@ class TimestepSamplerContract(PartContract):
         return sampler
 
     @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
-    def test_what_is_drawn_is_valid(self, batch_size: int) -> None:
-        """Dtypes, shapes, ranges, for any size of batch and before and after it has learned."""
+    def test_draws_are_valid(self, batch_size: int) -> None:
+        """Check dtypes, shapes and ranges for several batch sizes, before and after updates."""
         for sampler in (self.sampler(), self.taught()):
             sampler.sample(batch_size, np.random.default_rng(0))
 
     def test_all_randomness_comes_from_the_generator(self) -> None:
-        """The same generator gives the same draws, in two samplers and again in the same one.
+        """Check that equal generators give equal draws, in two samplers and in repeated calls of one.
 
-        `sample` must not change the sampler: what it learns, it learns in `update`.
+        `sample` must not change the sampler; only `update` may.
         """
         draws = [self.taught().sample(64, np.random.default_rng(3)) for _ in range(2)]
         sampler = self.taught()
         draws += [sampler.sample(64, np.random.default_rng(3)) for _ in range(2)]
         problem = (
-            "sample() draws otherwise from an equal generator: it may use no other randomness, and must not "
-            "change the sampler; only update() may"
+            "sample() draws other timesteps from an equal generator: it must use no other "
+            "randomness, and only "
+            "update() may change the sampler"
         )
         for drawn in draws[1:]:
             for one, other in zip(drawn, draws[0], strict=True):
                 np.testing.assert_array_equal(one, other, err_msg=problem)
 
-    def test_weights_undo_the_bias(self) -> None:
-        """The mean of `weight x f(t)` estimates the mean of f over uniform timesteps, for several f."""
+    def test_weights_correct_the_bias(self) -> None:
+        """Check that the mean of `weight x f(t)` estimates the mean of f over uniform t, for several f."""
         timesteps, rng = 100, np.random.default_rng(5)
         position = np.arange(timesteps) / timesteps
         for sampler in (self.sampler(timesteps), self.taught(timesteps)):
             batches = [sampler.sample(100, rng) for _ in range(300)]
             for values in (np.ones(timesteps), position, position**4, np.cos(9.0 * position)):
-                # Within a batch the draws may depend on each other, as mirrored ones do.
+                # Draws within a batch may be dependent, such as mirrored pairs.
                 means = np.array([(weights * values[t]).mean(dtype=np.float64) for t, weights in batches])
                 error = means.std(ddof=1) / len(means) ** 0.5
                 off = abs(means.mean() - values.mean())
                 assert off <= _STANDARD_ERRORS * error + 1e-6, (
-                    f"the weights are biased: {means.mean():.5f} +- {error:.5f} where uniform timesteps give "
+                    f"the weights are biased: {means.mean():.5f} +- {error:.5f}, but uniform timesteps give "
                     f"{values.mean():.5f}; they should be 1 / (T p_t)"
                 )
 
-    def test_its_state_comes_back(self) -> None:
-        """A resumed run draws what one that was never stopped would have drawn."""
+    def test_its_state_can_be_restored(self) -> None:
+        """Check that a resumed run draws the same timesteps as an uninterrupted one."""
         original = self.taught()
         original.sample(10, np.random.default_rng(1))
         restored = self.sampler()
@@ -137,14 +138,18 @@ class TimestepSamplerContract(PartContract):
         restored.load_state_dict({name: array.copy() for name, array in state.items()})
         for step in range(3):
             draws = [sampler.sample(32, np.random.default_rng(step)) for sampler in (original, restored)]
-            np.testing.assert_array_equal(draws[0][0], draws[1][0], "a restored sampler draws otherwise")
-            np.testing.assert_array_equal(draws[0][1], draws[1][1], "a restored sampler weighs otherwise")
+            np.testing.assert_array_equal(
+                draws[0][0], draws[1][0], "a restored sampler draws other timesteps"
+            )
+            np.testing.assert_array_equal(
+                draws[0][1], draws[1][1], "a restored sampler returns other weights"
+            )
             losses = np.linspace(0.5, 1.5, 32, dtype=np.float32)
             for sampler in (original, restored):
                 sampler.update(draws[0][0], losses)
 
     def test_its_state_is_a_copy(self) -> None:
-        """What it learns later does not change a state that was taken before."""
+        """Check that later updates do not change an earlier state."""
         sampler = self.taught()
         state = sampler.state_dict()
         before = {name: array.copy() for name, array in state.items()}
@@ -154,7 +159,7 @@ class TimestepSamplerContract(PartContract):
 
 
 class LossContract(PartContract):
-    """One number per image, not reduced over the batch, in the operators that all frameworks share."""
+    """One number per image, not reduced over the batch, using operators shared by all frameworks."""
 
     kind = Kind.LOSS
     _say: Callable[[str], None] = staticmethod(lambda _: None)
@@ -164,27 +169,29 @@ class LossContract(PartContract):
         self._say = terminal_notice(pytestconfig)
 
     def losses(self, prediction: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The losses of NumPy arrays, float `(B,)`."""
+        """Return the losses of NumPy arrays, float `(B,)`."""
         loss = validation.checked_loss(self.whole_part(), self.values())
         return np.asarray(loss(prediction, target))
 
     @staticmethod
     def images(seed: int, batch_size: int = 4, channels: int = 3) -> NDArray[np.float32]:
-        """Something like predictions, `(B, C, 8, 8)`."""
+        """Return random images, `(B, C, 8, 8)`."""
         return np.random.default_rng(seed).standard_normal((batch_size, channels, 8, 8)).astype(np.float32)
 
     def test_each_image_has_its_own_loss(self) -> None:
-        """The loss of an image does not depend on the others in the batch."""
+        """Check that the loss of an image does not depend on the others in the batch."""
         for channels in (1, 3):
             prediction, target = self.images(0, channels=channels), self.images(1, channels=channels)
             alone = np.concatenate(
                 [self.losses(prediction[i : i + 1], target[i : i + 1]) for i in range(len(target))]
             )
             together = self.losses(prediction, target)
-            np.testing.assert_allclose(together, alone, rtol=1e-5, err_msg="not one number per image")
+            np.testing.assert_allclose(
+                together, alone, rtol=1e-5, err_msg="the loss of an image depends on the other images"
+            )
 
     def test_it_is_finite_not_negative_and_deterministic(self) -> None:
-        """Also where prediction and target are equal, far apart, or nearly the same."""
+        """Check predictions that equal the target, nearly equal it, or are far from it."""
         target = self.images(1)
         for prediction in (self.images(0), target, target + np.float32(1e-4), 100.0 * self.images(0)):
             losses = self.losses(prediction.astype(np.float32), target)
@@ -193,12 +200,12 @@ class LossContract(PartContract):
             np.testing.assert_array_equal(losses, self.losses(prediction.astype(np.float32), target))
 
     def test_a_perfect_prediction_is_the_best(self) -> None:
-        """Nothing has a smaller loss than the target itself."""
+        """Check that no prediction has a smaller loss than the target itself."""
         target = self.images(1)
         assert (self.losses(target, target) <= self.losses(self.images(0), target)).all()
 
-    def test_its_arguments_stay_as_they_are(self) -> None:
-        """They are used again after it."""
+    def test_its_arguments_are_unchanged(self) -> None:
+        """Check that arguments are not overwritten, because they are used again."""
         arguments = self.images(0), self.images(1)
         copies = [array.copy() for array in arguments]
         self.losses(*arguments)
@@ -207,18 +214,18 @@ class LossContract(PartContract):
 
     @pytest.mark.parametrize("framework", installed_frameworks())
     def test_it_is_the_same_in_every_framework(self, framework: str) -> None:
-        """Value and a training step, on the framework's own arrays; each in a process of its own.
+        """Check the values and a training step on the framework's arrays, each in a new process.
 
-        The first time a framework may compile for minutes: a line on the terminal says so.
+        The first use of a framework may compile for minutes, so progress is printed on the terminal.
         """
         make = self.whole_part().make
-        # Written as text, as on a command line, and read back by the same rules.
+        # Passed as text, as on a command line, and parsed by the same rules.
         written = {name: format_value(value) for name, value in self.values().items()}
         done = run_python(
             *("-m", "ddim_host.testing.loss_in_framework", framework, make.__module__, make.__qualname__),
             json.dumps(written),
             waiting=lambda passed: self._say(
-                f"{framework} has been working for {passed:.0f} s; the first time it may compile for minutes"
+                f"{framework} has been running for {passed:.0f} s; its first use may compile for minutes"
             ),
         )
         if done.returncode == UNUSABLE:
@@ -230,12 +237,12 @@ class LossContract(PartContract):
 
 
 class DatasetContract(PartContract):
-    """uint8 images of the announced shape, train and test apart."""
+    """uint8 images of the declared shape, with separate train and test."""
 
     kind = Kind.DATA
 
-    def test_images_are_as_announced(self) -> None:
-        """Dtype, shape, at least one image of each half; the same every time they are read."""
+    def test_images_are_as_declared(self) -> None:
+        """Check dtype, shape and at least one image in each half, and that repeated reads agree."""
         source = validation.checked_source(self.whole_part(), self.values())
         assert source.description, "describe the images in one line"
         images = validation.checked_images(self.whole_part(), source)
@@ -244,6 +251,6 @@ class DatasetContract(PartContract):
         )
         for half in ("train", "test"):
             np.testing.assert_array_equal(
-                getattr(images, half), getattr(again, half), f"the {half} images are others every time"
+                getattr(images, half), getattr(again, half), f"the {half} images differ from call to call"
             )
         assert not np.shares_memory(images.train, images.test), "train and test share images"

@@ -1,4 +1,4 @@
-"""Solvers against diffusers' schedulers, step for step where those are right, and where they are not."""
+"""Solvers against diffusers' schedulers, step by step, and schedulers whose result is wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ddim_host.diffusion import DDIMStep, PredictionType
     from ddim_host.plugin.contracts import Solver
 
-# NumPy 2.4 warns where diffusers makes an array of a tensor.
+# NumPy 2.4 warns when diffusers converts a tensor to an array.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SCHEDULE = NoiseSchedule(linear(1000))
@@ -56,7 +56,7 @@ def diffusers_scheduler(
         steps_offset=0,
         timestep_spacing=spacing,
     )
-    # Its own are float32; the formulas are what is compared here (the betas are compared in tests/parts).
+    # Its own tables are float32. This test compares formulas; tests/parts compares the betas.
     schedule = SCHEDULE.rescaled_to_zero_snr() if zero_snr else SCHEDULE
     ours = torch.from_numpy(schedule.alphas_cumprod.copy())
     torch.testing.assert_close(scheduler.alphas_cumprod.double(), ours, rtol=1e-4, atol=1e-9)
@@ -70,7 +70,7 @@ def normal(seed: int) -> Tensor:
 
 
 def network(x_t: Tensor, t: int) -> Tensor:
-    """Anything that depends on both arguments, and predicts noise well enough to stay finite."""
+    """A stand-in that depends on both arguments and predicts noise well enough to stay finite."""
     return torch.tanh(x_t * 1.3) + 0.1 * math.cos(t)
 
 
@@ -107,12 +107,12 @@ def test_every_step_equals_diffusers(
         )
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
         clipped += int((x_start.abs() == limit).sum()) if limit else 0
-    assert (clipped > 0) == (limit is not None), "the comparison must have met what it compares"
+    assert (clipped > 0) == (limit is not None), "clipping must occur if and only if there is a limit"
 
 
 @pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
 def test_steps_from_pure_noise_equal_diffusers(prediction_type: PredictionType) -> None:
-    """Algorithm 1 of arXiv 2305.08891; 20 divides 1000, so that theirs arrives at the right timesteps."""
+    """Algorithm 1 of arXiv 2305.08891; 20 divides 1000, so diffusers visits the right timesteps."""
     theirs = diffusers_scheduler("trailing", 20, prediction_type=prediction_type, zero_snr=True)
     schedule = SCHEDULE.rescaled_to_zero_snr()
     assert schedule.alphas_cumprod[-1] == 0.0
@@ -125,7 +125,7 @@ def test_steps_from_pure_noise_equal_diffusers(prediction_type: PredictionType) 
 
 
 def test_trailing_timesteps_equal_diffusers() -> None:
-    """For every S; the float step of theirs adds a timestep or moves a tie by one here and there."""
+    """All S are tested; diffusers' float step sometimes adds a timestep or moves a tie by one."""
     timesteps = SCHEDULE.num_train_timesteps
     same = 0
     for steps in range(1, timesteps + 1):
@@ -139,13 +139,13 @@ def test_trailing_timesteps_equal_diffusers() -> None:
 
 
 @pytest.mark.parametrize(("spacing", "steps"), [("linspace", 10), ("linspace", 50), ("trailing", 30)])
-def test_neighbours_guessed_from_a_stride_are_wrong(spacing: str, steps: int) -> None:
-    """On the same timesteps ours arrives at x_start, diffusers does not.
+def test_diffusers_steps_to_wrong_timesteps_if_spacing_is_uneven(spacing: str, steps: int) -> None:
+    """On the same timesteps ours reaches x_start, and diffusers does not.
 
-    Its step goes from t to t - T // S, but the next step begins at the next timestep of the list, which is
-    another one wherever the spacing is not exactly T // S: the network is then told of more noise than there
-    is. Ours goes from each timestep to the next one. With an epsilon that is right at every t (x_t was made
-    of it and a known x_start) a right sampler at eta 0 gives that x_start back, whatever the subset.
+    A step of diffusers goes from t to t - T // S, but its next step starts at the next timestep of the list.
+    If the spacing is not exactly T // S, these differ, and the network is given a timestep with more noise
+    than x_t has. Ours steps from each timestep to the next in the list. If epsilon is exact at every t (x_t
+    was built from it and a known x_start), a correct sampler with eta 0 recovers x_start for any subset.
     """
     theirs = diffusers_scheduler(spacing, steps)
     trajectory = ddim_steps(SCHEDULE, theirs.timesteps.tolist()[::-1], eta=0.0)
@@ -174,19 +174,19 @@ def predict(x_t: Tensor, step: DDIMStep) -> tuple[Tensor, Tensor]:
 
 
 def descending(timesteps: list[int]) -> Tensor:
-    """alphas_cumprod in the order of sampling, the clean image at the end."""
+    """Return alphas_cumprod in sampling order, ending with the clean image."""
     return torch.from_numpy(np.append(SCHEDULE.alphas_cumprod[timesteps[::-1]], 1.0))
 
 
 def use_double(theirs: Any, timesteps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give a scheduler the same sigmas in float64: its own are float32, and the formulas are compared."""
+    """Give a scheduler the same sigmas in float64: its own are float32, and the tests compare formulas."""
     abar = descending(timesteps)
     theirs.sigmas = torch.sqrt((1 - abar) / abar)
     monkeypatch.setattr(torch, "float32", torch.float64)
 
 
 def require_equal_steps(solver: Solver, theirs: Any, timesteps: list[int]) -> Tensor:
-    """Follow both from the same noise, and compare all but the last step; return theirs less ours there."""
+    """Compare all steps but the last from the same noise; return theirs minus ours at the last step."""
     steps = ddim_steps(SCHEDULE, timesteps, eta=0.0)
     x = y = start = normal(0)
     for step, (x, _) in zip(steps, solver(start, steps, predict, lambda _: None), strict=True):
@@ -219,7 +219,7 @@ def test_dpmpp_2m_equals_diffusers(timesteps: list[int], monkeypatch: pytest.Mon
 @pytest.mark.parametrize("b", ["bh1", "bh2"])
 @TIMESTEPS
 def test_unipc_equals_diffusers(timesteps: list[int], b: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With bh1 theirs has no last step: it multiplies an infinite h by zero."""
+    """With bh1, the last step of diffusers is NaN: it multiplies an infinite h by zero."""
     from diffusers.schedulers.scheduling_unipc_multistep import (  # noqa: PLC0415 - takes seconds
         UniPCMultistepScheduler,
     )
@@ -234,7 +234,7 @@ def test_unipc_equals_diffusers(timesteps: list[int], b: str, monkeypatch: pytes
     assert (theirs.config.solver_order, theirs.config.final_sigmas_type) == (2, "zero")
     assert UniPCMultistepScheduler().config.solver_type == "bh2"
     theirs.set_timesteps(len(timesteps))
-    theirs.timesteps = torch.tensor(timesteps[::-1])  # it takes no list of them
+    theirs.timesteps = torch.tensor(timesteps[::-1])  # set_timesteps accepts no list
     use_double(theirs, timesteps, monkeypatch)
     last = require_equal_steps(partial(solvers.unipc, b=b), theirs, timesteps)
     assert bool(last.isnan().all() if b == "bh1" else (last.abs() < 1e-9).all())
@@ -243,10 +243,10 @@ def test_unipc_equals_diffusers(timesteps: list[int], b: str, monkeypatch: pytes
 @TIMESTEPS
 @pytest.mark.parametrize("remembered", [1, 3])
 def test_ipndm_equals_diffusers_with_one_remembered_prediction(timesteps: list[int], remembered: int) -> None:
-    """Theirs is of fourth order, and remembers three predictions: from the third step on it is another one.
+    """diffusers' IPNDM remembers three predictions, is of fourth order, and differs from the third step on.
 
-    Its PNDMScheduler begins with a step of its own and goes from t to t - T // S, and its
-    DEISMultistepScheduler weights predictions by how far their timesteps are apart.
+    Its PNDMScheduler starts with an extra step of its own and goes from t to t - T // S; its
+    DEISMultistepScheduler weights predictions by the distance between their timesteps.
     """
     from diffusers.schedulers.scheduling_ipndm import IPNDMScheduler  # noqa: PLC0415 - takes seconds
 
@@ -259,7 +259,7 @@ def test_ipndm_equals_diffusers_with_one_remembered_prediction(timesteps: list[i
     y = start = normal(0)
     equal = []
     for step, (x, _) in zip(steps, solvers.ipndm(start, steps, predict, lambda _: None), strict=True):
-        # It takes the velocity `sqrt(abar) noise - sqrt(1 - abar) x_start`.
+        # Its input is the velocity `sqrt(abar) noise - sqrt(1 - abar) x_start`.
         x_start, noise = predict(y, step)
         share = math.sqrt(step.alpha_cumprod)
         velocity = share * noise - math.sqrt(1 - step.alpha_cumprod) * x_start
@@ -271,7 +271,7 @@ def test_ipndm_equals_diffusers_with_one_remembered_prediction(timesteps: list[i
 
 @TIMESTEPS
 def test_heun_equals_diffusers(timesteps: list[int]) -> None:
-    """Theirs samples `x / sqrt(abar)`, and is called once for each network call."""
+    """diffusers samples `x / sqrt(abar)`, with one call of `step` per network call."""
     from diffusers.schedulers.scheduling_heun_discrete import (  # noqa: PLC0415 - takes seconds
         HeunDiscreteScheduler,
     )

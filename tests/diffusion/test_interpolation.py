@@ -1,4 +1,4 @@
-"""The way between two noises: along the sphere, at a constant speed."""
+"""Interpolation between two noise samples: along the sphere, at constant speed."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def norm(vector: NDArray[np.float32]) -> float:
 
 
 def angle(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """By the half-angle formula, which stays exact where the angle is small and its cosine flat."""
+    """Use the half-angle formula, which stays exact at small angles, where the cosine is flat."""
     a, b = (v.astype(np.float64).ravel() / norm(v) for v in (one, other))
     return 2 * math.atan2(float(np.linalg.norm(a - b)), float(np.linalg.norm(a + b)))
 
 
 @given(noises, noises)
-def test_the_ends_are_exact_and_nobody_elses(start: NDArray[np.float32], end: NDArray[np.float32]) -> None:
+def test_ends_are_exact_copies(start: NDArray[np.float32], end: NDArray[np.float32]) -> None:
     for fraction, expected in ((0.0, start), (1.0, end)):
         result = slerp(start, end, fraction)
         np.testing.assert_array_equal(result, expected)
@@ -45,7 +45,7 @@ def test_the_ends_are_exact_and_nobody_elses(start: NDArray[np.float32], end: ND
 
 
 @given(noises, noises, FRACTION)
-def test_shape_and_type_stay_and_the_ends_are_not_changed(
+def test_shape_and_dtype_are_kept_and_inputs_unchanged(
     start: NDArray[np.float32], end: NDArray[np.float32], fraction: float
 ) -> None:
     before = start.copy(), end.copy()
@@ -57,20 +57,22 @@ def test_shape_and_type_stay_and_the_ends_are_not_changed(
 
 
 @given(noises, noises, FRACTION)
-def test_equal_norms_are_kept(start: NDArray[np.float32], end: NDArray[np.float32], fraction: float) -> None:
+def test_common_norm_of_the_ends_is_kept(
+    start: NDArray[np.float32], end: NDArray[np.float32], fraction: float
+) -> None:
     end = (end * (norm(start) / norm(end))).astype(np.float32)
     assert norm(slerp(start, end, fraction)) == pytest.approx(norm(start), rel=1e-5)
 
 
-def test_halfway_noise_is_as_strong_as_noise_is() -> None:
-    """The mean of two noises is too weak by a factor of sqrt(2), and makes washed-out images."""
+def test_halfway_noise_has_unit_variance() -> None:
+    """The mean of two noise samples is too weak by a factor of sqrt(2), and yields washed-out images."""
     start, end = np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32)
     assert float(slerp(start, end, 0.5).std()) == pytest.approx(1.0, abs=0.02)
     assert float(((start + end) / 2).std()) == pytest.approx(math.sqrt(0.5), abs=0.02)
 
 
 @given(noises, noises, FRACTION)
-def test_the_way_back_is_the_same_way(
+def test_swapping_the_ends_gives_the_same_path(
     start: NDArray[np.float32], end: NDArray[np.float32], fraction: float
 ) -> None:
     there, back = slerp(start, end, fraction), slerp(end, start, 1 - fraction)
@@ -78,9 +80,7 @@ def test_the_way_back_is_the_same_way(
 
 
 @given(noises, noises, FRACTION)
-def test_the_angle_grows_at_a_constant_speed(
-    start: NDArray[np.float32], end: NDArray[np.float32], fraction: float
-) -> None:
+def test_angle_grows_linearly(start: NDArray[np.float32], end: NDArray[np.float32], fraction: float) -> None:
     end = (end * (norm(start) / norm(end))).astype(np.float32)
     assume(norm(start - end) > 0)
     middle = slerp(start, end, fraction)
@@ -88,14 +88,14 @@ def test_the_angle_grows_at_a_constant_speed(
     assert angle(middle, end) == pytest.approx((1 - fraction) * angle(start, end), abs=1e-5)
 
 
-def test_a_quarter_of_a_circle_by_hand() -> None:
+def test_quarter_circle_computed_by_hand() -> None:
     x, y = np.eye(2, dtype=np.float32)
     np.testing.assert_allclose(slerp(x, y, 1 / 3), [math.cos(math.pi / 6), math.sin(math.pi / 6)], rtol=1e-6)
     np.testing.assert_allclose(slerp(x, 2 * y, 1 / 3), [math.cos(math.pi / 6), 1.0], rtol=1e-6)
 
 
 @given(noises, st.floats(0.1, 10), FRACTION)
-def test_parallel_noises_are_joined_by_a_straight_line(
+def test_parallel_noises_are_interpolated_linearly(
     start: NDArray[np.float32], factor: float, fraction: float
 ) -> None:
     end = (start * np.float32(factor)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Predictions: targets, the way back to image and noise, and schedules that end in pure noise."""
+"""Predictions: targets, recovery of image and noise, and schedules that end in pure noise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCHEDULE = NoiseSchedule(linear(1000))
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 @given(betas=BETAS, seed=st.integers(0, 9))
-def test_image_and_noise_come_back_from_the_target(
+def test_target_recovers_image_and_noise(
     prediction_type: PredictionType, betas: list[float], seed: int
 ) -> None:
     schedule = NoiseSchedule(betas)
@@ -52,8 +52,8 @@ def test_image_and_noise_come_back_from_the_target(
 
 
 @given(BETAS)
-def test_v_turns_with_the_angle_of_the_schedule(betas: list[float]) -> None:
-    """v is the derivative of x_t by the angle whose cosine is sqrt(abar) (arXiv 2202.00512, appendix D)."""
+def test_v_is_the_derivative_of_x_t_with_respect_to_the_angle(betas: list[float]) -> None:
+    """The cosine of the angle is sqrt(abar) (arXiv 2202.00512, appendix D)."""
     schedule = NoiseSchedule(betas)
     x_start, noise = (np.full((len(betas), 1), value, dtype=np.float32) for value in (0.3, -1.2))
     v = prediction_target("v_prediction", schedule, x_start, noise, np.arange(len(betas)))
@@ -67,7 +67,9 @@ def test_v_turns_with_the_angle_of_the_schedule(betas: list[float]) -> None:
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_errors_of_predictions_differ_by_their_ratio(prediction_type: PredictionType) -> None:
+def test_squared_errors_of_prediction_types_differ_by_epsilon_error_ratio(
+    prediction_type: PredictionType,
+) -> None:
     rng = np.random.default_rng(0)
     x_t, prediction, other = rng.standard_normal((3, 5))
     for step in ddim_steps(SCHEDULE, [0, 30, 500, 999], eta=0.0):
@@ -78,8 +80,8 @@ def test_errors_of_predictions_differ_by_their_ratio(prediction_type: Prediction
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_encoding_a_clean_image_leaves_it_the_predicted_image(prediction_type: PredictionType) -> None:
-    """The network is told timestep 0; nothing is divided by the noise that a clean image does not have."""
+def test_encoding_step_predicts_the_clean_image_itself(prediction_type: PredictionType) -> None:
+    """The network gets timestep 0, and nothing is divided by the clean image's noise level, zero."""
     [step, *_] = encoding_steps(SCHEDULE, [0, 500])
     image, prediction = np.random.default_rng(0).standard_normal((2, 5))
     x_start, noise = image_and_noise(image, prediction, step, prediction_type)
@@ -88,7 +90,7 @@ def test_encoding_a_clean_image_leaves_it_the_predicted_image(prediction_type: P
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-def test_the_true_image_is_reached_from_any_timestep(prediction_type: PredictionType) -> None:
+def test_exact_predictions_lead_to_the_true_image(prediction_type: PredictionType) -> None:
     x_start, noise = np.random.default_rng(1).standard_normal((2, 1, 6)).astype(np.float32)
     x = SCHEDULE.add_noise(x_start, noise, np.array([999]))[0].astype(np.float64)
     for step in ddim_steps(SCHEDULE, [0, 3, 40, 300, 999], eta=0.0):
@@ -98,7 +100,7 @@ def test_the_true_image_is_reached_from_any_timestep(prediction_type: Prediction
 
 
 @given(BETAS)
-def test_a_rescaled_schedule_begins_as_before_and_ends_in_pure_noise(betas: list[float]) -> None:
+def test_rescaled_schedule_keeps_its_start_and_ends_in_pure_noise(betas: list[float]) -> None:
     schedule = NoiseSchedule(betas)
     stretched = schedule.rescaled_to_zero_snr()
     assert stretched.alphas_cumprod[-1] == 0.0
@@ -109,15 +111,15 @@ def test_a_rescaled_schedule_begins_as_before_and_ends_in_pure_noise(betas: list
     np.testing.assert_allclose(np.diff(shape), np.diff(before) * stretch, rtol=1e-5, atol=1e-9)
 
 
-def test_a_schedule_of_one_timestep_cannot_be_rescaled() -> None:
+def test_schedule_with_one_timestep_cannot_be_rescaled() -> None:
     with pytest.raises(ValueError, match="one timestep"):
         NoiseSchedule([0.1]).rescaled_to_zero_snr()
 
 
 @pytest.mark.parametrize("solver", ddim_solvers())
 @pytest.mark.parametrize("betas", [linear(1000), cosine(1000)])
-def test_solvers_begin_in_pure_noise(solver: str, betas: list[float]) -> None:
-    """For Gaussian images the best prediction is known, and the exact flow keeps each image's sign."""
+def test_solvers_start_from_pure_noise(solver: str, betas: list[float]) -> None:
+    """For Gaussian images the optimal prediction is known, and the exact flow keeps each image's sign."""
     schedule, variance = NoiseSchedule(betas).rescaled_to_zero_snr(), 0.25
 
     def predict(x_t: float, step: DDIMStep) -> tuple[float, float]:

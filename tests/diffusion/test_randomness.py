@@ -28,14 +28,14 @@ def draw(key: Key, size: int = 8) -> NDArray[np.float64]:
 
 
 @given(KEYS, KEYS)
-def test_a_draw_depends_on_its_four_numbers_alone(key: Key, other: Key) -> None:
+def test_draw_depends_only_on_its_four_numbers(key: Key, other: Key) -> None:
     first = draw(key)
     draw(other, 3)
     np.testing.assert_array_equal(draw(key), first)
 
 
 @given(KEYS, KEYS)
-def test_other_numbers_give_another_draw(key: Key, other: Key) -> None:
+def test_different_numbers_give_different_draws(key: Key, other: Key) -> None:
     assume(key != other)
     assert np.all(draw(key) != draw(other))
 
@@ -55,14 +55,14 @@ def test_each_of_the_four_numbers_matters(other: Key) -> None:
     assert np.all(draw((0, Stream.TRAINING_NOISE, 1, 2)) != draw(other))
 
 
-def test_long_draws_do_not_run_into_each_other() -> None:
-    """The counter within a draw is a word of its own: one image's noise is not the next one's, shifted."""
+def test_long_draws_do_not_overlap() -> None:
+    """The counter within a draw is a separate word, so no image's noise is a shifted copy of another's."""
     words = [draw((0, Stream.SAMPLE_START, 0, index), 20_000) for index in range(3)]
     assert len(np.unique(np.concatenate(words))) == 60_000
 
 
 def test_streams_keep_their_numbers() -> None:
-    """They are part of every result; a new one is added at the end."""
+    """Every result depends on the numbers, so a new stream is added at the end."""
     assert {stream.name: stream.value for stream in Stream} == {
         "INITIAL_WEIGHTS": 1,
         "IMAGE_ORDER": 2,
@@ -80,7 +80,7 @@ def test_streams_keep_their_numbers() -> None:
 
 
 def test_results_of_a_seed_never_change() -> None:
-    """Pinned values, the same in NumPy 1.26 and 2: another algorithm would change every result."""
+    """Pinned values, the same in NumPy 1.26 and 2: a different algorithm would change every result."""
     noise = normal_images(0, Stream.SAMPLE_START, steps=[0], indices=[0], shape=(3,))
     np.testing.assert_allclose(noise[0], [1.8107067, 0.46833706, -0.4073495], rtol=1e-6)
     assert generator(7, Stream.TIMESTEPS, step=3).integers(0, 1000, 5).tolist() == [71, 271, 909, 222, 798]
@@ -97,7 +97,7 @@ def test_results_of_a_seed_never_change() -> None:
 def test_images_are_separate_draws(
     seed: int, stream: Stream, keys: list[tuple[int, int]], shape: tuple[int, int, int]
 ) -> None:
-    """They come from one generator that is reset for each, which must leave no trace of the last."""
+    """One generator is reset for each image, and must keep no state of the previous one."""
     images = normal_images(
         seed, stream, steps=[step for step, _ in keys], indices=[index for _, index in keys], shape=shape
     )
@@ -109,7 +109,7 @@ def test_images_are_separate_draws(
 
 
 @given(order=st.permutations(range(10)), first=st.integers(0, 10))
-def test_the_rest_of_the_batch_does_not_matter(order: list[int], first: int) -> None:
+def test_noise_does_not_depend_on_the_rest_of_the_batch(order: list[int], first: int) -> None:
     def noise(indices: list[int]) -> NDArray[np.float32]:
         return normal_images(
             1, Stream.TRAINING_NOISE, steps=[4] * len(indices), indices=indices, shape=(1, 3, 3)
@@ -119,7 +119,7 @@ def test_the_rest_of_the_batch_does_not_matter(order: list[int], first: int) -> 
     np.testing.assert_array_equal(np.concatenate([noise(order[:first]), noise(order[first:])]), whole[order])
 
 
-def test_a_step_and_an_index_for_each_image() -> None:
+def test_steps_and_indices_must_have_equal_length() -> None:
     with pytest.raises(ValueError, match="shorter"):
         normal_images(0, Stream.TEST_NOISE, steps=[0, 1], indices=[0], shape=(1, 2, 2))
 
@@ -143,12 +143,12 @@ def test_noise_is_standard_normal_and_uncorrelated_between_neighbours() -> None:
 def test_dropout_seeds_fit_63_bits_and_are_unrelated(seed: int, step: int) -> None:
     first, second = dropout_seed(seed, step), dropout_seed(seed, step + 1)
     assert 0 <= first < 2**63
-    assert abs(first - second) > 2**20, "frameworks draw alike from seeds close to each other"
+    assert abs(first - second) > 2**20, "frameworks draw similar numbers from nearby seeds"
     assert first == dropout_seed(seed, step)
 
 
-def test_the_global_generator_is_left_alone() -> None:
-    """Importing a framework may reseed it, users may too: it must be neither read nor written."""
+def test_global_generator_is_neither_read_nor_written() -> None:
+    """Importing a framework may reseed it, and so may users."""
     state = np.random.get_state(legacy=False)  # noqa: NPY002
     first = draw((0, Stream.SAMPLE_START, 0, 0))
     np.random.seed(5)  # noqa: NPY002

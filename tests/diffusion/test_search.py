@@ -1,4 +1,4 @@
-"""The search for timesteps: shortest paths against all paths, and errors of jumps where they are known."""
+"""The search for timesteps: shortest paths against all paths, and jump errors against known values."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SCHEDULE = NoiseSchedule(linear(1000))
 
 
 def share_of_noise(t: int, v: float) -> float:
-    """The best epsilon for data N(0, v) is this times x_t."""
+    """Return the optimal epsilon for data N(0, v), divided by x_t."""
     abar = SCHEDULE.alphas_cumprod[t]
     return float(np.sqrt(1 - abar) / (abar * v + 1 - abar))
 
 
 def gaussian_teacher(timesteps: list[int], variances: list[float], num_images: int = 400) -> Teacher:
-    """The best network for pixels N(0, v), each with its own v."""
+    """Return a teacher with the optimal network for pixels N(0, v), each with its own v."""
     noise = np.random.default_rng(0).standard_normal((num_images, len(variances)))
     x, predicted = noise, []
     for step in ddim_steps(SCHEDULE, timesteps, eta=0.0):
@@ -37,7 +37,7 @@ def gaussian_teacher(timesteps: list[int], variances: list[float], num_images: i
 
 
 def scale(timesteps: list[int], v: float) -> float:
-    """What DDIM multiplies a pixel N(0, v) by on its way from noise to image."""
+    """Return the factor by which DDIM scales a pixel N(0, v) from noise to image."""
     x = 1.0
     for step in ddim_steps(SCHEDULE, timesteps, eta=0.0):
         x, _ = ddim_step(x, x * share_of_noise(step.t, v), step)
@@ -69,7 +69,7 @@ def test_dynamic_programming_finds_the_best_of_all_paths(errors: JumpErrors) -> 
 
 
 @given(errors=jumps(), data=st.data())
-def test_sizes_do_not_depend_on_each_other(errors: JumpErrors, data: st.DataObject) -> None:
+def test_each_size_is_solved_independently(errors: JumpErrors, data: st.DataObject) -> None:
     size = data.draw(st.integers(1, len(errors.start)))
     assert (
         shortest_paths(errors, [size])[size] == shortest_paths(errors, range(1, len(errors.start) + 1))[size]
@@ -89,7 +89,7 @@ def test_impossible_sizes_are_refused(sizes: list[int]) -> None:
     seed=st.integers(0, 10),
     strides=st.lists(st.integers(1, 5), max_size=4),
 )
-def test_a_descent_lowers_the_loss_and_tries_nothing_twice(
+def test_descent_returns_its_best_try_and_repeats_none(
     start: set[int], seed: int, strides: list[int]
 ) -> None:
     seen: dict[tuple[int, ...], float] = {}
@@ -108,7 +108,7 @@ def test_a_descent_lowers_the_loss_and_tries_nothing_twice(
     assert len(seen) <= 1 + 2 * len(strides) * len(start)
 
 
-def test_a_descent_finds_the_bottom_of_a_bowl() -> None:
+def test_descent_finds_the_minimum_of_a_quadratic_loss() -> None:
     bottom = (3, 11, 12, 30)
 
     def loss(positions: tuple[int, ...]) -> float:
@@ -120,7 +120,7 @@ def test_a_descent_finds_the_bottom_of_a_bowl() -> None:
 GRID = [0, 40, 100, 180, 280, 400, 540, 700, 850, 999]
 
 
-def test_the_teacher_makes_no_error_in_its_own_steps() -> None:
+def test_own_steps_of_the_teacher_have_no_error() -> None:
     errors = jump_errors(SCHEDULE, gaussian_teacher(GRID, [0.1, 0.5, 2.0]))
     whole = range(len(GRID))
     assert errors.of([*whole]) == pytest.approx(0.0, abs=1e-9)
@@ -129,8 +129,8 @@ def test_the_teacher_makes_no_error_in_its_own_steps() -> None:
 
 
 @pytest.mark.parametrize("to", [0, 90, 180])
-def test_an_error_arrives_in_the_image_as_the_flow_carries_it(to: int) -> None:
-    """For data N(0, v) the flow is known; a teacher with many steps leaves out some of them."""
+def test_jump_error_is_transported_to_the_image(to: int) -> None:
+    """For data N(0, v) the flow is known; the jump skips some of a teacher's many steps."""
     v, timesteps = 0.3, [*range(0, 1000, 3)]
     teacher = gaussian_teacher(timesteps, [v])
     start = 300
@@ -142,8 +142,8 @@ def test_an_error_arrives_in_the_image_as_the_flow_carries_it(to: int) -> None:
 
 @pytest.mark.parametrize("v", [0.05, 0.3, 2.0])
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_the_best_timesteps_for_gaussian_data_are_found(size: int, v: float) -> None:
-    """All subsets are tried; what is found is in the best tenth, by the error that its images really have."""
+def test_timesteps_found_for_gaussian_data_are_near_the_best(size: int, v: float) -> None:
+    """Of all subsets, ranked by the true error of their images, the one found is in the best tenth."""
     teacher = gaussian_teacher(GRID, [v])
     path = shortest_paths(jump_errors(SCHEDULE, teacher), [size])[size]
     whole = scale(GRID, v)

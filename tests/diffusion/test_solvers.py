@@ -1,4 +1,4 @@
-"""Solvers: their order of convergence if the exact solution is known, and where they meet DDIM."""
+"""Solvers: order of convergence against exact solutions, and the cases in which they equal DDIM."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from ddim_host.plugin.contracts import Solver
 
 FINE = NoiseSchedule(linear(100_000))
-"""So many timesteps that rounding positions to them does not matter."""
+"""A schedule so fine that rounding positions to timesteps does not matter."""
 
 SCHEDULE = NoiseSchedule(linear(1000))
 
 
 def no_noise(_: DDIMStep) -> Any:
-    raise AssertionError("a deterministic solver asked for noise")
+    raise AssertionError("a deterministic solver requested noise")
 
 
 class Gaussian:
-    """Data N(0, v): the flow keeps x_t over its standard deviation."""
+    """Data N(0, v): along the flow, x_t divided by its standard deviation is constant."""
 
     def __init__(self, v: float) -> None:
         self.v = v
@@ -56,7 +56,7 @@ class Gaussian:
 
 
 class TwoGaussians:
-    """A mixture of N(-1, v) and N(0.6, v): the flow keeps the quantile that x_t is of all x_t."""
+    """A mixture of N(-1, v) and N(0.6, v): along the flow, the quantile of x_t is constant."""
 
     means = np.array([-1.0, 0.6])
     shares = np.array([0.3, 0.7])
@@ -68,7 +68,7 @@ class TwoGaussians:
         return norm(math.sqrt(abar) * self.means, math.sqrt(abar * self.v + 1.0 - abar))
 
     def noise(self, x: Any, abar: float) -> Any:
-        """The best epsilon is minus the gradient of the log density, times the noise's standard deviation."""
+        """Return the optimal epsilon: minus the score, times the standard deviation of the noise."""
         parts = self.parts(abar)
         densities = self.shares * parts.pdf(x[:, None])
         score = (densities * (parts.mean() - x[:, None]) / parts.var()).sum(1) / densities.sum(1)
@@ -85,9 +85,9 @@ class TwoGaussians:
 
 
 def error_of(solver: Solver, steps: int, data: Gaussian | TwoGaussians) -> float:
-    """Of x where the step before the last one arrives, against the exact solution: root mean square.
+    """Return the root mean square error of x after the last step but one, against the exact solution.
 
-    Steps are even in half the log SNR, as far as there are timesteps.
+    The steps are uniform in half the log SNR, up to rounding to timesteps.
     """
     abar = FINE.alphas_cumprod
     axis = 0.5 * np.log(abar / (1.0 - abar))
@@ -115,7 +115,7 @@ ORDERS = [
 ]
 
 
-def test_the_exact_solutions_are_those_of_many_small_steps() -> None:
+def test_many_small_steps_reach_the_exact_solution() -> None:
     for data in (Gaussian(0.25), TwoGaussians(0.1)):
         assert error_of(solvers.heun, 500, data) < 1e-4
 
@@ -126,7 +126,7 @@ def test_the_exact_solutions_are_those_of_many_small_steps() -> None:
     ids=["N(0, 0.25)", "N(0, 2)", "wide mixture", "narrow mixture"],
 )
 @pytest.mark.parametrize(("solver", "order"), ORDERS)
-def test_errors_fall_with_the_order_of_the_solver(
+def test_errors_decrease_with_the_order_of_the_solver(
     solver: Solver, order: int, data: Gaussian | TwoGaussians
 ) -> None:
     errors = [error_of(solver, steps, data) for steps in (40, 80, 160)]
@@ -157,7 +157,7 @@ def test_ddim_is_a_sequence_of_ddim_steps() -> None:
     image=st.floats(-1, 1),
     start=st.floats(-3, 3),
 )
-def test_it_ends_in_the_image_that_is_always_predicted(
+def test_constant_prediction_is_the_final_image(
     solver: Solver, subset: set[int], image: float, start: float
 ) -> None:
     steps = ddim_steps(SCHEDULE, sorted(subset), eta=0.0)
@@ -172,7 +172,7 @@ def test_it_ends_in_the_image_that_is_always_predicted(
 
 @given(subset=st.sets(st.integers(0, 999), min_size=1, max_size=2))
 def test_dpmpp_2m_with_one_or_two_steps_is_ddim(subset: set[int]) -> None:
-    """The first step and the last one are of first order."""
+    """The solver's first and last steps are first-order."""
     steps = ddim_steps(SCHEDULE, sorted(subset), eta=0.0)
 
     def predict(x_t: float, step: DDIMStep) -> tuple[float, float]:
@@ -186,18 +186,18 @@ def test_dpmpp_2m_with_one_or_two_steps_is_ddim(subset: set[int]) -> None:
 
 
 @pytest.mark.parametrize(("solver", "calls"), [(solvers.heun, 2 * 5 - 1), (solvers.unipc, 5)])
-def test_network_calls(solver: Solver, calls: int) -> None:
-    asked = []
+def test_number_of_network_calls(solver: Solver, calls: int) -> None:
+    requested = []
 
     def predict(x_t: float, step: DDIMStep) -> tuple[float, float]:
-        asked.append(step.t)
+        requested.append(step.t)
         return 0.0, x_t / math.sqrt(1 - step.alpha_cumprod)
 
     list(solver(1.0, ddim_steps(SCHEDULE, [0, 100, 300, 600, 999], eta=0.0), predict, no_noise))
-    assert len(asked) == calls
-    assert asked == sorted(asked, reverse=True)
+    assert len(requested) == calls
+    assert requested == sorted(requested, reverse=True)
 
 
-def test_unipc_knows_two_functions() -> None:
+def test_unipc_accepts_only_bh1_and_bh2() -> None:
     with pytest.raises(UserError, match="bh1 or bh2"):
         list(solvers.unipc(1.0, ddim_steps(SCHEDULE, [9], eta=0.0), lambda x, _: (x, x), no_noise, b="bh3"))

@@ -1,4 +1,4 @@
-"""The steps of the sampler and one reverse step, held against the equations of DDPM and DDIM."""
+"""The steps of the sampler, and one reverse step, against the equations of DDPM and DDIM."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BETAS = st.lists(st.floats(1e-4, 0.9), min_size=1, max_size=30)
 ETA = st.floats(0, 1)
-# Any fifty numbers and fifty others.
+# Two arbitrary vectors of fifty numbers.
 X_START, NOISE = np.random.default_rng(0).standard_normal((2, 50))
 
 
@@ -36,7 +36,7 @@ def subsets(draw: st.DrawFn) -> tuple[NoiseSchedule, list[int]]:
     return NoiseSchedule(betas), sorted(chosen)
 
 
-def test_pairs_come_from_the_subset_and_end_at_the_clean_image() -> None:
+def test_steps_pair_the_timesteps_and_end_at_the_clean_image() -> None:
     assert trajectory([0, 7, 8, 90]) == ((90, 8), (8, 7), (7, 0), (0, -1))
     assert trajectory([5]) == ((5, -1),)
     assert trajectory(np.array([3, 4])) == ((4, 3), (3, -1))
@@ -60,7 +60,7 @@ def test_sigma_by_hand() -> None:
 def test_sigma_is_eta_times_that_of_the_respaced_ddpm(
     chosen: tuple[NoiseSchedule, list[int]], eta: float
 ) -> None:
-    """Between the timesteps of a subset lies a DDPM of its own, with betas 1 - abar_t / abar_prev."""
+    """The timesteps of a subset form a DDPM of their own, with betas 1 - abar_t / abar_prev."""
     schedule, subset = chosen
     abar = schedule.alphas_cumprod[subset]
     abar_prev = np.array([1.0, *abar[:-1]])
@@ -70,7 +70,7 @@ def test_sigma_is_eta_times_that_of_the_respaced_ddpm(
 
 
 @given(subsets(), ETA)
-def test_noise_of_a_step_adds_up_to_that_of_its_goal(
+def test_direction_and_sigma_add_up_to_the_noise_after_the_step(
     chosen: tuple[NoiseSchedule, list[int]], eta: float
 ) -> None:
     for step in ddim_steps(*chosen, eta):
@@ -84,7 +84,7 @@ def test_eta_0_adds_no_noise(chosen: tuple[NoiseSchedule, list[int]]) -> None:
 
 @pytest.mark.parametrize("eta", [-0.01, 1.05, math.nan, math.inf])
 def test_eta_outside_0_to_1_is_refused(eta: float) -> None:
-    with pytest.raises(ValueError, match=r"eta must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"eta must be in \[0, 1\]"):
         ddim_steps(NoiseSchedule([0.1, 0.2]), [0, 1], eta)
 
 
@@ -98,7 +98,7 @@ def test_timesteps_outside_the_schedule_are_refused(subset: list[int]) -> None:
 def test_eta_1_with_every_timestep_is_the_ddpm_posterior(
     betas: list[float], x_t: float, x_start: float
 ) -> None:
-    """q(x_(t-1) | x_t, x_start), equations 6 and 7 of arXiv 2006.11239."""
+    """The posterior is q(x_(t-1) | x_t, x_start), equations 6 and 7 of arXiv 2006.11239."""
     schedule = NoiseSchedule(betas)
     abar = np.cumprod(1 - np.array(betas))
     for step in ddim_steps(schedule, range(len(betas)), eta=1.0):
@@ -117,9 +117,7 @@ def test_eta_1_with_every_timestep_is_the_ddpm_posterior(
 
 
 @given(subsets(), ETA)
-def test_the_last_step_arrives_at_exactly_x_start(
-    chosen: tuple[NoiseSchedule, list[int]], eta: float
-) -> None:
+def test_last_step_ends_exactly_at_x_start(chosen: tuple[NoiseSchedule, list[int]], eta: float) -> None:
     last = ddim_steps(*chosen, eta)[-1]
     arrived, x_start = ddim_step(X_START, NOISE, last)
     np.testing.assert_array_equal(arrived, x_start)
@@ -131,7 +129,7 @@ def test_the_last_step_arrives_at_exactly_x_start(
 def test_perfect_noise_recovers_x_start(
     part: NoiseScheduleFactory, timesteps: int, data: st.DataObject
 ) -> None:
-    """Where every step knows how much noise it starts from and ends at, one epsilon serves them all."""
+    """Each step uses the noise levels at both of its ends, so a single epsilon fits all steps."""
     schedule = NoiseSchedule(part(timesteps))
     real = data.draw(st.lists(st.floats(0, timesteps - 1), min_size=1, max_size=20))
     steps = ddim_steps(schedule, strictly_increasing(sorted(real), timesteps), eta=0.0)
@@ -142,7 +140,7 @@ def test_perfect_noise_recovers_x_start(
 
 
 @given(subsets())
-def test_clipping_keeps_x_start_and_epsilon_adding_up_to_x_t(chosen: tuple[NoiseSchedule, list[int]]) -> None:
+def test_clipped_x_start_and_epsilon_add_up_to_x_t(chosen: tuple[NoiseSchedule, list[int]]) -> None:
     x_t, noise = 3 * X_START, 3 * NOISE
     for step in ddim_steps(*chosen, eta=0.0)[:-1]:
         x_prev, x_start = ddim_step(x_t, noise, step, limit=1.0, clip=np.clip)
@@ -161,25 +159,25 @@ def test_clipping_changes_nothing_inside_the_range() -> None:
     np.testing.assert_allclose(clipped, unclipped, rtol=1e-12)
 
 
-def test_a_step_that_adds_noise_needs_some() -> None:
+def test_step_with_sigma_requires_fresh_noise() -> None:
     step = ddim_steps(NoiseSchedule([0.1, 0.1]), [0, 1], eta=1.0)[0]
-    with pytest.raises(ValueError, match="none was given"):
+    with pytest.raises(ValueError, match="it needs fresh_noise"):
         ddim_step(np.zeros(3), np.zeros(3), step)
 
 
 @pytest.mark.parametrize("betas", [[], [0.0, 0.1], [1.0, 0.1], [0.1, 1.1], [0.1, math.nan], [[0.1]]])
-def test_betas_outside_0_to_1_make_no_schedule(betas: list[float]) -> None:
+def test_betas_outside_0_to_1_are_refused(betas: list[float]) -> None:
     with pytest.raises(ValueError, match="beta"):
         NoiseSchedule(betas)
 
 
-def test_the_tables_cannot_be_changed_by_accident() -> None:
+def test_tables_are_read_only() -> None:
     schedule = NoiseSchedule([0.1, 0.2])
     with pytest.raises(ValueError, match="read-only"):
         schedule.alphas_cumprod[0] = 0.0
 
 
-def test_the_forward_process_mixes_image_and_noise_per_image() -> None:
+def test_forward_process_uses_the_timestep_of_each_image() -> None:
     """Equation 4 of arXiv 2006.11239."""
     schedule = NoiseSchedule(linear(50))
     x_start, noise = np.random.default_rng(0).standard_normal((2, 3, 2, 4, 4), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Every part together with every part of another kind: a short run of each pair, in both frameworks."""
+"""Every pair of parts of different kinds, in a short run on each framework."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ KINDS = (
     Kind.TIMESTEP_SUBSET,
     Kind.SOLVER,
 )
-OF_A_TRAINED_RUN = {"optimized"}
+NEEDS_A_TRAINED_RUN = {"optimized"}
 
-# With few timesteps and a short history, importance sampling has seen all of them after the first step.
+# With few timesteps and a short history, importance sampling sees all timesteps in the first step.
 SETTINGS = (
     "--num-train-timesteps 25 --steps 3 --num-images 4 --train-steps 3 --batch-size 128 --test-images 8"
 )
@@ -47,13 +47,13 @@ PARAMETERS = {
 
 
 def pairs(combination: Combination) -> set[Pair]:
-    """Two choices of different kinds, each with the number of its kind."""
+    """Return all pairs of choices of different kinds, each choice with the index of its kind."""
     first_and_second = itertools.combinations(enumerate(combination), 2)
     return set(first_and_second)
 
 
-def covering(choices: Sequence[Sequence[str]]) -> list[Combination]:
-    """Combinations that hold every pair of choices, found greedily: each holds most of what is missing."""
+def covering_array(choices: Sequence[Sequence[str]]) -> list[Combination]:
+    """Return combinations that cover all pairs of choices, each chosen to cover the most missing pairs."""
     candidates = list(itertools.product(*choices))
     missing = set().union(*map(pairs, candidates))
     chosen = []
@@ -65,14 +65,14 @@ def covering(choices: Sequence[Sequence[str]]) -> list[Combination]:
 
 @pytest.fixture(scope="module")
 def combinations(ddim_host: Command) -> list[Combination]:
-    """Of all parts that are installed."""
+    """Combinations of all installed parts."""
     rows = json.loads(ddim_host("plugins", "--json").out)
     names = [
-        sorted({name for row in rows for name in row["provides"].get(kind.value, ())} - OF_A_TRAINED_RUN)
+        sorted({name for row in rows for name in row["provides"].get(kind.value, ())} - NEEDS_A_TRAINED_RUN)
         for kind in KINDS
     ]
     assert all(names)
-    found = covering(names)
+    found = covering_array(names)
     for (first, left), (second, right) in itertools.combinations(enumerate(names), 2):
         for one, other in itertools.product(left, right):
             assert any((c[first], c[second]) == (one, other) for c in found), f"{one} with {other}"
@@ -99,14 +99,14 @@ def assert_trained_and_sampled(runs: Mapping[str, Run]) -> None:
         assert metrics[-1].step == 3
         assert all(math.isfinite(row.train_loss) and math.isfinite(row.test_loss) for row in metrics), name
         with Image.open(run.grid) as grid:
-            # Two rows of two digits, each enlarged from 8 to 64 pixels, with gaps between them.
+            # Two rows of two digits, each enlarged from 8 to 96 pixels, with gaps.
             assert grid.mode == "L"
-            assert grid.size == (2 * 64 + 3 * 2, 2 * 64 + 3 * 2), name
+            assert grid.size == (2 * 96 + 3 * 6, 2 * 96 + 3 * 6), name
 
 
-def test_a_covering_array_is_far_smaller_than_all_combinations() -> None:
+def test_covering_array_is_much_smaller_than_all_combinations() -> None:
     choices = [[f"{kind}{number}" for number in range(4)] for kind in "abcd"]
-    found = covering(choices)
+    found = covering_array(choices)
     assert 16 <= len(found) < 32
     assert set().union(*map(pairs, found)) == set().union(*map(pairs, itertools.product(*choices)))
 
@@ -122,6 +122,6 @@ def test_every_pair_of_parts_runs_in_pytorch(
 def test_every_pair_of_parts_runs_in_jittor(
     several_runs: Callable[..., dict[str, Run]], combinations: list[Combination]
 ) -> None:
-    # The user's own cache, and time to compile: some hundred kernels where it is empty.
+    # Use the user's own cache, and allow time to compile some hundred kernels if it is empty.
     cache = {CACHE_VARIABLE: str(cache_folder())}
     assert_trained_and_sampled(several_runs(commands(combinations, "jittor"), env=cache, timeout=3600.0))

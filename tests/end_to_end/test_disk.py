@@ -1,4 +1,4 @@
-"""Disks that become full, or cannot be written: one clear error, and the last whole checkpoint stays good."""
+"""Full and unwritable disks: one clear error, and the last complete checkpoint stays intact."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-# A checkpoint of this network takes 1.0 MB, and the next one is written beside it.
+# A checkpoint of this network takes 1.0 MB, and the next one is written before it is deleted.
 NETWORK = "--model unet:base_channels=8,num_groups=4 --batch-size 8 --test-images 8 --num-images 4 --steps 3"
 RUN = f"run --plugin torch --device cpu {NETWORK} --train-steps 6 --lr-warmup-steps 0 --checkpoint-seconds 0"
 ROOM = "1600k"
 
 
 @pytest.fixture
-def in_a_small_disk(environment: dict[str, str], tmp_path: Path) -> Callable[..., Outcome]:
-    """Runs shell commands with a small file system at `$DISK`, which then vanishes."""
+def on_a_small_disk(environment: dict[str, str], tmp_path: Path) -> Callable[..., Outcome]:
+    """Return a function that runs shell commands with a small file system at `$DISK`, removed afterwards."""
     disk = tmp_path / "disk"
     disk.mkdir()
     unshare = ["unshare", "--map-root-user", "--mount"]
     if subprocess.run(
         [*unshare, "mount", "-t", "tmpfs", "none", disk], capture_output=True, check=False
     ).returncode:
-        pytest.skip("a file system of its own is not to be had here")
+        pytest.skip("this machine cannot mount a separate file system")
 
     def run(*commands: str) -> Outcome:
         script = "\n".join([f"mount -t tmpfs -o size={ROOM} none $DISK || exit 99", *commands])
@@ -60,15 +60,15 @@ def weights(run: Path) -> list[bytes]:
     return [(folder / f"{name}.safetensors").read_bytes() for name in ("raw", "ema", "training")]
 
 
-def test_a_full_disk_leaves_the_last_whole_checkpoint(
-    in_a_small_disk: Callable[..., Outcome], ddim_host: Command, tmp_path: Path
+def test_full_disk_leaves_the_last_complete_checkpoint(
+    on_a_small_disk: Callable[..., Outcome], ddim_host: Command, tmp_path: Path
 ) -> None:
     kept = tmp_path / "run"
-    full = in_a_small_disk(f"$HOST {RUN} --out $DISK/run", "code=$?", f"cp -r $DISK/run {kept}", "exit $code")
+    full = on_a_small_disk(f"$HOST {RUN} --out $DISK/run", "code=$?", f"cp -r $DISK/run {kept}", "exit $code")
     assert full.code == 2, full.err
     assert "cannot write a checkpoint into" in full.err
     assert "No space left on device" in full.err
-    assert "go on with --resume" in full.err
+    assert "continue with --resume" in full.err
     assert "Traceback" not in full.err
     step = RunDirectory(kept).latest_checkpoint().name
     assert "step-00000001" <= step < "step-00000006"
@@ -78,32 +78,32 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(
     assert weights(kept) == weights(tmp_path / "straight")
 
 
-def test_a_read_only_run_is_not_written_but_can_be_sampled(
-    in_a_small_disk: Callable[..., Outcome], ddim_host: Command, tmp_path: Path
+def test_read_only_run_can_be_sampled_but_not_written(
+    on_a_small_disk: Callable[..., Outcome], ddim_host: Command, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     assert ddim_host(*shlex.split(RUN), "--out", run).code == 0
-    (run / "report.html").unlink()  # so that something is left to do
+    (run / "report.html").unlink()  # gives `run --resume` a file to write
     prepare = (f"cp -r {run} $DISK/run || exit 98", "mount -o remount,ro $DISK || exit 98")
     for command in ("run --resume --out", "sample", "evaluate --samples 10 --steps 2 --eta 0"):
-        refused = in_a_small_disk(*prepare, f"$HOST {command} $DISK/run")
+        refused = on_a_small_disk(*prepare, f"$HOST {command} $DISK/run")
         assert refused.code == 2, refused.err
         assert "Read-only file system" in refused.err
         assert "Traceback" not in refused.err
     elsewhere = tmp_path / "grid.png"
-    assert in_a_small_disk(*prepare, f"$HOST sample $DISK/run --out {elsewhere}").code == 0
+    assert on_a_small_disk(*prepare, f"$HOST sample $DISK/run --out {elsewhere}").code == 0
     assert elsewhere.exists()
 
 
 @pytest.mark.parametrize("inside", [".", "checkpoints", "samples", "checkpoints/{step}", "config.toml"])
-def test_what_may_not_be_looked_at_is_named(
+def test_unreadable_path_is_named_in_the_error(
     tiny_run: Run, environment: dict[str, str], tmp_path: Path, inside: str
 ) -> None:
-    # Root may look at everything, unless it gives up what makes it so.
+    # Root can read everything unless it drops these capabilities.
     drop = "-dac_override,-dac_read_search"
     unprivileged = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"] if os.geteuid() == 0 else []
     if unprivileged and shutil.which("setpriv") is None:
-        pytest.skip("setpriv is not to be had here")
+        pytest.skip("setpriv is not installed")
     run = tmp_path / "run"
     shutil.copytree(tiny_run.path, run)
     denied = run / inside.format(step=tiny_run.checkpoint.name)
@@ -133,21 +133,21 @@ def test_divergence_keeps_the_last_good_checkpoint(ddim_host: Command, tmp_path:
     options = ["--lr", "1e30", "--train-steps", "20", "--checkpoint-seconds", "1000"]
     diverged = ddim_host("run", "--plugin", "torch", "--start-from", good, *options, "--out", worse)
     assert diverged.code == 1
-    assert "no longer a finite number" in diverged.err
-    assert f"the last whole checkpoint is {worse}" in diverged.err
+    assert "no longer finite" in diverged.err
+    assert f"the last checkpoint is {worse}" in diverged.err
     assert "Traceback" not in diverged.err
     assert weights(worse) == weights(good)
     assert ddim_host("sample", worse, "--out", tmp_path / "grid.png").code == 0
 
 
-def test_a_run_started_from_another_resumes_from_its_weights(ddim_host: Command, tmp_path: Path) -> None:
-    """One that was cut off before its own first checkpoint would else begin with random weights."""
+def test_run_with_start_from_resumes_from_the_other_weights(ddim_host: Command, tmp_path: Path) -> None:
+    """Without these, a run killed before its own first checkpoint would resume with random weights."""
     good, cut = tmp_path / "good", tmp_path / "cut"
     assert ddim_host(*shlex.split(RUN), "--out", good).code == 0
     options: list[str | Path] = ["run", "--plugin", "torch", "--start-from", good, "--train-steps", "8"]
     assert ddim_host(*options, "--out", tmp_path / "straight").code == 0
     assert ddim_host(*options, "--out", cut).code == 0
-    # What such a run holds in the moment in which it becomes one.
+    # The files of such a run when its folder has just been created.
     checkpoints = RunDirectory(cut).checkpoints_path
     shutil.rmtree(checkpoints)
     shutil.copytree(RunDirectory(good).latest_checkpoint(), checkpoints / "step-00000006")

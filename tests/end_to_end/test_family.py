@@ -1,4 +1,4 @@
-"""Every network of the family in Jittor and in PyTorch, each in its own process."""
+"""Every network of the family in Jittor and PyTorch, each in its own process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ UNUSUAL = (
 )
 
 
-def in_both(task: str, folder: Path) -> tuple[Arrays, Arrays]:
+def in_both_frameworks(task: str, folder: Path) -> tuple[Arrays, Arrays]:
     results = []
     for framework in ("torch", "jittor"):
         out = folder / f"{task}-{framework}.npz"
@@ -47,9 +47,9 @@ def in_both(task: str, folder: Path) -> tuple[Arrays, Arrays]:
     return results[0], results[1]
 
 
-def test_networks_of_every_form_predict_the_same_noise_in_both(tmp_path: Path) -> None:
-    """`framework/test_config_against_diffusers.py` tests that PyTorch's noise is that of diffusers."""
-    in_torch, in_jittor = in_both("noise", tmp_path)
+def test_every_network_predicts_the_same_noise_in_both_frameworks(tmp_path: Path) -> None:
+    """`framework/test_config_against_diffusers.py` compares the noise of PyTorch with that of diffusers."""
+    in_torch, in_jittor = in_both_frameworks("noise", tmp_path)
     assert {name.partition(", t")[0] for name in in_torch} == set(TELLING)
     for name, expected in in_torch.items():
         size = float(expected.std())
@@ -58,36 +58,39 @@ def test_networks_of_every_form_predict_the_same_noise_in_both(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kernels", ["native", "framework"])
-def test_what_is_unusual_has_the_same_gradients_in_both(
+def test_unusual_networks_have_the_same_gradients_in_both_frameworks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: str
 ) -> None:
-    """With the host's kernels, and with each framework's own operations, which a GPU has."""
+    """Both the host's kernels and each framework's own operations, which a GPU uses, are tested."""
     monkeypatch.setenv("DDIM_HOST_KERNELS", kernels)
-    in_torch, in_jittor = in_both("training", tmp_path)
+    in_torch, in_jittor = in_both_frameworks("training", tmp_path)
     for name, expected in in_torch.items():
         if kernels == "framework" and "no dropout" not in name:
-            continue  # only the kernels drop the same in both
+            continue  # dropout masks agree only with the host's kernels
         if name.endswith("losses"):
             np.testing.assert_allclose(in_jittor[name], expected, rtol=1e-4, err_msg=name)
             assert expected[-1].mean() < 0.9 * expected[0].mean()
             continue
-        # The keys' bias shifts all scores of a query alike, which softmax ignores: its gradient is zero.
+        # The keys' bias shifts all scores of a query equally, which softmax ignores, so its gradient is zero.
         size = float(np.linalg.norm(expected))
         assert size > 1e-6 or name.endswith("to_k.bias")
         assert float(np.linalg.norm(in_jittor[name] - expected)) < 1e-3 * size + 1e-6, name
 
 
 @pytest.mark.parametrize("framework", ["torch", "jittor"])
-def test_an_unusual_network_trains_resumes_and_samples(
-    python: PythonCode, ddim_host: Command, tmp_path: Path, framework: str
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_unusual_network_trains_resumes_and_samples(
+    python: PythonCode, ddim_host: Command, tmp_path: Path, framework: str, precision: str
 ) -> None:
-    """A run that was stopped and resumed ends with the bits of one that was not."""
+    """The resumed run ends with the same bits as the uninterrupted one."""
     options = ["run", "--plugin", framework, "--device", "cpu", "--model", UNUSUAL, "--train-steps", "4"]
-    options += ["--batch-size", "8", "--test-images", "8", "--num-images", "4", "--steps", "3"]
+    options += ["--precision", precision, "--batch-size", "8", "--test-images", "8"]
+    options += ["--num-images", "4", "--steps", "3"]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     assert ddim_host(*options, "--out", straight).code == 0
     assert python(SIGNALLED, str(int(signal.SIGTERM)), "2", "0", *options, "--out", stopped).code == 1
     assert RunDirectory(stopped).latest_checkpoint().name == "step-00000002"
+    assert RunDirectory(stopped).config.provenance_table["precision"] == precision
     resumed = ddim_host("run", "--resume", "--out", stopped)
     assert resumed.code == 0, resumed.err
     one, other = (RunDirectory(run).latest_checkpoint() for run in (straight, stopped))

@@ -1,4 +1,4 @@
-"""The same images in another form are the same experiment."""
+"""The same images in a different format define the same experiment."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def idx(array: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_folder_of_grey_pngs_trains_as_the_same_images_in_idx_files(
+def test_grey_pngs_train_like_the_same_images_in_idx_files(
     framework: str, several_runs: Callable[..., dict[str, Run]], tiny: list[str], tmp_path: Path
 ) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)
-    forms = {"pngs": tmp_path / "pngs", "idx": tmp_path / "idx"}
-    forms["idx"].mkdir()
+    formats = {"pngs": tmp_path / "pngs", "idx": tmp_path / "idx"}
+    formats["idx"].mkdir()
     for half, name, pixels in (("train", "train", grey[:16]), ("test", "t10k", grey[16:])):
-        (forms["pngs"] / half).mkdir(parents=True)
+        (formats["pngs"] / half).mkdir(parents=True)
         for index, image in enumerate(pixels):
-            Image.fromarray(image).save(forms["pngs"] / half / f"{index:02}.png")
-        (forms["idx"] / f"{name}-images-idx3-ubyte").write_bytes(idx(pixels))
+            Image.fromarray(image).save(formats["pngs"] / half / f"{index:02}.png")
+        (formats["idx"] / f"{name}-images-idx3-ubyte").write_bytes(idx(pixels))
     command = [framework if option == "torch" else option for option in tiny]
     runs = several_runs(
-        {name: [*command, "--data", f"images:path={path}"] for name, path in forms.items()}, timeout=900
+        {name: [*command, "--data", f"images:path={path}"] for name, path in formats.items()}, timeout=900
     )
     found = {}
     for name, run in runs.items():
@@ -58,7 +58,7 @@ def test_a_folder_of_grey_pngs_trains_as_the_same_images_in_idx_files(
         np.testing.assert_array_equal(weight, found["idx"][1][name])
 
 
-def test_sampled_digits_in_an_array_train_again(
+def test_array_of_sampled_digits_is_a_data_set(
     several_runs: Callable[..., dict[str, Run]], tiny: list[str], tmp_path: Path
 ) -> None:
     first, array = tmp_path / "first", tmp_path / "x.npz"
@@ -71,7 +71,7 @@ def test_sampled_digits_in_an_array_train_again(
     )
     for run in runs.values():
         assert run.outcome.code == 0, run.outcome.err
-    assert "8 x 8 grey, as all of them are" in runs["again"].outcome.out
+    assert "8 x 8, grey (all 20 are)" in runs["again"].outcome.out
     config = tomllib.loads((runs["again"].path / "config.toml").read_text(encoding="utf-8"))
     images = config["provenance"]["images"]
     assert (images["num_train"], images["num_test"]) == (18, 2)

@@ -1,7 +1,7 @@
-"""An exact oracle for sampler, subset and eta: data N(0, v), where the perfect network is known.
+"""An exact oracle for sampler, subset and eta: data N(0, v), for which the optimal network is known.
 
-There the best epsilon is linear in x_t, so each step of the sampler is `a x_t + sigma z`, and the variance of
-what comes out follows `variance = a^2 variance + sigma^2`. Nothing is trained, nothing is estimated.
+The optimal epsilon is linear in x_t, so each step of the sampler is `a x_t + sigma z`, and the variance of
+the samples follows `variance = a^2 variance + sigma^2`. Nothing is trained or estimated.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ SCHEDULE = NoiseSchedule(linear(1000))
 SUBSETS = [evenly, quad, cosine, leading, trailing]
 
 
-def perfect_share(t: int, v: float) -> float:
-    """The best epsilon is this times x_t: the covariance of epsilon and x_t over the variance of x_t."""
+def optimal_factor(t: int, v: float) -> float:
+    """Return the optimal epsilon divided by x_t: covariance of epsilon and x_t over variance of x_t."""
     abar = SCHEDULE.alphas_cumprod[t]
     return float(np.sqrt(1 - abar) / (abar * v + 1 - abar))
 
 
 def expected_variance(subset: Sequence[int], eta: float, v: float) -> float:
-    """The closed recursion, from alphas_cumprod alone."""
+    """Return the variance that follows from the recursion, computed from alphas_cumprod alone."""
     variance = 1.0
     abars = [1.0, *SCHEDULE.alphas_cumprod[list(subset)].tolist()]
     for abar_prev, abar in list(itertools.pairwise(abars))[::-1]:
@@ -55,11 +55,11 @@ def expected_variance(subset: Sequence[int], eta: float, v: float) -> float:
 
 
 def sampled_variance(steps: Sequence[DDIMStep], v: float) -> float:
-    """The variance that the real steps give, exactly: they are run on one impulse per source of noise."""
+    """Return the exact variance of the actual steps, from one unit impulse per source of noise."""
     impulses = np.eye(len(steps) + 1)
     x = impulses[0]
     for number, step in enumerate(steps, start=1):
-        x, _ = ddim_step(x, perfect_share(step.t, v) * x, step, fresh_noise=impulses[number])
+        x, _ = ddim_step(x, optimal_factor(step.t, v) * x, step, fresh_noise=impulses[number])
     return float(x @ x)
 
 
@@ -70,7 +70,7 @@ def sampled_variance(steps: Sequence[DDIMStep], v: float) -> float:
     eta=st.floats(0, 1),
     v=st.floats(0.01, 10),
 )
-def test_every_subset_and_eta_gives_the_variance_of_the_recursion(
+def test_variance_of_every_subset_and_eta_follows_the_recursion(
     part: TimestepSubset, steps: int, eta: float, v: float
 ) -> None:
     subset = part(SCHEDULE, steps).tolist()
@@ -80,7 +80,7 @@ def test_every_subset_and_eta_gives_the_variance_of_the_recursion(
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("v", [0.1, 1.0, 4.0])
-def test_many_steps_give_the_variance_of_the_data(eta: float, v: float) -> None:
+def test_variance_converges_to_that_of_the_data(eta: float, v: float) -> None:
     variances = [
         sampled_variance(ddim_steps(SCHEDULE, evenly(SCHEDULE, steps).tolist(), eta), v)
         for steps in (10, 100, 1000)
@@ -89,24 +89,24 @@ def test_many_steps_give_the_variance_of_the_data(eta: float, v: float) -> None:
     assert variances[-1] == pytest.approx(v, rel=0.03)
 
 
-def test_eta_matters_where_steps_are_few() -> None:
+def test_eta_matters_with_few_steps() -> None:
     subset = evenly(SCHEDULE, 10).tolist()
     without, full = (sampled_variance(ddim_steps(SCHEDULE, subset, eta), 0.25) for eta in (0.0, 1.0))
     assert abs(without - full) > 0.1 * without
 
 
-def test_the_seeds_sigma_fails_the_oracle() -> None:
-    """It read per-step alphas and took no roots, which makes sigma so small that eta hardly has an effect."""
+def test_sigma_of_the_original_code_fails_the_oracle() -> None:
+    """The original code (docs/seed.md) used per-step alphas without roots: sigma was too small."""
     alphas = 1 - SCHEDULE.betas
 
-    def seed_sigma(step: DDIMStep) -> float:
+    def original_sigma(step: DDIMStep) -> float:
         alpha = alphas[step.t]
         alpha_prev = alphas[step.t_prev] if step.t_prev >= 0 else 1.0
         return float((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev))
 
     subset = evenly(SCHEDULE, 20).tolist()
     steps = ddim_steps(SCHEDULE, subset, eta=1.0)
-    wrong = [dataclasses.replace(step, sigma=seed_sigma(step)) for step in steps]
+    wrong = [dataclasses.replace(step, sigma=original_sigma(step)) for step in steps]
     expected = expected_variance(subset, 1.0, 0.25)
     assert sampled_variance(steps, 0.25) == pytest.approx(expected, rel=1e-9)
     assert abs(sampled_variance(wrong, 0.25) / expected - 1) > 0.1
@@ -115,12 +115,12 @@ def test_the_seeds_sigma_fails_the_oracle() -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("part", [evenly, quad])
-def test_the_sampler_itself_has_that_variance(part: TimestepSubset, eta: float) -> None:
-    """Through its loop and the host's noise; 65,536 numbers have their variance to half a percent."""
+def test_sampler_has_the_expected_variance(part: TimestepSubset, eta: float) -> None:
+    """The real loop and the host's noise are used; 65,536 numbers estimate their variance to 0.5%."""
     v = 0.25
 
     def network(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
-        return x_t * np.float32(perfect_share(t, v))
+        return x_t * np.float32(optimal_factor(t, v))
 
     subset = part(SCHEDULE, 10).tolist()
     denoiser = Denoiser(((NumpyModel(network), 1.0),), "ema")

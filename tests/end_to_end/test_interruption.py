@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in the real command, and runs that are killed."""
+"""Ctrl-C and SIGTERM in the real command, and killed runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.support.commands import Command, PythonCode
 
-# The signal comes from within, after so many steps: during the warm-up and behind it.
+# The process signals itself after a given number of steps, during the warm-up and after it.
 pytestmark = pytest.mark.slow
 
 SIGNALLED = """
@@ -42,7 +42,7 @@ main()
 
 
 @pytest.mark.parametrize(("number", "at"), [(signal.SIGINT, 1), (signal.SIGTERM, 4)])
-def test_a_signal_leaves_a_checkpoint_that_goes_on_exactly(
+def test_signal_leaves_a_checkpoint_that_resumes_exactly(
     python: PythonCode,
     ddim_host: Command,
     tiny: list[str],
@@ -55,7 +55,8 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_exactly(
     path = tmp_path / "run"
     stopped = python(SIGNALLED, str(int(number)), str(at), "0", *options, "--out", path)
     assert stopped.code == 1, stopped.err
-    assert f"interrupted after {at} steps; go on with: ddim-host run --resume --out {path}" in stopped.err
+    assert f"interrupted after {at} steps; continue with: ddim-host run --resume --out {path}" in stopped.err
+    assert stopped.err.endswith(f"\nnote: a page of the training so far: ddim-host report {path}\n")
     assert "Traceback" not in stopped.err
     assert RunDirectory(path).latest_checkpoint().name == f"step-{at:08d}"
     assert ddim_host("run", "--resume", "--out", path).code == 0
@@ -64,7 +65,7 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_exactly(
     one, other = (RunDirectory(run).latest_checkpoint() for run in (straight, path))
     for name in ("raw.safetensors", "ema.safetensors", "training.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
-    assert "nothing is left to do" in ddim_host("run", "--resume", "--out", path).out
+    assert "already complete" in ddim_host("run", "--resume", "--out", path).out
 
 
 _SIGNALLED_AT_THE_END = """
@@ -81,21 +82,23 @@ main()
 """
 
 
-def test_a_signal_after_the_last_step_is_heeded(python: PythonCode, tiny: list[str], tmp_path: Path) -> None:
+def test_signal_after_the_last_step_stops_the_run(
+    python: PythonCode, tiny: list[str], tmp_path: Path
+) -> None:
     path = tmp_path / "run"
     stopped = python(_SIGNALLED_AT_THE_END, *tiny, "--out", path)
     assert stopped.code == 1, stopped.err
-    assert "interrupted after 3 steps; go on with" in stopped.err
-    assert not RunDirectory(path).samples_path.exists()
+    assert "interrupted after 3 steps; continue with" in stopped.err
+    assert not list(RunDirectory(path).samples_path.glob("*.png")), "an interrupted run does not sample"
 
 
-def test_a_second_signal_ends_at_once(python: PythonCode, tiny: list[str], tmp_path: Path) -> None:
+def test_second_signal_exits_at_once(python: PythonCode, tiny: list[str], tmp_path: Path) -> None:
     ended = python(SIGNALLED, str(int(signal.SIGTERM)), "2", "1", *tiny, "--out", tmp_path / "run")
     assert ended.code == -signal.SIGTERM
     assert not RunDirectory(tmp_path / "run").has_checkpoint()
 
 
-def test_the_second_process_on_one_run_is_refused(
+def test_second_process_on_a_run_is_refused(
     ddim_host: Command, tiny: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
@@ -112,10 +115,10 @@ def test_the_second_process_on_one_run_is_refused(
         first.kill()
         first.wait()
     assert second.code == 2
-    assert f"another process trains the run in {path}" in second.err
+    assert f"another process is training the run in {path}" in second.err
 
 
-def test_a_run_that_is_killed_again_and_again_ends_the_same(tmp_path: Path) -> None:
+def test_run_killed_repeatedly_ends_with_the_same_result(tmp_path: Path) -> None:
     counts = kill_runs("torch", 2, train_steps=10, seed=0, folder=tmp_path)
     assert counts.kills == 2
     assert counts.runs >= 1

@@ -1,6 +1,6 @@
-"""More than twenty kinds of broken plugins, installed by pip as wheels into an environment of their own.
+"""More than twenty kinds of broken plugins, installed by pip as wheels in a separate environment.
 
-Whatever does not need them works; whoever asks for one gets an error that says what is wrong.
+Commands that do not need them work; a command that uses one gets an error that states the cause.
 """
 
 from __future__ import annotations
@@ -36,24 +36,30 @@ def loss(name: str, body: str, more: str = "") -> str:
     return LOSS.format(name=name, body=body, more=more)
 
 
-# Plugins that load, and whose parts do not work: the part, and what is said of it.
+# Plugins that load but have broken parts: their source and the expected error.
 BROKEN_IN_USE = {
     "raises-in-use": (loss("raising", "raise ValueError('no idea')"), "it raised ValueError: no idea"),
     "exits-in-use": (loss("exiting", "import sys; sys.exit(3)"), "it raised SystemExit: 3"),
     "reduces": (loss("reducing", "return ((prediction - target) ** 2).mean()"), "one number per image"),
     "returns-none": (loss("nothing", "return None"), "one number per image"),
-    "three-arguments": (loss("lonely", "return target", more=", third"), "put `*` before `third`"),
+    "three-arguments": (loss("lonely", "return target", more=", third"), "make it keyword-only"),
     "untyped": (
         loss("untyped", "return target", more=", *, power=2"),
         "has no annotation; write `power: int`",
     ),
-    "odd-type": (loss("odd", "return target", more=", *, power: set = None"), "no type that users can set"),
-    "ghost-type": (loss("ghost", "return target", more=", *, power: 'Ghost' = 1"), "cannot be read"),
+    "odd-type": (
+        loss("odd", "return target", more=", *, power: set = None"),
+        "the type of its parameter 'power' must be",
+    ),
+    "ghost-type": (
+        loss("ghost", "return target", more=", *, power: 'Ghost' = 1"),
+        "cannot resolve the types",
+    ),
 }
 
 
 def wheel(folder: Path, distribution: str, source: str, version: str = "1.0", requires: str = "") -> Path:
-    """A wheel with one module and one entry point of its name."""
+    """Build a wheel with one module and one entry point of the same name."""
     module = distribution.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
@@ -77,7 +83,7 @@ def wheel(folder: Path, distribution: str, source: str, version: str = "1.0", re
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment that holds this one's packages and the zoo."""
+    """Return the Python of an environment with the packages of this one and the zoo."""
     folder = tmp_path_factory.mktemp("zoo")
     wheels = [wheel(folder, name, source) for name, (source, _) in (BROKEN | BROKEN_IN_USE).items()]
     wheels.append(wheel(folder, "modern", "", requires="ddim-host>=99"))
@@ -107,20 +113,20 @@ def call(zoo: Path, environment: dict[str, str], *arguments: str | Path) -> tupl
     return done.returncode, done.stdout, done.stderr
 
 
-def test_all_animals_are_shown(zoo: Path, environment: dict[str, str]) -> None:
+def test_all_broken_plugins_are_listed(zoo: Path, environment: dict[str, str]) -> None:
     code, out, err = call(zoo, environment, "plugins", "--json")
     assert code == 0, err
     rows: dict[str, dict[str, Any]] = {row["distribution"]: row for row in json.loads(out)}
-    for name, (_, said) in BROKEN.items():
+    for name, (_, message) in BROKEN.items():
         assert rows[name]["status"] == "error"
-        assert said in rows[name]["error"] or name == "imports-from-jax"  # which is not installed here
+        assert message in rows[name]["error"] or name == "imports-from-jax"  # JAX is not installed here
     assert "it needs ddim-host>=99" in rows["modern"]["error"]
     code, out, err = call(zoo, environment, "plugins")
     assert code == 0, err
     assert "  untyped  (broken: its parameter 'power' has no annotation; write `power: int`" in out
 
 
-def test_what_does_not_need_them_works(
+def test_commands_work_without_using_broken_plugins(
     zoo: Path, environment: dict[str, str], tiny: list[str], tmp_path: Path
 ) -> None:
     assert call(zoo, environment, "--help")[0] == 0
@@ -133,18 +139,18 @@ def test_what_does_not_need_them_works(
 
 
 @pytest.mark.parametrize("name", BROKEN_IN_USE)
-def test_who_asks_for_a_broken_part_is_told_what_is_wrong(
+def test_using_a_broken_part_is_an_error_with_its_cause(
     zoo: Path, environment: dict[str, str], name: str
 ) -> None:
-    source, said = BROKEN_IN_USE[name]
+    source, message = BROKEN_IN_USE[name]
     part = source.partition("'")[2].partition("'")[0]
     code, _, err = call(zoo, environment, "run", "--plugin", "torch", "--loss", part, "--dry-run")
     assert (code, "Traceback" in err) == (2, False), err
     assert f"{name} 1.0 does not work" in err
-    assert said in err
+    assert message in err
 
 
-def test_doctor_looks_at_everything(zoo: Path, environment: dict[str, str]) -> None:
+def test_doctor_checks_all_plugins(zoo: Path, environment: dict[str, str]) -> None:
     code, out, err = call(zoo, environment, "doctor")
     assert code == 1, err
     assert "FAIL  plugin raises 1.0 (raises)" in out

@@ -1,4 +1,4 @@
-"""One experiment in several processes: its batches are shared, its results are those of one process."""
+"""One experiment in several processes: they share the batches, and the results equal those of one process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MINUTES = 60.0
 SCORED = ["--samples", "25", "--steps", "2,3", "--eta", "0,1", "--grids", "9"]
 
 
-# Of 7 images one process gets 3 and the other 4; of the last 5 digits to be tested some are repeats.
+# Of 7 images, one process gets 3 and the other 4; some of the last 5 test digits are repeats.
 TRAINING = [
     "--model",
     "unet:base_channels=8,num_groups=4,dropout=0.1",
@@ -58,7 +58,7 @@ TRAINING = [
 
 
 def launcher(framework: str, count: int, *, patience: int = 1) -> list[str]:
-    """The command that starts `python` so many times; MPI's waits so many seconds after a signal."""
+    """Return the command that starts `count` processes; mpirun waits `patience` seconds after a signal."""
     if framework == "torch":
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     mpirun = shutil.which("mpirun")
@@ -71,7 +71,7 @@ def launcher(framework: str, count: int, *, patience: int = 1) -> list[str]:
 def together(
     framework: str, *arguments: str | Path, count: int = 2, script: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command, or a script in its place, in several processes; with 1, without a launcher."""
+    """Run the command, or `script` instead, in `count` processes; without a launcher if `count` is 1."""
     start = [sys.executable] if count == 1 else launcher(framework, count)
     program = ["-m", "ddim_host"] if script is None else [str(script)]
     return subprocess.run(
@@ -90,25 +90,25 @@ FRAMEWORKS = ["torch", "jittor"]
 @pytest.fixture(scope="module", params=FRAMEWORKS)
 def framework(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    launcher(name, 2)  # skips where there is none
+    launcher(name, 2)  # skips if it is not installed
     return name
 
 
 @pytest.fixture(scope="module")
 def runs(framework: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, RunDirectory]:
-    """A run in one process, and the same in two."""
+    """A run in one process, and the same run in two."""
     folder = tmp_path_factory.mktemp("runs")
     options: list[str | Path] = ["run", "--plugin", framework, *TRAINING, "--out"]
     done = together(framework, *options, folder / "alone", count=1)
     assert done.returncode == 0, done.stderr
     done = together(framework, *options, folder / "together")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("wrote ") == 2, "the first process alone speaks"
+    assert done.stdout.count("wrote ") == 2, "only the first process prints"
     return RunDirectory(folder / "alone"), RunDirectory(folder / "together")
 
 
 @pytest.mark.slow
-def test_losses_and_weights_are_those_of_one_process(runs: tuple[RunDirectory, RunDirectory]) -> None:
+def test_losses_and_weights_equal_those_of_one_process(runs: tuple[RunDirectory, RunDirectory]) -> None:
     alone, together_ = (run.read_metrics() for run in runs)
     assert [(row.epoch, row.step) for row in alone] == [(row.epoch, row.step) for row in together_]
     for row, same in zip(alone, together_, strict=True):
@@ -120,11 +120,11 @@ def test_losses_and_weights_are_those_of_one_process(runs: tuple[RunDirectory, R
 
 
 @pytest.mark.slow
-def test_samples_are_those_of_one_process(
+def test_samples_equal_those_of_one_process(
     framework: str, runs: tuple[RunDirectory, RunDirectory], tmp_path: Path
 ) -> None:
     run, _ = runs
-    # Of one image for two processes one of them gets none.
+    # With one image for two processes, one process gets none.
     for count, number in ((1, 15), (2, 15), (2, 1)):
         out = tmp_path / f"{number}-by-{count}.npz"
         options: list[str | Path] = ["sample", run.path, "--num-images", str(number), "--out", out]
@@ -139,7 +139,7 @@ def test_samples_are_those_of_one_process(
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_one_process(
+def test_scores_equal_those_of_one_process(
     framework: str, runs: tuple[RunDirectory, RunDirectory], tmp_path: Path
 ) -> None:
     scored = []
@@ -174,7 +174,7 @@ main(sys.argv[1:-1])
 
 
 def signalled(framework: str, folder: Path, number: signal.Signals) -> subprocess.CompletedProcess[str]:
-    """A run whose second process gets a signal after its third step."""
+    """Run an experiment whose second process gets a signal after its third step."""
     script = folder / "signalled.py"
     script.write_text(_SIGNALLED, encoding="utf-8")
     options: list[str | Path] = ["run", "--plugin", framework, *TRAINING]
@@ -183,39 +183,41 @@ def signalled(framework: str, folder: Path, number: signal.Signals) -> subproces
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_run(framework: str, tmp_path: Path) -> None:
+def test_death_of_one_process_ends_the_run(framework: str, tmp_path: Path) -> None:
     done = signalled(framework, tmp_path, signal.SIGKILL)
     assert done.returncode != 0
     assert "wrote" not in done.stdout
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_all_with_a_checkpoint(framework: str, tmp_path: Path) -> None:
+def test_signal_to_one_process_stops_all_with_a_checkpoint(framework: str, tmp_path: Path) -> None:
     done = signalled(framework, tmp_path, signal.SIGTERM)
     assert done.returncode != 0
-    assert "interrupted after 3 steps; go on with" in done.stderr
+    assert "interrupted after 3 steps; continue with" in done.stderr
     assert RunDirectory(tmp_path / "run").latest_checkpoint().name == "step-00000003"
 
 
 @pytest.mark.slow
-def test_what_cannot_be_shared_is_refused(framework: str, ddim_host: Command, tmp_path: Path) -> None:
+def test_requests_unsuited_to_several_processes_are_refused(
+    framework: str, ddim_host: Command, tmp_path: Path
+) -> None:
     refused: list[tuple[list[str | Path], str]] = [
-        (["sweep", "--plugin", framework], "is the work of one process"),
+        (["sweep", "--plugin", framework], "runs in a single process"),
         (
             ["run", "--plugin", framework, "--batch-size", "1", "--out", tmp_path / "a"],
-            "2 processes cannot share a batch of 1",
+            "a batch of 1 cannot be split among 2 processes",
         ),
     ]
     for arguments, what in refused:
         done = together(framework, *arguments)
         assert done.returncode != 0
         assert what in done.stderr
-        assert "ddim_host/cli" not in done.stderr, "a traceback, and not only the launcher's own"
+        assert "ddim_host/cli" not in done.stderr, "there is a traceback beside the launcher's"
     other = {"torch": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), "jittor": ("RANK", "WORLD_SIZE")}
     rank, size = other[framework]
     wrong = ddim_host(*("run", "--plugin", framework, "--out", tmp_path / "b"), env={rank: "0", size: "2"})
     assert wrong.code == 2
-    assert "does not know the processes" in wrong.err
+    assert "does not support" in wrong.err
 
 
 LOCAL_COPIES = """
@@ -234,28 +236,28 @@ def copies() -> DataSource:
 
 
 @pytest.mark.slow
-def test_processes_with_other_copies_of_the_images_are_refused(tmp_path: Path, site: Site) -> None:
+def test_processes_with_different_images_are_refused(tmp_path: Path, site: Site) -> None:
     site.plugin("local-copies", LOCAL_COPIES)
     options = ["run", "--plugin", "torch", *TRAINING, "--data", "copies", "--out"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", site.env["PYTHONPATH"])
         done = together("torch", *options, tmp_path / "run")
     assert done.returncode != 0
-    assert "the processes have read different images" in done.stderr
+    assert "the processes read different images" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_an_error_of_the_first_process_ends_all(framework: str, tmp_path: Path) -> None:
-    """It comes when the others are joined already, and wait for it."""
+def test_error_in_the_first_process_ends_all(framework: str, tmp_path: Path) -> None:
+    """The error occurs after the processes have connected, while the others wait for the first."""
     done = together(framework, "run", "--plugin", framework, *TRAINING, "--out", "/proc/nowhere")
     assert done.returncode != 0
     assert "cannot use the run directory /proc/nowhere" in done.stderr
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_launcher_and_to_its_processes_stops_all(framework: str, tmp_path: Path) -> None:
-    """As batch systems send it; it then reaches the processes twice."""
+def test_signal_to_the_launcher_and_its_processes_stops_all(framework: str, tmp_path: Path) -> None:
+    """Batch systems signal both, so the processes receive the signal twice."""
     path = tmp_path / "run"
     endless = ["run", "--plugin", framework, *TRAINING, "--train-steps", "1000000", "--out", str(path)]
     process = subprocess.Popen(
@@ -272,5 +274,5 @@ def test_a_signal_to_the_launcher_and_to_its_processes_stops_all(framework: str,
     os.killpg(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=5 * MINUTES)
     assert process.returncode != 0
-    assert "go on with: ddim-host run --resume --out" in err
+    assert "continue with: ddim-host run --resume --out" in err
     assert RunDirectory(path).has_checkpoint()

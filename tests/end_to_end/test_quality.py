@@ -1,4 +1,4 @@
-"""The main job on the embedded data set, as `make demo` does it: the digits must be good."""
+"""The main job on the built-in data set, as in `make demo`: the digits must be good."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def evaluate(run: Path, *options: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_default_run_draws_good_digits(run: Path) -> None:
+def test_default_run_samples_good_digits(run: Path) -> None:
     evaluate(run, "--samples", "1000", "--reference", "test", "--steps", "20", "--eta", "0")
     document = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     [score], [floor] = document["scores"], document["noise_floors"]
-    # Tells first that the ruler is the right one: it finds real training digits at 4.3, and noise at 131.
+    # Check the metric first: real training digits score 4.3, and noise 131.
     assert floor["measures"]["frechet_distance"] == pytest.approx(4.27, abs=0.01)
     assert score["measures"]["frechet_distance"] < 6.5
     assert score["sampled"]["num_images"] == 1000
 
 
 @pytest.mark.slow
-def test_noise_added_in_few_steps_costs_quality(run: Path) -> None:
-    """The paper's effect of eta (arXiv 2010.02502, table 1), which the seed never had."""
+def test_eta_1_lowers_quality_with_few_steps(run: Path) -> None:
+    """The paper's effect of eta (arXiv 2010.02502, table 1), which the original code missed."""
     evaluate(run, "--samples", "4000", "--steps", "5,10", "--eta", "0,1")
     document = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     distances = {
@@ -56,7 +56,7 @@ def test_noise_added_in_few_steps_costs_quality(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_images_come_back_the_better_the_more_steps_are_taken(run: Path) -> None:
+def test_reconstruction_error_decreases_with_steps(run: Path) -> None:
     printed_by("-m", "ddim_host", "reconstruct", str(run), "--steps", "10,100,1000", "--num-images", "64")
     record = json.loads((run / "samples" / "reconstruction-1.json").read_text(encoding="utf-8"))
     errors = [row["mse"] for row in record["errors"]]

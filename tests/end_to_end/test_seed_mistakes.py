@@ -1,6 +1,6 @@
-"""What went wrong in the code that this project began from, and goes right here: a test for each.
+"""One test for each mistake in the code from which this project began.
 
-That code is github.com/hupeach/DDIM. Other tests look closer at most of this; here every mistake has a name.
+That code is github.com/hupeach/DDIM. Other tests cover most of this in more detail; here each has a name.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ SMALL = UNetSpec(
     (8, 8), 1, 50, 8, channel_multipliers=(1, 2), attention_resolutions=(), num_groups=4, dropout=0.0
 )
 LIMIT = 1e-3
-"""A gradient norm that is always exceeded."""
+"""A limit below every gradient norm of this test."""
 
 
-# --- Options arrive where they belong -----------------------------------------------------------------------
+# --- Options reach their targets ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def runs(several_runs: Callable[..., dict[str, Run]], tiny: list[str], pictures: Path) -> dict[str, Run]:
-    """The same short run, each time with one thing changed."""
+    """The same short run, each time with one change."""
     epochs = [*tiny[: tiny.index("--train-steps")], "--epochs", "3", "--lr-warmup-steps", "0"]
     return several_runs(
         {
@@ -80,18 +80,18 @@ def losses(run: Run) -> list[tuple[float, float]]:
 
 
 def test_eta_reaches_the_sampler(runs: dict[str, Run]) -> None:
-    """It was assigned after the sampler was built with eta 0."""
-    assert losses(runs["eta"]) == losses(runs["plain"]), "eta is no matter of the training"
+    """Eta was assigned after the sampler had been built with eta 0."""
+    assert losses(runs["eta"]) == losses(runs["plain"]), "eta must not affect training"
     assert runs["eta"].grid.read_bytes() != runs["plain"].grid.read_bytes()
 
 
-def test_the_learning_rate_reaches_the_optimizer(runs: dict[str, Run]) -> None:
-    """It was assigned after the optimizer was built."""
+def test_learning_rate_reaches_the_optimizer(runs: dict[str, Run]) -> None:
+    """The learning rate was assigned after the optimizer had been built."""
     assert losses(runs["lr"]) != losses(runs["plain"])
 
 
-def test_the_number_of_timesteps_reaches_the_diffusion(runs: dict[str, Run]) -> None:
-    """It was assigned after the diffusion was built with 1000 timesteps."""
+def test_number_of_timesteps_reaches_the_diffusion(runs: dict[str, Run]) -> None:
+    """The number was assigned after the diffusion had been built with 1000 timesteps."""
     assert losses(runs["timesteps"]) != losses(runs["plain"])
     last = {}
     for name in ("plain", "timesteps"):
@@ -100,18 +100,18 @@ def test_the_number_of_timesteps_reaches_the_diffusion(runs: dict[str, Run]) -> 
     assert last == {"plain": 999, "timesteps": 29}
 
 
-def test_the_test_loss_is_one_number_per_epoch(runs: dict[str, Run]) -> None:
-    """It was stored once for every batch; here an epoch of test images has two."""
+def test_test_loss_is_one_number_per_epoch(runs: dict[str, Run]) -> None:
+    """The test loss was stored once per batch; here the test images form two batches per epoch."""
     assert len(losses(runs["epochs"])) == 3
 
 
 # --- Evaluation ---------------------------------------------------------------------------------------------
 
 
-def test_quality_is_measured_against_the_training_images_and_says_how(
+def test_quality_is_measured_against_training_images_with_a_protocol(
     tiny_run: Run, tmp_path: Path, ddim_host: Command
 ) -> None:
-    """FID was taken in a classifier's features against the 10,000 test images, and nothing said so."""
+    """FID was computed in a classifier's features against the 10,000 test images, without saying so."""
     run = Path(shutil.copytree(tiny_run.path, tmp_path / "run"))
     outcome = ddim_host("evaluate", run, "--samples", "10", "--steps", "2", "--eta", "0")
     assert outcome.code == 0, outcome.err
@@ -121,11 +121,11 @@ def test_quality_is_measured_against_the_training_images_and_says_how(
     assert (reference["half"], reference["num_images"]) == ("train", len(train))
     assert reference["sha256"] == image_hash(train)
     assert score["ruler"]["features"]["name"] == "digits_mlp"
-    assert "no FID" in outcome.out
+    assert "not FID" in outcome.out
 
 
-def test_only_the_features_of_fid_are_called_fid_and_stand_beside_the_paper() -> None:
-    """Its numbers stood beside published ones."""
+def test_only_fid_features_are_called_fid_and_compared_with_the_paper() -> None:
+    """Distances in the classifier's features were listed beside published FIDs."""
     features = FeatureSpace("inception", "inception", "ddim-torch", "0.1.0", FID_WEIGHTS, 2048)
     real = RealImages("cifar10", "train", 50_000, "ab")
     sampled = Sampled(
@@ -156,7 +156,7 @@ def test_only_the_features_of_fid_are_called_fid_and_stand_beside_the_paper() ->
 
 
 def clipped_gradient_norm(unet: ModelFactory) -> float:
-    """The norm of the gradient that reached Adam, read from its first moment after one step."""
+    """Return the norm of the gradient that reached Adam, read from its first moment after one step."""
     model = unet(SMALL, "cpu", "fp32")
     model.load_weights(initial_weights(UNet.from_spec(SMALL), seed=0), "raw")
     x_t, target = np.random.default_rng(0).standard_normal((2, 4, 1, 8, 8), dtype=np.float32)
@@ -176,7 +176,7 @@ def clipped_gradient_norm(unet: ModelFactory) -> float:
 
 
 def effect_of_attended_values(unet: ModelFactory) -> float:
-    """How much the prediction depends on the values that attention attends to."""
+    """Return the change in the prediction when the sign of the attended values is flipped."""
     rng = np.random.default_rng(0)
     weights = {
         parameter.name: 0.2 * rng.standard_normal(parameter.shape, dtype=np.float32)
@@ -194,24 +194,24 @@ def effect_of_attended_values(unet: ModelFactory) -> float:
 
 
 def assert_clips_and_attends(clipped: float, effect: float) -> None:
-    """Jittor updated before it clipped, and the output projection was applied to the input of attention."""
+    """Jittor updated before clipping, and the output projection was applied to the attention's input."""
     assert clipped == pytest.approx(LIMIT, rel=1e-2)
     assert effect > 1e-3
 
 
-def test_pytorch_clips_before_the_update_and_projects_the_attended_values() -> None:
+def test_pytorch_clips_before_the_update_and_projects_attended_values() -> None:
     assert_clips_and_attends(clipped_gradient_norm(unet), effect_of_attended_values(unet))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("jittor") is None, reason="Jittor is not installed")
-def test_jittor_clips_before_the_update_and_projects_the_attended_values() -> None:
+def test_jittor_clips_before_the_update_and_projects_attended_values() -> None:
     code = (
         "from ddim_jittor.plugin import unet\n"
         "from tests.end_to_end.test_seed_mistakes import clipped_gradient_norm, effect_of_attended_values\n"
         "print(clipped_gradient_norm(unet), effect_of_attended_values(unet))"
     )
-    # A process of its own, in the folder that `tests` is imported from, and with the user's cache of kernels.
+    # Use a separate process, in the folder from which `tests` is imported, with the user's kernel cache.
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -225,7 +225,7 @@ def test_jittor_clips_before_the_update_and_projects_the_attended_values() -> No
 
 
 def test_channel_multipliers_do_not_compound() -> None:
-    """128, 256, 512, 1024 channels made a network seven times the size of DDPM's for CIFAR-10."""
+    """Channels of 128, 256, 512 and 1024 made the network seven times as large as DDPM's for CIFAR-10."""
 
     def size(multipliers: tuple[int, ...]) -> int:
         spec = UNetSpec((32, 32), 3, 1000, channel_multipliers=multipliers)
@@ -237,15 +237,17 @@ def test_channel_multipliers_do_not_compound() -> None:
     assert size((1, 2, 4, 8)) > 200_000_000
 
 
-def test_the_test_loss_is_measured_on_the_same_unflipped_images_every_time() -> None:
-    """Images were mirrored at random, with new noise and timesteps for every epoch."""
+def test_test_loss_uses_the_same_unflipped_images_every_epoch() -> None:
+    """Test images were mirrored at random, with new noise and timesteps in every epoch."""
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
     stream = batches.TestBatches(images, SCHEDULE, batch_size=5, limit=5)
     [(first, _)], [(second, _)] = stream, stream
     for name in ("x_t", "t", "target"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     np.testing.assert_array_equal(
-        first.x_t, SCHEDULE.add_noise(to_network(images), first.target, first.t), "as stored, not mirrored"
+        first.x_t,
+        SCHEDULE.add_noise(to_network(images), first.target, first.t),
+        "images must not be mirrored",
     )
 
 
@@ -253,7 +255,7 @@ def test_the_test_loss_is_measured_on_the_same_unflipped_images_every_time() -> 
 
 
 def test_sigma_comes_from_alphas_cumprod() -> None:
-    """It came from the alphas of single steps, without the square roots; eta 1 was then far from DDPM."""
+    """Sigma was computed from single alphas, without square roots, so eta 1 was far from DDPM."""
     betas, abar = SCHEDULE.betas, SCHEDULE.alphas_cumprod
     alphas = 1 - betas
     steps = ddim_steps(SCHEDULE, range(1000), eta=1.0)[:-1]
@@ -265,8 +267,8 @@ def test_sigma_comes_from_alphas_cumprod() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 20])
-def test_the_last_of_s_network_calls_arrives_at_the_clean_image(steps: int) -> None:
-    """Sampling took S - 1 steps and stopped at alphas_cumprod[0], where some noise is left."""
+def test_last_of_s_network_calls_ends_at_the_clean_image(steps: int) -> None:
+    """Sampling took S - 1 steps and stopped at alphas_cumprod[0], where some noise remains."""
     x_start, noise = np.random.default_rng(0).standard_normal((2, 100))
     subset = ddim_timestep_subsets()["linear"](SCHEDULE, steps)
     start = SCHEDULE.alphas_cumprod[subset[-1]]
@@ -282,7 +284,7 @@ def test_the_last_of_s_network_calls_arrives_at_the_clean_image(steps: int) -> N
 
 @pytest.mark.parametrize("name", sorted(ddim_timestep_subsets().keys() - {"explicit", "optimized"}))
 def test_no_timestep_of_a_subset_is_repeated(name: str) -> None:
-    """Rounding and clamping positions repeated some: network calls that change nothing."""
+    """Rounding and clamping repeated some timesteps, and these network calls changed nothing."""
     for steps in (20, 50, 100, 900):
         subset = ddim_timestep_subsets()[name](SCHEDULE, steps)
         assert len(set(subset.tolist())) == steps
@@ -291,7 +293,7 @@ def test_no_timestep_of_a_subset_is_repeated(name: str) -> None:
 
 
 class BusyDevice(NumpyModel):
-    """Takes a second for each network call, but answers at once; who wants to know has to wait."""
+    """Takes one second per network call but returns at once; only reading the result waits."""
 
     def __init__(self) -> None:
         super().__init__(lambda x_t, t: np.zeros_like(x_t))
@@ -309,8 +311,8 @@ class BusyDevice(NumpyModel):
         return super().to_host(tensor)
 
 
-def test_the_clock_of_sampling_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stopped before the device was done, in both frameworks."""
+def test_sampling_time_includes_waiting_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock was read before the device had finished, in both frameworks."""
     device = BusyDevice()
     monkeypatch.setattr("ddim_host.run.sampling.time", SimpleNamespace(perf_counter=lambda: device.now))
     sampler = Sampler(
@@ -320,16 +322,16 @@ def test_the_clock_of_sampling_waits_for_the_device(monkeypatch: pytest.MonkeyPa
         seed=0,
         limit=1.0,
     )
-    # Work from before, such as the last steps of the training, is not part of it.
+    # Earlier work, such as the last training steps, does not count.
     device.queued = 100.0
     for _ in sampler.images(4, batch_size=2):
         pass
     assert sampler.seconds == 3 * 2
-    assert sampler.warmup_seconds == 3  # the first two steps and the last one
+    assert sampler.warmup_seconds == 3  # the first two steps and the last
 
 
-def test_pixels_are_limited_and_rounded() -> None:
-    """Values just above white wrapped around to black, which shows as bright and dark specks."""
+def test_pixels_are_clipped_and_rounded() -> None:
+    """Values slightly above white wrapped around to black, visible as bright and dark specks."""
     x = np.array([-1.02, -1.0, 0.999, 1.02], np.float32).reshape(1, 1, 1, 4)
     mistaken = ((x + 1) / 2 * 255).astype(np.int64).astype(np.uint8)
     assert to_uint8(x).ravel().tolist() == [0, 0, 255, 255]

@@ -1,4 +1,4 @@
-"""The features that are used if the user names none: those of FID, or it is said why not."""
+"""Default features: those of FID, or a note that explains why not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ddim_host.evaluation.default_features import default_evaluator, features_at_hand
+from ddim_host.evaluation.default_features import default_evaluator, offline_features
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.parts.feature_extractors import CifarCNN
 from ddim_host.plugin.discovery import DISABLED
@@ -25,7 +25,7 @@ WITHOUT_FID = {DISABLED: "torch-features"}
 
 def registry(*, ready: bool | None = None, installed: bool = True) -> Registry:
     class Extractor:
-        """Of Inception's name."""
+        """A stand-in, registered under Inception's name."""
 
     if ready is not None:
         Extractor.is_ready = staticmethod(lambda: ready)  # type: ignore[attr-defined]
@@ -43,30 +43,30 @@ def registry(*, ready: bool | None = None, installed: bool = True) -> Registry:
         ("mnist", registry(installed=False), "cifar_cnn"),
     ],
 )
-def test_features_that_need_no_download(data: str, parts: Registry, name: str) -> None:
-    assert features_at_hand(data, parts).name == name
+def test_features_available_without_download(data: str, parts: Registry, name: str) -> None:
+    assert offline_features(data, parts).name == name
 
 
 @pytest.mark.process
-def test_an_evaluator_without_the_features_of_fid_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluator_without_fid_features_returns_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(*next(iter(WITHOUT_FID.items())))
-    evaluator, said = default_evaluator("images", (8, 8, 1), MeasureSettings())
+    evaluator, note = default_evaluator("images", (8, 8, 1), MeasureSettings())
     with evaluator:
         assert evaluator.space.name == "cifar_cnn"
         assert evaluator.space.fingerprint == CifarCNN().fingerprint
-    assert said.startswith("the features of FID are not available (there is no feature extractor named")
-    assert "cifar_cnn, and no FID" in said
-    evaluator, said = default_evaluator("digits", (8, 8, 1), MeasureSettings())
+    assert note.startswith("the features of FID are not available (there is no feature extractor named")
+    assert "cifar_cnn and are not FIDs; grey images become RGB; " in note
+    evaluator, note = default_evaluator("digits", (8, 8, 1), MeasureSettings())
     with evaluator:
-        assert (evaluator.space.name, said) == ("digits_mlp", "")
+        assert (evaluator.space.name, note) == ("digits_mlp", "")
 
 
-def test_a_trial_names_features_only_if_evaluate_has_to_be_told(tmp_path: Path) -> None:
+def test_trial_passes_features_only_if_evaluate_needs_them(tmp_path: Path) -> None:
     (tmp_path / "trial.toml").write_text('[data]\nname = "images"\n', encoding="utf-8")
-    asked: list[str] = []
+    requested: list[str] = []
 
     def features(data: str) -> str:
-        asked.append(data)
+        requested.append(data)
         return "cifar_cnn"
 
     command = Trial(tmp_path, {"samples": "20"}, None, features).stages["evaluate"]
@@ -74,13 +74,13 @@ def test_a_trial_names_features_only_if_evaluate_has_to_be_told(tmp_path: Path) 
     assert Trial(tmp_path, {"samples": "20"}, None, lambda _: "").stages["evaluate"][2:] == ("--samples=20",)
     named = {"features": "inception"}
     assert Trial(tmp_path, named, None, features).stages["evaluate"][2:] == ("--features=inception",)
-    assert asked == ["images"]
+    assert requested == ["images"]
 
 
 def test_colour_images_are_scored_offline(
     ddim_host: Command, tiny: list[str], pictures: Path, tmp_path: Path
 ) -> None:
-    """By `evaluate` and by a sweep; a score in other features comes into a table of its own."""
+    """Both `evaluate` and a sweep use the same offline features, so no score ends up in a separate table."""
     folder = tmp_path / "sweep"
     options = [option for option in tiny if option != "run"]
     data = f"--data=images:path={pictures}"
@@ -95,7 +95,7 @@ def test_colour_images_are_scored_offline(
     evaluated = ddim_host(*evaluate, env=WITHOUT_FID)
     assert evaluated.code == 0, evaluated.err
     assert evaluated.err.count("note: the features of FID are not available") == 1
-    assert "Fréchet distance (no FID) in the features of cifar_cnn" in evaluated.out
+    assert "Fréchet distance (not FID) in the features of cifar_cnn" in evaluated.out
     document: dict[str, Any] = json.loads((run / "evaluation.json").read_text("utf-8"))
     spaces = {score["ruler"]["features"]["fingerprint"] for score in document["scores"]}
     assert spaces == {CifarCNN().fingerprint}

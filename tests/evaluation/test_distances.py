@@ -1,4 +1,4 @@
-"""Distances in a feature space, against SciPy and against their definitions written out."""
+"""Distances in a feature space, against SciPy and against direct implementations of their definitions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def features(
     size: int, dimension: int, *, seed: int, shift: float = 0.0, rank: int | None = None
 ) -> Features:
-    """Correlated features; with a rank below the dimension their covariance is singular."""
+    """Return correlated features; if `rank` is below the dimension, their covariance is singular."""
     rng = np.random.default_rng(seed)
     mix = rng.standard_normal((rank or dimension, dimension))
     found = rng.standard_normal((size, len(mix))) @ mix + shift
@@ -42,7 +42,7 @@ def moments(*batches: Features) -> Moments:
 
 
 def textbook(one: Features, other: Features) -> float:
-    """With the root of the product itself, as pytorch-fid computes it; the imaginary parts are cut off."""
+    """Use the root of the product itself, as pytorch-fid does; imaginary parts are discarded."""
     x, y = one.astype(np.float64), other.astype(np.float64)
     cov_x, cov_y = np.cov(x.T), np.cov(y.T)
     root = scipy.linalg.sqrtm(cov_x @ cov_y).real
@@ -67,13 +67,13 @@ def test_one_image_has_no_covariance() -> None:
 
 @pytest.mark.parametrize("size", [500, 64])
 @pytest.mark.parametrize("shift", [0.0, 3.0])
-def test_the_frechet_distance_equals_the_textbooks(size: int, shift: float) -> None:
+def test_frechet_distance_equals_the_textbook_formula(size: int, shift: float) -> None:
     one, other = features(500, 32, seed=1), features(size, 32, seed=2, shift=shift)
     assert frechet_distance(moments(one), moments(other)) == pytest.approx(textbook(one, other), rel=1e-6)
 
 
 def exact(one: Features, other: Features) -> float:
-    """Without any covariance: the trace of the root is a sum of singular values of the features."""
+    """Compute the distance without a covariance: the trace of the root is a sum of singular values."""
     x, y = one.astype(np.float64), other.astype(np.float64)
     centred = [(f - f.mean(0)) / (len(f) - 1) ** 0.5 for f in (x, y)]
     cross = np.linalg.norm(centred[0] @ centred[1].T, "nuc")
@@ -90,20 +90,20 @@ def exact(one: Features, other: Features) -> float:
         (100 * features(60, 256, seed=5), 1e-2 * features(80, 256, seed=6, shift=3.0)),
     ],
 )
-def test_singular_covariances_need_no_help(one: Features, other: Features) -> None:
-    """Fewer images than features: the root of the product is not even defined uniquely, its trace is."""
+def test_singular_covariances_need_no_correction(one: Features, other: Features) -> None:
+    """With fewer images than features, the root of the product is not unique, but its trace is."""
     expected = exact(one, other)
     assert frechet_distance(moments(one), moments(other)) == pytest.approx(expected, rel=1e-7)
     assert frechet_distance(moments(other), moments(one)) == pytest.approx(expected, rel=1e-7)
 
 
-def test_the_distance_of_a_set_from_itself_is_nothing() -> None:
+def test_distance_of_a_set_to_itself_is_zero() -> None:
     for few in (features(5, 16, seed=3), features(500, 16, seed=3)):
         assert frechet_distance(moments(few), moments(few)) == pytest.approx(0.0, abs=1e-10)
 
 
-def test_the_frechet_distance_of_gaussians_in_closed_form() -> None:
-    """For covariances that commute it is |m1 - m2|^2 + sum (s1 - s2)^2."""
+def test_frechet_distance_of_gaussians_equals_the_closed_form() -> None:
+    """For covariances that commute, it is |m1 - m2|^2 + sum (s1 - s2)^2."""
     one = Moments(3)
     one.add(np.array([[1, 0, 0], [-1, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 3], [0, 0, -3]], np.float32))
     other = Moments(3)
@@ -113,7 +113,7 @@ def test_the_frechet_distance_of_gaussians_in_closed_form() -> None:
     assert frechet_distance(one, other) == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_squared_mmd_is_its_definition() -> None:
+def test_squared_mmd_equals_its_definition() -> None:
     x, y = features(7, 3, seed=1).astype(np.float64), features(5, 3, seed=2).astype(np.float64)
 
     def kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -126,8 +126,8 @@ def test_the_squared_mmd_is_its_definition() -> None:
     assert squared_mmd(x.astype(np.float32), y.astype(np.float32)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_kernel_distance_is_unbiased_and_knows_how_sure_it_is() -> None:
-    """Of two samples of one distribution it is 0 on average, below as often as above."""
+def test_kernel_distance_is_unbiased_and_has_a_standard_error() -> None:
+    """For two samples of one distribution its mean is 0, so it is negative as often as positive."""
     means = []
     for seed in range(30):
         one, other = features(200, 8, seed=1), features(200, 8, seed=1)
@@ -143,7 +143,7 @@ def test_the_kernel_distance_is_unbiased_and_knows_how_sure_it_is() -> None:
     assert distance.mean > 5 * distance.standard_error > 0.0
 
 
-def test_precision_and_recall_are_their_definitions() -> None:
+def test_precision_and_recall_equal_their_definitions() -> None:
     rng = np.random.default_rng(0)
     real = rng.standard_normal((60, 2)).astype(np.float32)
     generated = (rng.standard_normal((50, 2)) * 0.5 + 0.3).astype(np.float32)
@@ -160,10 +160,10 @@ def test_precision_and_recall_are_their_definitions() -> None:
 
     expected = share(generated, real), share(real, generated)
     assert precision_recall(generated, real) == pytest.approx(expected, abs=1e-9)
-    assert expected[0] > expected[1], "few, and all near the middle: precise, but not everything is there"
+    assert expected[0] > expected[1], "images near the centre only: high precision, low recall"
 
 
-def test_everything_is_on_its_own_manifold() -> None:
+def test_images_lie_on_their_own_manifold() -> None:
     real = features(40, 6, seed=0)
     assert precision_recall(real, real) == (1.0, 1.0)
     assert precision_recall(real + 1e4, real) == (0.0, 0.0)
@@ -172,8 +172,8 @@ def test_everything_is_on_its_own_manifold() -> None:
 @pytest.mark.parametrize("size", [1, 3])
 def test_too_few_images_are_refused(size: int) -> None:
     few, many = features(size, 4, seed=0), features(20, 4, seed=1)
-    with pytest.raises(ValueError, match="more than 3 images"):
+    with pytest.raises(ValueError, match="more than 3 generated and real images"):
         precision_recall(few, many)
     if size == 1:
-        with pytest.raises(ValueError, match="at least two images"):
+        with pytest.raises(ValueError, match="at least two generated and two real images"):
             kernel_distance(few, many, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""The evaluator's process: which framework it holds, what it keeps, and what a bad extractor does to it."""
+"""The evaluator's process: its framework, its cache, and its handling of faulty extractors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def gather(process: Evaluator, images: Images) -> None:
 
 
 def use_reference(process: Evaluator, images: Images) -> bool:
-    """Returns whether its statistics came from the cache."""
+    """Set the reference; return True if its statistics came from the cache."""
     sha256 = image_hash(images)
     if process.load_reference(sha256, len(images)):
         return True
@@ -62,7 +62,7 @@ def measures_of(process: Evaluator) -> Measures:
     return process.measure()
 
 
-def test_numbers_are_those_of_this_process() -> None:
+def test_measures_equal_those_computed_in_this_process() -> None:
     gatherings = [StatisticsAccumulator(60, SETTINGS.max_kept) for _ in range(2)]
     for gathering, images in zip(gatherings, (GENERATED, REAL), strict=True):
         gathering.add(DigitsMLP()(images))
@@ -78,11 +78,13 @@ def test_numbers_are_those_of_this_process() -> None:
     assert space.fingerprint == DigitsMLP().fingerprint
 
 
-def test_statistics_of_the_reference_are_kept(cache: Path) -> None:
+def test_statistics_of_the_reference_are_cached(cache: Path) -> None:
     with evaluator() as process:
         assert not use_reference(process, REAL)
         first = measures_of(process)
-        assert not process.load_reference(image_hash(GENERATED), len(GENERATED)), "of other images"
+        assert not process.load_reference(image_hash(GENERATED), len(GENERATED)), (
+            "the cache must not match other images"
+        )
     [stored] = cache.iterdir()
     with evaluator() as process:
         assert use_reference(process, REAL)
@@ -96,7 +98,7 @@ def test_statistics_of_the_reference_are_kept(cache: Path) -> None:
         assert stored.read_bytes() == whole
 
 
-# --- Extractors of other people -----------------------------------------------------------------------------
+# --- Third-party extractors ---------------------------------------------------------------------------------
 
 EXTRACTOR = """
 import os, sys, time
@@ -122,7 +124,7 @@ def extractor(attributes: str = "pass", making: str = "pass", calling: str = "pa
     return EXTRACTOR.format(attributes=attributes, making=making, calling=calling)
 
 
-def test_an_extractor_may_use_the_framework_that_it_names(site: Site) -> None:
+def test_extractor_may_use_its_declared_framework(site: Site) -> None:
     site.package("paddle")
     site.plugin("mine", extractor('framework = "paddle"', making="import paddle"))
     with evaluator("mine") as process:
@@ -131,7 +133,7 @@ def test_an_extractor_may_use_the_framework_that_it_names(site: Site) -> None:
 
 
 @pytest.mark.parametrize("attributes", ["pass", 'framework = "torch"'])
-def test_an_extractor_may_use_no_other_framework(site: Site, attributes: str) -> None:
+def test_extractor_may_not_use_another_framework(site: Site, attributes: str) -> None:
     site.package("paddle")
     site.plugin("mine", extractor(attributes, making="import paddle"))
     with pytest.raises(UserError, match="feature extractor 'mine'") as caught:
@@ -155,7 +157,7 @@ def test_an_extractor_may_use_no_other_framework(site: Site, attributes: str) ->
         (extractor().replace('"mine": Extractor', '"mine": lambda: 3'), "fingerprint"),
     ],
 )
-def test_an_extractor_that_breaks_the_contract_is_named(site: Site, source: str, why: str) -> None:
+def test_extractor_that_violates_the_contract_is_named(site: Site, source: str, why: str) -> None:
     site.plugin("mine", source, version="2.5")
     with pytest.raises(UserError, match="feature extractor 'mine'") as caught:
         evaluator("mine")
@@ -163,29 +165,29 @@ def test_an_extractor_that_breaks_the_contract_is_named(site: Site, source: str,
     assert "mine" in caught.value.fix
 
 
-def test_one_that_changes_its_mind_is_noticed(site: Site) -> None:
+def test_extractor_that_changes_its_dimension_is_an_error(site: Site) -> None:
     site.plugin("mine", extractor(calling="features = features[:, : 3 if len(images) < 5 else 2]"))
     with evaluator("mine") as process, pytest.raises(UserError, match="'mine'"):
         gather(process, REAL)
 
 
-def test_a_process_that_dies_is_an_error(site: Site) -> None:
+def test_process_that_dies_during_a_call_is_an_error(site: Site) -> None:
     site.plugin("mine", extractor(calling="len(images) < 5 or os._exit(3)"))
-    with evaluator("mine") as process, pytest.raises(UserError, match="ended unexpectedly"):
+    with evaluator("mine") as process, pytest.raises(UserError, match="died unexpectedly"):
         gather(process, REAL)
 
 
-def test_so_is_one_that_died_while_nobody_asked(site: Site) -> None:
-    """Then already the question cannot be sent."""
+def test_process_that_died_between_calls_is_an_error(site: Site) -> None:
+    """Sending the request fails, rather than receiving the answer."""
     site.plugin("mine", extractor())
     with evaluator("mine") as process:
         process._process.kill()
         process._process.join()
-        with pytest.raises(UserError, match="ended unexpectedly"):
+        with pytest.raises(UserError, match="died unexpectedly"):
             gather(process, REAL)
 
 
-def test_leaving_does_not_wait_for_an_extractor(site: Site) -> None:
+def test_closing_does_not_wait_for_an_extractor(site: Site) -> None:
     site.plugin("mine", extractor(calling="len(images) < 5 or time.sleep(600)"))
     started = time.monotonic()
     with evaluator("mine") as process:
@@ -194,7 +196,7 @@ def test_leaving_does_not_wait_for_an_extractor(site: Site) -> None:
     assert time.monotonic() - started < 60
 
 
-def test_what_libraries_print_stays_out_of_the_output(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_libraries_goes_to_stderr(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
     site.plugin("mine", extractor(making="print('hello')", calling="print('features')"))
     with evaluator("mine") as process:
         gather(process, REAL)

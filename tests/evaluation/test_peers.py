@@ -1,4 +1,4 @@
-"""Features and distances against pytorch-fid and torch-fidelity, on the same weights and images."""
+"""Features and distances against pytorch-fid and torch-fidelity, with the same weights and images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 
 def pictures(seed: int, count: int) -> NDArray[np.uint8]:
-    """Blobs of colour of 32 x 32 pixels: smooth, as photographs are, and different from each other."""
+    """Return images of coloured blobs, 32 x 32 pixels: smooth like photographs, and all different."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:32, 0:32] / 32
     images = np.zeros((count, 32, 32, 3))
@@ -46,7 +46,7 @@ def pictures(seed: int, count: int) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
-    """The peers' numbers; then our features and theirs, of two sets of images."""
+    """The peers' numbers; then our features and theirs for two sets of images."""
     folder = tmp_path_factory.mktemp("peers")
     weights = folder / "weights.safetensors"
     safetensors.numpy.save_file(random_weights(), weights)
@@ -74,9 +74,9 @@ def moments(features: NDArray[np.float32]) -> Moments:
 
 
 def exact_distance(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """The Fréchet distance without any root of a matrix.
+    """Return the Fréchet distance without taking a matrix root.
 
-    With centred features the trace of the root of C1 C2 is the sum of the singular values of X Y^T.
+    With centred features, the trace of the root of C1 C2 is the sum of the singular values of X Y^T.
     """
     centred = [(features - features.mean(0)) / (len(features) - 1) ** 0.5 for features in (x, y)]
     cross = np.linalg.norm(centred[0] @ centred[1].T, "nuc")
@@ -84,18 +84,18 @@ def exact_distance(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return float(means + sum((c**2).sum() for c in centred) - 2.0 * cross)
 
 
-def test_features_are_those_of_pytorch_fid(
+def test_features_equal_those_of_pytorch_fid(
     compared: tuple[dict[str, Any], list[NDArray[np.float32]]],
 ) -> None:
     _, (one, other, their_one, their_other) = compared
-    assert one.std(0).mean() > 1e-3, "images are told apart"
+    assert one.std(0).mean() > 1e-3, "features must differ between images"
     for ours, theirs in ((one, their_one), (other, their_other)):
-        # Ours has the batch normalisation in the convolutions, the channels last, and other batches: rounding
-        # of fp32, of which theirs, too, has 6e-7 of the largest feature.
+        # Ours folds batch normalisation into the convolutions and uses channels last and other batches. The
+        # difference is fp32 rounding; theirs itself has an error of 6e-7 of the largest feature.
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
 
 
-def test_the_frechet_distance_is_that_of_pytorch_fid(
+def test_frechet_distance_equals_that_of_pytorch_fid(
     compared: tuple[dict[str, Any], list[NDArray[np.float32]]],
 ) -> None:
     numbers, (_, _, one, other) = compared
@@ -104,26 +104,26 @@ def test_the_frechet_distance_is_that_of_pytorch_fid(
         ours = frechet_distance(moments(few[0]), moments(few[1]))
         exact = exact_distance(few[0].astype(np.float64), few[1].astype(np.float64))
         assert ours == pytest.approx(exact, rel=1e-9)
-        # With more features than images their root of a singular matrix has fewer right digits.
+        # With more features than images, their root of a singular matrix has fewer correct digits.
         singular = int(dimension) > len(other)
         assert ours == pytest.approx(theirs, rel=1e-4 if singular else 1e-6)
         assert abs(theirs - exact) >= abs(ours - exact) or not singular
 
 
-def test_the_kernel_distance_is_that_of_torch_fidelity(
+def test_kernel_distance_equals_that_of_torch_fidelity(
     compared: tuple[dict[str, Any], list[NDArray[np.float32]]],
 ) -> None:
     numbers, (_, _, one, other) = compared
     assert squared_mmd(one[:60], other[:60]) == pytest.approx(numbers["kernel"], rel=1e-6)
-    # The generator that they draw subsets from; ours asks it for the same ones in the same order.
+    # Their generator of subsets; ours draws the same subsets from it in the same order.
     rng: Any = np.random.RandomState(2020)
     ours = kernel_distance(one, other, rng, subsets=10, subset_size=40)
     assert ours.mean == pytest.approx(numbers["kernel_mean"], rel=1e-6)
-    # Theirs is the standard deviation of the subsets taken for all there are.
+    # Theirs is the standard deviation with N in the denominator, not N - 1.
     assert ours.standard_error * 9**0.5 == pytest.approx(numbers["kernel_std"], rel=1e-6)
 
 
-def test_precision_and_recall_are_those_of_torch_fidelity(
+def test_precision_and_recall_equal_those_of_torch_fidelity(
     compared: tuple[dict[str, Any], list[NDArray[np.float32]]],
 ) -> None:
     numbers, (_, _, one, other) = compared
@@ -132,7 +132,7 @@ def test_precision_and_recall_are_those_of_torch_fidelity(
     assert 0.0 < numbers["recall"] < 1.0
 
 
-def test_the_whole_path_gives_their_number(
+def test_distance_computed_from_images_equals_theirs(
     compared: tuple[dict[str, Any], list[NDArray[np.float32]]],
 ) -> None:
     numbers, (one, other, _, _) = compared

@@ -1,4 +1,4 @@
-"""`evaluation.json`: everything comes back, nothing is lost, and whatever else is in it is an error."""
+"""`evaluation.json`: scores are read back unchanged, none is lost, and invalid content is an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> EvaluationFile:
     return EvaluationFile(tmp_path / "evaluation.json")
 
 
-def test_scores_come_back_as_they_were(file: EvaluationFile) -> None:
+def test_scores_are_read_back_unchanged(file: EvaluationFile) -> None:
     assert file.read() == Scores()
     first = scored(warnings=("too few",))
     second = scored(replace(SAMPLED, seed=2**62, eta=0.1 + 0.2), frechet=1e-7)
@@ -39,7 +39,7 @@ def test_scores_come_back_as_they_were(file: EvaluationFile) -> None:
     assert file.read().scores[0].ruler.reference.data == "digits"
 
 
-def test_scores_from_before_there_were_solvers_are_those_of_ddim(file: EvaluationFile) -> None:
+def test_scores_without_a_solver_are_those_of_ddim(file: EvaluationFile) -> None:
     file.add(scored())
     document = json.loads(file.path.read_text(encoding="utf-8"))
     document["format"] = 1
@@ -48,7 +48,7 @@ def test_scores_from_before_there_were_solvers_are_those_of_ddim(file: Evaluatio
     assert file.read() == Scores((scored(),))
 
 
-def test_every_number_has_its_whole_protocol(file: EvaluationFile) -> None:
+def test_every_score_has_its_complete_protocol(file: EvaluationFile) -> None:
     file.add(scored())
     [entry] = json.loads(file.path.read_text(encoding="utf-8"))["scores"]
     assert entry["sampled"] == {
@@ -77,7 +77,7 @@ def test_every_number_has_its_whole_protocol(file: EvaluationFile) -> None:
     assert entry["seconds"] == {"sampling": 12.5, "warmup": 0.5, "features": 6.25}
 
 
-def test_a_score_is_found_by_exactly_its_protocol() -> None:
+def test_score_is_found_only_by_its_exact_protocol() -> None:
     known = Scores((scored(),), (FLOOR,))
     assert known.score_of(SAMPLED, RULER) == scored()
     for name, value in {"num_images": 4001, "seed": 1, "eta": 0.5, "clip": None, "weights": "raw"}.items():
@@ -91,10 +91,10 @@ def test_a_score_is_found_by_exactly_its_protocol() -> None:
         assert known.score_of(SAMPLED, ruler) is None
         assert known.floor_of(TEST, ruler) is None
     moved = replace(RULER, reference=replace(TRAIN, data="images:path=elsewhere"))
-    assert known.score_of(SAMPLED, moved) is not None, "the same pixels, wherever they lie"
+    assert known.score_of(SAMPLED, moved) is not None, "equal pixels match at any path"
 
 
-def test_the_same_score_is_kept_once(file: EvaluationFile) -> None:
+def test_equal_scores_are_stored_once(file: EvaluationFile) -> None:
     for frechet in (1.0, 2.0):
         file.add(scored(frechet=frechet))
         file.add(FLOOR)
@@ -113,7 +113,7 @@ for seed in range(20):
 
 
 @pytest.mark.process
-def test_two_processes_may_add_to_one_file(file: EvaluationFile, tmp_path: Path) -> None:
+def test_two_processes_can_add_to_one_file(file: EvaluationFile, tmp_path: Path) -> None:
     """Two frameworks may score the same run at the same time."""
     processes = [
         subprocess.Popen([sys.executable, "-c", _ADDS_TWENTY, str(file.path), plugin], cwd=ROOT)
@@ -144,7 +144,7 @@ def test_two_processes_may_add_to_one_file(file: EvaluationFile, tmp_path: Path)
         lambda d: d["scores"][0].update(made_with=[1]),
     ],
 )
-def test_a_damaged_file_is_an_error_and_is_kept(
+def test_damaged_file_is_an_error_and_stays_unchanged(
     file: EvaluationFile, change: Callable[[dict[str, Any]], object]
 ) -> None:
     file.add(scored())
@@ -155,7 +155,7 @@ def test_a_damaged_file_is_an_error_and_is_kept(
     for use in (file.read, lambda: file.add(scored())):
         with pytest.raises(UserError, match="is damaged") as caught:
             use()
-        assert "move it away" in caught.value.fix
+        assert "move the file elsewhere" in caught.value.fix
     assert file.path.read_text(encoding="utf-8") == text
 
 
@@ -171,11 +171,11 @@ def test_a_damaged_file_is_an_error_and_is_kept(
         ),
     ).map(lambda value: json.dumps(value).encode())
 )
-def test_nothing_else_makes_it_fail(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_arbitrary_content_is_a_user_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "evaluation.json"
     path.write_bytes(content)
     with contextlib.suppress(UserError):
-        assert EvaluationFile(path).read() == Scores(), "nothing that a score could be made of"
+        assert EvaluationFile(path).read() == Scores(), "the content has no valid score"
 
 
 def test_deep_nesting_is_an_error(file: EvaluationFile) -> None:
@@ -184,6 +184,6 @@ def test_deep_nesting_is_an_error(file: EvaluationFile) -> None:
         file.read()
 
 
-def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
+def test_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write"):
         EvaluationFile(tmp_path / "gone" / "evaluation.json").add(scored())

@@ -1,4 +1,4 @@
-"""What is kept of features, and the measures between two sets."""
+"""Statistics of features, and the measures that compare two sets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gathered(vectors: NDArray[np.float32], batch_size: int, max_kept: int = 1000
 
 
 @given(count=st.integers(2, 60), batch_size=st.integers(1, 70), max_kept=st.integers(1, 70))
-def test_batches_and_their_size_do_not_matter(count: int, batch_size: int, max_kept: int) -> None:
+def test_statistics_do_not_depend_on_the_batch_size(count: int, batch_size: int, max_kept: int) -> None:
     vectors = features(count)
     statistics = gathered(vectors, batch_size, max_kept)
     assert statistics.count == count
@@ -45,23 +45,25 @@ def test_batches_and_their_size_do_not_matter(count: int, batch_size: int, max_k
     assert len(statistics.kept) == min(count, max_kept)
 
 
-def test_the_kept_images_are_spread_over_a_set_that_is_sorted_by_class() -> None:
+def test_kept_images_are_spread_over_a_sorted_set() -> None:
     classes = np.repeat(np.arange(10, dtype=np.float32), 100)[:, None]
     kept = gathered(classes, batch_size=64, max_kept=50).kept
     assert np.bincount(kept[:, 0].astype(int), minlength=10).tolist() == pytest.approx([5] * 10, abs=1)
-    assert len(np.unique(gathered(features(1000), 64, max_kept=50).kept, axis=0)) == 50, "each image once"
+    assert len(np.unique(gathered(features(1000), 64, max_kept=50).kept, axis=0)) == 50, (
+        "each image must be kept at most once"
+    )
 
 
-@pytest.mark.parametrize("came", [0, 9, 11])
-def test_another_number_of_images_than_announced_is_noticed(came: int) -> None:
+@pytest.mark.parametrize("count", [0, 9, 11])
+def test_wrong_number_of_images_is_an_error(count: int) -> None:
     gathering = StatisticsAccumulator(10, 5)
-    if came:
-        gathering.add(features(came))
-    with pytest.raises(ValueError, match=f"10 images were announced, {came} came"):
+    if count:
+        gathering.add(features(count))
+    with pytest.raises(ValueError, match=f"expected 10 images, got {count}"):
         gathering.statistics()
 
 
-def test_all_measures_are_those_of_their_functions() -> None:
+def test_measures_equal_those_of_their_functions() -> None:
     generated, real = features(120, seed=1, shift=0.3), features(150, seed=2)
     one, other = gathered(generated, 50), gathered(real, 40)
     measures = measure(one, other, SETTINGS)
@@ -69,6 +71,6 @@ def test_all_measures_are_those_of_their_functions() -> None:
     assert measures.frechet_distance == frechet_distance(one, other)
     assert (measures.kernel_distance, measures.kernel_distance_error) == (kernel.mean, kernel.standard_error)
     assert (measures.precision, measures.recall) == precision_recall(generated, real, neighbours=3)
-    assert measure(one, other, SETTINGS) == measures, "the subsets are the same every time"
+    assert measure(one, other, SETTINGS) == measures, "the subsets must be reproducible"
     looser = measure(one, other, replace(SETTINGS, neighbours=10))
     assert looser.precision > measures.precision

@@ -1,4 +1,4 @@
-"""Scores as people read them: nothing in one table that cannot be compared, nothing hidden."""
+"""Tables of scores: no table mixes different protocols, and no score is hidden."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUBSETS = {2: (0, 999), 3: (0, 499, 999)}
 
 
 def grid(**changes: Any) -> list[Any]:
-    """Two numbers of steps, two etas, three seeds; the Fréchet distance says which."""
+    """Return scores of two step counts, two etas and three seeds, each identified by its Fréchet distance."""
     return [
         scored(
             replace(SAMPLED, timesteps=SUBSETS[steps], eta=eta, seed=seed, **changes),
@@ -32,7 +32,7 @@ def grid(**changes: Any) -> list[Any]:
 
 
 def cells(text: str, title: str) -> list[list[str]]:
-    """The rows of a text table under its title."""
+    """Return the rows of a text table below its title."""
     lines = text.split("\n")
     [first] = [number for number, line in enumerate(lines) if line.startswith(title)]
     rows: list[list[str]] = []
@@ -40,12 +40,12 @@ def cells(text: str, title: str) -> list[list[str]]:
         if not line:
             break
         if not rows and not line.lstrip().startswith("eta "):
-            continue  # the title goes on
+            continue  # the title continues
         rows.append(re.split(r"\s{2,}", line.strip()))
     return rows
 
 
-def test_a_table_is_eta_by_steps_with_mean_and_range() -> None:
+def test_table_is_eta_by_steps_with_mean_and_range() -> None:
     [table] = tables_of(Scores(tuple(grid()), (FLOOR,)))
     text = as_text(table)
     assert cells(text, "Fréchet distance") == [
@@ -59,22 +59,22 @@ def test_a_table_is_eta_by_steps_with_mean_and_range() -> None:
     assert cells(text, "Recall")[2] == ["1", *["0.500 (0.500 to 0.500)"] * 2]
 
 
-def test_the_protocol_is_part_of_the_table() -> None:
+def test_table_includes_the_protocol() -> None:
     [table] = tables_of(Scores((scored(),), (FLOOR,)))
     for text in (as_text(table), as_markdown([table])):
         for fact in (
             "4,000",
             "torch (cpu, fp32)",
             "latest checkpoint, step 1,500, averaged (EMA) weights",
-            "timestep subset linear, solver ddim, clipped to 1",
+            "timestep subset linear, solver ddim, clipped to [-1, 1]",
             "digits_mlp of ddim-host 0.1.0",
             "abababababab",
             "1,500 train images of digits",
             "297 real test images",
-            "no FID",
+            "not FID",
         ):
             assert fact in text, fact
-        assert "4.27" in text, "the noise floor"
+        assert "4.27" in text, "the noise floor is missing"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_protocol_is_part_of_the_table() -> None:
         {"checkpoint": "best-test"},
     ],
 )
-def test_other_protocols_are_other_tables(other: dict[str, Any]) -> None:
+def test_different_protocols_are_different_tables(other: dict[str, Any]) -> None:
     tables = tables_of(Scores((*grid(), *grid(**other))))
     assert len(tables) == 2
     assert [len(table.scores) for table in tables] == [12, 12]
@@ -98,14 +98,14 @@ def test_other_protocols_are_other_tables(other: dict[str, Any]) -> None:
     assert "## Table 2" in document
 
 
-def test_other_rulers_are_other_tables_with_their_own_floor() -> None:
+def test_each_ruler_has_its_own_table_and_noise_floor() -> None:
     features = replace(RULER.features, fingerprint="00" * 32)
     ruler = replace(RULER, features=features)
     tables = tables_of(Scores((scored(), scored(ruler=ruler)), (replace(FLOOR, ruler=ruler),)))
     assert [table.noise_floor is not None for table in tables] == [False, True]
 
 
-def test_a_cell_says_where_it_has_fewer_seeds() -> None:
+def test_cell_with_fewer_seeds_is_marked() -> None:
     [table] = tables_of(Scores(tuple(grid()[:-3])))
     assert cells(as_text(table), "Fréchet distance")[1:] == [
         ["0", "200 (200 to 201), 2 of them", "300 (300 to 301), 2 of them"],
@@ -119,14 +119,14 @@ def test_missing_cells_are_dashes() -> None:
     assert cells(as_text(table), "Fréchet distance")[1:] == [["0", "-", "1.00"], ["1", "1.00", "-"]]
 
 
-def test_columns_tell_network_calls_if_they_are_more_than_steps() -> None:
+def test_columns_show_network_calls_if_more_than_steps() -> None:
     [table] = tables_of(Scores((replace(scored(), calls=5),)))
     assert "S = 3, 5 calls" in as_text(table)
     assert "calls" not in as_text(tables_of(Scores((scored(),)))[0])
 
 
-def test_other_timesteps_of_a_subset_that_was_searched_again_are_another_table() -> None:
-    """Their mean would look like that of two seeds."""
+def test_different_timesteps_of_a_searched_subset_are_different_tables() -> None:
+    """In one table, their mean would look like a mean over seeds."""
     found = replace(SAMPLED, timestep_subset="optimized", timesteps=(100, 300, 700))
     again = replace(found, timesteps=(90, 310, 690))
     more = replace(found, timesteps=(9, 100, 300, 700))
@@ -145,7 +145,27 @@ def test_warnings_are_shown_once() -> None:
     assert as_text(table).count("Warning: too few.") == 1
 
 
-# --- Beside the paper ---------------------------------------------------------------------------------------
+def test_text_is_wrapped_without_breaks_in_paths_and_after_numbers() -> None:
+    for length in range(20, 140):
+        path = f"/data/scans-{'x' * length}/grey-images"
+        reference = replace(TRAIN, data=f"images:path={path}")
+        scores = [
+            scored(replace(SAMPLED, seed=seed), ruler=replace(RULER, reference=reference)) for seed in (0, 1)
+        ]
+        [table] = tables_of(Scores(tuple(scores)))
+        text = as_text(table)
+        assert f"images:path={path}, " in text or f"images:path={path},\n" in text
+        assert "1,500 train images" in " ".join(text.split("\n  "))
+        assert not re.search(r"\d\n +[a-z]", text), text
+
+
+def test_warning_about_the_noise_floor_is_shown() -> None:
+    [table] = tables_of(Scores((scored(),), (replace(FLOOR, warnings=("too few",)),)))
+    assert "Warning: noise floor: too few." in as_text(table)
+    assert "Warning: noise floor: too few." in as_markdown([table])
+
+
+# --- Comparison with the paper ------------------------------------------------------------------------------
 
 INCEPTION = replace(RULER.features, name="inception", distribution="ddim-torch", fingerprint=FID_WEIGHTS)
 CIFAR10 = replace(TRAIN, data="cifar10:path=none,flip=true", num_images=50_000)
@@ -159,7 +179,7 @@ PAPER_SAMPLED = replace(
 )
 
 
-def test_the_papers_numbers_stand_beside_the_same_protocol() -> None:
+def test_paper_results_are_shown_for_the_same_protocol() -> None:
     [table] = tables_of(Scores((scored(PAPER_SAMPLED, 7.0, ruler=PAPER_RULER),)))
     text = as_text(table)
     assert cells(text, "FID, the Fréchet distance")[1] == ["0", "7.00"]
@@ -170,7 +190,7 @@ def test_the_papers_numbers_stand_beside_the_same_protocol() -> None:
 @pytest.mark.parametrize(
     ("sampled", "ruler", "why"),
     [
-        ({"num_images": 10_000}, {}, "N is 10,000 and not 50,000"),
+        ({"num_images": 10_000}, {}, "N is 10,000, not 50,000"),
         ({"timestep_subset": "linear"}, {}, "quad"),
         ({"solver": "dpmpp_2m"}, {}, "the solver is not ddim"),
         ({"clip": 1.0}, {}, "clipped"),
@@ -179,29 +199,31 @@ def test_the_papers_numbers_stand_beside_the_same_protocol() -> None:
         ({}, {"reference": replace(CIFAR10, half="test", num_images=10_000)}, "50,000 training images"),
     ],
 )
-def test_they_do_not_beside_another_one(sampled: dict[str, Any], ruler: dict[str, Any], why: str) -> None:
+def test_paper_results_are_not_shown_for_another_protocol(
+    sampled: dict[str, Any], ruler: dict[str, Any], why: str
+) -> None:
     result = scored(replace(PAPER_SAMPLED, **sampled), ruler=replace(PAPER_RULER, **ruler))
     [table] = tables_of(Scores((result,)))
     text = as_text(table)
     assert "FID in the DDIM paper" not in text
-    assert ("no FID" in text) == (why == "features"), "other weights are another network"
+    assert ("not FID" in text) == (why == "features"), "other weights are another network"
     [line] = [line for line in text.split("\n") if line.startswith("Not comparable")]
     assert why in line
 
 
-def test_another_data_set_whose_name_begins_alike_is_not_the_papers() -> None:
+def test_data_set_with_a_similar_name_is_not_compared_with_the_paper() -> None:
     ruler = replace(PAPER_RULER, reference=replace(CIFAR10, data="cifar100:flip=true"))
     [table] = tables_of(Scores((scored(PAPER_SAMPLED, ruler=ruler),)))
     assert "paper" not in as_text(table)
 
 
-def test_digits_are_not_held_against_the_paper_at_all() -> None:
+def test_digits_are_not_compared_with_the_paper() -> None:
     [table] = tables_of(Scores((scored(),)))
     assert "paper" not in as_text(table)
 
 
-def test_the_papers_table_is_as_published() -> None:
-    """More steps are better, and more noise is worse, everywhere."""
+def test_paper_results_are_monotonic() -> None:
+    """In the published table FID improves with more steps and worsens with eta, without exception."""
     for fids in PAPER_FIDS.values():
         assert list(fids.values()) == sorted(fids.values(), reverse=True)
     for steps in (10, 20, 50, 100, 1000):
@@ -209,10 +231,10 @@ def test_the_papers_table_is_as_published() -> None:
         assert column == sorted(column)
 
 
-# --- Other forms --------------------------------------------------------------------------------------------
+# --- Other formats ------------------------------------------------------------------------------------------
 
 
-def test_every_score_is_a_row_of_the_csv() -> None:
+def test_csv_has_a_row_for_every_score() -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(Scores(tuple(grid()))))))
     assert len(rows) == 12
     first = rows[0]
@@ -227,8 +249,8 @@ def test_every_score_is_a_row_of_the_csv() -> None:
     assert float(first["seconds_sampling"]) == 12.5
 
 
-def test_no_column_of_the_csv_hides_another() -> None:
-    """Every number of the JSON is there, under a name of its own."""
+def test_csv_columns_have_unique_names() -> None:
+    """Every number of the JSON has a column with a name of its own."""
     result = scored(replace(SAMPLED, precision="bf16"))
     [header, values] = csv.reader(io.StringIO(as_csv(Scores((result,)))))
     assert len(header) == len(set(header)) == len(values)
@@ -260,7 +282,7 @@ def test_markdown_tables_are_well_formed() -> None:
         assert set(block[1]) <= set("| -:")
 
 
-def test_no_scores_are_no_tables() -> None:
+def test_no_scores_yield_no_tables() -> None:
     assert tables_of(Scores()) == []
 
 
@@ -277,6 +299,6 @@ def test_no_scores_are_no_tables() -> None:
         (1.2e-7, "0.000000"),
     ],
 )
-def test_three_digits_count(value: float, shown: str) -> None:
+def test_values_have_three_significant_digits(value: float, shown: str) -> None:
     [table] = tables_of(Scores((scored(frechet=value),)))
     assert cells(as_text(table), "Fréchet distance")[1] == ["0", shown]

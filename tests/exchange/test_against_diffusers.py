@@ -1,4 +1,4 @@
-"""Pipelines that diffusers has saved, and those that it opens: the same noise, the same images."""
+"""Import and export of diffusers' pipelines: the same noise schedules, the same images."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
     from tests.support.commands import Command
 
-# NumPy 2.4 warns where diffusers makes an array of a tensor.
+# NumPy 2.4 warns when diffusers converts a tensor to an array.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 STEPS, COUNT, SEED = 20, 64, 3
 
-# Two levels, other channels, oblong images, scale and shift of the time.
+# Two levels, unusual channels, oblong images, scale and shift by the time embedding.
 OBLONG: dict[str, Any] = {
     "sample_size": [8, 16],
     "in_channels": 3,
@@ -49,11 +49,11 @@ OBLONG: dict[str, Any] = {
 
 
 def imported_diffusers() -> Any:
-    return importlib.import_module("diffusers")  # takes seconds, so only where it is needed
+    return importlib.import_module("diffusers")  # takes seconds, so only on demand
 
 
 def saved(folder: Path, network: dict[str, Any], **scheduler: Any) -> Any:
-    """A pipeline with random weights, and its files."""
+    """Save a pipeline with random weights, and return it."""
     diffusers = imported_diffusers()
     torch.manual_seed(0)
     pipeline = diffusers.DDIMPipeline(diffusers.UNet2DModel(**network), diffusers.DDIMScheduler(**scheduler))
@@ -62,7 +62,7 @@ def saved(folder: Path, network: dict[str, Any], **scheduler: Any) -> Any:
 
 
 def images_of(pipeline: Any, monkeypatch: pytest.MonkeyPatch, *, clip: bool = True) -> NDArray[np.uint8]:
-    """What diffusers draws, from the noise of the seed."""
+    """Return the images that diffusers samples from the seed's noise."""
     channels = pipeline.unet.config.in_channels
     size = pipeline.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -88,7 +88,7 @@ def ours(ddim_host: Command, run: Path, subset: str = "leading") -> NDArray[np.u
 
 def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
     assert one.shape == other.shape
-    assert one.std() > 5, "there must be something to see"
+    assert one.std() > 5, "the images must not be uniform"
     return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
@@ -105,7 +105,7 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
         {"rescale_betas_zero_snr": True, "prediction_type": "sample"},
     ],
 )
-def test_noise_schedules_are_those_of_diffusers(config: dict[str, Any]) -> None:
+def test_noise_schedules_equal_those_of_diffusers(config: dict[str, Any]) -> None:
     scheduler = imported_diffusers().DDPMScheduler(**config)
     diffusion = diffusion_from_diffusers(dict(scheduler.config))
     make: Any = ddim_noise_schedules()[diffusion.noise_schedule.name]
@@ -125,7 +125,7 @@ def test_noise_schedules_are_those_of_diffusers(config: dict[str, Any]) -> None:
         (OBLONG, {"beta_schedule": "squaredcos_cap_v2", "clip_sample_range": 2.0}),
     ],
 )
-def test_an_imported_pipeline_draws_the_same_images(
+def test_imported_pipeline_yields_the_same_images(
     ddim_host: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -149,7 +149,7 @@ def test_an_imported_pipeline_draws_the_same_images(
         ),
     ],
 )
-def test_diffusers_opens_an_exported_run_and_draws_the_same_images(
+def test_exported_run_yields_the_same_images_in_diffusers(
     ddim_host: Command,
     tiny: list[str],
     tmp_path: Path,
@@ -166,7 +166,7 @@ def test_diffusers_opens_an_exported_run_and_draws_the_same_images(
     assert difference(ours(ddim_host, run, subset), images_of(pipeline, monkeypatch)) <= 1
 
 
-def test_an_import_of_an_export_is_the_same_run(ddim_host: Command, tmp_path: Path) -> None:
+def test_import_of_an_export_is_the_same_run(ddim_host: Command, tmp_path: Path) -> None:
     saved(tmp_path / "pipeline", OBLONG, prediction_type="v_prediction")
     runs = []
     for number in (1, 2):
@@ -189,7 +189,7 @@ def test_an_import_of_an_export_is_the_same_run(ddim_host: Command, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("jittor") is None, reason="Jittor is not installed")
-def test_digits_trained_in_jittor_are_the_same_in_diffusers(
+def test_jittor_run_yields_the_same_images_in_diffusers(
     ddim_host: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, folder = tmp_path / "run", tmp_path / "pipeline"
@@ -204,9 +204,7 @@ def test_digits_trained_in_jittor_are_the_same_in_diffusers(
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("jittor") is None, reason="Jittor is not installed")
-def test_digits_trained_by_diffusers_score_the_same_in_both_frameworks(
-    ddim_host: Command, tmp_path: Path
-) -> None:
+def test_diffusers_pipeline_scores_the_same_in_both_frameworks(ddim_host: Command, tmp_path: Path) -> None:
     digits = to_network(digits_data().load().train)
     network = {**TRAINING_EXAMPLE, "sample_size": 8, "in_channels": 1, "out_channels": 1}
     network |= {"block_out_channels": [16, 32], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"]}
@@ -236,4 +234,4 @@ def test_digits_trained_by_diffusers_score_the_same_in_both_frameworks(
         [score] = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["scores"]
         distances.append(score["measures"]["frechet_distance"])
     assert distances[0] == pytest.approx(distances[1], rel=1e-3)
-    assert distances[0] < 100, "noise is at 131"
+    assert distances[0] < 100, "noise scores 131"

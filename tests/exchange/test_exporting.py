@@ -1,11 +1,13 @@
-"""`ddim-host export`: whole or not at all, with a card."""
+"""`ddim-host export`: complete or not at all, with a model card."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import safetensors.numpy
+from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from tests.support.commands import Outcome, Run
 
 
-def test_the_card_says_what_it_is_and_how_it_was_made(
+def test_card_describes_the_pipeline_and_its_training(
     in_process: Callable[..., Outcome], tiny_run: Run, tmp_path: Path
 ) -> None:
     outcome = in_process("export", tiny_run.path, "--out", tmp_path / "digits")
@@ -41,7 +43,30 @@ def test_the_card_says_what_it_is_and_how_it_was_made(
     assert index["_class_name"] == "DDIMPipeline"
 
 
-def test_weights_are_chosen_as_for_sampling(
+def test_card_names_no_folders(
+    in_process: Callable[..., Outcome], ddim_host: Callable[..., Outcome], tiny: list[str], tmp_path: Path
+) -> None:
+    photos = tmp_path / "Jane Doe" / "clinic" / "scans"
+    photos.mkdir(parents=True)
+    for index, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)):
+        Image.fromarray(pixels).save(photos / f"{index}.png")
+    run = tmp_path / "of Jane" / "run"
+    data = ["--data", f"images:path={photos}", "--real-images", "false"]
+    done = ddim_host(*tiny, *data, "--out", run)
+    assert done.code == 0, done.err
+    assert not (run / "samples" / "real").exists()
+    assert "nearest training images" not in (run / "report.html").read_text(encoding="utf-8")
+    scored = ddim_host("evaluate", run, "--samples=10", "--steps=2", "--eta=0", "--features=digits_mlp")
+    assert scored.code == 0, scored.err
+    assert in_process("export", run, "--out", tmp_path / "exported").code == 0
+    card = (tmp_path / "exported" / "README.md").read_text(encoding="utf-8")
+    assert "- images: images:path=scans," in card
+    assert "images:path=scans --real-images false --out run`" in card
+    for name in ("Jane", "clinic", str(tmp_path), tmp_path.parent.name):
+        assert name not in card
+
+
+def test_weights_option_selects_the_exported_weights(
     in_process: Callable[..., Outcome], tiny_run: Run, tmp_path: Path
 ) -> None:
     weights = {}
@@ -54,47 +79,47 @@ def test_weights_are_chosen_as_for_sampling(
         assert weights[which].keys() == expected.keys()
         assert all((expected[name] == array).all() for name, array in weights[which].items())
     assert any((weights["ema"][name] != array).any() for name, array in weights["raw"].items())
-    # No picture shows what these weights draw.
+    # The run has no samples of the raw weights.
     assert not (tmp_path / "raw" / "samples.png").exists()
     assert "Samples" not in (tmp_path / "raw" / "README.md").read_text(encoding="utf-8")
 
 
-def test_what_is_there_stays(in_process: Callable[..., Outcome], tiny_run: Run, tmp_path: Path) -> None:
+def test_existing_folder_is_not_overwritten(
+    in_process: Callable[..., Outcome], tiny_run: Run, tmp_path: Path
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine", encoding="utf-8")
     outcome = in_process("export", tiny_run.path, "--out", tmp_path / "mine")
     assert outcome.code == 2
-    assert "exists already" in outcome.err
+    assert "already exists" in outcome.err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
 
 
-def test_a_write_that_fails_leaves_nothing(
+def test_failed_write_leaves_no_files(
     in_process: Callable[..., Outcome], tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> bytes:
+    def disk_full(*_: object, **__: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ddim_host.exchange.exporting.safetensors.numpy.save", full)
+    monkeypatch.setattr("ddim_host.exchange.exporting.safetensors.numpy.save", disk_full)
     outcome = in_process("export", tiny_run.path, "--out", tmp_path / "out" / "digits")
     assert outcome.code == 2
     assert "No space left on device" in outcome.err
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_ensemble_is_no_single_network(
-    in_process: Callable[..., Outcome], tiny_run: Run, tmp_path: Path
-) -> None:
+def test_ensemble_is_refused(in_process: Callable[..., Outcome], tiny_run: Run, tmp_path: Path) -> None:
     outcome = in_process("export", tiny_run.path, "--out", tmp_path / "x", "--checkpoint", "ensemble")
     assert outcome.code == 2
     assert "ensemble" in outcome.err
 
 
-def test_a_network_that_diffusers_does_not_have(
+def test_network_without_equivalent_in_diffusers_is_refused(
     in_process: Callable[..., Outcome], ddim_host: Callable[..., Outcome], tiny: list[str], tmp_path: Path
 ) -> None:
     network = ["--model", "unet:base_channels=8,num_groups=4,channel_multipliers=2,2"]
     assert ddim_host(*tiny, *network, "--out", tmp_path / "run").code == 0
     outcome = in_process("export", tmp_path / "run", "--out", tmp_path / "x")
     assert outcome.code == 2
-    assert "diffusers has no such network" in outcome.err
+    assert "diffusers has no equivalent of this network" in outcome.err
     assert not (tmp_path / "x").exists()

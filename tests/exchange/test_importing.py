@@ -1,4 +1,4 @@
-"""`ddim-host import`: pipelines become runs, and hostile ones an error."""
+"""`ddim-host import`: pipelines become runs, and each hostile pipeline raises one error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def imported_weights(run: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_pipeline_becomes_a_run(importing: Import, tmp_path: Path, flat: bool) -> None:
+def test_pipeline_becomes_a_run(importing: Import, tmp_path: Path, flat: bool) -> None:
     save_pipeline(tmp_path / "pipeline", flat=flat)
     outcome = importing()
     assert (outcome.code, outcome.err) == (0, "")
@@ -57,8 +57,8 @@ def test_a_pipeline_becomes_a_run(importing: Import, tmp_path: Path, flat: bool)
     assert all(np.array_equal(expected[name], found[name]) for name in expected)
 
 
-def test_everything_that_a_scheduler_says_becomes_a_setting(importing: Import, tmp_path: Path) -> None:
-    said = {
+def test_scheduler_config_becomes_settings(importing: Import, tmp_path: Path) -> None:
+    config_of_scheduler = {
         "num_train_timesteps": 500,
         "beta_schedule": "scaled_linear",
         "beta_start": 0.001,
@@ -68,15 +68,15 @@ def test_everything_that_a_scheduler_says_becomes_a_setting(importing: Import, t
         "clip_sample": True,
         "clip_sample_range": 2.5,
     }
-    save_pipeline(tmp_path / "pipeline", scheduler=said)
+    save_pipeline(tmp_path / "pipeline", scheduler=config_of_scheduler)
     assert importing().code == 0
     request = RunDirectory(tmp_path / "run").config.request
     wanted = {"num_train_timesteps": 500, "prediction_type": "v_prediction", "rescale_zero_snr": True}
     assert request.settings.items() >= (wanted | {"clip": True, "clip_range": 2.5}).items()
 
 
-def test_the_first_layout_had_other_names(importing: Import, tmp_path: Path) -> None:
-    """Attention was `query`, `key`, `value` and `proj_attn`, and everything lay in one folder."""
+def test_pipeline_of_the_first_layout_is_imported(importing: Import, tmp_path: Path) -> None:
+    """Attention was named `query`, `key`, `value` and `proj_attn`, and all files were in one folder."""
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     weights = {}
     for name, array in weights_of().items():
@@ -92,7 +92,7 @@ def test_the_first_layout_had_other_names(importing: Import, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
-def test_weights_of_other_types_are_converted(importing: Import, tmp_path: Path, dtype: str) -> None:
+def test_weights_of_other_dtypes_are_converted(importing: Import, tmp_path: Path, dtype: str) -> None:
     weights = {name: array.astype(dtype) for name, array in weights_of().items()}
     save_pipeline(tmp_path / "pipeline", weights=weights)
     assert importing().code == 0
@@ -104,7 +104,7 @@ def test_weights_of_other_types_are_converted(importing: Import, tmp_path: Path,
 def test_bfloat16_is_the_upper_half_of_float32(importing: Import, tmp_path: Path) -> None:
     weights = weights_of()
     halves = {name: (array.view(np.uint32) >> 16).astype(np.uint16) for name, array in weights.items()}
-    # The longer name of the type takes the place of the spaces after the header, or needs more of them.
+    # The dtype name is longer, so the padding of the header is stripped and its length written again.
     (length,) = struct.unpack("<Q", safetensors.numpy.save(halves)[:8])
     header = safetensors.numpy.save(halves)[8 : 8 + length].rstrip().replace(b'"U16"', b'"BF16"')
     data = struct.pack("<Q", len(header)) + header + safetensors.numpy.save(halves)[8 + length :]
@@ -117,7 +117,7 @@ def test_bfloat16_is_the_upper_half_of_float32(importing: Import, tmp_path: Path
         assert not (found[name].view(np.uint32) & 0xFFFF).any()
 
 
-def test_an_imported_run_is_sampled_continued_and_compared(
+def test_imported_run_can_be_sampled_continued_and_compared(
     ddim_host: Command, tiny: list[str], tmp_path: Path
 ) -> None:
     save_pipeline(tmp_path / "pipeline")
@@ -133,18 +133,18 @@ def test_an_imported_run_is_sampled_continued_and_compared(
     length = ["--train-steps", "2", "--batch-size", "8", "--num-images", "2", "--steps", "2"]
     more = ddim_host("run", "--start-from", run, "--out", tmp_path / "more", *length)
     assert more.code == 0, more.err
-    assert "after 0 steps, with the newest checkpoint of" in more.out
+    assert "after 0 steps, from the newest checkpoint of" in more.out
     compared = ddim_host("compare", run, tmp_path / "more", "--out", tmp_path / "page.html")
     assert compared.code == 0, compared.err
     resumed = ddim_host("run", "--resume", "--out", run)
     assert resumed.code == 2
-    assert "was imported, and there is no training of it to resume" in resumed.err
+    assert "was imported and has no training to resume" in resumed.err
 
 
-def test_fine_tuning_keeps_the_imported_weights_from_its_beginning(
+def test_fine_tuning_stores_the_imported_weights_first(
     ddim_host: Command, python: PythonCode, tmp_path: Path
 ) -> None:
-    """A run that is cut off before its first checkpoint must not go on with random weights."""
+    """A run killed before its first checkpoint must not resume with random weights."""
     killed = (
         "import os, sys\n"
         "from ddim_host.cli import main\n"
@@ -165,7 +165,7 @@ def test_fine_tuning_keeps_the_imported_weights_from_its_beginning(
         np.testing.assert_allclose(raw[name], array, atol=1e-6)
 
 
-def test_without_images_what_needs_none_works(ddim_host: Command, tmp_path: Path) -> None:
+def test_commands_that_need_no_images_work_without_them(ddim_host: Command, tmp_path: Path) -> None:
     save_pipeline(tmp_path / "pipeline")
     run = tmp_path / "run"
     assert ddim_host("import", tmp_path / "pipeline", "--out", run, "--plugin", "torch").code == 0
@@ -184,14 +184,14 @@ def test_without_images_what_needs_none_works(ddim_host: Command, tmp_path: Path
     assert str(tmp_path / "pipeline") in text
 
 
-def test_a_write_that_fails_leaves_nothing(
+def test_failed_write_leaves_no_files(
     importing: Import, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> bytes:
+    def disk_full(*_: object, **__: object) -> bytes:
         raise OSError(28, "No space left on device")
 
     save_pipeline(tmp_path / "pipeline")
-    monkeypatch.setattr("ddim_host.run.checkpoints.safetensors.numpy.save", full)
+    monkeypatch.setattr("ddim_host.run.checkpoints.safetensors.numpy.save", disk_full)
     outcome = importing()
     assert outcome.code == 2
     assert "No space left on device" in outcome.err
@@ -199,7 +199,7 @@ def test_a_write_that_fails_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
 
 
-def test_a_schedule_of_as_many_betas_as_there_may_be_is_read_again(importing: Import, tmp_path: Path) -> None:
+def test_schedule_with_the_maximum_number_of_betas_is_read_back(importing: Import, tmp_path: Path) -> None:
     count = 100_000
     betas = [1e-5 + 1e-10 * number / 3 for number in range(count)]
     save_pipeline(tmp_path / "pipeline", scheduler={"num_train_timesteps": count, "trained_betas": betas})
@@ -208,7 +208,7 @@ def test_a_schedule_of_as_many_betas_as_there_may_be_is_read_again(importing: Im
     assert schedule.arguments["betas"] == betas
 
 
-def test_a_source_of_absurd_length_is_one_error(importing: Import) -> None:
+def test_absurdly_long_source_is_one_error(importing: Import) -> None:
     outcome = importing(source="x" * 5000)
     assert outcome.code == 2
     assert "File name too long" in outcome.err
@@ -218,14 +218,14 @@ def test_images_of_another_shape_are_refused(importing: Import, tmp_path: Path) 
     save_pipeline(tmp_path / "pipeline", network={"sample_size": 16})
     outcome = importing("--data", "digits")
     assert outcome.code == 2
-    assert "images of another shape" in outcome.err
+    assert "images of a different shape" in outcome.err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_taken_folder_is_left_alone(importing: Import, tiny_run: Run, in_process: Import) -> None:
+def test_existing_run_is_not_overwritten(importing: Import, tiny_run: Run, in_process: Import) -> None:
     outcome = in_process("import", "anything", "--out", tiny_run.path, "--plugin", "torch")
     assert outcome.code == 2
-    assert "already holds a run" in outcome.err
+    assert "already contains a run" in outcome.err
 
 
 # --- Hostile pipelines --------------------------------------------------------------------------------------
@@ -274,13 +274,13 @@ BIAS = "conv_in.bias"
         (without(UNET), "cannot read"),
         (without(SCHEDULE), "cannot read"),
         (without(f"unet/{WEIGHTS}"), "has no weights"),
-        (pickled, "are a pickle, which can run any program"),
+        (pickled, "are in a pickle file, which can run arbitrary code"),
         (write(UNET, "{"), "is damaged"),
-        (write(UNET, "[]"), "it holds a list, not an object"),
+        (write(UNET, "[]"), "it contains a list, not an object"),
         (write(SCHEDULE, '{"a": ' * 200), "is damaged"),
-        (linked(UNET), "is a link out of the pipeline's folder"),
-        (linked(f"unet/{WEIGHTS}"), "is a link out of the pipeline's folder"),
-        (config("model_index.json", INDEX, vqvae=["diffusers", "VQModel"]), "it holds vqvae"),
+        (linked(UNET), "is a link to a file outside the pipeline's folder"),
+        (linked(f"unet/{WEIGHTS}"), "is a link to a file outside the pipeline's folder"),
+        (config("model_index.json", INDEX, vqvae=["diffusers", "VQModel"]), "it contains vqvae"),
         (config(UNET, NETWORK, down_block_types=["DownBlock2D"] * 3), "down_block_types"),
         (config(UNET, NETWORK, num_class_embeds=10), "num_class_embeds"),
         (config(UNET, NETWORK, act_fn="gelu"), "act_fn"),
@@ -294,7 +294,7 @@ BIAS = "conv_in.bias"
         (config(SCHEDULE, SCHEDULER, beta_start=-1), "beta_start"),
         (config(SCHEDULE, SCHEDULER, beta_end="much"), "beta_end"),
         (config(SCHEDULE, SCHEDULER, beta_end=1.5), "beta_end = 1.5"),
-        (config(SCHEDULE, SCHEDULER, beta_end=0.99), "cannot be sampled from"),
+        (config(SCHEDULE, SCHEDULER, beta_end=0.99), "cannot be used for sampling"),
         (config(SCHEDULE, SCHEDULER, timestep_values=[1, 2]), "timestep_values"),
         (config(UNET, NETWORK, block_out_channels=[65536, 65536]), "does not fit the network"),
         (config(SCHEDULE, SCHEDULER, num_train_timesteps=10**9), "num_train_timesteps"),
@@ -306,7 +306,7 @@ BIAS = "conv_in.bias"
         (config(SCHEDULE, SCHEDULER, clip_sample="yes"), "clip_sample"),
         (config(SCHEDULE, SCHEDULER, rescale_betas_zero_snr=True), "rescale_betas_zero_snr"),
         (config(SCHEDULE, SCHEDULER, unheard_of=1), "unheard_of"),
-        (write(f"unet/{WEIGHTS}", b"\x80\x04."), "is not a whole safetensors file"),
+        (write(f"unet/{WEIGHTS}", b"\x80\x04."), "is not a complete safetensors file"),
         (weights(**{BIAS: None}), f"it lacks {BIAS}"),
         (weights(**{BIAS: np.zeros(9, np.float32)}), f"{BIAS} is float32 (9,)"),
         (weights(**{BIAS: np.full(8, np.nan, np.float32)}), "not finite"),
@@ -315,7 +315,7 @@ BIAS = "conv_in.bias"
         (weights(**{"class_embedding.weight": np.zeros(8, np.float32)}), "class_embedding.weight"),
     ],
 )
-def test_hostile_pipelines_are_one_error_and_leave_nothing(
+def test_hostile_pipeline_is_one_error_and_leaves_no_files(
     importing: Import, tmp_path: Path, change: Callable[[Path], None], message: str
 ) -> None:
     change(save_pipeline(tmp_path / "pipeline"))
@@ -326,7 +326,7 @@ def test_hostile_pipelines_are_one_error_and_leave_nothing(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_pickle_comes_with_the_command_that_converts_it(importing: Import, tmp_path: Path) -> None:
+def test_error_for_a_pickle_shows_how_to_convert_it(importing: Import, tmp_path: Path) -> None:
     pickled(save_pipeline(tmp_path / "pipeline"))
     assert "UNet2DModel.from_pretrained(" in importing().err
 
@@ -341,12 +341,12 @@ def files() -> list[str]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, files: list[str]) -> list[dict[str, Any]]:
-    """A hub that has one pipeline of these files, and the calls that it got."""
+    """A fake hub with one pipeline of these files; the value is the list of calls it receives."""
     calls: list[dict[str, Any]] = []
     module = ModuleType("huggingface_hub")
 
     class HubError(Exception):
-        """Of a library that the library of the hub uses: neither its own nor one of Python's."""
+        """An error from a third library: neither huggingface_hub's nor Python's."""
 
     def model_info(name: str, *, revision: str | None) -> SimpleNamespace:
         if name != "someone/digits":
@@ -368,7 +368,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, files: list[str]) -> list[dict[str, Any
     return calls
 
 
-def test_a_pipeline_of_the_hub_is_stored_with_its_commit(
+def test_pipeline_of_the_hub_is_stored_with_its_commit(
     importing: Import, hub: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     assert importing("--revision", "v1", source="someone/digits").code == 0
@@ -380,18 +380,18 @@ def test_a_pipeline_of_the_hub_is_stored_with_its_commit(
     assert len(origin["weights_sha256"]) == 64
 
 
-def test_a_pickle_of_the_hub_comes_with_the_command_that_converts_it(
+def test_error_for_a_pickle_of_the_hub_shows_how_to_convert_it(
     importing: Import, hub: list[dict[str, Any]], files: list[str], tmp_path: Path
 ) -> None:
     files[0] = "unet/diffusion_pytorch_model.bin"
     outcome = importing(source="someone/digits")
     assert outcome.code == 2
-    assert "the weights of someone/digits on the Hugging Face hub are a pickle" in outcome.err
+    assert "the weights of someone/digits on the Hugging Face Hub are in a pickle" in outcome.err
     assert "DDPMPipeline.from_pretrained(" in outcome.err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_name_that_the_hub_does_not_have(
+def test_unknown_name_on_the_hub_is_one_error(
     importing: Import, hub: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     outcome = importing(source="someone/nothing")
@@ -401,21 +401,21 @@ def test_a_name_that_the_hub_does_not_have(
     assert not (tmp_path / "run").exists()
 
 
-def test_without_the_library_of_the_hub(importing: Import, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_huggingface_hub_is_one_error(importing: Import, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     outcome = importing(source="someone/digits")
     assert outcome.code == 2
-    assert 'pip install "ddim-host[hub]"' in outcome.err
+    assert 'pip install "huggingface_hub>=0.24"' in outcome.err
 
 
-def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(importing: Import) -> None:
+def test_missing_folder_is_not_searched_on_the_hub(importing: Import) -> None:
     outcome = importing(source="./nowhere")
     assert outcome.code == 2
     assert "it does not exist" in outcome.err
 
 
-def test_a_revision_of_a_folder_means_nothing(importing: Import, tmp_path: Path) -> None:
+def test_revision_of_a_folder_is_refused(importing: Import, tmp_path: Path) -> None:
     save_pipeline(tmp_path / "pipeline")
     outcome = importing("--revision", "main")
     assert outcome.code == 2
-    assert "--revision is for pipelines of the hub" in outcome.err
+    assert "--revision applies to pipelines on the Hub only" in outcome.err

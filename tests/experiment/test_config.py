@@ -1,4 +1,4 @@
-"""What a run is: TOML files, the command line on top of them, and the `config.toml` of a run taken back."""
+"""Configuration: TOML files, the command line on top of them, and reading the `config.toml` of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IMAGES = DataFingerprint(5, 1, "a" * 64, "b" * 64)
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[[str], Request]:
-    """Reads a TOML file with the given text."""
+    """Return a function that reads a TOML file with the given text."""
 
     def read_text(text: str) -> Request:
         path = tmp_path / "some.toml"
@@ -42,7 +42,7 @@ def read(tmp_path: Path) -> Callable[[str], Request]:
     return read_text
 
 
-# --- Written and taken back ---------------------------------------------------------------------------------
+# --- Written and read back ----------------------------------------------------------------------------------
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -79,6 +79,8 @@ some_settings = st.fixed_dictionaries(
         "ema_decay": st.floats(0, 1, exclude_max=True),
         "max_grad_norm": positive,
         "checkpoint_seconds": positive,
+        "sample_every": st.just("auto") | st.integers(0, 10**12),
+        "real_images": st.booleans(),
         "test_images": counts,
         "seed": st.integers(0, 2**63 - 1),
         "device": st.sampled_from(["auto", "cpu", "cuda"]),
@@ -92,11 +94,11 @@ lengths = st.tuples(counts, st.none()) | st.tuples(st.none(), counts)
     given_settings=some_settings,
     length=lengths,
     origin=st.tuples(part_names, part_names, texts),
-    # A keyword of Python is no name of a parameter.
+    # A Python keyword is not a valid parameter name.
     typed=st.dictionaries(texts.filter(lambda name: not keyword.iskeyword(name)), typed_values, max_size=3),
     provenance=st.dictionaries(texts, texts, max_size=2),
 )
-def test_whatever_a_config_holds_is_read_as_it_was_written(
+def test_any_config_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory,
     *,
     given_settings: dict[str, Any],
@@ -120,7 +122,7 @@ def test_whatever_a_config_holds_is_read_as_it_was_written(
     request = read_config_file(path).request
     assert request.plugin == "torch"
     assert request.watchers is not None
-    assert request.watchers.recorded, "the file is that of a run"
+    assert request.watchers.recorded, "the file belongs to a run"
     assert request.watchers.choices == (request.parts[Kind.LOSS], PartChoice("torch", "ddim-torch", {}))
     values = {name: getattr(config, name) for name in SETTINGS}
     assert dict(request.settings) == {name: value for name, value in values.items() if value is not None}
@@ -132,7 +134,7 @@ def test_whatever_a_config_holds_is_read_as_it_was_written(
 
 
 @pytest.mark.parametrize(("annotation", "default"), [(str, ""), (float, float("inf"))])
-def test_a_default_that_users_could_not_set_is_taken_back(
+def test_default_that_users_cannot_set_is_read_back(
     read: Callable[[str], Request], no_framework: None, annotation: Any, default: Any
 ) -> None:
     config = assemble(Request(plugin="torch")).config
@@ -165,9 +167,9 @@ def test_a_default_that_users_could_not_set_is_taken_back(
             },
         ),
     ],
-    ids=["defaults", "epochs", "much", "network"],
+    ids=["defaults", "epochs", "many", "network"],
 )
-def test_an_experiment_is_assembled_again_from_its_config(
+def test_config_assembles_the_same_experiment(
     read: Callable[[str], Request], no_framework: None, request_: Request
 ) -> None:
     config = assemble(request_).config
@@ -198,7 +200,7 @@ BASE = Request(
 )
 
 
-def test_what_is_on_top_wins_and_the_rest_stays() -> None:
+def test_over_replaces_only_the_given_settings() -> None:
     top = Request("jittor", {Kind.LOSS: parse_choice("l2")}, {"lr": 0.5})
     assert top.over(BASE) == Request(
         "jittor",
@@ -220,14 +222,14 @@ def test_what_is_on_top_wins_and_the_rest_stays() -> None:
         ({"train_steps": 7}, {"train_steps": 5}, None, 7),
     ],
 )
-def test_a_length_on_top_replaces_any_other(
+def test_over_replaces_epochs_or_train_steps(
     top: dict[str, Any], base: dict[str, Any], epochs: int | None, train_steps: int | None
 ) -> None:
     result = Request(settings=top).over(Request(settings=base)).settings
     assert (result.get("epochs"), result.get("train_steps")) == (epochs, train_steps)
 
 
-def test_epochs_take_the_place_of_the_default_number_of_steps(no_framework: None) -> None:
+def test_epochs_replace_the_default_train_steps(no_framework: None) -> None:
     by_default = assemble(Request(plugin="torch")).config
     assert (by_default.epochs, by_default.train_steps) == (None, 450)
     by_epochs = assemble(Request(plugin="torch", settings={"batch_size": 8, "epochs": 2})).config
@@ -236,7 +238,7 @@ def test_epochs_take_the_place_of_the_default_number_of_steps(no_framework: None
     assert dataclasses.replace(by_default, batch_size=8).length(20) == 450
 
 
-def test_command_line_wins_over_the_file(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_command_line_overrides_the_file(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
     path = tmp_path / "some.toml"
     path.write_text('plugin = "torch"\nseed = 5\neta = 0.5\nloss = "l2"\n[timestep_subset]\nname = "quad"\n')
     out = in_process("run", "--config", path, "--eta", "1", "--loss", "mse", "--dry-run").out
@@ -249,7 +251,7 @@ def test_command_line_wins_over_the_file(in_process: Callable[..., Outcome], tmp
 # --- Files written by hand ----------------------------------------------------------------------------------
 
 
-def test_a_part_is_text_or_a_table(read: Callable[[str], Request]) -> None:
+def test_part_is_a_string_or_a_table(read: Callable[[str], Request]) -> None:
     request = read(
         """
         plugin = "torch"
@@ -275,7 +277,7 @@ def test_a_part_is_text_or_a_table(read: Callable[[str], Request]) -> None:
     }
 
 
-def test_an_empty_file_says_nothing(read: Callable[[str], Request]) -> None:
+def test_empty_file_is_an_empty_request(read: Callable[[str], Request]) -> None:
     assert read("") == Request()
 
 
@@ -286,24 +288,24 @@ def test_an_empty_file_says_nothing(read: Callable[[str], Request]) -> None:
         ("[losses]", "unknown setting 'losses'; did you mean 'loss'?"),
         ("resume = true", "unknown setting 'resume'"),
         ("feature = 'x'", "unknown setting 'feature'"),
-        ("batch_size = 1.5", "batch_size in {path} cannot be 1.5"),
-        ("batch_size = true", "batch_size in {path} cannot be True"),
-        ("batch_size = 0", "batch_size in {path} cannot be 0"),
-        ("batch_size = [8]", "batch_size in {path} is for a sweep"),
-        ("eta = nan", "eta in {path} cannot be nan"),
-        ("lr = -inf", "lr in {path} cannot be -inf"),
-        ("lr = 2020-01-01", "lr in {path} cannot be"),
-        ("clip = 1", "clip in {path} cannot be 1"),
-        ("seed = -1", "seed in {path} cannot be -1"),
-        ("device = 'tpu'", "device in {path} cannot be 'tpu'"),
-        ("epochs = 0", "epochs in {path} cannot be 0"),
-        ("epochs = 1.0", "epochs in {path} cannot be 1.0"),
-        ("epochs = 'x'", "epochs in {path} cannot be 'x'"),
-        ("epochs = 1\ntrain_steps = 2", "gives both epochs and train_steps"),
+        ("batch_size = 1.5", "batch_size in {path} must be an integer from 1 to 100,000, not 1.5"),
+        ("batch_size = true", "batch_size in {path} must be an integer from 1 to 100,000, not True"),
+        ("batch_size = 0", "batch_size in {path} must be an integer from 1 to 100,000, not 0"),
+        ("batch_size = [8]", "batch_size in {path} is only valid in a sweep"),
+        ("eta = nan", "eta in {path} must be a number in [0, 1], not nan"),
+        ("lr = -inf", "lr in {path} must be a number above 0, not -inf"),
+        ("lr = 2020-01-01", "lr in {path} must be a number above 0, not"),
+        ("clip = 1", "clip in {path} must be true or false, not 1"),
+        ("seed = -1", "seed in {path} must be an integer in [0, 2^63), not -1"),
+        ("device = 'tpu'", "device in {path} must be one of auto, cpu, cuda, not 'tpu'"),
+        ("epochs = 0", "epochs in {path} must be an integer from 1 to 1,000,000,000,000, not 0"),
+        ("epochs = 1.0", "epochs in {path} must be an integer from 1 to 1,000,000,000,000, not 1.0"),
+        ("epochs = 'x'", "epochs in {path} must be an integer from 1 to 1,000,000,000,000, not 'x'"),
+        ("epochs = 1\ntrain_steps = 2", "sets both epochs and train_steps"),
         ("loss = 3", "cannot read loss in {path}"),
-        ("loss = ['mse']", "loss in {path} is for a sweep"),
-        ("plugin = ['torch', 'jittor']", "plugin in {path} is for a sweep"),
-        ("[evaluate]\nsamples = 10", "evaluate in {path} is for a sweep"),
+        ("loss = ['mse']", "loss in {path} is only valid in a sweep"),
+        ("plugin = ['torch', 'jittor']", "plugin in {path} is only valid in a sweep"),
+        ("[evaluate]\nsamples = 10", "evaluate in {path} is only valid in a sweep"),
         ("[model]\nbase_channels = 16", "cannot read model in {path}"),
         ("loss = ''", "'' does not name a part"),
         ("plugin = 3", "cannot read plugin in {path}"),
@@ -317,7 +319,7 @@ def test_an_empty_file_says_nothing(read: Callable[[str], Request]) -> None:
         ("[loss", "is not valid TOML"),
     ],
 )
-def test_what_a_file_says_wrong(
+def test_invalid_setting_is_reported(
     read: Callable[[str], Request], tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -325,32 +327,34 @@ def test_what_a_file_says_wrong(
     assert message.format(path=tmp_path / "some.toml") in caught.value.what
 
 
-def test_the_right_form_of_a_part_is_told(read: Callable[[str], Request]) -> None:
+def test_error_shows_the_valid_forms_of_a_part(read: Callable[[str], Request]) -> None:
     with pytest.raises(UserError) as caught:
         read("[model]\nbase_channels = 16")
     assert 'model = "NAME:parameter=value,..."' in caught.value.fix
     assert "[model.parameters]" in caught.value.fix
 
 
-def test_a_preset_is_named_on_the_command_line(read: Callable[[str], Request]) -> None:
+def test_preset_in_a_file_is_refused_with_a_hint(read: Callable[[str], Request]) -> None:
     with pytest.raises(UserError, match="unknown setting 'preset'") as caught:
         read("preset = 'paper-cifar10'")
     assert "--preset" in caught.value.fix
 
 
-def test_a_run_says_which_images_it_was_trained_on(read: Callable[[str], Request], tmp_path: Path) -> None:
+def test_run_config_records_the_fingerprint_of_its_images(
+    read: Callable[[str], Request], tmp_path: Path
+) -> None:
     path = tmp_path / "some.toml"
     read(write_run_config(assemble(Request(plugin="torch")).config, (8, 8, 1), IMAGES, {}))
     assert read_config_file(path).fingerprint == IMAGES
     read("seed = 3")
-    assert read_config_file(path).fingerprint is None, "no run's file says nothing"
+    assert read_config_file(path).fingerprint is None, "only the config of a run has a fingerprint"
     for text in ("[provenance]", "[provenance]\nimages = 3", "[provenance.images]\nnum_train = 3"):
         path.write_text(text, encoding="utf-8")
-        with pytest.raises(UserError, match="does not say which images"):
+        with pytest.raises(UserError, match="does not record a fingerprint of the training images"):
             _ = read_config_file(path).fingerprint
 
 
-def test_true_is_no_number_of_epochs(read: Callable[[str], Request]) -> None:
+def test_true_is_not_a_number_of_epochs(read: Callable[[str], Request]) -> None:
     with pytest.raises(UserError):
         read("epochs = true")
 
@@ -365,23 +369,23 @@ def test_true_is_no_number_of_epochs(read: Callable[[str], Request]) -> None:
         "lr_warmup_steps = 1" + "0" * 18,
         "loss = " + "[" * 5000,
     ],
-    ids=["beyond floats", "beyond integers", "in hexadecimal", "of a part", "beyond all steps", "nested"],
+    ids=["beyond floats", "beyond integers", "hexadecimal", "part parameter", "beyond all steps", "nested"],
 )
-def test_what_a_file_says_much_too_big(read: Callable[[str], Request], text: str) -> None:
+def test_huge_values_are_refused(read: Callable[[str], Request], text: str) -> None:
     with pytest.raises(UserError):
         read(text)
 
 
 @pytest.mark.parametrize("name", ["a", '"."', "'='", '"\\""', "a "])
-def test_a_name_of_thousands_of_names_is_refused_at_once(read: Callable[[str], Request], name: str) -> None:
-    """`tomllib` takes gigabytes for one, and what it returns is nested too deeply to be shown."""
+def test_key_with_thousands_of_parts_is_refused_at_once(read: Callable[[str], Request], name: str) -> None:
+    """`tomllib` uses gigabytes for such a key, and its result is nested too deeply to be printed."""
     for text in (".".join([name] * 6000) + " = 1", f"[lr.{'.'.join([name] * 6000)}]"):
         with pytest.raises(UserError, match="is not valid TOML") as caught:
             read(text)
-        assert caught.value.why == "too many names are joined by dots"
+        assert caught.value.why == "a key has too many dotted parts"
 
 
-def test_nesting_that_could_not_be_shown_is_refused(read: Callable[[str], Request]) -> None:
+def test_nesting_too_deep_to_print_is_refused(read: Callable[[str], Request]) -> None:
     long = "a" * 50
     for text in (f"lr.{'.'.join([long] * 1000)} = 1", f"[data.parameters]\nx = {'[' * 30}{']' * 30}"):
         with pytest.raises(UserError, match="is not valid TOML") as caught:
@@ -389,19 +393,19 @@ def test_nesting_that_could_not_be_shown_is_refused(read: Callable[[str], Reques
         assert caught.value.why == "it is nested deeper than 20 levels"
 
 
-def test_dots_in_values_are_no_names(read: Callable[[str], Request]) -> None:
+def test_dots_in_values_are_not_key_parts(read: Callable[[str], Request]) -> None:
     path = "/".join(["a.b.c"] * 30)
     part = read(f'[data]\nname = "images"\n[data.parameters]\npath = "{path}"').parts[Kind.DATA]
     assert part.arguments == {"path": path}
 
 
-def test_a_file_beyond_all_measure_is_not_read(read: Callable[[str], Request]) -> None:
+def test_oversized_file_is_not_read(read: Callable[[str], Request]) -> None:
     with pytest.raises(UserError, match="cannot read the configuration") as caught:
         read("# " + "x" * (4 << 20))
     assert caught.value.why == "it has more than 4,194,304 bytes"
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files_are_one_error(tmp_path: Path) -> None:
     not_utf8 = tmp_path / "latin.toml"
     not_utf8.write_bytes(b'loss = "\xe9"')
     with pytest.raises(UserError, match="is not valid TOML"):
@@ -414,23 +418,23 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "replace")))
-def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_arbitrary_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(data)
     try:
         read_config_file(path)
     except UserError as error:
-        assert str(path) in str(error)  # noqa: PT017 - both ends are allowed
+        assert str(path) in str(error)  # noqa: PT017 - both outcomes are allowed
 
 
-def test_another_framework_brings_its_own_network_of_the_same_name() -> None:
+def test_other_framework_uses_its_own_network_of_the_same_name() -> None:
     stored = Request(plugin="torch", parts={Kind.MODEL: PartChoice("unet", "ddim-torch", {"dropout": 0.5})})
     assert Request().over(stored).parts[Kind.MODEL].distribution == "ddim-torch"
     moved = Request(plugin="jittor").over(stored).parts[Kind.MODEL]
     assert (moved.name, moved.distribution, moved.arguments) == ("unet", None, {"dropout": 0.5})
 
 
-def test_settings_know_each_prediction() -> None:
+def test_settings_accept_each_prediction_type() -> None:
     for prediction_type in PREDICTION_TYPES:
         assert SETTINGS["prediction_type"].accepts(prediction_type)
     assert SETTINGS["prediction_type"].rule == f"one of {', '.join(PREDICTION_TYPES)}"

@@ -1,1 +1,1 @@
-"""Everything that the host reads, given files that nobody would write: see `python -m tests.fuzz --help`."""
+"""Fuzzing of every reader of the host with damaged files; see `python -m tests.fuzz --help`."""

@@ -1,10 +1,10 @@
-"""Give every reader so many files that nobody would write.
+"""Fuzz every reader with damaged files.
 
     python -m tests.fuzz --inputs 10000
     python -m tests.fuzz --inputs 10000 --reader weights --seed 1
 
-Each input must be read, or refused with a `UserError` that says something; nothing else may be raised, take
-long, take much memory, or be written elsewhere. An input that fails is kept, and the exit code is 1.
+Each input must be read, or refused with a `UserError` that has a message. Raising anything else, taking too
+long or too much memory, or writing elsewhere is a failure: the input is saved, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ from tests.fuzz.fuzzing import fuzz, sandbox
 
 
 def main() -> int:
-    """Read the options, fuzz, and say how it went."""
+    """Read the options, fuzz, and print the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--inputs", type=int, default=10_000)
-    parser.add_argument("--reader", help="only this one")
+    parser.add_argument("--reader", help="fuzz only this reader")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), help="where failures are kept")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=Path("fuzz-failures"),
+        help="folder for failing inputs (default: fuzz-failures)",
+    )
     options = parser.parse_args()
     failures = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Inputs without end for a reader, and what it may do with them."""
+"""Random inputs for a reader, and checks of its behaviour."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _EVALUATE = shlex.split("--samples 20 --steps 2 --eta 0")
 
 @dataclass
 class Result:
-    """What became of the inputs of a reader.
+    """Outcome of the inputs of a reader.
 
     Attributes:
         name: The reader.
-        read: How many were read as if nothing was wrong with them.
-        refused: How many were refused with an error for users.
-        failures: What was wrong with the others, the first one of each kind.
-        seconds: How long it took.
+        read: Number of inputs read without an error.
+        refused: Number of inputs refused with an error.
+        failures: Problem of each other input and its file, the first of each kind.
+        seconds: Duration in seconds.
     """
 
     name: str
@@ -61,10 +61,10 @@ class Result:
 
 
 def sandbox(folder: Path) -> Iterator[Reader]:
-    """All readers, of files in a folder where nothing else is.
+    """Yield all readers, for files in a folder of their own.
 
     Args:
-        folder: An empty folder; the cache will be in it, too.
+        folder: An empty folder; also holds the cache.
     """
     os.environ["DDIM_HOST_CACHE"] = str(folder / "inner" / "cache")
     run = folder / "inner" / "run"
@@ -78,33 +78,33 @@ def sandbox(folder: Path) -> Iterator[Reader]:
 
 
 def fuzz(reader: Reader, inputs: int, *, seed: int, keep: Path) -> Result:
-    """Give a reader so many inputs; the file is afterwards what it was before.
+    """Fuzz a reader; its file is restored afterwards.
 
     Args:
         reader: The reader.
-        inputs: How many.
-        seed: Of the inputs.
-        keep: Where inputs go that fail.
+        inputs: Number of inputs.
+        seed: Seed of the inputs.
+        keep: Folder for inputs that fail.
     """
     result = Result(reader.name)
     before = reader.path.read_bytes() if reader.path.exists() else None
     if before is not None:
-        reader.read()  # what it is before it is changed; imports everything, too
-    _forget_most_memory()
-    memory = _most_memory()
+        reader.read()  # the valid file must be read; this also does all imports
+    _reset_peak_memory()
+    memory = _peak_memory()
     started = time.monotonic()
     for number in range(inputs):
         data = reader.make(random.Random(f"{reader.name} {seed} {number}"))
         reader.path.write_bytes(data)
         problem = _problem(reader, result)
-        if _most_memory() - memory > _MOST_MEMORY:
-            memory = _most_memory()
-            problem = "took much memory"
+        if _peak_memory() - memory > _MOST_MEMORY:
+            memory = _peak_memory()
+            problem = "took too much memory"
         if problem and problem not in result.failures:
             keep.mkdir(parents=True, exist_ok=True)
-            kept = keep / f"{reader.name.replace(' ', '-').replace(':', '')}-{seed}-{number}"
-            kept.write_bytes(data)
-            result.failures[problem] = kept
+            saved = keep / f"{reader.name.replace(' ', '-').replace(':', '')}-{seed}-{number}"
+            saved.write_bytes(data)
+            result.failures[problem] = saved
     result.seconds = time.monotonic() - started
     reader.path.unlink()
     if before is not None:
@@ -113,10 +113,10 @@ def fuzz(reader: Reader, inputs: int, *, seed: int, keep: Path) -> Result:
 
 
 def _problem(reader: Reader, result: Result) -> str:
-    """What is wrong with how a file was read; nothing where nothing is."""
-    started = time.process_time()  # another process that keeps the machine busy is no failure
+    """Return the problem of a read, or an empty string if there is none."""
+    started = time.process_time()  # CPU time, because other processes may keep the machine busy
     try:
-        with contextlib.redirect_stderr(io.StringIO()), _watched(reader.path.parents[1]) as deeds:
+        with contextlib.redirect_stderr(io.StringIO()), _watched(reader.path.parents[1]) as operations:
             reader.read()
     except UserError as error:
         result.refused += 1
@@ -131,57 +131,60 @@ def _problem(reader: Reader, result: Result) -> str:
         return f"{type(error).__name__} in {where.filename}:{where.lineno}: {error!s:.100}"
     else:
         result.read += 1
-    if deeds:
-        return deeds[0]
+    if operations:
+        return operations[0]
     seconds = time.process_time() - started
     return f"took {seconds:.0f} s" if seconds > _MOST_SECONDS else ""
 
 
 class _Watch:
-    """What the process does that reading does not need; Python tells of it, and can never be told to stop."""
+    """Records operations that reading does not need.
+
+    It is shared, because Python cannot remove an audit hook.
+    """
 
     def __init__(self) -> None:
         self.inside: Path | None = None
-        self.deeds: list[str] = []
-        sys.addaudithook(self._hear)
+        self.operations: list[str] = []
+        sys.addaudithook(self._audit)
 
-    def _hear(self, event: str, given: tuple[Any, ...]) -> None:
-        inside, self.inside = self.inside, None  # looking at paths must not be heard
+    def _audit(self, event: str, given: tuple[Any, ...]) -> None:
+        inside, self.inside = self.inside, None  # resolving paths must not trigger the hook
         if inside is None:
             return
         if event in _FORBIDDEN:
-            self.deeds.append(f"{event} {given!r:.100}")
+            self.operations.append(f"{event} {given!r:.100}")
         changes = event in _CHANGES or (event == "open" and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
         if changes and not (
             isinstance(given[0], str | bytes | os.PathLike)
             and Path(os.path.realpath(os.fsdecode(given[0]))).is_relative_to(inside)
         ):
-            self.deeds.append(f"{event} of {given[0]!r:.100}")
+            self.operations.append(f"{event} of {given[0]!r:.100}")
         self.inside = inside
 
 
 @functools.cache
-def _the_watch() -> _Watch:
+def _shared_watch() -> _Watch:
     return _Watch()
 
 
 @contextlib.contextmanager
 def _watched(inside: Path) -> Iterator[list[str]]:
-    """Gathers what is done that reading does not need, or elsewhere than in a folder."""
-    watch = _the_watch()
-    watch.deeds, watch.inside = [], inside.resolve()
+    """Collect operations that reading does not need, and writes outside a folder."""
+    watch = _shared_watch()
+    watch.operations, watch.inside = [], inside.resolve()
     try:
-        yield watch.deeds
+        yield watch.operations
     finally:
         watch.inside = None
 
 
-def _forget_most_memory() -> None:
-    """Begin to measure the most memory anew; see proc(5)."""
+def _reset_peak_memory() -> None:
+    """Reset the peak memory; see proc(5)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
-def _most_memory() -> int:
+def _peak_memory() -> int:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024

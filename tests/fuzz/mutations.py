@@ -1,4 +1,4 @@
-"""Valid files made invalid: bytes, tokens of text, lengths that lie, and archives of hostile members."""
+"""Mutations of valid files: bytes, tokens of text, wrong lengths, and archives with hostile members."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ _HOSTILE_NAMES = (
 
 
 def mutated(data: bytes, rng: random.Random, *, text: bool = False) -> bytes:
-    """A file after one to four changes, of its bytes or, where it is text, also of its tokens."""
+    """Return a file after one to four changes of its bytes or, if it is text, of its tokens."""
     kinds: tuple[Callable[[bytes, random.Random], bytes], ...] = (
         _flipped,
         _cut,
@@ -98,19 +98,19 @@ def mutated(data: bytes, rng: random.Random, *, text: bool = False) -> bytes:
 
 
 def mutated_json(data: bytes, rng: random.Random) -> bytes:
-    """JSON of odd values, which a reader meets only where the text is still JSON; or any other change."""
+    """Return JSON with odd values, valid so that they reach the reader; sometimes mutate the bytes."""
     if rng.random() < 0.3:
         return mutated(data, rng, text=True)
     return json.dumps(_with_odd_values(json.loads(data), rng)).encode()
 
 
 def mutated_toml(data: bytes, rng: random.Random) -> bytes:
-    """TOML of odd values; see `mutated_json`."""
+    """Return TOML with odd values; see `mutated_json`."""
     if rng.random() < 0.5:
         return mutated(data, rng, text=True)
     try:
         return tomli_w.dumps(_with_odd_values(tomllib.loads(data.decode()), rng)).encode()
-    except (TypeError, ValueError, RecursionError):  # it has no null, and no halves of characters
+    except (TypeError, ValueError, RecursionError):  # TOML has neither null nor lone surrogates
         name = ".".join(
             rng.choice(("a", "ab", '"c"', "'d'")) for _ in range(rng.choice((2, 40, 2000, 20_000)))
         )
@@ -118,7 +118,7 @@ def mutated_toml(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutated_csv(data: bytes, rng: random.Random) -> bytes:
-    """CSV of odd cells; see `mutated_json`."""
+    """Return CSV with odd cells; see `mutated_json`."""
     if rng.random() < 0.3:
         return mutated(data, rng, text=True)
     rows = [line.split(",") for line in data.decode().splitlines()]
@@ -131,26 +131,26 @@ def mutated_csv(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutated_safetensors(data: bytes, rng: random.Random) -> bytes:
-    """Weights whose header lies: other names, shapes, types or places, of the length that it says or not."""
+    """Return weights with a wrong header: names, shapes, dtypes, offsets or length."""
     if rng.random() < 0.3:
         return mutated(data, rng)
     (length,) = struct.unpack("<Q", data[:8])
     header, body = data[8 : 8 + length], data[8 + length :]
-    header = _retold(header, rng) if rng.random() < 0.5 else mutated(header, rng, text=True)
+    header = _mutated_header(header, rng) if rng.random() < 0.5 else mutated(header, rng, text=True)
     if rng.random() < 0.2:
         body = mutated(body, rng) if body else b"\0" * rng.randint(1, 100)
-    said = len(header) if rng.random() < 0.9 else rng.choice(_ODD_WORDS)
-    return struct.pack("<Q", said) + header + body
+    claimed = len(header) if rng.random() < 0.9 else rng.choice(_ODD_WORDS)
+    return struct.pack("<Q", claimed) + header + body
 
 
 def mutated_tar(members: Mapping[str, bytes], rng: random.Random) -> bytes:
-    """A tar of these files and hostile ones: names that lead outside, links, devices, sizes that lie."""
+    """Return a tar of these files and hostile ones: names outside the folder, links, devices, wrong sizes."""
     buffer = io.BytesIO()
     mode: Any = rng.choice(("w", "w:gz", "w:bz2", "w:xz"))
     with tarfile.open(
         fileobj=buffer, mode=mode, format=rng.choice((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT))
     ) as tar:
-        for name, data in _some(members, rng):
+        for name, data in _selected(members, rng):
             info = tarfile.TarInfo(name)
             info.type = rng.choice(
                 (
@@ -169,18 +169,18 @@ def mutated_tar(members: Mapping[str, bytes], rng: random.Random) -> bytes:
                 tar.addfile(info, io.BytesIO(data))
             except (ValueError, UnicodeEncodeError):
                 continue
-    return _perhaps(buffer.getvalue(), rng)
+    return _sometimes_mutated(buffer.getvalue(), rng)
 
 
 def mutated_zip(members: Mapping[str, bytes], rng: random.Random) -> bytes:
-    """A zip of these files and hostile ones: names that lead outside, bombs, sizes that lie."""
+    """Return a zip of these files and hostile ones: names outside the folder, bombs, wrong sizes."""
     buffer = io.BytesIO()
     with (
         warnings.catch_warnings(),
         zipfile.ZipFile(buffer, "w", rng.choice(_ZIP_METHODS)) as archive,
     ):
-        warnings.simplefilter("ignore")  # a name that comes twice
-        for name, data in _some(members, rng):
+        warnings.simplefilter("ignore")  # a repeated name
+        for name, data in _selected(members, rng):
             info = zipfile.ZipInfo("x", (1980 + rng.randrange(100), 1, 1, 0, 0, 0))
             info.filename = name
             info.compress_type = archive.compression
@@ -188,18 +188,18 @@ def mutated_zip(members: Mapping[str, bytes], rng: random.Random) -> bytes:
                 archive.writestr(info, data)
             except (ValueError, UnicodeEncodeError):
                 continue
-    return _perhaps(buffer.getvalue(), rng)
+    return _sometimes_mutated(buffer.getvalue(), rng)
 
 
 def png_of_any_size(data: bytes, rng: random.Random) -> bytes:
-    """A PNG that claims another size, with a checksum that fits."""
+    """Return a PNG that claims a false size, with a valid checksum."""
     width, height = (rng.choice((0, 1, 7, 4096, 4097, 65535, 2**31 - 1, 2**32 - 1)) for _ in range(2))
     header = struct.pack(">II", width, height) + data[24:29]
     checksum = struct.pack(">I", zlib.crc32(b"IHDR" + header))
     return data[:16] + header + checksum + data[33:]
 
 
-def _some(members: Mapping[str, bytes], rng: random.Random) -> list[tuple[str, bytes]]:
+def _selected(members: Mapping[str, bytes], rng: random.Random) -> list[tuple[str, bytes]]:
     chosen = [(name, data) for name, data in members.items() if rng.random() < 0.9]
     for _ in range(rng.randint(0, 3)):
         data = rng.choice((b"", b"\0" * rng.choice((1, 3073, 1 << 20)), *members.values()))
@@ -207,12 +207,12 @@ def _some(members: Mapping[str, bytes], rng: random.Random) -> list[tuple[str, b
     return [(name, mutated(data, rng) if rng.random() < 0.05 else data) for name, data in chosen]
 
 
-def _perhaps(data: bytes, rng: random.Random) -> bytes:
+def _sometimes_mutated(data: bytes, rng: random.Random) -> bytes:
     return mutated(data, rng) if rng.random() < 0.5 else data
 
 
-def _retold(header: bytes, rng: random.Random) -> bytes:
-    """A header that is JSON, of arrays that are not there or lie elsewhere."""
+def _mutated_header(header: bytes, rng: random.Random) -> bytes:
+    """Return a header that is valid JSON but describes arrays that do not exist or are elsewhere."""
     table = json.loads(header)
     names = [name for name in table if name != "__metadata__"]
     name = rng.choice(names)
@@ -267,7 +267,7 @@ def _odd_value(rng: random.Random) -> Any:
 
 
 def _places(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Everything in lists and dicts, as what holds it and its key."""
+    """Yield the container and key of every item of nested lists and dicts."""
     waiting = [document]
     while waiting:
         holder = waiting.pop()

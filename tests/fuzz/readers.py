@@ -1,4 +1,4 @@
-"""What the host reads: for each kind of file a valid one, how it is made invalid, and who reads it."""
+"""The files that the host reads: for each kind a valid one, its mutation, and its reader."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from ddim_host.run.directory import RunDirectory
 from ddim_host.run.trained import assemble_trained
 from ddim_host.sweep.grid import read_grid, requested, trial_name
 from ddim_host.sweep.sweeping import Sweep
-from ddim_host.sweep.trial import Asked, Stage, Trial
+from ddim_host.sweep.trial import Stage, Trial, TrialRequest
 from ddim_host.system.failure import read_failure
 from tests.fuzz.mutations import (
     mutated,
@@ -86,13 +86,13 @@ _FORMATS = (
 
 @dataclass(frozen=True)
 class Reader:
-    """One kind of file.
+    """Reader of one kind of file.
 
     Attributes:
-        name: What it is.
-        path: Where the file is that is written anew for each input.
-        make: Makes an input.
-        read: Reads the file, as the host does.
+        name: Name of the kind.
+        path: The file, rewritten for each input.
+        make: Returns an input.
+        read: Reads the file as the host does.
     """
 
     name: str
@@ -102,11 +102,11 @@ class Reader:
 
 
 def readers(run: Path, folder: Path) -> Iterator[Reader]:
-    """All of them.
+    """Yield all readers.
 
     Args:
-        run: A run that was trained, sampled and evaluated; its files are changed.
-        folder: For all other files.
+        run: A run that was trained, sampled and evaluated; its files are modified.
+        folder: Folder for all other files.
     """
     yield from _of_run(run)
     yield from _of_images(folder)
@@ -149,7 +149,7 @@ def _of_run(run: Path) -> Iterator[Reader]:
         lambda: assemble_trained(directory, Request()),
     )
     subsets = SubsetsFile(run)
-    subsets.add([_found(experiment)])
+    subsets.add([_found_subset(experiment)])
     yield Reader("subsets", subsets.path, _json(subsets.path), lambda: optimized_timesteps(run, experiment))
     whole_run = read_reported_run(run, "another")
 
@@ -192,7 +192,7 @@ def _of_run(run: Path) -> Iterator[Reader]:
     text = config.read_text(encoding="utf-8").partition("[provenance]")[0]
     (trial / "trial.toml").write_text(text, encoding="utf-8")
     Trial(trial, {}).record("evaluate", Stage(("evaluate", str(trial)), 0, 1.5))
-    same = Asked({"plugin": "torch"}, set(), experiment.config)
+    same = TrialRequest({"plugin": "torch"}, set(), experiment.config)
 
     def plan() -> None:
         sweep = Sweep(trial.parent, {})
@@ -205,16 +205,16 @@ def _of_run(run: Path) -> Iterator[Reader]:
     sweep.write_text(_SWEEP, encoding="utf-8")
 
     def read_sweep() -> None:
-        asked = read_grid(sweep)
-        for values in asked.trials():
-            trial_name(values, asked.varying())
+        grid_file = read_grid(sweep)
+        for values in grid_file.trials():
+            trial_name(values, grid_file.varying())
             requested(values)
 
     yield Reader("file of a sweep", sweep, partial(mutated_toml, sweep.read_bytes()), read_sweep)
 
 
-def _found(experiment: Experiment) -> FoundSubset:
-    """Return something that a search could have found."""
+def _found_subset(experiment: Experiment) -> FoundSubset:
+    """Return a subset as a search would have found it."""
     search = Search(
         method="by hand",
         distribution="ddim-host",
@@ -239,7 +239,7 @@ def _found(experiment: Experiment) -> FoundSubset:
 
 
 def optimized_timesteps(run: Path, experiment: Experiment) -> object:
-    """Take the subset as sampling does."""
+    """Load the subset as sampling does."""
     part = Part(Kind.TIMESTEP_SUBSET, "optimized", optimized, "ddim-host", "")
     return checked_subset(part, {"from_": run}, experiment.schedule, 2)
 
@@ -376,7 +376,7 @@ def _of_others(folder: Path) -> Iterator[Reader]:
     )
     yield from _of_pipelines(folder / "pipeline")
     failure = folder / "failure.json"
-    record = {"what": "it does not work", "why": "nobody knows", "notes": ["one", "two"], "fix": "wait"}
+    record = {"what": "it does not work", "why": "unknown", "notes": ["one", "two"], "fix": "wait"}
     failure.write_text(json.dumps(record), encoding="utf-8")
     yield Reader("failure of a command", failure, _json(failure), lambda: str(read_failure(failure)).encode())
     info = folder / "site" / "fuzzed-1.0.dist-info"

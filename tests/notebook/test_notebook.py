@@ -1,4 +1,4 @@
-"""Runs from Python: the same as by the commands, and the notebook of `examples/` from top to bottom."""
+"""Runs from Python equal those of the command, and the notebook in `examples/` runs without errors."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ SMALL = (
 )
 
 
-def test_a_run_from_python_is_that_of_the_command(
+def test_run_from_python_equals_run_of_the_command(
     python: PythonCode, ddim_host: Command, tmp_path: Path
 ) -> None:
     code = f"""
         from ddim_host.notebook import Observer, open_run, train
-        told = []
-        class Told(Observer):
+        events = []
+        class Recorder(Observer):
             def on_begin(self, run):
-                told.append((run.command, run.config["train_steps"]))
+                events.append((run.command, run.config["train_steps"]))
             def on_row(self, row):
-                told.append(row)
+                events.append(row)
             def on_grid(self, grid):
-                told.append(grid.path.name)
+                if grid.path.parent.name == "samples":
+                    events.append(grid.path.name)
             def on_end(self, ending):
-                told.append(ending.status)
+                events.append(ending.status)
         class Broken(Observer):
             def on_row(self, row):
                 raise ValueError("enough")
-        run = train({str(tmp_path / "here")!r}, {SMALL}, observers=[Broken(), Told()])
-        assert told == [("run", 3), *run.metrics, "linear-2-eta-0.png", "finished"], told
+        run = train({str(tmp_path / "here")!r}, {SMALL}, observers=[Broken(), Recorder()])
+        assert events == [("run", 3), *run.metrics, "linear-2-eta-0.png", "finished"], events
         images = run.sample()
         assert images.shape == (4, 8, 8, 1) and images.dtype == "uint8"
         assert (run.sample(2) == images[:2]).all()
@@ -55,7 +56,7 @@ def test_a_run_from_python_is_that_of_the_command(
         """
     done = python(textwrap.dedent(code))
     assert done.code == 0, done.err
-    assert "warning: the observer Broken does not work, and is switched off" in done.err
+    assert "warning: observer Broken failed and is now disabled" in done.err
     options = ["--plugin", "torch", "--model", "unet:base_channels=8,num_res_blocks=1,num_groups=2"]
     options += ["--train-steps", "3", "--batch-size", "8", "--steps", "2", "--num-images", "4"]
     assert ddim_host("run", *options, "--out", tmp_path / "there").code == 0
@@ -66,7 +67,7 @@ def test_a_run_from_python_is_that_of_the_command(
     assert (tmp_path / "here" / picture).read_bytes() == (tmp_path / "there" / picture).read_bytes()
 
 
-def test_a_stopped_run_is_resumed(python: PythonCode, tmp_path: Path) -> None:
+def test_stopped_run_is_resumed(python: PythonCode, tmp_path: Path) -> None:
     large = SMALL.replace("batch_size=8", "batch_size=1000").replace("steps=3", "steps=6")
     code = f"""
         import os, signal
@@ -75,7 +76,7 @@ def test_a_stopped_run_is_resumed(python: PythonCode, tmp_path: Path) -> None:
         class Stop(Observer):
             def on_row(self, row):
                 if row.step == 2:
-                    os.kill(os.getpid(), signal.SIGINT)  # as a notebook's button does
+                    os.kill(os.getpid(), signal.SIGINT)  # as the stop button of a notebook does
         signal.signal(signal.SIGINT, signal.default_int_handler)
         out = {str(tmp_path / "run")!r}
         try:
@@ -95,19 +96,19 @@ def test_a_stopped_run_is_resumed(python: PythonCode, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"losss": "mse"}, "unknown option 'losss'; did you mean 'loss'?"),
-        ({"eta": 2.0}, "eta cannot be 2.0"),
-        ({"loss": 3}, "loss must be text such as 'name:parameter=value', not 3"),
-        ({"epochs": 1, "train_steps": 2}, "epochs and train_steps both set the length"),
+        ({"eta": 2.0}, "eta must be a number in [0, 1], not 2.0"),
+        ({"loss": 3}, "loss must be a string such as 'name:parameter=value', not 3"),
+        ({"epochs": 1, "train_steps": 2}, "epochs and train_steps are mutually exclusive"),
     ],
 )
-def test_wrong_options_are_one_error(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_option_is_one_error(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         train(tmp_path / "run", **options)
     assert caught.value.what == message
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError):
         train(tmp_path, plugin="torch")
@@ -116,7 +117,7 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     assert repr(Run(tmp_path)) == f"Run({str(tmp_path)!r})"
 
 
-def test_a_grid_is_a_picture() -> None:
+def test_grid_is_an_image() -> None:
     picture = grid(np.zeros((3, 8, 8, 3), dtype=np.uint8), columns=3)
     assert picture.mode == "RGB"
     assert picture.width > 2 * picture.height

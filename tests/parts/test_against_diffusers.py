@@ -1,4 +1,4 @@
-"""Betas against those of diffusers."""
+"""Betas compared with those of diffusers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded features of natural images, on crops of the two photographs that scikit-learn ships."""
+"""The built-in features for natural images, on crops of the two photographs that scikit-learn ships."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TestGreyOfAnotherSize(FeatureExtractorContract):
 
 
 def crops(name: str) -> Images:
-    """32 x 32 pixels of a photograph, every 16 pixels, in random order."""
+    """Return the 32 x 32 crops of a photograph, one every 16 pixels, in random order."""
     spec = importlib.util.find_spec("sklearn")
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -61,7 +61,7 @@ def real() -> NDArray[np.float32]:
 
 
 def distances(images: Images, real: NDArray[np.float32]) -> tuple[float, float]:
-    """Fréchet and kernel distance to the real features."""
+    """Return the Fréchet and the kernel distance to the real features."""
     found = EXTRACT(images)
     moments = []
     for features in (found, real):
@@ -76,12 +76,12 @@ def test_a_feature_is_a_standardised_mean_of_a_channel() -> None:
     assert features.dtype == np.float32
     weights = safetensors.numpy.load_file(STORED)
     means = features / np.where(weights["scale"], weights["scale"], 1.0) + weights["mean"]
-    assert means.min() > -1e-4, "of a ReLU layer"
-    assert (weights["scale"] > 0.0).mean() > 0.9, "hardly a channel is dead"
+    assert means.min() > -1e-4, "means of ReLU outputs cannot be negative"
+    assert (weights["scale"] > 0.0).mean() > 0.9, "more than 10% of the channels are constant"
 
 
-def test_a_convolution_is_that_of_its_definition() -> None:
-    """Against sums written out, with a border of zeros, for both strides."""
+def test_convolution_follows_its_definition() -> None:
+    """The reference is written out as sums, with a border of zeros, for both strides."""
     x = np.random.default_rng(0).standard_normal((2, 6, 6, 3)).astype(np.float32)
     extract = CifarCNN()
     kernel = extract._weights["stem.weight"]
@@ -96,7 +96,7 @@ def test_a_convolution_is_that_of_its_definition() -> None:
         np.testing.assert_allclose(extract._convolved(x, "stem", stride), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_the_file_is_small_and_its_hash_is_the_fingerprint() -> None:
+def test_stored_file_is_small_and_its_hash_is_the_fingerprint() -> None:
     stored = STORED.read_bytes()
     assert len(stored) < 4e6
     assert hashlib.sha256(stored).hexdigest() == EXTRACT.fingerprint
@@ -107,8 +107,8 @@ def test_grey_images_are_rgb_with_equal_channels() -> None:
     np.testing.assert_array_equal(EXTRACT(grey), EXTRACT(np.repeat(grey, 3, axis=3)))
 
 
-def test_images_of_other_sizes_are_resized_over_their_area() -> None:
-    """Enlarged pixel by pixel they have nearly the same features; and each size works, also 1 x 1."""
+def test_images_of_other_sizes_are_resized_by_area() -> None:
+    """Images enlarged pixel by pixel have nearly the same features, and every size works, even 1 x 1."""
     images = REAL[:50]
     large = images.repeat(3, axis=1).repeat(3, axis=2)
     off = np.abs(EXTRACT(large) - EXTRACT(images)).mean()
@@ -117,8 +117,8 @@ def test_images_of_other_sizes_are_resized_over_their_area() -> None:
         assert EXTRACT(np.zeros((2, size, size, 3), np.uint8)).shape == (2, 224)
 
 
-def test_the_ruler_orders_real_damaged_and_incomplete_sets(real: NDArray[np.float32]) -> None:
-    """By both distances other real images are the nearest; the more noise, blur and loss, the further."""
+def test_distances_rank_real_damaged_and_incomplete_sets(real: NDArray[np.float32]) -> None:
+    """Both distances rank other real images nearest, and grow with noise, blur and missing images."""
     nearest = distances(OTHERS, real)
     noise = [distances(noisy(OTHERS, spread), real) for spread in (4.0, 16.0, 64.0)]
     blur = [distances(blurred(OTHERS, radius), real) for radius in (0.7, 1.5, 3.0)]

@@ -1,4 +1,4 @@
-"""The parts of this project keep the contracts that it asks of others."""
+"""The parts of this project honour the contracts for parts."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class TestDigitsMLP(FeatureExtractorContract):
 
 
 class _Loss(LossContract):
-    """Without the frameworks, for a quick answer; `test_losses.py` and a slow test look at those."""
+    """The contract without the frameworks, to be fast; `test_losses.py` and a slow test cover those."""
 
     test_it_is_the_same_in_every_framework = None  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""Damaged image files: found as far as their format can tell, and left out where the user asks for that."""
+"""Damaged image files are detected as far as the format allows, and left out if the user asks for it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def cut(data: bytes, at: int) -> bytes:
 
 
 def zeros(data: bytes, at: int) -> bytes:
-    """The rest is zeros, as after a copy that was interrupted; in the header, 24 bytes are."""
+    """Replace the rest with zeros, as after an interrupted copy; within the header, only 24 bytes."""
     length = 24 if at < 40 else len(data) - at
     return data[:at] + bytes(length) + data[at + length :]
 
@@ -70,14 +70,14 @@ def flipped(data: bytes, at: int) -> bytes:
 
 
 def hole(data: bytes, at: int) -> bytes:
-    """A block that was lost, between others that were not."""
+    """Replace a block in the middle with zeros."""
     return data[:at] + bytes(400) + data[at + 400 :]
 
 
 DAMAGES = {"cut": cut, "zeros": zeros, "hole": hole, "flipped": flipped}
 
-# Formats but PNG, and TIFF if it is deflated, have no checksum: where other bits are another picture, nothing
-# tells. The data here never change, so what is found of them does not, either.
+# Only PNG and deflated TIFF have checksums: in other formats, changed bits can be just another picture. The
+# data here are fixed, so the results are reproducible.
 UNCHECKED = ("webp", "lossless-webp", "bmp", "tiff")
 JPEGS = ("jpeg", "progressive-jpeg", "grey-jpeg")
 NOT_FOUND = {
@@ -110,7 +110,7 @@ def is_found(name: str, how: str, place: str) -> bool:
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
-def test_damage_is_found_as_far_as_the_format_can_tell(name: str, how: str, place: str) -> None:
+def test_damage_is_found_as_far_as_the_format_allows(name: str, how: str, place: str) -> None:
     assert is_found(name, how, place) == ((name, how, place) not in NOT_FOUND)
 
 
@@ -118,7 +118,7 @@ def test_damage_is_found_as_far_as_the_format_can_tell(name: str, how: str, plac
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("size", [(64, 64), (333, 217), (17, 9)])
 def test_jpegs_are_decoded_as_pillow_decodes_them(mode: str, subsampling: str, size: tuple[int, int]) -> None:
-    """Bit for bit, also where they are decoded at a part of their size."""
+    """The pixels are identical, even if the JPEG is decoded at a fraction of its size."""
     for progressive in (False, True):
         buffer = io.BytesIO()
         image = picture().resize(size).convert(mode)
@@ -144,7 +144,7 @@ def test_a_flipped_bit_in_any_byte_of_a_png_is_found() -> None:
             decode_image(flipped(data, at), "some file")
 
 
-def test_what_follows_the_end_of_an_image_is_no_damage() -> None:
+def test_trailing_bytes_after_an_image_are_not_damage() -> None:
     for name in ("png", "jpeg", "gif", "bmp", "webp"):
         expected = decode_image(FILES[name], "whole")
         np.testing.assert_array_equal(
@@ -186,7 +186,7 @@ RUN = [
 
 @pytest.fixture
 def some_broken(tmp_path: Path) -> Path:
-    """Twelve files, of which the first and two others are broken."""
+    """Write twelve files; three of them, including the first, are broken."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for index in range(12):
@@ -202,18 +202,18 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("DDIM_HOST_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-def test_broken_files_are_left_out_where_that_is_asked_for(some_broken: Path) -> None:
+def test_broken_files_are_left_out_on_request(some_broken: Path) -> None:
     source = images(path=some_broken, skip_broken=True)
     for _ in range(2):  # decoded, then from the cache
         data = source.load()
         assert (len(data.train), len(data.test)) == (8, 1)
         assert data.left_out == ("00.png", "05.png", "07.png")
-        assert data.train.std((1, 2, 3)).min() > 30, "a row was left empty"
+        assert data.train.std((1, 2, 3)).min() > 30, "an image is empty"
 
 
 @pytest.mark.parametrize("half", ["train", "test"])
-def test_a_half_of_broken_files_is_an_error(half: str, tmp_path: Path) -> None:
-    """The other half never takes its place."""
+def test_half_with_only_broken_files_is_an_error(half: str, tmp_path: Path) -> None:
+    """Images of the other half must not be used instead."""
     for name in ("train", "test"):
         (tmp_path / name).mkdir()
         for index in range(3):
@@ -223,14 +223,14 @@ def test_a_half_of_broken_files_is_an_error(half: str, tmp_path: Path) -> None:
         images(path=tmp_path, skip_broken=True).load()
 
 
-def test_a_folder_of_broken_files_is_an_error(tmp_path: Path) -> None:
+def test_folder_with_only_broken_files_is_an_error(tmp_path: Path) -> None:
     for index in range(3):
         (tmp_path / f"{index}.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"all 3 image files in .* are broken"):
         images(path=tmp_path, skip_broken=True)
 
 
-def test_the_size_is_that_of_a_whole_image(tmp_path: Path) -> None:
+def test_size_comes_from_an_intact_image(tmp_path: Path) -> None:
     small = io.BytesIO()
     picture().resize((32, 32)).save(small, "PNG")
     (tmp_path / "0.png").write_bytes(small.getvalue()[:-40])
@@ -241,8 +241,8 @@ def test_the_size_is_that_of_a_whole_image(tmp_path: Path) -> None:
     assert source.load().left_out == ("0.png",)
 
 
-def test_what_was_left_out_belongs_to_the_contents(some_broken: Path) -> None:
-    """Mended and broken again, with the cache knowing both."""
+def test_left_out_files_follow_the_contents(some_broken: Path) -> None:
+    """One file is repaired and broken again, with both states in the cache."""
     broken = (some_broken / "05.png").read_bytes()
     found = []
     for content in (broken, FILES["png"], broken):
@@ -251,10 +251,10 @@ def test_what_was_left_out_belongs_to_the_contents(some_broken: Path) -> None:
     assert found == [("00.png", "05.png", "07.png"), ("00.png", "07.png"), ("00.png", "05.png", "07.png")]
 
 
-def test_names_that_an_archive_holds_twice_are_two_files(tmp_path: Path) -> None:
+def test_duplicate_names_in_an_archive_are_two_files(tmp_path: Path) -> None:
     archive = tmp_path / "twice.zip"
     with zipfile.ZipFile(archive, "w") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zipfile's own, of the second one
+        warnings.simplefilter("ignore")  # zipfile warns of the duplicate
         for index in range(12):
             file.writestr(f"{index:02}.png", FILES["png"])
         file.writestr("05.png", b"broken")
@@ -262,7 +262,7 @@ def test_names_that_an_archive_holds_twice_are_two_files(tmp_path: Path) -> None
     assert (len(data.train) + len(data.test), data.left_out) == (12, ("05.png",))
 
 
-def test_a_run_says_and_stores_what_was_left_out(
+def test_run_prints_and_stores_the_left_out_files(
     ddim_host: Callable[..., Outcome], some_broken: Path, tmp_path: Path
 ) -> None:
     data = f"images:path={some_broken},size=8"
@@ -281,7 +281,7 @@ def test_a_run_says_and_stores_what_was_left_out(
     assert "left out          3 broken files: 00.png, 05.png, 07.png\n" in again.out, again.err
 
 
-def test_long_odd_names_of_broken_files_do_not_harm_a_run(
+def test_long_unusual_names_of_broken_files_are_accepted(
     ddim_host: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     folder = tmp_path / "pictures"
@@ -296,10 +296,10 @@ def test_long_odd_names_of_broken_files_do_not_harm_a_run(
     assert ddim_host("sample", tmp_path / "run", "--out", tmp_path / "x.png").code == 0
 
 
-def test_files_replaced_in_secret_are_another_data_set(
+def test_silently_replaced_files_are_another_data_set(
     ddim_host: Callable[..., Outcome], tmp_path: Path
 ) -> None:
-    """The same names, sizes and times: the run trains on what is there, and says so."""
+    """Names, sizes and times are equal: the run must train on the new files, with a new fingerprint."""
     hashes = []
     for number, value in enumerate((255, 0)):
         folder = tmp_path / "photos"

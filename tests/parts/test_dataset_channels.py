@@ -1,8 +1,9 @@
-"""Grey images stay grey: how many channels one's own images get."""
+"""The number of channels of user images: grey images stay grey."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def test_images_are_grey_by_their_pixels_however_they_are_stored(
     source = images(path=folder_of(tmp_path / "grey", GREY, mode, suffix))
     assert source.image_shape == (8, 8, 1)
     assert source.resolved == {"channels": "1"}
-    assert "8 x 8 grey, as all of them are" in source.description
+    assert "8 x 8, grey (all 12 are)" in source.description
     data = source.load()
     np.testing.assert_array_equal(data.test[:, :, :, 0], GREY[::10])
     np.testing.assert_array_equal(data.train[:, :, :, 0], [GREY[i] for i in range(12) if i % 10])
@@ -83,17 +84,24 @@ def test_one_coloured_pixel_makes_all_images_rgb(name: str, tmp_path: Path, cach
     source = images(path=path)
     assert source.image_shape == (8, 8, 3)
     assert source.resolved == {"channels": "3"}
+    reason = f"8 x 8, RGB, because of {name}; channels=1 makes all grey"
+    assert (reason in source.description) == (
+        name != "00.png"
+    )  # if the first is grey, all were expected to be
     assert not list(cache.glob("*.npy"))
     data = source.load()
     assert data.train.shape[1:] == data.test.shape[1:] == (8, 8, 3)
     np.testing.assert_array_equal(data.train[1], np.repeat(GREY[2][:, :, None], 3, axis=2))
 
 
-def test_a_first_image_with_colours_decides_without_reading_others(tmp_path: Path, cache: Path) -> None:
+def test_first_image_with_colours_decides_without_reading_others(tmp_path: Path, cache: Path) -> None:
     path = folder_of(tmp_path / "mixed", GREY)
     add_colour(path, "00.png")
     (path / "01.png").write_bytes(b"not read")
-    assert images(path=path).image_shape == (8, 8, 3)
+    source = images(path=path)
+    assert source.image_shape == (8, 8, 3)
+    assert "because of" not in source.description
+    assert source.known is None
     assert not cache.exists()
 
 
@@ -106,8 +114,23 @@ def test_channels_can_be_set(tmp_path: Path) -> None:
         assert source.load().train.shape == (10, 8, 8, channels)
     luminance = images(path=path, channels="1").load().train[2, 3, 4, 0]
     assert luminance == round(0.299 * 255)
-    # What was made grey in the cache is not taken for grey.
+    # Images converted to grey in the cache do not count as grey.
     assert images(path=path).image_shape == (8, 8, 3)
+
+
+def test_description_has_the_split_until_the_images_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ddim_host.parts.datasets.image_files._CLOCK_NANOSECONDS", -(10**12))
+    path = folder_of(tmp_path / "coloured", np.stack([GREY, GREY // 2, GREY // 3], axis=3), "RGB")
+    source = images(path=path)
+    rule = "train/ and test/ if it has both, otherwise 1 in 10 by name for testing, from the first"
+    assert source.description == f"images in {path}, 8 x 8, RGB; split: {rule}"
+    source.load()
+    source = images(path=path)
+    assert source.description == f"images in {path}, 8 x 8, RGB"
+    assert source.known is not None
+    assert (len(source.known.train), len(source.known.test)) == (10, 2)
 
 
 @pytest.mark.parametrize("channels", ["2", "", "grey", "none"])
@@ -118,7 +141,7 @@ def test_other_numbers_of_channels_are_refused(channels: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("colour", [False, True])
-def test_the_answer_is_remembered_until_files_change(
+def test_result_is_cached_until_files_change(
     colour: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ddim_host.parts.datasets.image_files._CLOCK_NANOSECONDS", -(10**12))
@@ -136,7 +159,7 @@ def test_the_answer_is_remembered_until_files_change(
     assert images(path=path).image_shape == (8, 8, 1 if colour else 3)
 
 
-def test_colours_that_come_later_are_not_made_grey_in_silence(tmp_path: Path) -> None:
+def test_colours_added_later_are_not_silently_made_grey(tmp_path: Path) -> None:
     path = folder_of(tmp_path / "images", GREY)
     source = images(path=path)
     add_colour(path, "05.png")
@@ -167,7 +190,7 @@ def commands(
     grey: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Run]:
-    """A run on grey images, and other commands on it."""
+    """Run `run` on grey images, then the other commands on the result."""
     folder = tmp_path_factory.mktemp("run")
     run, data = str(folder / "run"), ["--data", f"images:path={grey},flip=false"]
     features = ["--features", "digits_mlp"]
@@ -188,7 +211,7 @@ def commands(
 def test_a_run_trains_on_one_channel_and_stores_it(commands: dict[str, Run]) -> None:
     outcome = commands["run"].outcome
     assert outcome.code == 0, outcome.err
-    assert "8 x 8 grey, as all of them are" in outcome.out
+    assert "8 x 8, grey (all 12 are)" in outcome.out
     run = Path(outcome.out.rpartition("wrote ")[2].strip()).parent
     config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     assert config["data"]["parameters"]["channels"] == "1"
@@ -200,7 +223,7 @@ def test_a_run_trains_on_one_channel_and_stores_it(commands: dict[str, Run]) -> 
 def test_other_commands_agree_with_the_run(commands: dict[str, Run]) -> None:
     for name in ("resume", "npz", "folder", "reconstruct", "evaluate"):
         assert commands[name].outcome.code == 0, commands[name].outcome.err
-    assert "nothing is left to do" in commands["resume"].outcome.out
+    assert "already complete" in commands["resume"].outcome.out
     for name in ("resume as RGB", "evaluate as RGB"):
         assert commands[name].outcome.code == 2
     assert "these differ: data" in commands["resume as RGB"].outcome.err
@@ -223,4 +246,44 @@ def test_channels_may_be_an_integer_in_a_file(
     )
     done = in_process("run", "--config", config, "--dry-run")
     assert done.code == 0, done.err
-    assert "8 x 8 RGB" in done.out
+    assert "8 x 8, RGB" in done.out
+
+
+def test_resuming_a_complete_run_refuses_other_images(
+    commands: dict[str, Run], in_process: Callable[..., Outcome], grey: Path, tmp_path: Path
+) -> None:
+    finished = Path(commands["run"].outcome.out.rpartition("wrote ")[2].strip()).parent
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    photos = Path(shutil.copytree(grey, tmp_path / "photos"))
+    config = run / "config.toml"
+    text = config.read_text(encoding="utf-8").replace(f'"{grey}"', f'"{photos}"')
+    assert str(photos) in text
+    config.write_text(text, encoding="utf-8")
+    done = in_process("run", "--resume", "--out", run)
+    assert done.code == 0, done.err
+    assert "already complete" in done.out
+    Image.fromarray(GREY[0]).save(photos / "20.png")
+    done = in_process("run", "--resume", "--out", run)
+    assert done.code == 2
+    assert f"these are not the images that the run in {run} started with" in done.err
+    assert "already complete" not in done.out
+
+
+def test_dry_run_prints_the_split_and_what_training_does(
+    in_process: Callable[..., Outcome], grey: Path, tmp_path: Path
+) -> None:
+    data = f"images:path={grey}"
+    done = in_process("run", "--plugin", "torch", "--data", data, "--dry-run")
+    assert done.code == 0, done.err
+    images_line = f"images            images in {grey}, 8 x 8, grey (all 12 are)\n"
+    assert images_line + " " * 18 + "mirrored at random in training; flip=false keeps left and" in done.out
+    assert done.out.endswith(
+        "split             10 train, 2 test (1 in 10 by name for testing, from the first)\n"
+        "                  fewer than 100 training images: the network will memorise them\n"
+    )
+    done = in_process("run", "--plugin", "torch", "--data", f"{data},flip=false", "--dry-run")
+    assert "mirrored" not in done.out
+    many = folder_of(tmp_path / "many", np.repeat(GREY, 10, axis=0)[:112])
+    done = in_process("run", "--plugin", "torch", "--data", f"images:path={many}", "--dry-run")
+    assert "100 train, 12 test" in done.out
+    assert "memorise" not in done.out

@@ -39,7 +39,7 @@ def random_images(count: int, seed: int = 0) -> Images:
 
 
 def records(images: Images, label: int = 3) -> bytes:
-    """The official format, written out byte by byte: a label, then the red, green and blue plane."""
+    """Write the official format byte by byte: a label, then the red, green and blue planes."""
     out = bytearray()
     for image in images:
         out.append(label)
@@ -92,7 +92,7 @@ def test_images_survive_the_record_format(images: Images) -> None:
     np.testing.assert_array_equal(data.test, images[5:])
 
 
-def test_batches_come_in_their_order_whatever_the_order_in_the_archive(tmp_path: Path) -> None:
+def test_batch_order_does_not_depend_on_the_archive(tmp_path: Path) -> None:
     members = small_members()
     backwards = dict(reversed(members.items()))
     data = cifar10(path=write_tar(tmp_path / "c.tar", {"readme.html": b"<html>", **backwards})).load()
@@ -103,7 +103,7 @@ def test_batches_come_in_their_order_whatever_the_order_in_the_archive(tmp_path:
     assert not data.train.flags.writeable
 
 
-def test_archive_folder_and_the_folder_around_it_give_the_same(tmp_path: Path) -> None:
+def test_archive_folder_and_parent_folder_give_the_same_images(tmp_path: Path) -> None:
     members = small_members()
     inner = write_folder(tmp_path / "around" / "cifar-10-batches-bin", members)
     archive = write_tar(tmp_path / "c.tar.gz", members, folder="./somewhere/else/")
@@ -138,16 +138,16 @@ def without(name: str) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("members", "why"),
     [
-        ({}, "no data_batch_1.bin"),
-        (without("data_batch_4.bin"), "no data_batch_4.bin in"),
-        (without("test_batch.bin"), "no test_batch.bin in"),
+        ({}, "not contain data_batch_1.bin"),
+        (without("data_batch_4.bin"), "not contain data_batch_4.bin"),
+        (without("test_batch.bin"), "not contain test_batch.bin"),
         ({**small_members(), "data_batch_2.bin": b""}, "data_batch_2.bin has 0 bytes"),
         ({**small_members(), "data_batch_2.bin": b"\0" * 3072}, "multiple of 3073"),
         ({**small_members(), "test_batch.bin": records(random_images(2), label=10)}, "label 10"),
     ],
     ids=["nothing", "no-train", "no-test", "empty", "odd-size", "label"],
 )
-def test_what_is_not_cifar10_is_told_apart(
+def test_files_that_are_not_cifar10_are_refused(
     members: dict[str, bytes], why: str, as_folder: bool, tmp_path: Path
 ) -> None:
     path = write_folder(tmp_path / "c", members) if as_folder else write_tar(tmp_path / "c.tar.gz", members)
@@ -157,7 +157,7 @@ def test_what_is_not_cifar10_is_told_apart(
     assert "--data cifar10:path=FILE" in caught.value.fix
 
 
-def test_a_path_with_nothing_there_is_refused_at_once(tmp_path: Path) -> None:
+def test_missing_path_is_refused_immediately(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="CIFAR-10"):
         cifar10(path=tmp_path / "missing")
     with pytest.raises(UserError, match="CIFAR-10"):
@@ -174,12 +174,12 @@ def test_a_member_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     assert "twice" in caught.value.why
 
 
-def test_members_that_climb_out_of_the_archive_write_nothing(tmp_path: Path, cache: Path) -> None:
+def test_members_with_paths_outside_the_archive_write_nothing(tmp_path: Path, cache: Path) -> None:
     folder = tmp_path / "deep" / "deeper"
     folder.mkdir(parents=True)
     path = write_tar(folder / "c.tar.gz", small_members(), folder="../../")
     before = sorted(tmp_path.rglob("*"))
-    data = cifar10(path=path).load()  # members are read, never extracted: their folders mean nothing
+    data = cifar10(path=path).load()  # members are read, never extracted, so their folders do not matter
     assert len(data.train) == 2 + 3 + 4 + 5 + 6
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -193,7 +193,7 @@ def test_a_link_in_place_of_a_member_is_not_followed(tmp_path: Path) -> None:
         tar.addfile(link)
     with pytest.raises(UserError) as caught:
         cifar10(path=path).load()
-    assert "no test_batch.bin" in caught.value.why
+    assert "not contain test_batch.bin" in caught.value.why
 
 
 def test_a_member_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
@@ -231,14 +231,14 @@ def test_a_damaged_archive_is_a_user_error_or_still_readable(data: st.DataObject
 def test_a_truncated_archive_is_a_user_error(suffix: str, part: float, tmp_path: Path) -> None:
     path = write_tar(tmp_path / f"c{suffix}", small_members())
     content = path.read_bytes()
-    used = len(content.rstrip(b"\0"))  # plain archives end in zeros, which nobody misses
+    used = len(content.rstrip(b"\0"))  # a plain archive ends with zeros, which may be missing
     path.write_bytes(content[: int(used * part)])
     with pytest.raises(UserError):
         cifar10(path=path).load()
 
 
 @pytest.mark.parametrize("damage", ["truncate", "overwrite", "delete", "extend", "other"])
-def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, cache: Path) -> None:
+def test_damaged_cache_is_rebuilt(damage: str, tmp_path: Path, cache: Path) -> None:
     path = write_tar(tmp_path / "c.tar.gz", small_members())
     cifar10(path=path).load()
     expected = {file: file.read_bytes() for file in cache.iterdir()}
@@ -284,7 +284,7 @@ def test_without_a_path_the_archive_is_downloaded_once(
 
 
 @pytest.mark.parametrize("reachable", [True, False])
-def test_a_download_that_fails_says_how_to_do_without(
+def test_failed_download_explains_how_to_use_a_local_file(
     reachable: bool, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = tmp_path / "cifar-10-binary.tar.gz"

@@ -1,4 +1,4 @@
-"""The digits that come with scikit-learn."""
+"""The digits shipped with scikit-learn."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_they_are_the_digits_of_scikit_learn_in_its_order() -> None:
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - a second that only this test needs
+def test_digits_equal_those_of_scikit_learn_in_order() -> None:
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - takes a second, and only this test needs it
 
     source = digits()
     data = source.load()
@@ -34,7 +34,7 @@ def test_they_are_the_digits_of_scikit_learn_in_its_order() -> None:
 
 
 @pytest.mark.process
-def test_reading_them_does_not_import_scikit_learn() -> None:
+def test_reading_digits_does_not_import_scikit_learn() -> None:
     code = (
         "import sys\n"
         "from ddim_host.parts.datasets import digits\n"
@@ -44,7 +44,7 @@ def test_reading_them_does_not_import_scikit_learn() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_without_scikit_learn_the_user_is_told_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_scikit_learn_is_an_error_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="not installed") as caught:
         digits().load()

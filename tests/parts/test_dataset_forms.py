@@ -1,4 +1,4 @@
-"""Forms other than image files: each gives the pixels of the same images in a folder of PNGs."""
+"""Array, IDX, Parquet, tar and TIFF data sets give the same pixels as a folder of PNGs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import builtins
 import gzip
 import io
 import pickle
+import shutil
 import struct
 import sys
 import tarfile
 import zipfile
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +25,6 @@ from ddim_host.parts.datasets.decoding import decode_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -37,7 +38,7 @@ _RNG = np.random.default_rng(0)
 GREY = _RNG.integers(0, 256, (23, 8, 8), dtype=np.uint8)
 COLOUR = _RNG.integers(0, 256, (23, 8, 8, 3), dtype=np.uint8)
 NUM_TEST = 5
-"""Of sets that come in halves, the last so many test."""
+"""Number of test images, which are the last ones, in data sets with halves."""
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,7 @@ def pngs(folder: Path, pixels: NDArray[np.uint8], prefix: str = "") -> Path:
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:
-    """The format of http://yann.lecun.com/exdb/mnist, written out."""
+    """Write the format of http://yann.lecun.com/exdb/mnist."""
     return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
@@ -102,7 +103,7 @@ def as_idx_gz(folder: Path, pixels: NDArray[np.uint8]) -> Path:
 
 
 def write_parquet(path: Path, pixels: NDArray[np.uint8], column: str = "image", **options: Any) -> None:
-    """As the `datasets` library writes it: structs of the bytes and the name of an image file."""
+    """Write Parquet as the `datasets` library does: structs of the bytes and the name of an image file."""
     import pyarrow as pa  # noqa: PLC0415 - not installed everywhere
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -133,7 +134,7 @@ def as_binary_parquet(folder: Path, pixels: NDArray[np.uint8]) -> Path:
 
 
 def write_tar(path: Path, pixels: NDArray[np.uint8], first: int = 0) -> None:
-    """As the `webdataset` library writes it: the files of a sample share the name before the first dot."""
+    """Write a tar as the `webdataset` library does: files of a sample share the name up to the first dot."""
     with tarfile.open(path, "w") as tar:
         for index, image in enumerate(pixels):
             for suffix, data in (("cls", b"7"), ("json", b"{}"), ("png", encode(image))):
@@ -172,7 +173,7 @@ def same(found: TrainTest, expected: TrainTest) -> None:
 
 @pytest.mark.parametrize("pixels", [GREY, COLOUR], ids=["grey", "colour"])
 @pytest.mark.parametrize("write", ONE)
-def test_every_form_gives_the_pixels_of_a_folder_of_pngs(
+def test_every_format_gives_the_pixels_of_a_folder_of_pngs(
     write: Write, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
@@ -181,7 +182,7 @@ def test_every_form_gives_the_pixels_of_a_folder_of_pngs(
     found = images(path=path)
     assert found.image_shape == expected.image_shape == (8, 8, 1 if pixels is GREY else 3)
     same(found.load(), expected.load())
-    assert "1 in 10 for testing" in found.load().split
+    assert "1 in 10 by name" in found.load().split
     half = images(path=path, size=4, channels="3")
     same(half.load(), images(path=tmp_path / "pngs", size=4, channels="3").load())
 
@@ -237,7 +238,7 @@ def halves_npy(folder: Path, pixels: NDArray[np.uint8]) -> Path:
     ("write", "split"),
     [
         (halves_npz, "its arrays x_train and x_test"),
-        (halves_medmnist, "its arrays train_images and test_images"),
+        (halves_medmnist, "its arrays train_images and test_images; not used: val_images (1)"),
         (halves_idx, "train-images-idx3-ubyte and t10k-images-idx3-ubyte.gz"),
         (halves_idx_with_dots, "train-images.idx3-ubyte and t10k-images.idx3-ubyte"),
         pytest.param(halves_parquet, "Parquet files whose names begin", marks=needs_pyarrow),
@@ -255,19 +256,19 @@ def test_halves_are_those_of_folders_train_and_test(write: Write, split: str, tm
     assert split in found.split
 
 
-def test_image_files_come_before_all_else_in_a_folder(tmp_path: Path) -> None:
+def test_image_files_take_precedence_in_a_folder(tmp_path: Path) -> None:
     as_npy(tmp_path, COLOUR)
     pngs(tmp_path, GREY)
     assert images(path=tmp_path).image_shape == (8, 8, 1)
 
 
-def test_plain_idx_files_come_before_compressed_ones(tmp_path: Path) -> None:
+def test_plain_idx_files_take_precedence_over_compressed_ones(tmp_path: Path) -> None:
     halves_idx(tmp_path, GREY)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"another one")
     assert len(images(path=tmp_path).load().train) == 18
 
 
-# --- what is refused ----------------------------------------------------------------------------------------
+# --- refused input ------------------------------------------------------------------------------------------
 
 
 def refused(path: Path, match: str, **options: Any) -> UserError:
@@ -290,10 +291,15 @@ UNIT = _RNG.random((5, 8, 8))
         ),
         (UNIT * 2 - 1, "float64 of shape", "(127.5 * array + 127.5)"),
         (GREY.astype(np.int64), "int64 of shape (23, 8, 8), with values from 0 to 255", "save array.round()"),
-        (GREY.astype(np.int32) - 5, "values from -5 to 250", "bring its values to 0 to 255"),
+        (
+            GREY.astype(np.int32) - 5,
+            "values from -5 to 250",
+            "scale the values to 0 to 255, by one window for all",
+        ),
         (GREY > 99, "bool of shape", "(255 * array)"),
         (GREY.reshape(23, 64), "uint8 of shape (23, 64)", "array.reshape(-1, 8, 8)"),
-        (GREY[0], "uint8 of shape (8, 8)", "save images as such an array"),
+        (GREY[0], "uint8 of shape (8, 8)", "save array[None] if it is a single image"),
+        (np.zeros((64, 64), np.uint8), "uint8 of shape (64, 64)", "save array[None]"),
         (COLOUR.transpose(0, 3, 1, 2), "uint8 of shape (23, 3, 8, 8)", "transpose(0, 2, 3, 1)"),
         (np.zeros((3, 8, 8, 4), np.uint8), "(3, 8, 8, 4)", "array[:, :, :, :3]"),
         (np.zeros((3, 8, 8, 2), np.uint8), "(3, 8, 8, 2)", "such an array"),
@@ -303,7 +309,7 @@ UNIT = _RNG.random((5, 8, 8))
     ],
 )
 @pytest.mark.parametrize("kind", ["npy", "npz"])
-def test_other_arrays_are_refused_with_what_was_found(
+def test_unsupported_arrays_are_refused_with_their_description(
     kind: str, array: NDArray[Any], found: str, fix: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"x.{kind}"
@@ -311,14 +317,14 @@ def test_other_arrays_are_refused_with_what_was_found(
         np.save(path, array)
     else:
         np.savez_compressed(path, images=array)
-    error = refused(path, "holds no images")
+    error = refused(path, "is not an array of images")
     assert found in error.what
-    assert "uint8 from 0 to 255" in error.why
+    assert "must be uint8 arrays" in error.why
     assert fix in error.fix
 
 
 class Evil:
-    """Leaves a file if it is unpickled."""
+    """An object that creates a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -333,16 +339,16 @@ def test_pickles_are_never_loaded(kind: str, tmp_path: Path) -> None:
     array[:] = [Evil(tmp_path / "evil"), None]
     path = tmp_path / f"x.{kind}"
     np.save(path, array, allow_pickle=True) if kind == "npy" else np.savez(path, images=array)
-    assert "never loaded" in refused(path, "holds no images").what
+    assert "never loaded" in refused(path, "is not an array of images").what
     assert not (tmp_path / "evil").exists()
     path.write_bytes(pickle.dumps(array.tolist()))
-    refused(path, "neither a folder nor an archive")
+    refused(path, "neither a folder nor a supported archive")
     assert not (tmp_path / "evil").exists()
 
 
 @pytest.mark.parametrize("write", [as_npy, as_npz, as_compressed_npz, as_idx, as_idx_gz])
 @pytest.mark.parametrize("part", [0.01, 0.5, 0.99])
-def test_arrays_that_are_cut_short_are_refused(write: Write, part: float, tmp_path: Path) -> None:
+def test_truncated_arrays_are_refused(write: Write, part: float, tmp_path: Path) -> None:
     path = write(tmp_path, GREY)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
@@ -350,14 +356,14 @@ def test_arrays_that_are_cut_short_are_refused(write: Write, part: float, tmp_pa
 
 
 @pytest.mark.parametrize("write", [as_npy, as_idx])
-def test_arrays_that_go_on_are_refused(write: Write, tmp_path: Path) -> None:
+def test_arrays_with_trailing_bytes_are_refused(write: Write, tmp_path: Path) -> None:
     path = write(tmp_path, GREY)
     path.write_bytes(path.read_bytes() + b"x")
-    assert "goes on" in refused(path, "cannot read").why
+    assert "data after its" in refused(path, "cannot read").why
 
 
 @pytest.mark.parametrize("write", [as_compressed_npz, as_idx_gz, as_npz])
-def test_checksums_of_compressed_arrays_count(write: Write, tmp_path: Path) -> None:
+def test_checksums_of_compressed_arrays_are_verified(write: Write, tmp_path: Path) -> None:
     path = write(tmp_path, GREY)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -369,33 +375,33 @@ def test_checksums_of_compressed_arrays_count(write: Write, tmp_path: Path) -> N
 def test_an_array_that_claims_to_be_huge_is_refused_at_once(packed: bool, tmp_path: Path) -> None:
     header = struct.pack(">4B3I", 0, 0, 8, 3, 2**31, 28, 28) + bytes(100)
     (tmp_path / "x").write_bytes(gzip.compress(header) if packed else header)
-    assert "does not fit" in refused(tmp_path / "x", "cannot read").why
+    assert "too short for an array" in refused(tmp_path / "x", "cannot read").why
 
 
 def test_several_arrays_of_unknown_names_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", left=GREY, right=GREY)
-    error = refused(tmp_path / "x.npz", "unclear which arrays")
+    error = refused(tmp_path / "x.npz", "cannot tell which arrays")
     assert "left, right" in error.why
     with zipfile.ZipFile(tmp_path / "y.npz", "w") as archive:
         archive.writestr("readme.txt", "")
-    assert "none" in refused(tmp_path / "y.npz", "unclear which arrays").why
+    assert "none" in refused(tmp_path / "y.npz", "cannot tell which arrays").why
 
 
 def test_idx_files_of_several_sets_are_refused(tmp_path: Path) -> None:
     for name in ("emnist-letters-", "emnist-digits-"):
         (tmp_path / f"{name}train-images-idx3-ubyte").write_bytes(idx(GREY))
-    assert "emnist-digits-" in refused(tmp_path, "several sets").why
+    assert "emnist-digits-" in refused(tmp_path, "several data sets").why
 
 
-def test_labels_are_no_images(tmp_path: Path) -> None:
+def test_labels_are_refused_as_images(tmp_path: Path) -> None:
     (tmp_path / "labels").write_bytes(idx(np.zeros(9, np.uint8)))
-    assert "uint8 of shape (9,)" in refused(tmp_path / "labels", "holds no images").what
+    assert "uint8 of shape (9,)" in refused(tmp_path / "labels", "is not an array of images").what
 
 
 def test_shards_of_several_kinds_are_refused(tmp_path: Path) -> None:
     as_webdataset(tmp_path, GREY)
     np.save(tmp_path / "labels.npy", np.arange(9))
-    assert "tar and npy" in refused(tmp_path, "unclear which files").why
+    assert "tar and npy" in refused(tmp_path, "cannot tell which files").why
 
 
 @needs_pyarrow
@@ -405,14 +411,14 @@ def test_parquet_without_a_column_of_images_is_refused(tmp_path: Path) -> None:
 
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), path)
-    assert "text (string), label (int64)" in refused(path, "no column of images").why
+    assert "text (string), label (int64)" in refused(path, "no image column").why
     pq.write_table(pa.table({"a": [b"x"], "b": [b"x"]}), path)
-    assert "a (binary), b (binary)" in refused(path, "unclear which column").why
+    assert "a (binary), b (binary)" in refused(path, "cannot tell which column").why
     pq.write_table(pa.table({"image": [{"bytes": None, "path": "a.png"}] * 2}), path)
-    refused(path, "no column of images")
+    refused(path, "no image column")
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     pq.write_table(pa.table({"image": pa.array([{"bytes": None, "path": "a.png"}] * 2, kind)}), path)
-    assert "a.png" in refused(path, "holds no images, only their names").why
+    assert "a.png" in refused(path, "contains the names of images, but not the images").why
 
 
 @needs_pyarrow
@@ -429,27 +435,27 @@ def test_rows_without_an_image_are_broken_images(tmp_path: Path) -> None:
 
 @needs_pyarrow
 @pytest.mark.parametrize("part", [0.3, 0.9])
-def test_parquet_that_is_cut_short_is_refused(part: float, tmp_path: Path) -> None:
+def test_truncated_parquet_is_refused(part: float, tmp_path: Path) -> None:
     path = as_parquet(tmp_path, GREY)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
     refused(path, "cannot read")
 
 
-def test_parquet_without_pyarrow_says_what_to_install(
+def test_parquet_without_pyarrow_is_an_error_with_the_install_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and more")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    assert "ddim-host[parquet]" in refused(tmp_path / "x.parquet", "needs pyarrow").fix
+    assert "pyarrow>=18,<26" in refused(tmp_path / "x.parquet", "needs pyarrow").fix
 
 
 # --- TIFF ---------------------------------------------------------------------------------------------------
 
 
 def tiff(array: NDArray[Any], photometric: int) -> bytes:
-    """An uncompressed TIFF, written out: little-endian, one strip, the channels of a pixel together."""
+    """Write an uncompressed little-endian TIFF: one strip, with the channels of a pixel together."""
     height, width = array.shape[:2]
     channels = array.shape[2] if array.ndim == 3 else 1
     bits = array.dtype.itemsize * 8
@@ -520,7 +526,7 @@ def test_tiffs_with_other_values_are_refused(array: NDArray[Any], found: str, tm
     assert "from 0 (black) to" in error.why
 
 
-def test_of_several_pages_it_is_the_first() -> None:
+def test_first_page_of_a_tiff_is_used() -> None:
     pages = io.BytesIO()
     others = [Image.fromarray(image) for image in GREY[1:3]]
     Image.fromarray(GREY[0]).save(pages, "TIFF", save_all=True, append_images=others)
@@ -536,3 +542,28 @@ def test_tiffs_are_turned_upright_once(orientation: int) -> None:
     for compression in ("raw", "tiff_lzw"):
         data = encode(wide, "TIFF", tiffinfo={274: orientation}, compression=compression)
         np.testing.assert_array_equal(decode_image(data, "x"), expected)
+
+
+# --- DICOM and NIfTI ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "B.DCM", "a.dicom", "a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("kind", ["file", "folder", "zip", "tar"])
+def test_scans_are_refused_with_how_to_convert_them(kind: str, name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "patients"
+    (folder / "1").mkdir(parents=True)
+    scan = folder / "1" / name
+    scan.write_bytes(bytes(128) + b"DICM")
+    path = {"file": scan, "folder": folder}.get(kind) or Path(
+        shutil.make_archive(str(tmp_path / "all"), kind, folder)
+    )
+    error = refused(path, f"{name} .*is a DICOM or NIfTI file")
+    assert "convert all files to PNG by the same window" in error.fix
+
+
+def test_scans_beside_images_are_ignored(tmp_path: Path) -> None:
+    for index, pixels in enumerate(GREY):
+        Image.fromarray(pixels).save(tmp_path / f"{index:02}.png")
+    (tmp_path / "scan.dcm").write_bytes(b"")
+    data = images(path=tmp_path).load()
+    assert len(data.train) + len(data.test) == len(GREY)

@@ -45,12 +45,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 def png(value: int, size: tuple[int, int] = (4, 4)) -> bytes:
-    """A picture of one colour, which tells where it came from: red is `value`."""
+    """Return a picture of a single colour; its red channel, `value`, identifies it."""
     return encode(Image.new("RGB", size, (value, 100, 200)))
 
 
 def bmp(value: int) -> bytes:
-    """The same in a format whose files are all of one size."""
+    """Return the picture of `png` in a format whose files all have the same size."""
     return encode(Image.new("RGB", (4, 4), (value, 100, 200)), "BMP")
 
 
@@ -65,7 +65,7 @@ def reds(array: NDArray[np.uint8]) -> list[int]:
 
 
 def pack(where: Path, kind: str, files: Mapping[str, bytes]) -> Path:
-    """Writes files into a folder or an archive, in the order given."""
+    """Write files into a folder or an archive, in the given order."""
     if kind == "folder":
         for name, data in files.items():
             (where / "data" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def pack(where: Path, kind: str, files: Mapping[str, bytes]) -> Path:
     return path
 
 
-# --- where images are found, and how they are split ---------------------------------------------------------
+# --- location and split of images ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,7 +115,7 @@ def test_train_and_test_folders_are_the_two_halves(kind: str, tmp_path: Path, ca
 
 
 @pytest.mark.parametrize(("train", "test"), [("Train/", "TEST/"), ("x\\train\\", "x\\test\\")])
-def test_how_others_write_the_folders(train: str, test: str, tmp_path: Path) -> None:
+def test_other_spellings_of_train_and_test_folders(train: str, test: str, tmp_path: Path) -> None:
     files = {f"{test}{i}.png": png(i) for i in range(3)} | {f"{train}{i}.png": png(i) for i in range(3, 6)}
     data = images(path=pack(tmp_path, ".zip", files)).load()
     assert (reds(data.train), reds(data.test)) == ([3, 4, 5], [0, 1, 2])
@@ -138,7 +138,7 @@ def test_the_test_fraction(fraction: float, num_test: int, tmp_path: Path) -> No
     assert sorted(reds(data.train) + reds(data.test)) == list(range(12))
 
 
-def test_hidden_files_and_what_macos_adds_are_ignored(tmp_path: Path) -> None:
+def test_hidden_files_and_macos_metadata_are_ignored(tmp_path: Path) -> None:
     files = {"a.png": png(1), "b.png": png(2)}
     noise = {"._a.png": b"x", "__MACOSX/._a.png": b"x", "__MACOSX/a.png": b"x", ".git/a.png": b"x"}
     for kind in KINDS:
@@ -172,7 +172,7 @@ def test_the_order_of_the_archive_does_not_matter(names: list[str], every: int, 
 
 
 @given(st.sets(st.text("abc", min_size=1), min_size=2), st.integers(2, 12))
-def test_without_folders_all_images_are_used_and_one_in_so_many_tests(names: set[str], every: int) -> None:
+def test_without_folders_all_images_are_used_and_one_in_every_n_tests(names: set[str], every: int) -> None:
     train, test = split_names(sorted(names), every)
     assert sorted([*train, *test]) == list(range(len(names)))
     assert len(test) == -(-len(names) // every)
@@ -184,7 +184,7 @@ def test_names_of_images(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "png", ".png", "x/.b.png", ".x/b.png", "__MACOSX/b.png", "a.svg"])
-def test_names_of_other_things(name: str) -> None:
+def test_names_of_other_files(name: str) -> None:
     assert not is_image_name(name)
 
 
@@ -197,7 +197,7 @@ def test_sizes_out_of_range(size: int, tmp_path: Path) -> None:
         images(path=tmp_path, size=size)
 
 
-def test_images_beyond_all_sizes_are_refused_unless_they_are_resized(tmp_path: Path) -> None:
+def test_images_over_the_size_limit_are_refused_unless_resized(tmp_path: Path) -> None:
     large = encode(Image.new("RGB", (4097, 4097), "red"))
     path = pack(tmp_path, "folder", {"a.png": large, "b.png": large})
     with pytest.raises(UserError, match="is too large: it is 4097 x 4097 pixels") as caught:
@@ -206,7 +206,7 @@ def test_images_beyond_all_sizes_are_refused_unless_they_are_resized(tmp_path: P
     assert images(path=path, size=8).image_shape == (8, 8, 3)
 
 
-def test_how_the_halves_were_found_is_told(tmp_path: Path) -> None:
+def test_origin_of_the_split_is_stored(tmp_path: Path) -> None:
     for kind in KINDS:
         folders = {f"around/{half}/{i}.png": png(i) for half in ("Train", "test") for i in range(3)}
         mine = images(path=pack(tmp_path, kind, folders))
@@ -215,7 +215,7 @@ def test_how_the_halves_were_found_is_told(tmp_path: Path) -> None:
             found = mine.load()
             assert (len(found.train), len(found.test)) == (3, 3)
             assert found.split == "its folders train/ and test/"
-            assert plain.load().split == "1 in 10 for testing"
+            assert plain.load().split == "1 in 10 by name for testing, from the first"
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 0.51, float("nan"), float("inf")])
@@ -224,14 +224,14 @@ def test_fractions_out_of_range(fraction: float, tmp_path: Path) -> None:
         images(path=tmp_path, test_fraction=fraction)
 
 
-def test_a_size_makes_squares_of_anything(tmp_path: Path) -> None:
+def test_size_makes_all_images_square(tmp_path: Path) -> None:
     path = pack(tmp_path, "folder", {"a.png": png(1, (30, 20)), "b.png": png(2, (3, 9)), "c.png": png(3)})
     source = images(path=path, size=8)
     assert source.image_shape == (8, 8, 3)
     data = source.load()
     assert reds(data.test) == [1]
     assert reds(data.train) == [2, 3]
-    assert images(path=path, size=6).load().train.shape == (2, 6, 6, 3)  # the cache keeps sizes apart
+    assert images(path=path, size=6).load().train.shape == (2, 6, 6, 3)  # the cache distinguishes sizes
 
 
 def test_without_a_size_the_first_image_must_be_a_square(tmp_path: Path) -> None:
@@ -241,14 +241,14 @@ def test_without_a_size_the_first_image_must_be_a_square(tmp_path: Path) -> None
     assert "size=N" in caught.value.fix
 
 
-def test_without_a_size_all_images_must_be_alike(tmp_path: Path, cache: Path) -> None:
+def test_without_a_size_all_images_must_have_one_size(tmp_path: Path, cache: Path) -> None:
     path = pack(tmp_path, ".zip", {"a.png": png(1), "b.png": png(2), "c/odd.png": png(3, (4, 5))})
     with pytest.raises(UserError, match=r"c/odd\.png .* 4 x 5 .* a\.png is 4 x 4") as caught:
         images(path=path).load()
     assert "size=N" in caught.value.fix
     assert list(cache.iterdir()) == []
     assert len(images(path=path, size=4).load().train) == 2
-    refused(path, r"c/odd\.png")  # also where images made to fit are in the cache
+    refused(path, r"c/odd\.png")  # even with resized images in the cache
 
 
 # --- decoding -----------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_grey_black_and_white_and_palette() -> None:
     np.testing.assert_array_equal(decode_image(encode(palette), "x"), np.asarray(palette.convert("RGB")))
 
 
-def test_sixteen_bits_become_eight() -> None:
+def test_sixteen_bits_are_converted_to_eight() -> None:
     deep = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
     decoded = decode_image(encode(Image.fromarray(deep)), "x")
     np.testing.assert_array_equal(decoded, grey(np.rint(deep / 257)))
@@ -290,7 +290,7 @@ def test_sixteen_bits_become_eight() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
-def test_what_is_transparent_lies_on_white(mode: str) -> None:
+def test_transparent_pixels_are_composited_on_white(mode: str) -> None:
     options: dict[str, Any] = {}
     if mode in ("RGBA", "LA"):
         picture = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
@@ -312,7 +312,7 @@ def test_cmyk() -> None:
     np.testing.assert_allclose(decode_image(data, "x")[0, 0].astype(int), [0, 255, 255], atol=3)
 
 
-def test_of_an_animation_it_is_the_first_picture() -> None:
+def test_first_frame_of_an_animation_is_used() -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     for format_ in ("GIF", "WEBP", "PNG"):
         options = {"lossless": True} if format_ == "WEBP" else {}
@@ -321,10 +321,10 @@ def test_of_an_animation_it_is_the_first_picture() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_orientation_that_a_camera_noted_is_applied(orientation: int) -> None:
+def test_exif_orientation_is_applied(orientation: int) -> None:
     stored = np.zeros((2, 3, 3), np.uint8)
     stored[0, 0], stored[0, 2], stored[1, 0] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-    # By the EXIF standard: where the stored row 0 and column 0 belong in the upright picture.
+    # The EXIF standard defines the place of the stored row 0 and column 0 in the upright picture.
     upright = {
         1: stored,
         2: stored[:, ::-1],
@@ -340,12 +340,12 @@ def test_the_orientation_that_a_camera_noted_is_applied(orientation: int) -> Non
     np.testing.assert_array_equal(decode_image(encode(Image.fromarray(stored), exif=exif), "x"), upright)
 
 
-def test_damaged_camera_notes_do_not_spoil_the_picture() -> None:
+def test_damaged_exif_data_are_ignored() -> None:
     data = encode(Image.fromarray(COLOURS), exif=b"Exif\0\0no TIFF at all")
     np.testing.assert_array_equal(decode_image(data, "x"), COLOURS)
 
 
-def test_resizing_takes_the_middle_and_averages() -> None:
+def test_resizing_crops_the_centre_and_averages() -> None:
     wide = np.zeros((32, 96, 3), np.uint8)
     wide[:, 32:64] = np.indices((32, 32)).sum(0)[..., None] % 2 * 255  # a chequerboard in the middle
     small = decode_image(encode(Image.fromarray(wide)), "x", resize_to=4)
@@ -353,7 +353,7 @@ def test_resizing_takes_the_middle_and_averages() -> None:
     assert np.abs(small.astype(int) - 127).max() <= 12  # nearest-neighbour would give 0 or 255
 
 
-def test_large_jpegs_shrink_to_nearly_what_a_plain_filter_gives() -> None:
+def test_large_jpegs_are_resized_nearly_as_by_a_plain_filter() -> None:
     rows, columns = np.mgrid[0:640, 0:640]
     photo = Image.fromarray(
         np.stack([rows * 255 // 639, columns * 255 // 639, 128 + 100 * np.sin(rows / 40)], -1).astype(
@@ -369,7 +369,7 @@ def test_large_jpegs_shrink_to_nearly_what_a_plain_filter_gives() -> None:
 
 
 def refused(path: Path, match: str, **options: Any) -> UserError:
-    """Loads what cannot be loaded and returns the one error."""
+    """Load images that cannot be loaded and return the single error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UserError, match=match) as caught:
@@ -380,14 +380,14 @@ def refused(path: Path, match: str, **options: Any) -> UserError:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that claims to be huge."""
+    """Return a PNG of a few bytes that claims to be huge."""
     chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT", b"IEND"]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
     )
 
 
-def test_paths_that_hold_no_images(tmp_path: Path) -> None:
+def test_paths_without_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "zero.tar").write_bytes(b"")
     (tmp_path / "text.zip").write_text("no zip, whatever its name says")
@@ -396,9 +396,9 @@ def test_paths_that_hold_no_images(tmp_path: Path) -> None:
     refused(Path("a\0b"), "cannot open")
     refused(tmp_path / ("n" * 300), "cannot open")
     refused(tmp_path / "empty", "no images")
-    assert "empty" in refused(tmp_path / "zero.tar", "neither a folder nor an archive").why
-    refused(tmp_path / "text.zip", "neither a folder nor an archive")
-    refused(tmp_path / "a.png", "neither a folder nor an archive")
+    assert "empty" in refused(tmp_path / "zero.tar", "neither a folder nor a supported archive").why
+    refused(tmp_path / "text.zip", "neither a folder nor a supported archive")
+    refused(tmp_path / "a.png", "neither a folder nor a supported archive")
     os.mkfifo(tmp_path / "pipe")
     refused(tmp_path / "pipe", "neither a folder nor a file")
     for kind in KINDS:
@@ -411,11 +411,11 @@ def test_paths_that_hold_no_images(tmp_path: Path) -> None:
     ("content", "why"),
     [
         (b"", "empty"),
-        (b"no image", "not a PNG"),
-        (encode(Image.effect_noise((4, 4), 50))[:-32], "ends too early"),
+        (b"no image", "not a readable PNG"),
+        (encode(Image.effect_noise((4, 4), 50))[:-32], "is truncated"),
         (bomb(8001, 8000), "64 million"),
-        (bomb(12_000, 12_000), "64 million"),  # of which Pillow warns
-        (bomb(60_000, 60_000), "64 million"),  # for which Pillow raises an error of its own
+        (bomb(12_000, 12_000), "64 million"),  # Pillow warns about it
+        (bomb(60_000, 60_000), "64 million"),  # Pillow raises its own error
     ],
     ids=["zero-byte", "text", "truncated", "bomb", "large-bomb", "huge-bomb"],
 )
@@ -444,19 +444,19 @@ def test_truncated_archives(kind: str, part: float, tmp_path: Path) -> None:
     refused(path, str(path))
 
 
-def test_a_tar_cut_between_two_files_is_not_taken_for_a_smaller_one(tmp_path: Path) -> None:
+def test_tar_cut_between_two_files_is_refused(tmp_path: Path) -> None:
     path = pack(tmp_path, ".tar", {f"{i}.png": png(i) for i in range(9)})
     with tarfile.open(path) as tar:
         offset = tar.getmember("6.png").offset
     content = path.read_bytes()
     path.write_bytes(content[:offset])
-    assert "too early" in refused(path, "cannot read").why
+    assert "truncated" in refused(path, "cannot read").why
     path.write_bytes(content[:offset] + b"garbage!" * 64 + content[offset + 512 :])
     assert "damaged" in refused(path, "cannot read").why
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_names_that_climb_out_are_only_names(kind: str, tmp_path: Path, cache: Path) -> None:
+def test_names_that_leave_the_archive_write_nothing_outside(kind: str, tmp_path: Path, cache: Path) -> None:
     files = {"/absolute/a.png": png(1), "../../b.png": png(2), "./c.png": png(3), "d//e.png": png(4)}
     path = pack(tmp_path, kind, files)
     before = sorted(tmp_path.rglob("*"))
@@ -505,9 +505,7 @@ def test_a_header_that_claims_to_be_huge_or_negative_is_refused(
     refused(path, "cannot read")
 
 
-def test_a_header_is_not_read_into_memory_without_bound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_size_of_a_header_in_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "long.tar.gz"
     with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as tar:
         for name in ("a.png", "b.png"):
@@ -517,11 +515,11 @@ def test_a_header_is_not_read_into_memory_without_bound(
             tar.addfile(info, io.BytesIO(png(1)))
     assert len(images(path=path).load().train) == 1
     monkeypatch.setattr(sys.modules["ddim_host.parts.datasets.archives"], "_MAX_HEADER_BYTES", 4096)
-    assert "header asks for" in refused(path, "cannot read", size=8).why
+    assert "header claims" in refused(path, "cannot read", size=8).why
 
 
-def test_headers_are_not_added_up_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A million short ones before a file take as much memory as a long one."""
+def test_total_size_of_headers_in_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million short headers before a file take as much memory as a long one."""
     comments = []
     for number in range(30):
         comment = b"100 %04d=" % number + b"x" * 90 + b"\n"
@@ -533,14 +531,14 @@ def test_headers_are_not_added_up_without_bound(tmp_path: Path, monkeypatch: pyt
     path.write_bytes(archive[:1024] + b"".join(comments) + archive[1024:])  # before the second file
     assert len(images(path=path).load().train) == 1
     monkeypatch.setattr(sys.modules["ddim_host.parts.datasets.archives"], "_MAX_HEADER_BYTES", 20_000)
-    assert "header asks for" in refused(path, "cannot read", size=8).why
+    assert "header claims" in refused(path, "cannot read", size=8).why
 
 
 @pytest.mark.parametrize("kind", [".tar.gz", ".tar.bz2", ".tar.xz"])
-def test_an_archive_that_expands_without_end_is_refused(
+def test_archive_that_expands_too_much_is_refused(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also what is passed over has to be decompressed: kilobytes could take hours."""
+    """Skipped members must be decompressed too: a few kilobytes could take hours."""
     path = pack(tmp_path, kind, {"a.png": png(1), "b.png": png(2), "large.txt": b"0" * 5_000_000})
     assert len(images(path=path).load().train) == 1
     monkeypatch.setattr(sys.modules["ddim_host.parts.datasets.archives"], "MAX_FILE_BYTES", 100_000)
@@ -548,8 +546,8 @@ def test_an_archive_that_expands_without_end_is_refused(
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_zip_is_not_decompressed_into_memory_without_bound(method: int, tmp_path: Path) -> None:
-    """The standard library does so for these methods: 1.2 kB of zeros were 3 GB in memory."""
+def test_zip_methods_without_a_memory_limit_are_refused(method: int, tmp_path: Path) -> None:
+    """The standard library decompresses these methods without limit: 1.2 kB became 3 GB of zeros."""
     path = tmp_path / "images.zip"
     with zipfile.ZipFile(path, "w", method) as archive:
         for name in ("a.png", "b.png"):
@@ -570,7 +568,7 @@ def test_sparse_files_in_archives_are_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [".tar.gz", ".tar.bz2", ".tar.xz"])
-def test_the_checksum_at_the_end_of_a_compressed_archive_counts(kind: str, tmp_path: Path) -> None:
+def test_checksum_at_the_end_of_a_compressed_archive_is_verified(kind: str, tmp_path: Path) -> None:
     path = pack(tmp_path, kind, {"a.png": png(1), "b.png": png(2)})
     content = bytearray(path.read_bytes())
     content[-6] ^= 1
@@ -578,7 +576,7 @@ def test_the_checksum_at_the_end_of_a_compressed_archive_counts(kind: str, tmp_p
     refused(path, "cannot read")
 
 
-def test_a_zip_whose_file_is_larger_than_it_says_is_bounded(tmp_path: Path) -> None:
+def test_zip_member_larger_than_declared_is_refused(tmp_path: Path) -> None:
     path = pack(tmp_path, ".zip", {"a.png": png(1), "b.png": png(2)})
     size = struct.pack("<I", len(png(2)))
     content = path.read_bytes()
@@ -630,14 +628,14 @@ def test_links_in_folders(tmp_path: Path) -> None:
     assert "broken.png" in refused(path, "cannot read the images").why
 
 
-def test_pipes_in_folders_are_not_waited_for(tmp_path: Path) -> None:
+def test_pipes_in_folders_are_ignored(tmp_path: Path) -> None:
     path = pack(tmp_path, "folder", {"a.png": png(1), "b.png": png(2)})
     os.mkfifo(path / "c.png")
     assert len(images(path=path).load().train) == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
     path = pack(tmp_path, "folder", {"a.png": png(1), "sub/b.png": png(2)})
     for closed, mode in ((path / "sub", 0o755), (path / "a.png", 0o644)):
         closed.chmod(0)
@@ -647,7 +645,7 @@ def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
             closed.chmod(mode)
 
 
-def test_odd_names_are_shown_safely(tmp_path: Path) -> None:
+def test_unusual_names_are_printed_safely(tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
     name = os.fsdecode(b"\xff \x1b[2J\n.png")
@@ -665,7 +663,7 @@ def test_odd_names_are_shown_safely(tmp_path: Path) -> None:
 
 @pytest.fixture
 def long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes files that were just written count as old: nothing can have changed since without being seen."""
+    """Treat files that were just written as old, so that no change to them can go unnoticed."""
     monkeypatch.setattr("ddim_host.parts.datasets.image_files._CLOCK_NANOSECONDS", -(10**12))
 
 
@@ -691,10 +689,10 @@ def test_the_second_load_reads_nothing(
         assert sorted(cache.iterdir()) == written
 
 
-def test_files_that_have_just_changed_are_read_again_but_not_decoded(
+def test_recently_changed_files_are_read_again_but_not_decoded(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within a tick of the clock another change would leave no trace in the times of a file."""
+    """Within one tick of the clock, another change would leave no trace in the times of a file."""
     source = images(path=pack(tmp_path, "folder", {f"{i}.png": png(i) for i in range(3)}))
     expected = source.load()
     monkeypatch.setattr(Image, "open", None)
@@ -705,7 +703,7 @@ def test_files_that_have_just_changed_are_read_again_but_not_decoded(
 def test_files_replaced_by_others_of_the_same_name_size_and_time_are_noticed(
     kind: str, tmp_path: Path, long_ago: None
 ) -> None:
-    """As `rsync -a`, `tar` and `cp -p` replace them."""
+    """`rsync -a`, `tar` and `cp -p` replace files this way."""
     contents = [{"a.bmp": bmp(1), "b.bmp": bmp(red)} for red in (2, 3)]
     found = []
     for files in contents:
@@ -744,7 +742,7 @@ def test_changed_files_are_decoded_again(kind: str, tmp_path: Path) -> None:
     assert reds(images(path=path).load().train) == [3]
 
 
-def test_what_changes_while_it_is_read_is_refused(
+def test_changes_during_reading_are_refused(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = pack(tmp_path, "folder", {f"{i}.png": png(i) for i in range(4)})
@@ -755,12 +753,12 @@ def test_what_changes_while_it_is_read_is_refused(
         return split_names(names, every)
 
     monkeypatch.setattr(module, "split_names", split_and_remove)
-    refused(path, "changed while it was read")
+    refused(path, "changed while it was being read")
     assert list(cache.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["truncate", "overwrite", "delete"])
-def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, cache: Path) -> None:
+def test_damaged_cache_is_rebuilt(damage: str, tmp_path: Path, cache: Path) -> None:
     source = images(path=pack(tmp_path, ".tar.gz", {f"{i}.png": png(i) for i in range(5)}))
     source.load()
     for file in cache.iterdir():
@@ -772,8 +770,8 @@ def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, cache: Path) 
     assert reds(source.load().train) == [1, 2, 3, 4]
 
 
-def test_two_may_build_the_same_cache_at_once(tmp_path: Path, cache: Path) -> None:
-    # Whether another thread or another process is beside one makes no difference to the files.
+def test_concurrent_builds_of_the_cache_agree(tmp_path: Path, cache: Path) -> None:
+    # Threads stand in for processes: the files are the same for both.
     source = images(path=pack(tmp_path, "folder", {f"{i:03}.png": png(i) for i in range(100)}))
     results: list[list[int]] = []
     threads = [threading.Thread(target=lambda: results.append(reds(source.load().train))) for _ in range(3)]
@@ -794,7 +792,7 @@ def test_a_cache_that_cannot_be_written_names_the_variable(
     assert "DDIM_HOST_CACHE" in refused(path, "cache folder").fix
 
 
-def test_too_little_room_is_told_before_the_work(
+def test_too_little_disk_space_is_reported_before_decoding(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = pack(tmp_path, "folder", {"a.png": png(1), "b.png": png(2)})
@@ -804,7 +802,7 @@ def test_too_little_room_is_told_before_the_work(
     assert len(images(path=path).load().train) == 1
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("DDIM_HOST_CACHE", "~/own")

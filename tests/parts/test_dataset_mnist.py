@@ -64,12 +64,12 @@ def test_the_source_is_known_before_anything_is_read(
     assert not cache.exists()
 
 
-def test_clothes_may_be_mirrored() -> None:
+def test_fashion_mnist_can_be_flipped() -> None:
     assert fashion_mnist(flip=True).random_flip
 
 
 @BOTH
-def test_local_files_give_the_images_as_any_idx_files(
+def test_local_files_give_the_same_images_as_idx_files(
     published: Published, part: Factory, tmp_path: Path
 ) -> None:
     folder = write(tmp_path / "MNIST" / "raw")
@@ -87,10 +87,13 @@ def test_local_files_give_the_images_as_any_idx_files(
 
 
 @BOTH
-def test_what_is_missing_is_named(published: Published, part: Factory, tmp_path: Path) -> None:
+def test_missing_file_is_named(published: Published, part: Factory, tmp_path: Path) -> None:
     folder = write(tmp_path / "m")
     (folder / TEST).unlink()
-    for path, why in ((folder, f"no {TEST}"), (tmp_path / "empty", f"no {TRAIN} and no {TEST}")):
+    for path, why in (
+        (folder, f"not contain {TEST}"),
+        (tmp_path / "empty", f"not contain {TRAIN} or {TEST}"),
+    ):
         path.mkdir(exist_ok=True)
         with pytest.raises(UserError, match=f"cannot read {published.name} from") as caught:
             part(path=path).load()
@@ -117,7 +120,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in place of the network, with small files in place of the official ones of MNIST."""
+    """Replace the official files of MNIST on the network with small ones in a folder."""
     folder = write(tmp_path / "server")
     sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (TRAIN, TEST)}
     small = replace(MNIST, url=folder.as_uri() + "/", sha256=sums)
@@ -141,13 +144,13 @@ def test_without_a_path_the_files_are_downloaded_once(
     for file in server.iterdir():
         file.unlink()
     np.testing.assert_array_equal(mnist().load().test[:, :, :, 0], random_images(3, 1))
-    for file in cache.glob("*.npy"):  # what was downloaded is still there
+    for file in cache.glob("*.npy"):  # the downloaded files are still there
         file.unlink()
     np.testing.assert_array_equal(mnist().load().test[:, :, :, 0], random_images(3, 1))
 
 
 @pytest.mark.parametrize("reachable", [True, False])
-def test_a_download_that_fails_says_how_to_do_without(reachable: bool, server: Path, cache: Path) -> None:
+def test_failed_download_explains_how_to_use_a_local_file(reachable: bool, server: Path, cache: Path) -> None:
     for name in (TRAIN, TEST):
         (server / name).write_bytes(b"another file than the official one") if reachable else (
             server / name
@@ -159,7 +162,7 @@ def test_a_download_that_fails_says_how_to_do_without(reachable: bool, server: P
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_the_network_and_the_settings_follow(
+def test_network_and_settings_follow_the_data_set(
     name: str, in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     path = write(tmp_path / "files")

@@ -1,4 +1,4 @@
-"""The embedded features of digits."""
+"""The built-in features for digits."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return frechet_distance(*moments)
 
 
-def test_features_are_one_row_for_each_image_alone() -> None:
+def test_features_of_an_image_do_not_depend_on_the_batch() -> None:
     features = EXTRACT(DIGITS.test)
     assert features.shape == (297, 128)
     assert features.dtype == np.float32
-    assert features.min() == 0.0, "a ReLU layer"
+    assert features.min() == 0.0, "a ReLU layer has zeros and no negative outputs"
     np.testing.assert_allclose(EXTRACT(DIGITS.test[7:9]), features[7:9], rtol=1e-6)
 
 
@@ -46,7 +46,7 @@ def test_the_fingerprint_is_the_hash_of_the_stored_weights() -> None:
 
 
 def test_the_stored_weights_are_those_of_the_classifier() -> None:
-    """Fitted again, if not bit for bit on every machine; and good at what it was fitted for."""
+    """The classifier is fitted again, which is not bit-identical on every machine, and must be accurate."""
     network = fitted()
     hidden = np.maximum(
         (DIGITS.test.reshape(297, -1) / 127.5 - 1.0) @ network.coefs_[0] + network.intercepts_[0], 0.0
@@ -57,7 +57,7 @@ def test_the_stored_weights_are_those_of_the_classifier() -> None:
     assert (predicted == digit_labels()[1500:]).mean() > 0.9
 
 
-def test_the_ruler_orders_real_digits_worse_ones_and_noise() -> None:
+def test_distance_ranks_real_digits_worse_ones_and_noise() -> None:
     train, test = EXTRACT(DIGITS.train), EXTRACT(DIGITS.test)
     assert distance(train, test) == pytest.approx(distance(test, train)) == pytest.approx(4.27, abs=0.01)
     rng = np.random.default_rng(0)
@@ -72,6 +72,6 @@ def test_the_ruler_orders_real_digits_worse_ones_and_noise() -> None:
 
 
 def test_other_images_are_refused() -> None:
-    with pytest.raises(UserError, match="digits only") as caught:
+    with pytest.raises(UserError, match="only on digits") as caught:
         EXTRACT(np.zeros((2, 32, 32, 3), np.uint8))
     assert "--features" in caught.value.fix

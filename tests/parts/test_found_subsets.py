@@ -1,4 +1,4 @@
-"""`subsets.json`: what a search found, kept with how, and the subset `optimized` that reads it."""
+"""`subsets.json`, which stores the subsets and settings of a search, and the subset `optimized`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def found(*timesteps: int, **changes: Any) -> FoundSubset:
     return FoundSubset(timesteps, 1e-3, 2e-3, (), (), search, 6, 1.5, {"ddim-host": "0.1.0"})
 
 
-def test_subsets_come_back_as_they_were(tmp_path: Path) -> None:
+def test_subsets_survive_a_round_trip(tmp_path: Path) -> None:
     file = SubsetsFile(tmp_path)
     assert file.read() == ()
     file.add([found(20, 60), found(20, 60, 99)])
@@ -65,7 +65,7 @@ def test_subsets_come_back_as_they_were(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["subsets.json"]
 
 
-def test_the_subset_is_what_was_found_last_for_the_weights(tmp_path: Path) -> None:
+def test_newest_subset_for_the_weights_is_used(tmp_path: Path) -> None:
     others = found(1, 2, weights_sha256="cd" * 32)
     SubsetsFile(tmp_path).add([found(20, 60), found(0, 60, seed=3), others, found(20, 60, 99)])
     subset = found_subset(tmp_path, SCHEDULE, 2, OURS)
@@ -81,37 +81,37 @@ def message(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_what_was_not_found_is_one_error_with_the_command(tmp_path: Path) -> None:
+def test_missing_subset_is_one_error_with_the_command(tmp_path: Path) -> None:
     run = f"the run in {tmp_path}"
     raw = WantedWeights("cd" * 32, "some raw weights", " --weights raw")
     nothing = message(lambda: found_subset(tmp_path, SCHEDULE, 2, raw))
-    assert nothing.startswith(f"no timestep subsets were searched for {run}")
+    assert nothing.startswith(f"{run} has no optimized timestep subsets")
     assert f"fix: ddim-host optimize {tmp_path} --steps 2 --weights raw" in nothing
     SubsetsFile(tmp_path).add([found(20, 60), found(20, 60, 99)])
     size = message(lambda: found_subset(tmp_path, SCHEDULE, 5, OURS))
-    assert size.startswith(f"no timestep subset of 5 steps was searched for {run}")
-    assert "there are those of 2, 3" in size
+    assert size.startswith(f"{run} has no optimized timestep subset of 5 steps")
+    assert "it has subsets of 2, 3 steps" in size
     assert f"fix: ddim-host optimize {tmp_path} --steps 5" in size
     weights = message(lambda: found_subset(tmp_path, SCHEDULE, 2, raw))
     assert "were found for other weights" in weights
-    assert f"for the ema weights of checkpoint 'latest' (step 450), not {raw.words}" in weights
+    assert f"for the ema weights of checkpoint 'latest' (step 450), not for {raw.words}" in weights
     assert "--weights raw" in weights
     other = NoiseSchedule(np.full(100, 0.1))
     schedule = message(lambda: found_subset(tmp_path, other, 2))
-    assert "were found for another noise schedule" in schedule
-    assert "that was linear with 100 timesteps" in schedule
+    assert "were found for a different noise schedule" in schedule
+    assert "they were found for linear with 100 timesteps" in schedule
     assert "choose another --timestep-subset" in schedule
     assert "there is no run in" in message(lambda: optimized(SCHEDULE, 2, from_=tmp_path / "gone"))
 
 
-def test_timesteps_that_the_schedule_lacks_are_damage(tmp_path: Path) -> None:
+def test_timesteps_outside_the_schedule_are_damage(tmp_path: Path) -> None:
     SubsetsFile(tmp_path).add([found(20, 100, teacher_timesteps=(20, 100))])
     assert "(20, 100) are not all in [0, 100)" in message(lambda: found_subset(tmp_path, SCHEDULE, 2))
 
 
-def test_without_a_trained_run_it_says_how_to_get_one() -> None:
+def test_missing_run_is_an_error_with_the_command() -> None:
     text = message(lambda: optimized(SCHEDULE, 2))
-    assert "found for a trained network, and there is none yet" in text
+    assert "needs a trained network" in text
     assert "ddim-host optimize RUN" in text
     assert "optimized:from=RUN" in text
 
@@ -131,7 +131,9 @@ def test_without_a_trained_run_it_says_how_to_get_one() -> None:
         lambda d: d["subsets"][0]["search"].update(seed=True),
     ],
 )
-def test_a_damaged_file_is_an_error_and_stays(tmp_path: Path, change: Callable[[Any], object]) -> None:
+def test_damaged_subsets_file_is_an_error_and_is_kept(
+    tmp_path: Path, change: Callable[[Any], object]
+) -> None:
     file = SubsetsFile(tmp_path)
     file.add([found(20, 60)])
     document = json.loads(file.path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Loss weightings: the published factors, and what they do to the error of x_start."""
+"""Loss weightings: the published factors, and their effect on the error of x_start."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SCHEDULE = NoiseSchedule(linear(1000))
 BETAS = st.lists(st.floats(1e-4, 0.9), min_size=1, max_size=30)
 
 
-def test_all_are_on_offer_by_name() -> None:
+def test_all_parts_are_registered_by_name() -> None:
     assert set(ddim_loss_weightings()) == {"none", "min_snr", "p2"}
 
 
 @given(BETAS)
-def test_snr_is_the_power_of_the_image_over_that_of_the_noise(betas: list[float]) -> None:
+def test_snr_is_the_power_ratio_of_image_and_noise(betas: list[float]) -> None:
     schedule = NoiseSchedule(betas)
     assert schedule.snr.dtype == np.float64
     power = (schedule.sqrt_alphas_cumprod / schedule.sqrt_one_minus_alphas_cumprod) ** 2
@@ -39,24 +39,24 @@ def test_snr_is_the_power_of_the_image_over_that_of_the_noise(betas: list[float]
 
 @pytest.mark.parametrize("part", [none, min_snr, p2])
 @given(betas=BETAS)
-def test_weights_are_what_the_contract_asks(part: LossWeighting, betas: list[float]) -> None:
+def test_weights_honour_the_contract(part: LossWeighting, betas: list[float]) -> None:
     weights = part(NoiseSchedule(betas), "epsilon")
     assert weights.dtype == np.float64
     assert weights.shape == (len(betas),)
     assert np.all(np.isfinite(weights))
     assert np.all((weights > 0) & (weights <= 1))
-    assert np.all(np.diff(weights) >= 0), "low noise never counts more"
+    assert np.all(np.diff(weights) >= 0), "low noise must not have more weight than high noise"
 
 
 @given(betas=BETAS, gamma=st.floats(0.01, 1000))
 def test_min_snr_limits_the_weight_of_the_error_of_x_start(betas: list[float], gamma: float) -> None:
-    """An error in epsilon is one in x_start, divided by SNR in the square: arXiv 2303.09556, section 3.4."""
+    """A squared error in epsilon is SNR times that in x_start (arXiv 2303.09556, section 3.4)."""
     schedule = NoiseSchedule(betas)
     in_x_start = min_snr(schedule, "epsilon", gamma=gamma) * schedule.snr
     np.testing.assert_allclose(in_x_start, [min(snr, gamma) for snr in schedule.snr], rtol=1e-12)
 
 
-def test_min_snr_leaves_high_noise_alone() -> None:
+def test_min_snr_does_not_change_the_weight_of_high_noise() -> None:
     weights = min_snr(SCHEDULE, "epsilon")
     np.testing.assert_array_equal(weights[SCHEDULE.snr < 5], 1.0)
     assert np.all(weights[SCHEDULE.snr > 5] < 1)
@@ -71,15 +71,15 @@ def test_p2_is_the_papers_formula(betas: list[float], gamma: float, k: float) ->
     np.testing.assert_allclose(p2(schedule, "epsilon", gamma=gamma, k=k), expected, rtol=1e-12)
 
 
-def test_p2_with_its_defaults_is_the_share_of_noise() -> None:
-    """1 / (1 + SNR) is 1 - abar."""
+def test_p2_with_defaults_is_the_noise_variance() -> None:
+    """1 / (1 + SNR) equals 1 - alphas_cumprod."""
     np.testing.assert_allclose(p2(SCHEDULE, "epsilon"), 1 - SCHEDULE.alphas_cumprod, rtol=1e-9)
     np.testing.assert_array_equal(p2(SCHEDULE, "epsilon", gamma=0), none(SCHEDULE, "epsilon"))
 
 
 @given(betas=BETAS, gamma=st.floats(0.01, 1000))
 def test_min_snr_is_the_published_weight_for_each_prediction(betas: list[float], gamma: float) -> None:
-    """Section 3.4 of arXiv 2303.09556 gives the weights for x_start, epsilon and v."""
+    """The weights for x_start, epsilon and v are those of section 3.4 of arXiv 2303.09556."""
     schedule = NoiseSchedule(betas)
     least = np.minimum(schedule.snr, gamma)
     published = {"sample": least, "epsilon": least / schedule.snr, "v_prediction": least / (schedule.snr + 1)}
@@ -93,7 +93,7 @@ def test_min_snr_is_the_published_weight_for_each_prediction(betas: list[float],
 def test_a_weighting_is_the_same_objective_for_each_prediction(
     part: LossWeighting, betas: list[float], seed: int
 ) -> None:
-    """Weight times squared error, whichever of noise, x_start and v the error is measured in."""
+    """The weighted squared error is the same, whether measured in noise, x_start or v."""
     schedule = NoiseSchedule(betas)
     x_t, noise, guess = np.random.default_rng(seed).standard_normal((3, len(betas), 4))
     image_share, noise_share = schedule.sqrt_alphas_cumprod, schedule.sqrt_one_minus_alphas_cumprod
@@ -118,14 +118,14 @@ def test_the_plain_loss_has_weight_1_for_each_prediction() -> None:
         np.testing.assert_array_equal(none(SCHEDULE, prediction_type), np.ones(1000))
 
 
-def test_weightings_are_finite_where_nothing_is_left_of_the_image() -> None:
+def test_weightings_are_finite_at_zero_snr() -> None:
     schedule = SCHEDULE.rescaled_to_zero_snr()
     for part in (none, min_snr, p2):
         for prediction_type in ("sample", "v_prediction"):
             assert np.all(np.isfinite(part(schedule, prediction_type)))
 
 
-def test_p2_stays_a_float32_number_at_the_ends_of_its_parameters() -> None:
+def test_p2_is_finite_in_float32_for_extreme_parameters() -> None:
     for betas in (linear(1000), np.full(1000, 0.05)):
         for gamma in (0.0, 10.0):
             for k in (1e-3, 1e3):
@@ -147,5 +147,5 @@ def test_p2_stays_a_float32_number_at_the_ends_of_its_parameters() -> None:
 )
 def test_parameters_out_of_range_are_refused(part: Callable[..., Any], parameters: dict[str, float]) -> None:
     [name] = parameters
-    with pytest.raises(UserError, match=f"the {name} of the {part.__name__} loss weighting"):
+    with pytest.raises(UserError, match=f"parameter {name!r} of loss weighting {part.__name__!r}"):
         part(SCHEDULE, "epsilon", **parameters)

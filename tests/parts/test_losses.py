@@ -35,7 +35,7 @@ def pair(shape: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.float3
     return first, second
 
 
-def test_all_are_on_offer_by_name() -> None:
+def test_all_parts_are_registered_by_name() -> None:
     assert ddim_losses() == {"mse": mse, "l2": l2, "l1": l1, "huber": huber, "balanced": balanced}
 
 
@@ -77,8 +77,8 @@ def test_huber_lies_between_the_squared_and_the_absolute_error() -> None:
     )
 
 
-def test_huber_keeps_small_errors_apart_from_zero() -> None:
-    """As it is written in the paper, the difference of two equal fp32 numbers would be 0."""
+def test_huber_does_not_round_small_errors_to_zero() -> None:
+    """The formula as written in the paper would be 0, the difference of two equal fp32 numbers."""
     target = np.zeros((1, 1, 4, 4), np.float32)
     tiny = np.full_like(target, 1e-5)
     assert np.sqrt(tiny**2 + np.float32(0.1) ** 2).max() - np.float32(0.1) == 0
@@ -86,7 +86,7 @@ def test_huber_keeps_small_errors_apart_from_zero() -> None:
 
 
 @given(SHAPES, st.floats(0, 1))
-def test_balanced_is_what_it_says(shape: tuple[int, ...], alpha: float) -> None:
+def test_balanced_follows_its_formula(shape: tuple[int, ...], alpha: float) -> None:
     prediction, target = pair(shape)
     channels = ((prediction.astype(np.float64) - target) ** 2).mean(axis=(2, 3))
     expected = [(1 - alpha) * e.mean() + alpha * np.sqrt((e**2).mean()) for e in channels]
@@ -120,13 +120,13 @@ def test_balanced_is_mse_for_grey_images(alpha: float, size: int) -> None:
 
 @pytest.mark.parametrize("delta", [0.0, -0.1, float("nan"), float("inf"), 1e-7])
 def test_huber_refuses_a_delta_that_fp32_cannot_use(delta: float) -> None:
-    with pytest.raises(UserError, match="the delta of the huber loss"):
+    with pytest.raises(UserError, match="parameter 'delta' of loss 'huber'"):
         huber(*pair((1, 1, 2, 2)), delta=delta)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_balanced_refuses_an_alpha_outside_0_to_1(alpha: float) -> None:
-    with pytest.raises(UserError, match="the alpha of the balanced loss"):
+    with pytest.raises(UserError, match="parameter 'alpha' of loss 'balanced'"):
         balanced(*pair((1, 1, 2, 2)), alpha=alpha)
 
 
@@ -163,7 +163,7 @@ def test_pytorch_can_differentiate_it(loss: Loss) -> None:
 @LOSSES
 def test_the_gradient_is_the_slope(loss: Loss) -> None:
     prediction, target = (torch.from_numpy(array.astype(np.float64)) for array in pair((2, 3, 2, 2)))
-    # Nothing near the corner of the absolute error, where finite differences see both sides.
+    # Avoid the kink of the absolute error, where finite differences mix both sides.
     prediction = target + torch.where((prediction - target).abs() < 0.01, 0.5, prediction - target)
     assert torch.autograd.gradcheck(lambda x: loss(x, target), prediction.requires_grad_(), eps=1e-7)
 
@@ -171,17 +171,17 @@ def test_the_gradient_is_the_slope(loss: Loss) -> None:
 @LOSSES
 @pytest.mark.parametrize("size", [0.0, 1e-20, 1e-8, 1.0, 1e4])
 def test_the_gradient_is_finite_however_large_the_error(loss: Loss, size: float) -> None:
-    """Zero included, where the slope of a root is not."""
+    """At zero the slope of a square root is infinite."""
     _, target = (torch.from_numpy(array) for array in pair((2, 3, 4, 4)))
     errors = (size * target).requires_grad_()
     loss(errors, torch.zeros_like(target)).sum().backward()
     assert errors.grad is not None
     assert torch.all(torch.isfinite(errors.grad))
-    assert torch.all(errors.grad * errors.detach() >= 0), "downhill is towards the target"
+    assert torch.all(errors.grad * errors.detach() >= 0), "the gradient must point away from the target"
 
 
 @LOSSES
-def test_a_perfect_prediction_costs_nothing(loss: Loss) -> None:
+def test_perfect_prediction_has_zero_loss(loss: Loss) -> None:
     prediction, _ = pair((2, 3, 4, 4))
     assert np.all(loss(prediction, prediction) >= 0)
     np.testing.assert_allclose(loss(prediction, prediction), [0, 0], atol=1e-14)

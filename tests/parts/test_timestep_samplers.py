@@ -1,4 +1,4 @@
-"""Timestep samplers: range, distribution, mirror images; importance sampling learns and stays unbiased."""
+"""Timestep samplers: range, distribution, mirror pairs, and importance sampling without bias."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sample(sampler: TimestepSampler, size: int, seed: int = 0) -> NDArray[np.int
     return sampler.sample(size, np.random.default_rng(seed))[0]
 
 
-def test_all_are_on_offer_by_name() -> None:
+def test_all_parts_are_registered_by_name() -> None:
     samplers = ddim_timestep_samplers()
     assert list(samplers) == ["uniform", "antithetic", "importance"]
     assert isinstance(samplers["uniform"](schedule(5)), Uniform)
@@ -40,7 +40,7 @@ def test_all_are_on_offer_by_name() -> None:
 
 @STATELESS
 @given(timesteps=st.integers(1, 2000), size=st.integers(1, 200), seed=st.integers(0, 2**32))
-def test_timesteps_and_weights_are_what_the_contract_asks(
+def test_timesteps_and_weights_honour_the_contract(
     factory: TimestepSamplerFactory, timesteps: int, size: int, seed: int
 ) -> None:
     t, weights = factory(schedule(timesteps)).sample(size, np.random.default_rng(seed))
@@ -52,7 +52,7 @@ def test_timesteps_and_weights_are_what_the_contract_asks(
 
 
 def surprise(t: NDArray[np.int64], timesteps: int) -> float:
-    """Chi-square against the uniform distribution, in standard deviations from what is expected."""
+    """Return the chi-square against the uniform distribution, in standard deviations from its mean."""
     expected = len(t) / timesteps
     statistic = float(((np.bincount(t, minlength=timesteps) - expected) ** 2 / expected).sum())
     return (statistic - (timesteps - 1)) / math.sqrt(2 * (timesteps - 1))
@@ -62,7 +62,7 @@ def surprise(t: NDArray[np.int64], timesteps: int) -> float:
 @pytest.mark.parametrize("timesteps", [10, 1000])
 def test_every_timestep_is_equally_likely(factory: TimestepSamplerFactory, timesteps: int) -> None:
     t = sample(factory(schedule(timesteps)), 200_000)
-    # Halves apart: the second of an antithetic sampler follows from the first.
+    # Test the halves separately: in an antithetic sampler the second follows from the first.
     for half in (t[:100_000], t[100_000:]):
         assert abs(surprise(half, timesteps)) < 4
         assert (int(half.min()), int(half.max())) == (0, timesteps - 1)
@@ -74,16 +74,18 @@ def test_antithetic_timesteps_are_mirror_pairs(timesteps: int, size: int) -> Non
     half = (size + 1) // 2
     np.testing.assert_array_equal(t[half:], timesteps - 1 - t[: size - half])
     if size % 2 == 0:
-        assert t.mean() == pytest.approx((timesteps - 1) / 2), "as much high as low noise, in every batch"
+        assert t.mean() == pytest.approx((timesteps - 1) / 2), (
+            "every batch must have as much high as low noise"
+        )
 
 
-def test_uniform_timesteps_are_no_mirror_pairs() -> None:
+def test_uniform_timesteps_are_not_mirror_pairs() -> None:
     t = sample(Uniform(schedule(1000)), 100)
     assert not np.array_equal(np.sort(t), np.sort(999 - t))
 
 
 @STATELESS
-def test_the_generator_decides(factory: TimestepSamplerFactory) -> None:
+def test_timesteps_depend_only_on_the_generator(factory: TimestepSamplerFactory) -> None:
     first, second = factory(schedule(1000)), factory(schedule(1000))
     sample(first, 7, seed=9)
     np.testing.assert_array_equal(sample(first, 50, seed=1), sample(second, 50, seed=1))
@@ -91,7 +93,7 @@ def test_the_generator_decides(factory: TimestepSamplerFactory) -> None:
 
 
 @STATELESS
-def test_nothing_is_learned(factory: TimestepSamplerFactory) -> None:
+def test_stateless_samplers_learn_nothing(factory: TimestepSamplerFactory) -> None:
     sampler = factory(schedule(100))
     before = sample(sampler, 20)
     assert sampler.needs_losses is False
@@ -107,7 +109,7 @@ HISTORY = 3
 
 
 def learned(losses: NDArray[np.float32], uniform_share: float = 0.001) -> Importance:
-    """A sampler that has seen all of its history, `losses[t]` at timestep t."""
+    """Return a sampler with a full history: `losses[t]` at timestep t."""
     timesteps, history = losses.shape
     sampler = Importance(schedule(timesteps), history=history, uniform_share=uniform_share)
     for column in losses.T:
@@ -116,7 +118,7 @@ def learned(losses: NDArray[np.float32], uniform_share: float = 0.001) -> Import
 
 
 def probabilities(losses: NDArray[np.float32], uniform_share: float) -> NDArray[np.float64]:
-    """The formula of the paper's code, written out."""
+    """Return the probabilities according to the formula in the paper's code."""
     sizes = np.array([math.sqrt(sum(float(x) ** 2 for x in row) / len(row)) for row in losses])
     p: NDArray[np.float64] = (1 - uniform_share) * sizes / sizes.sum() + uniform_share / len(sizes)
     return p
@@ -140,7 +142,7 @@ LOSSES = (
 
 
 class EveryTimestep(np.random.Generator):
-    """Draws each timestep once, and keeps the probabilities that they were to be drawn with."""
+    """A generator that draws each timestep once, and stores the probabilities passed to it."""
 
     def __init__(self) -> None:
         super().__init__(np.random.PCG64(0))
@@ -155,7 +157,7 @@ class EveryTimestep(np.random.Generator):
 def test_weights_undo_the_bias_exactly(
     losses: NDArray[np.float32], share: float, data: st.DataObject
 ) -> None:
-    """The expectation of w_t f(t), the sum of p_t w_t f(t), is the mean of f: for any f."""
+    """The expectation of w_t f(t), the sum of p_t w_t f(t), is the mean of f for any f."""
     timesteps = len(losses)
     rng = EveryTimestep()
     t, weights = learned(losses, uniform_share=share).sample(timesteps, rng)
@@ -198,7 +200,7 @@ def test_timesteps_are_uniform_until_each_has_its_history(timesteps: int, missin
     for column in losses.T[:-1]:
         sampler.update(np.arange(timesteps), column)
     others = np.delete(np.arange(timesteps), late)
-    # Any number of losses elsewhere does not make up for a missing one.
+    # No number of losses at other timesteps makes up for a missing one.
     for _ in range(2):
         sampler.update(others, losses[others, -1])
     uniform = Uniform(schedule(timesteps))
@@ -211,7 +213,7 @@ def test_timesteps_are_uniform_until_each_has_its_history(timesteps: int, missin
 
 
 @given(timesteps=st.integers(1, 2000), size=st.integers(1, 200), seed=st.integers(0, 2**32))
-def test_importance_keeps_the_contract(timesteps: int, size: int, seed: int) -> None:
+def test_importance_honours_the_contract(timesteps: int, size: int, seed: int) -> None:
     t, weights = learned(random_losses(timesteps, 1)).sample(size, np.random.default_rng(seed))
     assert t.dtype == np.int64
     assert t.shape == weights.shape == (size,)
@@ -221,7 +223,7 @@ def test_importance_keeps_the_contract(timesteps: int, size: int, seed: int) -> 
     assert Importance.needs_losses is True
 
 
-def test_losses_of_zero_stay_uniform() -> None:
+def test_zero_losses_give_uniform_timesteps() -> None:
     sampler = learned(np.zeros((7, HISTORY), np.float32))
     np.testing.assert_array_equal(sample(sampler, 30), sample(Uniform(schedule(7)), 30))
 
@@ -237,19 +239,19 @@ def test_only_the_newest_losses_count() -> None:
     np.testing.assert_array_equal(weights, expected_weights)
 
 
-def test_a_timestep_that_a_batch_repeats_is_learned_in_order() -> None:
+def test_repeated_timesteps_in_a_batch_are_learned_in_order() -> None:
     together, one_by_one = (Importance(schedule(2), history=2) for _ in range(2))
     t, losses = np.array([0, 1, 0, 0, 1]), np.array([9, 1, 2, 3, 4], np.float32)
     together.update(t, losses)
     for i in range(5):
         one_by_one.update(t[i : i + 1], losses[i : i + 1])
     np.testing.assert_array_equal(together.state_dict()["losses"], one_by_one.state_dict()["losses"])
-    assert sorted(together.state_dict()["losses"][0]) == [2, 3], "9 is the oldest of three"
+    assert sorted(together.state_dict()["losses"][0]) == [2, 3], "9 must be dropped as the oldest of three"
 
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf, -np.inf])
 def test_a_loss_that_is_not_finite_is_not_learned(loss: float) -> None:
-    """It ends the training anyway; before that, the sampler must not be what fails."""
+    """Such a loss ends the training, which must fail with its own error rather than the sampler's."""
     losses = random_losses(5)
     sampler, untouched = learned(losses), learned(losses)
     sampler.update(np.array([2]), np.array([loss], np.float32))
@@ -269,12 +271,12 @@ def test_a_loss_that_is_not_finite_is_not_learned(loss: float) -> None:
 )
 def test_parameters_out_of_range_are_refused(parameters: dict[str, float]) -> None:
     [name] = parameters
-    with pytest.raises(UserError, match=f"the {name} of the importance timestep sampler"):
+    with pytest.raises(UserError, match=f"parameter {name!r} of timestep sampler 'importance' must be"):
         Importance(schedule(5), **parameters)  # type: ignore[arg-type]
 
 
 @given(steps=st.integers(0, 12), after=st.integers(1, 5))
-def test_going_on_from_a_state_equals_not_stopping(steps: int, after: int) -> None:
+def test_resuming_from_a_state_equals_an_uninterrupted_run(steps: int, after: int) -> None:
     whole, begun, resumed = (Importance(schedule(4), history=2) for _ in range(3))
 
     def train(sampler: Importance, first: int, last: int) -> list[float]:
@@ -290,7 +292,7 @@ def test_going_on_from_a_state_equals_not_stopping(steps: int, after: int) -> No
     assert train(whole, 0, steps + after)[10 * steps :] == train(resumed, steps, steps + after)
 
 
-def test_the_state_is_a_copy_both_ways() -> None:
+def test_state_is_copied_on_save_and_load() -> None:
     sampler = learned(random_losses(4))
     before = sample(sampler, 30)
     state = sampler.state_dict()
@@ -315,9 +317,9 @@ def changed(array: NDArray[np.float64], value: float) -> NDArray[np.float64]:
 @pytest.mark.parametrize(
     ("state", "why"),
     [
-        ({}, "it holds nothing"),
-        ({"losses": GOOD_LOSSES}, "it holds losses, not counts and losses"),
-        ({"losses": GOOD_LOSSES, "counts": GOOD_COUNTS, "x": GOOD_COUNTS}, "it holds counts, losses, x"),
+        ({}, "it contains nothing"),
+        ({"losses": GOOD_LOSSES}, "it contains losses, not counts and losses"),
+        ({"losses": GOOD_LOSSES, "counts": GOOD_COUNTS, "x": GOOD_COUNTS}, "it contains counts, losses, x"),
         ({"losses": GOOD_LOSSES[:3], "counts": GOOD_COUNTS}, "its losses are float64 (3, 3)"),
         ({"losses": GOOD_LOSSES.T, "counts": GOOD_COUNTS}, "its losses are float64 (3, 4)"),
         ({"losses": GOOD_LOSSES.astype(np.float32), "counts": GOOD_COUNTS}, "its losses are float32"),
@@ -326,17 +328,32 @@ def changed(array: NDArray[np.float64], value: float) -> NDArray[np.float64]:
         ({"losses": changed(GOOD_LOSSES, np.nan), "counts": GOOD_COUNTS}, "a loss is not a finite"),
         ({"losses": changed(GOOD_LOSSES, -np.inf), "counts": GOOD_COUNTS}, "a loss is not a finite"),
         ({"losses": changed(GOOD_LOSSES, 1e200), "counts": GOOD_COUNTS}, "a loss is not a finite"),
-        ({"losses": GOOD_LOSSES, "counts": changed(GOOD_COUNTS, np.nan)}, "a count is not a whole number"),
-        ({"losses": GOOD_LOSSES, "counts": changed(GOOD_COUNTS, np.inf)}, "a count is not a whole number"),
-        ({"losses": GOOD_LOSSES, "counts": changed(GOOD_COUNTS, -1)}, "a count is not a whole number"),
-        ({"losses": GOOD_LOSSES, "counts": changed(GOOD_COUNTS, 1.5)}, "a count is not a whole number"),
-        ({"losses": GOOD_LOSSES, "counts": changed(GOOD_COUNTS, 1e300)}, "a count is not a whole number"),
+        (
+            {"losses": GOOD_LOSSES, "counts": changed(GOOD_COUNTS, np.nan)},
+            "a count is not a non-negative integer",
+        ),
+        (
+            {"losses": GOOD_LOSSES, "counts": changed(GOOD_COUNTS, np.inf)},
+            "a count is not a non-negative integer",
+        ),
+        (
+            {"losses": GOOD_LOSSES, "counts": changed(GOOD_COUNTS, -1)},
+            "a count is not a non-negative integer",
+        ),
+        (
+            {"losses": GOOD_LOSSES, "counts": changed(GOOD_COUNTS, 1.5)},
+            "a count is not a non-negative integer",
+        ),
+        (
+            {"losses": GOOD_LOSSES, "counts": changed(GOOD_COUNTS, 1e300)},
+            "a count is not a non-negative integer",
+        ),
     ],
 )
-def test_a_state_that_is_not_its_own_is_refused(state: SamplerState, why: str) -> None:
+def test_foreign_state_is_refused(state: SamplerState, why: str) -> None:
     sampler = learned(random_losses(4))
     before = sample(sampler, 30)
-    with pytest.raises(UserError, match="not that of this importance timestep sampler") as caught:
+    with pytest.raises(UserError, match="does not fit timestep sampler 'importance'") as caught:
         sampler.load_state_dict(state)
     assert why in caught.value.why
     np.testing.assert_array_equal(sample(sampler, 30), before)

@@ -1,4 +1,4 @@
-"""Timestep subsets: exactly S distinct timesteps, where they are said to be."""
+"""Timestep subsets: exactly S distinct timesteps, at the documented positions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_exactly_s_strictly_increasing_timesteps(part: TimestepSubset, sizes: tu
 
 @PARTS
 @given(timesteps=st.integers(1, 2000))
-def test_as_many_steps_as_timesteps_take_them_all(part: TimestepSubset, timesteps: int) -> None:
+def test_as_many_steps_as_timesteps_visits_all(part: TimestepSubset, timesteps: int) -> None:
     np.testing.assert_array_equal(part(schedule(timesteps), timesteps), np.arange(timesteps))
 
 
@@ -59,7 +59,7 @@ def test_linear_and_cosine_go_from_end_to_end(part: TimestepSubset, sizes: tuple
 def test_quad_ends_at_its_span(sizes: tuple[int, int]) -> None:
     timesteps, steps = sizes
     subset = quad(schedule(timesteps), steps)
-    # Where there are more steps than timesteps below the span, it has to reach beyond.
+    # With more steps than timesteps below the span, the subset must extend beyond it.
     assert subset[-1] == max(np.rint(min(0.8 * timesteps, timesteps - 1)), steps - 1)
     assert steps == 1 or subset[0] == 0
     assert quad(schedule(timesteps), steps, span=1.0)[-1] == timesteps - 1
@@ -82,18 +82,18 @@ def test_trailing_counts_back_from_the_end(sizes: tuple[int, int]) -> None:
     assert np.all(np.abs(subset - even) <= 0.5)
 
 
-def test_trailing_is_that_of_the_paper() -> None:
-    """Table 2 of arXiv 2305.08891, at T = 1000 and S = 10, and where S does not divide T."""
+def test_trailing_matches_the_paper() -> None:
+    """The values are those of table 2 of arXiv 2305.08891, at T = 1000 and S = 10, and for S = 3."""
     np.testing.assert_array_equal(trailing(schedule(1000), 10), np.arange(99, 1000, 100))
     np.testing.assert_array_equal(trailing(schedule(1000), 3), [332, 666, 999])
 
 
-def test_trailing_has_no_timestep_too_many_where_a_float_step_has() -> None:
+def test_trailing_has_no_extra_timestep_from_float_error() -> None:
     assert len(np.arange(1000, 0, -1000 / 61)) == 62
     assert len(trailing(schedule(1000), 61)) == 61
 
 
-def test_explicit_is_the_list_that_was_given() -> None:
+def test_explicit_returns_the_given_list() -> None:
     subset = explicit(schedule(21), 3, t=(0, 10, 20))
     assert subset.dtype == np.int64
     np.testing.assert_array_equal(subset, [0, 10, 20])
@@ -102,22 +102,22 @@ def test_explicit_is_the_list_that_was_given() -> None:
 def test_explicit_is_read_from_text() -> None:
     choice = parse_choice("explicit:t=0,10,20")
     assert resolve("", user_parameters(explicit), choice.arguments) == {"t": (0, 10, 20)}
-    with pytest.raises(UserError, match="needs t="):
+    with pytest.raises(UserError, match="needs a value for its parameter 't'"):
         resolve("timestep subset 'explicit'", user_parameters(explicit), {})
 
 
 @pytest.mark.parametrize(
     ("t", "why"),
     [
-        ((0, 10, 10), "10 comes after 10"),
-        ((0, 30, 20), "20 comes after 30"),
-        ((-1, 10, 20), "-1 lies outside"),
-        ((0, 10, 100), "100 lies outside"),
-        ((0, 10, 10**30), "lies outside"),
+        ((0, 10, 10), "10 follows 10"),
+        ((0, 30, 20), "20 follows 30"),
+        ((-1, 10, 20), "-1 is outside"),
+        ((0, 10, 100), "100 is outside"),
+        ((0, 10, 10**30), "is outside"),
     ],
 )
-def test_explicit_refuses_what_is_no_subset(t: tuple[int, ...], why: str) -> None:
-    with pytest.raises(UserError, match=r"strictly increase within \[0, 100\)") as caught:
+def test_explicit_refuses_invalid_subsets(t: tuple[int, ...], why: str) -> None:
+    with pytest.raises(UserError, match=r"must be increasing integers in \[0, 100\)") as caught:
         explicit(schedule(100), 3, t=t)
     assert why in caught.value.why
 
@@ -126,8 +126,8 @@ def test_explicit_refuses_what_is_no_subset(t: tuple[int, ...], why: str) -> Non
     ("t", "fix"),
     [((0, 10, 20), "add --steps 3"), ((5,), "add --steps 1"), ((), "explicit:t=0,10,20 --steps 3")],
 )
-def test_explicit_says_which_number_of_steps_it_needs(t: tuple[int, ...], fix: str) -> None:
-    with pytest.raises(UserError, match=f"lists {len(t)} timesteps, and 20 are asked for") as caught:
+def test_explicit_names_the_required_number_of_steps(t: tuple[int, ...], fix: str) -> None:
+    with pytest.raises(UserError, match=f"needs 20 timesteps, not {len(t)}") as caught:
         explicit(schedule(100), 20, t=t)
     assert fix in caught.value.fix
 
@@ -155,13 +155,13 @@ def positions(draw: st.DrawFn) -> tuple[NDArray[np.float64], int]:
 
 
 @given(positions())
-def test_no_timestep_moves_that_need_not(given_positions: tuple[NDArray[np.float64], int]) -> None:
+def test_timesteps_move_only_if_necessary(given_positions: tuple[NDArray[np.float64], int]) -> None:
     real, timesteps = given_positions
     rounded = np.rint(real).astype(np.int64)
     chosen = strictly_increasing(real, timesteps)
     if len(set(rounded)) == len(rounded):
         np.testing.assert_array_equal(chosen, rounded)
-    # One after the other: up to the next free timestep, then back from the end.
+    # In order: each moves up to the next free timestep, then back from the end.
     expected: list[int] = []
     for r in rounded.tolist():
         expected.append(max(r, expected[-1] + 1) if expected else r)
@@ -185,13 +185,13 @@ def test_impossible_positions_are_refused(real: list[float], message: str) -> No
 
 
 def ermongroup_quad(timesteps: int, steps: int) -> NDArray[np.int64]:
-    """The formula of github.com/ermongroup/ddim, `runners/diffusion.py`."""
+    """Return the timesteps of github.com/ermongroup/ddim, `runners/diffusion.py`."""
     return np.array([int(s) for s in np.linspace(0, np.sqrt(timesteps * 0.8), steps) ** 2])
 
 
 @pytest.mark.parametrize(("steps", "distinct"), [(50, 49), (100, 96)])
 def test_quad_repeats_no_timestep_where_the_papers_code_does(steps: int, distinct: int) -> None:
-    """A repeated timestep is a network call that changes nothing."""
+    """A repeated timestep is a network call without effect."""
     assert len(set(ermongroup_quad(1000, steps))) == distinct
     assert len(set(quad(schedule(1000), steps))) == steps
 
@@ -201,8 +201,8 @@ def test_quad_repeats_no_timestep_where_the_papers_code_does(steps: int, distinc
 @example(20)
 @example(50)
 @example(100)
-def test_quad_stays_beside_the_papers_timesteps(steps: int) -> None:
-    """Rounding instead of truncating moves a timestep by one; making them distinct by a few at most."""
+def test_quad_is_close_to_the_papers_timesteps(steps: int) -> None:
+    """Rounding instead of truncating moves a timestep by at most 1, and removing duplicates by at most 4."""
     theirs, ours = ermongroup_quad(1000, steps), quad(schedule(1000), steps)
     distance = np.abs(ours - theirs)
     assert np.all(distance <= (1 if len(set(theirs)) == steps else 4))

@@ -1,4 +1,4 @@
-"""The cut of the house: layers, extension points, documentation."""
+"""The structure of the project: layers, extension points, documentation of parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.repository import ROOT
 
 
 @pytest.mark.process
-def test_layers_and_independence_are_kept() -> None:
+def test_imports_respect_the_layers() -> None:
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -34,7 +34,7 @@ def test_all_distributions_have_the_version_of_the_host() -> None:
 
 
 @pytest.mark.usefixtures("no_framework")
-def test_every_part_that_is_shipped_is_documented() -> None:
+def test_every_shipped_part_is_documented() -> None:
     registry = load_plugins("torch").registry
     parts = [
         registry.find(kind, PartChoice(name, None, {})) for kind in Kind for name in registry.names(kind)
@@ -48,5 +48,5 @@ def test_every_part_that_is_shipped_is_documented() -> None:
 
 
 @pytest.mark.usefixtures("no_framework")
-def test_plugins_that_are_shipped_load() -> None:
+def test_shipped_plugins_load() -> None:
     assert [plugin.error for plugin in load_plugins("torch").installed if plugin.error] == []

@@ -1,4 +1,4 @@
-"""The benchmarks run: each call once, nothing is timed. `make bench` times them."""
+"""The benchmarks run: each call once, without timing. `make bench` measures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.benchmarks.side_by_side import CALLS, table
 from tests.support.repository import ROOT
 
 if TYPE_CHECKING:
@@ -33,8 +34,16 @@ def test_every_call_can_be_measured(framework: str, environment: dict[str, str])
     assert "3 passed" in done.stdout
 
 
+def test_ratios_are_to_the_fastest_peer_of_each_call() -> None:
+    times = {"torch-bf16": (1.0, 1.0, 1.0), "diffusers": (3.0, 2.0, 9.0), "diffusers-bf16": (2.0, 4.0, 9.0)}
+    found = {name: dict(zip(CALLS, ([t] for t in each), strict=True)) for name, each in times.items()}
+    lines = table("cifar10", found, dict.fromkeys(times, 7.0)).splitlines()
+    assert lines[2] == "| torch-bf16 | 1.000 s (2.00 x) | 1.000 s (2.00 x) | 1.000 s (9.00 x) | 7 s |"
+    assert lines[3] == "| diffusers | 3.000 s (0.67 x) | 2.000 s (1.00 x) | 9.000 s (1.00 x) | 7 s |"
+
+
 @pytest.mark.slow
-def test_frameworks_are_asked_in_turn(environment: dict[str, str], tmp_path: Path) -> None:
+def test_side_by_side_benchmark_alternates_frameworks(environment: dict[str, str], tmp_path: Path) -> None:
     rounds = ["--training-steps", "1", "--network-calls", "1", "--samples", "1"]
     options = ["--sizes", "digits", "--frameworks", "torch", "diffusers", *rounds]
     done = subprocess.run(
@@ -53,7 +62,7 @@ def test_frameworks_are_asked_in_turn(environment: dict[str, str], tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_time_to_quality_is_a_curve(environment: dict[str, str], tmp_path: Path) -> None:
+def test_time_to_quality_writes_curves_and_a_picture(environment: dict[str, str], tmp_path: Path) -> None:
     out, picture = tmp_path / "curves.json", tmp_path / "curves.png"
     options = ["--frameworks", "torch", "diffusers", "--every", "1", "--steps", "2"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The examples are real: pip builds and installs them, they pass their own tests, and runs use them."""
+"""The examples work: pip builds and installs them, they pass their own tests, and runs use them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """All of them, built as wheels and installed by pip."""
+    """Build all examples as wheels and install them with pip."""
     folder = tmp_path_factory.mktemp("site")
     options = ["--quiet", "--no-deps", "--disable-pip-version-check", "--target", str(folder)]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, *EXAMPLES], check=True)
     return Site(folder)
 
 
-def test_there_are_some() -> None:
-    names = {"barron", "ddim_numpy", "gits", "karras", "logit_normal", "mlflow"}
+def test_all_examples_are_found() -> None:
+    names = {"barron", "ddim_numpy", "gallery", "gits", "karras", "logit_normal", "mlflow"}
     assert names == {path.name for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_an_example_passes_its_own_tests(example: Path, site: Site, environment: dict[str, str]) -> None:
+def test_example_passes_its_own_tests(example: Path, site: Site, environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", example],
         cwd=example / "tests",
@@ -52,7 +52,7 @@ def test_an_example_passes_its_own_tests(example: Path, site: Site, environment:
 
 
 @pytest.mark.parametrize("framework", ["torch", "jittor"])
-def test_runs_of_both_frameworks_use_them(
+def test_runs_of_both_frameworks_use_the_examples(
     framework: str, site: Site, ddim_host: Command, tiny: list[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
@@ -66,6 +66,25 @@ def test_runs_of_both_frameworks_use_them(
     searched = ddim_host("optimize", path, *search, env=site.env)
     assert searched.code == 0, searched.err
     assert "search            gits:metric=l2,coeff=1.15 (ddim-gits 0.1.0)" in searched.out
+
+
+def test_each_plugin_of_the_gallery_is_short() -> None:
+    for path in (ROOT / "examples" / "gallery" / "ddim_gallery").glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 40, path.name
+
+
+@pytest.mark.parametrize("framework", ["torch", "jittor"])
+def test_runs_of_both_frameworks_use_the_gallery(
+    framework: str, site: Site, ddim_host: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    parts = (
+        "--data one_digit --loss multiscale:smallest=4 --loss-weighting soft_min_snr "
+        "--timestep-subset log_snr --timestep-sampler low_discrepancy --noise-schedule shifted_cosine:size=8"
+    )
+    options = [*parts.split(), "--plugin", framework]
+    outcome = ddim_host(*tiny, *options, "--out", tmp_path / "run", env=site.env)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("(ddim-gallery 0.1.0)") == 6
 
 
 def test_a_third_framework_trains_resumes_and_exchanges_weights(

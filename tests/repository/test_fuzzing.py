@@ -1,4 +1,4 @@
-"""A short form of `python -m tests.fuzz`, and what it has found."""
+"""A short run of `python -m tests.fuzz`, and its findings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_hostile_files_are_read_or_refused(tmp_path: Path, monkeypatch: pytest.M
     assert len(names) == len(set(names)) >= 17
 
 
-def test_messages_can_be_printed_whatever_a_file_holds() -> None:
-    """The name of an array in a safetensors file can be anything, and comes back in the reader's error."""
+def test_messages_are_printable_for_any_file_contents() -> None:
+    """An array in a safetensors file can have any name, which the error of the reader quotes."""
     error = UserError("cannot read x\x1b[2J", why="no `\x00`", fix="say 'é' \ud800")
     assert str(error) == "cannot read x\\x1b[2J\n  why: no `\\x00`\n  fix: say 'é' \\ud800"

@@ -1,11 +1,13 @@
-"""The check of a GPU runs without one, in its smallest sizes: nothing of it is new when it counts."""
+"""The GPU check runs on the CPU in its smallest sizes, so that it works when a GPU is available."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,9 +50,37 @@ def test_every_stage_runs_on_the_cpu(stages: list[str], environment: dict[str, s
     assert (out / "check.md").read_text(encoding="utf-8") == page(found)
 
 
-def test_a_stage_that_fails_is_shown_with_the_end_of_its_log() -> None:
-    text = page({"parity": {"seconds": 3, "problem": "ended with exit code 1", "log": ["Boom"]}})
-    assert "It ended with exit code 1" in text
+@pytest.mark.slow
+def test_killed_check_keeps_its_measurements(environment: dict[str, str], tmp_path: Path) -> None:
+    """The check is killed after the first figure of the first contender, before any round."""
+    options = ["--device", "cpu", "--tiny", "--stages", "speed"]
+    check = subprocess.Popen(
+        [sys.executable, "-m", "tests.gpu", str(tmp_path), *options],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+        start_new_session=True,
+    )
+    written = tmp_path / "check.md"
+    until = time.monotonic() + 240
+    try:
+        while not (written.exists() and "images/s in training" in written.read_text(encoding="utf-8")):
+            assert check.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    finally:
+        os.killpg(check.pid, signal.SIGKILL)
+        check.wait()
+    found = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))["speed"]
+    assert found["problem"] == "has not ended"
+    assert "images/s in training" in found["figures"]["torch-bf16"]
+    text = (tmp_path / "check.md").read_text(encoding="utf-8")
+    assert "It has not ended" in text
+    assert found["figures"]["torch-bf16"] in text
+
+
+def test_failed_stage_is_shown_with_the_end_of_its_log() -> None:
+    text = page({"parity": {"seconds": 3, "problem": "exited with code 1", "log": ["Boom"]}})
+    assert "It exited with code 1" in text
     assert "Boom" in text
 
 

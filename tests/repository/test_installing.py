@@ -1,4 +1,4 @@
-"""`make demo` and `make install` find a Python, or say in one message what the machine lacks."""
+"""`make demo` and `make install` find a Python, or report in one message what the machine lacks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHELL = "/bin/sh"
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """An empty folder, all that there is on the path but the tools of a shell."""
+    """Return an empty folder, the only one on the path besides the shell's tools."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "head").symlink_to("/usr/bin/head")
@@ -35,7 +35,7 @@ def provide(programs: Path, name: str, text: str) -> None:
 
 
 def provide_python(programs: Path, name: str, setup: str = "") -> None:
-    """Provide this Python, which runs `setup` before the code that it is given."""
+    """Install a program `name` that runs the current Python, and `setup` before the code passed with `-c`."""
     provide(programs, name, f'shift; code=$1; shift; exec {sys.executable} -c "{setup}\n$code" "$@"')
 
 
@@ -50,7 +50,7 @@ NO_HEADERS = "import sysconfig; sysconfig.get_path = lambda name: '/nowhere'"
 NO_VENV = "import sys; sys.modules['ensurepip'] = None"
 
 
-def test_the_first_python_that_works_is_taken(programs: Path) -> None:
+def test_first_working_python_is_used(programs: Path) -> None:
     provide(programs, "g++", "")
     provide(programs, "python3.13", "echo 'shim: python3.13: command not found' >&2; exit 127")
     provide_python(programs, "python3.12", NO_VENV)
@@ -63,7 +63,7 @@ def test_the_first_python_that_works_is_taken(programs: Path) -> None:
     )
 
 
-def test_a_machine_without_a_usable_python_is_told_what_was_looked_for(programs: Path) -> None:
+def test_error_without_a_usable_python_lists_the_candidates(programs: Path) -> None:
     provide(programs, "g++", "")
     provide(programs, "python3.13", "echo 'shim: python3.13: command not found' >&2; exit 127")
     provide_python(programs, "python3.11", NO_VENV)
@@ -72,24 +72,24 @@ def test_a_machine_without_a_usable_python_is_told_what_was_looked_for(programs:
     assert (code, out) == (1, "")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert err == (
-        "error: ddim-host cannot be installed on this machine as it is\n"
-        "  why: it has no Python that can be used; looked for:\n"
+        "error: ddim-host cannot be installed on this machine\n"
+        "  why: no usable Python was found; tried:\n"
         "  python3.13: shim: python3.13: command not found\n"
         "  python3.12: not installed\n"
-        f"  python3.11: it cannot make environments (Debian: apt-get install python{version}-venv)\n"
+        f"  python3.11: it cannot create environments (Debian: apt-get install python{version}-venv)\n"
         "  python3: it is Python 3.10, and 3.11 or newer is needed\n"
-        "  fix: install one of these, or name another one: make demo PYTHON=/path/to/python3\n"
+        "  fix: install one of these, or choose another one: make demo PYTHON=/path/to/python3\n"
     )
 
 
-def test_jittor_needs_headers_and_a_compiler_and_the_demo_does_not(programs: Path) -> None:
+def test_only_jittor_needs_headers_and_a_compiler(programs: Path) -> None:
     provide_python(programs, "python3", NO_HEADERS)
     code, out, err = find(programs, "install", "python3")
     assert (code, out) == (1, "")
     assert err.count("error: ") == 1
     assert "  python3: there is no /nowhere/Python.h, which Jittor compiles against (Debian: " in err
     assert "  why: there is no C++ compiler g++ (Debian: apt-get install g++)\n" in err
-    assert "  fix: install the compiler, or name it: export cc_path=/path/to/g++\n" in err
+    assert "  fix: install the compiler, or choose another one: export cc_path=/path/to/g++\n" in err
     assert "  fix: PyTorch alone needs neither headers nor a compiler: make demo\n" in err
     code, out, err = find(programs, "demo", "python3")
     assert (code, out) == (0, "python3")
@@ -98,12 +98,49 @@ def test_jittor_needs_headers_and_a_compiler_and_the_demo_does_not(programs: Pat
     )
 
 
-def test_make_stops_at_that_message(programs: Path) -> None:
-    """Before anything is made or downloaded."""
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """Return a folder with all that `make demo` reads, and without environments."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "tools"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def make(clone: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--no-print-directory", "-C", str(clone), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_make_stops_with_that_message(programs: Path, clone: Path) -> None:
+    """Nothing is created or downloaded before the message."""
     provide_python(programs, "python-old", OLD)
-    command = ["make", "--no-print-directory", "-C", str(ROOT), "demo", f"PYTHON={programs}/python-old"]
-    command += ["--assume-new=pyproject.toml"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = make(clone, "demo", f"PYTHON={programs}/python-old")
     assert done.returncode == 2
     assert f"  {programs}/python-old: it is Python 3.10, and 3.11 or newer is needed\n" in done.stderr
     assert "pip" not in done.stdout.partition("\n")[2]
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "interrupted"])
+def test_make_keeps_no_environment_of_another_python(finished: bool, programs: Path, clone: Path) -> None:
+    ours = clone / ".venv-demo" / "bin"
+    ours.mkdir(parents=True)
+    provide(ours, "python", f'exec {sys.executable} "$@"')
+    provide(ours, "ddim-host", "echo trained")
+    provide(programs, "python-other", "echo Python 3.12.9 in /usr")
+    if finished:
+        (clone / ".venv-demo" / "installed").touch()
+    done = make(clone, "demo", f"PYTHON={programs}/python-other")
+    assert done.returncode == 2
+    assert (
+        f"error: .venv-demo already exists with another Python than {programs}/python-other\n" in done.stderr
+    )
+    assert f"{programs}/python-other is Python 3.12.9 in /usr\n" in done.stderr
+    assert "fix: remove it first with `make clean-demo`, or leave out PYTHON=" in done.stderr
+    assert done.stdout == ""
+    if finished:
+        for choice in ([f"PYTHON={sys.executable}"], []):
+            assert make(clone, "demo", *choice).stdout.endswith("trained\n")
+    assert make(clone, "clean-demo").returncode == 0
+    assert not (clone / ".venv-demo").exists()

@@ -1,4 +1,4 @@
-"""Authors of plugins import from three modules, and from nothing else."""
+"""Authors of plugins need to import from three modules only."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ PARTS = """
 FRAMEWORKS = """
     ADAM_BETA1 ADAM_BETA2 ADAM_EPSILON Attention Batch Check Conv DECLARATIONS KERNELS_VARIABLE Device Dropout
     GroupNorm JoinProcesses Kernels Layers LayersBase Linear Loss Model ModelBase
-    ModelFactory Precision Processes TrainingState UNet UNetSpec Weights WhichWeights cached
-    cpu_kernels initial_weights launched parameters run_unet process_peak_memory_bytes
+    ModelFactory Precision Processes TrainingState UNet UNetSpec Weights WhichWeights bf16_check
+    cpu_precision PRECISION_VARIABLE
+    cached cpu_kernels initial_weights launched parameters run_unet process_peak_memory_bytes
     processor_flags processor_name time_embedding_table transform_channels
 """
 TESTS = """
@@ -55,13 +56,25 @@ def test_exported_names_change_only_on_purpose(module: str, names: str) -> None:
         assert getattr(face, name) is not None
 
 
+def test_table_for_authors_lists_every_name() -> None:
+    """Readers of the plain file, in which the docstrings are missing, find each name and its source."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+) \| [^|]+ \| \[`ddim_host/", page, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted({*PARTS.split()} - {"__version__"})
+    members = re.search(r"The members of `NoiseSchedule`.*?\n\n(?=The)", page, re.DOTALL)
+    assert members is not None
+    schedule = ddim_host.NoiseSchedule([0.1, 0.2])
+    for name in re.findall(r"^\| `(\w+)", members[0], re.MULTILINE):
+        assert hasattr(schedule, name), name
+
+
 def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="module 'ddim_host' has no attribute 'nothing'"):
         _ = ddim_host.nothing
 
 
 def others_imported(code: str) -> set[str]:
-    """Return what code imports of the host besides the exported names of its faces."""
+    """Return the imports from the host in `code`, except exported names of its public modules."""
     found = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -72,7 +85,7 @@ def others_imported(code: str) -> set[str]:
     return {name for name in found if name.partition(".")[0] == "ddim_host"}
 
 
-def test_modules_of_the_host_are_no_names_that_it_exports() -> None:
+def test_modules_of_the_host_are_not_exported_names() -> None:
     assert others_imported("from ddim_host import UserError, sweep") == {"ddim_host.sweep"}
     assert others_imported("from ddim_host.plugin.data import Images") == {"ddim_host.plugin.data.Images"}
 
@@ -109,7 +122,7 @@ def test_pages_for_authors_of_plugins_import_nothing_else(page: str) -> None:
 
 @pytest.mark.process
 def test_hookimpl_alone_loads_no_numpy() -> None:
-    """So that `ddim-host --help` answers at once."""
+    """NumPy would delay `ddim-host --help`."""
     code = "import sys; from ddim_host import UserError, hookimpl; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
@@ -118,5 +131,10 @@ def test_hookimpl_alone_loads_no_numpy() -> None:
 @pytest.mark.parametrize(("module", "names"), [("ddim_host", PARTS), ("ddim_host.framework", FRAMEWORKS)])
 def test_exported_names_are_documented(module: str, names: str) -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    undocumented = {"__version__", "ADAM_BETA1", "ADAM_BETA2", "ADAM_EPSILON"}  # their names say it
+    undocumented = {
+        "__version__",
+        "ADAM_BETA1",
+        "ADAM_BETA2",
+        "ADAM_EPSILON",
+    }  # their names are self-explanatory
     assert {name for name in names.split() if not re.search(rf"\b{name}\b", page)} <= undocumented

@@ -21,7 +21,7 @@ pytest_plugins = ["pytester"]
 
 @pytest.fixture
 def guarded(pytester: pytest.Pytester) -> pytest.Pytester:
-    """Return a project that uses the guard; its tests run in this process."""
+    """Return a project that uses the guard and runs its tests in this process."""
     pytester.makeconftest("pytest_plugins = ['tests.support.process_guard']")
     pytester.makeini("[pytest]\nmarkers =\n    process\n    slow")
     return pytester
@@ -32,7 +32,7 @@ def outcomes(project: pytest.Pytester, *options: str) -> dict[str, int]:
 
 
 @pytest.mark.process
-def test_a_test_that_starts_a_process_is_failed_unless_it_is_marked(guarded: pytest.Pytester) -> None:
+def test_unmarked_test_that_starts_a_process_fails(guarded: pytest.Pytester) -> None:
     guarded.makepyfile("""
         import subprocess, sys
         import pytest
@@ -76,7 +76,7 @@ def test_a_test_that_starts_a_process_is_failed_unless_it_is_marked(guarded: pyt
     }
 
 
-def test_tests_are_marked_by_the_fixtures_that_they_use(guarded: pytest.Pytester) -> None:
+def test_tests_are_marked_by_their_fixtures(guarded: pytest.Pytester) -> None:
     guarded.makepyfile("""
         import pytest
 
@@ -128,7 +128,7 @@ def start_by_multiprocessing() -> None:
     [start_by_subprocess, start_by_shell, start_by_fork, start_by_spawn, start_by_multiprocessing],
     ids=lambda start: start.__name__,
 )
-def test_every_way_to_start_a_process_is_seen(start: Callable[[], None]) -> None:
+def test_every_way_to_start_a_process_is_detected(start: Callable[[], None]) -> None:
     with started_processes() as started:
         Path().exists()
     assert not started
@@ -138,7 +138,7 @@ def test_every_way_to_start_a_process_is_seen(start: Callable[[], None]) -> None
 
 
 @pytest.mark.process
-def test_compiling_the_kernels_once_for_all_tests_does_not_count() -> None:
+def test_compiling_the_shared_kernels_does_not_count() -> None:
     with started_processes() as started:
         exec(
             "import subprocess; subprocess.run(['true'])", {"__name__": "ddim_host.framework.kernels.library"}

@@ -1,6 +1,6 @@
-"""Training and test batches, looked at through the only thing they give: what the network is shown.
+"""Training and test batches, examined through their only output: the network's inputs.
 
-`TestBatches` is used by its module's name, because pytest would take it for a class of tests.
+`TestBatches` is used with its module's name, because pytest would collect it as a class of tests.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from ddim_host.framework.interface import Batch
     from ddim_host.plugin.data import Images
 
-# Little noise, so that every image can be recognised in x_t.
+# Little noise, so that every image is recognisable in x_t.
 SCHEDULE = NoiseSchedule(np.full(10, 1e-3))
 SIZES = {"count": st.integers(1, 40), "batch_size": st.integers(1, 60)}
 
 
 def numbered(count: int) -> Images:
-    """Images that tell their number and their left from their right: two columns, the number on the left."""
+    """Return images that encode their number and orientation: two columns, the number in the left one."""
     images = np.zeros((count, 2, 2, 1), dtype=np.uint8)
     images[:, :, 0, 0] = np.arange(1, count + 1)[:, None] * 6
     return images
@@ -50,19 +50,19 @@ def training(images: Images, batch_size: int, **changes: Any) -> TrainingBatches
 
 
 def shown(batch: Batch) -> NDArray[np.int64]:
-    """Pixels `(B, C, H, W)` of the images in a batch: the noise is known, and taken out again."""
+    """Return the images of a batch as pixels `(B, C, H, W)`, by subtracting the known noise."""
     abar = SCHEDULE.alphas_cumprod[batch.t].reshape(-1, 1, 1, 1)
     x_start = (batch.x_t - np.sqrt(1 - abar) * batch.target) / np.sqrt(abar)
     return np.rint((x_start + 1) * 127.5).astype(np.int64)
 
 
 def numbers(batch: Batch) -> list[int]:
-    """Which images are in a batch, whether mirrored or not."""
+    """Return the numbers of the images in a batch, whether flipped or not."""
     return [int(pixels.max()) // 6 - 1 for pixels in shown(batch)]
 
 
 def passed_by(stream: TrainingBatches, images: int, batch_size: int) -> list[int]:
-    """The first images of a stream."""
+    """Return the numbers of the first images of a stream."""
     steps = -(-images // batch_size)
     return [number for step in range(steps) for number in numbers(stream.batch(step))][:images]
 
@@ -87,7 +87,7 @@ def test_every_batch_is_full(count: int, batch_size: int) -> None:
         assert [array.dtype for array in arrays] == [np.float32, np.int64, np.float32, np.float32]
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     order = passed_by(training(numbered(40), 8), 80, 8)
     other = passed_by(training(numbered(40), 8, seed=1), 40, 8)
     assert order[:40] != order[40:]
@@ -109,15 +109,15 @@ def test_the_batch_size_changes_neither_order_nor_noise_nor_flips(first: int, se
         np.testing.assert_array_equal(one, other)
 
 
-def test_an_image_gets_new_noise_in_every_epoch_and_no_two_share_it() -> None:
+def test_noise_is_new_for_every_image_and_epoch() -> None:
     stream = training(numbered(20), 20)
     noise = np.concatenate([stream.batch(step).target for step in range(5)])
     assert len(np.unique(noise[:, 0, 0, 0])) == 100
 
 
 @given(steps=st.lists(st.integers(0, 30), min_size=1, max_size=10))
-def test_a_batch_does_not_depend_on_those_before_it(steps: list[int]) -> None:
-    """So that a resumed run sees what a run that never stopped sees."""
+def test_batch_does_not_depend_on_earlier_batches(steps: list[int]) -> None:
+    """A resumed run must see the same batches as an uninterrupted one."""
     used = training(numbered(7), 5, random_flip=True)
     for step in steps:
         batch = used.batch(step)
@@ -133,7 +133,7 @@ def test_a_batch_does_not_depend_on_those_before_it(steps: list[int]) -> None:
 
 
 @pytest.mark.parametrize("random_flip", [False, True])
-def test_images_are_mirrored_left_to_right_where_asked_for(random_flip: bool) -> None:
+def test_images_are_flipped_horizontally_on_request(random_flip: bool) -> None:
     images = numbered(40)
     stream = training(images, 40, random_flip=random_flip)
     mirrored = []
@@ -145,7 +145,7 @@ def test_images_are_mirrored_left_to_right_where_asked_for(random_flip: bool) ->
             mirrored.append(np.array_equal(pixels, upright[:, :, ::-1]))
     # Half of 400, within five standard deviations.
     assert abs(sum(mirrored) - 200) < 50 if random_flip else not any(mirrored)
-    np.testing.assert_array_equal(images, numbered(40), "the data set itself stays as it is")
+    np.testing.assert_array_equal(images, numbered(40), "the data set must not change")
 
 
 def test_x_t_is_a_draw_of_the_forward_process() -> None:
@@ -159,7 +159,7 @@ def test_x_t_is_a_draw_of_the_forward_process() -> None:
     np.testing.assert_allclose(batch.x_t, expected, atol=1e-6)
 
 
-def test_the_weight_of_an_image_is_the_samplers_times_that_of_its_timestep() -> None:
+def test_image_weight_is_the_product_of_sampler_and_timestep_weights() -> None:
     class Weighing(Uniform):
         def sample(
             self, batch_size: int, rng: np.random.Generator
@@ -172,7 +172,7 @@ def test_the_weight_of_an_image_is_the_samplers_times_that_of_its_timestep() -> 
     np.testing.assert_allclose(batch.weights, np.arange(8) * weighting[batch.t], rtol=1e-6)
 
 
-def test_every_step_draws_anew() -> None:
+def test_every_step_has_new_randomness() -> None:
     stream = training(numbered(5), 5)
     steps = [stream.batch(step) for step in range(50)]
     assert len({batch.dropout_seed for batch in steps}) == 50
@@ -192,14 +192,14 @@ def test_epochs_are_counted_in_images(count: int, batch_size: int, epochs: int) 
 
 
 def counted(stream: batches.TestBatches) -> tuple[list[int], NDArray[np.int64], NDArray[np.float32]]:
-    """Numbers, timesteps and noise of the images that count."""
+    """Return numbers, timesteps and noise of the images, without padding."""
     parts = [(numbers(b)[:size], b.t[:size], b.target[:size]) for b, size in stream]
     found, t, noise = zip(*parts, strict=True)
     return list(itertools.chain(*found)), np.concatenate(t), np.concatenate(noise)
 
 
 @given(**SIZES, limit=st.integers(1, 50))
-def test_the_limit_leaves_test_images_out_evenly(count: int, batch_size: int, limit: int) -> None:
+def test_limit_skips_test_images_evenly(count: int, batch_size: int, limit: int) -> None:
     used, _, _ = counted(batches.TestBatches(numbered(count), SCHEDULE, batch_size, limit))
     assert len(used) == min(count, limit)
     assert used[0] == 0
@@ -209,8 +209,8 @@ def test_the_limit_leaves_test_images_out_evenly(count: int, batch_size: int, li
 
 
 @given(**SIZES, other=st.integers(1, 60))
-def test_the_test_batches_are_the_same_every_time(count: int, batch_size: int, other: int) -> None:
-    """With fixed noise and timesteps two epochs, and two runs, have comparable test losses."""
+def test_test_batches_are_reproducible(count: int, batch_size: int, other: int) -> None:
+    """Fixed noise and timesteps make the test losses of epochs and of runs comparable."""
     stream = batches.TestBatches(numbered(count), SCHEDULE, batch_size, 30)
     again = batches.TestBatches(numbered(count), SCHEDULE, other, 30)
     for one, repeated, otherwise in zip(counted(stream), counted(stream), counted(again), strict=True):
@@ -220,7 +220,7 @@ def test_the_test_batches_are_the_same_every_time(count: int, batch_size: int, o
 
 @given(**SIZES)
 def test_test_batches_are_full_too(count: int, batch_size: int) -> None:
-    """One size compiles once; what fills up the last batch does not count."""
+    """With a single size, compilation happens once; the last batch's padding does not count."""
     for batch, size in batches.TestBatches(numbered(count), SCHEDULE, batch_size, 30):
         assert len(batch.x_t) == len(batch.t) == len(batch.weights) == batch_size
         assert 1 <= size <= batch_size
@@ -232,7 +232,7 @@ def test_test_timesteps_cover_the_time_axis_evenly(count: int, timesteps: int) -
     schedule = NoiseSchedule(np.full(timesteps, 1e-3))
     stream = batches.TestBatches(numbered(count), schedule, count, count)
     [(batch, _)] = list(stream)
-    # Each image has a share of the axis of its own.
+    # Each image has its own section of the axis.
     edges = np.arange(count + 1) * timesteps / count
     t = np.sort(batch.t)
     assert np.all((np.floor(edges[:-1]) <= t) & (t <= edges[1:]))
@@ -240,13 +240,13 @@ def test_test_timesteps_cover_the_time_axis_evenly(count: int, timesteps: int) -
 
 
 def test_test_timesteps_are_unrelated_to_the_order_of_the_images() -> None:
-    """Data sets are often sorted by class."""
+    """Data sets are often sorted by class, so timesteps would otherwise depend on the class."""
     schedule = NoiseSchedule(np.full(1000, 1e-3))
     [(batch, _)] = list(batches.TestBatches(numbered(40), schedule, 40, 40))
     assert abs(np.corrcoef(np.arange(40), batch.t)[0, 1]) < 0.5
 
 
-def test_test_images_get_the_forward_process_and_are_never_mirrored() -> None:
+def test_test_images_follow_the_forward_process_and_are_never_flipped() -> None:
     schedule = NoiseSchedule(linear(100))
     images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
     [(batch, _)] = list(batches.TestBatches(images, schedule, 30, 30))
@@ -256,7 +256,7 @@ def test_test_images_get_the_forward_process_and_are_never_mirrored() -> None:
 
 
 @given(**SIZES, ahead=st.integers(1, 4), start=st.integers(0, 9))
-def test_batches_made_ahead_are_the_same_also_after_a_resume(
+def test_batches_prepared_ahead_are_the_same_even_after_a_resume(
     count: int, batch_size: int, ahead: int, start: int
 ) -> None:
     images = numbered(count)

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, and refused where they are damaged or of another network."""
+"""Checkpoints: written whole or not at all, and refused if damaged or from another network."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def arrays(seed: int) -> dict[str, NDArray[np.float32]]:
 
 
 class Weighty:
-    """What `save_checkpoint` asks of a model."""
+    """The part of a model that `save_checkpoint` uses."""
 
     raw, ema = arrays(1), arrays(2)
     state = TrainingState(5, arrays(3), arrays(4))
@@ -70,13 +70,13 @@ def save(folder: Path, step: int = 5) -> Path:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint; not to be changed."""
+    """Write a checkpoint that tests must not change."""
     return save(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture
 def damaged(good: Path, tmp_path: Path) -> Path:
-    """A copy, for a test to damage."""
+    """Copy the checkpoint for a test to damage."""
     return Path(shutil.copytree(good, tmp_path / good.name))
 
 
@@ -86,7 +86,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
-def test_what_is_written_is_read(good: Path) -> None:
+def test_checkpoint_survives_a_round_trip(good: Path) -> None:
     loaded = load_checkpoint(good, PARAMETERS)
     assert same(loaded.raw, Weighty.raw)
     assert same(loaded.ema, Weighty.ema)
@@ -98,7 +98,7 @@ def test_what_is_written_is_read(good: Path) -> None:
     assert loaded.progress == Progress(5, 1.25, 3, 0.5, 16, 0.25)
 
 
-def test_a_checkpoint_is_four_files_by_canonical_names(good: Path) -> None:
+def test_checkpoint_is_four_files_with_canonical_names(good: Path) -> None:
     assert good.name == "step-00000005"
     assert {path.name for path in good.iterdir()} == FILES
     assert safetensors.numpy.load_file(good / "raw.safetensors").keys() == {"conv.weight", "conv.bias"}
@@ -114,7 +114,7 @@ def test_a_checkpoint_is_four_files_by_canonical_names(good: Path) -> None:
 # --- Whole or not at all ------------------------------------------------------------------------------------
 
 
-def test_older_checkpoints_go_when_the_new_one_is_whole(
+def test_older_checkpoints_are_removed_after_the_new_one_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = save(tmp_path, 5)
@@ -140,7 +140,7 @@ def test_only_the_newest_checkpoint_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("writes", range(4))
-def test_an_interrupted_write_leaves_the_old_checkpoint(
+def test_failed_write_keeps_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     old = save(tmp_path, 5)
@@ -162,12 +162,12 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(
             save(tmp_path, 6)
     assert latest_checkpoint(tmp_path) == old
     load_checkpoint(old, PARAMETERS)
-    new = save(tmp_path, 6)  # what the first attempt left behind is in nobody's way
+    new = save(tmp_path, 6)  # leftovers of the first attempt do no harm
     assert list(tmp_path.iterdir()) == [new]
     load_checkpoint(new, PARAMETERS)
 
 
-def test_an_interruption_before_the_last_moment_leaves_the_old_checkpoint(
+def test_interruption_before_the_rename_keeps_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = save(tmp_path, 5)
@@ -183,12 +183,12 @@ def test_an_interruption_before_the_last_moment_leaves_the_old_checkpoint(
     load_checkpoint(old, PARAMETERS)
 
 
-def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
+def test_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path / "missing") is None
     for name in ("step-00000009", "step-100000000", "step-00000010", ".step-200000000.partial", "step-x"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "progress.json").touch()
-    (tmp_path / "step-200000001").mkdir()  # holds weights only
+    (tmp_path / "step-200000001").mkdir()  # contains only weights
     assert latest_checkpoint(tmp_path) == tmp_path / "step-100000000"
 
 
@@ -203,7 +203,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
-def test_a_checkpoint_that_could_not_be_read_back_replaces_none(tmp_path: Path, moment: str) -> None:
+def test_invalid_checkpoint_does_not_replace_a_valid_one(tmp_path: Path, moment: str) -> None:
     old = save(tmp_path, 5)
     broken = Weighty()
     moments = {"exp_avg": arrays(3), "exp_avg_sq": arrays(4)}
@@ -237,15 +237,15 @@ def test_the_best_epochs_keep_their_weights_only(tmp_path: Path) -> None:
     assert same(load_weights(tmp_path / "step-00000004", "ema", PARAMETERS), Weighty.ema)
 
 
-def test_what_a_resumed_run_needs_stays_until_the_next_whole_checkpoint(tmp_path: Path) -> None:
-    """Better epochs come after the checkpoint; a run that is cut off then has to know the old ones."""
+def test_files_for_a_resume_are_kept_until_the_next_checkpoint(tmp_path: Path) -> None:
+    """Better epochs follow the checkpoint, but a run that is interrupted then still needs the old ones."""
     save_weights(tmp_path, MODEL, 3)
     save_checkpoint(tmp_path, MODEL, SAMPLER, Progress(5, best={"train": BestEpoch(3, 0.5)}))
     for step in (6, 7):
         save_weights(tmp_path, MODEL, step)
         remove_others(tmp_path, Progress(step, best={"train": BestEpoch(step, 0.1)}))
     assert contents(tmp_path) == {3: WEIGHTS, 5: FILES, 7: WEIGHTS}
-    remove_others(tmp_path, load_progress(tmp_path / "step-00000005"))  # the run goes on from there
+    remove_others(tmp_path, load_progress(tmp_path / "step-00000005"))  # the run resumes there
     assert contents(tmp_path) == {3: WEIGHTS, 5: FILES}
 
 
@@ -270,7 +270,7 @@ def replaced(name: str, value: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
     ("weights", "why"),
     [
         (replaced("conv.bias", None), "it lacks conv.bias"),
-        (replaced("more", np.ones(1, np.float32)), "it holds more, which the network does not have"),
+        (replaced("more", np.ones(1, np.float32)), "it contains more, which the network does not have"),
         (
             replaced("conv.bias", np.ones(4, np.float32)),
             "conv.bias is float32 (4,), the network's is float32 (3,)",
@@ -289,7 +289,9 @@ def replaced(name: str, value: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
         ({}, "it lacks conv.weight"),
     ],
 )
-def test_weights_that_do_not_fit(tmp_path: Path, weights: dict[str, NDArray[Any]], why: str) -> None:
+def test_weights_that_do_not_fit_are_refused(
+    tmp_path: Path, weights: dict[str, NDArray[Any]], why: str
+) -> None:
     path = tmp_path / "raw.safetensors"
     safetensors.numpy.save_file(weights, path)
     with pytest.raises(UserError) as caught:
@@ -298,7 +300,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, weights: dict[str, NDArray[Any]
     assert why in caught.value.why
 
 
-def test_weights_come_in_the_order_of_the_network(good: Path) -> None:
+def test_weights_have_the_order_of_the_network(good: Path) -> None:
     assert list(load_weights(good, "raw", PARAMETERS)) == ["conv.weight", "conv.bias"]
 
 
@@ -311,7 +313,7 @@ def test_a_missing_file_is_named(damaged: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(FILES))
 @pytest.mark.parametrize("data", [b"", b"\0", b"garbage" * 100, b"\xff" * 1000, b"[]", b"{}", b"{" * 100_000])
-def test_garbage_is_named(damaged: Path, name: str, data: bytes) -> None:
+def test_file_with_garbage_is_named(damaged: Path, name: str, data: bytes) -> None:
     (damaged / name).write_bytes(data)
     with pytest.raises(UserError, match=name):
         load_checkpoint(damaged, PARAMETERS)
@@ -352,7 +354,7 @@ def entry(dtype: str, shape: list[int], start: int, end: int) -> dict[str, objec
         with_header({**entry("F32", [15], 0, 60), "conv.weight": entry("F32", [15], 0, 60)["conv.bias"]}),
     ],
 )
-def test_a_header_that_lies_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_false_header_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "raw.safetensors"
     path.write_bytes(data)
     with pytest.raises(UserError) as caught:
@@ -373,7 +375,7 @@ def test_damaged_weights_are_refused_or_still_fit(
     try:
         weights = load_weights(path.parent, "raw", PARAMETERS)
     except UserError as error:
-        assert str(path) in error.what  # noqa: PT017 - both ends are allowed
+        assert str(path) in error.what  # noqa: PT017 - either outcome is right
     else:
         assert [(name, array.shape) for name, array in weights.items()] == [
             (p.name, p.shape) for p in PARAMETERS
@@ -411,7 +413,7 @@ PROGRESS = {
         {**PROGRESS, "step": float("nan")},
         {name: value for name, value in PROGRESS.items() if name != "seconds"},
         {name: value for name, value in PROGRESS.items() if name != "best"},
-        {**PROGRESS, "step": 4},  # not that of its folder
+        {**PROGRESS, "step": 4},  # its folder has another step
         {**PROGRESS, "loss_count": 10**400},
         {**PROGRESS, "loss_sum": float("inf")},
         {**PROGRESS, "loss_sum": "nan"},
@@ -424,14 +426,14 @@ PROGRESS = {
         "text",
     ],
 )
-def test_progress_that_is_none_is_named(damaged: Path, document: object) -> None:
+def test_invalid_progress_is_named(damaged: Path, document: object) -> None:
     (damaged / "progress.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(UserError, match=r"progress\.json is damaged"):
         load_checkpoint(damaged, PARAMETERS)
 
 
 @pytest.mark.parametrize("step", [-1, 5.5])
-def test_steps_that_cannot_be(damaged: Path, step: float) -> None:
+def test_invalid_steps_are_refused(damaged: Path, step: float) -> None:
     (damaged / "progress.json").write_text(json.dumps({**PROGRESS, "step": step}), encoding="utf-8")
     with pytest.raises(UserError, match=r"progress\.json"):
         load_checkpoint(damaged, PARAMETERS)

@@ -1,4 +1,4 @@
-"""The rows of metrics, written and taken back, and the folders of new runs."""
+"""The rows of metrics, written and read back, and the folders of new runs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 ROW = EpochMetrics(1, 12, 0.5, 0.6, 1e-3, 1.5, 850.25, 0.25, 1 << 20)
 
 
-def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_rows_survive_a_round_trip(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.write_metrics([ROW, ROW])
     assert run.read_metrics() == [ROW, ROW]
 
 
-def test_a_rate_before_any_time_has_passed_is_no_number_and_no_damage(tmp_path: Path) -> None:
+def test_undefined_rate_of_a_run_without_duration_is_read_as_nan(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.write_metrics([EpochMetrics(0, 1, 0.9, 1.0, 1e-3, 0.0, math.nan, 0.5, 1 << 20)])
     [row] = run.read_metrics()
@@ -33,7 +33,7 @@ def test_a_rate_before_any_time_has_passed_is_no_number_and_no_damage(tmp_path: 
 
 
 @pytest.mark.parametrize("step", ["12.5", "inf", "9" * 30, ""])
-def test_a_step_that_is_no_count_is_damage(tmp_path: Path, step: str) -> None:
+def test_invalid_step_is_damage(tmp_path: Path, step: str) -> None:
     run = RunDirectory(tmp_path)
     run.write_metrics([ROW])
     text = run.metrics_path.read_text(encoding="utf-8").replace("1,12,", f"1,{step},")
@@ -42,7 +42,7 @@ def test_a_step_that_is_no_count_is_damage(tmp_path: Path, step: str) -> None:
         run.read_metrics()
 
 
-def test_runs_that_begin_at_the_same_moment_get_folders_of_their_own(
+def test_runs_started_simultaneously_get_separate_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -64,7 +64,7 @@ def test_runs_that_begin_at_the_same_moment_get_folders_of_their_own(
     assert len(list((tmp_path / "runs").iterdir())) == 8
 
 
-def test_a_run_that_did_not_begin_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_that_fails_to_start_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no such images"), new_run("torch", "digits"):
         raise UserError("no such images")
@@ -74,7 +74,7 @@ def test_a_run_that_did_not_begin_leaves_no_folder(tmp_path: Path, monkeypatch: 
         pass
 
 
-def test_pictures_that_are_begun_together_get_names_of_their_own(tmp_path: Path) -> None:
+def test_pictures_started_simultaneously_get_different_names(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     together, found = threading.Barrier(8), []
 
@@ -91,11 +91,13 @@ def test_pictures_that_are_begun_together_get_names_of_their_own(tmp_path: Path)
     for thread in threads:
         thread.join()
     assert sorted(found) == [f"samples-{number}.png" for number in range(1, 9)]
-    assert sorted(path.name for path in run.samples_path.iterdir()) == sorted(found), "no claim is left"
+    assert sorted(path.name for path in run.samples_path.iterdir()) == sorted(found), (
+        "no claim file may remain"
+    )
 
 
-def test_a_name_is_free_again_if_nothing_was_drawn(tmp_path: Path) -> None:
-    """Also after a process that was killed while it had the name; a record alone takes it."""
+def test_name_is_freed_if_no_picture_was_written(tmp_path: Path) -> None:
+    """A name claimed by a killed process is free too; a record alone occupies its name."""
     run = RunDirectory(tmp_path)
     with pytest.raises(UserError, match="no such weights"), run.new_samples_path("samples"):
         raise UserError("no such weights")
@@ -117,14 +119,14 @@ def test_a_name_is_free_again_if_nothing_was_drawn(tmp_path: Path) -> None:
         ([], 1.0, ""),
         ([(0.9, 1.1)], 1.0, ""),
         ([(0.3, 0.3), (0.2, 0.5)], 1.0, ""),
-        ([(0.3, 0.3), (0.2, 0.61)], 1.0, "the test loss is 0.61 in the end, and was 0.3 after 1 steps"),
-        ([(500.0, 2.5)], 1.0, "the train loss is 500 in the end, and 1 for a network that predicts 0"),
-        ([(1.5, 2.5)], 1.0, "the test loss is 2.5 in the end, and 1 for a network"),
+        ([(0.3, 0.3), (0.2, 0.61)], 1.0, "the final test loss is 0.61, but it was 0.3 after 1 steps"),
+        ([(500.0, 2.5)], 1.0, "the final train loss is 500, but predicting 0 would give 1"),
+        ([(1.5, 2.5)], 1.0, "the final test loss is 2.5, but predicting 0 would give 1"),
         ([(120.0, 120.0)], 64.0, ""),  # a loss that is a sum
         ([(500.0, 2.5), (200.0, 2.5)], math.inf, ""),
     ],
 )
-def test_a_loss_that_has_grown_is_told_from_one_that_varies(
+def test_growing_loss_is_distinguished_from_a_noisy_one(
     losses: list[tuple[float, float]], untrained: float, words: str
 ) -> None:
     rows = [

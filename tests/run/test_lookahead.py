@@ -1,4 +1,4 @@
-"""Values computed ahead of their use: the same values, in whatever order, and no thread left behind."""
+"""Values computed ahead of their use: correct in any order, with no thread left behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def no_thread_left() -> Iterator[None]:
 
 
 @given(st.integers(0, 3), st.integers(0, 12), st.lists(st.integers(0, 15), max_size=10))
-def test_any_order_gives_the_values_of_the_function(depth: int, end: int, numbers: list[int]) -> None:
+def test_values_are_correct_in_any_order(depth: int, end: int, numbers: list[int]) -> None:
     values = Lookahead(square, depth=depth, end=end)
     assert [values(number) for number in numbers] == [square(number) for number in numbers]
     values.close()
@@ -59,7 +59,7 @@ def test_without_depth_nothing_is_computed_ahead() -> None:
 
 
 @pytest.mark.usefixtures("no_thread_left")
-def test_an_error_is_that_of_the_value_asked_for() -> None:
+def test_error_is_raised_for_its_own_value() -> None:
     def fail_at_two(number: int) -> int:
         if number == 2:
             raise ValueError("two")
@@ -74,7 +74,7 @@ def test_an_error_is_that_of_the_value_asked_for() -> None:
 
 
 @pytest.mark.usefixtures("no_thread_left")
-def test_closing_drops_what_has_not_begun() -> None:
+def test_closing_drops_pending_values() -> None:
     going_on = threading.Event()
     asked: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Images to noise and back: the steps upward, and how much is lost on the way."""
+"""Encoding images to noise and decoding them: the steps upward, and the error of the round trip."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def silent(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
 
 
 def mixing(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
-    """Depends on all of an image and on t, on each image apart."""
+    """Return noise that depends on t and on the whole image, separately for each image."""
     around = x_t.mean(axis=(1, 2, 3), keepdims=True)
     noise: NDArray[np.float32] = np.tanh(x_t + around / 2) * np.float32(1 - t / 2000)
     return noise
@@ -54,7 +54,7 @@ def denoiser(network: Network | NumpyModel) -> Denoiser:
 subsets = st.sets(st.integers(0, 999), min_size=1, max_size=20).map(sorted)
 
 
-def test_pairs_go_from_the_clean_image_up() -> None:
+def test_pairs_start_from_the_clean_image() -> None:
     steps = encoding_steps(SCHEDULE, [3, 7, 90])
     assert [(step.t, step.t_prev) for step in steps] == [(0, 3), (3, 7), (7, 90)]
 
@@ -66,7 +66,7 @@ def test_steps_read_alphas_cumprod_at_both_ends() -> None:
 
 
 @given(subsets)
-def test_they_are_the_steps_down_in_reverse(subset: list[int]) -> None:
+def test_encoding_steps_are_the_sampling_steps_in_reverse(subset: list[int]) -> None:
     up, down = encoding_steps(SCHEDULE, subset), ddim_steps(SCHEDULE, subset, eta=0.0)
     assert [(s.alpha_cumprod, s.alpha_cumprod_prev) for s in up] == [
         (s.alpha_cumprod_prev, s.alpha_cumprod) for s in reversed(down)
@@ -93,44 +93,44 @@ def test_timesteps_outside_the_schedule_are_refused(subset: list[int]) -> None:
 # --- There and back -----------------------------------------------------------------------------------------
 
 
-def test_the_network_is_called_once_per_timestep_either_way() -> None:
+def test_network_is_called_once_per_timestep_in_each_direction() -> None:
     model = NumpyModel(mixing)
     calls: list[int] = []
     subset = np.array([5, 100, 400])
     reconstruct(denoiser(model), SCHEDULE, subset, IMAGES, on_call=lambda: calls.append(len(model.calls)))
-    # Each call is made where its step begins; the clean image borrows timestep 0.
+    # Each call is made at the start of its step; the clean image uses timestep 0.
     assert [t for t, _, _ in model.calls] == [0, 5, 100, 400, 100, 5]
     assert calls == [1, 2, 3, 4, 5, 6]
 
 
-def test_encoding_begins_with_the_image() -> None:
+def test_encoding_starts_with_the_image() -> None:
     model = NumpyModel(mixing)
     reconstruct(denoiser(model), SCHEDULE, np.array([10, 20]), IMAGES)
     np.testing.assert_array_equal(model.inputs[0], to_network(IMAGES))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 50, 1000])
-def test_a_network_that_sees_no_noise_gives_everything_back(steps: int) -> None:
-    """Both ways are then one factor, and its inverse."""
+def test_network_predicting_no_noise_reconstructs_exactly(steps: int) -> None:
+    """Without noise, encoding multiplies by a factor, and decoding divides by it."""
     decoded = reconstruct(denoiser(silent), SCHEDULE, evenly(SCHEDULE, steps), IMAGES)
     assert decoded.dtype == np.float32
     np.testing.assert_allclose(decoded, to_network(IMAGES), rtol=2e-5)
 
 
-def test_noise_that_does_not_depend_on_x_is_given_back_too() -> None:
+def test_noise_independent_of_x_is_reconstructed_exactly() -> None:
     noise = np.random.default_rng(1).standard_normal((1, 3, 4, 4), dtype=np.float32)
     decoded = reconstruct(denoiser(lambda x_t, t: noise + 0 * x_t), SCHEDULE, quad(SCHEDULE, 20), IMAGES)
     np.testing.assert_allclose(decoded, to_network(IMAGES), atol=1e-3)
 
 
 def perfect_share(t: int, v: float) -> float:
-    """For data N(0, v) the best epsilon is this times x_t: their covariance over the variance of x_t."""
+    """Return the best factor from x_t to epsilon for data N(0, v): covariance over variance of x_t."""
     abar = SCHEDULE.alphas_cumprod[t]
     return float(np.sqrt(1 - abar) / (abar * v + 1 - abar))
 
 
 def expected_factor(subset: Sequence[int], v: float) -> float:
-    """What an image comes back multiplied by, from alphas_cumprod alone."""
+    """Return the factor of an image after the round trip, computed from alphas_cumprod alone."""
 
     def step(begin: float, end: float, share: float) -> float:
         x_start = (1 - math.sqrt(1 - begin) * share) / math.sqrt(begin)
@@ -148,8 +148,8 @@ def expected_factor(subset: Sequence[int], v: float) -> float:
 
 @pytest.mark.parametrize("part", [evenly, quad])
 @pytest.mark.parametrize("v", [0.1, 0.25, 4.0])
-def test_with_a_perfect_network_the_error_falls_towards_0(part: TimestepSubset, v: float) -> None:
-    """An exact oracle, as in test_gaussian_oracle: an image comes back multiplied by a known factor."""
+def test_error_of_a_perfect_network_decreases_towards_0(part: TimestepSubset, v: float) -> None:
+    """An exact oracle, as in test_gaussian_oracle: the round trip multiplies an image by a known factor."""
 
     def network(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
         return x_t * np.float32(perfect_share(t, v))
@@ -165,8 +165,8 @@ def test_with_a_perfect_network_the_error_falls_towards_0(part: TimestepSubset, 
     assert errors[-1] < 1e-3 * errors[0]
 
 
-def test_nothing_is_clipped_on_the_way() -> None:
-    """A clipped x_start would make the way back another one."""
+def test_reconstruction_does_not_clip() -> None:
+    """With a clipped x_start, decoding would not be the inverse of encoding."""
 
     model = NumpyModel(lambda x_t, t: np.full_like(x_t, 3 if t < 400 else -3))
     decoded = reconstruct(denoiser(model), SCHEDULE, np.array([100, 300, 500]), IMAGES)
@@ -193,20 +193,20 @@ def test_the_batch_size_does_not_matter(batch_size: int) -> None:
 
 
 def test_squared_errors_by_hand() -> None:
-    """Pixels count in [0, 1], half of the network's range, and each image has a number of its own."""
+    """Errors are one number per image, for pixels in [0, 1], half the range of the network."""
     images = np.array([0, 255, 255, 255], np.uint8).reshape(2, 1, 2, 1)
     reconstructed = np.array([-0.8, 1.0, 1.5, -1.0], np.float32).reshape(2, 1, 1, 2)
-    # Off by 0.1 and 0; by 0.25, which is not limited to the range, and by 1.
+    # Errors of 0.1 and 0; of 0.25, which is not clipped to the range, and of 1.
     expected = [0.1**2 / 2, (0.25**2 + 1) / 2]
     errors = squared_errors(images, reconstructed)
     assert errors.dtype == np.float64
     np.testing.assert_allclose(errors, expected, rtol=1e-6)
 
 
-def test_squared_errors_know_where_channels_are() -> None:
+def test_squared_errors_match_the_order_of_channels() -> None:
     np.testing.assert_array_equal(squared_errors(IMAGES, to_network(IMAGES)), np.zeros(5))
 
 
-def test_the_papers_errors_fall() -> None:
+def test_errors_of_the_paper_decrease() -> None:
     assert list(PAPER_ERRORS) == sorted(PAPER_ERRORS)
     assert list(PAPER_ERRORS.values()) == sorted(PAPER_ERRORS.values(), reverse=True)

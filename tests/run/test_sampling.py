@@ -1,4 +1,4 @@
-"""The sampler's loop, around networks that are functions."""
+"""The sampling loop, with functions as networks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHAPE = (3, 4, 4)
 
 
 def network(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
-    """Depends on all of an image and on t, on each image apart."""
+    """Return noise that depends on t and on the whole image, separately for each image."""
     around = x_t.mean(axis=(1, 2, 3), keepdims=True)
     noise: NDArray[np.float32] = np.tanh(x_t + around / 2) * np.float32(1 - t / 1000)
     return noise
@@ -49,12 +49,12 @@ def samples(num_images: int, batch_size: int, **changes: Any) -> Images:
 
 
 def batch(indices: list[int], **changes: Any) -> NDArray[np.float32]:
-    """The finished images, not clipped."""
+    """Return the finished images, not clipped."""
     return sampler(**{"limit": None, **changes}).batch(np.array(indices))[:, -1]
 
 
 def test_the_network_is_called_once_for_every_timestep_of_the_subset() -> None:
-    """The seed stopped one step early, at alphas_cumprod[0]."""
+    """The original code (docs/seed.md) stopped one step early, at alphas_cumprod[0]."""
     model = NumpyModel(network)
     batch([0, 1, 2], model=model, which="raw")
     assert model.calls == [(t, 3, "raw") for t in SUBSET[::-1]]
@@ -69,7 +69,7 @@ def test_sampling_starts_from_the_noise_of_its_seed() -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_the_last_step_goes_to_the_clean_image(eta: float) -> None:
-    """To alphas_cumprod = 1: what comes out is the x_start that the last call implies, without noise."""
+    """At alphas_cumprod = 1 the result is the x_start of the last call, without noise."""
     model = NumpyModel(network)
     images = batch([0, 1], eta=eta, model=model)
     x_t, abar = model.inputs[-1], SCHEDULE.alphas_cumprod[SUBSET[0]]
@@ -78,7 +78,7 @@ def test_the_last_step_goes_to_the_clean_image(eta: float) -> None:
 
 
 def test_eta_reaches_the_sampler() -> None:
-    """In the seed `-eta` was assigned after the sampler was built, and ignored."""
+    """The original code (docs/seed.md) assigned `-eta` after building the sampler, so it was ignored."""
     etas = (0.0, 0.2, 0.5, 1.0)
     results = [batch([0, 1], eta=eta) for eta in etas]
     distances = [float(np.abs(result - results[0]).mean()) for result in results]
@@ -86,8 +86,8 @@ def test_eta_reaches_the_sampler() -> None:
     assert distances[1] > 1e-3
 
 
-def test_the_noise_that_eta_adds_is_that_of_the_timestep() -> None:
-    """Known before, so that it does not depend on batch, subset or framework."""
+def test_noise_added_by_eta_depends_on_the_timestep() -> None:
+    """The noise is fixed in advance, so it does not depend on batch, subset or framework."""
     model = NumpyModel(lambda x_t, t: np.zeros_like(x_t))
     batch([4], eta=1.0, model=model)
     for step, (x_t, x_next) in zip(
@@ -99,22 +99,22 @@ def test_the_noise_that_eta_adds_is_that_of_the_timestep() -> None:
 
 
 @given(num_images=st.integers(1, 9), batch_size=st.integers(1, 12))
-def test_an_image_depends_on_the_seed_and_its_number_alone(num_images: int, batch_size: int) -> None:
+def test_image_depends_only_on_the_seed_and_its_number(num_images: int, batch_size: int) -> None:
     expected = samples(9, 9)
     np.testing.assert_array_equal(samples(num_images, batch_size), expected[:num_images])
 
 
-def test_images_of_a_batch_are_those_asked_for() -> None:
+def test_batch_contains_the_requested_images() -> None:
     whole = batch(list(range(6)))
     np.testing.assert_array_equal(batch([4, 1, 5]), whole[[4, 1, 5]])
     assert not np.array_equal(whole[0], whole[1])
 
 
-def test_every_seed_has_images_of_its_own() -> None:
+def test_different_seeds_give_different_images() -> None:
     assert np.any(batch([0], seed=1) != batch([0], seed=2))
 
 
-def test_the_end_result_is_what_the_loop_gives_as_pixels() -> None:
+def test_result_is_the_output_of_the_loop_in_pixels() -> None:
     result = samples(3, 2, limit=None)
     assert result.dtype == np.uint8
     assert result.shape == (3, 4, 4, 3)
@@ -136,9 +136,9 @@ def test_clipping_limits_x_start_at_every_step() -> None:
     assert np.any(clipped.inputs[1] != unclipped.inputs[1])
 
 
-def test_pixels_that_are_no_numbers_are_an_error_not_a_picture() -> None:
+def test_pixels_that_are_not_finite_are_an_error() -> None:
     broken = NumpyModel(lambda x_t, t: np.full_like(x_t, np.nan))
-    with pytest.raises(UserError, match="not finite numbers"):
+    with pytest.raises(UserError, match="not finite"):
         samples(2, 2, model=broken, limit=None)
 
 
@@ -154,14 +154,14 @@ def test_every_batch_size_is_warmed_up_before_the_clock_starts() -> None:
     model = NumpyModel(network)
     timed = sampler(model=model)
     next(timed.images(5, batch_size=2))
-    # With every size the first two steps, and the last one, which adds no noise.
+    # For every size: the first two steps, and the last step, which adds no noise.
     assert sorted(size for _, size, _ in model.calls[:6]) == [1, 1, 1, 2, 2, 2]
     assert len(model.calls) == 6 + 7
     assert timed.seconds > 0
     assert timed.warmup_seconds > 0
 
 
-def test_the_clock_does_not_run_while_others_use_the_images() -> None:
+def test_timing_excludes_the_use_of_the_images() -> None:
     timed = sampler()
     for _ in timed.images(4, batch_size=2):
         before = timed.seconds
@@ -169,14 +169,14 @@ def test_the_clock_does_not_run_while_others_use_the_images() -> None:
     assert timed.seconds - before < 0.05
 
 
-def test_the_predicted_x_start_is_shown_where_asked_for() -> None:
+def test_predicted_x_start_is_returned_for_the_chosen_steps() -> None:
     whole = sampler(shown=range(7)).batch(np.array([0, 3]))
     assert whole.shape == (2, 7, *SHAPE)
     np.testing.assert_array_equal(sampler(shown=[2, 6]).batch(np.array([0, 3])), whole[:, [2, 6]])
     np.testing.assert_array_equal(whole[:, -1], batch([0, 3], limit=1.0))
 
 
-def test_shown_states_of_an_image_lie_side_by_side() -> None:
+def test_shown_states_of_an_image_are_adjacent() -> None:
     images = samples(3, 2, shown=[0, 3, 6])
     assert images.shape == (9, 4, 4, 3)
     np.testing.assert_array_equal(images[2::3], samples(3, 2))

@@ -1,4 +1,4 @@
-"""The weights of a trained run: which checkpoint, and how much each counts in an ensemble."""
+"""The weights of a trained run: the choice of the checkpoint, and the checkpoints' weights in an ensemble."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Loaded(NumpyModel):
-    """Predicts the number that its weights are full of."""
+    """A model that predicts the constant value of its weights."""
 
     def __init__(self) -> None:
         super().__init__(lambda x_t, t: np.full_like(x_t, self.number))
@@ -44,7 +44,7 @@ class Loaded(NumpyModel):
 def run(
     tiny_run: Run, tmp_path: Path, no_framework: None, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., RunDirectory]:
-    """A run whose weights after step n are all n, and n + 10 where they are averaged."""
+    """Return a function that creates a run with raw weights n and averaged weights n + 10 after step n."""
     monkeypatch.setattr(Experiment, "build_model", lambda _: Loaded())
 
     def with_best(**steps: int) -> RunDirectory:
@@ -69,7 +69,7 @@ def run(
 @pytest.mark.parametrize(
     ("checkpoint", "step"), [("latest", 3), ("best-train", 1), ("best-test", 2), ("best-avg", 3)]
 )
-def test_each_choice_has_its_weights(
+def test_each_checkpoint_choice_loads_its_weights(
     run: Callable[..., RunDirectory], checkpoint: CheckpointChoice, step: int, which: WhichWeights
 ) -> None:
     directory = run(train=1, test=2, avg=3)
@@ -90,7 +90,7 @@ def test_each_choice_has_its_weights(
 def test_an_ensemble_is_the_mean_of_three_predictions(
     run: Callable[..., RunDirectory], best: dict[str, int], steps: tuple[int, ...], mean: float
 ) -> None:
-    """An epoch that is the best by two measures counts twice, and is loaded once."""
+    """An epoch that is the best by two measures counts twice and is loaded once."""
     directory = run(**best)
     denoiser, used = load_denoiser(assemble_trained(directory, Request()), directory, "ensemble", "raw")
     assert used == UsedWeights("raw", "ensemble", steps)
@@ -99,7 +99,7 @@ def test_an_ensemble_is_the_mean_of_three_predictions(
     np.testing.assert_allclose(prediction, mean, rtol=1e-6)
 
 
-def test_what_differs_from_the_run_is_taken_over_it(run: Callable[..., RunDirectory]) -> None:
+def test_requested_settings_override_those_of_the_run(run: Callable[..., RunDirectory]) -> None:
     directory = run()
     config = assemble_trained(directory, Request(settings={"steps": 7, "eta": 0.5})).config
     assert (config.steps, config.eta) == (7, 0.5)

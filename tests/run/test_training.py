@@ -1,4 +1,4 @@
-"""The two curves that training follows, and the epochs that it keeps; the command tests the loop."""
+"""Learning rate, EMA decay and the best epochs; tests of the command cover the loop."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LR = st.floats(1e-6, 1)
 
 
 @given(LR, st.integers(1, 10_000))
-def test_the_learning_rate_rises_in_a_straight_line_and_stays(lr: float, warmup_steps: int) -> None:
+def test_learning_rate_increases_linearly_and_then_is_constant(lr: float, warmup_steps: int) -> None:
     rates = [learning_rate_at(step, lr=lr, warmup_steps=warmup_steps) for step in range(0, warmup_steps, 97)]
     assert rates[0] == pytest.approx(lr / warmup_steps), "the first step must not be lost"
     for number, rate in enumerate(rates):
@@ -50,7 +50,7 @@ def test_without_warmup_the_learning_rate_is_constant(lr: float, step: int) -> N
 
 
 @given(st.integers(0, 100_000), st.floats(0, 1))
-def test_the_decay_never_exceeds_what_was_asked_for(step: int, ema_decay: float) -> None:
+def test_decay_never_exceeds_its_setting(step: int, ema_decay: float) -> None:
     decay = ema_decay_at(step, ema_decay=ema_decay)
     assert 0 <= decay <= ema_decay
     assert decay <= ema_decay_at(step + 1, ema_decay=ema_decay)
@@ -61,8 +61,8 @@ def test_the_decay_warms_up(step: int, decay: float) -> None:
     assert ema_decay_at(step, ema_decay=0.9999) == pytest.approx(decay)
 
 
-def test_a_short_run_forgets_its_random_first_weights() -> None:
-    """At a constant 0.9999 they would be 99 % of the average after 100 steps."""
+def test_average_of_a_short_run_forgets_the_initial_weights() -> None:
+    """At a constant 0.9999 the first weights would be 99% of the average after 100 steps."""
     left = math.prod(ema_decay_at(step, ema_decay=0.9999) for step in range(100))
     assert left < 1e-6
 
@@ -71,9 +71,9 @@ def test_a_short_run_forgets_its_random_first_weights() -> None:
 
 
 class Scripted(NumpyModel):
-    """Has the losses that it is told: one per row of metrics, for training and for testing.
+    """A model with given train and test losses, one pair per row of metrics.
 
-    Its weights are how many steps it took.
+    Its weights are the number of steps taken.
     """
 
     def __init__(self, losses: Sequence[tuple[float, float]], row_ends: Sequence[int], steps: int) -> None:
@@ -102,7 +102,7 @@ class Scripted(NumpyModel):
 def trained(
     no_framework: None, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., RunDirectory]:
-    """Trains on 18 images in batches of 8: a row ends after 3, 5, 7 and 9 steps, and after the last one."""
+    """Train on 18 images in batches of 8: rows end after 3, 5, 7 and 9 steps, and after the last step."""
     monkeypatch.setenv("DDIM_HOST_CACHE", str(tmp_path / "cache"))
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
@@ -125,7 +125,7 @@ def trained(
 
 
 def best(run: RunDirectory) -> dict[str, tuple[int, Any]]:
-    """The best epochs, after a look at their weights."""
+    """Return the best epochs, after checking their weights."""
     for folder in run.best_checkpoints().values():
         for which in ("raw", "ema"):
             weights = safetensors.numpy.load_file(folder / f"{which}.safetensors")
@@ -155,32 +155,32 @@ def test_the_last_epoch_can_be_the_best(trained: Callable[..., RunDirectory]) ->
     assert [step_of(path) for path in run.checkpoints_path.iterdir()] == [5]
 
 
-def test_a_part_of_an_epoch_is_never_the_best(trained: Callable[..., RunDirectory]) -> None:
-    """Its train loss is that of a few images, by chance the easy ones."""
+def test_incomplete_epoch_is_never_the_best(trained: Callable[..., RunDirectory]) -> None:
+    """Such an epoch's train loss is that of a few images, which may be easy ones."""
     run = trained([(0.5, 0.5), (0.1, 0.1)], steps=4)
     assert {step for step, _ in best(run).values()} == {3}
     assert {step_of(path) for path in run.checkpoints_path.iterdir()} == {3, 4}
 
 
-def test_without_a_whole_epoch_the_part_has_to_do(trained: Callable[..., RunDirectory]) -> None:
+def test_incomplete_epoch_is_the_best_if_it_is_the_only_one(trained: Callable[..., RunDirectory]) -> None:
     run = trained([(0.5, 0.5)], steps=2)
     assert {step for step, _ in best(run).values()} == {2}
 
 
-def test_what_is_left_of_an_epoch_is_never_the_best(trained: Callable[..., RunDirectory]) -> None:
-    """A run that begins from another one within an epoch has a short first row."""
+def test_remainder_of_an_epoch_is_never_the_best(trained: Callable[..., RunDirectory]) -> None:
+    """A run that starts from another run within an epoch has a short first row."""
     run = trained([(0.1, 0.1), (0.5, 0.5), (0.6, 0.6)], done=4, steps=9)
     assert {step for step, _ in best(run).values()} == {7}
 
 
-def test_the_train_loss_is_that_of_uniform_timesteps_whatever_the_sampler(
+def test_train_loss_is_an_estimate_for_uniform_timesteps(
     no_framework: None, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise it would jump when the importance sampler warms up, and the best epoch be an early one."""
+    """Otherwise the loss would jump when the importance sampler warms up, and an early epoch would win."""
     monkeypatch.setenv("DDIM_HOST_CACHE", str(tmp_path / "cache"))
 
     class Steep(Scripted):
-        """Its loss is the timestep: 1.5 on average over 0 to 3."""
+        """A model whose loss is the timestep: 1.5 on average over 0 to 3."""
 
         def train_step(self, batch: Batch, loss: Loss, **_: float) -> NDArray[np.float32]:
             self.steps += 1

@@ -1,4 +1,4 @@
-"""A run says which images it was trained on, and whoever goes on with others is told."""
+"""A run records the images it was trained on, and using others is reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def last_error(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures of one's own, of which two are for testing."""
+    """Write twelve user images, two of them for testing."""
     path = tmp_path_factory.mktemp("own") / "pictures"
     path.mkdir()
     for index, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)):
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def before(several_runs: Callable[..., dict[str, Run]], tiny: list[str], folder: Path) -> Run:
-    """A run, of which something is left to do."""
+    """Run training and delete its report, so that resuming has something to do."""
     run = several_runs({"before": [*tiny, *data(folder)]})["before"]
     (run.path / "report.html").unlink()
     return run
@@ -61,7 +61,7 @@ def after(
     before: Run,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Run]:
-    """What becomes of commands once a picture was added and another one removed."""
+    """Run commands before and after an image is added and another is removed."""
     same = Path(shutil.copytree(before.path, tmp_path_factory.mktemp("same") / "run"))
     emptied = Path(shutil.copytree(before.path, tmp_path_factory.mktemp("emptied") / "run"))
     [training] = emptied.glob("checkpoints/*/training.safetensors")
@@ -97,9 +97,10 @@ def after(
     )
 
 
-def test_a_run_says_how_many_images_it_has_and_which(before: Run) -> None:
+def test_run_prints_and_stores_its_images(before: Run) -> None:
     assert before.outcome.code == 0, before.outcome.err
-    assert "\nsplit             10 train, 2 test (1 in 10 for testing)\n" in before.outcome.out
+    split = "10 train, 2 test (1 in 10 by name for testing, from the first)"
+    assert f"\nsplit             {split}\n" in before.outcome.out
     found = fingerprint(before.path)
     assert (found.num_train, found.num_test) == (10, 2)
     with (before.path / "config.toml").open("rb") as file:
@@ -108,11 +109,13 @@ def test_a_run_says_how_many_images_it_has_and_which(before: Run) -> None:
         }  # fmt: skip
 
 
-def test_the_same_images_are_gone_on_with(before: Run, after: dict[str, Run]) -> None:
+def test_resume_with_the_same_images(before: Run, after: dict[str, Run]) -> None:
     assert after["same"].outcome.code == 0, after["same"].outcome.err
-    assert "note: the images" not in after["same"].outcome.err
+    assert "note: these are not" not in after["same"].outcome.err
     assert after["moved"].outcome.code == 0, after["moved"].outcome.err
-    assert "note: the images" not in after["moved"].outcome.err, "they are the same in another folder"
+    assert "note: these are not" not in after["moved"].outcome.err, (
+        "the images are the same, in another folder"
+    )
     assert fingerprint(after["moved"].path) == fingerprint(before.path)
 
 
@@ -120,7 +123,7 @@ def test_a_resumed_run_refuses_other_images(before: Run, after: dict[str, Run]) 
     outcome = after["resumed"].outcome
     assert outcome.code == 2
     message = last_error(outcome.err)
-    assert message.startswith(f"the images are not those that the run in {before.path} began with\n")
+    assert message.startswith(f"these are not the images that the run in {before.path} started with\n")
     assert "10 train" in message
     assert f"--start-from {before.path}" in message
     assert not (before.path / "report.html").exists()
@@ -129,7 +132,7 @@ def test_a_resumed_run_refuses_other_images(before: Run, after: dict[str, Run]) 
 def test_scores_with_other_images_are_noted(after: dict[str, Run]) -> None:
     outcome = after["evaluated"].outcome
     assert outcome.code == 0, outcome.err
-    assert "it was trained on 1,499 train" in outcome.err
+    assert "the run was trained on 1,499 train" in outcome.err
 
 
 @pytest.mark.parametrize("name", ["begun", "config", "reconstructed"])
@@ -137,16 +140,16 @@ def test_other_images_are_noted(before: Run, after: dict[str, Run], name: str) -
     outcome = after[name].outcome
     assert outcome.code == 0, outcome.err
     config = before.path / "config.toml"
-    assert f"note: the images are not those of {config}: it was trained on 10 train" in outcome.err
+    assert f"note: these are not the images of {config}: the run was trained on 10 train" in outcome.err
 
 
-def test_a_new_run_says_which_images_it_has_itself(before: Run, after: dict[str, Run]) -> None:
+def test_new_run_stores_its_own_images(before: Run, after: dict[str, Run]) -> None:
     for name in ("begun", "config"):
         assert fingerprint(after[name].path) != fingerprint(before.path)
     assert fingerprint(after["begun"].path) == fingerprint(after["config"].path)
 
 
-def test_runs_with_other_images_are_told_apart(
+def test_comparison_shows_different_images(
     before: Run, after: dict[str, Run], in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     out = tmp_path / "page.md"
@@ -156,26 +159,26 @@ def test_runs_with_other_images_are_told_apart(
     assert "| data.images | 10 train" in page
 
 
-def test_a_sampler_whose_memory_was_emptied_is_not_gone_on_with(after: dict[str, Run]) -> None:
+def test_resume_with_an_empty_sampler_state_is_refused(after: dict[str, Run]) -> None:
     outcome = after["emptied"].outcome
     assert outcome.code == 2
-    assert "the state is not that of this importance timestep sampler" in outcome.err
-    assert "it holds nothing" in outcome.err
+    assert "the stored state does not fit timestep sampler 'importance'" in outcome.err
+    assert "it contains nothing" in outcome.err
 
 
-def test_another_network_cannot_be_begun_from(after: dict[str, Run]) -> None:
+def test_start_from_another_network_is_refused(after: dict[str, Run]) -> None:
     outcome = after["network"].outcome
     assert outcome.code == 2
     assert "does not fit the network" in outcome.err
-    assert "  fix: leave --model, and the size and the colours of the images, as they were" in outcome.err
+    assert "  fix: use the same --model, image size and channels as when it was" in outcome.err
 
 
-def test_epochs_are_a_total_too(
+def test_epochs_include_the_steps_of_the_first_run(
     before: Run, after: dict[str, Run], in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     done = in_process("run", "--start-from", before.path, "--epochs", "1", "--batch-size", "5", "--out", run)
     assert done.code == 2
-    assert f"{before.path} has already taken 3 steps" in done.err
-    assert "--epochs 1 is 2 steps, a total which counts them" in done.err
+    assert f"{before.path} has already been trained for 3 steps" in done.err
+    assert "--epochs 1 is 2 steps, the total including those steps" in done.err
     assert not run.exists()

@@ -1,4 +1,4 @@
-"""`new-plugin`: what it writes is installed by pip, passes its own tests, and is used in a run."""
+"""`new-plugin`: its output installs with pip, passes its own tests, and works in a run."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def written(ddim_host: Command, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A new distribution of each kind."""
+    """Create a new distribution of each kind."""
     folder = tmp_path_factory.mktemp("written")
     for kind in PLUGIN_KINDS:
         outcome = ddim_host("new-plugin", f"my-{kind}", "--kind", kind, cwd=folder)
         assert outcome.code == 0, outcome.err
-        assert f"cd ddim-my-{kind}\n  pip install -e '.[test]'\n  python -m pytest\n" in outcome.out
+        steps = f"pip install -e 'ddim-my-{kind}[test]'\n  python -m pytest ddim-my-{kind}\n  ddim-host "
+        assert steps in outcome.out
     return {kind: folder / f"ddim-my-{kind}" for kind in PLUGIN_KINDS}
 
 
 @pytest.fixture(scope="module")
 def site(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """All of them, built as wheels and installed by pip."""
+    """Build all of them as wheels and install them with pip."""
     folder = tmp_path_factory.mktemp("site")
     options = ["--quiet", "--no-deps", "--disable-pip-version-check", "--target", str(folder)]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, *written.values()], check=True)
@@ -42,7 +43,7 @@ def site(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.slow
-def test_all_of_them_pass_their_own_tests(
+def test_new_plugins_pass_their_own_tests(
     written: dict[str, Path], site: Site, environment: dict[str, str]
 ) -> None:
     for folder in written.values():
@@ -59,7 +60,7 @@ def test_all_of_them_pass_their_own_tests(
 
 
 @pytest.mark.slow
-def test_a_run_uses_all_of_them(site: Site, ddim_host: Command, tiny: list[str], tmp_path: Path) -> None:
+def test_run_with_all_new_plugins(site: Site, ddim_host: Command, tiny: list[str], tmp_path: Path) -> None:
     parts = [
         f"--{kind.option.replace('_', '-')}=my_{name.replace('-', '_')}"
         for name, kind in PLUGIN_KINDS.items()
@@ -95,7 +96,7 @@ def test_a_run_uses_all_of_them(site: Site, ddim_host: Command, tiny: list[str],
         ("ddim_my_own2", "my_own2", "ddim-my-own2", "ddim_my_own2", "MyOwn2"),
     ],
 )
-def test_names_follow_from_one(
+def test_all_names_follow_from_the_given_name(
     name: str, part: str, distribution: str, package: str, class_name: str
 ) -> None:
     plugin = new_plugin(name, Kind.LOSS)
@@ -108,31 +109,63 @@ def test_names_follow_from_one(
 
 
 @pytest.mark.parametrize("name", ["", "ddim-", "2nd", "My", "a b", "a/b", "../a", "class", "a--b", "é", "-a"])
-def test_names_that_cannot_be(name: str) -> None:
-    with pytest.raises(UserError, match="cannot be the name of a plugin"):
+def test_invalid_names_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="is not a valid name for a plugin"):
         new_plugin(name, Kind.LOSS)
+
+
+def test_keyword_of_python_is_refused_for_that_reason() -> None:
+    with pytest.raises(UserError, match="'class' is not a valid name") as caught:
+        new_plugin("class", Kind.LOSS)
+    assert caught.value.why == "'class' is a keyword of Python, so no function can have this name"
+    assert caught.value.fix == "choose another name, such as my-class"
+
+
+@pytest.mark.usefixtures("site_of_others")
+def test_name_of_an_installed_plugin_can_be_freed(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+    err = in_process("new-plugin", "there", "--kind", "loss", "--out", tmp_path / "new").err
+    assert "fix: choose another name, or first remove the other one: pip uninstall ddim-there\n" in err
+
+
+@pytest.mark.parametrize(("name", "renamed"), [("my-strata", True), ("strata", False), ("my_strata", False)])
+def test_name_of_the_part_is_reported(
+    in_process: Callable[..., Outcome], tmp_path: Path, name: str, *, renamed: bool
+) -> None:
+    out = in_process("new-plugin", name, "--kind", "loss", "--out", tmp_path / "new").out
+    assert ("\n\nthe part is called my_strata\n" in out) == renamed
+
+
+@pytest.mark.parametrize(
+    ("kind", "meant"), [("sampler", "timestep-sampler"), ("schedule", "noise-schedule"), ("los", "loss")]
+)
+def test_kind_is_suggested_by_its_words(in_process: Callable[..., Outcome], kind: str, meant: str) -> None:
+    assert f"did you mean '{meant}'?" in in_process("new-plugin", "mine", "--kind", kind).err
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "why"),
     [
-        ("host", "loss", "'ddim-host' would be one of this project"),
-        ("ddim-losses", "dataset", "'ddim-losses' would be one of this project"),
-        ("torch", "framework", "'ddim-torch' would be one of this project"),
-        ("timestep-samplers", "loss", "'ddim-timestep-samplers' would be one of this project"),
-        ("there", "loss", "a distribution 'ddim-there' is installed"),
-        ("lying-about", "loss", "there is a package 'ddim_lying_about'"),
-        ("mse", "loss", "there is one of that name"),
-        ("uniform", "timestep-sampler", "there is one of that name"),
-        ("paddle", "framework", "there is one of that name"),
-        ("np", "loss", "in ddim_np/__init__.py 'np' is something else"),
-        ("abs", "loss", "in ddim_abs/__init__.py 'abs' is something else"),
-        ("noise-schedule", "timestep-sampler", "in ddim_noise_schedule/__init__.py 'NoiseSchedule' is"),
-        ("loss-contract", "loss", "in tests/test_loss_contract.py 'LossContract' is something else"),
+        ("host", "loss", "this project already has a distribution 'ddim-host'"),
+        ("ddim-losses", "dataset", "this project already has a distribution 'ddim-losses'"),
+        ("torch", "framework", "this project already has a distribution 'ddim-torch'"),
+        ("timestep-samplers", "loss", "this project already has a distribution 'ddim-timestep-samplers'"),
+        ("there", "loss", "the distribution 'ddim-there' is already installed, and would be replaced"),
+        ("lying-about", "loss", "a package 'ddim_lying_about' is already installed"),
+        ("mse", "loss", "one with this name is already installed"),
+        ("uniform", "timestep-sampler", "one with this name is already installed"),
+        ("paddle", "framework", "one with this name is already installed"),
+        ("np", "loss", "ddim_np/__init__.py already uses 'np'"),
+        ("abs", "loss", "ddim_abs/__init__.py already uses 'abs'"),
+        (
+            "noise-schedule",
+            "timestep-sampler",
+            "ddim_noise_schedule/__init__.py already uses 'NoiseSchedule'",
+        ),
+        ("loss-contract", "loss", "tests/test_loss_contract.py already uses 'LossContract'"),
     ],
 )
 @pytest.mark.usefixtures("site_of_others")
-def test_names_that_something_else_has_are_refused(
+def test_names_already_in_use_are_refused(
     in_process: Callable[..., Outcome], tmp_path: Path, name: str, kind: str, why: str
 ) -> None:
     outcome = in_process("new-plugin", name, "--kind", kind, "--out", tmp_path / "new")
@@ -151,11 +184,11 @@ def site_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(folder.path)
 
 
-def test_a_name_is_only_taken_for_its_kind(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_name_of_another_kind_is_free(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
     assert in_process("new-plugin", "mse", "--kind", "dataset", "--out", tmp_path / "new").code == 0
 
 
-def test_the_new_noise_schedule_refuses_what_it_says(
+def test_new_noise_schedule_refuses_invalid_betas(
     in_process: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "new"
@@ -170,12 +203,12 @@ def test_the_new_noise_schedule_refuses_what_it_says(
         part(20)
 
 
-def test_nothing_is_overwritten(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_existing_folder_is_not_overwritten(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     outcome = in_process("new-plugin", "mine", "--kind", "loss", "--out", folder)
     assert outcome.code == 2
-    assert "exists already" in outcome.err
+    assert "already exists" in outcome.err
     assert not list(folder.iterdir())
     missing = tmp_path / "a-file"
     missing.touch()

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, again and again, and end with the weights of one that never was.
+"""Kill runs at random moments, resume them, and compare their weights with those of an uninterrupted run.
 
 python -m tests.soak.kill_runs --framework torch --kills 100
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ddim_host.plugin.observation import EpochMetrics
 
-# A checkpoint after every step, so that many of the kills come while one is written.
+# A checkpoint after every step, so that many kills happen during a write.
 _OPTIONS = (
     "--device cpu --model unet:base_channels=8,num_groups=4,dropout=0 --batch-size 64 --test-images 8 "
     "--num-images 4 --steps 3 --lr-warmup-steps 0 --timestep-sampler importance:history=1 "
@@ -32,18 +32,18 @@ _OPTIONS = (
 )
 _MOST_SECONDS = 3600.0
 _KILLED_WHILE_STARTING = 0.2
-# Kills that come while steps are taken are this close to each other, so that many of them fit into a run.
+# A kill during training comes within 1 / 12 of a run's duration, so that many of them fit into a run.
 _KILLS_OF_A_RUN = 12.0
 
 
 @dataclass
 class Counts:
-    """What was done.
+    """Totals of a soak test.
 
     Attributes:
-        kills: Processes that were killed.
-        writing: Those of them that were writing a checkpoint.
-        runs: Runs that ended, after these kills, with the weights of the straight one.
+        kills: Killed processes.
+        writing: Processes that were killed while writing a checkpoint.
+        runs: Runs that ended, after these kills, with the weights of the uninterrupted run.
     """
 
     kills: int = 0
@@ -52,21 +52,21 @@ class Counts:
 
 
 def kill_runs(framework: str, kills: int, *, train_steps: int, seed: int, folder: Path) -> Counts:
-    """Kill runs at random moments until it was done often enough, then let the last one end.
+    """Kill runs at random moments until the count is reached, then let the last one finish.
 
     Args:
-        framework: Its name.
-        kills: How many.
-        train_steps: Length of each run.
-        seed: Of the moments.
-        folder: Where the runs go.
+            framework: Name of the framework.
+            kills: Number of kills.
+            train_steps: Length of each run.
+            seed: Seed of the random moments.
+            folder: Folder for the runs.
 
     Raises:
-        AssertionError: A run did not go on, or its results differ from those of the straight one.
+        AssertionError: A run did not resume, or its results differ from the uninterrupted run.
     """
     rng = random.Random(seed)
     begin = ["run", "--plugin", framework, *_OPTIONS.split(), "--train-steps", str(train_steps)]
-    for name in ("first", "straight"):  # the second time nothing has to be compiled
+    for name in ("first", "straight"):  # the second run compiles nothing
         started = time.monotonic()
         process = _start([*begin, "--out", str(folder / name)])
         _wait_for_checkpoint(folder / name, process)
@@ -98,14 +98,14 @@ def kill_runs(framework: str, kills: int, *, train_steps: int, seed: int, folder
         _compare(folder / "straight", run)
         counts.runs += 1
         print(
-            f"{counts.kills} kills, {counts.writing} of them amid a write; {counts.runs} runs equal",
+            f"{counts.kills} kills, {counts.writing} of them during a write; {counts.runs} runs equal",
             flush=True,
         )
     return counts
 
 
 def _wait_for_checkpoint(run: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the process has written a checkpoint, or has ended."""
+    """Wait until the process has written a checkpoint or has exited."""
     before = latest_checkpoint(run / "checkpoints")
     while process.poll() is None and latest_checkpoint(run / "checkpoints") == before:
         time.sleep(0.01)
@@ -140,14 +140,14 @@ def _compare(straight: Path, run: Path) -> None:
 
 
 def _metrics(run: Path) -> list[EpochMetrics]:
-    """The rows of metrics, less what depends on the machine and its clock."""
-    measured = ("seconds", "images_per_second", "warmup_seconds", "peak_memory_bytes")
+    """Return the rows of metrics without values that depend on the machine and its clock."""
+    measured = ("seconds", "images_per_second", "warmup_seconds", "peak_memory_bytes", "grid_seconds")
     nothing: dict[str, Any] = dict.fromkeys(measured, 0)
     return [replace(row, **nothing) for row in RunDirectory(run).read_metrics()]
 
 
 def main() -> None:
-    """Read the options, and say what was done."""
+    """Parse the options and run the soak test."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

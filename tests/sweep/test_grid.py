@@ -1,4 +1,4 @@
-"""`sweep.grid`: which experiments there are, and what they are called."""
+"""`sweep.grid`: the experiments of a sweep and their names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @given(st.dictionaries(st.sampled_from(AXES), st.lists(st.sampled_from("abc"), min_size=1), max_size=4))
-def test_a_grid_is_every_combination_once(axes: dict[str, list[str]]) -> None:
+def test_grid_contains_every_combination_once(axes: dict[str, list[str]]) -> None:
     trials = Grid({name: tuple(values) for name, values in axes.items()}).trials()
     size = 1
     for values in axes.values():
@@ -38,7 +38,7 @@ def test_equal_parts_are_one_value() -> None:
     assert grid.varying() == {"loss"}
 
 
-def test_the_framework_comes_first_and_settings_run_fastest() -> None:
+def test_framework_varies_slowest_and_settings_fastest() -> None:
     trials = Grid({"seed": (0, 1), "loss": ("mse",), "plugin": ("torch", "jittor")}).trials()
     assert [list(trial.values()) for trial in trials] == [
         ["torch", "mse", 0],
@@ -48,13 +48,13 @@ def test_the_framework_comes_first_and_settings_run_fastest() -> None:
     ]
 
 
-def test_absurdly_many_experiments_are_refused_at_once() -> None:
+def test_too_many_experiments_are_refused_immediately() -> None:
     values = tuple(map(str, range(1000)))
-    with pytest.raises(UserError, match="more than 10,000"):
+    with pytest.raises(UserError, match="at most 10,000"):
         Grid(dict.fromkeys(AXES, values)).trials()
 
 
-def test_a_name_tells_what_others_do_not_share() -> None:
+def test_name_contains_what_differs_between_experiments() -> None:
     values: dict[str, AxisValue] = {
         "plugin": "torch",
         "loss": parse_choice("huber:delta=0.1"),
@@ -70,13 +70,13 @@ def test_a_name_tells_what_others_do_not_share() -> None:
 
 
 @given(st.dictionaries(st.sampled_from(AXES), st.text(max_size=200), max_size=3))
-def test_a_name_is_that_of_a_folder(values: dict[str, str]) -> None:
+def test_name_is_a_valid_folder_name(values: dict[str, str]) -> None:
     name = trial_name(values, set(values))
     assert re.fullmatch(r"(?![.-])[\w.,=+-]{1,120}", name)
     assert Path(name).name == name
 
 
-def test_the_length_of_the_command_line_wins() -> None:
+def test_length_on_the_command_line_takes_precedence() -> None:
     file = Grid({"epochs": (3,), "seed": (0, 1)}, {"samples": "10"})
     asked = Grid({"train_steps": (5,), "seed": (2,)}, {"eta": "0"}).over(file)
     assert dict(asked.axes) == {"train_steps": (5,), "seed": (2,)}
@@ -84,12 +84,12 @@ def test_the_length_of_the_command_line_wins() -> None:
 
 
 @pytest.mark.parametrize("one", [None, {}, {"eta": "0"}])
-def test_an_evaluation_is_wanted_if_either_wants_one(one: dict[str, str] | None) -> None:
+def test_evaluation_is_requested_by_file_or_command_line(one: dict[str, str] | None) -> None:
     assert Grid({}, one).over(Grid()).evaluation == one
     assert Grid().over(Grid({}, one)).evaluation == one
 
 
-def test_a_run_s_own_file_is_swept_over_frameworks(tiny_run: Run) -> None:
+def test_configuration_of_a_run_can_be_swept_over_frameworks(tiny_run: Run) -> None:
     file = read_grid(tiny_run.path / "config.toml")
     assert file.axes["plugin"] == ("torch",)
     [model] = file.axes["model"]
@@ -102,7 +102,7 @@ def test_a_run_s_own_file_is_swept_over_frameworks(tiny_run: Run) -> None:
     assert Grid({"plugin": ("jittor",), "model": (chosen,)}).over(file).axes["model"] == (chosen,)
 
 
-def test_a_file_holds_values_and_lists_of_values(tmp_path: Path) -> None:
+def test_file_contains_values_and_lists_of_values(tmp_path: Path) -> None:
     path = tmp_path / "sweep.toml"
     path.write_text(
         """
@@ -128,7 +128,7 @@ def test_a_file_holds_values_and_lists_of_values(tmp_path: Path) -> None:
     assert grid.evaluation == {"steps": "5,10", "samples": "100"}
 
 
-def test_a_text_in_a_part_may_look_like_a_parameter(tmp_path: Path) -> None:
+def test_value_may_look_like_another_parameter(tmp_path: Path) -> None:
     path = tmp_path / "sweep.toml"
     path.write_text('plugin = "torch"\ndata = {name = "images", parameters = {path = "a,size=3"}}', "utf-8")
     [trial] = read_grid(path).trials()
@@ -140,12 +140,12 @@ def test_a_text_in_a_part_may_look_like_a_parameter(tmp_path: Path) -> None:
     [
         ("los = 'mse'", "unknown setting 'los'; did you mean 'loss'"),
         ("seed = []", "seed in .* has no values"),
-        ("seed = [[1]]", r"seed in .* cannot be \[1\]"),
-        ("lr = [0.1, 0]", "lr in .* cannot be 0"),
+        ("seed = [[1]]", r"seed in .* must be an integer in .*, not \[1\]"),
+        ("lr = [0.1, 0]", "lr in .* must be a number above 0, not 0"),
         ("loss = [1]", "cannot read loss"),
         ("plugin = [1]", "cannot read plugin"),
         ("preset = 1", "cannot read preset"),
-        ("evaluate = 1", "not a table"),
+        ("evaluate = 1", "must be a table"),
         ("[evaluate]\nsample = 1", "unknown setting 'sample'"),
         ("[evaluate]\nsteps = [[1]]", "cannot read evaluate.steps"),
         ('[evaluate]\nfeatures = "a\\u0000b"', "cannot read evaluate.features"),
@@ -154,18 +154,18 @@ def test_a_text_in_a_part_may_look_like_a_parameter(tmp_path: Path) -> None:
         ("=", "not valid TOML"),
     ],
 )
-def test_a_file_that_says_something_else(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "sweep.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         read_grid(path)
 
 
-def test_what_a_trial_asks_for() -> None:
+def test_request_of_a_trial() -> None:
     request = requested({"plugin": "torch", "loss": parse_choice("l1"), "preset": "paper-cifar10", "seed": 3})
     assert (request.plugin, request.parts[Kind.LOSS].name, request.settings["seed"]) == ("torch", "l1", 3)
     assert (request.parts[Kind.TIMESTEP_SUBSET].name, request.settings["train_steps"]) == ("quad", 800_000)
     shorter = requested({"plugin": "torch", "preset": "paper-cifar10", "epochs": 3})
     assert "train_steps" not in shorter.settings
-    with pytest.raises(UserError, match="--epochs and --train-steps both set the length"):
+    with pytest.raises(UserError, match="--epochs and --train-steps are mutually exclusive"):
         requested({"plugin": "torch", "epochs": 3, "train_steps": 3})

@@ -1,4 +1,4 @@
-"""`sweep --prepare`: folders and commands for whoever starts processes; and `sweep` on what came of them."""
+"""`sweep --prepare`: folders and commands for schedulers; then `sweep` on their results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TIMES = {
 
 
 def gnu_parallel() -> bool:
-    """Whether GNU parallel is installed; another program has the same name."""
+    """Return whether GNU parallel is installed; another program has the same name."""
     if shutil.which("parallel") is None:
         return False
     done = subprocess.run(["parallel", "--version"], capture_output=True, text=True, check=False)
@@ -37,19 +37,19 @@ def gnu_parallel() -> bool:
 
 
 def calls(folder: Path) -> list[str]:
-    """The jobs that were written."""
+    """Return the lines of `jobs.txt`."""
     return (folder / "jobs.txt").read_text(encoding="utf-8").splitlines()
 
 
 def call(line: str, environment: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Call a command in a shell, anywhere."""
+    """Run a command line in a shell, in any folder."""
     return subprocess.run(
         line, shell=True, env=environment, cwd=cwd, capture_output=True, text=True, check=False
     )
 
 
 @pytest.mark.process
-def test_preparing_runs_nothing_and_says_what_to_do(
+def test_prepare_runs_nothing_and_prints_the_next_commands(
     in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     folder = tmp_path / "a folder"
@@ -66,7 +66,8 @@ def test_preparing_runs_nothing_and_says_what_to_do(
     said = done.out.splitlines()[-3:]
     assert (
         said[0]
-        == f"wrote {folder / 'jobs.txt'}: 4 trainings, a command a line, for any order and any machine;"
+        == f"wrote {folder / 'jobs.txt'}: 4 training commands, one per line, to run in any order on any "
+        "machine;"
     )
     assert said[1].endswith(f"parallel < '{folder / 'jobs.txt'}'")
     assert shlex.split(said[2])[1:] == ["ddim-host", "sweep", f"--out={folder}", "--evaluate", *EVALUATION]
@@ -75,7 +76,7 @@ def test_preparing_runs_nothing_and_says_what_to_do(
     assert len(calls(folder)) == 6
 
 
-def test_preparing_checks_as_a_sweep_does(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_prepare_checks_the_experiments(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     done = in_process("sweep", "--plugin=torch", "--loss=mse", "--loss=msee", "--prepare", "--out", folder)
     assert done.code == 2
@@ -94,10 +95,10 @@ def test_without_options_and_without_experiments_no_framework_is_chosen(
         assert done.code == 2
         assert "no framework was chosen" in done.err
     (tmp_path / "letter.txt").touch()
-    assert "exists and holds no sweep" in in_process("sweep", "--out", tmp_path).err
+    assert "exists, but is not a sweep folder" in in_process("sweep", "--out", tmp_path).err
 
 
-def test_jobs_run_in_any_order_and_again(
+def test_jobs_can_run_in_any_order_and_repeatedly(
     environment: dict[str, str], ddim_host: Command, tmp_path: Path
 ) -> None:
     folder = tmp_path / "it's a folder"
@@ -111,7 +112,7 @@ def test_jobs_run_in_any_order_and_again(
         assert done.returncode == 0, done.stderr
     again = call(first, environment, elsewhere)
     assert again.returncode == 0
-    assert "nothing is left to do" in again.stdout
+    assert "already complete" in again.stdout
     assert list(elsewhere.iterdir()) == []
     finished = ddim_host("sweep", "--out", folder)
     assert finished.code == 0, finished.err
@@ -124,11 +125,11 @@ def test_jobs_run_in_any_order_and_again(
     assert "torch,seed=1: trained" in finished.out
     assert (folder / "report.html").exists()
     prepared = ddim_host(*command, "--prepare")
-    assert "0 trainings" in prepared.out
+    assert "0 training commands" in prepared.out
     assert calls(folder) == []
 
 
-def test_the_script_of_the_documentation_calls_the_job_of_its_task(
+def test_script_of_the_documentation_runs_the_job_of_its_task(
     environment: dict[str, str], ddim_host: Command, tmp_path: Path
 ) -> None:
     [script] = [
@@ -148,7 +149,7 @@ def test_the_script_of_the_documentation_calls_the_job_of_its_task(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not gnu_parallel(), reason="GNU parallel is not installed (Debian: parallel)")
-def test_four_experiments_come_to_the_same_by_gnu_parallel(
+def test_gnu_parallel_gives_the_same_results(
     environment: dict[str, str], ddim_host: Command, tmp_path: Path
 ) -> None:
     done = ddim_host("sweep", *FOUR, *EVALUATION, "--out", tmp_path / "alone" / "sweep")
@@ -156,7 +157,7 @@ def test_four_experiments_come_to_the_same_by_gnu_parallel(
     folder = tmp_path / "scheduled" / "sweep"
     prepared = ddim_host("sweep", *FOUR, *EVALUATION, "--prepare", "--out", folder)
     assert prepared.code == 0, prepared.err
-    environment = {**environment, "HOME": str(tmp_path)}  # where it keeps what it has asked once
+    environment = {**environment, "HOME": str(tmp_path)}  # GNU parallel stores its state there
     jobs, then = (line[18:] for line in prepared.out.splitlines()[-2:])
     scheduled = call(jobs.partition("e.g. with GNU parallel: ")[2], environment, tmp_path)
     assert scheduled.returncode == 0, scheduled.stderr
@@ -182,7 +183,7 @@ def test_four_experiments_come_to_the_same_by_gnu_parallel(
 
 
 def described(ddim_host: Command, folder: Path) -> dict[str, Any]:
-    """What a page of these runs is made from, but for times, paths and commands."""
+    """Return the data of a page of these runs, without times, paths and commands."""
     out = folder.parent / "comparison.json"
     runs = sorted(path.parent for path in folder.glob("*/config.toml"))
     done = ddim_host("compare", *runs, "--format", "json", "--out", out)

@@ -1,4 +1,4 @@
-"""`sweep`: the command."""
+"""The `sweep` command."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TINY = [
 ]
 
 
-def test_bars_below_each_other_do_not_move_the_cursor_of_a_log(python: PythonCode) -> None:
+def test_nested_bars_do_not_move_the_cursor_of_a_log(python: PythonCode) -> None:
     code = (
         "from ddim_host.system.progress import progress_bar\n"
         "with progress_bar('one', 3, unit='step'), progress_bar('two', 3, unit='step', leave=False) as bar:\n"
@@ -45,7 +45,7 @@ def test_bars_below_each_other_do_not_move_the_cursor_of_a_log(python: PythonCod
 
 @pytest.fixture(scope="module")
 def swept(ddim_host: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Outcome]]:
-    """A sweep in which one experiment fails, called again, and with more values."""
+    """Run a sweep with a failing experiment, repeat it, and repeat it with more values."""
     folder = tmp_path_factory.mktemp("swept") / "sweep"
     command = ["sweep", "--plugin=torch", *TINY, "--out", str(folder), "--lr=1e-3", "--lr=1e30"]
     evaluation = ["--evaluate-samples=20", "--evaluate-steps=2", "--evaluate-eta=0,1", "--evaluate-grids=4"]
@@ -58,13 +58,13 @@ def swept(ddim_host: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the folders of the experiments say of their commands, by name."""
+    """Return the command records of the experiments' folders by name."""
     return {
         path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/trial.json")
     }
 
 
-def test_a_failure_does_not_hold_up_the_others(swept: tuple[Path, dict[str, Outcome]]) -> None:
+def test_failure_does_not_stop_the_other_experiments(swept: tuple[Path, dict[str, Outcome]]) -> None:
     folder, outcomes = swept
     assert outcomes["planned"].code == 0, outcomes["planned"].err
     assert outcomes["planned"].out.splitlines()[1:] == ["  torch,lr=0.001  run", "  torch,lr=1e+30  run"]
@@ -75,8 +75,9 @@ def test_a_failure_does_not_hold_up_the_others(swept: tuple[Path, dict[str, Outc
         first.out,
     )
     assert (
-        "torch,lr=1e+30: `run` failed with exit code 1: a loss or a weight is no longer a finite number; "
-        f"training stopped; all of it: {folder / 'torch,lr=1e+30' / 'trial.log'}"
+        "torch,lr=1e+30: `run` failed with exit code 1: "
+        "training stopped: a loss or a weight is no longer finite; "
+        f"log: {folder / 'torch,lr=1e+30' / 'trial.log'}"
     ) in first.out
     assert "1 of 2 experiments failed: torch,lr=1e+30" in first.err
     assert "Traceback" not in first.out + first.err
@@ -88,7 +89,7 @@ def test_a_failure_does_not_hold_up_the_others(swept: tuple[Path, dict[str, Outc
     assert not (folder / "torch,lr=1e+30" / "failure.json").exists()
 
 
-def test_one_bar_names_what_runs(swept: tuple[Path, dict[str, Outcome]]) -> None:
+def test_bar_names_the_running_experiments(swept: tuple[Path, dict[str, Outcome]]) -> None:
     bars = [line for line in swept[1]["first"].err.splitlines() if "left;" in line]
     assert len(bars) == 2
     assert re.search(r"0/2 \[[\d:]+, \? left; torch,lr=0.001: run\]", bars[0])
@@ -99,7 +100,7 @@ def test_one_bar_names_what_runs(swept: tuple[Path, dict[str, Outcome]]) -> None
     assert re.search(r"1/2 \[[\d:]+, \d\d:\d\d left; torch,loss=l1: evaluate\]", stages)
 
 
-def test_what_is_done_is_not_done_again(swept: tuple[Path, dict[str, Outcome]]) -> None:
+def test_completed_work_is_not_repeated(swept: tuple[Path, dict[str, Outcome]]) -> None:
     folder, outcomes = swept
     assert outcomes["again"].code == 1
     assert "  torch,lr=0.001  done" in outcomes["again"].out
@@ -109,11 +110,11 @@ def test_what_is_done_is_not_done_again(swept: tuple[Path, dict[str, Outcome]]) 
     assert log.count("trained 3 steps") == 1
 
 
-def test_every_run_is_evaluated_and_on_the_page(swept: tuple[Path, dict[str, Outcome]]) -> None:
+def test_every_run_is_evaluated_and_reported(swept: tuple[Path, dict[str, Outcome]]) -> None:
     folder, outcomes = swept
     assert outcomes["evaluated"].code == 0, outcomes["evaluated"].err
     found = records(folder)
-    # That of `mse`, the default, was there already.
+    # The experiment with `mse`, the default, already existed.
     assert set(found) == {"torch,lr=0.001", "torch,lr=1e+30", "torch,loss=l1"}
     assert outcomes["evaluated"].out.splitlines()[1:3] == [
         "  torch,lr=0.001  evaluate",
@@ -130,23 +131,29 @@ def test_every_run_is_evaluated_and_on_the_page(swept: tuple[Path, dict[str, Out
         assert (folder / name / "report.html").exists()
 
 
-def test_mistakes_are_known_before_the_first_experiment(
+def test_mistakes_are_found_before_the_first_experiment(
     in_process: Callable[..., Outcome], ddim_host: Command, tmp_path: Path
 ) -> None:
     folder = tmp_path / "sweep"
     command = ["sweep", "--plugin=torch", "--out", str(folder)]
     for options, message in (
-        (["--evaluate-steps=x"], "--evaluate-steps cannot be 'x'"),
-        (["--evaluate-eta=0,2"], "--evaluate-eta cannot be '0,2'"),
-        (["--evaluate-samples=1"], "--evaluate-samples cannot be '1'\n  why: it takes: integer, from 10 to"),
-        (["--evaluate-reference=all"], "--evaluate-reference cannot be 'all'"),
-        (["--lr=0"], "--lr cannot be '0'"),
-        (["--epochs=1", "--train-steps=1"], "--epochs and --train-steps both set the length"),
+        (
+            ["--evaluate-steps=x"],
+            "--evaluate-steps must be an integer from 1 to 100,000, or several separated by commas, not 'x'",
+        ),
+        (
+            ["--evaluate-eta=0,2"],
+            "--evaluate-eta must be a number in [0, 1], or several separated by commas, not '0,2'",
+        ),
+        (["--evaluate-samples=1"], "--evaluate-samples must be an integer from 10 to 1,000,000, not '1'"),
+        (["--evaluate-reference=all"], "--evaluate-reference must be train or test, not 'all'"),
+        (["--lr=0"], "--lr must be a number above 0, not '0'"),
+        (["--epochs=1", "--train-steps=1"], "--epochs and --train-steps are mutually exclusive"),
         (["--evaluate-features=fid"], "no feature extractor named 'fid'"),
         (["--evaluate-steps=10,1001"], "cannot sample in 1001 steps"),
         (["--evaluate-features=inception:weights=/nowhere"], "cannot read the weights /nowhere"),
         (["--evaluate-features=inception:weights=/nowhere", "--dry-run"], "cannot read the weights /nowhere"),
-        (["--preset=paper"], "there is no 'paper'; choose from paper-cifar10"),
+        (["--preset=paper"], "--preset must be one of paper-cifar10, not 'paper'"),
         (["--config=nowhere.toml"], "cannot read the configuration nowhere.toml"),
     ):
         done = in_process(*command, *options)
@@ -161,7 +168,7 @@ def test_mistakes_are_known_before_the_first_experiment(
     assert not folder.exists()
 
 
-def test_a_damaged_experiment_is_told(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_damaged_experiment_is_reported(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     command = ["sweep", "--plugin=torch", "--seed=0", "--seed=1", f"--out={folder}"]
     assert in_process(*command, "--prepare").code == 0
@@ -172,23 +179,23 @@ def test_a_damaged_experiment_is_told(in_process: Callable[..., Outcome], tmp_pa
     assert f"note: {folder / 'torch,seed=0' / 'trial.toml'} is damaged" in done.err
 
 
-def test_a_folder_with_something_else_is_refused(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_folder_with_other_contents_is_refused(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
     (tmp_path / "letter.txt").touch()
     done = in_process("sweep", "--plugin=torch", "--out", tmp_path)
     assert done.code == 2
-    assert "exists and holds no sweep" in done.err
+    assert "exists, but is not a sweep folder" in done.err
 
 
-def test_one_process_at_a_time(ddim_host: Command, tmp_path: Path) -> None:
+def test_sweep_allows_one_process_at_a_time(ddim_host: Command, tmp_path: Path) -> None:
     with locked(tmp_path):
         done = ddim_host("sweep", "--plugin=torch", *TINY, "--out", tmp_path)
     assert done.code == 2
-    assert "another process runs the sweep" in done.err
+    assert "another process is running the sweep" in done.err
 
 
 @contextlib.contextmanager
 def installed(site: Site) -> Iterator[None]:
-    """Let the processes that this one starts see fake distributions."""
+    """Make fake distributions visible to the processes started here."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in site.env.items():
             patch.setenv(name, value)
@@ -196,7 +203,7 @@ def installed(site: Site) -> Iterator[None]:
 
 
 @pytest.mark.process
-def test_processes_end_with_all_that_they_started(tmp_path: Path, site: Site) -> None:
+def test_processes_end_with_all_their_children(tmp_path: Path, site: Site) -> None:
     # A plugin's module can start processes that hold the log.
     site.plugin(
         "leaving-things-behind",
@@ -212,7 +219,7 @@ def test_processes_end_with_all_that_they_started(tmp_path: Path, site: Site) ->
 
 
 @pytest.mark.process
-def test_a_command_says_why_it_fails(tmp_path: Path) -> None:
+def test_command_records_the_reason_of_its_failure(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as log:
         code = CommandRunner().run(["run", "--plugin=torch", "--loss=msee"], log, tmp_path / "failure.json")
     assert code == 2
@@ -220,10 +227,8 @@ def test_a_command_says_why_it_fails(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text(encoding="utf-8") == f"ddim-host: error: {failure}\n"
 
 
-def test_a_text_in_a_part_may_look_like_a_parameter(
-    ddim_host: Command, pictures: Path, tmp_path: Path
-) -> None:
-    """As no command line could say it: there `size=16` would be another parameter."""
+def test_value_may_look_like_another_parameter(ddim_host: Command, pictures: Path, tmp_path: Path) -> None:
+    """No command line can express this: there `size=16` would be a different parameter."""
     folder = tmp_path / "pictures,size=16"
     folder.symlink_to(pictures)
     data = f'{{name = "images", parameters = {{path = "{folder}"}}}}'
@@ -241,7 +246,7 @@ def test_two_experiments_at_a_time(ddim_host: Command, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     done = ddim_host("sweep", "--plugin=torch", *TINY, "--seed=0", "--seed=1", "--jobs=2", "--out", folder)
     assert done.code == 0, done.err
-    assert "cannot be compared" in done.err
+    assert "not comparable" in done.err
     assert "0/2 [00:00, ? left; torch,seed=0: run, torch,seed=1: run]" in done.err
     assert {record["run"]["exit_code"] for record in records(folder).values()} == {0}
     assert set(records(folder)) == {"torch,seed=0", "torch,seed=1"}
@@ -257,7 +262,7 @@ def ddim_losses():
 """
 
 
-def test_what_cannot_be_done_for_one_experiment_does_not_stop_the_others(
+def test_unwritable_or_broken_experiment_does_not_stop_the_others(
     in_process: Callable[..., Outcome], ddim_host: Command, site: Site, tmp_path: Path
 ) -> None:
     folder = tmp_path / "sweep"
@@ -267,7 +272,7 @@ def test_what_cannot_be_done_for_one_experiment_does_not_stop_the_others(
     assert in_process(*command, "--prepare", "--out", folder).code == 0
     first, second, third, fourth = (folder / f"torch,loss=huber-delta={number}" for number in (1, 2, 3, 4))
     (first / "trial.log").mkdir()
-    (second / "config.toml").write_text("=", encoding="utf-8")  # a run that was begun and damaged
+    (second / "config.toml").write_text("=", encoding="utf-8")  # a run that was started and damaged
     (third / "trial.json").mkdir()
     done = ddim_host(*command, "--out", folder, env=site.env)
     assert done.code == 1
@@ -281,11 +286,11 @@ def test_what_cannot_be_done_for_one_experiment_does_not_stop_the_others(
     assert f"{fourth.name}: trained; the whole process took " in done.out
     assert (
         "torch,loss=raising: `run` failed with exit code 2: loss 'raising' of raising 1.0 does not work; "
-        "it raised RuntimeError: a bug (raising.py:4); all of it: "
+        "it raised RuntimeError: a bug (raising.py:4); log: "
     ) in done.out
     assert f"3 of 5 experiments failed: {first.name}, {second.name}, torch,loss=raising" in done.err
     assert "Traceback" not in done.out + done.err
-    # From another place: what is there is taken up, with and without options.
+    # From another folder, the sweep continues, with and without options.
     elsewhere = _linked(tmp_path, folder)
     for again in (
         ddim_host(*command, "--out=-s", "--dry-run", cwd=elsewhere, env=site.env),
@@ -298,13 +303,13 @@ def test_what_cannot_be_done_for_one_experiment_does_not_stop_the_others(
 
 
 def _linked(tmp_path: Path, folder: Path) -> Path:
-    """A folder in which `-s` is the sweep."""
+    """Return a folder in which `-s` is a link to the sweep."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "-s").symlink_to(folder)
     return tmp_path / "elsewhere"
 
 
-def test_a_folder_whose_name_looks_like_an_option(ddim_host: Command, tmp_path: Path) -> None:
+def test_folder_name_may_look_like_an_option(ddim_host: Command, tmp_path: Path) -> None:
     command = ["sweep", "--plugin=torch", *TINY, "--out=-s"]
     evaluation = ["--evaluate-samples=20", "--evaluate-steps=2", "--evaluate-eta=0"]
     done = ddim_host(*command, *evaluation, cwd=tmp_path)
@@ -323,7 +328,7 @@ def test_a_folder_whose_name_looks_like_an_option(ddim_host: Command, tmp_path: 
         (signal.SIGTERM, r"failed with exit code 1: interrupted( after [\d,]+ steps)?"),
     ],
 )
-def test_a_training_that_somebody_ends_is_told_as_that(
+def test_training_ended_by_a_signal_is_reported_as_such(
     how: signal.Signals, said: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "sweep"
@@ -332,7 +337,7 @@ def test_a_training_that_somebody_ends_is_told_as_that(
     out, errors = sweep.communicate(timeout=60.0)
     assert sweep.returncode == 1
     log = re.escape(str(folder / "torch" / "trial.log"))
-    assert re.search(f"^torch: `run` {said}; all of it: {log}$", out, re.MULTILINE)
+    assert re.search(f"^torch: `run` {said}; log: {log}$", out, re.MULTILINE)
     assert "1 of 1 experiments failed" in errors
 
 
@@ -348,7 +353,7 @@ def test_no_training_outlives_its_sweep(
     wait_until_gone(str(folder))
 
 
-def test_a_run_is_trained_by_one_process(
+def test_run_is_trained_by_one_process(
     environment: dict[str, str], ddim_host: Command, tmp_path: Path
 ) -> None:
     folder = tmp_path / "sweep"
@@ -356,14 +361,14 @@ def test_a_run_is_trained_by_one_process(
     try:
         done = ddim_host("run", "--resume", "--out", folder / "torch")
         assert done.code == 2
-        assert "another process trains the run" in done.err
+        assert "another process is training the run" in done.err
     finally:
         sweep.terminate()
         sweep.wait(timeout=60.0)
 
 
 def begun_sweep(environment: dict[str, str], folder: Path, **options: Any) -> subprocess.Popen[str]:
-    """A sweep of one experiment that would take for ever, in its training."""
+    """Start a sweep of one experiment with endless training, and wait until it trains."""
     endless = [option for option in TINY if not option.startswith("--train-steps")]
     command = ["sweep", "--plugin=torch", *endless, "--train-steps=1000000", "--out", str(folder)]
     sweep = subprocess.Popen(
@@ -374,22 +379,22 @@ def begun_sweep(environment: dict[str, str], folder: Path, **options: Any) -> su
     )
     until = time.monotonic() + 60.0
     while not (folder / "torch" / "checkpoints").exists():
-        assert time.monotonic() < until, "the training does not begin"
+        assert time.monotonic() < until, "training does not start"
         time.sleep(0.05)
     return sweep
 
 
 def child_of(folder: Path) -> int:
-    """The process that trains in a sweep's folder."""
+    """Return the id of the process that trains in a sweep's folder."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         words = path.read_bytes().split(b"\0")
         if f"--out={folder / 'torch'}".encode() in words:
             return int(path.parent.name)
-    raise AssertionError("nothing trains")
+    raise AssertionError("no process is training")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_sweep_ends_its_process_and_goes_on(
+def test_interrupted_sweep_ends_its_process_and_can_continue(
     how: signal.Signals, ddim_host: Command, environment: dict[str, str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "sweep"
@@ -404,7 +409,7 @@ def test_an_interrupted_sweep_ends_its_process_and_goes_on(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A process that was started in the background would not be interrupted.
+        # A process started in the background ignores SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     log = folder / "torch" / "trial.log"
@@ -415,18 +420,18 @@ def test_an_interrupted_sweep_ends_its_process_and_goes_on(
     process.send_signal(how)
     _, errors = process.communicate(timeout=60.0)
     assert process.returncode == 1
-    assert f"the same command with --out {folder} goes on" in errors
+    assert f"run the command again with --out {folder} to continue" in errors
     assert "Traceback" not in errors
     assert not [line for line in processes() if str(folder) in line]
     assert "torch  run, resumed" in ddim_host(*endless, "--dry-run").out
-    # Another length is another experiment: it stands beside the interrupted one.
+    # Another length is another experiment, beside the interrupted one.
     done = ddim_host(*command)
     assert done.code == 0, done.err
     assert "trained; the whole process took " in done.out
 
 
 def wait_until_gone(words: str) -> None:
-    """Wait for the end of processes that have been killed, which the kernel takes its time for."""
+    """Wait until killed processes are gone, which takes the kernel a moment."""
     until = time.monotonic() + 30.0
     while [line for line in processes() if words in line]:
         assert time.monotonic() < until, f"{words} still runs"
@@ -434,7 +439,7 @@ def wait_until_gone(words: str) -> None:
 
 
 def processes() -> list[str]:
-    """The command lines of everything that runs."""
+    """Return the command lines of all running processes."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

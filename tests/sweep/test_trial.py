@@ -1,4 +1,4 @@
-"""`sweep.trial` and the plan of a sweep: what is told from the folders of its experiments alone."""
+"""`sweep.trial` and the plan of a sweep: the state of experiments, derived from their folders alone."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from ddim_host.sweep.trial import Stage, Trial
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ddim_host.sweep.trial import Asked
+    from ddim_host.sweep.trial import TrialRequest
     from tests.support.commands import Run
 
 pytestmark = pytest.mark.usefixtures("no_framework")
 
 
-def asked(**axes: Any) -> list[Asked]:
+def asked(**axes: Any) -> list[TrialRequest]:
     return _assembled(Grid({"plugin": ("torch",), **axes}), None)
 
 
-def planned(folder: Path, wanted: list[Asked]) -> list[Trial]:
+def planned(folder: Path, wanted: list[TrialRequest]) -> list[Trial]:
     sweep = Sweep(folder)
     return sweep.plan(wanted, sweep.trials())
 
 
-def prepared(folder: Path, wanted: list[Asked]) -> list[str]:
-    """Make the folders of experiments; their names."""
+def prepared(folder: Path, wanted: list[TrialRequest]) -> list[str]:
+    """Create the folders of experiments and return their names."""
     folder.mkdir(exist_ok=True)
     trials = planned(folder, wanted)
     for trial in trials:
@@ -55,7 +55,7 @@ def names(trials: list[Trial]) -> list[str]:
 LOSSES = {"loss": (parse_choice("mse"), parse_choice("huber:delta=0.1"))}
 
 
-def test_a_trial_is_its_configuration_and_nothing_else(tmp_path: Path) -> None:
+def test_folder_of_a_trial_contains_only_its_configuration(tmp_path: Path) -> None:
     wanted = asked(**LOSSES)
     assert prepared(tmp_path, wanted) == ["torch,loss=mse", "torch,loss=huber-delta=0.1"]
     for name, one in zip(names(planned(tmp_path, wanted)), wanted, strict=True):
@@ -66,7 +66,7 @@ def test_a_trial_is_its_configuration_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names(planned(tmp_path, wanted)))
 
 
-def test_a_trial_is_known_by_its_configuration_whatever_its_name(tmp_path: Path) -> None:
+def test_trial_is_identified_by_its_configuration_not_its_name(tmp_path: Path) -> None:
     wanted = asked(**LOSSES, seed=(0, 1))
     prepared(tmp_path, wanted)
     (tmp_path / "torch,loss=mse,seed=1").rename(tmp_path / "mine")
@@ -77,12 +77,12 @@ def test_a_trial_is_known_by_its_configuration_whatever_its_name(tmp_path: Path)
     assert names(found) == ["mine", "torch,loss=mse,seed=0", "torch,seed=2"]
 
 
-def test_two_ways_of_asking_are_one_experiment(tmp_path: Path) -> None:
+def test_equivalent_requests_are_one_experiment(tmp_path: Path) -> None:
     losses = (parse_choice("mse"), parse_choice("ddim-losses/mse"), parse_choice("huber"))
     assert prepared(tmp_path, asked(loss=losses)) == ["torch,loss=mse", "torch,loss=huber"]
 
 
-def test_a_setting_that_an_earlier_sweep_did_not_have_is_in_the_name(tmp_path: Path) -> None:
+def test_setting_new_to_a_sweep_is_in_the_name(tmp_path: Path) -> None:
     loss = (parse_choice("mse"), parse_choice("l1"))
     prepared(tmp_path, asked(loss=loss))
     more = planned(tmp_path, asked(loss=loss, lr=(0.01,)))
@@ -90,19 +90,19 @@ def test_a_setting_that_an_earlier_sweep_did_not_have_is_in_the_name(tmp_path: P
     assert names(planned(tmp_path, asked(loss=loss[:1]))) == ["torch,loss=mse"]
 
 
-def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
+def test_name_in_use_gets_a_number(tmp_path: Path) -> None:
     prepared(tmp_path, asked(seed=(3,)))
-    (tmp_path / "torch-2").mkdir()  # something of somebody else
+    (tmp_path / "torch-2").mkdir()  # another user's folder
     assert names(planned(tmp_path, asked())) == ["torch-3"]
 
 
-def test_folders_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_folders_are_sorted_by_the_numbers_in_their_names(tmp_path: Path) -> None:
     prepared(tmp_path, asked(seed=(10, 9, 1)))
     assert names(Sweep(tmp_path).trials()) == ["torch,seed=1", "torch,seed=9", "torch,seed=10"]
     assert names(planned(tmp_path, asked(seed=(10, 9)))) == ["torch,seed=10", "torch,seed=9"]
 
 
-def test_a_damaged_configuration_concerns_its_experiment_only(tmp_path: Path) -> None:
+def test_damaged_configuration_affects_only_its_experiment(tmp_path: Path) -> None:
     wanted = asked(seed=(0, 1))
     prepared(tmp_path, wanted)
     damaged = tmp_path / "torch,seed=0" / "trial.toml"
@@ -116,7 +116,7 @@ def test_a_damaged_configuration_concerns_its_experiment_only(tmp_path: Path) ->
     assert damaged.read_text(encoding="utf-8") == "="
 
 
-def test_a_folder_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+def test_failure_to_create_a_folder_leaves_nothing(tmp_path: Path) -> None:
     [trial] = planned(tmp_path, asked())
     trial.path.mkdir()
     (trial.path / "letter.txt").touch()
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in trial.path.iterdir()] == ["letter.txt"]
 
 
-def test_what_a_killed_process_leaves_is_no_experiment(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_ignored(tmp_path: Path) -> None:
     partial = tmp_path / f".{'0' * 32}.tmp"
     partial.mkdir()
     (partial / "trial.toml").touch()
@@ -136,7 +136,7 @@ def test_what_a_killed_process_leaves_is_no_experiment(tmp_path: Path) -> None:
 
 @pytest.fixture
 def trained(tiny_run: Run, tmp_path: Path) -> Path:
-    """A sweep's folder with an experiment that a scheduler has trained."""
+    """Create the folder of a sweep with an experiment trained by a scheduler."""
     path = tmp_path / "sweep" / "torch"
     shutil.copytree(tiny_run.path, path)
     config = (path / "config.toml").read_text(encoding="utf-8").partition("[provenance]")[0]
@@ -148,7 +148,7 @@ def stages(path: Path, evaluation: dict[str, str] | None = None) -> list[str]:
     return list(Trial(path, evaluation).stages)
 
 
-def test_a_training_that_somebody_else_did_is_done(trained: Path, tiny_run: Run) -> None:
+def test_training_by_another_process_counts_as_done(trained: Path, tiny_run: Run) -> None:
     assert stages(trained) == []
     assert stages(trained, {}) == ["evaluate"]
     grid = read_grid(tiny_run.path / "config.toml")
@@ -159,7 +159,7 @@ def test_a_training_that_somebody_else_did_is_done(trained: Path, tiny_run: Run)
 @pytest.mark.parametrize(
     "missing", ["report.html", "samples/linear-3-eta-0.png", "checkpoints/step-00000003/progress.json"]
 )
-def test_a_training_that_lacks_a_file_is_not_done(trained: Path, missing: str) -> None:
+def test_training_with_a_missing_file_is_not_done(trained: Path, missing: str) -> None:
     (trained / missing).unlink()
     trial = Trial(trained, None)
     assert trial.begun
@@ -178,7 +178,7 @@ def test_a_training_of_another_configuration_is_not_done(trained: Path, old: str
     assert stages(trained) == ["run"]
 
 
-def test_the_length_in_epochs_follows_from_the_images_that_were_trained_on(trained: Path) -> None:
+def test_length_in_epochs_follows_from_the_training_images(trained: Path) -> None:
     path = trained / "config.toml"
     text = path.read_text(encoding="utf-8").replace("num_train = 1500", "num_train = 24")
     path.write_text(text.replace("train_steps = 3", "epochs = 1"), encoding="utf-8")
@@ -187,7 +187,7 @@ def test_the_length_in_epochs_follows_from_the_images_that_were_trained_on(train
     assert stages(trained) == ["run"]
 
 
-def test_an_evaluation_is_known_by_its_options(trained: Path) -> None:
+def test_evaluation_is_identified_by_its_options(trained: Path) -> None:
     evaluation = {"samples": "20", "eta": "0,1"}
     trial = Trial(trained, evaluation)
     done = Stage(trial.stages["evaluate"], 0, 1.5)
@@ -203,7 +203,7 @@ def test_an_evaluation_is_known_by_its_options(trained: Path) -> None:
     assert stages(moved, evaluation) == ["evaluate"]
 
 
-def test_an_evaluation_of_other_weights_is_made_again(trained: Path) -> None:
+def test_evaluation_of_outdated_weights_is_repeated(trained: Path) -> None:
     trial = Trial(trained, {})
     trial.record("evaluate", Stage(trial.stages["evaluate"], 0, 1.5))
     (trained / "report.html").unlink()
@@ -211,7 +211,7 @@ def test_an_evaluation_of_other_weights_is_made_again(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"run": 1, "evaluate": null}', "[" * 10**5])
-def test_a_damaged_record_concerns_its_experiment_only(trained: Path, text: str) -> None:
+def test_damaged_record_affects_only_its_experiment(trained: Path, text: str) -> None:
     shutil.copytree(trained, trained.with_name("other"))
     for path in (trained, trained.with_name("other")):
         trial = Trial(path, {})
@@ -223,7 +223,7 @@ def test_a_damaged_record_concerns_its_experiment_only(trained: Path, text: str)
     assert stages(trained, {}) == []
 
 
-def test_a_run_begins_where_a_sweep_has_prepared_and_nowhere_else(tmp_path: Path) -> None:
+def test_run_accepts_only_empty_folders_and_those_of_a_sweep(tmp_path: Path) -> None:
     for name in ("trial.toml", "trial.log", "trial.json", "failure.json"):
         (tmp_path / name).touch()
     RunDirectory(tmp_path).require_free()
@@ -232,7 +232,7 @@ def test_a_run_begins_where_a_sweep_has_prepared_and_nowhere_else(tmp_path: Path
         RunDirectory(tmp_path).require_free()
 
 
-def test_jobs_are_commands_for_a_shell(tmp_path: Path) -> None:
+def test_jobs_are_shell_commands(tmp_path: Path) -> None:
     folder = tmp_path / "it's a $HOME \udcff"
     prepared(folder, asked(seed=(0, 1)))
     sweep = Sweep(folder)
@@ -248,10 +248,10 @@ def test_jobs_are_commands_for_a_shell(tmp_path: Path) -> None:
         ]
 
 
-def test_a_line_end_is_no_part_of_a_job(tmp_path: Path) -> None:
+def test_job_with_a_line_break_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "two\nlines"
     prepared(folder, asked())
     sweep = Sweep(folder)
-    with pytest.raises(UserError, match="names with a line end"):
+    with pytest.raises(UserError, match="names with line breaks"):
         sweep.write_jobs(sweep.trials())
     assert not (folder / "jobs.txt").exists()

@@ -1,4 +1,4 @@
-"""`tensorboard`: what TensorBoard's own reader finds in the event files of runs."""
+"""`tensorboard`: the event files of runs, read with TensorBoard's own reader."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.commands import Command
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # other people's deprecations
+    warnings.simplefilter("ignore")  # deprecations in its dependencies
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
@@ -32,7 +32,7 @@ class TestTensorBoard(ObserverContract):
 
 
 def read(run: Path) -> Any:
-    """Return TensorBoard's view of a run, with all that it keeps."""
+    """Return TensorBoard's view of a run, without discarding points."""
     events = EventAccumulator(
         str(run / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0}
     )
@@ -42,16 +42,16 @@ def read(run: Path) -> Any:
 def texts(events: Any, tag: str) -> str:
     [*_, last] = events.Tensors(f"{tag}/text_summary")
     text: str = last.tensor_proto.string_val[0].decode()
-    assert all(line.startswith("    ") for line in text.splitlines()), "a block of code"
+    assert all(line.startswith("    ") for line in text.splitlines()), "the text must be a code block"
     return "\n".join(line[4:] for line in text.splitlines())
 
 
-def test_tensorboard_opens_the_curves_grids_and_scores_of_a_run(
+def test_tensorboard_shows_curves_grids_and_scores_of_a_run(
     ddim_host: Command, tiny: list[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
     options = ("--train-steps", "40", "--batch-size", "100", "--observer", "tensorboard")
-    outcome = ddim_host(*tiny, *options, "--out", path)
+    outcome = ddim_host(*tiny, *options, "--sample-every", "20", "--out", path)
     assert outcome.code == 0, outcome.err
     assert "warning" not in outcome.err
     assert ddim_host("sample", path, "--eta", "1").code == 0
@@ -70,7 +70,9 @@ def test_tensorboard_opens_the_curves_grids_and_scores_of_a_run(
         assert [point.step for point in points] == [15, 30, 40]
         np.testing.assert_allclose([p.value for p in points], [getattr(row, name) for row in rows], rtol=1e-6)
     grids = {"samples/linear-3-eta-0": "linear-3-eta-0.png", "samples/samples-1": "samples-1.png"}
-    assert set(events.Tags()["images"]) == set(grids)
+    along = "samples/during-training"
+    assert set(events.Tags()["images"]) == {*grids, along}
+    assert [image.step for image in events.Images(along)] == [20, 40]
     for tag, name in grids.items():
         [image] = events.Images(tag)
         shown = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)).convert("RGB"))
@@ -87,8 +89,8 @@ def test_tensorboard_opens_the_curves_grids_and_scores_of_a_run(
     assert texts(events, "ending") == "finished"
 
 
-def test_a_resumed_run_goes_on_with_its_curves(tmp_path: Path) -> None:
-    """What came after the checkpoint is measured again, and is not there twice."""
+def test_resumed_run_continues_its_curves(tmp_path: Path) -> None:
+    """Rows after the checkpoint are measured again, and must not appear twice."""
     contract = TestTensorBoard()
     contract.tell_a_run(tmp_path, ending=Ending("interrupted", "killed"))  # rows at 12 and 24
     contract.tell_a_run(tmp_path, step=12)  # rows at 24 and 36
@@ -97,6 +99,6 @@ def test_a_resumed_run_goes_on_with_its_curves(tmp_path: Path) -> None:
     assert texts(events, "ending") == "finished"
 
 
-def test_the_distribution_says_what_it_needs() -> None:
+def test_distribution_declares_its_requirements() -> None:
     needs = importlib.metadata.requires("ddim-tensorboard") or []
     assert any(need.lower().startswith("tensorboardx") for need in needs)

@@ -1,4 +1,4 @@
-"""The contract kit finds what is wrong with a part, each mistake by the test that is meant for it."""
+"""The contract kit finds the mistakes of a part, each with the intended test."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from ddim_host import Observer
 from ddim_host.errors import UserError
 from ddim_host.plugin.data import DataSource, TrainTest
+from ddim_host.plugin.registry import Kind, Part
 from ddim_host.testing import (
     DatasetContract,
     FeatureExtractorContract,
@@ -44,14 +45,14 @@ if TYPE_CHECKING:
 def fails(
     contract: type[PartContract], part: Any, test: str, message: str | None = None, **options: Any
 ) -> None:
-    """This test of the contract finds the mistake."""
+    """Check that this test of the contract finds the mistake."""
     members = {"part": staticmethod(part), "parameters": options}
     tested = type("Tested", (contract,), members)()
     with pytest.raises((AssertionError, UserError), match=message):
         getattr(tested, test)()
 
 
-def test_what_is_said_of_every_part() -> None:
+def test_mistakes_common_to_all_parts_are_found() -> None:
     def undocumented(prediction: Any, target: Any) -> Any: ...
 
     def untyped(prediction: Any, target: Any, *, power=2): ...  # type: ignore[no-untyped-def]
@@ -61,8 +62,42 @@ def test_what_is_said_of_every_part() -> None:
     fails(LossContract, mse, "test_its_parameters_can_be_set_by_users", "no parameter 'x'", x=1)
 
 
+@pytest.mark.parametrize(
+    ("contract", "part", "call"),
+    [
+        (LossContract, lambda p, t: p, "test_each_image_has_its_own_loss"),
+        (LossContract, lambda p, t: mse(p, t) * np.nan, "test_each_image_has_its_own_loss"),
+        (TimestepSamplerContract, lambda schedule: 1 // 0, "taught"),
+        (NoiseScheduleContract, lambda n: np.linspace(0.0, 1.0, n), "test_betas_are_valid"),
+        (ObserverContract, lambda: None, "test_it_accepts_all_events_of_a_run"),
+        (LossContract, lambda p, t, *, alpha: p, "values"),
+    ],
+)
+def test_messages_for_authors_have_no_remedy_for_users(
+    contract: type[PartContract], part: Any, call: str
+) -> None:
+    """Only users can choose another part, or report a broken one."""
+    part.__name__ = "mine"
+    tested = type("Tested", (contract,), {"part": staticmethod(part)})()
+    with pytest.raises(UserError, match=f"^{contract.kind.words} 'mine' (does not|with these)") as caught:
+        getattr(tested, call)()
+    assert "fix:" not in str(caught.value)
+
+
+def test_required_parameter_is_set_in_the_test_class() -> None:
+    def mine(prediction: Any, target: Any, *, alpha: float) -> Any: ...
+
+    with pytest.raises(UserError, match="needs a value for its parameter 'alpha'") as caught:
+        type("Tested", (LossContract,), {"part": staticmethod(mine)})().values()
+    assert caught.value.fix == 'write parameters = {"alpha": VALUE}'
+    found = Part(Kind.LOSS, "other", mine, "ddim-other", "1.0")
+    with pytest.raises(UserError, match="needs a value") as caught:
+        found.values({})
+    assert caught.value.fix == "write other:alpha=VALUE"
+
+
 @pytest.mark.process
-def test_a_part_whose_module_imports_a_framework(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_of_a_framework_is_found(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "heavy_part.py").write_text("import torch\ndef part(a, b): return a\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     part = SimpleNamespace(__module__="heavy_part", __name__="part")
@@ -92,33 +127,33 @@ def test_losses(name: str) -> None:
     fails(LossContract, loss, test)
 
 
-def test_a_loss_that_overwrites_its_arguments() -> None:
+def test_loss_that_overwrites_its_arguments_is_found() -> None:
     def greedy(prediction: Any, target: Any) -> Any:
         prediction -= target
         return (prediction**2).reshape((len(target), -1)).mean(1)
 
-    fails(LossContract, greedy, "test_its_arguments_stay_as_they_are", "overwritten")
+    fails(LossContract, greedy, "test_its_arguments_are_unchanged", "overwritten")
 
 
 @pytest.mark.process
-def test_a_loss_in_frameworks_that_do_not_work(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frameworks_that_do_not_work_are_skipped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.plugin("broken-framework", "raise OSError('no driver')", entry="broken", group="frameworks")
     site.plugin("no-framework", losses("own"), entry="none", group="frameworks")
     test = "test_it_is_the_same_in_every_framework"
     tested = type("Tested", (LossContract,), {"part": staticmethod(mse)})()
-    for framework, reason in (("broken", "no driver"), ("none", "a framework gives networks")):
+    for framework, reason in (("broken", "no driver"), ("none", "a framework provides networks")):
         with pytest.raises(pytest.skip.Exception, match=reason):
             getattr(tested, test)(framework)
 
 
 def in_numpy(prediction: Any, target: Any) -> Any:
-    """Works on NumPy arrays alone."""
+    """Return a correct loss for NumPy arrays, and zeros for others."""
     losses = ((np.asarray(prediction) - np.asarray(target)) ** 2).reshape((len(target), -1)).mean(1)
     return losses if isinstance(prediction, np.ndarray) else np.zeros(len(target), dtype=np.float32)
 
 
 @pytest.mark.process
-def test_a_loss_that_returns_another_kind_of_array() -> None:
+def test_loss_that_returns_another_type_of_array_is_found() -> None:
     tested = type("Tested", (LossContract,), {"part": staticmethod(in_numpy)})()
     with pytest.raises(
         AssertionError, match=r"it must return an array of the framework .*, torch\.Tensor, not"
@@ -127,7 +162,7 @@ def test_a_loss_that_returns_another_kind_of_array() -> None:
 
 
 class Biased(Uniform):
-    """Draws small timesteps more often, and does not say so."""
+    """A sampler that draws small timesteps more often without adapting the weights."""
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Any:
         t, weights = super().sample(batch_size, rng)
@@ -135,14 +170,14 @@ class Biased(Uniform):
 
 
 class OwnRandomness(Uniform):
-    """Draws from a generator of its own."""
+    """A sampler that draws from its own generator."""
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Any:
         return super().sample(batch_size, np.random.default_rng())
 
 
 class Counting(Uniform):
-    """Remembers how often it was asked."""
+    """A sampler that counts its calls and draws accordingly."""
 
     asked = 0
 
@@ -153,17 +188,17 @@ class Counting(Uniform):
 
 
 class Forgetful(Importance):
-    """Gives no state."""
+    """A sampler that returns an empty state."""
 
     def state_dict(self) -> Any:
         return {}
 
     def load_state_dict(self, state: Any) -> None:
-        """Nothing to take back."""
+        """Restore nothing."""
 
 
 class Shared(Importance):
-    """Gives its own arrays away."""
+    """A sampler whose state is not a copy of its arrays."""
 
     def state_dict(self) -> Any:
         return {"losses": self._losses, "counts": self._counts.astype(np.float64)}
@@ -172,10 +207,10 @@ class Shared(Importance):
 @pytest.mark.parametrize(
     ("sampler", "test", "message"),
     [
-        (Biased, "test_weights_undo_the_bias", "the weights are biased"),
-        (OwnRandomness, "test_all_randomness_comes_from_the_generator", "may use no other randomness"),
-        (Counting, "test_all_randomness_comes_from_the_generator", "must not change the sampler"),
-        (Forgetful, "test_its_state_comes_back", "a restored sampler draws otherwise"),
+        (Biased, "test_weights_correct_the_bias", "the weights are biased"),
+        (OwnRandomness, "test_all_randomness_comes_from_the_generator", "must use no other randomness"),
+        (Counting, "test_all_randomness_comes_from_the_generator", r"update\(\) may change the sampler"),
+        (Forgetful, "test_its_state_can_be_restored", "a restored sampler draws other timesteps"),
         (Shared, "test_its_state_is_a_copy", "losses is not a copy"),
     ],
 )
@@ -201,17 +236,17 @@ def test_data_sets() -> None:
         return lambda: DataSource((4, 4, 1), False, description, lambda: TrainTest(train(), test()))
 
     zeros = np.zeros((3, 4, 4, 1), dtype=np.uint8)
-    test = "test_images_are_as_announced"
-    fails(DatasetContract, source(zeros.copy, lambda: zeros[0]), test, "test images are uint8 of shape")
+    test = "test_images_are_as_declared"
+    fails(DatasetContract, source(zeros.copy, lambda: zeros[0]), test, "test images must be uint8 of shape")
     fails(DatasetContract, source(lambda: zeros, lambda: zeros), test, "share images")
     fails(DatasetContract, source(zeros.copy, zeros.copy, ""), test, "describe the images")
     rng = np.random.default_rng()
     noise = source(lambda: rng.integers(0, 256, zeros.shape, np.uint8), zeros.copy)
-    fails(DatasetContract, noise, test, "others every time")
+    fails(DatasetContract, noise, test, "differ from call to call")
 
 
 class Features:
-    """What a test changes something of."""
+    """A feature extractor for tests to modify."""
 
     fingerprint = "00" * 8
 
@@ -234,43 +269,43 @@ def test_feature_extractors() -> None:
             with np.errstate(divide="ignore"):
                 return np.log(super().__call__(images))
 
-    fails(FeatureExtractorContract, Centred, "test_features_are_valid_and_each_images_own")
-    fails(FeatureExtractorContract, Random, "test_its_fingerprint_is_that_of_its_weights")
+    fails(FeatureExtractorContract, Centred, "test_features_are_valid_and_independent_of_the_batch")
+    fails(FeatureExtractorContract, Random, "test_its_fingerprint_is_deterministic")
     fails(FeatureExtractorContract, Logarithm, "test_black_and_white_images_have_features", "not all finite")
     strange = type("Strange", (Features,), {"framework": "pytorch"})
-    fails(FeatureExtractorContract, strange, "test_its_framework_is_one", "should be one of")
+    fails(FeatureExtractorContract, strange, "test_its_framework_is_known", "must be one of")
 
 
 class NoAverage(TorchModel):
-    """Forgets the average."""
+    """A model that does not update the average."""
 
     def train_step(self, batch: Any, loss: Any, *, lr: float, ema_decay: float, max_grad_norm: float) -> Any:
         return super().train_step(batch, loss, lr=lr, ema_decay=1.0, max_grad_norm=max_grad_norm)
 
 
 class NoClipping(TorchModel):
-    """Does not clip gradients."""
+    """A model that does not clip gradients."""
 
     def train_step(self, batch: Any, loss: Any, *, lr: float, ema_decay: float, max_grad_norm: float) -> Any:
         return super().train_step(batch, loss, lr=lr, ema_decay=ema_decay, max_grad_norm=1e9)
 
 
 class NoWeights(TorchModel):
-    """Every image counts the same."""
+    """A model that ignores the weights of images."""
 
     def train_step(self, batch: Any, loss: Any, **how: Any) -> Any:
         return super().train_step(replace(batch, weights=np.ones_like(batch.weights)), loss, **how)
 
 
 class NoTotal(TorchModel):
-    """Takes the mean over its own share of the batch."""
+    """A model that averages over its share of the batch instead of the whole batch."""
 
     def train_step(self, batch: Any, loss: Any, **how: Any) -> Any:
         return super().train_step(replace(batch, total=len(batch.t)), loss, **how)
 
 
 class ShortMemory(TorchModel):
-    """Another Adam: its second moment forgets too soon."""
+    """A model with a different Adam, whose second moment decays too fast."""
 
     def train_step(self, batch: Any, loss: Any, **how: Any) -> Any:
         with patch("ddim_torch.adam.ADAM_BETA2", 0.9):
@@ -278,7 +313,7 @@ class ShortMemory(TorchModel):
 
 
 class LargeEpsilon(TorchModel):
-    """Another Adam: it moves less where gradients are small."""
+    """A model with a different Adam, which takes smaller steps for small gradients."""
 
     def train_step(self, batch: Any, loss: Any, **how: Any) -> Any:
         with patch("ddim_torch.adam.ADAM_EPSILON", 1e-3):
@@ -286,38 +321,46 @@ class LargeEpsilon(TorchModel):
 
 
 class OneDropout(TorchModel):
-    """Drops the same at every step."""
+    """A model with the same dropout at every step."""
 
     def train_step(self, batch: Any, loss: Any, **how: Any) -> Any:
         return super().train_step(replace(batch, dropout_seed=0), loss, **how)
 
 
 class NoMemory(TorchModel):
-    """Does not take the optimizer's memory back."""
+    """A model that does not restore the state of the optimizer."""
 
     def load_training_state(self, state: Any) -> None:
-        """Nothing."""
+        """Restore nothing."""
 
 
 class NoTime(TorchModel):
-    """Predicts the same for all timesteps."""
+    """A model that ignores the timestep."""
 
     def predict(self, x_t: Any, t: int, *, which: Any) -> Any:
         return super().predict(x_t, 0, which=which)
 
 
+class AnotherNetwork(TorchModel):
+    """A model that pads on the other side when downsampling, as a faulty port might."""
+
+    def predict(self, x_t: Any, t: int, *, which: Any) -> Any:
+        return super().predict(x_t.flip(3), t, which=which).flip(3)
+
+
 @pytest.mark.parametrize(
     ("model", "test"),
     [
-        (NoAverage, "test_every_step_is_adams"),
-        (ShortMemory, "test_every_step_is_adams"),
-        (LargeEpsilon, "test_every_step_is_adams"),
+        (AnotherNetwork, "test_predictions_match_the_reference"),
+        (NoAverage, "test_every_step_is_a_step_of_adam"),
+        (ShortMemory, "test_every_step_is_a_step_of_adam"),
+        (LargeEpsilon, "test_every_step_is_a_step_of_adam"),
         (NoWeights, "test_the_gradient_is_that_of_the_weighted_losses"),
         (NoTotal, "test_the_gradient_is_that_of_the_weighted_losses"),
         (OneDropout, "test_dropout_follows_its_seed"),
         (NoClipping, "test_gradients_are_clipped_before_the_step"),
-        (NoMemory, "test_training_goes_on_where_it_stopped"),
-        (NoTime, "test_predictions_are_each_images_own"),
+        (NoMemory, "test_training_can_be_resumed"),
+        (NoTime, "test_predictions_are_independent_of_the_batch"),
     ],
 )
 def test_models(model: Any, test: str) -> None:
@@ -329,44 +372,44 @@ def test_models(model: Any, test: str) -> None:
     fails(ModelFactoryContract, factory, test)
 
 
-def test_observers_that_do_not_take_everything_or_change_something() -> None:
+def test_mistakes_of_observers_are_found() -> None:
     class Rows(Observer):
-        """Divides by what may be 0, and by what may be missing."""
+        """An observer that divides by a value that may be 0 or missing."""
 
         def on_row(self, row: Any, /) -> None:
             _ = 1.0 / row.seconds
 
     class Early(Observer):
-        """Begins in its constructor."""
+        """An observer that opens a file in its constructor."""
 
         def __init__(self) -> None:
             Path("opened.log").touch()
 
     class Shuffler(Observer):
-        """Draws from the global generator, without looking who else does."""
+        """An observer that draws from the global generator."""
 
         def on_grid(self, grid: Any, /) -> None:
             np.random.shuffle([1, 2, 3])  # noqa: NPY002
 
     class Mover(Observer):
-        """Takes the picture for itself."""
+        """An observer that deletes the picture."""
 
         def on_grid(self, grid: Any, /) -> None:
             grid.path.unlink()
 
     class Half:
-        """Has one method."""
+        """An observer with a single method."""
 
         def on_row(self, row: Any, /) -> None:
             pass
 
     with pytest.raises(ZeroDivisionError):
-        fails(ObserverContract, Rows, "test_it_takes_all_that_a_run_tells")
-    fails(ObserverContract, Early, "test_it_opens_nothing_before_it_begins", "it wrote something")
+        fails(ObserverContract, Rows, "test_it_accepts_all_events_of_a_run")
+    fails(ObserverContract, Early, "test_it_opens_nothing_before_it_begins", "it wrote a file")
     leaves = "test_it_leaves_the_process_and_the_files_of_a_run_alone"
-    fails(ObserverContract, Shuffler, leaves, "it changed the global generator")
-    fails(ObserverContract, Mover, leaves, "it took the picture away")
-    fails(ObserverContract, Half, "test_it_takes_all_that_a_run_tells", "does not work")
+    fails(ObserverContract, Shuffler, leaves, "it changed the global random generator")
+    fails(ObserverContract, Mover, leaves, "it moved or deleted the picture")
+    fails(ObserverContract, Half, "test_it_accepts_all_events_of_a_run", "does not work")
 
 
 _NOTICED = """
@@ -382,10 +425,8 @@ class TestMse(LossContract):
 
 
 @pytest.mark.process
-def test_a_framework_that_takes_long_is_named_while_one_waits(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
-    """On the terminal, though pytest captures what tests print."""
+def test_slow_framework_is_named_during_the_wait(tmp_path: Path, environment: dict[str, str]) -> None:
+    """The note appears on the terminal even though pytest captures the output of tests."""
     (tmp_path / "test_noticed.py").write_text(_NOTICED, encoding="utf-8")
     command = [
         sys.executable,
@@ -402,5 +443,5 @@ def test_a_framework_that_takes_long_is_named_while_one_waits(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(
-        r"^torch has been working for \d+ s; the first time it may compile", done.stdout, re.MULTILINE
+        r"^torch has been running for \d+ s; its first use may compile", done.stdout, re.MULTILINE
     )

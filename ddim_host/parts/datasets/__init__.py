@@ -1,4 +1,4 @@
-"""The data sets that come with the host, and `images` for one's own."""
+"""The built-in data sets, and `images` for your own."""
 
 from ddim_host.parts.datasets.cifar10 import cifar10
 from ddim_host.parts.datasets.digits import digits

@@ -1,4 +1,4 @@
-"""Reading the files in tar and zip archives, from front to back, without extracting anything to disk."""
+"""Read files in tar and zip archives from front to back, without extracting anything to disk."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_FILE_BYTES = 256 << 20
-"""No file is read beyond this, whatever size it claims."""
+"""Maximum number of bytes read from one file, whatever size its header claims."""
 
 _MAX_TRAILING_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20
-"""What comes before a file in a tar; `tarfile` keeps all of that in memory."""
+"""Largest header of a file in a tar archive; `tarfile` holds the whole header in memory."""
 
 _MAX_EXPANSION = 200
-"""Images are compressed already. What expands so much more is made to take time and memory without end."""
+"""Largest ratio of expansion. Images are already compressed, so more indicates a decompression bomb."""
 
 
 def is_zip(path: Path) -> bool:
-    """Tells by its first bytes whether a file is a zip archive.
+    """Return whether the first bytes of a file are those of a zip archive.
 
     Raises:
         UserError: The file cannot be read.
@@ -40,17 +40,17 @@ def is_zip(path: Path) -> bool:
 
 
 def tar_names(path: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
-    """Yields the names of the regular files in a tar archive, in its order.
+    """Yield the names of the regular files in a tar archive, in its order.
 
-    Names are only labels here: leading slashes, `.` and `..` are dropped from them and nothing is ever
-    written under them. Links (also hard ones), devices and sparse files are passed over.
+    Names are only labels: leading slashes, `.` and `..` are removed, and no file is ever written under them.
+    Symbolic and hard links, devices and sparse files are skipped.
 
     Args:
-        path: A tar archive; plain, or compressed with gzip, bzip2 or xz, which its first bytes tell.
-        wanted: Which names to yield.
+        path: A tar archive, plain or compressed with gzip, bzip2 or xz (detected from its first bytes).
+        wanted: Selects the names to yield.
 
     Raises:
-        UserError: It is no tar archive, or damaged, or ends too early.
+        UserError: The file is not a tar archive, or is damaged or truncated.
     """
     with readable(path), _open_tar(path) as tar:
         for name, _ in _tar_members(tar, wanted):
@@ -60,18 +60,18 @@ def tar_names(path: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
 def tar_files(
     path: Path, wanted: Callable[[str], bool], max_bytes: int = MAX_FILE_BYTES
 ) -> Generator[tuple[str, bytes], None, None]:
-    """Yields the names and contents of the regular files in a tar archive; see `tar_names`.
+    """Yield the names and contents of the regular files in a tar archive; see `tar_names`.
 
-    The archive is read once from front to back: in a compressed one, every step back would mean to
-    decompress it from the start.
+    The archive is read once from front to back: seeking backwards in a compressed archive would mean
+    decompressing it from the start again.
 
     Args:
         path: A tar archive.
-        wanted: Which names to yield.
-        max_bytes: The size of the largest file that is read.
+        wanted: Selects the names to yield.
+        max_bytes: Largest allowed size of a file.
 
     Raises:
-        UserError: It is no tar archive, or damaged, or ends too early; or a wanted file is too large.
+        UserError: The file is not a tar archive, or is damaged or truncated; or a selected file is too large.
     """
     with readable(path), _open_tar(path) as tar:
         for name, member in _tar_members(tar, wanted):
@@ -79,20 +79,20 @@ def tar_files(
                 raise too_many_bytes(path, name, max_bytes)
             file = tar.extractfile(member)
             if file is None:
-                raise tarfile.ReadError(f"{name} has no content")
+                raise tarfile.ReadError(f"{name} has no contents")
             with file:
                 yield name, file.read(max_bytes)
 
 
 def zip_names(path: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
-    """Yields the names of the files in a zip archive, in its order; see `tar_names`.
+    """Yield the names of the files in a zip archive, in its order; see `tar_names`.
 
     Args:
         path: A zip archive.
-        wanted: Which names to yield.
+        wanted: Selects the names to yield.
 
     Raises:
-        UserError: It is no zip archive, or damaged.
+        UserError: The file is not a zip archive, or is damaged.
     """
     with readable(path), zipfile.ZipFile(path) as archive:
         for name, _ in _zip_members(archive, wanted):
@@ -102,23 +102,23 @@ def zip_names(path: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
 def zip_files(
     path: Path, wanted: Callable[[str], bool], max_bytes: int = MAX_FILE_BYTES
 ) -> Generator[tuple[str, bytes], None, None]:
-    """Yields the names and contents of the files in a zip archive; see `tar_files`.
+    """Yield the names and contents of the files in a zip archive; see `tar_files`.
 
     Args:
         path: A zip archive.
-        wanted: Which names to yield.
-        max_bytes: The size of the largest file that is read.
+        wanted: Selects the names to yield.
+        max_bytes: Largest allowed size of a file.
 
     Raises:
-        UserError: It is no zip archive, damaged or encrypted; or a wanted file is too large.
+        UserError: The file is not a zip archive, or is damaged or encrypted; or a selected file is too large.
     """
     with readable(path), zipfile.ZipFile(path) as archive:
         for name, member in _zip_members(archive, wanted):
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                # `zipfile` decompresses these into memory without bound, whatever is asked for.
+                # `zipfile` decompresses other methods into memory without limit, whatever size is requested.
                 raise zipfile.BadZipFile(f"{name} is neither stored nor deflated")
             with archive.open(member) as file:
-                # What the archive says about the size may be wrong; what is read is not.
+                # The size stated in the archive may be wrong, so the data itself is measured.
                 data = file.read(max_bytes + 1)
             if len(data) > max_bytes:
                 raise too_many_bytes(path, name, max_bytes)
@@ -126,26 +126,26 @@ def zip_files(
 
 
 def too_many_bytes(path: Path, name: str, max_bytes: int) -> UserError:
-    """The error for a file that is larger than is read."""
+    """Return the error for a file above the size limit."""
     return UserError(
         f"{printable(name)} in {printable(path)} is too large",
-        why=f"no single file may have more than {max_bytes >> 20} MiB",
-        fix="remove it, or store it in fewer bytes",
+        why=f"a single file may be at most {max_bytes >> 20} MiB",
+        fix="remove the file or make it smaller",
     )
 
 
 class _ForwardFile:
-    """What `tarfile` needs of a file, going forwards only.
+    """A forward-only file with the interface that `tarfile` needs.
 
-    A header that claims a size of gigabytes, or a negative one, is refused here: `tarfile` itself would
-    read the first into memory and go in circles with the second.
+    Headers that claim gigabytes or a negative size are rejected here: `tarfile` itself would read the former
+    into memory and loop forever on the latter.
 
     Attributes:
-        last_read: What the last `read` returned; where the archive ends as it should, a block of zeros.
+        last_read: Result of the last `read`; a block of zeros at the end of an intact archive.
 
     Args:
-        stream: The tar, decompressed.
-        end: An archive that goes on beyond this is refused.
+        stream: The decompressed tar archive.
+        end: Largest allowed position; longer archives are rejected.
     """
 
     def __init__(self, stream: IO[bytes], end: int) -> None:
@@ -160,12 +160,12 @@ class _ForwardFile:
         return self._position
 
     def allow(self, size: int) -> None:
-        """Lets no more than this be read, until it is called again."""
+        """Limit the total size of the following reads, until the next call."""
         self._allowed = size
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= self._allowed:
-            raise tarfile.ReadError(f"a header asks for {size} bytes")
+            raise tarfile.ReadError(f"a header claims {size} bytes")
         self._allowed -= size
         self.last_read = self._put_back[:size] + self._stream.read(max(0, size - len(self._put_back)))
         self._put_back = self._put_back[size:]
@@ -176,7 +176,7 @@ class _ForwardFile:
         if position > self._end:
             raise tarfile.ReadError(f"it expands to more than {_MAX_EXPANSION} times its size")
         if position == self._position - 1 and self.last_read:
-            # tarfile reads the byte before every header again, to see that the archive reaches so far.
+            # tarfile rereads the byte before each header, to check that the archive extends that far.
             self._put_back = self.last_read[-1:] + self._put_back
         elif position > self._position:
             self._put_back = b""
@@ -207,17 +207,17 @@ def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
             tar = tarfile.TarFile(fileobj=cast("IO[bytes]", forward))
         except tarfile.ReadError as error:
             raise UserError(
-                f"{printable(path)} is neither a folder nor an archive that can be read",
-                why="its content is none of zip, tar (plain, gzip, bzip2 or xz), npy, npz, idx and Parquet"
+                f"{printable(path)} is neither a folder nor a supported archive",
+                why="it is not a zip, tar (plain, gzip, bzip2 or xz), npy, npz, idx or Parquet file"
                 if start
                 else "it is empty",
-                fix="give a folder, a zip, tar, .tar.gz, .tar.bz2, .tar.xz, npy, npz, idx or Parquet file",
+                fix="pass a folder or a zip, tar, .tar.gz, .tar.bz2, .tar.xz, npy, npz, idx or Parquet file",
             ) from error
         yield stack.enter_context(tar)
-        # tarfile takes a damaged header for the end of the archive; the real end is marked by zeros.
+        # tarfile treats a damaged header as the end of the archive; the real end is marked by zeros.
         if forward.last_read.strip(b"\0") or len(forward.last_read) != tarfile.BLOCKSIZE:
-            raise tarfile.ReadError("it ends too early, or is damaged")
-        # The checksum of compressed data is behind its last byte.
+            raise tarfile.ReadError("it is truncated or damaged")
+        # The checksum of compressed data follows its last byte.
         forward.allow(_MAX_TRAILING_BYTES)
         forward.read(_MAX_TRAILING_BYTES)
 
@@ -227,7 +227,7 @@ def _tar_members(
 ) -> Iterator[tuple[str, tarfile.TarInfo]]:
     forward = cast("_ForwardFile", tar.fileobj)
     while (member := tar.next()) is not None:
-        # tarfile remembers all that it has seen, which for a million files is a gigabyte.
+        # tarfile stores every member it has seen, which takes a gigabyte for a million files.
         cast("Any", tar).members.clear()
         cast("Any", tar).pax_headers.clear()
         name = _label(member.name)
@@ -241,7 +241,7 @@ def _zip_members(
     archive: zipfile.ZipFile, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[str, zipfile.ZipInfo]]:
     for member in archive.infolist():
-        # Some archivers of Windows write backslashes, against the standard.
+        # Some Windows archivers write backslashes, contrary to the standard.
         name = _label(member.filename.replace("\\", "/"))
         is_link = stat.S_ISLNK(member.external_attr >> 16)
         if not member.is_dir() and not is_link and wanted(name):
@@ -254,14 +254,14 @@ def _label(name: str) -> str:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns whatever reading a damaged archive raises into a `UserError`."""
+    """Convert any exception raised by reading a damaged archive to a `UserError`."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # the readers of four formats fail on hostile bytes in too many ways to list
+    except Exception as error:  # the readers of four formats fail on malformed bytes in too many ways to list
         raise UserError(
             f"cannot read {printable(path)}",
             why=printable(error) or type(error).__name__,
-            fix="see that the file is complete, for example by copying or downloading it again",
+            fix="copy or download the file again; it may be incomplete",
         ) from error

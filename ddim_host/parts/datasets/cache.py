@@ -1,4 +1,4 @@
-"""Decoded images on disk: `.npy` files that are opened as memory maps."""
+"""Decoded images on disk: `.npy` files opened as memory maps."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# NumPy gives this function no types.
+# This NumPy function is not annotated.
 _write_npy_header: Callable[[BinaryIO, dict[str, object]], None] = np.lib.format.write_array_header_1_0
 
 
 class ArrayWriter:
-    """A `.npy` file of images that is filled in any order, a few images at a time.
+    """A writer that fills a `.npy` file of images in any order, a few images at a time.
 
-    It is written through the file and not through a memory map: a full disk is then an `OSError`, and not
-    a signal that kills the process.
+    It writes to the file rather than to a memory map, so a full disk raises `OSError` instead of killing the
+    process with a signal.
 
     Args:
         file: An empty file.
@@ -46,12 +46,12 @@ class ArrayWriter:
         self._start = file.tell()
 
     def write(self, row: int, images: NDArray[np.uint8]) -> None:
-        """Writes one image `(H, W, C)`, or several `(M, H, W, C)` that follow each other, from row `row`."""
+        """Write one image `(H, W, C)`, or consecutive images `(M, H, W, C)`, from row `row`."""
         self._file.seek(self._start + row * self._image_bytes)
         self._file.write(np.ascontiguousarray(images).data)
 
     def leave_out(self, rows: Collection[int]) -> None:
-        """Close the gaps of rows that were not written."""
+        """Remove rows that were not written, closing the gaps."""
         kept = [row for row in range(self._shape[0]) if row not in rows]
         for new, old in enumerate(kept):
             if new != old:
@@ -61,9 +61,9 @@ class ArrayWriter:
                 self._file.write(image)
         self._file.truncate(self._start + len(kept) * self._image_bytes)
         self._file.seek(0)
-        self._write_header(len(kept))  # as long as before: NumPy leaves room for other numbers of rows
+        self._write_header(len(kept))  # NumPy pads headers, so the length does not change
         if self._file.tell() != self._start:
-            raise AssertionError("the header has another length")
+            raise AssertionError("the length of the header changed")
 
     def _write_header(self, count: int) -> None:
         shape = (count, *self._shape[1:])
@@ -72,12 +72,12 @@ class ArrayWriter:
 
 @dataclass
 class NewTrainTest:
-    """The two halves of a data set that are being written.
+    """Writers for the training and test images of a data set.
 
     Attributes:
-        train: Takes the training images.
-        test: Takes the test images.
-        key: The name of the data set in the cache; to be set before the end of the block.
+        train: Writer for the training images.
+        test: Writer for the test images.
+        key: The name of the data set in the cache; must be set before the end of the block.
     """
 
     train: ArrayWriter
@@ -89,7 +89,7 @@ class NewTrainTest:
 def new_train_test(
     num_train: int, num_test: int, image_shape: tuple[int, int, int]
 ) -> Iterator[NewTrainTest]:
-    """Write the two halves of a data set into the cache; both appear there only if the block ends well.
+    """Write training and test images to the cache; both files appear there only if the block succeeds.
 
     Args:
         num_train: The number of training images; each must be written.
@@ -97,10 +97,10 @@ def new_train_test(
         image_shape: `(H, W, C)`.
 
     Yields:
-        What takes the images, and their name.
+        The writers, and a place for the name.
 
     Raises:
-        UserError: The cache cannot be written or has too little room.
+        UserError: The cache is not writable or has too little space.
     """
     with cache_errors():
         folder = cache_folder()
@@ -118,14 +118,14 @@ def new_train_test(
 
 
 def open_train_test(key: str, image_shape: tuple[int, int, int]) -> TrainTest | None:
-    """Opens a data set that is in the cache.
+    """Open a cached data set.
 
     Args:
-        key: The name that `new_train_test` wrote it under.
-        image_shape: `(H, W, C)` that its images must have.
+        key: The name given to `new_train_test`.
+        image_shape: Expected `(H, W, C)` of the images.
 
     Returns:
-        Two read-only memory maps, or None where either file is missing, cut short or not what it should be.
+        Two read-only memory maps; None if either file is missing, truncated or invalid.
     """
     train_path, test_path = _paths(key)
     train, test = _open(train_path, image_shape), _open(test_path, image_shape)
@@ -141,7 +141,7 @@ def _open(path: Path, image_shape: tuple[int, int, int]) -> Images | None:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         size = path.stat().st_size
-    except Exception:  # a damaged header fails in many ways, and whatever it was, the file is made anew
+    except Exception:  # a damaged header fails in many ways; in each case the file is created again
         return None
     if not isinstance(array, np.memmap) or array.dtype != np.uint8 or array.ndim != 4:
         return None
@@ -155,6 +155,6 @@ def _check_room(folder: Path, needed: int) -> None:
     if needed > free:
         raise UserError(
             f"the decoded images do not fit into the cache folder {printable(folder)}",
-            why=f"they take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free",
-            fix=f"set {CACHE_VARIABLE} to a folder with more room, or ask for smaller images",
+            why=f"they need {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+            fix=f"set {CACHE_VARIABLE} to a folder on a larger disk, or use smaller images",
         )

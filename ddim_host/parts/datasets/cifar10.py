@@ -20,7 +20,7 @@ from ddim_host.system.download import download
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 MAX_ARCHIVE_BYTES = 256 << 20
-"""The official archive has 170 million bytes."""
+"""Maximum accepted size of an archive; the official one is 170 million bytes."""
 
 SHAPE = (32, 32, 3)
 RECORD_BYTES = 1 + 32 * 32 * 3
@@ -29,11 +29,11 @@ TRAIN_MEMBERS = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 TEST_MEMBER = "test_batch.bin"
 MEMBERS = (*TRAIN_MEMBERS, TEST_MEMBER)
 MAX_MEMBER_BYTES = 64 << 20
-"""The official files have 31 million bytes each; all six are in memory while they are converted."""
+"""Maximum accepted file size; the official ones are 31 million bytes. All six are converted in memory."""
 
 FORMAT_VERSION = 1
 _FIX = (
-    f"get cifar-10-binary.tar.gz (the binary version) from {URL} on any machine, "
+    f"download cifar-10-binary.tar.gz (the binary version) from {URL} on any machine, "
     "and pass --data cifar10:path=FILE"
 )
 
@@ -41,20 +41,19 @@ _FIX = (
 def cifar10(*, path: Path | None = None, flip: bool = True) -> DataSource:
     """CIFAR-10: 50,000 training and 10,000 test images of 32 x 32 RGB pixels.
 
-    The decoded images, and the archive where it was downloaded, are kept in the cache; see
-    `cache.cache_folder`.
+    The decoded images, and a downloaded archive, are stored in the cache; see `cache.cache_folder`.
 
     Args:
-        path: A local copy of `cifar-10-binary.tar.gz`, or the folder that it unpacks to (or the one around
-            that). Any number of images in its format will do. Without it, the archive is downloaded.
+        path: A local copy of `cifar-10-binary.tar.gz`, or the folder of its files or that folder's parent.
+            Any number of images in this format is accepted. If omitted, the archive is downloaded.
         flip: Mirror images left to right at random in training.
 
     Returns:
-        A source of uint8 images `(N, 32, 32, 3)`, memory-mapped; the official files `data_batch_1` to
-        `data_batch_5` train, `test_batch` tests.
+        A source of memory-mapped uint8 images `(N, 32, 32, 3)`; `data_batch_1` to `data_batch_5` are for
+        training, `test_batch` for testing.
 
     Raises:
-        UserError: There is nothing at `path`.
+        UserError: `path` does not exist.
     """
     if path is not None:
         _check_exists(path)
@@ -79,7 +78,7 @@ def _load(path: Path | None) -> TrainTest:
 
 
 def official_archive() -> str:
-    """Whether the official archive is in the cache, in words; nothing is downloaded."""
+    """Describe the state of the official archive in the cache, without downloading it."""
     if open_train_test(_key(MD5), SHAPE) is not None:
         return "decoded in the cache"
     return "in the cache" if _archive().is_file() else "not in the cache yet; 170 MB, downloaded once"
@@ -100,7 +99,7 @@ def _load_official() -> TrainTest:
 
 
 def _cached(digest: str, members: dict[str, bytes], path: Path) -> TrainTest:
-    """Opens the images of `members` in the cache, after writing them there if need be."""
+    """Open the cached images of `members`, writing them first if needed."""
     key = _key(digest)
     found = open_train_test(key, SHAPE)
     if found is None:
@@ -115,7 +114,7 @@ def _cached(digest: str, members: dict[str, bytes], path: Path) -> TrainTest:
             new.test.write(0, test)
         found = open_train_test(key, SHAPE)
     if found is None:
-        raise UserError("the decoded images vanished from the cache", fix="run it again")
+        raise UserError("the decoded images disappeared from the cache", fix="run the command again")
     return found
 
 
@@ -124,7 +123,7 @@ def _key(digest: str) -> str:
 
 
 def _records(data: bytes, name: str, path: Path) -> Images:
-    """Views records of a label and three colour planes as images `(N, 32, 32, 3)`, after checking them."""
+    """Check records of a label and three colour planes, and return a view as images `(N, 32, 32, 3)`."""
     if not data or len(data) % RECORD_BYTES:
         why = f"{name} has {len(data)} bytes, not a positive multiple of {RECORD_BYTES}"
         raise _wrong(path, why)
@@ -141,7 +140,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
     for label, data in tar_files(path, lambda label: PurePosixPath(label).name in MEMBERS, MAX_MEMBER_BYTES):
         name = PurePosixPath(label).name
         if name in members:
-            raise _wrong(path, f"it holds {name} twice")
+            raise _wrong(path, f"it contains {name} twice")
         members[name] = data
     return _complete(members, path)
 
@@ -154,7 +153,7 @@ def _read_folder(path: Path) -> dict[str, bytes]:
         file = folder / name
         try:
             status = file.stat()
-            if stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+            if stat.S_ISREG(status.st_mode):  # reading a pipe could block forever
                 if status.st_size > MAX_MEMBER_BYTES:
                     raise too_many_bytes(folder, name, MAX_MEMBER_BYTES)
                 members[name] = file.read_bytes()
@@ -168,7 +167,7 @@ def _read_folder(path: Path) -> dict[str, bytes]:
 def _complete(members: dict[str, bytes], path: Path) -> dict[str, bytes]:
     missing = [name for name in MEMBERS if name not in members]
     if missing:
-        raise _wrong(path, f"there is no {', '.join(missing)} in it")
+        raise _wrong(path, f"it does not contain {', '.join(missing)}")
     return members
 
 

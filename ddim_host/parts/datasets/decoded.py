@@ -1,4 +1,4 @@
-"""Images of one size and colour, decoded once into the cache and split into train and test."""
+"""Images of one size and colour mode, decoded once into the cache and split into train and test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ddim_host.errors import UserError, printable
 from ddim_host.parts.datasets.cache import new_train_test, open_train_test
-from ddim_host.parts.datasets.decoding import BrokenImageError, decode_image, with_channels
+from ddim_host.parts.datasets.decoding import BrokenImageError, SixteenBits, decode_image, with_channels
 from ddim_host.parts.datasets.forms import open_images
 from ddim_host.parts.datasets.image_files import (
     FOLDERS,
@@ -40,28 +40,39 @@ if TYPE_CHECKING:
 _Record = TypeVar("_Record")
 
 FORMAT_VERSION = 4
-"""Part of the name of what is cached: raise it where the same files would be decoded to other pixels."""
+"""Version in the names of cached files; increase it if the same files would decode to different pixels."""
 
-SAME_SIZE = "without size= all images have to be squares of one size"
-RESIZE = "pass size=N, such as size={}: the middle of each image is cut out and resized to N x N"
+_DARK = 1 << 14
+"""Largest values of 16-bit images below this are refused unless the number of bits is given."""
+
+SAME_SIZE = "without size= all images must be squares of the same size"
+RESIZE = "pass size=N, such as size={}, to crop each image to its central square and resize it to N x N"
 
 
 class ColourFoundError(UserError):
-    """An image has colours, but all should be grey."""
+    """An image has colours, but all were expected to be grey.
+
+    Attributes:
+        name: The name of the image.
+    """
+
+    name = ""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The options that decide the arrays, besides the contents of the files.
+    """The options that, with the contents of the files, determine the decoded arrays.
 
     Attributes:
         path: The folder or file.
         side: The width and height of the images.
-        every: One in how many is for testing, where the folders do not say.
+        every: Without folders `train` and `test`, one in `every` images is for testing.
         channels: 1 for grey, 3 for RGB.
-        all_grey: Raise `ColourFoundError` at an image with colours, which otherwise is made grey.
-        same_size_as: The name of the image that gave `side`; None where images are to be resized.
-        skip_broken: Whether files that cannot be decoded are left out.
+        all_grey: Raise `ColourFoundError` for an image with colours instead of converting it to grey.
+        same_size_as: The name of the image that determined `side`; None to resize all images.
+        skip_broken: Skip files that cannot be decoded.
+        bits: The number of bits in use in 16-bit images, see `SixteenBits`; None for 16, if their largest
+            value needs more than 14.
         find: Opens the images at `path`.
     """
 
@@ -72,6 +83,7 @@ class Recipe:
     all_grey: bool
     same_size_as: str | None
     skip_broken: bool
+    bits: int | None = None
     find: Callable[[Path], ImageFiles] = open_images
 
     @property
@@ -80,19 +92,19 @@ class Recipe:
         return self.side, self.side, self.channels
 
     def key(self, what: str) -> str:
-        """Return the name in the cache of what this recipe makes of `what`, a hash."""
+        """Return the name in the cache of this recipe's result for `what`, a hash."""
         same_size = self.same_size_as is not None
-        decisive = [FORMAT_VERSION, *self.shape, self.every, same_size, self.skip_broken, what]
+        decisive = [FORMAT_VERSION, *self.shape, self.every, same_size, self.skip_broken, self.bits, what]
         return "images-" + hashlib.sha256(json.dumps(decisive).encode("ascii")).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """The contents of files that had some names and sizes; stored under these.
+    """The hash of the contents of files, stored under a hash of their names and sizes.
 
     Attributes:
-        status: Their status when they were read, see `image_files.Listing`; empty if that was too soon after
-            they had changed, or if it changed meanwhile, to tell them from others.
+        status: The files' status when they were read, see `image_files.Listing`; empty if a change just
+            before or during reading could have gone unnoticed.
         content: The hash of their contents.
     """
 
@@ -102,12 +114,12 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Split:
-    """The split of decoded images; stored beside them.
+    """The split of decoded images, stored beside them.
 
     Attributes:
         split: See `TrainTest.split`.
         left_out: See `TrainTest.left_out`.
-        coloured: The name of the first image that had colours and was made grey; empty if there was none.
+        coloured: The name of the first image converted from colour to grey; empty if there was none.
     """
 
     split: str
@@ -116,54 +128,66 @@ class _Split:
 
 
 @dataclass(frozen=True)
-class _Channels:
-    """The channels that the images in files need; stored under the names and sizes of these.
+class _Colour:
+    """The result of `first_coloured`, stored under a hash of the files' names and sizes.
 
     Attributes:
-        status: As in `_Seen`.
-        channels: 1 or 3.
+        status: See `_Seen`.
+        coloured: The name of the image; empty if all are grey.
     """
 
     status: str
-    channels: int
+    coloured: str
 
 
-def channels_of(recipe: Recipe) -> int:
-    """Return 1 if all images are grey, and 3 if not; grey ones are in the cache then.
+def first_coloured(recipe: Recipe) -> tuple[str, TrainTest | None]:
+    """Return the name of the first image with colours, or an empty name and the decoded images.
 
     Args:
-        recipe: With one channel, and `all_grey`.
+        recipe: A recipe with one channel and `all_grey`.
 
     Raises:
-        UserError: As `load_decoded`.
+        UserError: See `load_decoded`.
     """
     files = recipe.find(recipe.path)
     listing = look_at(recipe.path, files)
     record = cache_folder() / f"{recipe.key(f'channels {listing.names}')}.json"
-    known = _read(_Channels, record)
+    known = _read(_Colour, record)
     if known is not None and known.status == listing.status:
-        return known.channels
+        return known.coloured, None if known.coloured else load_decoded(recipe)
+    coloured, images = "", None
     try:
-        load_decoded(recipe)
-        channels = 1
-    except ColourFoundError:
-        channels = 3
+        images = load_decoded(recipe)
+    except ColourFoundError as error:
+        coloured = error.name
     if listing.is_old:
-        # Without it the images are looked at again next time, which is no harm.
+        # Without this record the images are merely checked again next time.
         with contextlib.suppress(OSError):
-            write_text(record, json.dumps(asdict(_Channels(listing.status, channels))) + "\n")
-    return channels
+            write_text(record, json.dumps(asdict(_Colour(listing.status, coloured))) + "\n")
+    return coloured, images
+
+
+def open_decoded(recipe: Recipe) -> TrainTest | None:
+    """Open the decoded images if they are cached and the status of the files is unchanged.
+
+    Raises:
+        UserError: The files cannot be listed.
+        ColourFoundError: See `load_decoded`.
+    """
+    listing = look_at(recipe.path, recipe.find(recipe.path))
+    seen = _read(_Seen, cache_folder() / f"{recipe.key(listing.names)}.json")
+    return _open(recipe, seen.content) if seen is not None and seen.status == listing.status else None
 
 
 def load_decoded(recipe: Recipe) -> TrainTest:
-    """Open the decoded images in the cache, after decoding them if need be.
+    """Open the decoded images in the cache, decoding them first if needed.
 
-    Files are known by their contents. These are not read again while the files have the status that they
-    had when they were read.
+    Files are identified by their contents, which are not read again while the status of the files is
+    unchanged.
 
     Raises:
-        UserError: Some cannot be read or decoded, or there are too few.
-        ColourFoundError: One has colours, and `recipe.all_grey`.
+        UserError: An image cannot be read or decoded, or there are too few.
+        ColourFoundError: An image has colours, and `recipe.all_grey` is set.
     """
     files = recipe.find(recipe.path)
     listing = look_at(recipe.path, files)
@@ -178,17 +202,17 @@ def load_decoded(recipe: Recipe) -> TrainTest:
             raise _changed(recipe.path)
         known = now.status == listing.status and listing.is_old
         seen = _Seen(listing.status if known else "", content)
-        # Without it the files are read again next time, which is no harm.
+        # Without this record the files are merely read again next time.
         with contextlib.suppress(OSError):
             write_text(record, json.dumps(asdict(seen)) + "\n")
     found = _open(recipe, seen.content) or _open(recipe, _decode_all(files, recipe))
     if found is None:
-        raise UserError("the decoded images vanished from the cache", fix="run it again")
+        raise UserError("the decoded images disappeared from the cache", fix="run the command again")
     return found
 
 
 def _open(recipe: Recipe, content: str) -> TrainTest | None:
-    """Open the decoded images of some contents in the cache; None if they are not there."""
+    """Open the cached images for a content hash, or None if they are not cached."""
     key = recipe.key(content)
     split = _read(_Split, cache_folder() / f"{key}.json")
     found = open_train_test(key, recipe.shape)
@@ -200,7 +224,7 @@ def _open(recipe: Recipe, content: str) -> TrainTest | None:
 
 
 def _read(kind: type[_Record], path: Path) -> _Record | None:
-    """Read a record of the cache; None if it is missing or damaged."""
+    """Read a record from the cache, or None if it is missing or damaged."""
     try:
         return read_record(kind, read_json(path))
     except (OSError, KeyError, TypeError, ValueError):
@@ -208,7 +232,10 @@ def _read(kind: type[_Record], path: Path) -> _Record | None:
 
 
 def _changed(path: Path) -> UserError:
-    return UserError(f"{printable(path)} changed while it was read", fix="run it again when it is at rest")
+    return UserError(
+        f"{printable(path)} changed while it was being read",
+        fix="run the command again once it no longer changes",
+    )
 
 
 def _content_hash(files: ImageFiles) -> str:
@@ -221,7 +248,7 @@ def _content_hash(files: ImageFiles) -> str:
 
 
 def _decode_all(files: ImageFiles, recipe: Recipe) -> str:
-    """Decode all files into the cache, and return the hash of their contents, under which they are there."""
+    """Decode all files into the cache, and return the hash of their contents, which is their key."""
     names = []
     with progress_bar("finding images", None, unit="image") as bar:
         for name in files.names():
@@ -231,27 +258,27 @@ def _decode_all(files: ImageFiles, recipe: Recipe) -> str:
     if not train or not test:
         raise UserError(
             f"there are too few images in {printable(recipe.path)}",
-            why="at least one is for training and one for testing",
-            fix="give path= of a folder, archive or file with more images",
+            why="training and testing need at least one image each",
+            fix="set path= to a folder, archive or file with more images",
         )
     progress = progress_bar("decoding images", len(train) + len(test), unit="image")
     with progress, new_train_test(len(train), len(test), recipe.shape) as new:
         places = {position: (new.train, row) for row, position in enumerate(train)}
         places |= {position: (new.test, row) for row, position in enumerate(test)}
         content, broken, coloured = _decode_into(places, names, files, recipe, progress.update)
-        # Which half an image belongs to does not depend on whether others are broken.
+        # Broken images are removed after the split, so they do not change the half of any other image.
         for half, positions, what in ((new.train, train, "training"), (new.test, test, "test")):
             rows = {row for row, position in enumerate(positions) if position in broken}
             if len(rows) == len(positions):
                 raise UserError(
                     f"all {len(rows):,} {what} images in {printable(recipe.path)} are broken",
                     why=f"the first is {printable(names[positions[0]])}",
-                    fix="mend these files, or give path= of others",
+                    fix="repair these files, or set path= to other images",
                 )
             if rows:
                 half.leave_out(rows)
         new.key = recipe.key(content)
-        split = (files.halves or FOLDERS) if has_halves(names) else f"1 in {recipe.every} for testing"
+        split = (files.halves or FOLDERS) if has_halves(names) else by_name(recipe.every)
         left_out = tuple(names[position] for position in sorted(broken))
         record = json.dumps(asdict(_Split(split, left_out, coloured))) + "\n"
         write_text(cache_folder() / f"{new.key}.json", record)
@@ -265,14 +292,18 @@ def _decode_into(
     recipe: Recipe,
     on_image: Callable[[], object],
 ) -> tuple[str, set[int], str]:
-    """Decode the images at some positions.
+    """Decode the images at the given positions.
 
     Returns:
         The hash of the contents of all files; the positions of those that cannot be decoded; and the name of
-        the first with colours that was made grey.
+        the first one converted from colour to grey.
+
+    Raises:
+        UserError: An image cannot be decoded, or 16-bit images seem to use fewer bits.
     """
     content, broken, coloured = ContentHash(), set(), ""
-    # Images come in the order of the archive, which may not be read back and forth, and go to their rows.
+    sixteen = SixteenBits(recipe.bits or 16)
+    # Archives can only be read forwards, so images are decoded in that order and written to their rows.
     for position, (expected, (name, data)) in enumerate(
         itertools.zip_longest(names, files.contents(), fillvalue=("", b""))
     ):
@@ -282,7 +313,7 @@ def _decode_into(
         if position in places:
             half, row = places[position]
             try:
-                pixels = _decode(data, name, recipe)
+                pixels = _decode(data, name, recipe, sixteen)
                 if pixels.shape[2] > recipe.channels:
                     if recipe.all_grey:
                         raise _colour_found(recipe, name)
@@ -293,16 +324,18 @@ def _decode_into(
                     raise
                 broken.add(position)
             on_image()
+    if recipe.bits is None and sixteen.largest is not None and sixteen.largest < _DARK:
+        raise _too_dark(recipe, sixteen.largest)
     return content.hexdigest(), broken, coloured
 
 
-def _decode(data: Content, name: str, recipe: Recipe) -> NDArray[np.uint8]:
-    """Decode an image to the size of the recipe, and to grey only if it is grey or one channel is wanted."""
+def _decode(data: Content, name: str, recipe: Recipe, sixteen: SixteenBits) -> NDArray[np.uint8]:
+    """Decode an image at the recipe's size; with one channel, colours are kept for the caller to detect."""
     label = f"{name} in {recipe.path}"
     channels = None if recipe.channels == 1 else 3
     if recipe.same_size_as is None:
-        return decode_image(data, label, resize_to=recipe.side, channels=channels)
-    image = decode_image(data, label, channels=channels)
+        return decode_image(data, label, resize_to=recipe.side, channels=channels, sixteen=sixteen)
+    image = decode_image(data, label, channels=channels, sixteen=sixteen)
     height, width, _ = image.shape
     if (height, width) != recipe.shape[:2]:
         raise UserError(
@@ -314,8 +347,25 @@ def _decode(data: Content, name: str, recipe: Recipe) -> NDArray[np.uint8]:
     return image
 
 
+def by_name(every: int) -> str:
+    """Describe the split of images without halves."""
+    return f"1 in {every} by name for testing, from the first"
+
+
 def _colour_found(recipe: Recipe, name: str) -> ColourFoundError:
-    return ColourFoundError(
+    error = ColourFoundError(
         f"{printable(name)} in {printable(recipe.path)} has colours, but all images were grey before",
-        fix="pass channels=3, or channels=1 to make it grey; or run it again to begin with what is there now",
+        fix="pass channels=3, or channels=1 to convert it to grey; or run the command again to scan all "
+        "images",
+    )
+    error.name = name
+    return error
+
+
+def _too_dark(recipe: Recipe, largest: int) -> UserError:
+    bits = next(bits for bits in (8, 10, 12, 14) if largest < 1 << bits)
+    return UserError(
+        f"the largest value of the 16-bit images in {printable(recipe.path)} is {largest:,}",
+        why=f"it looks like {bits}-bit data: divided by 257, as 16-bit values are, it would be almost black",
+        fix=f"pass bits={bits} to make {(1 << bits) - 1:,} white, or bits=16 if the images are that dark",
     )

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to grey or RGB pixels."""
+"""Decode image files to grey or RGB pixels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import warnings
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_PIXELS = 64_000_000
-"""Images with more pixels are refused by their header: a file of kilobytes may claim gigabytes."""
+"""Largest accepted image, checked in its header: a file of a few kilobytes can expand to gigabytes."""
 
 
 Content: TypeAlias = "bytes | NDArray[np.uint8]"
-"""An image file, or the pixels uint8 `(H, W, C)` of an image that is stored as such."""
+"""An image file, or the uint8 pixels `(H, W, C)` of an image stored in an array."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 _TRANSPOSE = {
@@ -39,21 +40,70 @@ _TRANSPOSE = {
 
 
 class BrokenImageError(UserError):
-    """A file is no image, or not a whole one."""
+    """A file is not an image, or is an incomplete one."""
+
+
+_DEEP = re.compile(";16[BLN]")
+"""The end of Pillow's names for 16-bit colours; `BGR;16` is 5-6-5, in two bytes per pixel."""
+
+
+@dataclass
+class SixteenBits:
+    """The conversion of 16-bit images to 8 bits, with a record of their largest value.
+
+    Grey values become `round(value * 255 / (2**bits - 1))`. Pillow reads only the high byte of 16-bit
+    colours, so they cannot be scaled.
+
+    Attributes:
+        bits: The number of bits in use, 8 to 16. Larger values are an error.
+        largest: The largest value so far (for colours an upper bound, from the high byte); None before the
+            first 16-bit image.
+    """
+
+    bits: int = 16
+    largest: int | None = None
+
+    def grey(self, values: NDArray[np.int32], name: str) -> NDArray[np.uint8]:
+        """Convert grey values `(H, W)` of the image called `name` in errors; see the class."""
+        white = (1 << self.bits) - 1
+        fix = "convert all images to 8 bits"
+        if self.bits < 16 and values.min() >= 0 and values.max() < 1 << 16:
+            fix = f"pass bits={int(values.max()).bit_length()} or more, or {fix}"
+        _require_within(values, white, "integers", name, fix)
+        self._note(int(values.max()))
+        return np.rint(values * 255.0 / white).astype(np.uint8)
+
+    def colours(self, image: Image.Image, name: str) -> None:
+        """Note the largest value of an image whose bands contain the high bytes of 16-bit colours.
+
+        Raises:
+            UserError: `bits` is not 16.
+        """
+        if self.bits != 16:
+            raise UserError(
+                f"{printable(name)} has 16-bit colours, to which bits={self.bits} cannot be applied",
+                why="only the high byte of 16-bit colours is read",
+                fix="convert all images to 8 bits per channel",
+            )
+        bands = [band for name, band in zip(image.getbands(), image.split(), strict=True) if name != "A"]
+        self._note(max(int(np.asarray(band).max()) for band in bands) << 8 | 0xFF)
+
+    def _note(self, value: int) -> None:
+        self.largest = max(value, self.largest or 0)
 
 
 def read_size(data: Content, name: str) -> tuple[int, int]:
-    """Reads the width and height of an image from its header.
+    """Read the width and height of an image from its header.
 
     Args:
         data: The image.
-        name: What errors call it.
+        name: Name of the image in errors.
 
     Returns:
         Width and height in pixels, as stored.
 
     Raises:
-        UserError: It is no image, or has more than `MAX_PIXELS`.
+        UserError: The data is not an image, or has more than `MAX_PIXELS`.
     """
     if not isinstance(data, bytes):
         return data.shape[1], data.shape[0]
@@ -62,46 +112,61 @@ def read_size(data: Content, name: str) -> tuple[int, int]:
 
 
 def decode_image(
-    data: Content, name: str, *, resize_to: int | None = None, channels: int | None = 3
+    data: Content,
+    name: str,
+    *,
+    resize_to: int | None = None,
+    channels: int | None = 3,
+    sixteen: SixteenBits | None = None,
 ) -> NDArray[np.uint8]:
-    """Decodes an image file.
+    """Decode an image file.
 
-    16 bits become 8, floats from 0 to 1 become 0 to 255 (others are an error), what is transparent lies on
-    white, CMYK is converted without colour profiles, and the orientation that a camera noted is applied. Of
-    several pictures in a file, it is the first. Damage is an error as far as the format can tell; see
-    `integrity`.
+    16-bit pixels are reduced to 8 bits (see `SixteenBits`), floats in [0, 1] are scaled to 0 to 255 (others
+    are an error), transparent images are composed over white, CMYK is converted without colour profiles, and
+    the camera's orientation is applied. If a file contains several pictures, the first is used. Damage is an
+    error if the format makes it detectable; see `integrity`.
 
     Args:
         data: The bytes of a PNG, JPEG, BMP, GIF, WebP or TIFF file; or pixels, which are only resized.
-        name: What errors call it.
-        resize_to: Cut the largest square from the middle and resize it to this width and height.
+        name: Name of the image in errors.
+        resize_to: Crop the image to its central square, and resize that to this width and height.
         channels: See `with_channels`.
+        sixteen: Converts 16-bit pixels; by default, all 16 bits are in use.
 
     Returns:
         uint8 `(H, W, C)`.
 
     Raises:
-        UserError: It is no image, damaged, cut short, or has more than `MAX_PIXELS`.
+        UserError: The data is not an image, is damaged or truncated, or has more than `MAX_PIXELS`; or pixels
+            are outside the range of their type.
     """
     if not isinstance(data, bytes):
         if resize_to is None:
             return with_channels(data, channels)
         return _pixels(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), resize_to, channels)
+    sixteen = sixteen or SixteenBits()
     with _opened(data, name) as image:
+        has_deep_colours = (
+            any(_DEEP.search(str(tile)) for tile in getattr(image, "tile", ())) and len(image.getbands()) > 1
+        )
         upright = _turn_upright(_whole(image, data, resize_to), image)
-        grey_or_rgb = _to_grey_or_rgb(upright, name)
-        if _is_white_at_zero(image):
+        if has_deep_colours:
+            sixteen.colours(upright, name)
+        is_inverted = _is_white_at_zero(image)
+        # In an inverted image small values are bright, so they say nothing about unused bits.
+        grey_or_rgb = _to_grey_or_rgb(upright, name, replace(sixteen) if is_inverted else sixteen)
+        if is_inverted:
             grey_or_rgb = ImageChops.invert(grey_or_rgb)
         return _pixels(grey_or_rgb, resize_to, channels)
 
 
 def with_channels(pixels: NDArray[np.uint8], channels: int | None) -> NDArray[np.uint8]:
-    """Bring an image to a number of channels.
+    """Convert an image to a number of channels.
 
     Args:
         pixels: uint8 `(H, W, 1)` or `(H, W, 3)`.
-        channels: 3 for RGB, in which grey is R = G = B; 1 for grey, which of colours is their luminance
-            (ITU-R 601); None for 1 if all pixels are grey, otherwise 3.
+        channels: 3 for RGB (grey becomes R = G = B); 1 for grey (colours become their luminance, ITU-R 601);
+            None for 1 if all pixels are grey, otherwise 3.
 
     Returns:
         uint8 `(H, W, C)`.
@@ -127,11 +192,11 @@ def _pixels(image: Image.Image, resize_to: int | None, channels: int | None) -> 
 
 @contextlib.contextmanager
 def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
-    """Opens an image by its header; whatever Pillow raises in the block becomes a `UserError`."""
+    """Open an image and read its header; convert any exception of Pillow in the block to a `UserError`."""
     if not data:
         raise _unreadable(name, "the file is empty")
     try:
-        # Pillow warns of large images, which are refused below, and of oddities that it copes with.
+        # Pillow warns of large images, which are rejected below, and of oddities that it can handle.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -141,23 +206,21 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise _unreadable(
-            name, "it is not a PNG, JPEG, BMP, GIF, WebP or TIFF image that can be read"
-        ) from error
+        raise _unreadable(name, "it is not a readable PNG, JPEG, BMP, GIF, WebP or TIFF image") from error
     except Image.DecompressionBombError as error:
         raise _unreadable(name, f"it has more than {MAX_PIXELS // 1_000_000} million pixels") from error
-    except Exception as error:  # damaged bytes make Pillow raise nearly every kind of error there is
+    except Exception as error:  # damaged bytes make Pillow raise almost any exception
         raise _unreadable(name, printable(error) or type(error).__name__) from error
 
 
 def _whole(image: Image.Image, data: bytes, resize_to: int | None) -> Image.Image:
-    """Decode an image that was opened by its header.
+    """Decode an image whose header has been read.
 
-    JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster for photos; three times
-    the final size leaves the rest to a better filter.
+    JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster for photos; at least
+    three times the final size is left for a better filter to reduce.
 
     Raises:
-        ValueError: It is damaged.
+        ValueError: The image is damaged.
     """
     evidence = damage(data, image.format or "")
     if evidence:
@@ -173,21 +236,21 @@ def _whole(image: Image.Image, data: bytes, resize_to: int | None) -> Image.Imag
 
 
 def _decode_jpeg(image: Image.Image, data: bytes, factor: int) -> NDArray[np.uint8] | None:
-    """Decode a JPEG as Pillow does, bit for bit, but heed the decoder's warnings, which Pillow drops.
+    """Decode a JPEG bit for bit like Pillow, but check the decoder's warnings, which Pillow discards.
 
     Args:
-        image: The image, opened by its header.
+        image: The image; only its header has been read.
         data: The bytes of the file.
-        factor: 1, 2, 4 or 8, by which width and height are divided.
+        factor: Divisor of width and height: 1, 2, 4 or 8.
 
     Returns:
-        uint8 `(H, W, C)`; the colours of a CMYK image are not Pillow's. None if the decoder does not know
-        this kind of JPEG.
+        uint8 `(H, W, C)`; the colours of a CMYK image differ from Pillow's. None if the decoder does not
+        support this kind of JPEG.
 
     Raises:
-        ValueError: It is damaged.
+        ValueError: The image is damaged.
     """
-    import simplejpeg  # noqa: PLC0415 - only those who decode should pay for it
+    import simplejpeg  # noqa: PLC0415 - imported only when decoding
 
     try:
         simplejpeg.decode_jpeg_header(data)
@@ -214,7 +277,7 @@ def _decode_jpeg(image: Image.Image, data: bytes, factor: int) -> NDArray[np.uin
 
 
 def _is_harmless(warning: str, data: bytes) -> bool:
-    """Tell warnings of files that some cameras and programs write from those of damage."""
+    """Return whether a warning is caused by a quirk of a camera or program rather than by damage."""
     if warning.startswith("Invalid SOS parameters"):
         return True
     padding = re.search(r"(\d+) extraneous bytes before marker 0xd9", warning)
@@ -225,26 +288,24 @@ def _is_harmless(warning: str, data: bytes) -> bool:
 
 
 def _turn_upright(image: Image.Image, noted: Image.Image) -> Image.Image:
-    """Turn an image as the camera noted it in the file."""
+    """Rotate an image by the orientation in its EXIF data."""
     if noted.format == "TIFF":  # Pillow has turned it
         return image
     try:
         orientation = noted.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged notes of the camera say nothing about the pixels
+    except Exception:  # damaged EXIF data does not affect the pixels
         return image
     transpose = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
     return image if transpose is None else image.transpose(transpose)
 
 
-def _to_grey_or_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_grey_or_rgb(image: Image.Image, name: str, sixteen: SixteenBits) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey, which Pillow's own conversion would cut off at 255.
-        grey = np.asarray(image.convert("I"))
-        _require_within(grey, 65535, "integers", name)
-        return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+        return Image.fromarray(sixteen.grey(np.asarray(image.convert("I")), name))
     if image.mode == "F":
         values = np.asarray(image)
-        _require_within(values, 1, "floats", name)
+        _require_within(values, 1, "floats", name, "scale all images to 0 to 1, or convert them to 8 bits")
         return Image.fromarray(np.rint(values * 255.0).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -252,18 +313,18 @@ def _to_grey_or_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _require_within(values: NDArray[np.generic], most: int, kind: str, name: str) -> None:
+def _require_within(values: NDArray[np.generic], most: int, kind: str, name: str, fix: str) -> None:
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= most):
         raise UserError(
             f"{printable(name)} has pixels that are {kind} from {low:g} to {high:g}",
-            why=f"{kind} are read if they are from 0 (black) to {most:,} (white)",
-            fix=f"bring the pixels of all images to 0 to {most:,}, or to 8 bits",
+            why=f"{kind} must be from 0 (black) to {most:,} (white)",
+            fix=fix,
         )
 
 
 def _is_white_at_zero(image: Image.Image) -> bool:
-    """Tell whether a TIFF stores white as 0; Pillow inverts such images of 8 bits, and of these no others."""
+    """Return whether a TIFF stores white as 0 and Pillow does not invert it; it inverts only 8-bit images."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile) or not image.mode.startswith(("I", "F")):
         return False
     return bool(image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == 0)
@@ -284,5 +345,5 @@ def _unreadable(name: str, why: str) -> BrokenImageError:
     return BrokenImageError(
         f"cannot decode {printable(name)}",
         why=why,
-        fix="mend or remove this file, or leave out all such files with skip_broken=true",
+        fix="repair or remove this file, or skip all broken files with skip_broken=true",
     )

@@ -1,4 +1,4 @@
-"""The handwritten digits that are installed with scikit-learn."""
+"""The handwritten digits installed with scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MAX_VALUE = 16
 
 
 def digits() -> DataSource:
-    """The 1,797 real handwritten digits of 8 x 8 grey pixels that scikit-learn ships; needs no network.
+    """Load the 1,797 handwritten digits, 8 x 8 grey, shipped with scikit-learn; needs no network access.
 
-    Pixels of 0 to 16 become `round(x * 255 / 16)`. The first 1,500 images train, the last 297 test; other
-    people wrote the latter than the former.
+    Pixels from 0 to 16 are scaled to `round(x * 255 / 16)`. The first 1,500 images are for training, the last
+    297, written by other people, for testing.
 
     Returns:
         A source of uint8 images `(N, 8, 8, 1)`, never mirrored.
@@ -43,27 +43,29 @@ def _load() -> TrainTest:
     path = _digits_file()
     try:
         text = gzip.decompress(path.read_bytes()).decode("ascii")
-        if not text:  # of which NumPy only warns
+        if not text:  # NumPy would only warn
             raise ValueError("it is empty")
         table = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _damaged(path, str(error)) from error
     if table.shape != (NUM_IMAGES, SIDE * SIDE + 1):
-        raise _damaged(path, f"it holds a table of {table.shape}, not of {(NUM_IMAGES, SIDE * SIDE + 1)}")
+        raise _damaged(
+            path, f"it contains a table of shape {table.shape}, not {(NUM_IMAGES, SIDE * SIDE + 1)}"
+        )
     pixels = table[:, :-1]  # the last column is the label
     if not ((pixels >= 0) & (pixels <= MAX_VALUE)).all():
-        raise _damaged(path, f"it holds pixels outside of 0 to {MAX_VALUE}")
+        raise _damaged(path, f"it contains pixels outside 0 to {MAX_VALUE}")
     images = np.rint(pixels * 255 / MAX_VALUE).astype(np.uint8).reshape(-1, SIDE, SIDE, 1)
     return TrainTest(train=images[:NUM_TRAIN], test=images[NUM_TRAIN:])
 
 
 def _digits_file() -> Path:
-    # Only the file is needed: importing scikit-learn would take a second.
+    # Only the file is needed; importing scikit-learn would take a second.
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             "the digits are not installed",
-            why="they are read from scikit-learn's own files, and scikit-learn is not installed",
+            why="they are part of scikit-learn, which is not installed",
             fix="pip install scikit-learn",
         )
     return Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"

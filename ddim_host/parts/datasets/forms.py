@@ -1,4 +1,4 @@
-"""The one door to images in any form: finds out what is at a path."""
+"""Open images of any supported format, detected from their path."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from ddim_host.errors import UserError, printable, reason
 from ddim_host.parts.datasets.archives import is_zip, readable
 from ddim_host.parts.datasets.arrays import NPY_MAGIC, is_idx, open_idx, open_npy, open_npz
 from ddim_host.parts.datasets.image_files import (
+    Archive,
     Folder,
     Joined,
     files_below,
     is_hidden,
+    is_scan_name,
     tar_of_images,
     zip_of_images,
 )
 from ddim_host.parts.datasets.parquet import PARQUET_MAGIC, ParquetImages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ddim_host.parts.datasets.image_files import ImageFiles
 
@@ -37,19 +39,19 @@ _HALF = re.compile(r"(train|test)(?![a-z])", re.IGNORECASE)
 
 
 def open_images(path: Path) -> ImageFiles:
-    """Find out what kind of thing holds the images.
+    """Open the images at a path, detecting their format.
 
-    In a folder, image files come first. If there are none, it may hold MNIST's idx files, or shards: Parquet
-    files, tars or npy files, of which those whose names begin with `train` or `test` are the two halves.
+    In a folder, image files take precedence. Without any, it may contain MNIST's idx files or shards:
+    Parquet, tar or npy files. Shards with names that begin with `train` or `test` form the two halves.
 
     Args:
         path: A folder, an archive or a file of arrays.
 
     Returns:
-        Its images, none of them read yet.
+        The images; none has been read yet.
 
     Raises:
-        UserError: There is nothing, or something else, or it may not be read.
+        UserError: The path does not exist, is not readable or has an unsupported format.
     """
     try:
         status = path.stat()
@@ -57,29 +59,48 @@ def open_images(path: Path) -> ImageFiles:
         raise UserError(
             f"cannot open {printable(path)}",
             why=reason(error),
-            fix="give path= of a folder or file that exists and may be read",
+            fix="set path= to an existing, readable folder or file",
         ) from error
     if stat.S_ISDIR(status.st_mode):
         return _open_folder(path)
     if not stat.S_ISREG(status.st_mode):
         raise UserError(
             f"{printable(path)} is neither a folder nor a file",
-            fix="give a folder, an archive or a file of arrays",
+            fix="pass a folder, an archive or a file of arrays",
         )
     return _open_file(path)
 
 
+def scan_in(files: ImageFiles) -> str:
+    """Return the name of a DICOM or NIfTI file in a folder or archive; empty if there is none."""
+    names: Iterator[str] = iter(())
+    if isinstance(files, Folder):
+        names = (name for name, _, _ in files_below(files.path, is_scan_name))
+    elif isinstance(files, Archive):
+        names = files.list_names(files.path, is_scan_name)
+    return next(names, "")
+
+
+def unsupported_scan(name: str) -> UserError:
+    """Return the error for a DICOM or NIfTI file."""
+    return UserError(
+        f"{printable(name)} is a DICOM or NIfTI file, which cannot be read",
+        why="its values have no fixed black and white",
+        fix="convert all files to PNG by the same window; 'Medical images' in the reference shows how",
+    )
+
+
 def idx_halves(files: dict[str, Path]) -> Joined | None:
-    """Open the idx files of a folder as MNIST is published.
+    """Open the idx files in a folder laid out like MNIST's.
 
     Args:
         files: Paths by relative name.
 
     Returns:
-        The two halves, or one if there is only one; None if there is no such file.
+        The two halves, or one if there is only one; None if there are no idx files.
 
     Raises:
-        UserError: There are the files of several sets.
+        UserError: The files belong to several data sets.
     """
     sets: dict[str, dict[str, Path]] = {}
     for name, path in sorted(files.items()):  # a plain file comes before a compressed one
@@ -92,9 +113,9 @@ def idx_halves(files: dict[str, Path]) -> Joined | None:
     if len(sets) > 1:
         example = next(iter(sets.values()))
         raise UserError(
-            f"the folder of {printable(next(iter(example.values())))} holds the idx files of several sets",
+            f"{printable(next(iter(example.values())).parent)} contains idx files of several data sets",
             why=f"their names begin with {printable(', '.join(repr(name) for name in sorted(sets)))}",
-            fix="give path= of a folder with one of them",
+            fix="set path= to a folder with only one of them",
         )
     [found] = sets.values()
     members = tuple((half, open_idx(path)) for half, path in sorted(found.items(), reverse=True))
@@ -102,6 +123,8 @@ def idx_halves(files: dict[str, Path]) -> Joined | None:
 
 
 def _open_file(path: Path) -> ImageFiles:
+    if is_scan_name(path.name):
+        raise unsupported_scan(str(path))
     if is_zip(path):
         return open_npz(path) if path.suffix.lower() == ".npz" else zip_of_images(path)
     with readable(path), path.open("rb") as file:
@@ -120,7 +143,7 @@ def _open_file(path: Path) -> ImageFiles:
 def _start_of_gzip(file: gzip.GzipFile) -> bytes:
     try:
         return file.read(4)
-    except (OSError, EOFError, ValueError, zlib.error):  # whoever reads it as a tar says what is wrong
+    except (OSError, EOFError, ValueError, zlib.error):  # reading the file as a tar archive reports the error
         return b""
 
 
@@ -141,9 +164,9 @@ def _open_folder(path: Path) -> ImageFiles:
         return folder
     if len(present) > 1:
         raise UserError(
-            f"it is unclear which files in {printable(path)} hold the images",
+            f"cannot tell which files in {printable(path)} contain the images",
             why=f"there are {' and '.join(present)} files",
-            fix="give path= of a folder with one kind",
+            fix="set path= to a folder with one kind of file",
         )
     [kind] = present
     opened: dict[str, Callable[[Path], ImageFiles]] = {
@@ -156,6 +179,6 @@ def _open_folder(path: Path) -> ImageFiles:
 
 
 def _shard_folder(name: str) -> str:
-    """The folder that the images of a shard are in: below `train` or `test` if its name begins so."""
+    """Return the folder of a shard's images: in `train` or `test` if its name begins with that word."""
     match = _HALF.match(PurePosixPath(name).name)
     return f"{match[1].lower()}/{name}" if match else name

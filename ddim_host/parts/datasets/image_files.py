@@ -1,4 +1,4 @@
-"""Image files in folders and archives, one after the other, and how they are split into train and test."""
+"""Image files in folders and archives, and their split into train and test."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ if TYPE_CHECKING:
     from ddim_host.parts.datasets.decoding import Content
 
 _CLOCK_NANOSECONDS = 2_000_000_000
-"""Times of files may be as coarse as this; a change within it can leave them as they are."""
+"""Coarsest resolution of file times; two changes within it may have equal times."""
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+_SCANS = (".dcm", ".dicom", ".nii", ".nii.gz")
 
 FOLDERS = "its folders train/ and test/"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A look at files without reading them.
+    """Hashes that identify files without reading them.
 
     Attributes:
-        names: A hash of the place, of all names and of all sizes.
-        status: A hash of modification times, change times and inode numbers. Tools that copy files set the
-            first. On the file systems of Linux no tool sets the others, so files with an equal status have
-            not been replaced.
-        is_old: True if the last change is long enough ago for clocks to tell the next one from it.
+        names: A hash of the path, and of all names and sizes.
+        status: A hash of modification times, change times and inode numbers. Copy tools can set modification
+            times. On Linux file systems no tool can set the other two, so files with an equal status have not
+            been replaced.
+        is_old: True if the last change is old enough that any later one gets a different time.
     """
 
     names: str
@@ -53,28 +55,28 @@ class Listing:
 
 
 class ImageFiles(Protocol):
-    """The images somewhere, each with its name relative to there, parted by `/`."""
+    """A set of images, each with a relative name separated by `/`."""
 
     @property
     def halves(self) -> str:
-        """What is for training and for testing, in words, if names begin with `train/` and `test/`."""
+        """Description of the training and test images, used if names begin with `train/` and `test/`."""
 
     def statuses(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Yields the name and the status of each file on disk, and reads none."""
+        """Yield the name and status of each file on disk, without reading any."""
 
     def names(self) -> Iterator[str]:
-        """Yields the names in an order of its own, which is the same at every call."""
+        """Yield the names in a fixed order, the same for every call."""
 
     def contents(self) -> Generator[tuple[str, Content], None, None]:
-        """Yields names and images in the order of `names`."""
+        """Yield names and images in the order of `names`."""
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Images of several places as if each was a folder.
+    """Several sets of images, each presented as a folder.
 
     Attributes:
-        members: The folder's name, and what is in it.
+        members: The name of each folder, and its images.
         halves: See `ImageFiles.halves`.
     """
 
@@ -102,29 +104,34 @@ class Joined:
 
 
 def is_image_name(name: str) -> bool:
-    """Tells whether a relative name is one of an image file; hidden files and `__MACOSX` are not."""
+    """Return whether a relative name is that of an image file, not hidden and not below `__MACOSX`."""
     return name.lower().endswith(EXTENSIONS) and not is_hidden(name)
 
 
+def is_scan_name(name: str) -> bool:
+    """Return whether a relative name is that of a DICOM or NIfTI file, which are not supported."""
+    return name.lower().endswith(_SCANS) and not is_hidden(name)
+
+
 def is_hidden(name: str) -> bool:
-    """Tells whether a relative name is one of a hidden file, or of what macOS adds."""
+    """Return whether a relative name is that of a hidden file, or of a file added by macOS."""
     return any(map(_is_hidden, name.split("/")))
 
 
 def split_names(names: Sequence[str], every: int) -> tuple[list[int], list[int]]:
-    """Splits images into train and test by their names alone.
+    """Split images into train and test by their names alone.
 
-    A single folder around everything is passed over. Where there are folders `train` and `test` then, they
-    are the two halves, and what is in neither is left out. Otherwise the images are taken in the order of
-    their names, and the first and every `every`-th after it is for testing.
+    A single enclosing folder is ignored. If there are then folders `train` and `test`, they are the two
+    halves, and images in neither are ignored. Otherwise the images are sorted by name, and the first and
+    every `every`-th after it is for testing.
 
     Args:
-        names: Relative names, parted by `/`.
+        names: Relative names, separated by `/`.
         every: At least 2.
 
     Returns:
-        The positions in `names` of the training images and of the test images, each in the order of the
-        names (equal names in the order they come in). Both have at least one where there are two names.
+        The positions in `names` of the training images and of the test images, each sorted by name (stable
+        for equal names). Neither is empty if there are at least two names.
     """
     order = sorted(range(len(names)), key=lambda i: names[i])
     if has_halves(names):
@@ -134,12 +141,12 @@ def split_names(names: Sequence[str], every: int) -> tuple[list[int], list[int]]
 
 
 def has_halves(names: Sequence[str]) -> bool:
-    """Whether there are folders `train` and `test`, which then are the two halves; see `split_names`."""
+    """Return whether there are folders `train` and `test`; see `split_names`."""
     return {"train", "test"} <= {*_outer_folders(names)}
 
 
 def _outer_folders(names: Sequence[str]) -> list[str]:
-    """Of each name the outer folder in lower case, below a single folder around everything; or nothing."""
+    """Return each name's outer folder in lower case, below a single enclosing folder; empty if none."""
     parts = [name.split("/") for name in names]
     if len({p[0] for p in parts}) == 1 and all(len(p) > 1 for p in parts):
         parts = [p[1:] for p in parts]
@@ -181,9 +188,9 @@ def tar_of_images(path: Path) -> Archive:
 
 @dataclass(frozen=True)
 class Folder:
-    """The image files in a folder and the folders in it.
+    """The image files in a folder and its subfolders.
 
-    Links to files are followed, links to folders are not: they may go in circles.
+    Links to files are followed; links to folders are not, because they may be circular.
     """
 
     path: Path
@@ -210,11 +217,11 @@ class Folder:
 
 
 def files_below(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Path, os.stat_result]]:
-    """Yields the files in a folder and the folders in it, in the order of folders and names.
+    """Yield the files in a folder and its subfolders, sorted by folder and name.
 
     Args:
         path: The folder.
-        wanted: Which relative names to yield.
+        wanted: Selects the relative names to yield.
 
     Yields:
         The relative name, the path and the status.
@@ -233,7 +240,7 @@ def files_below(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str
                     continue
                 found = Path(folder, file)
                 status = found.stat()
-                if stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+                if stat.S_ISREG(status.st_mode):  # reading a pipe could block forever
                     yield name, found, status
 
 
@@ -245,19 +252,19 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(
             f"cannot read the images in {printable(path)}",
             why=printable(error),
-            fix="mend or remove the file or folder that is named",
+            fix="repair or remove that file or folder",
         ) from error
 
 
 class ContentHash:
-    """The SHA-256 of image files: of their names and of every byte, in the order in which they come."""
+    """The SHA-256 of the names and contents of image files, in the order in which they are added."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
     def add(self, name: str, data: Content) -> None:
-        """Take the next file."""
-        # Names that are not UTF-8 hold lone surrogates.
+        """Add the next file."""
+        # Names that are not UTF-8 contain lone surrogates.
         encoded = name.encode("utf-8", "surrogateescape")
         size = len(data) if isinstance(data, bytes) else data.shape
         self._digest.update(f"{len(encoded)} {size} ".encode())
@@ -270,11 +277,11 @@ class ContentHash:
 
 
 def look_at(path: Path, files: ImageFiles) -> Listing:
-    """Look at all files without reading one.
+    """Return the listing of files, without reading any.
 
     Args:
-        path: Where they are.
-        files: The files there.
+        path: The path of the files.
+        files: The files at this path.
     """
     names = hashlib.sha256(os.fsencode(path.absolute()))
     statuses, newest = hashlib.sha256(), 0

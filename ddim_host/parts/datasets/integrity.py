@@ -1,9 +1,8 @@
-"""Evidence that the bytes of an image file are not what its writer wrote.
+"""Detection of damaged image files.
 
-PNG has a checksum for every chunk, so any damage shows. A GIF must consist of whole blocks up to the end
-of its first picture. For JPEG there are the warnings of its decoder, which `decoding` heeds. WebP and BMP
-that are cut short are refused by Pillow. All other damage, such as other pixels in a BMP, cannot be
-known.
+Every chunk of a PNG has a checksum, which reveals any damage. A GIF must consist of complete blocks up to the
+end of its first picture. For JPEG, `decoding` checks the warnings of the decoder. Pillow rejects truncated
+WebP and BMP files. Other damage, such as changed pixels in a BMP, is undetectable.
 """
 
 from __future__ import annotations
@@ -17,25 +16,25 @@ _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
 
 
 def damage(data: bytes, image_format: str) -> str:
-    """Say what is wrong with an image file.
+    """Describe the damage to an image file.
 
     Args:
         data: The bytes of the file.
-        image_format: Pillow's name of its format.
+        image_format: Pillow's name for its format.
 
     Returns:
-        The evidence of damage, for people; empty if there is none.
+        A readable description; empty if no damage was found.
     """
     try:
         if image_format == "PNG":
             return _png_damage(data)
         return _gif_damage(data) if image_format == "GIF" else ""
     except (struct.error, IndexError):
-        return "it ends too early"
+        return "it is truncated"
 
 
 def _png_damage(data: bytes) -> str:
-    """Compare the CRC of every chunk (PNG specification, section 5.4)."""
+    """Check the CRC of every chunk (PNG specification, section 5.4)."""
     view, position, kind = memoryview(data), _PNG_SIGNATURE_BYTES, b""
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -48,7 +47,7 @@ def _png_damage(data: bytes) -> str:
 
 
 def _gif_damage(data: bytes) -> str:
-    """Go from block to block to the end of the first picture (GIF89a specification)."""
+    """Check all blocks up to the end of the first picture (GIF89a specification)."""
     position, block = _GIF_HEADER_BYTES + _gif_palette_bytes(data[10]), 0
     while block != _GIF_IMAGE:
         block = data[position]
@@ -56,7 +55,7 @@ def _gif_damage(data: bytes) -> str:
             position += 2
         elif block == _GIF_IMAGE:
             position += 10 + _gif_palette_bytes(data[position + 9]) + 1
-        elif block == 0:  # some writers leave a stray one between blocks
+        elif block == 0:  # some programs write a stray zero between blocks
             position += 1
             continue
         else:

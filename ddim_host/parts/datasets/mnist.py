@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 SHAPE = (28, 28, 1)
 MAX_FILE_BYTES = 64 << 20
-"""The largest official file has 26 million bytes."""
+"""Maximum accepted size of a file; the largest official one is 26 million bytes."""
 
 TRAIN, TEST = "train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A data set in MNIST's format, as it was published.
+    """A published data set in MNIST's format.
 
     Attributes:
-        name: For people.
+        name: Display name.
         part: The name of the part, and of the folder in the cache.
-        url: What the names of the files follow.
-        sha256: Of the files, by name.
-        megabytes: Of both files.
+        url: Base URL of the files.
+        sha256: Hashes of the files, by name.
+        megabytes: Total size of both files.
     """
 
     name: str
@@ -73,18 +73,18 @@ FASHION_MNIST = Published(
 def mnist(*, path: Path | None = None) -> DataSource:
     """MNIST: 60,000 training and 10,000 test images of handwritten digits, 28 x 28 grey pixels.
 
-    The decoded images, and the files where they were downloaded, are kept in the cache; see
-    `cache.cache_folder`.
+    The decoded images, and downloaded files, are stored in the cache; see `cache.cache_folder`.
 
     Args:
         path: A folder with local copies of `train-images-idx3-ubyte.gz` and `t10k-images-idx3-ubyte.gz`,
-            unpacked or not. Any number of images of this size will do. Without it, they are downloaded.
+            unpacked or not. Any number of images of this size is accepted. If omitted, the files are
+            downloaded.
 
     Returns:
-        A source of uint8 images `(N, 28, 28, 1)`, memory-mapped, never mirrored.
+        A source of memory-mapped uint8 images `(N, 28, 28, 1)`, never mirrored.
 
     Raises:
-        UserError: There is nothing at `path`.
+        UserError: `path` does not exist.
     """
     return _source(MNIST, path, flip=False)
 
@@ -93,20 +93,20 @@ def fashion_mnist(*, path: Path | None = None, flip: bool = False) -> DataSource
     """Fashion-MNIST: 60,000 training and 10,000 test images of clothes, 28 x 28 grey pixels.
 
     Args:
-        path: As of `mnist`.
-        flip: Mirror images left to right at random in training. The shoes all point to the left.
+        path: See `mnist`.
+        flip: Mirror images left to right at random in training. All shoes in the data set point left.
 
     Returns:
-        A source of uint8 images `(N, 28, 28, 1)`, memory-mapped.
+        A source of memory-mapped uint8 images `(N, 28, 28, 1)`.
 
     Raises:
-        UserError: There is nothing at `path`.
+        UserError: `path` does not exist.
     """
     return _source(FASHION_MNIST, path, flip=flip)
 
 
 def official_files(published: Published) -> str:
-    """Whether the official files are in the cache, in words; nothing is downloaded."""
+    """Describe the state of the official files in the cache, without downloading them."""
     if all(_path(published, name).is_file() for name in published.sha256):
         return "in the cache"
     return f"not in the cache yet; {published.megabytes} MB, downloaded once"
@@ -148,14 +148,14 @@ def _open(published: Published, path: Path) -> Joined:
     """Open the two files in a folder.
 
     Raises:
-        UserError: They are not there, or are none of 28 x 28 grey pixels.
+        UserError: A file is missing, or its images do not have 28 x 28 grey pixels.
     """
     files = {name: found for name, found, _ in files_below(path, lambda name: not is_hidden(name))}
     halves = idx_halves(files)
     found = [half for half, _ in halves.members] if halves else []
     missing = [name for half, name in (("train", TRAIN), ("test", TEST)) if half not in found]
     if halves is None or missing:
-        raise _wrong(published, path, f"there is no {' and no '.join(missing)} in it, unpacked or not")
+        raise _wrong(published, path, f"it does not contain {' or '.join(missing)}, compressed or not")
     for half, array in halves.members:
         with contextlib.closing(array.contents()) as contents:
             _, image = next(contents)
@@ -179,7 +179,7 @@ def _path(published: Published, name: str) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    """Return the hash of a file; empty if there is none."""
+    """Return the hash of a file, or an empty string if the file does not exist."""
     if not path.is_file():
         return ""
     with cache_errors(), path.open("rb") as file:
@@ -192,6 +192,6 @@ def _wrong(published: Published, path: Path, why: str) -> UserError:
 
 def _fix(published: Published) -> str:
     return (
-        f"get {TRAIN} and {TEST} from {published.url} on any machine, "
+        f"download {TRAIN} and {TEST} from {published.url} on any machine, "
         f"and pass --data {published.part}:path=FOLDER"
     )

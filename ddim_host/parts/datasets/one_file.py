@@ -1,4 +1,4 @@
-"""What forms of images that lie in one file, without halves of their own, have in common."""
+"""Common base of image sets stored in one file, without halves of their own."""
 
 from __future__ import annotations
 

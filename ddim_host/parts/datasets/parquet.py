@@ -1,4 +1,4 @@
-"""Images in Parquet files, as the Hugging Face hub stores them."""
+"""Images in Parquet files, the format of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PARQUET_MAGIC = b"PAR1"
 
 _ROWS_AT_A_TIME = 16
 _NAMES = ("image", "img")
-"""What a column of images is called, if there are several that could be it."""
+"""Names of the image column, used if several columns could contain images."""
 
 
 @dataclass(frozen=True)
 class ParquetImages(OneFile):
     """The images in the rows of a Parquet file.
 
-    A column of images holds encoded image files: as binary values, or as structs with a field `bytes`, which
-    is what the `datasets` library writes.
+    An image column contains encoded image files: as binary values, or as structs with a field `bytes`, as
+    written by the `datasets` library.
     """
 
     def names(self) -> Iterator[str]:
@@ -49,15 +49,15 @@ class ParquetImages(OneFile):
                     row += 1
 
     def _content(self, value: Any, row: int) -> bytes:
-        """Return the image file in a row; empty if there is none, which then is a broken image."""
+        """Return the image file in a row; empty, and thus a broken image, if the value is missing."""
         data = value
         if isinstance(value, dict):
             data = value.get("bytes")
             if data is None and value.get("path") is not None:
                 raise UserError(
-                    f"{printable(self.path)} holds no images, only their names",
-                    why=f"row {row:,} has the path {printable(repr(value['path']))[:200]}, and no bytes",
-                    fix="give path= of the folder that the images are in",
+                    f"{printable(self.path)} contains the names of images, but not the images themselves",
+                    why=f"row {row:,} has the path {printable(repr(value['path']))[:200]} but no bytes",
+                    fix="set path= to the folder of the images",
                 )
         data = b"" if data is None else bytes(data)
         if len(data) > MAX_FILE_BYTES:
@@ -72,12 +72,12 @@ def _row_name(row: int) -> str:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        import pyarrow.parquet  # noqa: PLC0415 - only those who read Parquet need it
+        import pyarrow.parquet  # noqa: PLC0415 - needed only for Parquet files
     except ImportError as error:
         raise UserError(
             f"reading {printable(path)} needs pyarrow",
             why=f"it is a Parquet file, and pyarrow cannot be imported: {reason(error)}",
-            fix="pip install 'ddim-host[parquet]'",
+            fix='pip install "pyarrow>=18,<26"',
         ) from error
     with pyarrow.parquet.ParquetFile(
         path,
@@ -91,10 +91,10 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _image_column(schema: Any, path: Path) -> str:
-    """Return the name of the column of images.
+    """Return the name of the image column.
 
     Raises:
-        UserError: There is none, or several.
+        UserError: No column, or more than one, could contain images.
     """
     found: list[str] = [field.name for field in schema if _holds_images(field.type)]
     named = [name for name in found if name in _NAMES]
@@ -102,17 +102,17 @@ def _image_column(schema: Any, path: Path) -> str:
         return (named or found)[0]
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
     raise UserError(
-        f"there is no column of images in {printable(path)}"
+        f"there is no image column in {printable(path)}"
         if not found
-        else f"it is unclear which column in {printable(path)} holds the images",
+        else f"cannot tell which column in {printable(path)} contains the images",
         why=f"its columns: {printable(columns)[:500]}",
-        fix="give path= of a file with one column of image files, named `image`, as binary values or as "
+        fix="set path= to a file with one column of image files, named `image`, as binary values or as "
         "structs with a field `bytes`",
     )
 
 
 def _holds_images(kind: Any) -> bool:
-    import pyarrow.types  # noqa: PLC0415 - only those who read Parquet need it
+    import pyarrow.types  # noqa: PLC0415 - needed only for Parquet files
 
     if pyarrow.types.is_struct(kind):
         names = [field.name for field in kind]
@@ -121,6 +121,6 @@ def _holds_images(kind: Any) -> bool:
 
 
 def _is_binary(kind: Any) -> bool:
-    import pyarrow.types  # noqa: PLC0415 - only those who read Parquet need it
+    import pyarrow.types  # noqa: PLC0415 - needed only for Parquet files
 
     return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))

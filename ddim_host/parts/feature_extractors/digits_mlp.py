@@ -1,4 +1,4 @@
-"""Features of the embedded digits: the hidden layer of a small classifier. It is no FID."""
+"""Features of the built-in digits: the hidden layer of a small classifier. Distances are not FID."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SHAPE = (8, 8, 1)
 
 
 class DigitsMLP:
-    """128 features of a digit: the ReLU layer of a perceptron that tells the ten digits apart.
+    """128 features of a digit: the hidden ReLU layer of a perceptron that classifies the ten digits.
 
     The network is scikit-learn's `MLPClassifier((128,), max_iter=400, random_state=0)`, fitted once on the
     1,500 training digits with pixels scaled to [-1, 1]. Its hidden layer is stored beside this module, so
-    that the features are the same on every machine; `tests/support/fit_digits_mlp.py` makes it again.
+    that the features are the same on every machine; `tests/support/fit_digits_mlp.py` reproduces it.
     """
 
     def __init__(self) -> None:
@@ -36,13 +36,13 @@ class DigitsMLP:
         self._bias = weights["bias"].astype(np.float64)
 
     def __call__(self, images: Images, /) -> NDArray[np.float32]:
-        """See `contracts.FeatureExtractor`; uint8 `(N, 8, 8, 1)` to float32 `(N, 128)`."""
+        """See `contracts.FeatureExtractor`; maps uint8 `(N, 8, 8, 1)` to float32 `(N, 128)`."""
         if images.shape[1:] != _SHAPE:
             height, width, channels = images.shape[1:]
             raise UserError(
-                "digits_mlp looks at digits only",
-                why=f"they are 8 x 8 x 1, and these images are {height} x {width} x {channels}",
-                fix="choose others with --features, such as cifar_cnn",
+                "feature extractor 'digits_mlp' works only on digits",
+                why=f"digits are 8 x 8 x 1, and these images are {height} x {width} x {channels}",
+                fix="choose another extractor with --features, such as cifar_cnn",
             )
         pixels = images.reshape(len(images), -1) / 127.5 - 1.0
         return np.maximum(pixels @ self._weight + self._bias, 0.0).astype(np.float32)

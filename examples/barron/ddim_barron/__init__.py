@@ -1,6 +1,7 @@
 """A loss for ddim-host, written once for NumPy, PyTorch and Jittor.
 
-It may use what all of them share: arithmetic, `**`, `abs`, `reshape(tuple)`, `sum` and `mean` of one axis.
+It may use operations shared by all of them: arithmetic, `**`, `abs`, `reshape(tuple)`, `sum` and `mean` of
+one axis.
 """
 
 from __future__ import annotations
@@ -15,21 +16,23 @@ __all__ = ["barron"]
 
 @hookimpl
 def ddim_losses() -> dict[str, Any]:
-    """Name -> loss."""
+    """Register the loss."""
     return {"barron": barron}
 
 
 def barron(prediction: Any, target: Any, *, alpha: float = 1.0, scale: float = 0.1) -> Any:
-    """Barron's general robust loss, of which many others are special cases (arXiv 1701.03077, equation 1).
+    """Barron's general robust loss, with many others as special cases (arXiv 1701.03077, equation 1).
 
     `|a - 2| / a (((d / c)^2 / |a - 2| + 1)^(a / 2) - 1)` for a = alpha and c = scale: the square at alpha 2,
-    the pseudo-Huber loss at 1, and at -2 the loss of Geman and McClure, for which far outliers are all alike.
+    the pseudo-Huber loss at 1, and at -2 the loss of Geman and McClure, which is nearly constant for large
+    errors.
 
     Args:
         prediction: `(B, C, H, W)`, an array of any framework.
         target: `(B, C, H, W)`.
-        alpha: How robust; at most 2, finite, not 0 (where the formula becomes a logarithm).
-        scale: The difference from which the loss is no longer a square, above 0.
+        alpha: Robustness; finite, at most 2, not 0 (where the formula becomes a logarithm). Lower is more
+            robust.
+        scale: The difference above which the loss is no longer quadratic, above 0.
 
     Returns:
         One number per image, `(B,)`.
@@ -39,10 +42,10 @@ def barron(prediction: Any, target: Any, *, alpha: float = 1.0, scale: float = 0
     """
     if not -math.inf < alpha <= 2.0 or alpha == 0.0:
         raise UserError(
-            "the alpha of the barron loss must be finite, at most 2, and not 0", why=f"given is {alpha}"
+            f"parameter 'alpha' of loss 'barron' must be finite, nonzero and at most 2, but is {alpha}"
         )
     if not scale > 0.0:
-        raise UserError("the scale of the barron loss must be above 0", why=f"given is {scale}")
+        raise UserError(f"parameter 'scale' of loss 'barron' must be a number above 0, not {scale}")
     squares = ((prediction - target) * (1.0 / scale)) ** 2
     if alpha == 2.0:
         errors = squares * 0.5

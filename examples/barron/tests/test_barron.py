@@ -1,4 +1,4 @@
-"""The part keeps its contract, and its special cases are what they should be."""
+"""Check that the part honours its contract, and that its special cases are correct."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ddim_host.testing import LossContract
 
 
 class TestBarron(LossContract):
-    """Each test is inherited; add your own."""
+    """The tests are inherited; add your own."""
 
     part = barron
 
 
 class TestGemanMcClure(LossContract):
-    """The same with other parameters."""
+    """Run the inherited tests with other parameters."""
 
     part = barron
     parameters = {"alpha": -2.0, "scale": 0.5}  # noqa: RUF012 - nothing changes it
 
 
 def test_special_cases() -> None:
-    """Square, pseudo-Huber, Geman and McClure, each by its own formula."""
+    """Compare with the formulas of the squared, pseudo-Huber and Geman-McClure losses."""
     rng = np.random.default_rng(0)
     one, other = rng.standard_normal((2, 3, 1, 8, 8))
     d = ((one - other) / 0.5).reshape(3, -1)
@@ -40,6 +40,6 @@ def test_special_cases() -> None:
     "parameters", [{"alpha": 0.0}, {"alpha": 3.0}, {"alpha": float("nan")}, {"scale": 0.0}]
 )
 def test_parameters_out_of_range(parameters: dict[str, float]) -> None:
-    """An error for the user, before any training."""
+    """Check that the error is a UserError, raised before any training."""
     with pytest.raises(UserError):
         barron(np.zeros((1, 1, 2, 2)), np.zeros((1, 1, 2, 2)), **parameters)

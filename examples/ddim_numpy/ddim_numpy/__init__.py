@@ -1,7 +1,7 @@
 """NumPy as a framework for ddim-host.
 
-tensor    arrays that remember how they came about, and give gradients
-layers    the operations that the network consists of
-model     everything that the host asks of a framework
+tensor    arrays that record their operations, to compute gradients
+layers    the operations of the network
+model     the host's interface to a framework
 plugin    the hooks
 """

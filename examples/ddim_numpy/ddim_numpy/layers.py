@@ -20,16 +20,16 @@ class NumpyLayers(LayersBase[Tensor]):
     """Apply layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`."""
 
     def _convolve(self, layer: Conv, x: Tensor) -> Tensor:
-        """What the kernel sees from every pixel as a row, times the weights: one matrix product (im2col)."""
+        """Convolve by one matrix product: each row is the neighbourhood of a pixel (im2col)."""
         weight, bias = self._weight_and_bias(layer.name)
         kernel, stride = layer.kernel, layer.stride
         before, after = layer.padding
-        # With the channels last, memory is copied in long runs.
+        # With the channels last, memory is copied in long contiguous runs.
         image = x.array.transpose(0, 2, 3, 1)
         padded = np.pad(image, ((0, 0), (before, after), (before, after), (0, 0)))
         batch = len(padded)
         height, width = ((size - kernel) // stride + 1 for size in padded.shape[1:3])
-        # Where each element of the kernel lies while it passes over the image.
+        # The pixels multiplied by each element of the kernel.
         places = [
             np.s_[:, row : row + stride * height : stride, column : column + stride * width : stride]
             for row in range(kernel)
@@ -63,7 +63,7 @@ class NumpyLayers(LayersBase[Tensor]):
         )
 
     def linear(self, layer: Linear, x: Tensor) -> Tensor:
-        """One matrix product."""
+        """Apply a dense layer as one matrix product."""
         weight, bias = self._weight_and_bias(layer.name)
 
         def flat(array: Array) -> Array:
@@ -77,7 +77,7 @@ class NumpyLayers(LayersBase[Tensor]):
         )
 
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
-        """See `ddim_host.framework.Layers`, as for the operations below."""
+        """Documented in `ddim_host.framework.Layers`, as are the operations below."""
         weight, bias = self._weight_and_bias(layer.name)
         groups = (x.shape[0], layer.groups, -1)
         per_channel = (1, -1, 1, 1)
@@ -86,7 +86,8 @@ class NumpyLayers(LayersBase[Tensor]):
         normal: Array = (grouped - grouped.mean(2, keepdims=True)) / deviation
 
         def to_input(g: Array) -> Array:
-            # Neither mean nor spread of a group can change: what points that way is taken out.
+            # Mean and deviation of a group are fixed, so the components of the gradient that would change
+            # them are removed.
             g = (g * weight.array.reshape(per_channel)).reshape(groups)
             along = g.mean(2, keepdims=True) + normal * (g * normal).mean(2, keepdims=True)
             gradient: Array = ((g - along) / deviation).reshape(x.shape)
@@ -103,7 +104,7 @@ class NumpyLayers(LayersBase[Tensor]):
 
     def silu(self, x: Tensor) -> Tensor:
         tanh: Array = np.tanh(0.5 * x.array)
-        sigmoid: Array = 0.5 + 0.5 * tanh  # which does not overflow
+        sigmoid: Array = 0.5 + 0.5 * tanh  # this form does not overflow
         slope: Array = sigmoid + x.array * sigmoid * (1.0 - sigmoid)
         return result(x.array * sigmoid, (x, lambda g: g * slope))
 
@@ -147,7 +148,7 @@ class NumpyLayers(LayersBase[Tensor]):
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`softmax(q k^T / sqrt(d)) v`, each `(B, heads, N, d)` (arXiv 1706.03762, equation 1)."""
+    """Compute `softmax(q k^T / sqrt(d)) v`, each `(B, heads, N, d)` (arXiv 1706.03762, equation 1)."""
     scale = float(q.shape[-1] ** -0.5)
     logits = scale * (q.array @ k.array.swapaxes(2, 3))
     shares: Array = np.exp(logits - logits.max(3, keepdims=True))

@@ -1,4 +1,4 @@
-"""`Model` in NumPy: one network, its averaged twin and its optimizer."""
+"""`Model` in NumPy: one network, its averaged copy and its optimizer."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class NumpyModel(ModelBase[Array]):
 
     @property
     def device_name(self) -> str:
-        """See `Model`, as for the methods below."""
+        """Documented in `Model`, as are the methods below."""
         return processor_name()
 
     @property
     def threads(self) -> int:
-        """Those of the library that multiplies NumPy's matrices."""
+        """Return the number of threads of NumPy's BLAS library."""
         pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
         return int(max(pools, default=1))
 
@@ -53,7 +53,7 @@ class NumpyModel(ModelBase[Array]):
         raw = {name: Tensor(array, needs_gradient=True) for name, array in self._raw.items()}
         layers = NumpyLayers(raw, self._dropout_of(batch))
         losses: Tensor = loss(self._predict(layers, batch.x_t, batch.t), batch.target)
-        losses.backward(batch.weights / np.float32(batch.total))  # of the mean of weights x losses
+        losses.backward(batch.weights / np.float32(batch.total))  # of sum(weights x losses) / total
         gradients = {
             name: np.zeros_like(tensor.array) if tensor.gradient is None else tensor.gradient
             for name, tensor in raw.items()
@@ -83,7 +83,7 @@ class NumpyModel(ModelBase[Array]):
         return tensor
 
     def synchronize(self) -> None:
-        """NumPy has done everything by the time that it returns."""
+        """Do nothing: NumPy is synchronous."""
 
     def peak_memory_bytes(self) -> int:
         return process_peak_memory_bytes()
@@ -95,7 +95,7 @@ class NumpyModel(ModelBase[Array]):
         tensor[...] = array
 
     def _adam(self, gradients: Mapping[str, Array], shrink: float, lr: float) -> None:
-        """Adam (arXiv 1412.6980, algorithm 1), on gradients times `shrink`."""
+        """Apply Adam (arXiv 1412.6980, algorithm 1) to the gradients times `shrink`."""
         self._steps += 1
         bias_1, bias_2 = 1.0 - ADAM_BETA1**self._steps, 1.0 - ADAM_BETA2**self._steps
         for name, gradient in gradients.items():

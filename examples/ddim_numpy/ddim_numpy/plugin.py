@@ -17,7 +17,7 @@ __all__ = ["unet"]
 
 @hookimpl
 def ddim_model_factories() -> dict[str, ModelFactory]:
-    """`unet`, under the name that it has in every framework."""
+    """`unet`: the DDPM U-Net; it has this name in every framework."""
     return {"unet": unet}
 
 
@@ -30,9 +30,9 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
         precision: `fp32` or `auto`.
 
     Raises:
-        UserError: Something else was asked for.
+        UserError: Another device or precision was requested.
     """
-    # A framework that takes long to import is imported here, not above.
+    # Import slow frameworks here, not at the top of the module.
     from ddim_numpy.model import NumpyModel  # noqa: PLC0415
 
     if device == "cuda":
@@ -44,5 +44,5 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
 
 @hookimpl
 def ddim_machine_checks() -> list[Check]:
-    """It runs wherever the host runs."""
+    """Report NumPy's version; there are no other requirements."""
     return [Check("numpy", True, np.__version__)]

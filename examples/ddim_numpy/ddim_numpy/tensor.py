@@ -1,4 +1,4 @@
-"""Arrays that remember how they came about, so that gradients can go back the same way."""
+"""Arrays that record the operations that created them, for reverse-mode differentiation."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Tensor:
 
     Args:
         array: The values.
-        needs_gradient: Whether it is a parameter.
+        needs_gradient: Compute a gradient for this tensor, as for parameters.
     """
 
-    # Without this NumPy would take `array - tensor` for itself, element by element.
+    # Without this NumPy would evaluate `array - tensor` itself, element by element.
     __array_ufunc__ = None
 
     def __init__(self, array: Array, *, needs_gradient: bool = False) -> None:
@@ -35,7 +35,7 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As of the array."""
+        """The shape of the array."""
         return self.array.shape
 
     def __add__(self, other: Operand) -> Tensor:
@@ -49,11 +49,11 @@ class Tensor:
         return _joined(self.array - _array(other), (self, lambda g: g), (other, lambda g: -g))
 
     def __rsub__(self, other: Operand) -> Tensor:
-        """Subtract from something else."""
+        """Subtract the tensor from another operand."""
         return -self + other
 
     def __neg__(self) -> Tensor:
-        """Change the sign."""
+        """Negate."""
         return self * -1.0
 
     def __mul__(self, other: Operand) -> Tensor:
@@ -69,20 +69,20 @@ class Tensor:
         return _joined(a / b, (self, lambda g: g / b), (other, lambda g: -g * a / (b * b)))
 
     def __rtruediv__(self, other: Operand) -> Tensor:
-        """Divide something else."""
+        """Divide another operand by the tensor."""
         return self**-1.0 * other
 
     def __pow__(self, exponent: float) -> Tensor:
-        """Raise to a number."""
+        """Raise to a constant power."""
         a = self.array
         return result(a**exponent, (self, lambda g: g * (exponent * a ** (exponent - 1.0))))
 
     def __abs__(self) -> Tensor:
-        """Take the absolute value, whose slope at 0 is 0."""
+        """Take the absolute value, with derivative 0 at 0."""
         return result(np.abs(self.array), (self, lambda g: g * np.sign(self.array)))
 
     def __getitem__(self, place: Any) -> Tensor:
-        """Some of the elements, each at most once."""
+        """Select elements; each may be selected at most once."""
 
         def backward(g: Array) -> Array:
             gradient = np.zeros_like(self.array)
@@ -92,11 +92,11 @@ class Tensor:
         return result(self.array[place], (self, backward))
 
     def reshape(self, shape: tuple[int, ...]) -> Tensor:
-        """The same elements in another shape."""
+        """Return the same elements in another shape."""
         return result(self.array.reshape(shape), (self, lambda g: g.reshape(self.shape)))
 
     def transpose(self, axes: tuple[int, ...]) -> Tensor:
-        """The axes in another order."""
+        """Permute the axes."""
         back = tuple(int(axis) for axis in np.argsort(axes))
         return result(self.array.transpose(axes), (self, lambda g: g.transpose(back)))
 
@@ -109,15 +109,15 @@ class Tensor:
         return result(self.array.sum(axis), (self, backward))
 
     def mean(self, axis: Axes) -> Tensor:
-        """Mean along one axis or several."""
+        """Average along one axis or several."""
         total = self.sum(axis)
         return total * (total.array.size / self.array.size)
 
     def backward(self, gradient: Array) -> None:
-        """Give every tensor that this one came from its gradient.
+        """Set the gradient of every tensor from which this one was computed.
 
         Args:
-            gradient: Of whatever is to be small, with respect to this tensor; of its shape.
+            gradient: The gradient of the objective with respect to this tensor, of the same shape.
         """
         self.gradient = gradient
         for tensor in reversed(_in_order(self)):
@@ -127,16 +127,16 @@ class Tensor:
                 part = backward(tensor.gradient)
                 origin.gradient = part if origin.gradient is None else origin.gradient + part
             if tensor.origins:
-                tensor.gradient = None  # nobody asks for it again
+                tensor.gradient = None  # not needed again
 
 
 def result(array: Array, *origins: tuple[Tensor, Backward]) -> Tensor:
-    """A tensor that came from others.
+    """Return a tensor computed from others.
 
     Args:
-        array: Its values.
-        origins: Each with the function from this tensor's gradient to its own; those whose gradient nobody
-            needs are forgotten at once, and with them what they would keep in memory.
+        array: The values of the result.
+        origins: The operands, each with the function from the result's gradient to its own. Operands without
+            need of a gradient are dropped at once, which frees their memory.
     """
     tensor = Tensor(array)
     tensor.origins = [pair for pair in origins if pair[0].needs_gradient]
@@ -149,7 +149,7 @@ def _array(operand: Operand) -> Array | float:
 
 
 def _joined(array: Array, *operands: tuple[Operand, Backward]) -> Tensor:
-    """The result of an operation that repeats smaller operands to fit larger ones."""
+    """Return the result of an operation that broadcasts its operands."""
     return result(
         array,
         *(
@@ -161,7 +161,7 @@ def _joined(array: Array, *operands: tuple[Operand, Backward]) -> Tensor:
 
 
 def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
-    """Sum over whatever was repeated to fit the other operand."""
+    """Sum over the axes that were broadcast."""
     extra = gradient.ndim - len(shape)
     gradient = gradient.sum(tuple(range(extra)))
     repeated = tuple(axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[axis] != 1)
@@ -169,7 +169,7 @@ def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _in_order(last: Tensor) -> list[Tensor]:
-    """All that a tensor came from, each after its own origins; without recursion, for deep networks."""
+    """Return a tensor's ancestors in topological order; not recursive, to support deep networks."""
     order: list[Tensor] = []
     seen: set[int] = set()
     stack = [(last, False)]

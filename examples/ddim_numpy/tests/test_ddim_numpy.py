@@ -1,4 +1,4 @@
-"""The framework keeps its contract, its gradients are right, and it trains as PyTorch does."""
+"""Check that the framework honours its contract, has correct gradients, and trains like PyTorch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TestNumpy(ModelFactoryContract):
-    """Each test is inherited."""
+    """The tests are inherited."""
 
     part = unet
 
@@ -39,8 +39,8 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_gradients_are_those_of_finite_differences(name: str) -> None:
-    """Of every operator, with respect to both operands."""
+def test_gradients_match_finite_differences(name: str) -> None:
+    """Check each operator with respect to both operands."""
     rng = np.random.default_rng(0)
     arrays: list[Any] = [rng.uniform(0.5, 2.0, (3, 4)) * rng.choice([-1.0, 1.0], (3, 4)) for _ in range(2)]
     factors = rng.standard_normal((3, 4))
@@ -79,8 +79,8 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
         },
     ],
 )
-def test_it_trains_as_pytorch_does(change: dict[str, Any]) -> None:
-    """The same losses, predictions and weights over some steps from the same beginning."""
+def test_it_trains_like_pytorch(change: dict[str, Any]) -> None:
+    """Compare losses and predictions over some steps from equal initial weights."""
     from ddim_torch.plugin import unet as torch_unet  # noqa: PLC0415
 
     def loss(prediction: Any, target: Any) -> Any:
@@ -103,13 +103,13 @@ def test_it_trains_as_pytorch_does(change: dict[str, Any]) -> None:
     np.testing.assert_allclose(predictions[0], predictions[1], atol=1e-4)
 
 
-def test_dropout_is_that_of_its_seed() -> None:
-    """The same seed drops the same, another one does not, and nothing is dropped outside of training."""
+def test_dropout_depends_on_its_seed() -> None:
+    """Check that equal seeds drop equal elements, other seeds differ, and evaluation drops nothing."""
     spec = replace(tiny_spec(), dropout=0.5)
 
     def first_losses(seed: int) -> Any:
         model = unet(spec, "cpu", "fp32")
-        # Other weights than the first ones, of which some are zero.
+        # Shifted, because some of the initial weights are zero.
         weights = {n: a + np.float32(0.05) for n, a in initial_weights(UNet.from_spec(spec), 1).items()}
         model.load_weights(weights, "raw")
         batch = replace(one_batch(spec), dropout_seed=seed)
@@ -123,7 +123,7 @@ def test_dropout_is_that_of_its_seed() -> None:
 
 
 @pytest.mark.parametrize(("device", "precision"), [("cuda", "fp32"), ("cpu", "bf16")])
-def test_what_it_cannot_do(device: Any, precision: Any) -> None:
-    """An error for the user."""
+def test_unsupported_device_or_precision_is_an_error(device: Any, precision: Any) -> None:
+    """Check that a GPU and bf16 are rejected with a UserError."""
     with pytest.raises(UserError):
         unet(tiny_spec(), device, precision)

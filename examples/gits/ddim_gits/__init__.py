@@ -1,4 +1,4 @@
-"""A search for ddim-host: which S of a teacher's timesteps are best for few steps."""
+"""A search for ddim-host: choose the best S of a teacher's timesteps for sampling in few steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["gits"]
 
 @hookimpl
 def ddim_subset_searches() -> dict[str, SubsetSearch]:
-    """Name -> subset search."""
+    """Register the subset search."""
     return {"gits": gits}
 
 
@@ -32,37 +32,39 @@ def gits(
     metric: str = "dev",
     coeff: float = 1.15,
 ) -> dict[int, NDArray[np.int64]]:
-    """The search of GITS (arXiv 2405.11326): the shortest path over what Euler jumps do to a trajectory.
+    """Search like GITS (arXiv 2405.11326): find the shortest path over the errors of Euler jumps.
 
-    States are `x / sqrt(abar)`, the image plus noise, where a DDIM step with eta 0 is one of Euler's. A path
-    begins at the teacher's last timestep and ends in its images. Two costs of a jump, means over the images:
-    `dev` is how much farther than the teacher it arrives from the straight line between noise and image, `l2`
-    is the distance between the two.
+    States are `x / sqrt(abar)`, the image plus noise, for which a DDIM step with eta 0 is an Euler step. A
+    path begins at the teacher's last timestep and ends at its images. The cost of a jump is a mean over the
+    images: `dev` is the increase, relative to the teacher, of the distance from the straight line between
+    noise and image; `l2` is the distance from the teacher's state.
 
     Args:
         schedule: The noise schedule of the run.
-        teacher: What its network predicted with many steps.
+        teacher: The network's predictions with many steps.
         sizes: Numbers S of timesteps, increasing.
-        metric: What a jump costs, `dev` or `l2`.
-        coeff: Above 0: how much dearer each jump is than the one before it.
+        metric: The cost of a jump, `dev` or `l2`.
+        coeff: Factor of the cost of each jump relative to the previous one, above 0.
 
     Returns:
-        For each S strictly increasing timesteps of the teacher, int64 `(S,)`.
+        Strictly increasing timesteps of the teacher for each S, int64 `(S,)`.
 
     Raises:
-        UserError: There is no such metric; or coeff is not above 0, or not finite.
+        UserError: The metric is unknown; or `coeff` is not above 0, or not finite.
     """
     if metric not in ("dev", "l2"):
-        raise UserError("the metric of gits must be dev or l2", why=f"given is {metric}")
+        raise UserError(f"parameter 'metric' of subset search 'gits' must be dev or l2, not {metric!r:.40}")
     if not 0.0 < coeff < np.inf:
-        raise UserError("the coeff of gits must be a finite number above 0", why=f"given is {coeff}")
+        raise UserError(
+            f"parameter 'coeff' of subset search 'gits' must be a finite number above 0, not {coeff}"
+        )
     costs = _costs(schedule, teacher, metric)
-    # The cheapest way from each timestep to the image with as many jumps as there are in the list.
-    ways, after = [costs[:, 0]], [np.zeros(len(costs), dtype=np.int64)]
+    # The least cost from each timestep to the image; entry k is for k + 1 jumps.
+    totals, after = [costs[:, 0]], [np.zeros(len(costs), dtype=np.int64)]
     for _ in range(1, max(sizes)):
-        through = costs[:, 1:] + coeff * ways[-1]
+        through = costs[:, 1:] + coeff * totals[-1]
         after.append(through.argmin(1))
-        ways.append(through.min(1))
+        totals.append(through.min(1))
     found = {}
     for size in sizes:
         path = [len(costs) - 1]
@@ -73,9 +75,9 @@ def gits(
 
 
 def _costs(schedule: NoiseSchedule, teacher: Teacher, metric: str) -> NDArray[np.float64]:
-    """Return what a jump costs, `(G, 1 + G)`: from the timestep of a row to the image, or to a timestep."""
+    """Return the costs of jumps, `(G, 1 + G)`: from each row's timestep to the image or a timestep."""
     abar = schedule.alphas_cumprod[teacher.timesteps]
-    # The clean image is a place without noise, below the first timestep.
+    # The clean image is a state without noise, below the first timestep.
     sigmas = np.append(0.0, np.sqrt(1.0 / abar - 1.0))
     images = teacher.x_start[:1].astype(np.float64)
     states = np.concatenate([images, teacher.states(schedule) / np.sqrt(abar)[:, None, None]])
@@ -83,7 +85,7 @@ def _costs(schedule: NoiseSchedule, teacher: Teacher, metric: str) -> NDArray[np
     line /= np.linalg.norm(line, axis=1, keepdims=True)
 
     def deviation(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the distance of each image from its line, which ends in the images."""
+        """Return the distance of each state from its line between noise and image."""
         rest = states[0] - x
         along = (rest * line).sum(1, keepdims=True)
         distances: NDArray[np.float64] = np.linalg.norm(rest - along * line, axis=1)

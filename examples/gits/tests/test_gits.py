@@ -1,4 +1,4 @@
-"""The part keeps its contract, and finds the best of all paths."""
+"""Check that the part honours its contract, and finds the best of all paths."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ SCHEDULE = linear_schedule(1000)
 
 
 class TestGits(SubsetSearchContract):
-    """Each test is inherited; add your own."""
+    """The tests are inherited; add your own."""
 
     part = gits
 
 
 class TestGitsByDistance(SubsetSearchContract):
-    """The same with other parameters."""
+    """Run the inherited tests with other parameters."""
 
     part = gits
     parameters = {"metric": "l2", "coeff": 1.0}  # noqa: RUF012 - nothing changes it
 
 
 def from_line(one: Array, other: Array, x: Array) -> Array:
-    """The distance of points from the lines through two others, by Pythagoras."""
+    """Return the distances of points from the lines through two others, by Pythagoras."""
     along = ((x - one) * (other - one)).sum(1) / np.linalg.norm(other - one, axis=1)
     distances: Array = np.sqrt(np.square(x - one).sum(1) - along**2)
     return distances
 
 
 def cost(teacher: Teacher, path: list[int], metric: str, coeff: float) -> float:
-    """Follow the jumps one by one, with the formula of a DDIM step."""
+    """Compute the cost of a path jump by jump, with the formula of a DDIM step."""
     abar = SCHEDULE.alphas_cumprod[teacher.timesteps]
     states = teacher.states(SCHEDULE)
     images, noise = teacher.x_start[0].astype(float), states[-1] / np.sqrt(abar[-1])
@@ -65,7 +65,7 @@ def cost(teacher: Teacher, path: list[int], metric: str, coeff: float) -> float:
 @pytest.mark.parametrize("coeff", [1.0, 1.15])
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_it_finds_the_best_of_all_paths(size: int, coeff: float, metric: str) -> None:
-    """Against trying all of them, on a teacher that predicts anything."""
+    """Compare with an exhaustive search, for a teacher with random predictions."""
     rng = np.random.default_rng(0)
     timesteps = np.array([0, 50, 120, 300, 450, 700, 990])
     x_start = np.cumsum(rng.standard_normal((7, 5, 3)), axis=0).astype(np.float32)
@@ -77,14 +77,14 @@ def test_it_finds_the_best_of_all_paths(size: int, coeff: float, metric: str) ->
     assert found.tolist() == timesteps[best[::-1]].tolist()
 
 
-def test_there_are_two_metrics() -> None:
-    """An error for the user."""
+def test_unknown_metric_is_an_error() -> None:
+    """Check that the error lists the metrics."""
     with pytest.raises(UserError, match="dev or l2"):
         gits(SCHEDULE, SubsetSearchContract.teacher(), [3], metric="l1")
 
 
 @pytest.mark.parametrize("coeff", [0.0, -1.0, float("nan"), float("inf")])
-def test_parameters_out_of_range(coeff: float) -> None:
-    """An error for the user."""
-    with pytest.raises(UserError, match="coeff of gits"):
+def test_coeff_out_of_range_is_an_error(coeff: float) -> None:
+    """Check that the error names the parameter."""
+    with pytest.raises(UserError, match="'coeff' of subset search 'gits'"):
         gits(SCHEDULE, SubsetSearchContract.teacher(), [3], coeff=coeff)

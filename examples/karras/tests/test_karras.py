@@ -1,4 +1,4 @@
-"""The part keeps its contract, and is spaced as it should be."""
+"""Check that the part honours its contract, and has the correct spacing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ddim_host.testing import TimestepSubsetContract, linear_schedule
 
 
 class TestKarras(TimestepSubsetContract):
-    """Each test is inherited; add your own."""
+    """The tests are inherited; add your own."""
 
     part = karras
 
 
 def test_both_ends_and_the_spacing() -> None:
-    """From 0 to T - 1, and between them even steps of sigma^(1 / 7), to half a timestep."""
+    """Check the range from 0 to T - 1, and even steps of sigma^(1 / 7) to half a timestep."""
     schedule = linear_schedule(1000)
     t = karras(schedule, 10)
     assert (t[0], t[-1]) == (0, 999)
@@ -25,6 +25,6 @@ def test_both_ends_and_the_spacing() -> None:
 
 
 def test_a_schedule_may_end_in_pure_noise() -> None:
-    """Its last sigma is infinite; sampling begins there all the same."""
+    """Check that sampling starts there although its sigma is infinite."""
     t = karras(linear_schedule(1000).rescaled_to_zero_snr(), 10)
     assert (t[0], t[-1]) == (0, 999)

@@ -1,4 +1,4 @@
-"""A timestep sampler for ddim-host: at which timestep each image of a training batch is trained."""
+"""A timestep sampler for ddim-host, which draws the timestep of each image of a training batch."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ __all__ = ["LogitNormal"]
 
 @hookimpl
 def ddim_timestep_samplers() -> dict[str, TimestepSamplerFactory]:
-    """Name -> timestep sampler."""
+    """Register the timestep sampler."""
     return {"logit_normal": LogitNormal}
 
 
 class LogitNormal:
-    """Timesteps in the middle more often: the logit of `t / T` is normally distributed.
+    """Draw timesteps in the middle more often: the logit of `t / T` is normally distributed.
 
-    It is the density of Stable Diffusion 3 (arXiv 2403.03206, equation 19), mixed with a little of the
-    uniform one so that no timestep is forgotten. There it changes the objective; here the weights
-    `1 / (T p_t)` undo that, and only the variance of the estimate changes.
+    This is the density of Stable Diffusion 3 (arXiv 2403.03206, equation 19), mixed with a small share of the
+    uniform distribution so that no timestep is neglected. There it changes the objective; here the weights
+    `1 / (T p_t)` correct that, and only the variance of the estimate changes.
 
     Args:
         schedule: The noise schedule of the run.
-        mean: Of the logit; above 0 favours much noise.
-        std: Of the logit; above 0.
+        mean: Mean of the logit; above 0 favours high noise.
+        std: Standard deviation of the logit; above 0.
         uniform_share: Share of the uniform distribution, in (0, 1]. The weights are at most its inverse.
 
     Raises:
@@ -47,13 +47,13 @@ class LogitNormal:
     def __init__(
         self, schedule: NoiseSchedule, *, mean: float = 0.0, std: float = 1.0, uniform_share: float = 0.1
     ) -> None:
-        if not std > 0.0 or not 0.0 < uniform_share <= 1.0:
-            raise UserError(
-                "logit_normal takes a std above 0 and a uniform_share in (0, 1]",
-                why=f"given are {std} and {uniform_share}",
-            )
+        label = "of timestep sampler 'logit_normal' must be a number"
+        if not std > 0.0:
+            raise UserError(f"parameter 'std' {label} above 0, not {std}")
+        if not 0.0 < uniform_share <= 1.0:
+            raise UserError(f"parameter 'uniform_share' {label} in (0, 1], not {uniform_share}")
         timesteps = schedule.num_train_timesteps
-        # What falls between t / T and (t + 1) / T, exactly.
+        # The exact probability of the interval from t / T to (t + 1) / T.
         edges = np.arange(1, timesteps) / timesteps
         normal = NormalDist(mean, std)
         inner = [normal.cdf(logit) for logit in np.log(edges / (1.0 - edges))]
@@ -63,17 +63,17 @@ class LogitNormal:
     def sample(
         self, batch_size: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Timesteps int64 `(B,)`, and weights float32 `(B,)` that undo the bias of their choice."""
+        """Return timesteps int64 `(B,)`, and weights float32 `(B,)` that correct their bias."""
         timesteps = len(self._probabilities)
         t = rng.choice(timesteps, size=batch_size, p=self._probabilities).astype(np.int64)
         return t, (1.0 / (timesteps * self._probabilities[t])).astype(np.float32)
 
     def update(self, t: NDArray[np.int64], losses: NDArray[np.float32]) -> None:
-        """Learn nothing."""
+        """Do nothing: the sampler ignores the losses."""
 
     def state_dict(self) -> SamplerState:
-        """Nothing to keep: everything follows from the parameters."""
+        """Return an empty state: the parameters determine everything."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, NDArray[np.float64]]) -> None:
-        """Nothing to take back."""
+        """Do nothing: there is no state."""

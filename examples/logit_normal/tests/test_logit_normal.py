@@ -1,4 +1,4 @@
-"""The part keeps its contract, and draws from the distribution that it is named after."""
+"""Check that the part honours its contract, and draws from the logit-normal distribution."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ddim_host.testing import TimestepSamplerContract, linear_schedule
 
 
 class TestLogitNormal(TimestepSamplerContract):
-    """Each test is inherited; add your own."""
+    """The tests are inherited; add your own."""
 
     part = LogitNormal
 
 
 class TestShifted(TimestepSamplerContract):
-    """The same with other parameters."""
+    """Run the inherited tests with other parameters."""
 
     part = LogitNormal
     parameters = {"mean": 1.0, "std": 0.5, "uniform_share": 0.3}  # noqa: RUF012 - nothing changes it
 
 
 def test_the_logits_are_normal() -> None:
-    """Mean and standard deviation of the logit of t / T, nearly without the uniform part."""
+    """Check mean and standard deviation of the logit of t / T, with almost no uniform share."""
     sampler = LogitNormal(linear_schedule(1000), mean=0.5, std=0.8, uniform_share=1e-6)
     t, _ = sampler.sample(100_000, np.random.default_rng(0))
     share = (t + 0.5) / 1000
@@ -35,6 +35,6 @@ def test_the_logits_are_normal() -> None:
 
 @pytest.mark.parametrize("parameters", [{"std": 0.0}, {"uniform_share": 0.0}, {"uniform_share": 2.0}])
 def test_parameters_out_of_range(parameters: dict[str, float]) -> None:
-    """An error for the user, before any training."""
+    """Check that the error is a UserError, raised before any training."""
     with pytest.raises(UserError):
         LogitNormal(linear_schedule(100), **parameters)

@@ -1,4 +1,4 @@
-"""MLflow for ddim-host: an observer that keeps what a run tells in a tracking store."""
+"""MLflow for ddim-host: an observer that writes the events of a run to a tracking store."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 @hookimpl
 def ddim_observers() -> dict[str, ObserverFactory]:
-    """Name -> observer."""
+    """Register the observer."""
     return {"mlflow": MLflow}
 
 
 class MLflow(Observer):
-    """Metrics, grids, scores and settings in MLflow, a run there for each run here.
+    """Write metrics, grids, scores and settings to MLflow, one MLflow run for each run.
 
-    A command that works on the run later, as `evaluate` does, adds to the same one.
+    Later commands on the run, such as `evaluate`, add to the same MLflow run.
 
     Args:
-        uri: The tracking store: `http://HOST:PORT`, `sqlite:///FILE`; empty leaves it to MLflow.
-        experiment: The name of the experiment there; it is made if it is missing.
+        uri: The tracking store: `http://HOST:PORT`, `sqlite:///FILE`; if empty, MLflow's default.
+        experiment: The name of the MLflow experiment, created if it does not exist.
     """
 
     def __init__(self, *, uri: str = "", experiment: str = "ddim-host") -> None:
@@ -42,8 +42,8 @@ class MLflow(Observer):
         self._id = ""
 
     def on_begin(self, run: ObservedRun, /) -> None:
-        """Find the run that an earlier command began, or begin one, with the settings as its parameters."""
-        # It takes seconds to import, which a dry run should not pay for.
+        """Continue the MLflow run of an earlier command, or create one with the settings as parameters."""
+        # Imported here because the import takes seconds and dry runs do not need it.
         from mlflow import MlflowClient  # noqa: PLC0415
 
         self._client = MlflowClient(self._uri or None)
@@ -66,7 +66,7 @@ class MLflow(Observer):
         metrics: dict[str, float] = asdict(row)
         step = int(metrics.pop("step"))
         for name, value in metrics.items():
-            if math.isfinite(value):  # a row of warm-up steps alone has no speed
+            if math.isfinite(value):  # a row with only warm-up steps has no speed
                 self._client.log_metric(self._id, name, value, step=step)
 
     def on_grid(self, grid: DrawnGrid, /) -> None:
@@ -74,7 +74,7 @@ class MLflow(Observer):
         self._client.log_artifact(self._id, str(grid.path), "samples")
 
     def on_score(self, score: ObservedScore, /) -> None:
-        """Add a point to a curve of scores that were measured alike; the whole protocol is in a JSON file."""
+        """Add a point to the curve of scores with the same settings; a JSON file stores the protocol."""
         features = score.features.partition(":")[0]
         how = f"{features}.N{score.num_images}.S{score.steps}.eta{score.eta:g}.seed{score.seed}"
         for name in ("frechet_distance", "kernel_distance", "precision", "recall"):
@@ -82,13 +82,13 @@ class MLflow(Observer):
         self._client.log_dict(self._id, dict(score.record), f"scores/{how}.step{score.step}.json")
 
     def on_end(self, ending: Ending, /) -> None:
-        """Say how it ended."""
+        """Store the ending."""
         self._client.set_tag(self._id, "ending", f"{ending.status} {ending.reason}".strip())
         self._client.set_terminated(self._id, _STATUS[ending.status])
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Names joined by dots for tables within tables."""
+    """Flatten nested tables, joining names with dots."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):

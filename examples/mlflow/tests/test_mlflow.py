@@ -1,4 +1,4 @@
-"""The part keeps its contract, and MLflow finds what it was told, in a store of files without a network."""
+"""Check that the part honours its contract, and that MLflow finds its records in a local file store."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
 
-from ddim_mlflow import MLflow  # noqa: E402 - it has nothing to speak to without MLflow
+from ddim_mlflow import MLflow  # noqa: E402 - needs MLflow
 
-# MLflow's own, in a store that it keeps for compatibility.
+# MLflow's own warnings about the file store, which it supports only for compatibility.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A store of files that is the default of the test."""
+    """Set up a file store as the default store of the test."""
     uri = f"file:{tmp_path / 'store'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -30,13 +30,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 class TestMLflow(ObserverContract):
-    """Each test is inherited; add your own."""
+    """The tests are inherited; add your own."""
 
     part = MLflow
 
 
-def test_a_run_and_what_follows_is_one_run_in_mlflow(store: str, tmp_path: Path) -> None:
-    """Settings, curves, grids, scores and the end; and those of the run when it goes on."""
+def test_a_resumed_run_is_one_run_in_mlflow(store: str, tmp_path: Path) -> None:
+    """Check settings, curves, grids, scores and ending, including those of the resumed run."""
     folder = tmp_path / "my-run"
     folder.mkdir()
     contract = TestMLflow()
@@ -60,8 +60,8 @@ def test_a_run_and_what_follows_is_one_run_in_mlflow(store: str, tmp_path: Path)
     assert len(client.list_artifacts(run.info.run_id, "scores")) == 4
 
 
-def test_its_experiment_can_be_named(store: str, tmp_path: Path) -> None:
-    """Experiment and store are parameters."""
+def test_experiment_and_store_are_parameters(store: str, tmp_path: Path) -> None:
+    """Check that the run is in the named experiment of the given store."""
     parameters = {"experiment": "mine", "uri": store}
     named = type("Named", (ObserverContract,), {"part": MLflow, "parameters": parameters})
     named().tell_a_run(tmp_path)

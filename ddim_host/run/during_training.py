@@ -1,0 +1,174 @@
+"""Grids during training: images sampled from the same noise at regular steps, to show their progress."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from ddim_host.experiment.assembly import default_part
+from ddim_host.experiment.config import PartConfig
+from ddim_host.framework.processes import any_of
+from ddim_host.plugin.observation import DrawnGrid
+from ddim_host.plugin.registry import Kind
+from ddim_host.run.drawing import Drawing, drawing_record, sampler_of
+from ddim_host.run.exports import export_images
+from ddim_host.run.images import AUTOMATIC, Enlargement, grid_layout
+from ddim_host.run.sampling import Denoiser, ImagesNotFiniteError
+from ddim_host.run.trained import UsedWeights
+from ddim_host.system.launch import launched
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.framework.interface import Model
+    from ddim_host.run.directory import RunDirectory
+    from ddim_host.run.sampling import Sampler
+
+NUM_IMAGES = 16
+"""Number of images in a grid, the first of the run's seed."""
+
+NUM_STEPS = 10
+"""Number of sampling steps; few, because their time adds to that of training."""
+
+_TIMES = 10
+"""Default number of grids in a run."""
+
+
+def steps_between(sample_every: int | str, total_steps: int) -> int:
+    """Return the number of steps between two grids, or 0 for none.
+
+    Args:
+        sample_every: The setting: a number of steps, 0 or `auto`.
+        total_steps: The length of training.
+    """
+    return math.ceil(total_steps / _TIMES) if isinstance(sample_every, str) else sample_every
+
+
+def grids_in_words(sample_every: int | str, total_steps: int | None) -> str:
+    """Describe the grids that a run draws while it trains.
+
+    Args:
+        sample_every: The setting.
+        total_steps: The length of training; None if it depends on the number of images.
+    """
+    if sample_every == 0:
+        return "no grids while it trains"
+    often = f"{_TIMES} times"
+    if total_steps is not None or not isinstance(sample_every, str):
+        often = f"every {steps_between(sample_every, total_steps or 0):,} steps"
+    return f"a grid of {NUM_IMAGES} images {often} while it trains"
+
+
+class TrainingGrids:
+    """Draws the grids of a run while it trains.
+
+    All grids use `NUM_STEPS` steps of deterministic DDIM with the averaged weights, whatever the run's own
+    sampling settings: they are cheap, depend only on the network, and are comparable between runs. Existing
+    grids are not drawn again. Drawing does not affect training.
+
+    Args:
+        experiment: The run's experiment.
+        model: The network in training.
+        run: The run directory.
+        total_steps: The length of training.
+        enlargement: Enlargement of small images.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: Model,
+        run: RunDirectory,
+        total_steps: int,
+        enlargement: Enlargement = AUTOMATIC,
+    ) -> None:
+        self._of_the_run = experiment
+        self._denoiser = Denoiser(((model, 1.0),), "ema", experiment.config.prediction_type)
+        self._run = run
+        self._total_steps = total_steps
+        self._between = steps_between(experiment.config.sample_every, total_steps)
+        self._enlargement = enlargement
+        self._drawing = Drawing(NUM_IMAGES)
+        self.seconds = 0.0
+        """Time of all grids so far, including files and warm-up."""
+
+    def next_step(self, step: int) -> int:
+        """Return the first step after `step` with a grid; the last training step always has one."""
+        if not self._between:
+            return self._total_steps
+        return min(self._total_steps, (step // self._between + 1) * self._between)
+
+    def draw_if_due(self, step: int) -> float:
+        """Draw a step's grid if it is due and missing; all processes call this, and the first one writes it.
+
+        Returns:
+            The time in seconds; 0 if there was nothing to draw.
+
+        Raises:
+            UserError: The grid cannot be written.
+        """
+        if not (self._between and step) or (step % self._between and step != self._total_steps):
+            return 0.0
+        path = self._run.training_grid_path(step)
+        missing = launched().is_first and not path.exists()
+        if not any_of(self._of_the_run.processes, [missing])[0]:
+            return 0.0
+        started = time.perf_counter()
+        self._draw(step, path)
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        return seconds
+
+    def _draw(self, step: int, path: Path) -> None:
+        experiment, sampler = self._experiment, self._sampler
+        before = sampler.seconds, sampler.warmup_seconds
+        shape, asked = experiment.image_shape, self._enlargement
+        layout = grid_layout(NUM_IMAGES, shape, scale=asked.scale, light=True)
+        enlargement = replace(asked, scale=layout.scale)
+        export = export_images(path, num_images=NUM_IMAGES, image_shape=shape, enlargement=enlargement)
+        with export:
+            try:
+                [images] = sampler.images(NUM_IMAGES, batch_size=NUM_IMAGES)
+            except ImagesNotFiniteError as error:
+                # Only losses and weights decide that training has diverged.
+                if launched().is_first:
+                    text = f"ddim-host: warning: cannot draw the grid of step {step}: {error.summary}"
+                    tqdm.write(text, file=sys.stderr)
+                return
+            if not launched().is_first:
+                return
+            export.add(images)
+            used = UsedWeights("ema", "latest", (step,))
+            record = drawing_record(experiment, self._denoiser, used, self._drawing)
+            record["seconds"] = sampler.seconds - before[0]
+            record["warmup_seconds"] = sampler.warmup_seconds - before[1]
+            export.finish(record)
+            experiment.observers.grid(DrawnGrid(path, step, record))
+
+    @cached_property
+    def _experiment(self) -> Experiment:
+        """The experiment with the sampling settings of the grids."""
+        experiment = self._of_the_run
+        parts = dict(experiment.parts)
+        chosen: dict[str, Any] = {}
+        for kind in (Kind.TIMESTEP_SUBSET, Kind.SOLVER):
+            choice = default_part(kind, experiment.registry)
+            part = experiment.registry.find(kind, choice)
+            parts[kind] = part
+            parameters = part.values(choice.arguments)
+            chosen[kind.option] = PartConfig(part.name, part.distribution, part.version, parameters)
+        steps = min(NUM_STEPS, experiment.config.num_train_timesteps)
+        config = replace(experiment.config, steps=steps, eta=0.0, **chosen)
+        return replace(experiment, config=config, parts=parts, _subsets={}, _plans={})
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        """The sampler, cached because it warms up only once."""
+        return sampler_of(self._experiment, self._denoiser, self._drawing)
