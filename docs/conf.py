@@ -1,7 +1,13 @@
-"""How Sphinx builds the documentation: `make docs`."""
+"""Sphinx configuration of the documentation: `make docs`."""
+
+from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "_ext")]
@@ -24,7 +30,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "_ext"]
 nitpicky = True
-# Types of NumPy and of annotations have no page here to lead to; links that the pages write are all checked.
+# Types from NumPy and from annotations have no page here. Links written in pages are all checked.
 nitpick_ignore_regex = [("py:.*", ".*")]
 
 default_role = "literal"
@@ -42,3 +48,14 @@ html_title = "ddim-host"
 html_show_copyright = False
 html_show_sourcelink = False
 smartquotes = False
+
+
+def set_language(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:  # noqa: ARG001 - the signature is Sphinx's
+    """Declare Chinese pages as Chinese, so that browsers choose Chinese glyphs rather than Japanese ones."""
+    if page.endswith(".zh-CN"):
+        context["language"] = "zh-CN"
+
+
+def setup(app: Sphinx) -> None:
+    """Register the handler with Sphinx."""
+    app.connect("html-page-context", set_language)

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers show by themselves: a page needs neither a script nor a network."""
+"""Formulas as MathML, which browsers render without a script or a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def _converted(node: nodes.Element, *, as_block: bool) -> str:
     try:
         return str(convert(node.astext(), display="block" if as_block else "inline"))
-    except Exception as error:  # whatever it finds wrong has an exception of its own
+    except Exception as error:  # each kind of mistake raises its own exception
         logging.getLogger(__name__).warning("cannot read this formula: %r", error, location=node)
         return ""
 
@@ -28,12 +28,12 @@ def inline(translator: HTML5Translator, node: nodes.Element) -> None:
 
 
 def block(translator: HTML5Translator, node: nodes.Element) -> None:
-    """Write a formula of its own."""
+    """Write a displayed formula."""
     translator.body.append(f'<div class="math-wrapper">{_converted(node, as_block=True)}</div>\n')
     raise nodes.SkipNode
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Called by Sphinx."""
+    """Register the renderer with Sphinx."""
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

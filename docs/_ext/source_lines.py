@@ -1,4 +1,4 @@
-"""Where something is in the repository: `ddim_host/diffusion/ddim.py::ddim_step` is a line of a file."""
+"""Line numbers of references such as `ddim_host/diffusion/ddim.py::ddim_step`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def line_of(reference: str) -> int:
-    """The line that a reference means; 1 where it means a whole file.
+    """Return the line of a reference; 1 for a reference to a whole file.
 
     Raises:
-        ValueError: There is no such file, or it defines no such thing.
+        ValueError: The file does not exist, or it does not define the name.
     """
     name, _, qualified = reference.partition("::")
     path = ROOT / name

@@ -1,8 +1,9 @@
-"""Links to files of the repository, or to something that they define, as links to pages of their source.
+"""Links from the documentation to source files and to the objects that they define.
 
 [`ddim_host/diffusion/ddim.py::ddim_step`](../ddim_host/diffusion/ddim.py) names a function,
-`...schedule.py::NoiseSchedule.add_noise` a method. Where Markdown alone is read the link leads to the file.
-What does not exist is a warning, which `make docs` makes an error; lines are looked up when pages are made.
+`...schedule.py::NoiseSchedule.add_noise` a method. Plain Markdown readers follow the link to the
+file. A missing file or name is a warning, which `make docs` turns into an error. Lines are looked up when the
+pages are built.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ def _page(name: str) -> str:
 
 
 class SourceRole(SphinxRole):
-    """What is written in the role, as code, linked to its line."""
+    """Role that shows its text as code, linked to its line."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        """Make the link."""
+        """Create the link."""
         name = self.text.partition("::")[0]
         literal = nodes.literal(self.text, self.text)
         try:
@@ -50,7 +51,7 @@ class SourceRole(SphinxRole):
 
 
 def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """A page for every file that is referred to."""
+    """Yield a page for every referenced file."""
     formatter = HtmlFormatter(linenos="inline", lineanchors="line", wrapcode=True)
     for name in sorted(app.env.__dict__.get("ddim_sources", ())):
         text = (ROOT / name).read_text(encoding="utf-8")
@@ -59,13 +60,13 @@ def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
         yield _page(name), {"title": name, "body": f"<h1>{html.escape(name)}</h1>{body}"}, "page.html"
 
 
-def read_links(app: Sphinx, page: str, source: list[str]) -> None:  # noqa: ARG001 - Sphinx gives them
-    """Make roles of the links to files, which Sphinx would copy in place of linking to them."""
+def read_links(app: Sphinx, page: str, source: list[str]) -> None:  # noqa: ARG001 - the signature is Sphinx's
+    """Turn links to files into roles; Sphinx alone would copy the files."""
     source[0] = re.sub(r"\[`([^`]+)`\]\(\.\./[^)]+\)", r"{source}`\1`", source[0])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Called by Sphinx."""
+    """Register the role with Sphinx."""
     app.add_role("source", SourceRole())
     app.connect("source-read", read_links)
     app.connect("html-collect-pages", source_pages)
