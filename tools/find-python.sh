@@ -1,10 +1,10 @@
 #!/bin/sh
-# Print the first of the named Pythons that can make an environment, or say in one message what is missing.
+# Print the first of the given Pythons that can create an environment, or one message about what is missing.
 #
 #     sh tools/find-python.sh demo|install PYTHON...
 #
-# PyTorch runs without a C++ compiler, at half the speed on a CPU, so `demo` only notes that there is none.
-# `install` is for Jittor, too, which compiles against the headers of Python.
+# PyTorch runs without a C++ compiler, at half the speed on a CPU, so `demo` only prints a note if there is none.
+# `install` also sets up Jittor, which compiles against the headers of Python.
 set -u
 purpose=$1
 shift
@@ -17,7 +17,7 @@ if sys.version_info < (3, 11):
 try:
     import ensurepip, venv
 except ImportError:
-    sys.exit("it cannot make environments (Debian: apt-get install python%s-venv)" % version)
+    sys.exit("it cannot create environments (Debian: apt-get install python%s-venv)" % version)
 header = os.path.join(sysconfig.get_path("include"), "Python.h")
 if sys.argv[1] == "install" and not os.path.isfile(header):
     sys.exit("there is no %s, which Jittor compiles against (Debian: apt-get install python%s-dev)" % (header, version))
@@ -37,7 +37,7 @@ for python in "$@"; do
   $python: ${problem:-it does not run}"
 done
 
-# Jittor's own variable for another compiler is `cc_path`.
+# Jittor reads the compiler from `cc_path`.
 if [ "$purpose" = demo ]; then variable=CXX wanted=${CXX:-g++}; else variable=cc_path wanted=${cc_path:-g++}; fi
 missing=
 command -v "${wanted%% *}" >/dev/null || missing="there is no C++ compiler $wanted (Debian: apt-get install g++)"
@@ -48,11 +48,11 @@ if [ -n "$found" ] && { [ -z "$missing" ] || [ "$purpose" = demo ]; }; then
     exit 0
 fi
 {
-    echo "error: ddim-host cannot be installed on this machine as it is"
-    [ -n "$found" ] || echo "  why: it has no Python that can be used; looked for:$problems"
+    echo "error: ddim-host cannot be installed on this machine"
+    [ -n "$found" ] || echo "  why: no usable Python was found; tried:$problems"
     [ -z "$missing" ] || echo "  why: $missing"
-    [ -n "$found" ] || echo "  fix: install one of these, or name another one: make $purpose PYTHON=/path/to/python3"
-    [ -z "$missing" ] || echo "  fix: install the compiler, or name it: export $variable=/path/to/g++"
+    [ -n "$found" ] || echo "  fix: install one of these, or choose another one: make $purpose PYTHON=/path/to/python3"
+    [ -z "$missing" ] || echo "  fix: install the compiler, or choose another one: export $variable=/path/to/g++"
     [ "$purpose" = demo ] || echo "  fix: PyTorch alone needs neither headers nor a compiler: make demo"
 } >&2
 exit 1
