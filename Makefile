@@ -1,5 +1,4 @@
-# Fresh machine: `make demo` trains the digits with PyTorch, `make install` sets up both frameworks, `make wheels` builds
-# what pip installs into your own environment.
+# Fresh machine: `make demo` trains the digits with PyTorch, `make install` sets up both frameworks.
 # For changes: `make quick` while you work, `make check` before you send them. CONTRIBUTING.md lists the times.
 
 # The tested Pythons, newest first; `python3` may be newer still. The first of a list that the machine has is used;

@@ -49,14 +49,11 @@ def wrong_in(archive: Path) -> list[str]:
     """Describe missing and unwanted files in a wheel or a source archive."""
     names = names_in(archive)
     package = package_of(archive)
-    wanted = [f"{package}/py.typed", "LICENSE"]
-    if package == "ddim_host":
-        # Files other than Python that are compiled, drawn, written or read at run time.
-        sources = [path for path in (ROOT / package).rglob("*") if path.is_file()]
-        data = [path.relative_to(ROOT).as_posix() for path in sources if path.suffix not in (".py", ".pyc")]
-        wanted += data
-        if archive.suffix == ".whl":
-            wanted += ["ddim_host/scaffold/ddim_numpy/pyproject.toml"]
+    [project] = (path for path in PROJECTS if (path / package).is_dir())
+    sources = [path for path in (project / package).rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    wanted = ["LICENSE", *(path.relative_to(project).as_posix() for path in sources)]
+    if package == "ddim_host" and archive.suffix == ".whl":
+        wanted += ["ddim_host/scaffold/ddim_numpy/pyproject.toml"]
     missing = [name for name in wanted if not any(f"/{found}".endswith(f"/{name}") for found in names)]
     # The example that `new-plugin --kind framework` copies has its own tests.
     unwanted = [name for name in names if _UNWANTED.search(name) and "ddim_numpy/" not in name]
@@ -79,6 +76,12 @@ def package_of(archive: Path) -> str:
     return archive.name.partition("-")[0]
 
 
+def wheel_of(package: str, folder: Path) -> Path:
+    """Return the only wheel of a package."""
+    [path] = folder.glob(f"{package}-*.whl")
+    return path
+
+
 def use(folder: Path, scratch: Path, torch: str) -> None:
     """Install the wheels outside the clone, train, and train with a new plugin."""
     environment = scratch / "environment"
@@ -87,7 +90,10 @@ def use(folder: Path, scratch: Path, torch: str) -> None:
     work.mkdir()
     pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check")
     run(*pip, "install", *torch.split())
-    run(*pip, "install", "--find-links", folder, "ddim-host[torch]", cwd=work)
+    # Files, not names: a package index may have a newer distribution of the same name.
+    parts = [wheel_of(package, folder) for package in ("ddim_losses", "ddim_timestep_samplers")]
+    with_torch = [f"{wheel_of('ddim_host', folder)}[torch]", wheel_of("ddim_torch", folder)]
+    run(*pip, "install", *with_torch, *parts, cwd=work)
     run(python, "-m", "ddim_host", "run", *TINY.split(), "--out", "run", cwd=work)
     run(python, "-m", "ddim_host", "new-plugin", "mine", "--kind", "loss", cwd=work)
     run(*pip, "install", "-e", "./ddim-mine[test]", cwd=work)
@@ -95,7 +101,8 @@ def use(folder: Path, scratch: Path, torch: str) -> None:
     run(python, "-m", "ddim_host", "run", *TINY.split(), "--loss", "mine", "--out", "mine", cwd=work)
     run(python, "-m", "ddim_host", "doctor", cwd=work)
     if sys.version_info < (3, 13):  # Jittor requires NumPy 1, which has no wheels for later Pythons
-        run(*pip, "install", "--dry-run", "--find-links", folder, "ddim-host[all]", cwd=work)
+        with_jittor = [f"{wheel_of('ddim_host', folder)}[jittor]", wheel_of("ddim_jittor", folder)]
+        run(*pip, "install", "--dry-run", *with_jittor, *parts, cwd=work)
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> None:

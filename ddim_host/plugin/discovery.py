@@ -156,10 +156,10 @@ def no_framework_chosen() -> UserError:
 
 def how_to_install(*frameworks: str) -> str:
     """Return the fix for a missing framework plugin of this project, which is not on PyPI."""
-    choices = " or ".join(f'"ddim-host[{name}]"' for name in frameworks)
+    choices = " or ".join(f"plugins/ddim_{name}" for name in frameworks)
     return (
         "in a clone of ddim-host: `make install`, then `. .venv/bin/activate`; "
-        f"for another environment: `make wheels`, then `pip install --find-links dist {choices}`"
+        f"for another environment: `pip install . plugins/losses plugins/timestep_samplers {choices}`"
     )
 
 

@@ -490,16 +490,25 @@ except UserError as error:
 
 
 def test_kernels_are_compiled_once(python: PythonCode, tmp_path: Path) -> None:
-    own: dict[str, Any] = {"env": {"DDIM_HOST_CACHE": str(tmp_path)}}
-    first = python(CHOOSE, **own)
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+    env = {"DDIM_HOST_CACHE": str(tmp_path), "CXX": str(compiler)}
+    first = python(CHOOSE, env=env)
     assert first.out == "True\n"
     assert first.err.startswith("compiling kernels for this processor, once: ")
     (library,) = (tmp_path / "kernels").iterdir()
     when = library.stat().st_mtime_ns
-    # Compiled kernels need no compiler.
-    again = python(CHOOSE, env={"DDIM_HOST_CACHE": str(tmp_path), "CXX": "no-such-compiler"})
+    compiler.unlink()  # compiled kernels need no compiler
+    again = python(CHOOSE, env=env)
     assert (again.out, again.err) == ("True\n", "")
     assert library.stat().st_mtime_ns == when
+
+
+def test_another_compiler_compiles_its_own_kernels(python: PythonCode, tmp_path: Path) -> None:
+    env = {"DDIM_HOST_CACHE": str(tmp_path)}
+    assert python(CHOOSE, env=env).out == "True\n"
+    assert python(CHOOSE, env={**env, "CXX": "no-such-compiler"}).out == "False\n"
 
 
 def test_missing_compiler_is_a_note_unless_kernels_are_required(python: PythonCode, tmp_path: Path) -> None:

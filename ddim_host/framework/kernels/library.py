@@ -145,7 +145,8 @@ def _folder() -> Path:
 def _compiled() -> Path:
     """Return the path of the shared library for this processor."""
     sources = {path.name: path.read_bytes() for path in sorted(_SOURCE.iterdir())}
-    identity = hashlib.sha256(repr((sources, _FLAGS, processor_flags())).encode()).hexdigest()[:16]
+    built_by = (_compiler(), _FLAGS, processor_flags())
+    identity = hashlib.sha256(repr((sources, *built_by)).encode()).hexdigest()[:16]
     # The name also holds a hash of the content, so a damaged or replaced library is compiled again.
     for path in sorted(_folder().glob(f"{identity}-*.so")):
         with contextlib.suppress(OSError):
@@ -163,8 +164,12 @@ def _name(identity: str, library: bytes) -> str:
     return f"{identity}-{hashlib.sha256(library).hexdigest()[:16]}.so"
 
 
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CXX") or "g++")
+
+
 def _compile() -> bytes:
-    compiler = shlex.split(os.environ.get("CXX") or "g++")
+    compiler = _compiler()
     if shutil.which(compiler[0]) is None:
         raise _unavailable(f"there is no C++ compiler {compiler[0]}", "sudo apt-get install g++")
     started = time.monotonic()
