@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError, printable
 from ddim_host.report.output import write_report
+from ddim_host.report.summary import summary
 from ddim_host.run.directory import RunDirectory, existing_run
 from ddim_host.run.provenance import this_command
 from ddim_host.system.files import file_errors
@@ -40,8 +41,9 @@ def main(options: argparse.Namespace) -> int:
         taken = out.exists()
     if taken and not options.force:
         raise UserError(f"{out} already exists", fix="choose another --out, or add --force to replace it")
-    for warning in write_report(options.runs, out, command=this_command(), kind=options.format):
+    comparison = write_report(options.runs, out, command=this_command(), kind=options.format)
+    for warning in comparison.warnings:
         print(f"note: {warning}", file=sys.stderr)
     place = "" if options.out else f" into the current folder, {printable(Path.cwd())}"
-    print(f"wrote {printable(out)}{place}")
+    print(*summary(comparison), f"wrote {printable(out)}{place}", sep="\n")
     return 0

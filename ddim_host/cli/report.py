@@ -29,7 +29,7 @@ def main(options: argparse.Namespace) -> int:
     run = existing_run(options.run)
     page = printable(run.report_path)
     if not options.watch:
-        warnings = write_report([run.path], run.report_path, command=this_command())
+        warnings = write_report([run.path], run.report_path, command=this_command()).warnings
     else:
         end_as_by_ctrl_c(signal.SIGTERM)
         first = iter([f"wrote {page}: open it in a browser; it is updated until the run ends, or Ctrl-C"])

@@ -24,6 +24,7 @@ from ddim_host.experiment.config import Request
 from ddim_host.plugin.discovery import no_framework_chosen, only_framework
 from ddim_host.plugin.loading import load_plugins
 from ddim_host.report.output import write_report
+from ddim_host.report.summary import summary
 from ddim_host.run.provenance import this_command
 from ddim_host.sweep.grid import AXES, Grid, read_grid, read_value, requested, trial_name
 from ddim_host.sweep.processes import CommandRunner
@@ -246,16 +247,17 @@ def _folders() -> Iterator[Path]:
 
 
 def _finish(folder: Path, trials: Sequence[Trial], known: Sequence[Trial]) -> int:
-    """Write the page of all runs in the folder, and list the experiments that failed."""
+    """Write the page of all runs in the folder, print their main numbers, and list failed experiments."""
     failed = [trial.name for trial in trials if trial.stages]
     names = {trial.name for trial in trials}
     others = [trial for trial in known if trial.begun and trial.name not in names]
     page = folder / "report.html"
     try:
         runs = [trial.path for trial in (*trials, *others)]
-        for warning in write_report(runs, page, command=this_command()):
+        comparison = write_report(runs, page, command=this_command())
+        for warning in comparison.warnings:
             print(f"note: {warning}", file=sys.stderr)
-        print(f"wrote {printable(page)}")
+        print(*summary(comparison), f"wrote {printable(page)}", sep="\n")
     except UserError as error:
         if not failed:
             raise

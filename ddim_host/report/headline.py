@@ -68,16 +68,9 @@ def headline(run: ReportedRun, speed: Throughput | None) -> list[Fact]:
 def _distance(table: Table) -> Fact:
     """Return the lowest distance of a table."""
     shown = SHOWN[0]
-    cells = {
-        (eta, steps): scores
-        for eta in table.etas
-        for steps in table.steps
-        if (scores := table.cell(eta, steps))
-    }
-    measured = {cell: [shown.value(score.measures) for score in scores] for cell, scores in cells.items()}
-    (eta, steps), values = min(measured.items(), key=lambda cell: fmean(cell[1]))
+    (eta, steps), mean, values = lowest_cell(table)
     ruler, sampled = table.scores[0].ruler, table.scores[0].sampled
-    few = _TOO_FEW if any(score.warnings for score in cells[eta, steps]) else ""
+    few = _TOO_FEW if any(score.warnings for score in table.cell(eta, steps)) else ""
     spread = ""
     if len(values) > 1:
         spread = f"{number(min(values))} to {number(max(values))} over {len(values)} seeds; "
@@ -88,7 +81,20 @@ def _distance(table: Table) -> Fact:
         real = f"; real {floor.real.half} images: {value}{_TOO_FEW if floor.warnings else ''}"
     how = f"{steps} steps, eta {eta:g}, {sampled.num_images:,} images{few}, {ruler.features.name}"
     note = f"{spread}lowest with {how}{real}"
-    return Fact(shown.name(ruler), number(fmean(values)), note)
+    return Fact(shown.name(ruler), number(mean), note)
+
+
+def lowest_cell(table: Table) -> tuple[tuple[float, int], float, list[float]]:
+    """Return eta and S of the lowest distance, its mean over sampling seeds, and the value of each seed."""
+    measured = {
+        (eta, steps): [SHOWN[0].value(score.measures) for score in scores]
+        for eta in table.etas
+        for steps in table.steps
+        if (scores := table.cell(eta, steps))
+    }
+    means = {cell: fmean(values) for cell, values in measured.items()}
+    lowest = min(means, key=means.__getitem__)
+    return lowest, means[lowest], measured[lowest]
 
 
 def duration(seconds: float) -> str:

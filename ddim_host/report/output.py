@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from ddim_host.report.comparison import Comparison
     from ddim_host.report.reported_run import ReportedRun
 
 ReportFormat: TypeAlias = Literal["html", "md", "json"]
@@ -30,7 +31,7 @@ def write_report(
     command: str,
     kind: ReportFormat = "html",
     refresh: int | None = None,
-) -> tuple[str, ...]:
+) -> Comparison:
     """Write a report on one or several runs, replacing the file.
 
     Args:
@@ -41,7 +42,7 @@ def write_report(
         refresh: Seconds after which the page reloads itself, while its runs are training.
 
     Returns:
-        Warnings about results that cannot be compared and files that could not be read.
+        The content of the report.
 
     Raises:
         UserError: None of the runs can be read, or the file cannot be written.
@@ -58,7 +59,7 @@ def write_report(
     with file_errors(f"cannot write {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
-    return comparison.warnings
+    return comparison
 
 
 def _collected(paths: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:

@@ -47,8 +47,8 @@ def watch(run: RunDirectory, *, command: str, wrote: Callable[[], None]) -> tupl
                 wrote()
             time.sleep(RELOAD_SECONDS)
     finally:
-        warnings = write_report([run.path], run.report_path, command=command)
-    return warnings
+        last = write_report([run.path], run.report_path, command=command)
+    return last.warnings
 
 
 def _is_running(run: RunDirectory) -> bool:

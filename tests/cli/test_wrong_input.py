@@ -200,7 +200,10 @@ def test_missing_framework_is_an_error(refused: Callable[..., str], monkeypatch:
     message = refused(plugin=None)
     assert "why: installed: none" in message
     assert "fix: in a clone of ddim-host: `make install`, then `. .venv/bin/activate`; " in message
-    assert '`pip install . plugins/losses plugins/timestep_samplers plugins/ddim_torch or plugins/ddim_jittor`' in message
+    assert (
+        "`pip install . plugins/losses plugins/timestep_samplers plugins/ddim_torch or plugins/ddim_jittor`"
+        in message
+    )
 
 
 @pytest.mark.parametrize(

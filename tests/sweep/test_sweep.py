@@ -120,6 +120,10 @@ def test_every_run_is_evaluated_and_reported(swept: tuple[Path, dict[str, Outcom
         "  torch,lr=0.001  evaluate",
         "  torch,loss=l1   run, then evaluate",
     ]
+    header, *rows, wrote = outcomes["evaluated"].out.splitlines()[-5:]
+    assert re.fullmatch(r"run +training  test loss  Fréchet distance \(not FID\), .*, digits_mlp", header)
+    assert [row.partition(" ")[0] for row in rows] == ["torch,lr=0.001", "torch,loss=l1", "torch,lr=1e+30"]
+    assert wrote == f"wrote {folder / 'report.html'}"
     page = (folder / "report.html").read_text(encoding="utf-8")
     for name in ("torch,lr=0.001", "torch,loss=l1"):
         assert found[name]["evaluate"]["exit_code"] == 0
