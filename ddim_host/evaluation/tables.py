@@ -305,8 +305,10 @@ def remarks(table: Table) -> list[str]:
             f"precision {number(m.precision)}, recall {number(m.recall)}. If the two halves of a data set "
             "differ, samples can be closer to the reference than real images are."
         )
-    warnings = {f"noise floor: {warning}": None for warning in (floor.warnings if floor else ())}
-    warnings |= {warning: None for score in table.scores for warning in score.warnings}
+    warnings = dict.fromkeys(warning for score in table.scores for warning in score.warnings)
+    # One about the reference applies to both.
+    of_floor = [warning for warning in (floor.warnings if floor else ()) if warning not in warnings]
+    warnings |= {f"noise floor: {warning}": None for warning in of_floor}
     lines += [f"Warning: {warning}." for warning in warnings]
     differences = differences_from_the_paper(table.scores[0].sampled, table.scores[0].ruler)
     if differences and is_cifar10(table.scores[0].ruler.reference.data):

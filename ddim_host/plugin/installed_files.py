@@ -37,6 +37,8 @@ def own_modules(distribution: str) -> set[str]:
     found = set()
     with contextlib.suppress(importlib.metadata.PackageNotFoundError, OSError, UnicodeDecodeError):
         for file in importlib.metadata.files(distribution) or ():
+            if file.name.startswith("__editable__"):
+                return set()  # setuptools finds the modules with code of its own
             if file.suffix == ".py":
                 found.add(_dotted(file))
             elif file.suffix == ".pth":

@@ -136,6 +136,14 @@ def test_entry_point_that_names_a_missing_module_is_explained(
 
 
 @pytest.mark.usefixtures("no_framework")
+def test_modules_are_not_guessed_for_editable_distributions_of_setuptools(site: Site) -> None:
+    info = site.distribution("ddim-other", "[ddim_host.plugins]\nother = ddim_absent\n")
+    record = f"__editable___ddim_absent_finder.py,,\n{info.name}/METADATA,,\n"
+    (info / "RECORD").write_text(record, encoding="utf-8")
+    assert "No module named 'ddim_absent'" in installed("other").error
+
+
+@pytest.mark.usefixtures("no_framework")
 def test_fix_for_a_local_distribution_names_its_folder(site: Site, tmp_path: Path) -> None:
     site.plugin("odd-losses", "1 / 0")
     info = next(site.path.glob("odd*.dist-info"))

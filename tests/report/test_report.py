@@ -248,6 +248,9 @@ def test_distances_of_too_few_images_are_marked_in_headline_and_caption() -> Non
     assert (
         "the 297 real test images: 4.27 (too few images, see the warnings below)" in quality.tables[0].title
     )
+    said = [line for line in quality.remarks if "singular" in line]
+    assert said == ["Warning: it is singular."], "a warning about both must appear once"
+    [quality] = map(quality_of, compare([reported(scores=Scores((scored(),), (few,)))]).quality)
     assert "Warning: noise floor: it is singular." in quality.remarks
 
 
