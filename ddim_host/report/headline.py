@@ -1,4 +1,4 @@
-"""The few numbers at the top of the page of a run."""
+"""The main numbers, at the top of the page of a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def headline(run: ReportedRun, speed: Throughput | None) -> list[Fact]:
 
     Args:
         run: The run.
-        speed: Its training speed; None before the first epoch.
+        speed: The run's training speed; None before its first row of metrics.
     """
     settings, trained = run.settings, run.training
     facts = [
@@ -66,7 +66,7 @@ def headline(run: ReportedRun, speed: Throughput | None) -> list[Fact]:
 
 
 def _distance(table: Table) -> Fact:
-    """Return the lowest distance of a table."""
+    """Return the lowest distance in a table."""
     shown = SHOWN[0]
     cells = {
         (eta, steps): scores

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def as_json(comparison: Comparison, *, title: str, command: str) -> str:
-    """Return everything except pictures; NaN (the rate of a row with only warm-up) becomes null."""
+    """Return a comparison without its pictures; NaN (the rate of a row with only warm-up) becomes null."""
     names = [run.name for run in comparison.runs]
     document = {
         "title": title,

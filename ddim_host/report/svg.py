@@ -23,7 +23,7 @@ _INK = "#010203"
 """Placeholder for the page's text colour, which the browser determines."""
 
 _SIZES = {"large": (6.0, 3.2), "small": (4.3, 3.2)}
-"""Widths and heights in inches. The small size keeps text legible on phones, where the large would shrink."""
+"""Widths and heights in inches; the small size keeps text legible on phones, where a large plot shrinks."""
 
 _LEGEND_WIDTHS = {"large": 64, "small": 40}
 """Maximum characters per line of the legend, which should not be wider than the axes."""
