@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 32 << 20
 _FOLDERS = re.compile(r"(?<![\w.-])(?:~|\.{1,2}|[\w.-]+)?/(?:[\w.-]+/)*(?=[\w.-])")
-"""The folders in front of the last name of a path in prose, as in `/home/name/`, `../` and `runs/`."""
+"""Matches the folders before the last component of a path in prose: `/home/name/`, `../` or `runs/`."""
 _FOLDERS_OF_WORD = re.compile(r"[^=,]*/(?=[^=,/])")
-"""The same in a word of a command, where the folders may contain spaces."""
+"""Matches the same in a word of a command, where folder names may contain spaces."""
 
 _CARD = """\
 ---
@@ -146,7 +146,7 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
 
 
 def _without_folders(command: str) -> str:
-    """Reduce every path in a command to its last name."""
+    """Reduce every path in a command to its last component."""
     try:
         words = shlex.split(command)
     except ValueError:  # edited by hand

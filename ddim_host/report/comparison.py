@@ -142,7 +142,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[ReportedRun], unreadable: Sequence[str] = ()) -> Comparison:
-    """Compare runs.
+    """Find the settings that differ between runs, and the results that can be compared.
 
     Args:
         runs: At least one run.
@@ -262,7 +262,7 @@ def _quality_groups(runs: Sequence[ReportedRun]) -> tuple[QualityGroup, ...]:
 
 
 def _comparable(score: Score) -> object:
-    """Return the parts of a protocol that must be equal; network and training may differ."""
+    """Return the parts of a protocol that must be equal for comparable scores; the network may differ."""
     sampled, ruler = score.protocol
     anywhere = replace(
         sampled, plugin="", device="auto", precision="auto", checkpoint_steps=(), checkpoint="latest"

@@ -121,7 +121,7 @@ def title_of(grid: Grid) -> str:
 def grid_picture(
     run: ReportedRun, grid: Grid, budget: PictureBudget, alt: str | None = None
 ) -> Picture | None:
-    """Embed a grid as separate images, or as one picture if its size does not fit its record.
+    """Embed a grid as separate images, or as one picture if its size does not match its record.
 
     Args:
         run: The run that was sampled.
@@ -175,7 +175,7 @@ def _caption(run: ReportedRun, grid: Grid, difference: GridDifference | None, *,
     if difference is None:
         return text
     return (
-        f"{text}; differs from the first grid by {number(difference.mean)} of 255 on average and "
-        f"{difference.largest} at most; in {difference.num_within_two} of {grid.layout[0]} images, no "
-        "pixel differs by more than 2"
+        f"{text}; differs from the first grid by {number(difference.mean)} on average and "
+        f"{difference.largest} at most, on a scale from 0 to 255; in {difference.num_within_two} of "
+        f"{grid.layout[0]} images, no pixel differs by more than 2"
     )

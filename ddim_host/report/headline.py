@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ddim_host.report.comparison import Throughput
     from ddim_host.report.reported_run import ReportedRun
 
-_TOO_FEW = " (too few, see the warnings)"
+_TOO_FEW = " (too few; see the warnings)"
 _MINUTE, _HOUR = 60.0, 3600.0
 
 

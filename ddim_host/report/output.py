@@ -1,4 +1,4 @@
-"""Output of a report on run directories to a file."""
+"""Write reports on run directories to files."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ class Plot:
         title: The title.
         drawn: The drawing in each size.
         summary: A description in words, for readers who cannot see the picture.
-        header: The column titles of the numbers.
-        rows: The numbers; empty if they are elsewhere on the page.
+        header: The column titles of the table of numbers.
+        rows: The rows of this table; empty if the numbers are elsewhere on the page.
     """
 
     title: str
@@ -51,7 +51,7 @@ def plots_of(comparison: Comparison) -> list[Plot]:
 
 
 def _epoch_plot(comparison: Comparison, colours: dict[str, int]) -> list[Plot]:
-    """Return the plot of seconds per epoch, or an empty list if no run has a whole epoch in steady state."""
+    """Return the plot of seconds per epoch, or an empty list if no run has a complete steady epoch."""
     epochs = {run.name: whole_epochs(run.metrics) for run in comparison.runs}
     if not any(epochs.values()):
         return []

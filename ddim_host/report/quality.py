@@ -85,7 +85,7 @@ class Quality:
         sampling: The timestep subset and the solver, in words.
         tables: A table for each measure over training seeds, if a setting has several; then one for each
             measure of the runs.
-        protocols: The protocol of each run, as lines.
+        protocols: The protocol of each run, as lines of text.
         remarks: Scores of real images, and caveats.
     """
 
@@ -131,11 +131,11 @@ def quality_of(group: QualityGroup) -> Quality:
 _OVER_TRAINING = "mean (range) over training seeds"
 
 _Settings = dict[str, dict[str, list["Table"]]]
-"""The tables of each setting, by its name and the training seed."""
+"""The tables by the name of the setting, then by training seed."""
 
 
 class _Row(NamedTuple):
-    """One row before marking: the values and the text of each cell, by the number of steps."""
+    """One row before marking: the values and the text of each cell, by number of steps."""
 
     name: str
     eta: float
@@ -187,7 +187,7 @@ def _started_from_weights(run: ReportedRun) -> bool:
 def _settings(group: QualityGroup) -> _Settings:
     """Group tables by all settings but the training seed; return {} if every group has a single seed.
 
-    Runs that started from other weights are left out: their settings do not describe their whole training.
+    Runs that started from other weights are left out: their settings do not describe their entire training.
     """
     found: dict[tuple[tuple[str, str], ...], dict[str, list[Table]]] = {}
     for run, table in group.tables:
@@ -246,6 +246,6 @@ def _caption(group: QualityGroup, shown: Shown, spread: str) -> str:
     floor = next((table.noise_floor for table in tables if table.noise_floor is not None), None)
     if floor is not None:
         value = number(shown.value(floor.measures))
-        few = " (too few images, see the warnings below)" if floor.warnings else ""
+        few = " (too few images; see the warnings below)" if floor.warnings else ""
         parts.append(f"the {floor.real.num_images:,} real {floor.real.half} images: {value}{few}")
     return "; ".join(parts)

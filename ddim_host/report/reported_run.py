@@ -179,7 +179,7 @@ class ReportedRun:
         grids: Grids of samples.
         training: Training progress; None if the planned length is unknown.
         num_parameters: Number of network parameters; None before the first checkpoint.
-        during_training: Grids of the same noise, by training step.
+        during_training: Grids from the same noise, in order of training step.
         real_images: Real images to compare with a grid; None if there are none.
         problems: Problems found in the run, such as unreadable files.
     """
@@ -206,7 +206,7 @@ class ReportedRun:
 
 
 def read_reported_run(path: Path, name: str) -> ReportedRun:
-    """Read a run.
+    """Read the files of a run for a report.
 
     Args:
         path: The run directory.
@@ -277,7 +277,7 @@ def _during_training(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _real_images(folder: Path) -> RealImages | None:
-    """Read the real images from `real_images.write_real_images`, if any."""
+    """Read the real images written by `real_images.write_real_images`, if any."""
     names = sorted(path.stem for path in folder.glob("*.json") if path.stem != TEST_IMAGES)
     if not names:
         return None
@@ -308,7 +308,7 @@ _PARTS_OF_TRAINING = frozenset({Kind.DATA, Kind.TIMESTEP_SAMPLER, Kind.LOSS, Kin
 
 
 def _settings(config: ConfigFile) -> dict[str, str]:
-    """Flatten the configuration, in a readable order."""
+    """Flatten the configuration to strings, in a readable order."""
     request = config.request
     settings = {"plugin": request.plugin or ""}
     for kind in PART_KINDS:

@@ -38,7 +38,7 @@ def speed_cells(speed: Throughput) -> list[str]:
 
 
 def rate_text(speed: Throughput) -> str:
-    """Return images per second, with the range over whole epochs if there are any."""
+    """Return images per second, with the range over complete epochs if there are any."""
     text = number(speed.images_per_second)
     if speed.range_over_epochs is None:
         return text

@@ -77,7 +77,7 @@ def curves_svg(
     """Draw curves in one plot, once for each size; the page shows the drawing that fits the window.
 
     Args:
-        name: A unique name on the page, of letters, digits and dashes.
+        name: A name that is unique on the page, with only letters, digits and dashes.
         curves: The lines.
         x: Name and unit of the horizontal axis.
         y: Name and unit of the vertical axis.

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder such as `step-00001234`, which appears only once its weights are on disk.
 
-    raw.safetensors, ema.safetensors    weights by the parameter names of diffusers' `UNet2DModel`
+    raw.safetensors, ema.safetensors    weights, named as in diffusers' `UNet2DModel`
     training.safetensors                Adam's moments (`exp_avg.NAME`, ...) and the sampler's state
     progress.json                       progress of the run, and its best epochs so far
 
@@ -214,7 +214,7 @@ def _writing(folder: Path, fix: str = _GO_ON) -> AbstractContextManager[None]:
 
 
 def remove_others(folder: Path, progress: Progress) -> None:
-    """Remove all checkpoints except the newest complete one, its best epochs, and those of `progress`.
+    """Remove all checkpoints except the newest complete one, its best epochs and the best of `progress`.
 
     An interrupted run resumes from the newest complete checkpoint, with the best epochs recorded there.
 

@@ -35,7 +35,7 @@ NUM_IMAGES = 16
 """Number of images in a grid: the first samples of the run's seed."""
 
 NUM_STEPS = 10
-"""Number of sampling steps; kept small, because they make training take longer."""
+"""Number of sampling steps; small, because sampling adds to the training time."""
 
 _TIMES = 10
 """Default number of grids in a run."""

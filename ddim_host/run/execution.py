@@ -227,7 +227,7 @@ def _begin(
 def _restore(
     experiment: Experiment, model: Model, start: RunDirectory | None, *, resumed: bool
 ) -> tuple[Progress, list[EpochMetrics]]:
-    """Load the initial state into the model and the sampler; as a function, to free its arrays afterwards."""
+    """Load the initial state into the model and the sampler; its arrays are freed on return."""
     checkpoint, metrics = _beginning(experiment) if start is None else _continued(experiment, start)
     model.load_weights(checkpoint.raw, "raw")
     model.load_weights(checkpoint.ema, "ema")

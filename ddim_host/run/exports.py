@@ -3,8 +3,7 @@
 The format depends on the name: `x.png` is a still grid; `x.gif`, `x.apng` and `x.webp` are animated grids;
 `x.npz` contains an array `images`, uint8 `(N, H, W, C)`; and a name without a suffix is a folder of pictures
 `000000.png`, `000001.png`, ... A JSON file next to the file (`x.json`) or in the folder (`images.json`)
-describes how the images were made.
-All files and folders are written atomically.
+describes how the images were made. All files and folders are written atomically.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Conversion of images to and from the network's range, and pictures that show many images."""
+"""Conversion of images to and from the network's range, and grids of many images."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def enlarged(image: NDArray[np.uint8], scale: int, how: Enlargement = AUTOMATIC)
     Args:
         image: uint8 `(H, W, C)`.
         scale: Pixels of the result per original pixel, in each direction.
-        how: Smooth, or with square pixels.
+        how: The enlargement, smooth or with square pixels.
 
     Returns:
         uint8 `(H scale, W scale, C)`.

@@ -37,8 +37,8 @@ class Refined:
 
     Attributes:
         timesteps: int64 `(S,)`.
-        before: The distance of the images before refinement.
-        after: The distance of the images after refinement.
+        before: The distance from the teacher's images before refinement.
+        after: The distance from the teacher's images after refinement.
     """
 
     timesteps: NDArray[np.int64]
@@ -87,7 +87,7 @@ def refine(
         denoiser: Its trained network.
         teacher: The predictions of the teacher.
         subsets: Subsets of the teacher's timesteps, by size.
-        distance: Returns the distance of images, float32 `(N, C, H, W)`, from `teacher_images`.
+        distance: Measures the distance from images, float32 `(N, C, H, W)`, to `teacher_images`.
 
     Returns:
         The refined subsets by size, and the number of network calls, one per batch.

@@ -126,7 +126,7 @@ def require_finite(pictures: NDArray[np.float32]) -> None:
 
 
 class ImagesNotFiniteError(UserError):
-    """Error: a sampled image has a pixel that is not finite."""
+    """A sampled image has a pixel that is not finite."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -190,7 +190,7 @@ def observed_command(
 
 
 def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> dict[str, Any]:
-    """Return the record of a result, for its JSON file."""
+    """Return the record of a result (weights, timesteps and device) for its JSON file."""
     config, model = experiment.config, denoiser.model
     return {
         "checkpoint": used.checkpoint,

@@ -138,7 +138,7 @@ class Sweep:
         return path, len(jobs)
 
     def work(self, trials: Sequence[Trial], *, jobs: int = 1) -> None:
-        """Do the remaining work; a failed experiment does not stop the others.
+        """Run the remaining commands of all experiments; a failed one does not stop the others.
 
         Args:
             trials: The experiments, in existing folders.

@@ -55,7 +55,7 @@ class TrialRequest:
     """A requested experiment.
 
     Attributes:
-        values: The given values, by axis.
+        values: The requested values, by axis.
         varying: The axes that vary in the sweep and appear in the name.
         config: The resolved experiment.
     """
@@ -66,7 +66,7 @@ class TrialRequest:
 
 
 class Trial:
-    """An experiment and its remaining commands, as of the creation of this object.
+    """An experiment, and the commands that remained when this object was created.
 
     Attributes:
         path: The folder, which may not exist yet.

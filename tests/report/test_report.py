@@ -241,12 +241,12 @@ def test_distances_of_too_few_images_are_marked_in_headline_and_caption() -> Non
     few = replace(FLOOR, warnings=("it is singular",))
     run = reported(scores=Scores((scored(warnings=("it is singular",)),), (few,)))
     distance = headline(run, None)[-1]
-    assert "4,000 images (too few, see the warnings), digits_mlp" in distance.note
-    assert "real test images: 4.27 (too few, see the warnings)" in distance.note
+    assert "4,000 images (too few; see the warnings), digits_mlp" in distance.note
+    assert "real test images: 4.27 (too few; see the warnings)" in distance.note
     assert "too few" not in headline(reported(), None)[-1].note
     [quality] = map(quality_of, compare([run]).quality)
     assert (
-        "the 297 real test images: 4.27 (too few images, see the warnings below)" in quality.tables[0].title
+        "the 297 real test images: 4.27 (too few images; see the warnings below)" in quality.tables[0].title
     )
     assert "Warning: noise floor: it is singular." in quality.remarks
 
