@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 32 << 20
 _FOLDERS = re.compile(r"(?<![\w.-])(?:~|\.{1,2}|[\w.-]+)?/(?:[\w.-]+/)*(?=[\w.-])")
-"""The folders before the last name of a path in prose, as in `/home/name/`, `../` and `runs/`."""
+"""Matches the folders before the last component of a path in prose: `/home/name/`, `../` or `runs/`."""
 _FOLDERS_OF_WORD = re.compile(r"[^=,]*/(?=[^=,/])")
-"""The same in a word of a command, where the folders may contain spaces."""
+"""Matches the same in a word of a command, where folder names may contain spaces."""
 
 _CARD = """\
 ---
@@ -39,7 +39,7 @@ tags:
 
 # {name}
 
-This network generates images of {height} x {width} pixels, {colours}, with DDIM (arXiv 2010.02502).
+This network generates {colours} images of {height} x {width} pixels with DDIM (arXiv 2010.02502).
 It was {made} with `ddim-host`.
 {picture}
 ## Use
@@ -51,8 +51,8 @@ pipeline = DDIMPipeline.from_pretrained("{name}")
 images = pipeline(batch_size=4, num_inference_steps={steps}{clipped}).images
 ```
 
-`DDIMScheduler` always steps down by T // S timesteps. It therefore follows the formulas exactly if
-`num_inference_steps` divides {timesteps:,}, with the `timestep_spacing` in its configuration.
+`DDIMScheduler` always steps down by T // S timesteps. With the `timestep_spacing` in its
+configuration, it therefore follows the formulas exactly if `num_inference_steps` divides {timesteps:,}.
 
 With `ddim-host`, in PyTorch or Jittor, with any timestep subset and any solver:
 
@@ -82,13 +82,13 @@ class Card:
     picture_name = "samples.png"
 
     def text(self, name: str) -> str:
-        """Return the card as Markdown with a metadata block, for a folder of this name."""
+        """Return the card as Markdown with a metadata block, for a folder with this name."""
         picture = f"\n![Samples]({self.picture_name})\n" if self.picture else ""
         return _CARD.format(name=name, picture=picture, **self.fields)
 
 
 def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Card:
-    """Return the card of the given weights of a run.
+    """Return the model card for the given weights of a run.
 
     Raises:
         UserError: A file of the run is damaged.
@@ -110,7 +110,7 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
         # A local path means nothing elsewhere, so only the folder's name is written.
         ancestor = ancestor | {"pipeline": _public(ancestor.get("pipeline", "unknown"))}
         facts |= {f"imported {name.replace('_', ' ')}": value for name, value in ancestor.items()}
-    # The folder of the images may be named after a person, as may the one around it.
+    # The folder of the images, or its parent, may be named after a person.
     folder = str(config.data.parameters.get("path", ""))
 
     def last_names(text: str) -> str:
@@ -124,7 +124,7 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
             "weights": f"{weights}, after {used.steps[0]:,} steps",
             "images": f"{data}: {run.config.fingerprint}",
             "training": f"batches of {config.batch_size}, learning rate {config.lr:g}, "
-            f"EMA {config.ema_decay:g}, dropout as above, seed {config.seed}",
+            f"EMA decay {config.ema_decay:g}, dropout as above, seed {config.seed}",
             "loss": f"{format_choice(config.loss.name, config.loss.parameters)}, weighting "
             f"{format_choice(config.loss_weighting.name, config.loss_weighting.parameters)}",
             "framework": f"{config.plugin.name} ({config.plugin.distribution} {config.plugin.version})",
@@ -134,7 +134,7 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
     fields: dict[str, object] = {
         "height": height,
         "width": width,
-        "colours": "grey" if channels == 1 else "in RGB",
+        "colours": "grey" if channels == 1 else "RGB",
         "made": f"{made} from imported weights" if ancestor and made == "trained" else made,
         "steps": steps,
         "timesteps": config.num_train_timesteps,
@@ -146,7 +146,7 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
 
 
 def _without_folders(command: str) -> str:
-    """Reduce every path in a command to its last name."""
+    """Reduce every path in a command to its last component."""
     try:
         words = shlex.split(command)
     except ValueError:  # edited by hand

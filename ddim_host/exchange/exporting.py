@@ -45,7 +45,7 @@ _INDEX: dict[str, object] = {
 
 @dataclass(frozen=True)
 class Exported:
-    """The content of an exported pipeline.
+    """The contents of an exported pipeline.
 
     Attributes:
         unet_config: Configuration of the network.
@@ -63,12 +63,12 @@ class Exported:
 def export_run(
     experiment: Experiment, run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWeights
 ) -> Exported:
-    """Convert a run to the content of a pipeline.
+    """Convert a run to the contents of a pipeline.
 
     Args:
         experiment: The run's experiment.
         run: The run.
-        checkpoint: The checkpoint; not `ensemble`, which is several networks.
+        checkpoint: The checkpoint; not `ensemble`, which consists of several networks.
         which: Raw or averaged weights.
 
     Raises:

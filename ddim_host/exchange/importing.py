@@ -38,7 +38,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-"""NumPy dtypes of the types in a safetensors file; bfloat16 is read as the upper half of float32."""
+"""NumPy dtypes for the types in a safetensors file; bfloat16 is read as the upper half of float32."""
 
 _MOST_HEADER_BYTES = 16 << 20
 """Maximum size of the header, which contains the names of the arrays."""
@@ -51,8 +51,8 @@ class Imported:
     Attributes:
         experiment: The experiment.
         weights: float32 arrays by canonical name.
-        origin: Origin of the weights, as text by name.
-        has_data: True if the user named the network's training images.
+        origin: Facts about the origin of the weights, by name.
+        has_data: True if the user specified the network's training images.
     """
 
     experiment: Experiment
@@ -66,7 +66,7 @@ def read_pipeline(pipeline: Pipeline, request: Request) -> Imported:
 
     Args:
         pipeline: The files.
-        request: The framework and the images, if the user named them.
+        request: The framework and the images, if the user specified them.
 
     Raises:
         UserError: A setting of the pipeline has no equivalent in a run, or the weights do not fit.
@@ -75,8 +75,8 @@ def read_pipeline(pipeline: Pipeline, request: Request) -> Imported:
     spec = spec_from_diffusers(pipeline.unet_config, diffusion.num_train_timesteps)
     if spec.image_channels not in (1, 3):
         raise UserError(
-            f"a network of images with {spec.image_channels} channels cannot be imported",
-            why="a run has grey or RGB images, with 1 or 3 channels",
+            f"cannot import a network for images with {spec.image_channels} channels",
+            why="images must be grey or RGB, with 1 or 3 channels",
         )
     weights, digest = _read_weights(pipeline.weights, spec)
     network = {
@@ -96,12 +96,12 @@ def read_pipeline(pipeline: Pipeline, request: Request) -> Imported:
 
 
 def write_imported(run: RunDirectory, imported: Imported, facts: dict[str, str]) -> None:
-    """Write a pipeline as a run with a checkpoint of step 0.
+    """Write a pipeline as a run with a checkpoint at step 0.
 
     Args:
         run: The run directory to create.
         imported: The pipeline.
-        facts: Provenance of the import, as text by name.
+        facts: Provenance of the import, by name.
 
     Raises:
         UserError: The run directory is not empty or cannot be written.
@@ -128,7 +128,7 @@ def write_imported(run: RunDirectory, imported: Imported, facts: dict[str, str])
 
 
 def _read_weights(path: Path, spec: UNetSpec) -> tuple[Weights, str]:
-    """Read weights of any floating point type from a safetensors file; return them and the file's SHA-256."""
+    """Read weights of any floating-point type from a safetensors file; return them and the file's SHA-256."""
     wanted = parameters(UNet.from_spec(spec))
     most = 8 * sum(math.prod(parameter.shape) for parameter in wanted) + _MOST_HEADER_BYTES
     with file_errors(f"cannot read {path}"):
@@ -146,7 +146,7 @@ def _float32(path: Path, name: str, array: dict[str, Any]) -> np.ndarray[Any, np
     dtype = _DTYPES.get(array["dtype"])
     if dtype is None:
         raise UserError(
-            f"{path} cannot be read", why=f"{name} is {array['dtype']}, not a floating point number"
+            f"cannot read {path}", why=f"{name} is of type {array['dtype']}, not a floating-point type"
         )
     values: np.ndarray[Any, Any] = np.frombuffer(array["data"], np.dtype(dtype))
     if array["dtype"] == "BF16":

@@ -46,7 +46,7 @@ _WITHOUT_EFFECT = frozenset(
         *("timestep_spacing", "steps_offset", "set_alpha_to_one"),
         # Used only with thresholding.
         *("dynamic_thresholding_ratio", "sample_max_value"),
-        # The array library in the first releases of diffusers, and their name of num_train_timesteps.
+        # The array library in the first releases of diffusers, and their name for num_train_timesteps.
         *("tensor_format", "timesteps"),
     }
 )
@@ -55,7 +55,7 @@ _PART_OF = {"linear": "linear", "scaled_linear": "quad", "sigmoid": "sigmoid", "
 """The host's noise schedules by their names in diffusers."""
 
 _KNOWN_TO_DDIM = {"linear": "linear", "quad": "scaled_linear"}
-"""Names in `DDIMScheduler` of the host's noise schedules that have a first and a last beta."""
+"""Names in `DDIMScheduler` for the host's noise schedules that are given by a first and a last beta."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Diffusion:
     """Diffusion process of a trained network, read from a scheduler's configuration.
 
     Attributes:
-        noise_schedule: The noise schedule, as a part of the host.
-        num_train_timesteps: T.
+        noise_schedule: The noise schedule, as one of the host's parts.
+        num_train_timesteps: The number of timesteps T.
         prediction_type: The network's prediction type.
         rescale_zero_snr: True if the schedule is stretched to end in pure noise.
         clip: True if the predicted x_start is clipped while sampling.
@@ -80,7 +80,7 @@ class Diffusion:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of a run."""
+        """The corresponding settings of a run."""
         names = ("num_train_timesteps", "prediction_type", "rescale_zero_snr", "clip", "clip_range")
         return {name: getattr(self, name) for name in names}
 
@@ -91,7 +91,7 @@ def diffusion_from_diffusers(config: Mapping[str, object]) -> Diffusion:
     Keys that affect only sampling (`timestep_spacing`, `steps_offset`, `set_alpha_to_one`) are ignored.
 
     Args:
-        config: The content of the file.
+        config: The contents of the file.
 
     Raises:
         UserError: A key is unknown, or its value has the wrong type or no equivalent in a run.
@@ -105,12 +105,12 @@ def diffusion_from_diffusers(config: Mapping[str, object]) -> Diffusion:
     )
     clips, rescales = read.flag("clip_sample"), read.flag("rescale_betas_zero_snr")
     if read.flag("thresholding"):
-        read.refuse("thresholding", True, "a run supports clipping to a fixed range only")
+        read.refuse("thresholding", True, "a run supports only clipping to a fixed range")
     if str(read["variance_type"]).startswith("learned"):
         read.refuse("variance_type", read["variance_type"], "a run's network does not predict the variance")
     if read["timestep_values"] is not None:
-        read.refuse("timestep_values", read["timestep_values"], "a run uses integer timesteps only")
-    # The first releases of diffusers called it `timesteps`.
+        read.refuse("timestep_values", read["timestep_values"], "a run supports only integer timesteps")
+    # The first releases of diffusers called this key `timesteps`.
     timesteps = config.get("num_train_timesteps", config.get("timesteps", _DEFAULTS["num_train_timesteps"]))
     if type(timesteps) is not int or not 1 <= timesteps <= MAX_TIMESTEPS:
         read.refuse("num_train_timesteps", timesteps, f"it must be an integer from 1 to {MAX_TIMESTEPS:,}")
@@ -134,11 +134,12 @@ def scheduler_config(config: Config, schedule: NoiseSchedule) -> dict[str, objec
     """Return the configuration of a `DDIMScheduler` for a run.
 
     A noise schedule that has no name in diffusers is written as a list of betas. Diffusers always steps down
-    by T // S timesteps; the timestep spacing is chosen so that the steps end at the timesteps it visits.
+    by T // S timesteps; the timestep spacing is chosen so that each step ends at the next timestep that it
+    visits.
 
     Args:
-        config: The run.
-        schedule: Its noise schedule.
+        config: The run's configuration.
+        schedule: The run's noise schedule.
     """
     part, parameters = config.noise_schedule, cast("dict[str, float]", config.noise_schedule.parameters)
     own = part.distribution == _HOST
@@ -178,7 +179,11 @@ def _noise_schedule(read: TypedConfig, timesteps: int) -> PartChoice:
         if not isinstance(trained, list) or not all(map(is_number, trained)):
             read.refuse("trained_betas", trained, "it must be a list of numbers")
         if len(trained) != timesteps:
-            read.refuse("num_train_timesteps", timesteps, f"there are {len(trained)} trained_betas")
+            read.refuse(
+                "num_train_timesteps",
+                timesteps,
+                f"there are {len(trained)} trained_betas, but there must be one per timestep",
+            )
         return PartChoice("explicit", _HOST, {"betas": tuple(map(float, trained))})
     if not isinstance(name, str) or name not in _PART_OF:
         read.refuse("beta_schedule", name, f"it must be one of {', '.join(_PART_OF)}")

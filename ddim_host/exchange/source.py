@@ -32,7 +32,7 @@ class Pipeline:
         unet_config: Configuration of the network.
         scheduler_config: Configuration of the scheduler.
         weights: The file with the network's weights.
-        origin: Origin of the files, as text by name.
+        origin: Facts about the origin of the files, by name.
     """
 
     unet_config: dict[str, Any]
@@ -58,7 +58,7 @@ def open_pipeline(source: str, revision: str | None = None) -> Iterator[Pipeline
     if is_local:
         if revision is not None:
             raise UserError(
-                "--revision applies to pipelines on the Hub only",
+                "--revision applies only to pipelines on the Hub",
                 why=f"{source} is a local folder",
                 fix="remove --revision",
             )
@@ -76,7 +76,7 @@ def _download(name: str, revision: str | None, folder: Path) -> dict[str, str]:
     except ImportError as error:
         raise UserError(
             f"cannot download {name} from the Hugging Face Hub",
-            why=f"{error}; and there is no local folder with this name",
+            why=f"{error}, and there is no local folder with this name",
             fix='pip install "huggingface_hub>=0.24", or download the pipeline and pass its folder',
         ) from None
     wanted = [
@@ -87,7 +87,7 @@ def _download(name: str, revision: str | None, folder: Path) -> dict[str, str]:
     try:
         found = huggingface_hub.HfApi().model_info(name, revision=revision)
         huggingface_hub.snapshot_download(name, revision=found.sha, local_dir=folder, allow_patterns=wanted)
-    # It also raises the errors of its HTTP library, which differs between versions.
+    # The Hub client also raises the errors of its HTTP library, which differs between versions.
     except Exception as error:
         raise UserError(
             f"cannot download {name} from the Hugging Face Hub",
@@ -105,7 +105,7 @@ def _download(name: str, revision: str | None, folder: Path) -> dict[str, str]:
 
 
 def _read(folder: Path, origin: dict[str, str]) -> Pipeline:
-    """Read a pipeline from a folder, with subfolders or, as in the first releases, without."""
+    """Read a pipeline from a folder; the first releases of diffusers wrote no subfolders."""
     if not folder.is_dir():
         raise UserError(
             f"there is no pipeline in {folder}",
@@ -149,14 +149,14 @@ def _require_inside(folder: Path, path: Path) -> None:
 
 
 def _require_unconditional(index: dict[str, Any], path: Path) -> None:
-    """Check that a pipeline consists of a network and a scheduler only."""
+    """Check that a pipeline consists of only a network and a scheduler."""
     others = sorted(
         key for key in index if not key.startswith("_") and key not in (UNET_FOLDER, SCHEDULER_FOLDER)
     )
     if others:
         raise UserError(
             f"{path} describes a pipeline that cannot be imported",
-            why=f"besides a network and a scheduler it contains {', '.join(others)}",
+            why=f"besides a network and a scheduler, it contains {', '.join(others)}",
             fix="import an unconditional pixel-space pipeline: DDPMPipeline or DDIMPipeline",
         )
 
@@ -175,5 +175,5 @@ def _pickled(what: str, command: str) -> UserError:
     return UserError(
         f"{what} are in a pickle file, which can run arbitrary code",
         why=f"only safetensors files are read, and there is no {WEIGHTS}",
-        fix=f"if you trust them, convert them with diffusers: python -c {shlex.quote(command)}",
+        fix=f"if you trust the weights, convert them with diffusers: python -c {shlex.quote(command)}",
     )

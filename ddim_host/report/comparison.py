@@ -28,7 +28,7 @@ _CONDITIONS = ("device", "precision", "threads", "processes", "processor", "core
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting, or a condition of measurement, in each run.
+    """A setting, or a measurement condition, with its value in each run.
 
     Attributes:
         setting: The name of the setting.
@@ -58,12 +58,12 @@ class Throughput:
 
     Attributes:
         run: The run.
-        images_per_second: The rate in steady state over whole epochs, or over all steps if there are none.
-        range_over_epochs: The lowest and the highest rate of a whole epoch; None if there are none.
-        seconds_per_epoch: The median over whole epochs; None if there are none.
-        warmup_seconds: Time of compilation and warm-up, excluded from the other numbers.
-        total_seconds: Duration of the training loop, including warm-up, without tests and checkpoints.
-        peak_memory_bytes: Peak memory.
+        images_per_second: The steady-state rate over complete epochs, or over all steps if there are none.
+        range_over_epochs: The lowest and the highest rate of a complete epoch; None if there are none.
+        seconds_per_epoch: The median over complete epochs; None if there are none.
+        warmup_seconds: Time of compilation and warm-up, included only in `total_seconds`.
+        total_seconds: Duration of the training loop, including warm-up but not tests and checkpoints.
+        peak_memory_bytes: The maximum over the run.
     """
 
     run: ReportedRun
@@ -107,7 +107,7 @@ class GridSet:
 
     Attributes:
         grids: A grid from each run that has one.
-        differences: Difference of each grid from the first; None for the first, and if sizes differ.
+        differences: Difference of each grid from the first; None for the first grid, and if sizes differ.
     """
 
     grids: tuple[tuple[ReportedRun, Grid], ...]
@@ -116,14 +116,14 @@ class GridSet:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Content of a page.
+    """Contents of a report.
 
     Attributes:
         runs: The runs that could be read.
         warnings: Results that cannot be compared, and files that could not be read.
         differing: Settings that differ.
         common: Settings with the same value in all runs, by name.
-        conditions: Conditions other than settings that affect times, for each run of `throughput`.
+        conditions: Conditions other than settings that affect times, for each run in `throughput`.
         losses: Groups of runs with comparable losses.
         throughput: Training speed of each run; runs without metrics are missing.
         quality: Groups of comparable scores.
@@ -142,11 +142,11 @@ class Comparison:
 
 
 def compare(runs: Sequence[ReportedRun], unreadable: Sequence[str] = ()) -> Comparison:
-    """Compare runs.
+    """Find the settings that differ between runs, and the results that can be compared.
 
     Args:
         runs: At least one run.
-        unreadable: The reason for each run that could not be read at all.
+        unreadable: A message for each run that could not be read at all.
     """
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     values = {name: tuple(run.settings.get(name, "-") for run in runs) for name in names}
@@ -158,11 +158,11 @@ def compare(runs: Sequence[ReportedRun], unreadable: Sequence[str] = ()) -> Comp
         described = "; ".join(
             f"{', '.join(run.name for run in group.runs)} ({group.description})" for group in losses
         )
-        warnings.append(f"losses of different data or units are not comparable: {described}")
+        warnings.append(f"losses on different data or in different units are not comparable: {described}")
     if len(quality) > 1:
         warnings.append(
             f"there are {len(quality)} tables of sample quality with different protocols (number of samples, "
-            "features, ...): their numbers are not comparable"
+            "features, ...), whose numbers are not comparable"
         )
     timed = [run for run in runs if run.metrics]
     conditions = _conditions(timed)
@@ -181,16 +181,16 @@ def compare(runs: Sequence[ReportedRun], unreadable: Sequence[str] = ()) -> Comp
 
 
 def unfinished(run: ReportedRun) -> str:
-    """Return a sentence if training has not finished; otherwise an empty string."""
+    """Return a warning if training has not finished, and an empty string otherwise."""
     if not run.metrics:
-        return f"{run.name}: no epoch has ended yet"
+        return f"{run.name}: no epoch has finished yet"
     if run.training is None or run.training.is_complete:
         return ""
-    return f"{run.name}: training has not finished: its metrics end at {run.training}"
+    return f"{run.name}: training has not finished; its metrics end at {run.training}"
 
 
 def _conditions(runs: Sequence[ReportedRun]) -> tuple[Difference, ...]:
-    """Return the conditions under which each run trained, omitting those that no run recorded."""
+    """Return the conditions under which each run was trained, omitting those that no run recorded."""
     frameworks = tuple(f"{run.framework} {run.provenance.get(run.framework, '')}".strip() for run in runs)
     known = [Difference(name, tuple(run.provenance.get(name, "-") for run in runs)) for name in _CONDITIONS]
     return (Difference("framework", frameworks), *(one for one in known if set(one.values) - {"-"}))
@@ -216,7 +216,7 @@ def seconds_at(metrics: Sequence[EpochMetrics]) -> list[float]:
 
 
 def whole_epochs(metrics: Sequence[EpochMetrics]) -> list[EpochMetrics]:
-    """Return the rows that cover one whole epoch and include no compilation."""
+    """Return the rows that cover exactly one complete epoch and include no compilation."""
     return [
         row
         for before, row in pairwise(metrics)
@@ -262,7 +262,7 @@ def _quality_groups(runs: Sequence[ReportedRun]) -> tuple[QualityGroup, ...]:
 
 
 def _comparable(score: Score) -> object:
-    """Return the parts of a protocol that must be equal; network and training may differ."""
+    """Return the parts of a protocol that must be equal for comparable scores; the network may differ."""
     sampled, ruler = score.protocol
     anywhere = replace(
         sampled, plugin="", device="auto", precision="auto", checkpoint_steps=(), checkpoint="latest"

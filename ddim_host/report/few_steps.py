@@ -24,7 +24,7 @@ class Front:
     """The subsets found by one search for a run, the newest of each size.
 
     Attributes:
-        run: The run.
+        run: The name of the run.
         search: Short description of the search.
         subsets: The subsets, by increasing number of timesteps S.
     """
@@ -53,7 +53,11 @@ def _search_words(subset: FoundSubset) -> str:
     refinement = search.refinement
     return (
         search.method
-        + (f", refined with {refinement.solver} by {refinement.distance}" if refinement else "")
+        + (
+            f", refined with {refinement.solver} by the distance between {refinement.distance}"
+            if refinement
+            else ""
+        )
         + ("" if search.weights == "ema" else f", {search.weights} weights")
         + ("" if search.checkpoint == "latest" else f", checkpoint {search.checkpoint}")
     )
@@ -87,7 +91,7 @@ def front_plots(comparison: Comparison) -> list[Plot]:
         ]
     return [
         Plot(
-            "Expected error of optimized timesteps, against their number",
+            "Expected error against the number of optimized timesteps",
             curves_svg(
                 "front",
                 curves,
@@ -98,7 +102,7 @@ def front_plots(comparison: Comparison) -> list[Plot]:
             "; ".join(
                 f"{c.label}: {number(c.y[0])} at S = {c.x[0]}, {number(c.y[-1])} at {c.x[-1]}" for c in curves
             ),
-            ["run", "search", "S", "error", "error of linear", "timesteps"],
+            ["run", "search", "S", "error", "error of linear timesteps", "timesteps"],
             rows,
         )
     ]
@@ -115,7 +119,7 @@ def _ends(curves: list[Curve], axis: str) -> str:
 
 @dataclass(frozen=True)
 class _Line:
-    """Key of a line, whose scores differ only in S and seed."""
+    """Key of a line in a plot; its scores differ only in S and the seed."""
 
     run: str
     subset: str
@@ -125,8 +129,8 @@ class _Line:
 def quality_plots(comparison: Comparison) -> list[Plot]:
     """Return plots of quality against network calls, with a line for each run, subset and solver.
 
-    Each protocol with scores at several numbers of calls gets a plot, at the lowest eta: few steps are used
-    with low eta, and the tables contain the other scores.
+    Each protocol with scores at several numbers of calls gets a plot, only for the lowest eta: low eta is
+    best with few steps, and the tables contain the other scores.
     """
     groups: dict[object, dict[float, dict[_Line, list[Score]]]] = {}
     for run in comparison.runs:
@@ -184,7 +188,7 @@ def _quality_plot(name: str, lines: dict[_Line, list[Score]], several: bool) -> 
 
 
 def _over_seeds(scores: Iterable[Score]) -> list[tuple[Score, list[float]]]:
-    """Return a score and the values of all seeds for each S; for repeated searches, the newest subset."""
+    """Return a score and the values of all seeds for each S, using the newest subset of repeated searches."""
     newest: dict[int, list[Score]] = {}
     for score in scores:
         same = newest.setdefault(score.sampled.steps, [])

@@ -19,7 +19,7 @@ _MOST_FRAMES = 12
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture, captioned with the moment that it shows."""
+    """A picture, with a caption that says when it was made."""
 
     picture: Picture
     caption: str
@@ -27,12 +27,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class Film:
-    """Frames in order.
+    """Frames in chronological order.
 
     Attributes:
         title: The heading.
         explanation: A sentence about the change from frame to frame.
-        slider: The quantity along the slider.
+        slider: The quantity that the slider varies.
         frames: The frames, at least two.
     """
 
@@ -54,7 +54,7 @@ def learning(run: ReportedRun, budget: PictureBudget) -> Film | None:
         return None
     return Film(
         "How it learned",
-        "Samples from the same noise at several points of the training.",
+        "Samples from the same noise at several points during training.",
         "training steps",
         tuple(frames),
     )
@@ -83,7 +83,7 @@ def denoising(run: ReportedRun, budget: PictureBudget) -> tuple[Film, Grid] | No
             "From noise to images",
             f"The network's prediction of the final images, from the first of {grid.steps} to the last: "
             f"eta {grid.record['eta']}, seed {grid.record['seed']}.",
-            "steps of the sampler",
+            "sampling steps",
             tuple(frames),
         )
         return film, grid

@@ -37,7 +37,7 @@ class Wall:
     """Pictures sampled from the same noise.
 
     Attributes:
-        title: Settings of the sampling.
+        title: The sampling settings.
         shown: A picture for each run.
         same_noise: True if there are several runs.
     """
@@ -49,7 +49,7 @@ class Wall:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A sample beside its nearest training images, with their distances in the caption."""
+    """A sample followed by its nearest training images, with their distances as the caption."""
 
     picture: Picture
     caption: str
@@ -57,7 +57,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class RealWall:
-    """Real images beside samples.
+    """Real images to compare with samples.
 
     Attributes:
         test: Some test images.
@@ -73,10 +73,10 @@ class RealWall:
 
 
 def main_grid(run: ReportedRun) -> Grid | None:
-    """Return the first grid on the page of a run, or None if there are no samples.
+    """Return the grid to show first on the page of a run, or None if there are no samples.
 
-    The grid with real images beside it comes first, then the grid at the end of the run, then those from
-    `evaluate` and `sample`. Among these, low eta and many steps come first.
+    The grid with real images to compare with is preferred, then the grid drawn at the end of the run, then
+    those from `evaluate` and `sample`; among these, low eta and many steps are preferred.
     """
     samples = [grid for grid in run.grids if grid.kind == "samples"]
     beside = run.real_images.grid if run.real_images else None
@@ -121,7 +121,7 @@ def title_of(grid: Grid) -> str:
 def grid_picture(
     run: ReportedRun, grid: Grid, budget: PictureBudget, alt: str | None = None
 ) -> Picture | None:
-    """Embed a grid as separate images, or as one picture if its size does not fit its record.
+    """Embed a grid as separate images, or as one picture if its size does not match its record.
 
     Args:
         run: The run that was sampled.
@@ -143,12 +143,12 @@ def time_of(grid: Grid) -> str:
     if grid.seconds is None:
         return ""
     warmup = grid.warmup_seconds
-    after = f", after {number(warmup)} s of compiling and warming up" if warmup is not None else ""
+    after = f", after {number(warmup)} s of compilation and warm-up" if warmup is not None else ""
     return f": sampled in {number(grid.seconds)} s{after}"
 
 
 def real_wall(run: ReportedRun, budget: PictureBudget) -> RealWall | None:
-    """Return the real images to show beside the samples of a run, or None if there are none."""
+    """Return the real images to compare with the samples of a run, or None if there are none."""
     real = run.real_images
     if real is None:
         return None
@@ -175,7 +175,7 @@ def _caption(run: ReportedRun, grid: Grid, difference: GridDifference | None, *,
     if difference is None:
         return text
     return (
-        f"{text}; differs from the first grid by {number(difference.mean)} of 255 on average and "
-        f"{difference.largest} at most; in {difference.num_within_two} of {grid.layout[0]} images no pixel "
-        "differs by more than 2"
+        f"{text}; differs from the first grid by {number(difference.mean)} on average and "
+        f"{difference.largest} at most, on a scale from 0 to 255; in {difference.num_within_two} of "
+        f"{grid.layout[0]} images, no pixel differs by more than 2"
     )

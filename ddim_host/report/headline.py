@@ -1,4 +1,4 @@
-"""The few numbers at the top of the page of a run."""
+"""The main numbers, at the top of the page of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ddim_host.report.comparison import Throughput
     from ddim_host.report.reported_run import ReportedRun
 
-_TOO_FEW = " (too few, see the warnings)"
+_TOO_FEW = " (too few; see the warnings)"
 _MINUTE, _HOUR = 60.0, 3600.0
 
 
@@ -37,7 +37,7 @@ def headline(run: ReportedRun, speed: Throughput | None) -> list[Fact]:
 
     Args:
         run: The run.
-        speed: Its training speed; None before the first epoch.
+        speed: The run's training speed; None before its first row of metrics.
     """
     settings, trained = run.settings, run.training
     facts = [
@@ -66,7 +66,7 @@ def headline(run: ReportedRun, speed: Throughput | None) -> list[Fact]:
 
 
 def _distance(table: Table) -> Fact:
-    """Return the lowest distance of a table."""
+    """Return the lowest distance in a table."""
     shown = SHOWN[0]
     (eta, steps), mean, values = lowest_cell(table)
     ruler, sampled = table.scores[0].ruler, table.scores[0].sampled

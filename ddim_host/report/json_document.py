@@ -1,4 +1,4 @@
-"""A comparison as JSON, for programs."""
+"""A comparison as JSON, for other programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def as_json(comparison: Comparison, *, title: str, command: str) -> str:
-    """Return everything except pictures; NaN (the rate of a row with only warm-up) becomes null."""
+    """Return a comparison as JSON, without pictures; NaN (the rate if a row is all warm-up) becomes null."""
     names = [run.name for run in comparison.runs]
     document = {
         "title": title,

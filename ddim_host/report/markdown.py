@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
-    """Return the text and numbers of the page, results first, without pictures and curves."""
+    """Return the text and numbers of the page, results first, without pictures or curves."""
     blocks = [f"# {title}", f"Written by `{command}`"]
     if comparison.warnings:
         blocks += ["## Warnings", _items(comparison.warnings)]
@@ -45,7 +45,7 @@ def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
         blocks += quality.remarks
     fronts = fronts_of(comparison)
     if fronts:
-        header = ["run", "search", "S", "expected error", "of linear", "timesteps"]
+        header = ["run", "search", "S", "expected error", "error of linear timesteps", "timesteps"]
         rows = [
             [
                 front.run,
@@ -62,10 +62,10 @@ def as_markdown(comparison: Comparison, *, title: str, command: str) -> str:
     if comparison.throughput:
         header = ["run", *SPEED_COLUMNS]
         rows = [[speed.run.name, *speed_cells(speed)] for speed in comparison.throughput]
-        blocks += ["## Speed of training, in steady state", HOW_SPEED_WAS_MEASURED, _table(header, rows)]
+        blocks += ["## Training speed in steady state", HOW_SPEED_WAS_MEASURED, _table(header, rows)]
         rows = [[condition.setting, *condition.values] for condition in comparison.conditions]
         names = [speed.run.name for speed in comparison.throughput]
-        blocks += ["## Conditions of measurement", _table(["condition", *names], rows)]
+        blocks += ["## Measurement conditions", _table(["condition", *names], rows)]
     blocks += ["## Common settings", _items(f"{name}: {value}" for name, value in comparison.common.items())]
     return "\n\n".join(blocks) + "\n"
 

@@ -1,4 +1,4 @@
-"""Write a report on run directories to a file."""
+"""Write reports on run directories to files."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ def write_report(
     kind: ReportFormat = "html",
     refresh: int | None = None,
 ) -> Comparison:
-    """Write a report on one or several runs, replacing the file.
+    """Write a report on one or more runs, replacing the file.
 
     Args:
-        paths: Folders of runs.
-        out: The file.
+        paths: The run directories.
+        out: The file to write.
         command: The command line, shown to the reader.
-        kind: The format.
-        refresh: Seconds after which the page reloads itself, while its runs are training.
+        kind: The format of the report.
+        refresh: Seconds between reloads of a page whose runs are in training; None for a page that does not
+            change.
 
     Returns:
-        The content of the report.
+        The contents of the report.
 
     Raises:
         UserError: None of the runs can be read, or the file cannot be written.
@@ -74,7 +75,7 @@ def _collected(paths: Sequence[Path]) -> tuple[list[ReportedRun], list[str]]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest distinct ends of the paths."""
+    """Return the shortest endings that distinguish the paths."""
     absolute = [path.absolute() for path in paths]
     depth = 1
     while True:

@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from ddim_host.report.reported_run import ReportedRun
 
 _MOST_PICTURE_BYTES = 1_300_000
-"""Bytes for pictures, out of 2 MB; the rest is for curves and tables."""
+"""Maximum size of the pictures in a page of at most 2 MB; the rest is for curves and tables."""
 
 
 def render_page(comparison: Comparison, *, title: str, command: str, refresh: int | None = None) -> str:
-    """Return the page as text.
+    """Return the page as HTML.
 
     Args:
-        comparison: The content.
+        comparison: The contents.
         title: The heading.
         command: The command that writes the page.
-        refresh: Seconds after which the page reloads itself, with a note that its runs are training; None for
+        refresh: Seconds between reloads of the page, which then says that its runs are in training; None for
             a page that does not change.
     """
     environment = Environment(
@@ -83,7 +83,7 @@ def render_page(comparison: Comparison, *, title: str, command: str, refresh: in
 
 
 def _of_one_run(comparison: Comparison, run: ReportedRun, budget: PictureBudget) -> dict[str, Any]:
-    """Return the content of a page about one run, embedding pictures in order of priority."""
+    """Return the contents of a page about one run, embedding pictures in order of priority."""
     grid = main_grid(run)
     picture = grid_picture(run, grid, budget) if grid else None
     main = Shown(picture, title_of(grid) + time_of(grid)) if grid and picture else None
@@ -103,7 +103,7 @@ def _of_one_run(comparison: Comparison, run: ReportedRun, budget: PictureBudget)
 
 
 def _live_line(run: ReportedRun) -> str:
-    """Describe the progress of the training of a run."""
+    """Describe the training progress of a run."""
     return f"In training: {run.training}." if run.training else "In training."
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import Images
 
 _CELL = 64
-"""Size in pixels to which an image of a sheet is enlarged, about its size on the page."""
+"""Size in pixels to which each image in a sheet is enlarged, about its size on the page."""
 
 _GAP = 4
 _MOST_WIDTH = 800
@@ -28,7 +28,7 @@ class Picture:
     """A picture embedded in the page.
 
     Attributes:
-        address: A `data:` address.
+        address: The picture as a `data:` URL.
         alt: Alternative text.
         width: Width in pixels.
         height: Height in pixels.
@@ -44,7 +44,7 @@ class PictureBudget:
     """Embeds pictures up to a limit on their total size.
 
     Args:
-        most_bytes: Limit on the total size of the `data:` addresses.
+        most_bytes: Limit on the total size of the `data:` URLs.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -57,7 +57,7 @@ class PictureBudget:
         Args:
             images: uint8 `(N, H, W, C)`, N >= 1.
             alt: Alternative text.
-            columns: Images per row; None makes the sheet as square as possible.
+            columns: Images per row; None for a nearly square sheet.
 
         Returns:
             The picture; None if it exceeds the limit.
@@ -65,7 +65,7 @@ class PictureBudget:
         return self._embedded(_sheet(images, columns or math.ceil(math.sqrt(len(images)))), alt)
 
     def file(self, png: bytes, alt: str) -> Picture | None:
-        """Embed a picture, reduced to the largest size that a page shows.
+        """Embed a picture, reduced to the maximum size on a page.
 
         Args:
             png: The file.

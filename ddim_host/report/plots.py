@@ -1,4 +1,4 @@
-"""Plots of a page: curves, titles, and the numbers behind them."""
+"""Plots on a page: curves, titles, and the numbers behind them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Plot:
         title: The title.
         drawn: The drawing in each size.
         summary: A description in words, for readers who cannot see the picture.
-        header: The column titles of the numbers.
-        rows: The numbers; empty if they are elsewhere on the page.
+        header: The column titles of the table of numbers.
+        rows: The rows of this table; empty if the numbers are elsewhere on the page.
     """
 
     title: str
@@ -33,10 +33,10 @@ class Plot:
 
 
 def plots_of(comparison: Comparison) -> list[Plot]:
-    """Return the plots of a page: losses, and for several runs also speeds.
+    """Return the plots for a page: losses and, for several runs, also speeds.
 
-    For one run, losses against seconds would repeat the same curve, and its speed is given as two numbers
-    instead of as a plot of seconds per epoch.
+    For a single run, losses against seconds would repeat the same curve, and the page shows the speed as
+    numbers instead of as a plot of seconds per epoch.
     """
     several = len(comparison.runs) > 1
     colours = {run.name: position for position, run in enumerate(comparison.runs)}
@@ -51,7 +51,7 @@ def plots_of(comparison: Comparison) -> list[Plot]:
 
 
 def _epoch_plot(comparison: Comparison, colours: dict[str, int]) -> list[Plot]:
-    """Return the plot of seconds per epoch, or an empty list if no run has a whole epoch in steady state."""
+    """Return the plot of seconds per epoch, or an empty list if no run has a complete steady epoch."""
     epochs = {run.name: whole_epochs(run.metrics) for run in comparison.runs}
     if not any(epochs.values()):
         return []
@@ -100,7 +100,8 @@ def _loss_plot(name: str, group: LossGroup, colours: dict[str, int], against: st
     axis = "seconds of training, including compilation" if against == "seconds" else "training steps"
     ends = [(run.name, run.metrics[-1]) for run in group.runs]
     last = "; ".join(
-        f"{run} ends at train {number(row.train_loss)}, test {number(row.test_loss)}" for run, row in ends
+        f"{run} ends at train loss {number(row.train_loss)}, test loss {number(row.test_loss)}"
+        for run, row in ends
     )
     return Plot(
         f"Loss against {against}{of_what}",

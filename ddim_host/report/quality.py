@@ -1,4 +1,4 @@
-"""Tables of comparable scores of several runs and over training seeds, marked only by ranges over seeds."""
+"""Tables of comparable scores, by run and by training seed; only ranges over seeds decide what is best."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from ddim_host.report.reported_run import ReportedRun
 
 HOW_TO_READ = (
-    "S is the number of timesteps that sampling visits, with one network call for each unless the "
-    "column says otherwise. Eta 0 is deterministic, eta 1 adds as much noise as DDPM. Bold marks the best "
-    "cell of a column, and every cell that prints the same number or whose range overlaps the best one's. "
-    "The weights change with the training seed, so several runs are marked only by ranges over training "
-    "seeds, and one run by ranges over sampling seeds. A column with a cell of one seed has no mark."
+    "S is the number of timesteps that sampling visits, with one network call per timestep unless the "
+    "column says otherwise. Eta 0 is deterministic; eta 1 adds as much noise as DDPM. Bold marks the best "
+    "cell in a column, and every cell that shows the same number or whose range overlaps that of the best. "
+    "The weights depend on the training seed, so several runs are compared only by ranges over training "
+    "seeds, and a single run by ranges over sampling seeds. A column is not marked if any of its cells has "
+    "only one seed."
 )
 
 
@@ -61,7 +62,7 @@ class QualityTable:
 
     Attributes:
         title: The measure, and the conditions of its numbers.
-        rows_are: `run` or `setting`, the heading of the names.
+        rows_are: `run` or `setting`, the heading of the name column.
         steps: The number of steps S of each column.
         calls: The network calls per image of each column.
         columns: The titles of the columns.
@@ -84,8 +85,8 @@ class Quality:
         sampling: The timestep subset and the solver, in words.
         tables: A table for each measure over training seeds, if a setting has several; then one for each
             measure of the runs.
-        protocols: The protocol of each run, as lines.
-        remarks: Scores of real images, and doubts.
+        protocols: The protocol of each run, as lines of text.
+        remarks: Scores of real images, and caveats.
     """
 
     sampling: str
@@ -130,11 +131,11 @@ def quality_of(group: QualityGroup) -> Quality:
 _OVER_TRAINING = "mean (range) over training seeds"
 
 _Settings = dict[str, dict[str, list["Table"]]]
-"""The tables of each setting, by its name and the training seed."""
+"""The tables by the name of the setting, then by training seed."""
 
 
 class _Row(NamedTuple):
-    """One row before marking: the values and the text of each cell, by the number of steps."""
+    """One row before marking: the values and the text of each cell, by number of steps."""
 
     name: str
     eta: float
@@ -184,9 +185,9 @@ def _started_from_weights(run: ReportedRun) -> bool:
 
 
 def _settings(group: QualityGroup) -> _Settings:
-    """Group the tables by everything but the training seed; empty if every group has a single seed.
+    """Group tables by all settings but the training seed; return {} if every group has a single seed.
 
-    Runs that started from other weights are left out: their settings do not describe their whole training.
+    Runs that started from other weights are left out: their settings do not describe their entire training.
     """
     found: dict[tuple[tuple[str, str], ...], dict[str, list[Table]]] = {}
     for run, table in group.tables:
@@ -228,13 +229,13 @@ def _marked_rows(rows: list[_Row], steps: list[int], shown: Shown, *, marked: bo
 
 
 def _are_indistinguishable(one: list[float], other: list[float]) -> bool:
-    """Return True if two cells print the same mean or have overlapping ranges over seeds."""
+    """Return True if two cells show the same mean or have overlapping ranges over seeds."""
     overlap = min(one) <= max(other) and min(other) <= max(one)
     return overlap or number(fmean(one)) == number(fmean(other))
 
 
 def _caption(group: QualityGroup, shown: Shown, spread: str) -> str:
-    """Return the title of a table: the measure, the meaning of its ranges, the conditions of its numbers."""
+    """Return a table title: the measure, the meaning of the ranges, and the conditions of the numbers."""
     tables = [table for _, table in group.tables]
     sampled, ruler = tables[0].scores[0].sampled, tables[0].scores[0].ruler
     reference = ruler.reference
@@ -245,6 +246,6 @@ def _caption(group: QualityGroup, shown: Shown, spread: str) -> str:
     floor = next((table.noise_floor for table in tables if table.noise_floor is not None), None)
     if floor is not None:
         value = number(shown.value(floor.measures))
-        few = " (too few images, see the warnings below)" if floor.warnings else ""
+        few = " (too few images; see the warnings below)" if floor.warnings else ""
         parts.append(f"the {floor.real.num_images:,} real {floor.real.half} images: {value}{few}")
     return "; ".join(parts)

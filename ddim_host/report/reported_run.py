@@ -1,4 +1,4 @@
-"""Readable content of a run directory; unreadable files are listed as problems in the report."""
+"""Contents of a run directory, as far as they are readable; unreadable files are reported as problems."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _STEP = re.compile(r"step-(\d{8,12})")
 
 @dataclass(frozen=True)
 class _Shown:
-    """Fields of a grid's record that a page needs; a record may contain more."""
+    """Fields of a grid's record that the page needs; the record may contain more."""
 
     kind: PictureKind
     rows: int
@@ -55,7 +55,7 @@ class Grid:
 
     Attributes:
         name: The file name.
-        png: The content of the file.
+        png: The contents of the file.
         record: The record of the sampling; see `drawing.draw`.
     """
 
@@ -71,12 +71,12 @@ class Grid:
 
     @property
     def solver(self) -> str:
-        """The solver."""
+        """The solver, as written on the command line."""
         return str(self.record.get("solver", "ddim"))
 
     @property
     def steps(self) -> str:
-        """The number of steps: `5 steps`; `5 steps (9 calls) with heun`."""
+        """The number of steps in words, such as `5 steps` or `5 steps (9 calls) with heun`."""
         count, calls = len(self.record["timesteps"]), self.record.get("network_calls")
         known = isinstance(calls, int) and calls != count
         return (
@@ -93,18 +93,18 @@ class Grid:
 
     @property
     def layout(self) -> tuple[int, int | None]:
-        """The number of images, and images per row; None for a grid as square as possible."""
+        """The number of images, and images per row; None for a nearly square grid."""
         rows, columns = self.record["rows"], self.record["columns"]
         return (rows, None) if self.kind == "samples" else (rows * columns, columns)
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of sampling on a warm device; None if not measured."""
+        """Sampling time in seconds on a warm device; None if not measured."""
         return _duration(self.record.get("seconds"))
 
     @property
     def warmup_seconds(self) -> float | None:
-        """Seconds of compiling and warm-up before the sampling; None if not measured."""
+        """Time in seconds of compilation and warm-up before sampling; None if not measured."""
         return _duration(self.record.get("warmup_seconds"))
 
 
@@ -136,7 +136,7 @@ class DuringTraining:
     """A grid drawn during training.
 
     Attributes:
-        step: The number of training steps before it.
+        step: The number of training steps before the grid was drawn.
         grid: The grid.
     """
 
@@ -146,7 +146,7 @@ class DuringTraining:
 
 @dataclass(frozen=True)
 class RealImages:
-    """Real images beside the samples of one grid.
+    """Real images to compare with the samples of one grid.
 
     Attributes:
         grid: The file name of the grid.
@@ -165,7 +165,7 @@ class RealImages:
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run, as reported.
+    """A run, as shown in a report.
 
     Attributes:
         name: The end of the run's path, long enough to be unique.
@@ -179,9 +179,9 @@ class ReportedRun:
         grids: Grids of samples.
         training: Training progress; None if the planned length is unknown.
         num_parameters: Number of network parameters; None before the first checkpoint.
-        during_training: Grids of the same noise, by training step.
-        real_images: Real images beside a grid; None if there are none.
-        problems: Files that could not be read or are incomplete.
+        during_training: Grids from the same noise, in order of training step.
+        real_images: Real images to compare with a grid; None if there are none.
+        problems: Problems found in the run, such as unreadable files.
     """
 
     name: str
@@ -206,15 +206,15 @@ class ReportedRun:
 
 
 def read_reported_run(path: Path, name: str) -> ReportedRun:
-    """Read a run.
+    """Read the files of a run for a report.
 
     Args:
         path: The run directory.
         name: The name to show.
 
     Raises:
-        UserError: The run does not exist, or its configuration is damaged. Other damage only adds to
-            `problems`.
+        UserError: The run does not exist, or its configuration is damaged. Other damage is only
+            added to `problems`.
     """
     run = existing_run(path)
     config = run.config
@@ -277,7 +277,7 @@ def _during_training(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _real_images(folder: Path) -> RealImages | None:
-    """Read the real images from `real_images.write_real_images`, if any."""
+    """Read the real images written by `real_images.write_real_images`, if any."""
     names = sorted(path.stem for path in folder.glob("*.json") if path.stem != TEST_IMAGES)
     if not names:
         return None
@@ -286,7 +286,7 @@ def _real_images(folder: Path) -> RealImages | None:
     with record_errors(record_path):
         neighbours = read_record(Neighbours, read_json(record_path))
         if neighbours.columns < 1 or any(len(row) + 1 != neighbours.columns for row in neighbours.distances):
-            raise ValueError("it does not have one distance for each training image")
+            raise ValueError("the number of distances does not match the number of training images")
     with record_errors(folder / f"{TEST_IMAGES}.json"):
         test = read_record(RealGrid, read_json(folder / f"{TEST_IMAGES}.json"))
     pictures = []
@@ -308,7 +308,7 @@ _PARTS_OF_TRAINING = frozenset({Kind.DATA, Kind.TIMESTEP_SAMPLER, Kind.LOSS, Kin
 
 
 def _settings(config: ConfigFile) -> dict[str, str]:
-    """Flatten the configuration, in a readable order."""
+    """Flatten the configuration to strings, in a readable order."""
     request = config.request
     settings = {"plugin": request.plugin or ""}
     for kind in PART_KINDS:
@@ -318,7 +318,7 @@ def _settings(config: ConfigFile) -> dict[str, str]:
         choice = request.parts.get(kind) or _BEFORE.get(kind)
         if choice is None:
             path = config.path.parent
-            raise UserError(f"{path} is not the configuration of a run", why=f"it has no {kind.option}")
+            raise UserError(f"the configuration in {path} is incomplete", why=f"it has no {kind.option}")
         settings[kind.option] = choice.name
         settings |= {f"{kind.option}.{key}": _text(value) for key, value in choice.arguments.items()}
     unknown = _OF_TRAINING if config.is_imported else ()
@@ -350,17 +350,17 @@ def _provenance(config: ConfigFile) -> dict[str, str]:
 
 
 def _grid(picture: Path) -> Grid | None:
-    """Read a grid and its record, or None if the picture is not a grid."""
+    """Read a grid and its record; return None if the picture is not a grid."""
     record_path = picture.with_suffix(".json")
     try:
         record = read_json(record_path)
         if not isinstance(record, dict):
-            raise TypeError("it is not an object")
+            raise TypeError("its record is not a JSON object")
         if record.get("kind") not in get_args(PictureKind):
             return None
         shown = read_record(_Shown, record)
         if shown.rows < 1 or shown.columns < 1:
-            raise ValueError(f"it has {shown.rows} rows of {shown.columns} images")
+            raise ValueError(f"its record says {shown.rows} rows of {shown.columns} images")
         record |= {"rows": shown.rows, "columns": shown.columns}  # the file may contain strings
         return Grid(picture.name, read_bytes(picture, _MOST_GRID_BYTES), record)
     except (OSError, ValueError, TypeError) as error:

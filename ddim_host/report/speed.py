@@ -18,11 +18,11 @@ SPEED_COLUMNS = (
 )
 
 HOW_SPEED_WAS_MEASURED = (
-    "Rates are measured in steady state, by a clock that is read after the device has finished. Compilation "
-    "and warm-up are counted separately; the training loop includes both. Program start, tests, checkpoints "
-    "and sampling are not included. The runs were made one after another, and other work may have slowed "
-    "the machine during some of them. To compare the speeds of two runs, alternate short runs "
-    "(A, B, A, B, ...) and compare the medians."
+    "Rates are measured in steady state, with a clock that is read after the device has finished its work. "
+    "Compilation and warm-up are counted separately; the training loop includes both. Program start-up, "
+    "tests, checkpoints and sampling are not included. The runs took place at different times, and other "
+    "work may have slowed down the machine during some of them. To compare the speeds of two runs, "
+    "alternate short runs (A, B, A, B, ...) and compare the medians."
 )
 
 
@@ -38,7 +38,7 @@ def speed_cells(speed: Throughput) -> list[str]:
 
 
 def rate_text(speed: Throughput) -> str:
-    """Return images per second, with the range over whole epochs if there are any."""
+    """Return images per second, with the range over complete epochs if there are any."""
     text = number(speed.images_per_second)
     if speed.range_over_epochs is None:
         return text

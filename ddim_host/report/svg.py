@@ -23,7 +23,7 @@ _INK = "#010203"
 """Placeholder for the page's text colour, which the browser determines."""
 
 _SIZES = {"large": (6.0, 3.2), "small": (4.3, 3.2)}
-"""Widths and heights in inches. The small size keeps text legible on phones, where the large would shrink."""
+"""Widths and heights in inches; the small size keeps text legible on phones, where a large plot shrinks."""
 
 _LEGEND_WIDTHS = {"large": 64, "small": 40}
 """Maximum characters per line of the legend, which should not be wider than the axes."""
@@ -77,7 +77,7 @@ def curves_svg(
     """Draw curves in one plot, once for each size; the page shows the drawing that fits the window.
 
     Args:
-        name: A unique name on the page, of letters, digits and dashes.
+        name: A name that is unique on the page, with only letters, digits and dashes.
         curves: The lines.
         x: Name and unit of the horizontal axis.
         y: Name and unit of the vertical axis.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ddim_host.run.directory import RunDirectory
 
 RELOAD_SECONDS = 5
-"""Interval of reloads and shortest time between two pages: drawing one takes a second of a core."""
+"""Seconds between reloads, and minimum time between writing two pages, which takes a second of CPU time."""
 
 
 def watch(run: RunDirectory, *, command: str, wrote: Callable[[], None]) -> tuple[str, ...]:

@@ -20,20 +20,20 @@ ANIMATED = (".gif", ".apng", ".webp")
 _FORMATS = {".gif": "GIF", ".apng": "PNG", ".webp": "WEBP"}
 _SECONDS = 4.0
 _SHORTEST, _LONGEST = 0.04, 0.4
-"""Limits of a frame's duration in seconds: shorter is too fast to see, longer looks stuck."""
+"""Limits on a frame's duration in seconds: shorter frames are too fast to see, longer ones look stuck."""
 _PAUSE = 2.0
 """Duration of the last frame in seconds."""
 _GREYS = 64
-"""Grey levels of a GIF: half the bytes of 256 levels, without a visible difference."""
+"""Grey levels in a GIF; the file is half the size of one with 256 levels, with no visible difference."""
 
 
 def animation(frames: Sequence[NDArray[np.uint8]], suffix: str) -> bytes:
-    """Return an animated image that pauses at its last frame and repeats.
+    """Return a looping animation that pauses on its last frame.
 
     APNG and WebP are lossless. GIF reduces greys to 64 levels, and colours to 256 per frame.
 
     Args:
-        frames: uint8 `(H, W, C)` each, at least one.
+        frames: At least one frame; each is uint8 `(H, W, C)`.
         suffix: One of `ANIMATED`.
     """
     if suffix == ".gif" and frames[0].shape[2] == 1:

@@ -1,4 +1,4 @@
-"""Training and test batches: images, timesteps and noise as a function of the seed and the step."""
+"""Training and test batches: images, timesteps and noise, determined by the seed and the step."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ TEST_SEED = 0
 class TrainingBatches:
     """An infinite sequence of batches of the same size.
 
-    Each epoch has a new order of images, and a batch may contain the end of one epoch and the beginning of
-    the next, so that no image is skipped and no batch is smaller than the others.
+    The images are reshuffled in each epoch. A batch may span two epochs, so that no image is skipped and no
+    batch is smaller than the others.
 
     Args:
         images: uint8 `(N, H, W, C)`.
@@ -42,12 +42,12 @@ class TrainingBatches:
         sampler: The timestep sampler.
         weighting: float64 `(T,)`, the loss weighting.
         prediction_type: The network's prediction type.
-        batch_size: B, over all processes.
-        random_flip: Mirror images at random.
+        batch_size: B, summed over all processes.
+        random_flip: Flip images horizontally at random.
         seed: The run's seed.
         processes: The processes that share a batch; each receives its own rows.
         ahead: Number of batches whose images and noise a thread prepares in advance.
-        end: The number of training steps; nothing is prepared for later ones.
+        end: The total number of training steps; no batches are prepared beyond it.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class TrainingBatches:
         return math.ceil(epochs * len(self._images) / self._batch_size)
 
     def batch(self, step: int) -> Batch:
-        """Return this process's share of the batch of one step, counted from 0."""
+        """Return this process's share of the batch for a step; steps are counted from 0."""
         rows = self._rows
         x_start, noise = self._prepared(step)
-        # Steps may change the state of the sampler, so timesteps are never drawn in advance.
+        # A step may change the state of the sampler, so timesteps are never drawn in advance.
         rng = generator(self._seed, Stream.TIMESTEPS, step=step)
         whole_t, whole_weights = self._sampler.sample(self._batch_size, rng)
         t, weights = whole_t[rows.start : rows.stop], whole_weights[rows.start : rows.stop]
@@ -109,7 +109,7 @@ class TrainingBatches:
         self._prepared.close()
 
     def _prepare(self, step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the images of a step's batch, in the network's format, and their noise."""
+        """Return the images of a step's batch in the network's format, and their noise."""
         rows = self._rows
         positions = step * self._batch_size + np.arange(rows.start, rows.stop)
         epochs, offsets = np.divmod(positions, len(self._images))
@@ -129,7 +129,7 @@ class TrainingBatches:
         return x_start, noise
 
     def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the order of the images and the mirrored ones, cached for the last two epochs."""
+        """Return an epoch's image order and its mask of flipped images; the last two epochs are cached."""
         if epoch not in self._epochs:
             size = len(self._images)
             if len(self._epochs) > 1:
@@ -146,7 +146,7 @@ def training_batches(experiment: Experiment, images: Images, *, ahead: int = 0) 
 
     Args:
         experiment: The assembled experiment.
-        images: Its training images.
+        images: The experiment's training images.
         ahead: See `TrainingBatches`.
     """
     config = experiment.config
@@ -169,13 +169,13 @@ def training_batches(experiment: Experiment, images: Images, *, ahead: int = 0) 
 class TestBatches:
     """Test batches of the same size, with the same images, timesteps and noise in every pass.
 
-    The timesteps cover [0, T) evenly, one per image. If there are more than `limit` images, evenly spaced
-    ones are used.
+    The timesteps cover [0, T) evenly, one per image. If there are more than `limit` images, an evenly
+    spaced selection is used.
 
     Attributes:
         images: uint8 `(M, H, W, C)`.
         schedule: The noise schedule.
-        batch_size: B, over all processes.
+        batch_size: B, summed over all processes.
         limit: Maximum number of images.
         processes: The processes that share a batch; each receives its own rows.
         prediction_type: The network's prediction type.
@@ -189,7 +189,7 @@ class TestBatches:
     prediction_type: PredictionType = "epsilon"
 
     def __iter__(self) -> Iterator[tuple[Batch, int]]:
-        """Yield batches and the number of images that count in each; the last is padded with repeats."""
+        """Yield each batch and the number of images that count; repeated images pad the last batch."""
         mine = share(self.processes, self.batch_size)
         size = min(len(self.images), self.limit)
         chosen = np.arange(size) * len(self.images) // size

@@ -1,14 +1,14 @@
-"""Checkpoints: canonical weights, optimizer and progress of a run, written whole or not at all.
+"""Checkpoints: a run's canonical weights, optimizer state and progress, written atomically.
 
-A checkpoint is a folder `step-00001234`, which appears only when its weights are on disk.
+A checkpoint is a folder such as `step-00001234`, which appears only once its weights are on disk.
 
-    raw.safetensors, ema.safetensors    weights by the parameter names of diffusers' `UNet2DModel`
+    raw.safetensors, ema.safetensors    weights, named as in diffusers' `UNet2DModel`
     training.safetensors                Adam's moments (`exp_avg.NAME`, ...) and the sampler's state
     progress.json                       progress of the run, and its best epochs so far
 
-The newest complete checkpoint has all four files; training continues from it. Imported weights, at step 0,
-have no optimizer state. The best epochs by each of three losses, now and as of the newest complete
-checkpoint, keep only their weights. Everything else is removed.
+The newest complete checkpoint has all four files, and training resumes from it. Imported weights, at step 0,
+have no optimizer state. For the best epochs by each of three losses, both now and as of the newest complete
+checkpoint, only the weights are kept. Everything else is removed.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 _SAMPLER = "timestep_sampler"
 _PROGRESS = "progress.json"
 _TRAINING = "training.safetensors"
-_GO_ON = "free some disk space, and continue with --resume: the last checkpoint is intact"
+_GO_ON = "free some disk space, then continue with --resume; the last checkpoint is intact"
 _MOST_BYTES_BESIDE = 64 << 20
-"""Enough for the names of the arrays, and for the state of a timestep sampler."""
+"""Allowance for the names of the arrays and the state of a timestep sampler."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,16 @@ class BestEpoch:
 
 @dataclass
 class Progress:
-    """Progress of a run, except weights and optimizer.
+    """Progress of a run, without its weights and optimizer state.
 
     Attributes:
         step: Optimizer steps taken.
-        loss_sum: Sum of the losses, with the sampler's weights, since the last row of metrics.
+        loss_sum: Sum of the losses, weighted by the sampler, since the last row of metrics.
         loss_count: Number of images in that sum.
         seconds: Steady-state training time since the last row of metrics.
         steady_images: Images trained on in those seconds.
-        warmup_seconds: Time of warm-up steps since the last row of metrics.
-        grid_seconds: Time of grids since the last row of metrics.
+        warmup_seconds: Time spent on warm-up steps since the last row of metrics.
+        grid_seconds: Time spent on grids since the last row of metrics.
         best: The best epochs so far; empty before the first epoch ends.
     """
 
@@ -102,7 +102,7 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Content of a checkpoint; `training` is None before the first step and for imported weights."""
+    """Contents of a checkpoint; `training` is None before the first step and for imported weights."""
 
     raw: Weights
     ema: Weights
@@ -117,12 +117,12 @@ def weights_folder(folder: Path, step: int) -> Path:
 
 
 def step_of(folder: Path) -> int:
-    """Return the number of steps after which the checkpoint in a folder was saved."""
+    """Return the step at which the checkpoint in a folder was saved."""
     return int(folder.name.removeprefix("step-"))
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint in `folder`, from which training can continue."""
+    """Return the newest complete checkpoint in `folder`, from which training can resume, or None."""
     complete = [path for path in _step_folders(folder) if (path / _PROGRESS).exists()]
     return complete[-1] if complete else None
 
@@ -144,12 +144,12 @@ def save_weights(folder: Path, model: Model, step: int) -> Path:
 
 
 def save_imported(folder: Path, weights: Weights, *, fix: str) -> None:
-    """Write imported weights as a checkpoint of step 0, both as raw and as averaged weights.
+    """Write imported weights as a checkpoint at step 0, as both the raw and the averaged weights.
 
     Args:
         folder: The folder of the checkpoints.
         weights: The weights.
-        fix: The remedy if they cannot be written.
+        fix: The remedy to suggest if they cannot be written.
 
     Raises:
         UserError: The weights cannot be written.
@@ -188,7 +188,7 @@ def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress:
         The checkpoint's folder.
 
     Raises:
-        DivergedError: A weight, or the state of the optimizer or sampler, is not finite.
+        DivergedError: A value in the weights, the optimizer state or the sampler state is not finite.
         UserError: The checkpoint cannot be written. The previous one is still intact.
     """
     target = save_weights(folder, model, progress.step)
@@ -202,7 +202,7 @@ def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress:
         raise DivergedError
     with _writing(folder):
         write_bytes(target / _TRAINING, safetensors.numpy.save(arrays))
-        # The last file: it makes the checkpoint complete.
+        # Written last, because it marks the checkpoint as complete.
         write_text(target / _PROGRESS, json.dumps(asdict(progress), indent=2) + "\n")
         _sync_folder(target)
     remove_others(folder, progress)
@@ -214,9 +214,9 @@ def _writing(folder: Path, fix: str = _GO_ON) -> AbstractContextManager[None]:
 
 
 def remove_others(folder: Path, progress: Progress) -> None:
-    """Remove all checkpoints except the newest complete one, its best epochs, and those of `progress`.
+    """Remove all checkpoints except the newest complete one, its best epochs and the best of `progress`.
 
-    An interrupted run continues from the newest complete checkpoint, with the best epochs recorded there.
+    An interrupted run resumes from the newest complete checkpoint, with the best epochs recorded there.
 
     Raises:
         UserError: The newest checkpoint is damaged, or the folder cannot be written.
@@ -233,7 +233,7 @@ def remove_others(folder: Path, progress: Progress) -> None:
             elif path != latest:
                 for name in (_PROGRESS, _TRAINING):
                     (path / name).unlink(missing_ok=True)
-        # Remains of processes that were killed while writing.
+        # Left behind by processes that were killed while writing.
         for leftover in folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         remove_leftovers(*_step_folders(folder))
@@ -243,7 +243,7 @@ def load_checkpoint(folder: Path, parameters: Iterable[Parameter]) -> Checkpoint
     """Read a checkpoint and check that it belongs to a network with these parameters.
 
     Raises:
-        UserError: A file is missing, damaged, or does not fit the network.
+        UserError: A file is missing or damaged, or does not fit the network.
     """
     parameters = tuple(parameters)
     path = folder / _TRAINING
@@ -268,15 +268,15 @@ def load_weights(folder: Path, which: WhichWeights, parameters: Iterable[Paramet
     """Read the weights of a checkpoint.
 
     Raises:
-        UserError: The file is missing or damaged, its names, shapes or types are not those of the network, or
-            a number is not finite.
+        UserError: The file is missing or damaged, its names, shapes or dtypes do not match the network, or a
+            value is not finite.
     """
     path, parameters = folder / f"{which}.safetensors", tuple(parameters)
     return require_fitting(path, _read_safetensors(path, _most_bytes(parameters, 1)), parameters)
 
 
 def num_parameters(folder: Path) -> int:
-    """Count the parameters of the network in a checkpoint, from the header of a file.
+    """Count a network's parameters, using only the header of a checkpoint's weights file.
 
     Raises:
         UserError: The file cannot be read, or is damaged.
@@ -309,23 +309,23 @@ def load_progress(folder: Path) -> Progress:
         if min(*steps, progress.loss_count, progress.steady_images) < 0:
             raise ValueError("a count is negative")
         if progress.step != step_of(folder):
-            raise ValueError(f"it is for step {progress.step}")
+            raise ValueError(f"its step is {progress.step}, not {step_of(folder)}")
         losses = [progress.loss_sum, *(epoch.loss for epoch in best.values())]
         times = [progress.seconds, progress.warmup_seconds, progress.grid_seconds]
         if not all(map(math.isfinite, [*losses, *times])):
             raise ValueError("a loss or a time is not finite")
         if max(steps) > progress.step:
-            raise ValueError("an epoch ends after the checkpoint")
+            raise ValueError("a best epoch ends after the checkpoint")
         return progress
 
 
 def _most_bytes(parameters: Iterable[Parameter], copies: int) -> int:
-    """Return the maximum size of a file with `copies` arrays per parameter and a little metadata."""
+    """Return the maximum size in bytes of a file with `copies` arrays per parameter and some metadata."""
     return copies * 4 * sum(math.prod(parameter.shape) for parameter in parameters) + _MOST_BYTES_BESIDE
 
 
 def _read_safetensors(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
-    with file_errors(f"cannot read {path}", fix="try again: a running training replaces its checkpoints"):
+    with file_errors(f"cannot read {path}", fix="try again: a run in training replaces its checkpoints"):
         data = read_bytes(path, max_bytes)
     try:
         return safetensors.numpy.load(data)
@@ -347,13 +347,13 @@ def require_fitting(
     """Check that arrays fit a network, and return them in the order of its parameters.
 
     Args:
-        path: The file of the arrays.
+        path: The file that contains the arrays.
         arrays: The arrays by name.
         parameters: The parameters of the network.
-        fix: The remedy if they do not fit.
+        fix: The remedy to suggest if they do not fit.
 
     Raises:
-        UserError: Names, shapes or types are not the network's, or a number is not finite.
+        UserError: Names, shapes or dtypes do not match the network, or a value is not finite.
     """
     problem = ""
     unexpected = arrays.keys() - {parameter.name for parameter in parameters}
@@ -362,10 +362,10 @@ def require_fitting(
     for parameter in parameters:
         array = arrays.get(parameter.name)
         if array is None:
-            problem = f"it lacks {parameter.name}"
+            problem = f"it does not contain {parameter.name}"
         elif array.shape != parameter.shape or array.dtype != np.float32:
             problem = (
-                f"{parameter.name} is {array.dtype} {array.shape}, the network's is float32 {parameter.shape}"
+                f"{parameter.name} is {array.dtype} {array.shape}, but must be float32 {parameter.shape}"
             )
         elif not np.isfinite(array).all():
             problem = f"{parameter.name} has values that are not finite"
@@ -388,7 +388,7 @@ def _step_folders(folder: Path) -> list[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
+    """Flush `folder` to disk, so that a rename in it survives a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

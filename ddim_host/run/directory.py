@@ -1,13 +1,13 @@
-"""The run directory: its files, and their creation.
+"""The run directory: its files, and how they are created.
 
 config.toml      the resolved experiment, and its provenance
 metrics.csv      one row per epoch; see `ddim_host.run.metrics`
 checkpoints/     see `ddim_host.run.checkpoints`
 left_out.json    names of broken files skipped by `--data images:skip_broken=true`
 samples/         grids, each with a JSON file that describes how it was made and how long it took
-samples/during-training/  grids of `--sample-every`: step-00000045.png, ...
+samples/during-training/  grids drawn by `--sample-every`: step-00000045.png, ...
 samples/real/    the training images nearest to samples; see `ddim_host.run.real_images`
-report.html      everything on one page
+report.html      the run on one page
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ddim_host.run.checkpoints import Measure
 
 TRIAL_FILES = frozenset({"trial.toml", "trial.log", "trial.json", "failure.json"})
-"""Files of a sweep in the folder of a run, possibly older than the run; see `ddim_host.sweep.trial`."""
+"""Files that a sweep adds to the folder of a run, possibly before the run; see `ddim_host.sweep.trial`."""
 
 
 class RunDirectory:
@@ -55,10 +55,10 @@ class RunDirectory:
 
     @cached_property
     def config(self) -> ConfigFile:
-        """The content of `config.toml`, read once.
+        """The contents of `config.toml`, read once.
 
         Raises:
-            UserError: It cannot be read, is not TOML, or has an unknown key or an invalid value.
+            UserError: The file cannot be read, is not TOML, or has an unknown key or an invalid value.
         """
         return read_config_file(self.config_path)
 
@@ -99,7 +99,7 @@ class RunDirectory:
         """Check that a new run would overwrite nothing.
 
         Raises:
-            UserError: The path is a file, or a folder with files other than those of a sweep.
+            UserError: The path is a file, or a folder with files that are not from a sweep.
         """
         if self.exists():
             raise UserError(
@@ -124,7 +124,7 @@ class RunDirectory:
             write_text(self.config_path, config)
 
     def write_left_out(self, names: Sequence[str]) -> None:
-        """Write the names of files left out of the images to `left_out.json`.
+        """Write the names of image files that were left out to `left_out.json`.
 
         Raises:
             UserError: The file cannot be written.
@@ -134,7 +134,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
-        """Create the folder if it is missing, and lock it against training by other processes.
+        """Create the folder if it is missing, and lock it so that no other process trains the run.
 
         Raises:
             UserError: Another process is training the run, or the folder cannot be used.
@@ -147,7 +147,7 @@ class RunDirectory:
             except BlockingIOError:
                 raise UserError(
                     f"another process is training the run in {self.path}",
-                    fix="wait until it ends, stop it, or choose another folder with --out",
+                    fix="wait for it to finish, stop it, or choose another folder with --out",
                 ) from None
             yield
 
@@ -203,7 +203,7 @@ class RunDirectory:
         return {measure: weights_folder(self.checkpoints_path, epoch.step) for measure, epoch in best.items()}
 
     def read_metrics(self) -> list[EpochMetrics]:
-        """Read the rows written so far, or none if the file does not exist.
+        """Read the rows of metrics written so far; return an empty list if there is no file.
 
         Raises:
             UserError: The file is damaged.
@@ -211,7 +211,7 @@ class RunDirectory:
         return read_metrics(self.metrics_path)
 
     def write_metrics(self, rows: list[EpochMetrics]) -> None:
-        """Write all rows, replacing the file.
+        """Write all rows of metrics, replacing the file.
 
         Raises:
             UserError: The file cannot be written.
@@ -223,7 +223,7 @@ class RunDirectory:
     def new_samples_path(self, stem: str) -> Iterator[Path]:
         """Claim the first of `samples/STEM-1.png`, `-2`, ... that has neither a picture nor a record.
 
-        No other process can claim it during the block. With several ranks, only the first claims it.
+        No other process can claim it within the block. With several ranks, only the first one claims it.
 
         Raises:
             UserError: The folder cannot be written.
@@ -233,9 +233,7 @@ class RunDirectory:
             yield next(path for path in paths if not _is_drawn(path))
             return
         with contextlib.ExitStack() as stack:
-            with file_errors(
-                f"cannot write into {self.samples_path}", fix="choose another folder with --out"
-            ):
+            with file_errors(f"cannot write to {self.samples_path}", fix="choose another folder with --out"):
                 self.samples_path.mkdir(parents=True, exist_ok=True)
                 path = stack.enter_context(new_name(paths, _is_drawn))
             yield path
@@ -271,7 +269,7 @@ def existing_run(path: Path) -> RunDirectory:
 def new_run(framework: str, data: str) -> Iterator[RunDirectory]:
     """Create the folder of a run: the first of `runs/FRAMEWORK-DATA-1`, `-2`, ... that does not exist.
 
-    With several ranks, only the first creates it.
+    With several ranks, only the first one creates it.
 
     Raises:
         UserError: The folder cannot be created.
@@ -299,7 +297,7 @@ def _is_drawn(path: Path) -> bool:
 
 
 def _is_ignorable(path: Path) -> bool:
-    """Return whether a file is from a sweep, or from a process killed before its run began."""
+    """Return whether a file was left by a sweep, or by a process killed before its run began."""
     if is_leftover(path) or path.name in TRIAL_FILES:
         return True
     return path.name == "checkpoints" and path.is_dir() and not any(path.iterdir())

@@ -28,13 +28,13 @@ PictureKind: TypeAlias = Literal["samples", "interpolation", "trajectory"]
 
 @dataclass(frozen=True)
 class Drawing:
-    """Description of a drawing.
+    """Kind and layout of a drawing.
 
     Attributes:
         rows: Number of samples, interpolations or trajectories.
-        columns: Images in a row; 1 for samples.
-        kind: `samples` are 0 to N - 1 of the seed; row r of an `interpolation` goes from sample 2 r to sample
-            2 r + 1; a `trajectory` shows the predicted x_start along the steps.
+        columns: Images per row; 1 for samples.
+        kind: `samples` are samples 0 to N - 1 of the seed; row r of an `interpolation` goes from sample 2 r
+            to sample 2 r + 1; a `trajectory` shows the predicted x_start at successive steps.
     """
 
     rows: int
@@ -54,11 +54,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Times:
-    """Durations of a drawing.
+    """Sampling times of a drawing.
 
     Attributes:
-        seconds: Time of sampling, noise included, on a warm device.
-        warmup_seconds: Time of the steps before, including compilation if the framework compiles.
+        seconds: Sampling time on a warm device, including noise generation.
+        warmup_seconds: Time of the warm-up steps, including any compilation.
     """
 
     seconds: float
@@ -70,14 +70,14 @@ def draw(
 ) -> Times:
     """Sample with the experiment's configuration; the first process writes the images.
 
-    The observers of the experiment are notified of a grid.
+    The experiment's observers are notified if the output is a grid.
 
     Args:
         experiment: The experiment.
         denoiser: Its trained network.
         used: The weights in use, for the record.
         drawing: The drawing.
-        export: The output.
+        export: The export that receives the images.
 
     Raises:
         UserError: A pixel is not finite, or the images cannot be written.
@@ -100,7 +100,7 @@ def draw(
 
 
 def sampler_of(experiment: Experiment, denoiser: Denoiser, drawing: Drawing) -> Sampler:
-    """Return the sampler for a set of images, with the experiment's configuration."""
+    """Return the sampler for a drawing, with the experiment's configuration."""
     config = experiment.config
     plan = experiment.sampling_plan()
     start = None
@@ -143,12 +143,15 @@ def drawing_record(
 
 
 def shown_steps(num_steps: int, columns: int) -> tuple[int, ...]:
-    """Return the positions of `columns` evenly spaced steps, including the last; all if there are fewer."""
+    """Return the positions of `columns` evenly spaced steps including the last, or all if there are fewer."""
     return tuple(int(n) for n in np.unique(np.rint(np.linspace(num_steps - 1, 0, min(columns, num_steps)))))
 
 
 def _between(start: StartNoise, columns: int) -> StartNoise:
-    """Interpolate noise: image `r columns + c` is `c / (columns - 1)` of the way from 2 r to 2 r + 1."""
+    """Return noise interpolated between samples.
+
+    Image `r columns + c` is `c / (columns - 1)` of the way from sample 2 r to sample 2 r + 1.
+    """
 
     def interpolated(indices: NDArray[np.int64]) -> NDArray[np.float32]:
         rows, positions = np.divmod(indices, columns)

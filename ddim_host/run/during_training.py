@@ -1,4 +1,4 @@
-"""Grids during training: images sampled from the same noise at regular steps, to show their progress."""
+"""Grids during training: images sampled from the same noise at regular intervals, to show progress."""
 
 from __future__ import annotations
 
@@ -32,52 +32,52 @@ if TYPE_CHECKING:
     from ddim_host.run.sampling import Sampler
 
 NUM_IMAGES = 16
-"""Number of images in a grid, the first of the run's seed."""
+"""Number of images in a grid: the first samples of the run's seed."""
 
 NUM_STEPS = 10
-"""Number of sampling steps; few, because their time adds to that of training."""
+"""Number of sampling steps; small, because sampling adds to the training time."""
 
 _TIMES = 10
 """Default number of grids in a run."""
 
 
 def steps_between(sample_every: int | str, total_steps: int) -> int:
-    """Return the number of steps between two grids, or 0 for none.
+    """Return the number of steps between two grids, or 0 for no grids.
 
     Args:
-        sample_every: The setting: a number of steps, 0 or `auto`.
-        total_steps: The length of training.
+        sample_every: The value of `--sample-every`: a number of steps, 0 or `auto`.
+        total_steps: The number of training steps.
     """
     return math.ceil(total_steps / _TIMES) if isinstance(sample_every, str) else sample_every
 
 
 def grids_in_words(sample_every: int | str, total_steps: int | None) -> str:
-    """Describe the grids that a run draws while it trains.
+    """Describe the grids that a run draws during training.
 
     Args:
-        sample_every: The setting.
-        total_steps: The length of training; None if it depends on the number of images.
+        sample_every: The value of `--sample-every`.
+        total_steps: The number of training steps; None if it depends on the number of images.
     """
     if sample_every == 0:
-        return "no grids while it trains"
+        return "no grids during training"
     often = f"{_TIMES} times"
     if total_steps is not None or not isinstance(sample_every, str):
         often = f"every {steps_between(sample_every, total_steps or 0):,} steps"
-    return f"a grid of {NUM_IMAGES} images {often} while it trains"
+    return f"a grid of {NUM_IMAGES} images {often} during training"
 
 
 class TrainingGrids:
-    """Draws the grids of a run while it trains.
+    """Draws the grids of a run during training.
 
-    All grids use `NUM_STEPS` steps of deterministic DDIM with the averaged weights, whatever the run's own
-    sampling settings: they are cheap, depend only on the network, and are comparable between runs. Existing
-    grids are not drawn again. Drawing does not affect training.
+    All grids use `NUM_STEPS` steps of deterministic DDIM with the averaged weights, regardless of the
+    run's own sampling settings, so they are cheap, depend only on the network, and are comparable between
+    runs. Existing grids are not redrawn. Drawing does not affect training.
 
     Args:
         experiment: The run's experiment.
         model: The network in training.
         run: The run directory.
-        total_steps: The length of training.
+        total_steps: The number of training steps.
         enlargement: Enlargement of small images.
     """
 
@@ -97,19 +97,21 @@ class TrainingGrids:
         self._enlargement = enlargement
         self._drawing = Drawing(NUM_IMAGES)
         self.seconds = 0.0
-        """Time of all grids so far, including files and warm-up."""
+        """Seconds spent on grids so far, including warm-up and writing files."""
 
     def next_step(self, step: int) -> int:
-        """Return the first step after `step` with a grid; the last training step always has one."""
+        """Return the first step after `step` at which a grid is due, or the last training step."""
         if not self._between:
             return self._total_steps
         return min(self._total_steps, (step // self._between + 1) * self._between)
 
     def draw_if_due(self, step: int) -> float:
-        """Draw a step's grid if it is due and missing; all processes call this, and the first one writes it.
+        """Draw a step's grid if it is due and missing.
+
+        All processes must call this; only the first one writes the file.
 
         Returns:
-            The time in seconds; 0 if there was nothing to draw.
+            The time taken in seconds; 0 if there was nothing to draw.
 
         Raises:
             UserError: The grid cannot be written.
@@ -137,9 +139,9 @@ class TrainingGrids:
             try:
                 [images] = sampler.images(NUM_IMAGES, batch_size=NUM_IMAGES)
             except ImagesNotFiniteError as error:
-                # Only losses and weights decide that training has diverged.
+                # Only losses and weights determine whether training has diverged.
                 if launched().is_first:
-                    text = f"ddim-host: warning: cannot draw the grid of step {step}: {error.summary}"
+                    text = f"ddim-host: warning: cannot draw the grid for step {step}: {error.summary}"
                     tqdm.write(text, file=sys.stderr)
                 return
             if not launched().is_first:
@@ -170,5 +172,5 @@ class TrainingGrids:
 
     @cached_property
     def _sampler(self) -> Sampler:
-        """The sampler, cached because it warms up only once."""
+        """The sampler, cached so that it warms up only once."""
         return sampler_of(self._experiment, self._denoiser, self._drawing)

@@ -47,7 +47,7 @@ class Finished:
 
     Attributes:
         picture: The path of the grid.
-        times: Duration of sampling.
+        times: Sampling times.
         growth: Description of a growing loss; empty if the loss has not grown.
     """
 
@@ -107,9 +107,9 @@ def run_experiment(
     Args:
         experiment: The experiment.
         run: The run directory.
-        start: The run whose newest checkpoint, if any, to start from: `run` itself to resume it, or another
-            run with the same network, trained in any framework.
-        command: The command, for the record.
+        start: The run whose newest checkpoint, if any, training starts from: `run` itself to resume it, or
+            another run with the same network, trained in any framework.
+        command: The command that started the run, to be recorded.
         enlargement: Enlargement of small images in grids.
         on_start: Called before training with the provenance, which names the resolved device and precision.
 
@@ -140,7 +140,7 @@ def run_experiment(
     made_with = provenance(config.plugin.name, model, command)
     with contextlib.ExitStack() as stack:
         if first and start is run:
-            stack.enter_context(run.training())  # no other process may change what is read
+            stack.enter_context(run.training())  # no other process may change the files meanwhile
         progress, metrics = _restore(experiment, model, start, resumed=start is run)
         require_same_checkpoint(experiment.processes, progress.step)
         if first and start is not run:
@@ -162,7 +162,7 @@ def run_experiment(
                 enlargement=enlargement,
             )
             trainer.train()
-            stack.close()  # the run can be resumed from here on
+            stack.close()  # unlock the run: it can be resumed from here on
             used = UsedWeights("ema", "latest", (progress.step,))
             denoiser = Denoiser(((model, 1.0),), "ema", config.prediction_type)
             times = draw(experiment, denoiser, used, Drawing(config.num_images), export)
@@ -202,13 +202,13 @@ def _begin(
         images: The data set.
         run: The run directory.
         progress: The initial progress.
-        start: The run that the initial weights are from; None if they are random.
-        made_with: Versions, hardware and command, as text by name.
+        start: The run that provides the initial weights; None if they are random.
+        made_with: Versions, hardware and command, by name.
     """
-    run.require_free()  # again, because another process may have been first
+    run.require_free()  # again, because another process may have used the folder
     if start is not None:
-        # Save the weights of the other run before config.toml, which makes the folder a run: after an
-        # interruption in between, the run must not restart with random weights.
+        # Save the other run's weights before config.toml, which makes the folder a run. Otherwise, a run that
+        # is interrupted in between would restart with random weights.
         save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), progress)
     if images.left_out:
         run.write_left_out(images.left_out)
@@ -227,7 +227,7 @@ def _begin(
 def _restore(
     experiment: Experiment, model: Model, start: RunDirectory | None, *, resumed: bool
 ) -> tuple[Progress, list[EpochMetrics]]:
-    """Load the initial state into model and sampler; a function, so that its arrays are freed."""
+    """Load the initial state into the model and the sampler; its arrays are freed on return."""
     checkpoint, metrics = _beginning(experiment) if start is None else _continued(experiment, start)
     model.load_weights(checkpoint.raw, "raw")
     model.load_weights(checkpoint.ema, "ema")
@@ -237,8 +237,8 @@ def _restore(
         if checkpoint.training is not None:  # otherwise the sampler has no stored state
             experiment.sampler.load_state_dict(checkpoint.sampler)
         return checkpoint.progress, metrics
-    # Losses and times of another run, possibly with another loss or framework, are not continued, and neither
-    # is the state of its timestep sampler.
+    # Do not carry over the losses and times of another run, which may have used another loss or framework, or
+    # the state of its timestep sampler.
     return Progress(step=checkpoint.progress.step), []
 
 
@@ -249,7 +249,7 @@ def _beginning(experiment: Experiment) -> tuple[Checkpoint, list[EpochMetrics]]:
 
 
 def _continued(experiment: Experiment, start: RunDirectory) -> tuple[Checkpoint, list[EpochMetrics]]:
-    """Return the newest checkpoint of a run, and the metrics up to it; later ones will be measured again."""
+    """Return a run's newest checkpoint and the metrics up to it; later ones will be measured again."""
     if not start.has_checkpoint():
         return _beginning(experiment)
     checkpoint = load_checkpoint(start.latest_checkpoint(), parameters(experiment.unet))

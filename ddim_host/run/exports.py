@@ -1,9 +1,9 @@
 """Exports of sampled images: a still or animated grid, an array, or a folder of pictures.
 
-The format depends on the name: `x.png` is a grid, `x.gif`, `x.apng` or `x.webp` a moving one, `x.npz` an
-array `images`, uint8 `(N, H, W, C)`, and a name without a suffix a folder of `000000.png`, `000001.png`, ...
-A JSON file describes how the images were made, next to the file (`x.json`) or in the folder (`images.json`).
-All files and folders are written atomically.
+The format depends on the name: `x.png` is a still grid; `x.gif`, `x.apng` and `x.webp` are animated grids;
+`x.npz` contains an array `images`, uint8 `(N, H, W, C)`; and a name without a suffix is a folder of pictures
+`000000.png`, `000001.png`, ... A JSON file next to the file (`x.json`) or in the folder (`images.json`)
+describes how the images were made. All files and folders are written atomically.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class ImageExport(ABC):
-    """Collects images as they are sampled, and writes a file or folder that appears when it is complete.
+    """Collects images as they are sampled, and writes a file or folder that appears only when complete.
 
     Args:
         path: The file or folder.
@@ -196,7 +196,7 @@ def export_images(
         path: The file or folder to write.
         num_images: The number of images.
         image_shape: `(H, W, C)` of each.
-        columns: Images in a row of a grid, or frames of an animation; None for a nearly square grid.
+        columns: Images per row of a grid, or frames of an animation; None for a nearly square grid.
         enlargement: Enlargement of small images in a grid.
 
     Raises:
@@ -214,21 +214,21 @@ def export_images(
             f"cannot infer the output format from the name {path}",
             why="its suffix is unknown, or the name is only a suffix",
             fix="use x.png for a grid, x.npz for an array, x.gif, x.apng or x.webp for an animated "
-            "trajectory or interpolation, or a name without suffix for a folder of pictures",
+            "trajectory or interpolation, or a name without a suffix for a folder of pictures",
         )
     moves = suffix in ANIMATED
     if moves and columns is None:
         raise UserError(
-            f"samples cannot be written to {path}, an animated image",
+            f"cannot write samples to {path}, an animated image",
             why="only a trajectory or an interpolation can be animated",
-            fix="add --show-trajectory or --interpolate N, or name it x.png",
+            fix="add --show-trajectory or --interpolate N, or name the file x.png",
         )
     shown = num_images // columns if moves and columns else num_images
     if shown > MAX_GRID_IMAGES:
         raise UserError(
             f"{shown:,} images are too many for one grid",
-            why=f"a grid can have at most {MAX_GRID_IMAGES:,}",
-            fix="sample fewer, or write an array or a folder: `ddim-host sample RUN --out x.npz`",
+            why=f"a grid can have at most {MAX_GRID_IMAGES:,} images",
+            fix="sample fewer images, or write an array or a folder: `ddim-host sample RUN --out x.npz`",
         )
     if enlargement.scale is not None:
         layout = grid_layout(shown, image_shape, None if moves else columns, enlargement.scale)
@@ -256,7 +256,7 @@ def require_new(path: Path) -> None:
                 raise UserError(
                     f"{name} already exists",
                     why="" if name == path else f"the metadata of {path} would be written there",
-                    fix="choose another --out, or move the file away",
+                    fix="choose another --out, or move the existing file",
                 )
         parent = next(folder for folder in path.absolute().parents if folder.exists())
     # Checking permissions is not enough: the name may be too long, or the file system read-only.
@@ -268,7 +268,7 @@ def require_new(path: Path) -> None:
 
 
 def _is_taken(path: Path) -> bool:
-    """Return whether the path is taken; an empty folder that a rename can replace is not."""
+    """Return whether a path is taken; an empty folder that a rename can replace does not count."""
     if path.is_symlink() or not path.is_dir():
         return path.is_symlink() or path.exists()
     replaceable = not path.suffix and path.name not in ("", "..") and not path.is_mount()

@@ -1,4 +1,4 @@
-"""Conversion between stored images and the network's range, and pictures of many images."""
+"""Conversion of images to and from the network's range, and grids of many images."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import Images
 
 _EMPTY = 128
-"""The grey of an empty cell of a grid."""
+"""Grey level of empty cells in a grid."""
 
 _LEGIBLE, _LIGHT = 96, 64
-"""Target widths of enlarged images in pixels: grey ones, and RGB or animated ones, to limit the file size."""
+"""Target sizes of enlarged images in pixels; the second is for RGB and animations, to limit file sizes."""
 
 _MOST_ENLARGED = 128
 """Maximum width in pixels of an image enlarged by the default scale."""
 
 _MOST_WIDTH = 2000
-"""Maximum width in pixels of a grid with the default scale, unless the scale is 1."""
+"""Maximum width in pixels of a grid at the default scale; only grids at scale 1 may exceed it."""
 
 MAX_CANVAS = 1 << 26
-"""Maximum number of pixels of a grid; Pillow treats a larger picture as a decompression bomb."""
+"""Maximum number of pixels in a grid; Pillow treats a larger picture as a decompression bomb."""
 
 _REACH = 2
-"""Pixels on either side that the bicubic filter uses."""
+"""Number of pixels on either side that the bicubic filter uses."""
 
 
 @dataclass(frozen=True)
 class Enlargement:
-    """Enlargement of small images in a grid; stored and compared images keep their size.
+    """Enlargement of small images in a grid; stored and compared images keep their original size.
 
     Attributes:
-        scale: Pixels of the grid per pixel of an image, in each direction; None depends on the image size.
+        scale: Grid pixels per image pixel, in each direction; None chooses a scale from the image size.
         nearest: Show pixels as squares; otherwise a bicubic filter smooths them.
     """
 
@@ -65,11 +65,11 @@ def to_uint8(x: NDArray[np.float32]) -> Images:
 
 
 def grid_png(images: Images, *, columns: int | None = None, enlargement: Enlargement = AUTOMATIC) -> bytes:
-    """Return a PNG of all images in rows.
+    """Return a PNG with all images arranged in rows.
 
     Args:
         images: uint8 `(N, H, W, C)`, N >= 1.
-        columns: Images in a row; None for a nearly square grid.
+        columns: Images per row; None for a nearly square grid.
         enlargement: Enlargement of small images.
     """
     return image_png(grid_canvas(images, columns=columns, enlargement=enlargement))
@@ -82,7 +82,7 @@ def grid_canvas(
     layout = grid_layout(len(images), images.shape[1:], columns, enlargement.scale)
     canvas = np.full((*layout.size, images.shape[3]), 255, dtype=np.uint8)
     for cell in range(layout.rows * layout.columns):
-        # Empty cells of the last row are grey, so that they are no brighter than images.
+        # Empty cells of the last row are grey, so that they are no brighter than the images.
         filled = cell < len(images)
         canvas[layout.cell(cell)] = enlarged(images[cell], layout.scale, enlargement) if filled else _EMPTY
     return canvas
@@ -91,13 +91,13 @@ def grid_canvas(
 def enlarged(image: NDArray[np.uint8], scale: int, how: Enlargement = AUTOMATIC) -> NDArray[np.uint8]:
     """Enlarge one image.
 
-    The pixel at position `scale // 2` of each block of `scale` by `scale` pixels is the image's own pixel,
+    In each block of `scale` by `scale` pixels, the pixel at position `scale // 2` is the original pixel,
     unchanged, because all but one of the filter's weights are 0 there.
 
     Args:
         image: uint8 `(H, W, C)`.
-        scale: Pixels of the result per pixel, in each direction.
-        how: Smooth, or squares.
+        scale: Pixels of the result per original pixel, in each direction.
+        how: The enlargement, smooth or with square pixels.
 
     Returns:
         uint8 `(H scale, W scale, C)`.
@@ -122,11 +122,11 @@ def enlarged(image: NDArray[np.uint8], scale: int, how: Enlargement = AUTOMATIC)
 def grid_images(
     png: bytes, count: int, image_shape: tuple[int, int, int], *, columns: int | None = None
 ) -> Images:
-    """Return the images of a grid in their original size, the inverse of `grid_png` for any enlargement.
+    """Return the images of a grid at their original size: the inverse of `grid_png` for any enlargement.
 
     Args:
         png: The grid.
-        count: N.
+        count: The number of images N.
         image_shape: `(H, W, C)`.
         columns: The value passed to `grid_png`.
 
@@ -158,9 +158,9 @@ class GridLayout:
     """Layout of the cells of a grid.
 
     Attributes:
-        rows: Rows of cells.
-        columns: Cells in a row.
-        scale: Pixels of the grid per pixel of an image, in each direction.
+        rows: Number of rows.
+        columns: Number of cells per row.
+        scale: Grid pixels per image pixel, in each direction.
         size: Height and width of the grid in pixels.
     """
 
@@ -176,7 +176,7 @@ class GridLayout:
         )
 
     def cell(self, number: int) -> tuple[slice, slice]:
-        """Return the rows and columns of pixels that a cell covers."""
+        """Return the pixel rows and pixel columns that a cell covers."""
         row, column = divmod(number, self.columns)
         top = self._gap + row * (self._height + self._gap)
         left = self._gap + column * (self._width + self._gap)
@@ -196,8 +196,8 @@ def grid_layout(
     Args:
         count: The number of images.
         image_shape: `(H, W, C)`.
-        columns: Images in a row; None for a nearly square grid.
-        scale: Pixels of the grid per pixel of an image, in each direction; None depends on the image size.
+        columns: Images per row; None for a nearly square grid.
+        scale: Grid pixels per image pixel, in each direction; None chooses a scale from the image size.
         light: Choose a smaller scale, because the grid is one of many.
     """
     height, width, channels = image_shape
@@ -213,7 +213,7 @@ def grid_layout(
 def _layout_of_size(
     size: tuple[int, int], count: int, image_shape: tuple[int, int, int], columns: int | None
 ) -> GridLayout | None:
-    """Return the layout with this height and width in pixels, which determine the scale, or None."""
+    """Return the layout with this height and width in pixels, or None if no scale results in them."""
     for scale in itertools.count(1):
         layout = grid_layout(count, image_shape, columns, scale)
         if layout.size == size:
@@ -224,7 +224,7 @@ def _layout_of_size(
 
 
 def image_png(image: NDArray[np.uint8], *, optimize: bool = False) -> bytes:
-    """Return a PNG of one image, uint8 `(H, W, C)`, unscaled; `optimize` takes longer for a smaller file."""
+    """Return a PNG of one image, uint8 `(H, W, C)`, unscaled; `optimize` is slower but saves space."""
     buffer = io.BytesIO()
     as_picture(image).save(buffer, format="PNG", optimize=optimize)
     return buffer.getvalue()

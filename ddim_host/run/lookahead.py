@@ -1,4 +1,4 @@
-"""Values that a thread computes before they are needed."""
+"""Computation of values in a thread before they are needed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 class Lookahead(Generic[T]):
-    """Wrapper of a function of 0, 1, 2, ... that computes the next values in a thread.
+    """Wrapper around a function of 0, 1, 2, ... that computes the next values in a thread.
 
     Args:
         function: A pure function; heavy NumPy operations release the GIL.
-        depth: Number of values to compute ahead; 0 computes each on request, without a thread.
+        depth: Number of values to compute ahead; 0 computes each value on request, without a thread.
         end: Values for `end` and above are not computed ahead.
     """
 
@@ -31,7 +31,7 @@ class Lookahead(Generic[T]):
         """Return the value for a number, and start computing the next ones.
 
         Raises:
-            Exception: The function raised it for this number.
+            Exception: Any exception that the function raised for this number.
         """
         if self._thread is None:
             return self._function(number)

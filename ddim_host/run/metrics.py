@@ -26,7 +26,7 @@ def measures(row: EpochMetrics) -> dict[Measure, float]:
 
 
 _GROWN = 2.0
-"""Factor by which a loss has grown beyond chance: all rows test on the same timesteps and noise."""
+"""Factor beyond which growth cannot be chance, because all rows use the same test timesteps and noise."""
 
 
 def growth(rows: Sequence[EpochMetrics], untrained: float = math.inf) -> str:
@@ -51,7 +51,7 @@ def growth(rows: Sequence[EpochMetrics], untrained: float = math.inf) -> str:
 
 
 def read_metrics(path: Path) -> list[EpochMetrics]:
-    """Read the rows of a file, or none if it does not exist.
+    """Read the rows of a file; return an empty list if it does not exist.
 
     Raises:
         UserError: The file is damaged.
@@ -76,6 +76,6 @@ def write_metrics(path: Path, rows: list[EpochMetrics]) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     names = [field.name for field in fields(EpochMetrics)]
     writer.writerow(names)
-    # Not `astuple`, which copies every value: all rows are rewritten after every epoch.
+    # `astuple` would copy every value, which adds up: all rows are rewritten after every epoch.
     writer.writerows([getattr(row, name) for name in names] for row in rows)
     write_text(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Search for timestep subsets of a trained run: a teacher, a search part, and the expected errors."""
+"""Search for timestep subsets for a trained run: the teacher, the search part, and the expected errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Method:
 
     Attributes:
         part: The part.
-        parameters: All its parameters, defaults included.
+        parameters: All its parameters, including defaults.
     """
 
     part: Part
@@ -68,7 +68,7 @@ def teacher_timesteps(experiment: Experiment, steps: int, sizes: Sequence[int]) 
         raise UserError(
             f"cannot choose {max(sizes)} timesteps from a teacher with {most} steps",
             why=f"the noise schedule has {schedule.num_train_timesteps} timesteps",
-            fix="use fewer --steps, or more --teacher-steps",
+            fix="use smaller --steps or larger --teacher-steps",
         )
     return np.unique(np.concatenate([linear(schedule, size) for size in (most, *sizes)]))
 
@@ -91,10 +91,10 @@ def search_of(
         denoiser: Its trained network.
         used: The weights in use.
         method: The subset search.
-        weights_sha256: The hash of the weights' files.
+        weights_sha256: The SHA-256 hash of the weights files.
         timesteps: The timesteps of the teacher.
         num_images: The number of images that the teacher samples.
-        refinement: The refinement of the result; None for none.
+        refinement: The refinement of the result; None for no refinement.
     """
     config, model = experiment.config, denoiser.model
     noise_schedule = format_choice(config.noise_schedule.name, config.noise_schedule.parameters)
@@ -140,8 +140,9 @@ def search_subsets(
         method: The subset search.
         search: The description of the search.
         sizes: Numbers of steps.
-        started: Start of the work, a value of `time.perf_counter`.
-        distance_from: Returns the distance from the teacher's images, for refinement; None for none.
+        started: The time at which the work started, from `time.perf_counter`.
+        distance_from: Returns a function that measures the distance from the teacher's images, for
+            refinement; None for no refinement.
 
     Raises:
         UserError: A pixel of a sampled image is not finite, or the part breaks its contract.

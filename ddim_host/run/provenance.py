@@ -1,4 +1,4 @@
-"""Provenance of a result: versions and hardware."""
+"""Provenance of a result: versions, hardware and command."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def provenance(framework: str, model: Model, command: str) -> dict[str, str]:
-    """Return the provenance of a result as text by name, with `device` and `precision` resolved.
+    """Return the provenance of a result, by name, with `device` and `precision` resolved.
 
     The number of threads is per process. `commit` is present if the host runs from a git checkout.
 
     Args:
-        framework: The framework's distribution.
+        framework: The distribution that provides the framework.
         model: The network.
-        command: The command that made the result, for a shell or for Python.
+        command: The shell command or Python call that produced the result.
     """
     facts = {
         "command": command,

@@ -1,6 +1,6 @@
 """Real images to compare with samples: some test images, and the training images nearest to the samples.
 
-samples/real/NAME.png    rows of a sample of the grid NAME and its nearest training images
+samples/real/NAME.png    rows, each with a sample of the grid NAME and its nearest training images
 samples/real/NAME.json   their distances; see `Neighbours`
 samples/real/test.png    evenly spaced test images
 samples/real/test.json   the number of test images
@@ -33,7 +33,7 @@ _MOST_SAMPLES = 8
 _NEAREST = 3
 _MOST_TEST_IMAGES = 64
 _BLOCK = 2048
-"""Training images processed at a time; those of CIFAR-10 take 25 MB as float32."""
+"""Number of training images processed at a time; as float32, 2,048 images of CIFAR-10 take 25 MB."""
 _MOST_GRID_BYTES = 64 << 20
 
 
@@ -42,8 +42,8 @@ class Neighbours:
     """The training images nearest to samples.
 
     Attributes:
-        columns: Images in a row of the grid: the sample and its neighbours.
-        distances: The distances of each sample's neighbours, increasing.
+        columns: Images per row of the grid: the sample and its neighbours.
+        distances: The distances from each sample to its neighbours, in increasing order.
         test_distance: The median distance of test images from their nearest training images.
         num_train: The number of training images that were compared.
     """
@@ -62,7 +62,7 @@ class RealGrid:
 
 
 def nearest(images: Images, train: Images, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Find the nearest training images of each image.
+    """Find the training images nearest to each image.
 
     Args:
         images: uint8 `(N, H, W, C)`.
@@ -81,7 +81,7 @@ def nearest(images: Images, train: Images, count: int) -> tuple[NDArray[np.int64
         found = squares + (block**2).sum(1) - 2.0 * flat @ block.T
         indices = np.broadcast_to(np.arange(first, first + len(block)), found.shape)
         best, best_squares = np.hstack([best, indices]), np.hstack([best_squares, found])
-        # A few more than needed, because the products are rounded; the exact order is determined below.
+        # Keep a few more than needed, because the products are rounded; the exact order is determined below.
         kept = np.argsort(best_squares, axis=1, kind="stable")[:, : count + 4]
         best = np.take_along_axis(best, kept, 1)
         best_squares = np.take_along_axis(best_squares, kept, 1)
@@ -95,7 +95,7 @@ def write_real_images(picture: Path, num_images: int, images: TrainTest) -> None
     """Write the real images for a grid of samples, replacing earlier ones.
 
     Args:
-        picture: The grid, in `samples/` of a run.
+        picture: The grid, in the `samples/` folder of a run.
         num_images: The number of samples in the grid.
         images: The data set of the run.
 
@@ -121,7 +121,7 @@ def write_real_images(picture: Path, num_images: int, images: TrainTest) -> None
         num_train=len(images.train),
     )
     folder = picture.parent / FOLDER
-    with file_errors(f"cannot write into {folder}"):
+    with file_errors(f"cannot write to {folder}"):
         folder.mkdir(exist_ok=True)
         for name, content, record in (
             (picture.stem, grid_png(np.concatenate(rows), columns=1 + count), neighbours),

@@ -1,4 +1,4 @@
-"""Reconstruction: encode real images to noise with deterministic DDIM, and decode them again.
+"""Reconstruction: encode real images as noise with deterministic DDIM, and decode the noise.
 
 A deterministic sampler maps between noise and images in both directions. The difference between an image and
 its reconstruction measures the discretisation error (arXiv 2010.02502, section 5.4).
@@ -36,7 +36,7 @@ def reconstruct(
     *,
     on_call: Callable[[], object] = lambda: None,
 ) -> NDArray[np.float32]:
-    """Encode and decode images, without clipping, which would change the way back.
+    """Encode and decode images without clipping, which cannot be inverted.
 
     Args:
         denoiser: The network.

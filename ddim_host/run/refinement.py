@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Distance: TypeAlias = Callable[[NDArray[np.float32]], float]
 
 _STRIDES = (4, 2, 1)
-"""Distances by which timesteps are moved, in steps of the teacher, each in one pass over the subset."""
+"""Distances by which timesteps are moved, in teacher steps; each is used in one pass over the subset."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Refined:
 
     Attributes:
         timesteps: int64 `(S,)`.
-        before: The distance of the images before refinement.
-        after: The distance of the images after refinement.
+        before: The distance from the teacher's images before refinement.
+        after: The distance from the teacher's images after refinement.
     """
 
     timesteps: NDArray[np.int64]
@@ -47,10 +47,10 @@ class Refined:
 
 
 def pixel_distance(target: NDArray[np.float32]) -> Distance:
-    """Return a function that computes the mean squared difference of pixels from a target.
+    """Return a function that computes the mean squared pixel difference from a target.
 
     Args:
-        target: float32 `(N, C, H, W)`, as are the images.
+        target: float32 `(N, C, H, W)`, like the images.
     """
 
     def distance(images: NDArray[np.float32]) -> float:
@@ -60,7 +60,7 @@ def pixel_distance(target: NDArray[np.float32]) -> Distance:
 
 
 def refined_images(num_images: int) -> int:
-    """Return the number of a teacher's images that a refinement uses: half of them."""
+    """Return the number of the teacher's images that refinement uses: half of them, but at least one."""
     return max(1, num_images // 2)
 
 
@@ -87,7 +87,7 @@ def refine(
         denoiser: Its trained network.
         teacher: The predictions of the teacher.
         subsets: Subsets of the teacher's timesteps, by size.
-        distance: Returns the distance of images, float32 `(N, C, H, W)`, from `teacher_images`.
+        distance: Measures the distance from images, float32 `(N, C, H, W)`, to `teacher_images`.
 
     Returns:
         The refined subsets by size, and the number of network calls, one per batch.
@@ -101,7 +101,7 @@ def refine(
     calls = {size: batches * _plan(experiment, subset).calls for size, subset in subsets.items()}
     tries = {size: 1 + 2 * len(_STRIDES) * size for size in subsets}
     made, refined = 0, {}
-    # Many moves are impossible or already tried, so the bar jumps to the end of a subset.
+    # Many moves are impossible or were already tried, so the bar jumps ahead at the end of each subset.
     with progress_bar("refining", sum(tries[size] * calls[size] for size in subsets), unit="call") as bar:
         for size, subset in subsets.items():
             distances: list[float] = []

@@ -67,19 +67,19 @@ def denoise(
     solver: Solver = ddim,
     on_call: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Take the steps, on the device.
+    """Take the denoising steps on the device.
 
     Args:
         denoiser: The network.
         x_t: `(B, C, H, W)` at the start of the first step.
         steps: Steps from `diffusion.ddim_steps` or `diffusion.encoding_steps`.
         limit: Limit on the absolute value of the predicted x_start; None for no limit.
-        fresh_noise: Returns float32 `(B, C, H, W)` for a step; needed if any sigma is above 0.
+        fresh_noise: Returns float32 `(B, C, H, W)` for a step; required if any sigma is above 0.
         solver: The solver.
         on_call: Called after each network call.
 
     Yields:
-        x at the end of each step, and the predicted x_start.
+        x at the end of each step, and the x_start predicted in it.
 
     Raises:
         ValueError: A step adds noise, and `fresh_noise` is None.
@@ -93,14 +93,14 @@ def denoise(
 
     def added(step: DDIMStep) -> Tensor:
         if fresh_noise is None:
-            raise ValueError("a step adds noise (sigma > 0), so fresh_noise is needed")
+            raise ValueError("a step adds noise (sigma > 0), so fresh_noise is required")
         return model.to_device(fresh_noise(step))
 
     return solver(x_t, steps, predict, added)
 
 
 def start_noise(seed: int, shape: tuple[int, int, int]) -> StartNoise:
-    """Return a function that draws x_T of the images with given indices.
+    """Return a function that draws x_T for the images with the given indices.
 
     Args:
         seed: The seed.
@@ -116,7 +116,7 @@ def start_noise(seed: int, shape: tuple[int, int, int]) -> StartNoise:
 
 
 def require_finite(pictures: NDArray[np.float32]) -> None:
-    """Check sampled images.
+    """Check that sampled images are finite.
 
     Raises:
         ImagesNotFiniteError: A pixel is not finite.
@@ -126,7 +126,7 @@ def require_finite(pictures: NDArray[np.float32]) -> None:
 
 
 class ImagesNotFiniteError(UserError):
-    """Error: a sampled image has a pixel that is not finite."""
+    """A sampled image has a pixel that is not finite."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -137,7 +137,7 @@ class ImagesNotFiniteError(UserError):
 
 
 class Sampler:
-    """Samples the images of a seed, and measures the time.
+    """Samples the images of a seed, and measures the time taken.
 
     Image i depends only on the seed and i, not on the number of images or the batch size.
 
@@ -148,15 +148,15 @@ class Sampler:
         seed: Seed of x_T and of the noise added with eta > 0.
         limit: Limit on the absolute value of the predicted x_start; None for no limit.
         solver: The solver.
-        start: Returns x_T by indices; None draws it from the seed.
+        start: Returns x_T for given indices; None draws it from the seed.
         shown: Increasing positions of the K steps whose predicted x_start is returned; None for only the last
             one, the finished image.
-        processes: The processes that share a batch of `images`; each receives the whole batch.
+        processes: The processes that share a batch of `images`; each receives the complete batch.
 
     Attributes:
-        seconds: Time of all sampling so far, noise included, on a warm device.
-        warmup_seconds: Time of a warm-up per batch size: the first two steps and the last one, including
-            compilation if the framework compiles.
+        seconds: Total sampling time so far on a warm device, including noise generation.
+        warmup_seconds: Total time of the warm-ups, one per batch size: the first two steps and the last one,
+            including any compilation.
     """
 
     def __init__(
@@ -207,8 +207,8 @@ class Sampler:
         """Sample images 0 to N - 1, a batch at a time.
 
         Args:
-            num_images: N.
-            batch_size: B, images per network call, over all processes.
+            num_images: The number of images N.
+            batch_size: B, the number of images per network call, summed over all processes.
             on_call: Called after each network call.
 
         Yields:
@@ -223,8 +223,8 @@ class Sampler:
         self._warm |= sizes
         model.synchronize()
         started = time.perf_counter()
-        # Whole steps, because a lazy framework compiles their arithmetic along with the network; and all
-        # kinds of steps: the first has no predecessor, and the last adds no noise and returns the image.
+        # Run complete steps, because a lazy framework compiles their arithmetic along with the network, and
+        # every kind of step: the first has no predecessor; the last adds no noise and returns the image.
         steps = (*self._steps[:-1][:2], self._steps[-1])
         last = len(steps) - 1
         shown = frozenset([last]) if len(self._shown) == 1 else frozenset([0, last])

@@ -1,4 +1,4 @@
-"""A teacher's trajectory: DDIM with many steps, from noise used for nothing else."""
+"""A teacher's trajectory: DDIM with many steps, from noise that is used for nothing else."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def follow_teacher(
 ) -> Teacher:
     """Sample with deterministic DDIM and a progress bar, and return the network's predictions.
 
-    Seed, clipping and batch size are those of the experiment.
+    The seed, the clipping and the batch size are the experiment's.
 
     Args:
         experiment: The experiment.
         denoiser: Its trained network.
         timesteps: int64 `(G,)`, strictly increasing.
-        num_images: N.
+        num_images: The number of images N.
 
     Raises:
         UserError: A pixel is not finite.

@@ -1,4 +1,4 @@
-"""Use of a trained run: its experiment, and the weights of its checkpoints in a framework."""
+"""Use of a trained run: its experiment, and its checkpoints' weights loaded into a framework."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def assemble_trained(
 
 
 def used_weights(run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWeights) -> UsedWeights:
-    """Return the record of weights of a run, without loading them.
+    """Return the record of a run's weights without loading them.
 
     Raises:
         UserError: The checkpoint does not exist.
@@ -111,7 +111,7 @@ def used_weights(run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWe
 
 
 def weights_hash(run: RunDirectory, checkpoint: CheckpointChoice, which: WhichWeights) -> str:
-    """Return the SHA-256 of the files of weights of a run.
+    """Return the SHA-256 hash of a run's weights files.
 
     Raises:
         UserError: The checkpoint does not exist, or a file cannot be read.
@@ -167,7 +167,7 @@ def load_denoiser(
     for folder, count in counts.items():
         weights = load_weights(folder, which, parameters(experiment.unet))
         model = experiment.build_model()
-        # Load any weights as raw ones, so that no memory is needed for averaged ones.
+        # Load even averaged weights as raw ones, so that the model needs no memory for a second copy.
         model.load_weights(weights, "raw")
         members.append((model, count / total))
     used = used_weights(run, checkpoint, which)
@@ -190,7 +190,7 @@ def observed_command(
 
 
 def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> dict[str, Any]:
-    """Return the record of a result, for its JSON file."""
+    """Return the record of a result (weights, timesteps and device) for its JSON file."""
     config, model = experiment.config, denoiser.model
     return {
         "checkpoint": used.checkpoint,
@@ -204,7 +204,7 @@ def record_of(experiment: Experiment, denoiser: Denoiser, used: UsedWeights) -> 
 
 
 def solver_of(experiment: Experiment) -> str:
-    """Return the solver of an experiment, as on the command line."""
+    """Return the solver of an experiment, as written on the command line."""
     solver = experiment.config.solver
     return format_choice(solver.name, solver.parameters)
 
@@ -217,7 +217,7 @@ def _folders(run: RunDirectory, checkpoint: CheckpointChoice) -> list[Path]:
     if not folders:
         raise UserError(
             f"the newest checkpoint in {run.path} has no best epoch",
-            why="no epoch of this run had ended when it was written",
+            why="no epoch had ended when that checkpoint was written",
             fix="use --checkpoint latest, or continue the training",
         )
     return folders

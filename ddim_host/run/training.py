@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ddim_host.plugin.data import TrainTest
     from ddim_host.run.directory import RunDirectory
 
-# The optimizer allocates its memory in the first step, but not in the second: both may need compiling.
+# The optimizer allocates memory in the first step, but not in the second, so both may need compiling.
 _WARMUP_STEPS = 2
 _REPORT_SECONDS = 0.5
 # Maximum number of steps whose losses are still on the device, to limit memory.
@@ -38,7 +38,7 @@ _BATCHES_AHEAD = 4
 
 
 def learning_rate_at(step: int, *, lr: float, warmup_steps: int) -> float:
-    """Return the learning rate of a step, counted from 0: a linear warm-up, then constant."""
+    """Return the learning rate at a step, counted from 0: a linear warm-up, then a constant."""
     return lr * min(1.0, (step + 1) / warmup_steps) if warmup_steps else lr
 
 
@@ -52,10 +52,10 @@ def ema_decay_at(step: int, *, ema_decay: float) -> float:
 
 
 class Trainer:
-    """Trains one model to the end of its run, in one or several processes.
+    """Trains one model to the end of its run, in one or more processes.
 
     After each step, all processes agree on decisions that depend on time or signals, so that they take the
-    same steps. Only the first one writes files.
+    same steps. Only the first process writes files.
 
     Args:
         experiment: The assembled experiment.
@@ -99,7 +99,7 @@ class Trainer:
         )
         self._total_steps = config.length(len(images.train))
         self._grids = TrainingGrids(experiment, model, run, self._total_steps, enlargement)
-        # The minimum over all epochs: the first batch of an epoch may begin in the one before.
+        # The minimum over all epochs: the first batch of an epoch may begin in the previous epoch.
         self._images_of_an_epoch = len(images.train) - config.batch_size + 1
         self._first_epoch = self._train.epochs_done(progress.step)
         self._interruption = Interruption()
@@ -219,7 +219,7 @@ class Trainer:
         return learning_rate_at(step, lr=self._config.lr, warmup_steps=self._config.lr_warmup_steps)
 
     def _decide(self) -> None:
-        """Agree with all processes on decisions that depend on signals, or on the first process's clock."""
+        """Agree with the other processes on decisions that depend on signals or the first process's clock."""
         now = time.monotonic()
         first = launched().is_first
         wanted = (
@@ -235,7 +235,7 @@ class Trainer:
         self._experiment.sampler.update(gather(self._processes, batch.t, batch.total), weighted)
 
     def _fetch_losses(self) -> None:
-        """Copy the losses of the last steps to the host.
+        """Copy the losses of recent steps to the host.
 
         Raises:
             DivergedError: A loss is not finite.
@@ -290,8 +290,8 @@ class Trainer:
         progress.loss_sum, progress.loss_count = 0.0, 0
         progress.seconds, progress.steady_images, progress.warmup_seconds = 0.0, 0, 0.0
         progress.grid_seconds = 0.0
-        # The last row, and the first after a start in mid-epoch, may cover only a few images. Such a row can
-        # be the best only if the run has no complete epoch.
+        # The last row, and the first one after starting mid-epoch, may cover only a few images. Such a row
+        # can be the best only if the run has no complete epoch.
         if whole or (not progress.best and progress.step == self._total_steps):
             self._save_if_best(row)
 
@@ -309,7 +309,7 @@ class Trainer:
             remove_others(self._run.checkpoints_path, self._progress)
 
     def growth(self) -> str:
-        """Describe the growth of the loss, if it has grown. See `metrics.growth`."""
+        """Describe the growth of the loss, if it has grown; see `metrics.growth`."""
         batch, size = next(iter(self._test))
         noise = self._model.to_device(batch.target)
         losses = self._model.to_host(self._experiment.loss(noise * 0.0, noise))
@@ -326,7 +326,7 @@ class Trainer:
         return total / count
 
     def _shown(self, train_loss: float) -> dict[str, str]:
-        """Return the values in the progress bar: train loss, newest test loss, and time spent on grids."""
+        """Return the values shown in the progress bar: train loss, newest test loss, time spent on grids."""
         test = {"test": f"{self._metrics[-1].test_loss:.4g}"} if self._metrics else {}
         grids = {"grids": f"{self._grids.seconds:.1f}s"} if self._grids.seconds else {}
         return {"loss": f"{train_loss:.4g}", **test, **grids}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 AxisValue: TypeAlias = PartChoice | Value
-"""A part as given, a validated setting, or the name of a framework or preset."""
+"""A part as requested, a validated setting, or the name of a framework or preset."""
 
 _PARTS = tuple(kind.option for kind in PART_KINDS)
 
@@ -36,9 +36,9 @@ class Grid:
     """The requested sweep.
 
     Attributes:
-        axes: The values of each given part and setting.
-        evaluation: Options of `evaluate`, with values as on the command line; None for no evaluation.
-        watchers: The observers of every experiment; None if the user did not mention any.
+        axes: The requested values of each part and setting.
+        evaluation: Options for `evaluate`, with values as on the command line; None for no evaluation.
+        watchers: The observers of every experiment; None if the user did not specify any.
     """
 
     axes: Mapping[str, tuple[AxisValue, ...]] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Grid:
         inherited = {name: values for name, values in base.axes.items() if name not in taken}
         axes = {**inherited, **self.axes}
         if axes.get("plugin") != base.axes.get("plugin") and "model" in axes and "model" not in self.axes:
-            # The other framework's distribution provides a network of the same name.
+            # The new framework's distribution provides its own network of the same name.
             models = cast("tuple[PartChoice, ...]", axes["model"])
             axes["model"] = tuple(replace(model, distribution=None) for model in models)
         evaluation = {**(base.evaluation or {}), **(self.evaluation or {})}
@@ -74,12 +74,12 @@ class Grid:
         return [dict(zip(axes, values, strict=True)) for values in trials]
 
     def varying(self) -> set[str]:
-        """Return the axes with several values."""
+        """Return the axes with several distinct values."""
         return {name for name, values in self.axes.items() if len(_distinct(values)) > 1}
 
 
 def requested(trial: Mapping[str, AxisValue]) -> Request:
-    """Return the request of one of the `trials` of a grid.
+    """Return the request for one of a grid's `trials`.
 
     Raises:
         UserError: Two settings are mutually exclusive, or the preset does not exist.
@@ -108,14 +108,14 @@ def read_value(name: str, given: object, path: Path | None = None) -> AxisValue:
     if name in ("plugin", "preset") and isinstance(given, str):
         return given
     part = read_part(given, name, path or Path())
-    # The file of a run records the distribution, but does not select it.
+    # A run's file records the framework's distribution, but does not select it.
     return part.name if name == "plugin" else part
 
 
 def read_grid(path: Path) -> Grid:
     """Read a TOML file like that of a run, except that every value may be a list.
 
-    The table `evaluate` has options of the `evaluate` command.
+    The table `evaluate` contains options for the `evaluate` command.
 
     Raises:
         UserError: The file cannot be read, is not TOML, or has an unknown key or an invalid value.
@@ -129,7 +129,9 @@ def read_grid(path: Path) -> Grid:
         _require_known(key, (*AXES, OBSERVER), path)
         values = given if isinstance(given, list) else [given]
         if not values:
-            raise UserError(f"{key} in {path} has no values")
+            raise UserError(
+                f"{key} in {path} has no values", fix="list at least one value, or remove the key"
+            )
         axes[key] = tuple(read_value(key, value, path) for value in values)
     return Grid(
         axes,
@@ -155,7 +157,7 @@ def _distinct(values: Iterable[AxisValue]) -> list[AxisValue]:
 
 
 def _text(value: AxisValue) -> str:
-    """Return a value as on the command line."""
+    """Return a value as written on the command line."""
     if not isinstance(value, PartChoice):
         return format_value(value)
     arguments: dict[str, Any] = {
@@ -168,7 +170,7 @@ def _text(value: AxisValue) -> str:
 def _evaluation(table: object, path: Path) -> dict[str, str]:
     if not isinstance(table, dict):
         raise UserError(
-            f"evaluate in {path} must be a table", fix="write [evaluate], and its options below it"
+            f"evaluate in {path} must be a table", fix="write [evaluate], with its options below it"
         )
     options = {}
     for key, given in table.items():
@@ -188,5 +190,5 @@ def _require_known(key: str, known: Collection[str], path: Path) -> None:
     if key not in known:
         raise UserError(
             f"{path} has an unknown setting {key!r}{suggestion(key, [*known])}",
-            why=f"known: {', '.join(known)}",
+            why=f"the known settings are {', '.join(known)}",
         )

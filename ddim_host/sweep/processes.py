@@ -1,4 +1,4 @@
-"""Commands of the host in child processes."""
+"""Commands of the host, run in child processes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 # -P keeps files in the current folder from shadowing modules.
 PROGRAM = (sys.executable, "-P", "-m", "ddim_host")
-"""The beginning of the command line of every command of the host."""
+"""The beginning of the command line of every host command."""
 
 _PATIENCE_SECONDS = 60.0
-"""Time limit for a process to write a checkpoint and exit after SIGTERM, before it is killed."""
+"""Time that a process has after SIGTERM to write a checkpoint and exit, before it is killed."""
 
 
 class CommandRunner:
     """Starts commands from any thread, and can stop all of them.
 
-    Each process leads its own process group, so that Ctrl-C on a terminal does not reach it, and its own
+    Each process leads its own process group, so that Ctrl-C in a terminal does not reach it, and its own
     child processes can be killed with it.
     """
 
@@ -44,7 +44,7 @@ class CommandRunner:
         Args:
             command: The arguments: `run`, `--config=...`, ...
             output: Receives stdout and stderr.
-            failure: The file for its error; see `ddim_host.system.failure`.
+            failure: The file to which the command writes its error; see `ddim_host.system.failure`.
 
         Returns:
             The exit code, negative if a signal killed the process; None after `stop`.
@@ -66,7 +66,7 @@ class CommandRunner:
             self._running.add(process.pid)
         # A process keeps its PID until `wait`, so that no signal reaches an unrelated process.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        _signal_group(process.pid, signal.SIGKILL)  # any child processes left
+        _signal_group(process.pid, signal.SIGKILL)  # any remaining child processes
         with self._lock:
             self._running.discard(process.pid)
         code = process.wait()

@@ -53,7 +53,7 @@ def claimed(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(
                 f"another process is running the sweep in {folder}",
-                fix="wait until it ends, or choose another --out",
+                fix="wait for it to finish, or choose another --out",
             ) from None
         yield
 
@@ -63,9 +63,9 @@ class Sweep:
 
     Args:
         folder: The folder; it need not exist yet.
-        evaluation: Options of `evaluate`; None for no evaluation.
+        evaluation: Options for `evaluate`; None for no evaluation.
         features: Returns the `--features` for a data set, or an empty string for the default; called only if
-            `evaluation` does not have them.
+            `evaluation` does not specify them.
     """
 
     def __init__(
@@ -117,7 +117,9 @@ class Sweep:
         return list(plan.values())
 
     def write_jobs(self, trials: Sequence[Trial]) -> tuple[Path, int]:
-        """Write the remaining training commands, one per line; they can run in any order, folder and machine.
+        """Write the remaining training commands, one per line.
+
+        The commands can run in any order, from any folder and on any machine.
 
         Returns:
             The file, and the number of commands.
@@ -128,17 +130,19 @@ class Sweep:
         path = self.folder / "jobs.txt"
         jobs = [shlex.join((*PROGRAM, *one.stages["run"])) for one in trials if "run" in one.stages]
         if "\n" in "".join(jobs):
-            raise UserError(f"{path} cannot contain names with line breaks", fix="choose another --out")
+            raise UserError(
+                f"cannot write {path}", why="a path in it contains a line break", fix="choose another --out"
+            )
         with file_errors(f"cannot write {path}"):
             write_bytes(path, os.fsencode("".join(f"{job}\n" for job in jobs)))
         return path, len(jobs)
 
     def work(self, trials: Sequence[Trial], *, jobs: int = 1) -> None:
-        """Do the remaining work; a failed experiment does not stop the others.
+        """Run the remaining commands of all experiments; a failed one does not stop the others.
 
         Args:
             trials: The experiments, in existing folders.
-            jobs: Number of experiments at a time. With more than one, times are not comparable.
+            jobs: Number of experiments to run at a time. With more than one, times are not comparable.
 
         Raises:
             KeyboardInterrupt: The user interrupted the sweep; all processes have been told to terminate.
@@ -161,7 +165,7 @@ class Sweep:
     def _new_name(
         self, asked: TrialRequest, config: Mapping[str, Any], others: Mapping[str, Mapping[str, Any] | None]
     ) -> str:
-        """Return a name that nothing in the folder has."""
+        """Return a name that is not yet used in the folder."""
         name = trial_name(asked.values, asked.varying)
         other = others.get(name)
         if other is not None:
@@ -197,10 +201,10 @@ class Sweep:
         for name, command in trial.stages.items():
             self._running[trial.name] = name
             try:
-                with file_errors(f"`{name}` could not be run"):
+                with file_errors(f"cannot run `{name}`"):
                     stage = self._call(trial, command)
                 if stage is None:
-                    return  # everything was stopped
+                    return  # the sweep was stopped
                 tqdm.write(printable(_outcome(trial, name, stage)))
                 trial.record(name, stage)
             except UserError as error:
@@ -212,7 +216,7 @@ class Sweep:
                 return
 
     def _call(self, trial: Trial, command: tuple[str, ...]) -> Stage | None:
-        """Run a command and log its output in the experiment's log; return None if the sweep was stopped."""
+        """Run a command and append its output to the log; return None if the sweep was stopped."""
         trial.failure_path.unlink(missing_ok=True)
         started = time.perf_counter()
         with trial.log_path.open("a", encoding="utf-8") as log:
@@ -224,7 +228,7 @@ class Sweep:
 def _outcome(trial: Trial, name: StageName, stage: Stage) -> str:
     """Describe the outcome of a command in one line."""
     if stage.exit_code == 0:
-        text = f"{trial.name}: {_DONE[name]}; the whole process took {stage.seconds:.1f} s"
+        text = f"{trial.name}: {_DONE[name]} in {stage.seconds:.1f} s"
         return text + (_training(trial) if name == "run" else "")
     if stage.exit_code < 0:
         names = {one.value: one.name for one in signal.Signals}
@@ -237,7 +241,7 @@ def _outcome(trial: Trial, name: StageName, stage: Stage) -> str:
 
 
 def _training(trial: Trial) -> str:
-    """Describe the time of the training loop, and the last losses."""
+    """Describe the time spent in the training loop, and the last losses."""
     try:
         metrics = trial.run.read_metrics()
     except UserError:
@@ -245,7 +249,7 @@ def _training(trial: Trial) -> str:
     text = ""
     if not trial.begun:  # otherwise an earlier process did part of the training
         loop = sum(row.seconds + row.warmup_seconds for row in metrics)
-        text += f", its training loop {loop:.1f} s"
+        text += f", including {loop:.1f} s in the training loop"
     for row in metrics[-1:]:
         text += f"; train loss {row.train_loss:.4g}, test loss {row.test_loss:.4g}"
     return text

@@ -1,6 +1,6 @@
 """One experiment of a sweep, in its run directory.
 
-Besides the files listed in `ddim_host.run.directory`, the folder has:
+Besides the files listed in `ddim_host.run.directory`, the folder contains:
 
 trial.toml     the resolved experiment, in the format of a run's config.toml; never changed
 trial.log      the output of all commands
@@ -55,7 +55,7 @@ class TrialRequest:
     """A requested experiment.
 
     Attributes:
-        values: The given values, by axis.
+        values: The requested values, by axis.
         varying: The axes that vary in the sweep and appear in the name.
         config: The resolved experiment.
     """
@@ -66,17 +66,18 @@ class TrialRequest:
 
 
 class Trial:
-    """An experiment and its remaining commands, as of the creation of this object.
+    """An experiment, and the commands that remained when this object was created.
 
     Attributes:
         path: The folder, which may not exist yet.
         run: The run, which may not exist yet.
-        begun: True if the run exists; it is then resumed.
+        begun: True if the run already exists and will be resumed.
         stages: The remaining commands, in order; empty if the experiment is done.
 
     Args:
-        path: The folder, absolute, because commands are compared and it must not look like an option.
-        evaluation: Options of `evaluate`; None for no evaluation.
+        path: The absolute path of the folder; absolute, so that commands can be compared and no path looks
+            like an option.
+        evaluation: Options for `evaluate`; None for no evaluation.
         asked: The requested experiment; None if it was found in the folder of a sweep.
         features: Returns the `--features` for a data set, or an empty string for the default.
     """
@@ -108,13 +109,13 @@ class Trial:
                 evaluation = {**evaluation, "features": named}
             command = ("evaluate", str(path), *(f"--{name}={value}" for name, value in evaluation.items()))
             known = self._recorded("evaluate")
-            # The folder may have been moved.
+            # Ignore the path in the comparison, because the folder may have been moved.
             if not trained or known is None or known.exit_code != 0 or known.command[2:] != command[2:]:
                 self.stages["evaluate"] = command
 
     @cached_property
     def identity(self) -> dict[str, Any] | None:
-        """The experiment's configuration without versions; None if `trial.toml` is damaged."""
+        """The experiment's configuration without versions and observers; None if `trial.toml` is damaged."""
         try:
             return identity(read_toml(self.config_path))
         except UserError:
@@ -138,7 +139,7 @@ class Trial:
             return
         partial = self.path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
-            with file_errors(f"cannot make {self.path}"):
+            with file_errors(f"cannot create {self.path}"):
                 partial.mkdir()
                 write_text(partial / self.config_path.name, write_config(self.asked.config))
                 partial.rename(self.path)
@@ -167,7 +168,7 @@ class Trial:
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration document without versions and observers.
 
-    An experiment stays the same with newer versions of its parts, or with other observers.
+    Experiments are the same if they differ only in the versions of their parts or in their observers.
     """
     return {
         name: {**value, "version": None} if isinstance(value, dict) else value

@@ -27,7 +27,7 @@ def test_card_describes_the_pipeline_and_its_training(
     assert card.startswith("---\nlibrary_name: diffusers\n")
     for text in (
         "# digits\n",
-        "images of 8 x 8 pixels, grey",
+        "grey images of 8 x 8 pixels",
         'DDIMPipeline.from_pretrained("digits")',
         "num_inference_steps=20, use_clipped_model_output=True",
         "ddim-host import digits --plugin torch --out run",

@@ -307,11 +307,11 @@ BIAS = "conv_in.bias"
         (config(SCHEDULE, SCHEDULER, rescale_betas_zero_snr=True), "rescale_betas_zero_snr"),
         (config(SCHEDULE, SCHEDULER, unheard_of=1), "unheard_of"),
         (write(f"unet/{WEIGHTS}", b"\x80\x04."), "is not a complete safetensors file"),
-        (weights(**{BIAS: None}), f"it lacks {BIAS}"),
+        (weights(**{BIAS: None}), f"it does not contain {BIAS}"),
         (weights(**{BIAS: np.zeros(9, np.float32)}), f"{BIAS} is float32 (9,)"),
         (weights(**{BIAS: np.full(8, np.nan, np.float32)}), "not finite"),
         (weights(**{BIAS: np.full(8, 1e300)}), "not finite"),
-        (weights(**{BIAS: np.zeros(8, np.int64)}), "not a floating point number"),
+        (weights(**{BIAS: np.zeros(8, np.int64)}), "not a floating-point type"),
         (weights(**{"class_embedding.weight": np.zeros(8, np.float32)}), "class_embedding.weight"),
     ],
 )
@@ -418,4 +418,4 @@ def test_revision_of_a_folder_is_refused(importing: Import, tmp_path: Path) -> N
     save_pipeline(tmp_path / "pipeline")
     outcome = importing("--revision", "main")
     assert outcome.code == 2
-    assert "--revision applies to pipelines on the Hub only" in outcome.err
+    assert "--revision applies only to pipelines on the Hub" in outcome.err

@@ -46,7 +46,7 @@ def test_front_contains_the_newest_subset_of_each_size() -> None:
         ({"checkpoint": "best-test"}, "dynamic_programming, checkpoint best-test"),
         (
             {"refinement": Refinement("pixels", "ipndm", 4)},
-            "dynamic_programming, refined with ipndm by pixels",
+            "dynamic_programming, refined with ipndm by the distance between pixels",
         ),
     ],
 )

@@ -58,7 +58,7 @@ def test_run_stores_the_training_images_nearest_to_its_samples(run: Path) -> Non
     assert (run / "samples" / real.grid).exists()
     assert all(list(row) == sorted(row) for row in real.neighbours.distances)
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "Real images, from the test set" in page
+    assert "Real images from the test set" in page
     assert f"the nearest of {real.neighbours.num_train:,} training images" in page
 
 

@@ -241,12 +241,12 @@ def test_distances_of_too_few_images_are_marked_in_headline_and_caption() -> Non
     few = replace(FLOOR, warnings=("it is singular",))
     run = reported(scores=Scores((scored(warnings=("it is singular",)),), (few,)))
     distance = headline(run, None)[-1]
-    assert "4,000 images (too few, see the warnings), digits_mlp" in distance.note
-    assert "real test images: 4.27 (too few, see the warnings)" in distance.note
+    assert "4,000 images (too few; see the warnings), digits_mlp" in distance.note
+    assert "real test images: 4.27 (too few; see the warnings)" in distance.note
     assert "too few" not in headline(reported(), None)[-1].note
     [quality] = map(quality_of, compare([run]).quality)
     assert (
-        "the 297 real test images: 4.27 (too few images, see the warnings below)" in quality.tables[0].title
+        "the 297 real test images: 4.27 (too few images; see the warnings below)" in quality.tables[0].title
     )
     said = [line for line in quality.remarks if "singular" in line]
     assert said == ["Warning: it is singular."], "a warning about both must appear once"
@@ -277,7 +277,7 @@ def test_speeds_under_different_conditions_are_reported(name: str, value: str) -
     assert shown[name] == (CONDITIONS[name], value)
     assert shown["framework"] == ("torch 2.13.0", "torch 2.13.0")
     page = render_page(comparison, title="t", command="c")
-    assert "Conditions of measurement" in page
+    assert "Measurement conditions" in page
     document = json.loads(as_json(comparison, title="t", command="c"))
     assert document["conditions"][name] == {"one": CONDITIONS[name], "two": value}
 
@@ -291,7 +291,7 @@ def test_same_conditions_cause_no_warning() -> None:
     ]
     assert compare(runs).warnings == ()
     untrained = reported("four", provenance={**CONDITIONS, "threads": "2"}, metrics=())
-    assert compare([runs[0], untrained]).warnings == ("four: no epoch has ended yet",)
+    assert compare([runs[0], untrained]).warnings == ("four: no epoch has finished yet",)
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_page_of_a_single_run_has_no_comparison() -> None:
 def test_run_with_only_settings_has_a_page() -> None:
     empty = reported("empty", metrics=(), scores=Scores(), grids=())
     comparison = compare([empty])
-    assert "empty: no epoch has ended yet" in comparison.warnings
+    assert "empty: no epoch has finished yet" in comparison.warnings
     assert "Differences" not in render_page(comparison, title="empty", command="c")
     assert as_markdown(comparison, title="empty", command="c").startswith("# empty")
     assert json.loads(as_json(comparison, title="empty", command="c"))["throughput"] == {}
@@ -497,7 +497,7 @@ def page_with_good_times() -> str:
 @pytest.mark.parametrize("seconds", ["<b>", None, float("nan"), -1, True, [1.0]])
 def test_invalid_times_are_not_shown(seconds: object, page_with_good_times: str) -> None:
     assert ": sampled in" not in page_with_times(seconds=seconds)
-    assert "seed 0: sampled in 0.500 s, after 12.2 s of compiling" in page_with_good_times
+    assert "seed 0: sampled in 0.500 s, after 12.2 s of compilation" in page_with_good_times
 
 
 def test_a_single_run_begins_with_its_pictures() -> None:
@@ -726,7 +726,7 @@ def test_unfinished_training_is_reported(
     epoch, step, *values = row.split(",")
     metrics.write_text(f"{header}\n{','.join((epoch, str(int(step) - 1), *values))}\n", encoding="utf-8")
     outcome = in_process("compare", *runs, "--out", tmp_path / "page.html")
-    said = f"a/run: training has not finished: its metrics end at step {int(step) - 1} of {step}"
+    said = f"a/run: training has not finished; its metrics end at step {int(step) - 1} of {step}"
     assert f"note: {said}\n" in outcome.err
     assert said in (tmp_path / "page.html").read_text(encoding="utf-8")
 

@@ -269,14 +269,14 @@ def replaced(name: str, value: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
 @pytest.mark.parametrize(
     ("weights", "why"),
     [
-        (replaced("conv.bias", None), "it lacks conv.bias"),
+        (replaced("conv.bias", None), "it does not contain conv.bias"),
         (replaced("more", np.ones(1, np.float32)), "it contains more, which the network does not have"),
         (
             replaced("conv.bias", np.ones(4, np.float32)),
-            "conv.bias is float32 (4,), the network's is float32 (3,)",
+            "conv.bias is float32 (4,), but must be float32 (3,)",
         ),
         (replaced("conv.bias", np.ones((3, 1), np.float32)), "conv.bias is float32 (3, 1)"),
-        (replaced("conv.bias", np.ones(3)), "conv.bias is float64 (3,), the network's is float32 (3,)"),
+        (replaced("conv.bias", np.ones(3)), "conv.bias is float64 (3,), but must be float32 (3,)"),
         (replaced("conv.bias", np.ones(3, np.float16)), "conv.bias is float16 (3,)"),
         (
             replaced("conv.bias", np.array([0, np.nan, 0], np.float32)),
@@ -286,7 +286,7 @@ def replaced(name: str, value: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
             replaced("conv.bias", np.array([0, np.inf, 0], np.float32)),
             "conv.bias has values that are not finite",
         ),
-        ({}, "it lacks conv.weight"),
+        ({}, "it does not contain conv.weight"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(

@@ -109,7 +109,7 @@ def test_name_is_freed_if_no_picture_was_written(tmp_path: Path) -> None:
     with run.new_samples_path("samples") as path:
         assert path.name == "samples-2.png"
     (tmp_path / "blocked").write_text("")
-    with pytest.raises(UserError, match="cannot write into"):
+    with pytest.raises(UserError, match="cannot write to"):
         RunDirectory(tmp_path / "blocked").new_samples_path("samples").__enter__()
 
 

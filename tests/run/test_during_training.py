@@ -121,7 +121,7 @@ def test_images_that_are_not_finite_do_not_stop_training(
     run = train(experiment_of(data, 5), tmp_path / "run", Counting(broken=True))
     assert grids(run) == []
     assert (
-        "warning: cannot draw the grid of step 5: the sampled images are not finite"
+        "warning: cannot draw the grid for step 5: the sampled images are not finite"
         in capsys.readouterr().err
     )
     assert run.read_metrics()[-1].step == 10
@@ -159,10 +159,10 @@ def test_auto_draws_about_ten_grids(sample_every: int | str, total: int, steps: 
 
 
 def test_description_of_the_grids() -> None:
-    assert grids_in_words("auto", 450) == "a grid of 16 images every 45 steps while it trains"
-    assert grids_in_words("auto", None) == "a grid of 16 images 10 times while it trains"
-    assert grids_in_words(500, None) == "a grid of 16 images every 500 steps while it trains"
-    assert grids_in_words(0, 450) == "no grids while it trains"
+    assert grids_in_words("auto", 450) == "a grid of 16 images every 45 steps during training"
+    assert grids_in_words("auto", None) == "a grid of 16 images 10 times during training"
+    assert grids_in_words(500, None) == "a grid of 16 images every 500 steps during training"
+    assert grids_in_words(0, 450) == "no grids during training"
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_failure_to_create_a_folder_leaves_nothing(tmp_path: Path) -> None:
     [trial] = planned(tmp_path, asked())
     trial.path.mkdir()
     (trial.path / "letter.txt").touch()
-    with pytest.raises(UserError, match=r"cannot make .*torch"):
+    with pytest.raises(UserError, match=r"cannot create .*torch"):
         trial.prepare()
     assert [path.name for path in tmp_path.iterdir()] == ["torch"]
     assert [path.name for path in trial.path.iterdir()] == ["letter.txt"]
@@ -252,6 +252,6 @@ def test_job_with_a_line_break_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "two\nlines"
     prepared(folder, asked())
     sweep = Sweep(folder)
-    with pytest.raises(UserError, match="names with line breaks"):
+    with pytest.raises(UserError, match="contains a line break"):
         sweep.write_jobs(sweep.trials())
     assert not (folder / "jobs.txt").exists()
