@@ -1,4 +1,4 @@
-"""Processes started by mpirun, connected by Jittor's MPI."""
+"""Processes started by mpirun and connected with Jittor's MPI support."""
 
 from __future__ import annotations
 
