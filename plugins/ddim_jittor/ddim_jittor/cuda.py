@@ -176,7 +176,7 @@ def _libraries13() -> Check:
 def _sources13() -> Check:
     name = "Jittor for CUDA 13"
     if unfit := misfits(CUDA13):
-        detail = f"its {unfit[0].file} differs from that of 1.3.11.0, the only version that can be adapted to CUDA 13"
+        detail = f"its {unfit[0].file} is not from 1.3.11.0, the only version that can be adapted to CUDA 13"
         return Check(name, False, detail, f"unset {cuda13.VARIABLE}, or install jittor==1.3.11.0")
     return Check(name, True, "compiled from a copy of its sources adapted to CUDA 13")
 
