@@ -1,7 +1,7 @@
 """Default features for comparing images.
 
-Digits have features of their own. All other images use the FID features, whose weights are downloaded; if the
-weights are not available, they use `cifar_cnn`, which is included in the host.
+The digits use `digits_mlp`. All other images use the FID features, `inception`, whose weights are downloaded,
+or `cifar_cnn`, which is included in the host, if those weights are not available.
 """
 
 from __future__ import annotations

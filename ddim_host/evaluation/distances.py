@@ -18,7 +18,7 @@ _BLOCK = 1024
 
 
 class Gaussian(Protocol):
-    """Mean float64 `(D,)` and covariance float64 `(D, D)` of features."""
+    """Mean, float64 `(D,)`, and covariance, float64 `(D, D)`, of features."""
 
     @property
     def mean(self) -> NDArray[np.float64]: ...
@@ -67,7 +67,7 @@ def kernel_distance(
 ) -> KernelDistance:
     """Return the kernel distance KID: the unbiased MMD^2 with a cubic kernel (arXiv 1801.01401, section 4).
 
-    Unlike the Fréchet distance, its expected value does not depend on the number of images.
+    Its expected value, unlike that of the Fréchet distance, does not depend on the number of images.
 
     Args:
         generated: Features `(N, D)`.

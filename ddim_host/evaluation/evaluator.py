@@ -110,7 +110,7 @@ class Evaluator:
             raise UserError(
                 "the evaluator's process died unexpectedly",
                 why="it was killed, perhaps because memory ran out, or one of its libraries crashed",
-                fix="run the command again: it continues after the last score",
+                fix="run the command again; it continues after the last score",
             ) from None
         if error is not None:
             raise error

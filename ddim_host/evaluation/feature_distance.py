@@ -39,8 +39,8 @@ def feature_distance(
     """Return a function that computes the Fréchet distance between images and a target.
 
     Args:
-        evaluator: Uses the target as its reference.
-        target: float32 `(N, C, H, W)`, as are the images.
+        evaluator: Receives the target as its reference.
+        target: float32 `(N, C, H, W)`, like the images.
     """
     reference = to_uint8(target)
     evaluator.begin(len(reference))

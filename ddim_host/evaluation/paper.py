@@ -1,4 +1,4 @@
-"""The DDIM paper's scores, and a check that other scores are comparable to them."""
+"""The DDIM paper's scores, and a check that other scores are comparable with them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_cifar10(data: str) -> bool:
 
 
 def differences_from_the_paper(sampled: Sampled, ruler: Ruler) -> list[str]:
-    """List the differences from the protocol of the paper's table; if empty, scores are comparable."""
+    """List the differences from the protocol of the paper's table; an empty list means comparable scores."""
     real, features = ruler.reference, ruler.features
     same = {
         "the images are not from CIFAR-10": is_cifar10(real.data),

@@ -27,14 +27,14 @@ class Sampled:
 
     Attributes:
         num_images: N.
-        seed: Seed of the noise; the images are 0 to N - 1 of this seed.
+        seed: Seed of the noise; the images are those numbered 0 to N - 1 for this seed.
         eta: eta in [0, 1].
         timesteps: The visited timesteps, increasing.
         timestep_subset: The part that chose the timesteps, with its parameters.
         solver: The solver, with its parameters.
         clip: Limit on the absolute value of the predicted x_start; None for no limit.
         checkpoint: The chosen checkpoint.
-        checkpoint_steps: Training steps after which the weights were saved; several for an ensemble.
+        checkpoint_steps: Training step at which the weights were saved; several for an ensemble.
         weights: Which weights were used: raw or averaged.
         plugin: The framework.
         device: The device.
@@ -118,7 +118,7 @@ class Score:
         measures: The measures.
         seconds: Time taken.
         calls: Network calls per image.
-        batch_size: Images per network call; affects the seconds, not the images.
+        batch_size: Images per network call; affects the time taken, not the images.
         warnings: Reasons to doubt the measures.
         made_with: Versions, hardware and the command.
     """
@@ -235,7 +235,7 @@ class EvaluationFile:
 
 
 def _add_solvers(document: dict[str, Any]) -> None:
-    """Convert a document of the previous format, in which all images were sampled by DDIM."""
+    """Convert a document from the previous format, in which all images were sampled with DDIM."""
     for score in document["scores"]:
         score["calls"] = len(score["sampled"]["timesteps"])
         score["sampled"]["solver"] = "ddim"

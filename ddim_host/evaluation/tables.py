@@ -71,7 +71,7 @@ class Table:
         return sorted({score.sampled.seed for score in self.scores})
 
     def calls(self, steps: int) -> int:
-        """Return the network calls per image with this number of steps, or 0 if no score has it."""
+        """Return the network calls per image for this number of steps, or 0 if no score uses it."""
         return max((score.calls for score in self.scores if score.sampled.steps == steps), default=0)
 
     def cell(self, eta: float, steps: int) -> list[Score]:
@@ -311,7 +311,7 @@ def remarks(table: Table) -> list[str]:
     lines += [f"Warning: {warning}." for warning in warnings]
     differences = differences_from_the_paper(table.scores[0].sampled, table.scores[0].ruler)
     if differences and is_cifar10(table.scores[0].ruler.reference.data):
-        lines.append(f"Not comparable to the DDIM paper's table: {'; '.join(differences)}.")
+        lines.append(f"Not comparable with the DDIM paper's table: {'; '.join(differences)}.")
     return lines
 
 

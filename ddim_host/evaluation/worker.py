@@ -147,7 +147,7 @@ class Worker:
 
     def measure(self) -> Measures:
         """Compare the set with the reference."""
-        assert self._reference is not None, "the reference comes first"
+        assert self._reference is not None, "set the reference first"
         return measure(self._accumulator.statistics(), self._reference, self._settings)
 
     def _path(self, images_sha256: str) -> Path:
@@ -159,7 +159,7 @@ def serve(connection: Connection, *arguments: Any) -> None:
     """Run the evaluator's process: create a worker and answer requests.
 
     Each request is the name of a method and its arguments. Each answer is `(result, None)` or
-    `(None, error)`; the first one is the feature space.
+    `(None, error)`; the first answer contains the feature space.
 
     Args:
         connection: Connection to the sampling process.

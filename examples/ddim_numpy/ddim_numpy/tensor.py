@@ -169,7 +169,7 @@ def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _in_order(last: Tensor) -> list[Tensor]:
-    """Return a tensor's ancestors in topological order; not recursive, to support deep networks."""
+    """Return a tensor's ancestors in topological order, without recursion, to support deep networks."""
     order: list[Tensor] = []
     seen: set[int] = set()
     stack = [(last, False)]

@@ -59,7 +59,7 @@ def test_gradients_match_finite_differences(name: str) -> None:
             assert tensor.gradient[place] == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ddim_torch") is None, reason="needs ddim-torch to compare with")
+@pytest.mark.skipif(importlib.util.find_spec("ddim_torch") is None, reason="needs ddim-torch for comparison")
 @pytest.mark.parametrize(
     "change",
     [

@@ -65,7 +65,7 @@ def is_compiled(home: Path, name: str) -> bool:
 
 
 def _identity(cache: Path) -> str:
-    """Return an identifier of the compiled core: Jittor's files and the folder, which cannot be moved."""
+    """Identify the compiled core by Jittor's files and by its folder, because it cannot be moved."""
     record = metadata.distribution("jittor").read_text("RECORD") or ""
     return f"{metadata.version('jittor')} {hashlib.sha256(record.encode()).hexdigest()} {cache}\n"
 
@@ -116,7 +116,7 @@ def _compile(home: Path, cache: Path, log: Path, sources: Path | None) -> None:
             return
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     raise UserError(
-        f"Jittor failed to compile: the compilation {how}",
+        f"Jittor failed to compile: the process {how}",
         why=f"{_last_error(log)}; the full output is in {log}",
         fix=f"fix the cause and run the command again; if that does not help, delete {home}",
     )

@@ -157,7 +157,7 @@ def _toolkit13() -> Check:
 def _libraries13() -> Check:
     name, nvcc = "cuBLAS, cuRAND, cuDNN", find_nvcc13()
     if nvcc is None:
-        return Check(name, False, "they need the CUDA toolkit", "install CUDA 13 first")
+        return Check(name, False, "the libraries need the CUDA toolkit", "install CUDA 13 first")
     missing = cuda13.missing_files(nvcc)
     if missing:
         fix = "python -m pip install nvidia-cublas nvidia-curand nvidia-cudnn-cu13 nvidia-cuda-runtime"

@@ -71,7 +71,7 @@ def import_jittor(device: str) -> ModuleType:
         raise UserError(
             "Jittor can no longer use CUDA in this process",
             why="it was already imported for the CPU, or found no GPU that it supports",
-            fix="start a new process with --device cuda, and see `ddim-host doctor`",
+            fix="start a new process with --device cuda; `ddim-host doctor` shows what is missing",
         )
     jittor.flags.use_cuda = int(device != "cpu" and bool(jittor.has_cuda))
     module: ModuleType = jittor
@@ -96,7 +96,7 @@ def _import(cuda: bool) -> None:
         raise UserError(
             f"Jittor cannot start: its cache folder {home} is not usable",
             why=str(error),
-            fix="export DDIM_HOST_JITTOR_HOME=DIR with a writable folder",
+            fix="set DDIM_HOST_JITTOR_HOME to a writable folder",
         ) from error
     settings = _settings(home, includes, nvcc, patches)
     with _preserved(), _no_warnings(), _environment(settings), _first_on_path(sources):
@@ -106,7 +106,9 @@ def _import(cuda: bool) -> None:
             ensure_compiled(home, cache, stamp, log, sources)
         except OSError as error:
             raise UserError(
-                "Jittor cannot use its cache folder", why=f"{error}", fix=f"check the folder {home}"
+                "Jittor cannot use its cache folder",
+                why=f"{error}",
+                fix=f"check that {home} is writable and that its disk is not full",
             ) from error
         # DISABLE_MULTIPROCESSING stops Jittor from starting worker processes, which would find nothing to
         # compile and stay alive until the end. It also makes Jittor compile kernels one at a time, which is

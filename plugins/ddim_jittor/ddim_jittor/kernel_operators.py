@@ -58,7 +58,7 @@ def transform(kernels: Kernels, weight: jt.Var, *, turned: bool, like: jt.Var) -
     Args:
         kernels: The host's kernels.
         weight: float32 `(out, in, 3, 3)`.
-        turned: Transform for the gradient with respect to the input.
+        turned: Whether to transform for the gradient with respect to the input.
         like: An image with the dtype of those to convolve.
     """
     in_channels, out_channels = transform_channels(weight.shape, turned=turned)
@@ -172,7 +172,7 @@ def group_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, *, groups: int, eps: flo
         bias: float32 `(C,)`.
         groups: Number of groups; must divide C.
         eps: Added to the variance.
-        silu: Apply z sigmoid(z) afterwards.
+        silu: Whether to apply z sigmoid(z) afterwards.
 
     Returns:
         `(B, H, W, C)`, with the dtype of x.

@@ -131,7 +131,7 @@ def _python_headers() -> Check:
 
 
 def _cache() -> Check:
-    name, fix = "cache folder", "export DDIM_HOST_JITTOR_HOME=DIR with a writable folder"
+    name, fix = "cache folder", "set DDIM_HOST_JITTOR_HOME to a writable folder"
     try:
         home = jittor_home()
         nearest = next(folder for folder in (home, *home.parents) if folder.exists())
@@ -154,7 +154,10 @@ def _cache() -> Check:
             f"its cache folder {home} needs {_ROOM / 1e6:.0f} MB, but the disk has {free / 1e6:.0f} MB left"
         )
         return Check(
-            name, False, detail, "free some disk space, or export DDIM_HOST_JITTOR_HOME=DIR on another disk"
+            name,
+            False,
+            detail,
+            "free some disk space, or set DDIM_HOST_JITTOR_HOME to a folder on another disk",
         )
     return Check(name, True, str(home))
 
@@ -205,7 +208,7 @@ def _onednn_files() -> dict[str, Path]:
 
 
 def _listed(distribution: str) -> list[PurePosixPath]:
-    """Return the files listed by a wheel, including missing ones, which Python 3.12's `files` omits.
+    """Return the files listed by a wheel, including missing ones, which `files` omits since Python 3.12.
 
     Raises:
         FileNotFoundError: The wheel has no list of files.
@@ -237,7 +240,7 @@ def lay_onednn(home: Path) -> Path:
         home: Jittor's home.
 
     Returns:
-        The folder of its headers.
+        The folder with oneDNN's headers.
     """
     folder = home / ".cache/jittor/mkl/dnnl_lnx_2.2.0_cpu_gomp"
     for name, source in _onednn_files().items():

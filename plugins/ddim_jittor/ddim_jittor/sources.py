@@ -41,10 +41,10 @@ def needed_patches() -> tuple[Patch, ...]:
     """Return the patches that the installed Jittor needs for the installed NumPy and this Python.
 
     Returns:
-        The patches; none for NumPy 1 with Python 3.11 or 3.12, or for a Jittor that supports newer ones.
+        The patches; none for NumPy 1 with Python 3.11 or 3.12, or for a Jittor that supports newer versions.
 
     Raises:
-        UserError: This Jittor does not support that NumPy or Python, and the patches are for another Jittor.
+        UserError: The installed Jittor does not support them, and the patches are for another release.
         PackageNotFoundError: Jittor or NumPy is not installed.
     """
     numpy = Version(metadata.version("numpy"))

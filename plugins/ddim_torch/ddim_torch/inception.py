@@ -42,7 +42,7 @@ class Conv:
         channels: Output channels.
         kernel: Height and width.
         stride: 1 or 2; with 2 there is no padding.
-        border: Pad with zeros to keep the size of the image.
+        border: Whether to pad with zeros to preserve the size of the image.
     """
 
     name: str
@@ -189,7 +189,7 @@ class InceptionNetwork:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the features `(B, 2048)` of images uint8 `(B, 3, H, W)`."""
+        """Return the features `(B, 2048)` of uint8 images `(B, 3, H, W)`."""
         with torch.backends.cudnn.flags(**_EXACT):
             pixels = images.to(self._device).contiguous(memory_format=torch.channels_last).float() / 255.0
             size = (_IMAGE_SIZE, _IMAGE_SIZE)

@@ -1,4 +1,4 @@
-"""The operations of the U-Net on the CPU that use the host's kernels, as PyTorch functions."""
+"""The operations of the U-Net that use the host's CPU kernels, as PyTorch functions."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _convolve(
     out_channels: int,
     added: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None),
 ) -> Tensor:
-    """Convolve, and add bias, shift and residual."""
+    """Convolve, then add bias, shift and residual."""
     batch, in_channels, height, width = x.shape
     y = torch.empty((batch, out_channels, height, width), dtype=x.dtype, memory_format=torch.channels_last)
     kernels.conv3x3(

@@ -53,7 +53,7 @@ def join(device: Device) -> TorchProcesses:
         if launch.launcher != "torchrun":
             raise UserError(
                 f"PyTorch does not support {launch.launcher}",
-                fix=f"torchrun --nproc-per-node {launch.count} -m ddim_host ...",
+                fix=f"start the processes with torchrun --nproc-per-node {launch.count} -m ddim_host ...",
             )
         cuda = device != "cpu" and torch.cuda.is_available()
         if cuda:

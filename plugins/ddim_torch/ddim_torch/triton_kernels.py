@@ -446,7 +446,7 @@ def group_norm(
         bias: `(C,)`.
         groups: Number of groups; must divide C.
         eps: Added to the variance.
-        silu: Apply x sigmoid(x).
+        silu: Whether to apply x sigmoid(x).
         added: `(B, C)`, added to every pixel of x first.
         dropped: The dropout; None for no dropout.
 
@@ -490,7 +490,7 @@ def group_norm_grad(
     """Compute the gradients of `group_norm`.
 
     Args:
-        x: The argument of `group_norm`, as are `weight`, `bias`, `silu`, `added` and `dropped`.
+        x: `(B, C, H, W)`, the input of `group_norm`.
         weight: `(C,)`.
         bias: `(C,)`.
         statistics: The statistics returned by `group_norm`.
