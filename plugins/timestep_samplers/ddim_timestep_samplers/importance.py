@@ -35,8 +35,8 @@ class Importance:
     Args:
         schedule: The noise schedule of the run.
         history: The number of most recent losses stored for each timestep, from 1 to 1000.
-        uniform_share: Share of the uniform distribution, in [0, 1]. At 0, a timestep whose stored losses are
-            all zero is never drawn again.
+        uniform_share: Share of the uniform distribution, in [0, 1]. At 0, a timestep whose losses were all
+            zero is never drawn again.
 
     Raises:
         UserError: A parameter is out of range.
@@ -77,7 +77,7 @@ class Importance:
     def update(self, t: NDArray[np.int64], losses: NDArray[np.float32]) -> None:
         """Store the losses `(B,)` of the timesteps `t`, in order."""
         for timestep, loss in zip(t.tolist(), losses.tolist(), strict=True):
-            # A loss that is not finite stops training with an error of its own. If it were stored, it would
+            # A loss that is not finite stops training with its own error. If it were stored, it would
             # first make the probabilities undefined, and the error would blame the sampler.
             if abs(loss) <= _MAX_LOSS:
                 self._losses[timestep, self._counts[timestep] % self._history] = loss
