@@ -1,7 +1,7 @@
-"""The features used to compare images if the user does not choose any.
+"""Default features for comparing images.
 
-Digits have their own features. All other images use those of FID, whose weights are downloaded; if these are
-not available, they use `cifar_cnn`, which is included in the host.
+The digits use `digits_mlp`. All other images use the FID features, `inception`, whose weights are downloaded,
+or `cifar_cnn`, which is included in the host, if those weights are not available.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ OFFLINE = PartChoice("cifar_cnn", "ddim-host", {})
 def default_evaluator(
     data: str, image_shape: tuple[int, int, int], settings: MeasureSettings
 ) -> tuple[Evaluator, str]:
-    """Return an evaluator with the default features of a data set, and a note if they are not the usual ones.
+    """Return an evaluator with a data set's default features, and a note if it had to fall back on others.
 
-    Missing weights are downloaded.
+    Missing weights are downloaded. The note is empty if there was no fallback.
 
     Args:
         data: The name of the data set.
@@ -44,14 +44,14 @@ def default_evaluator(
     except UserError as error:
         grey = "; grey images become RGB" if image_shape[2] == 1 else ""
         note = (
-            f"the features of FID are not available ({error.summary}), so these scores use {OFFLINE.name} "
-            f"and are not FIDs{grey}; choose others with --features"
+            f"the FID features are not available ({error.summary}), so these scores use {OFFLINE.name} "
+            f"and are not FIDs{grey}; choose other features with --features"
         )
         return Evaluator(OFFLINE, image_shape, settings), note
 
 
 def offline_features(data: str, registry: Registry) -> PartChoice:
-    """Return the default features for a data set, or others if they would have to be downloaded.
+    """Return a data set's default features, or `OFFLINE` if those would have to be downloaded.
 
     Args:
         data: The name of the data set.

@@ -1,4 +1,4 @@
-"""Distances between generated and real images in a feature space; NumPy float64."""
+"""Distances between generated and real images in a feature space, computed in float64 with NumPy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BLOCK = 1024
 
 
 class Gaussian(Protocol):
-    """Mean float64 `(D,)` and covariance float64 `(D, D)` of features."""
+    """Mean, float64 `(D,)`, and covariance, float64 `(D, D)`, of features."""
 
     @property
     def mean(self) -> NDArray[np.float64]: ...
@@ -28,11 +28,11 @@ class Gaussian(Protocol):
 
 
 def frechet_distance(generated: Gaussian, real: Gaussian) -> float:
-    """Return the squared Fréchet distance of two Gaussians (arXiv 1706.08500, equation 6).
+    """Return the squared Fréchet distance between two Gaussians (arXiv 1706.08500, equation 6).
 
-    `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. With `C1 = A A^T` and `C2 = B B^T`, the trace of the root
-    is the sum of the singular values of `A^T B`. This avoids matrix roots, discarded imaginary parts and
-    offsets on the diagonals, and it is exact for singular covariances.
+    `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. With `C1 = A A^T` and `C2 = B B^T`, the trace of the
+    square root is the sum of the singular values of `A^T B`. This avoids matrix square roots, discarded
+    imaginary parts and offsets on the diagonals, and it is exact for singular covariances.
 
     Args:
         generated: Moments of the generated images' features.
@@ -46,11 +46,11 @@ def frechet_distance(generated: Gaussian, real: Gaussian) -> float:
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """Kernel distance averaged over subsets, with its standard error.
+    """The kernel distance, averaged over subsets, and its standard error.
 
     Attributes:
         mean: The kernel distance.
-        standard_error: Standard deviation over the subsets, divided by the root of their number.
+        standard_error: Standard deviation over the subsets, divided by the square root of their number.
     """
 
     mean: float
@@ -67,17 +67,17 @@ def kernel_distance(
 ) -> KernelDistance:
     """Return the kernel distance KID: the unbiased MMD^2 with a cubic kernel (arXiv 1801.01401, section 4).
 
-    Unlike that of the Fréchet distance, its expectation does not depend on the number of images.
+    Its expected value, unlike that of the Fréchet distance, does not depend on the number of images.
 
     Args:
         generated: Features `(N, D)`.
         real: Features `(M, D)`.
         rng: Draws the subsets, each without replacement.
         subsets: Number of subsets.
-        subset_size: Images of each kind in a subset; all if there are fewer.
+        subset_size: Number of generated and of real images in a subset; all images if there are fewer.
 
     Raises:
-        ValueError: There are fewer than two images of a kind.
+        ValueError: There are fewer than two generated or fewer than two real images.
     """
     size = min(subset_size, len(generated), len(real))
     if size < 2:
@@ -122,19 +122,21 @@ def precision_recall(
     Args:
         generated: Features `(N, D)`.
         real: Features `(M, D)`.
-        neighbours: k.
+        neighbours: k, the number of nearest neighbours.
 
     Raises:
         ValueError: A set has at most k images.
     """
     if min(len(generated), len(real)) <= neighbours:
-        raise ValueError(f"precision and recall need more than {neighbours} generated and real images")
+        raise ValueError(
+            f"precision and recall need more than {neighbours} generated and {neighbours} real images"
+        )
     x, y = generated.astype(np.float64), real.astype(np.float64)
     return _share_on_manifold(x, y, neighbours), _share_on_manifold(y, x, neighbours)
 
 
 def _factor(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return A, `(D, rank)`, with `A A^T` the covariance; eigenvalues at rounding level are dropped."""
+    """Return A, `(D, rank)`, such that `A A^T` is the covariance; drop eigenvalues at rounding level."""
     # SciPy's default algorithm (MRRR) is twice as fast as NumPy's.
     values, vectors = scipy.linalg.eigh(covariance)
     keep = values > len(values) * np.finfo(np.float64).eps * values[-1]
@@ -143,7 +145,7 @@ def _factor(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _kernel_sum(products: NDArray[np.float64]) -> float:
-    """Return the sum of the kernel over scalar products `x . y / D`, which are overwritten."""
+    """Return the sum of the kernel over the scalar products `x . y / D`; the argument is overwritten."""
     products += 1.0
     flat = products.ravel()
     return float((flat * flat) @ flat)

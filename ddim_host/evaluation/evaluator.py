@@ -1,7 +1,7 @@
 """The evaluator: a separate process for features and statistics, the same for every framework.
 
-The sampling process loads one framework; the feature extractor may use another, in the evaluator's process.
-Images are sent there in batches, and measures are sent back.
+The sampling process loads one framework; the feature extractor, in the evaluator's process, may use another.
+Images are sent to that process in batches, and it sends the measures back.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class Evaluator:
-    """Proxy of the evaluator's process; used in a `with` block, which stops the process when it exits.
+    """Proxy for the evaluator's process. Use it in a `with` block, which stops the process on exit.
 
-    Its methods are those of `worker.Worker`, with the same errors.
+    Its methods mirror those of `worker.Worker` and raise the same errors.
 
     Attributes:
         space: The feature space.
@@ -101,7 +101,7 @@ class Evaluator:
         return answer
 
     def _answer(self, request: tuple[object, ...] | None = None) -> Any:
-        """Send a request, if there is one, and return the next answer of the process."""
+        """Send a request, if there is one, and return the next answer from the process."""
         try:
             if request is not None:
                 self._connection.send(request)
@@ -110,7 +110,7 @@ class Evaluator:
             raise UserError(
                 "the evaluator's process died unexpectedly",
                 why="it was killed, perhaps because memory ran out, or one of its libraries crashed",
-                fix="run the command again: it continues after the last score",
+                fix="run the command again; it continues after the last score",
             ) from None
         if error is not None:
             raise error

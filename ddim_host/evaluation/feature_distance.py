@@ -1,4 +1,4 @@
-"""Feature distance between sets of images, for refining timesteps."""
+"""The distance between two sets of images in a feature space, for refining timesteps."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def require_enough(evaluator: Evaluator, count: int) -> None:
     """Check that there are more images than features; otherwise the covariance would be singular.
 
     Raises:
-        UserError: There are at most as many images as features.
+        UserError: There are no more images than features.
     """
     dimension = evaluator.space.dimension
     if count <= dimension:
         raise UserError(
             f"{count:,} images are too few to refine timesteps with the features of {evaluator.space.name}",
-            why=f"an image has {dimension:,} features, and the distance uses half of the teacher's images",
+            why=f"there must be more images than features ({dimension:,}), and the distance uses only half "
+            "of the teacher's images",
             fix=f"use --images {2 * dimension + 2} or more, or --refine teacher",
         )
 
@@ -35,11 +36,11 @@ def require_enough(evaluator: Evaluator, count: int) -> None:
 def feature_distance(
     evaluator: Evaluator, target: NDArray[np.float32]
 ) -> Callable[[NDArray[np.float32]], float]:
-    """Return a function that computes the Fréchet distance of images from a target.
+    """Return a function that computes the Fréchet distance between images and a target.
 
     Args:
-        evaluator: Uses the target as its reference.
-        target: float32 `(N, C, H, W)`, as are the images.
+        evaluator: Receives the target as its reference.
+        target: float32 `(N, C, H, W)`, like the images.
     """
     reference = to_uint8(target)
     evaluator.begin(len(reference))

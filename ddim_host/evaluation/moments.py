@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Moments:
     """The first two moments of N feature vectors, in constant memory.
 
-    Batches are merged by the parallel update of Chan, Golub and LeVeque (1979, equation 2.1). Unlike a
+    Batches are merged with the parallel update of Chan, Golub and LeVeque (1979, equation 2.1). Unlike a
     running sum of squares, it is accurate even if the mean is large compared with the spread.
 
     Args:

@@ -35,11 +35,11 @@ def differences_from_the_paper(sampled: Sampled, ruler: Ruler) -> list[str]:
     """List the differences from the protocol of the paper's table; an empty list means comparable scores."""
     real, features = ruler.reference, ruler.features
     same = {
-        "the images are not CIFAR-10's": is_cifar10(real.data),
-        f"the reference is not its {_NUM_IMAGES:,} training images": (
+        "the images are not from CIFAR-10": is_cifar10(real.data),
+        f"the reference is not the {_NUM_IMAGES:,} training images": (
             (real.half, real.num_images) == ("train", _NUM_IMAGES)
         ),
-        "the features are not those of FID": features.fingerprint == FID_WEIGHTS,
+        "the features are not the FID features": features.fingerprint == FID_WEIGHTS,
         f"N is {sampled.num_images:,}, not {_NUM_IMAGES:,}": sampled.num_images == _NUM_IMAGES,
         "the timestep subset is not quad:span=0.8": sampled.timestep_subset == "quad:span=0.8",
         "the solver is not ddim": sampled.solver == "ddim",

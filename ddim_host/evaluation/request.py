@@ -1,4 +1,4 @@
-"""Options of an evaluation, in one table for `evaluate`, `sweep`, TOML files and validation."""
+"""Evaluation options, in one table used by `evaluate`, `sweep`, TOML files and validation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ EVALUATION_OPTIONS = {
     ),
     "steps": ("N,...", "numbers of steps (default: 10,20,50,100)"),
     "eta": ("X,...", "values of eta (default: 0,0.2,0.5,1)"),
-    "seed": ("N,...", "seeds of the noise; with several, tables show mean and range (default: the run's)"),
+    "seed": (
+        "N,...",
+        "seeds of the noise; with several, tables show the mean and range (default: the run's seed)",
+    ),
     "features": (
         "PART",
         "the feature extractor: digits_mlp, cifar_cnn, or inception (FID), inception:weights=FILE "
@@ -31,12 +34,13 @@ EVALUATION_OPTIONS = {
     ),
     "reference": (
         "train|test",
-        "the real images to compare with; the other half is scored for comparison (default: train)",
+        "the half of the real images to use as the reference; the other half is scored for comparison "
+        "(default: train)",
     ),
     "grids": (
         "N",
-        "also write a grid of the first N images of the first seed to RUN/samples for each steps and eta, "
-        "except grids that the run already has",
+        "also write a grid of the first N images of the first seed to RUN/samples for each combination of "
+        "steps and eta, unless it already exists",
     ),
 }
 """Metavar and help text of each option."""
@@ -54,7 +58,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """Validated options of an evaluation.
+    """Validated evaluation options.
 
     Attributes:
         samples: N, the number of images of each score.
@@ -63,7 +67,7 @@ class EvaluationRequest:
         seed: Seeds of the noise; empty for the run's seed.
         features: The feature extractor; None for the default of the data set.
         reference: The half of the real images to compare with.
-        grids: Number of images of each score to draw; None for no grids.
+        grids: Number of images in the grid drawn for each score; None for no grids.
     """
 
     samples: int = 10_000
@@ -76,14 +80,14 @@ class EvaluationRequest:
 
 
 def read_evaluation(given: Mapping[str, str], *, prefix: str = "--") -> EvaluationRequest:
-    """Parse and validate the options of an evaluation.
+    """Parse and validate evaluation options.
 
     Args:
         given: Values as on the command line, with keys from `EVALUATION_OPTIONS`.
         prefix: Prefix of the options in error messages.
 
     Raises:
-        UserError: A value cannot be read or is not allowed.
+        UserError: A value cannot be parsed or is not allowed.
     """
     values: dict[str, Any] = {}
     for name, text in given.items():

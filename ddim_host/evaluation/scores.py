@@ -27,15 +27,15 @@ class Sampled:
 
     Attributes:
         num_images: N.
-        seed: Seed of the noise; the images are 0 to N - 1 of this seed.
+        seed: Seed of the noise; the images are those numbered 0 to N - 1 for this seed.
         eta: eta in [0, 1].
         timesteps: The visited timesteps, increasing.
         timestep_subset: The part that chose the timesteps, with its parameters.
         solver: The solver, with its parameters.
         clip: Limit on the absolute value of the predicted x_start; None for no limit.
         checkpoint: The chosen checkpoint.
-        checkpoint_steps: Training steps after which the weights were saved; several for an ensemble.
-        weights: Raw or averaged.
+        checkpoint_steps: Training step at which the weights were saved; several for an ensemble.
+        weights: Which weights were used: raw or averaged.
         plugin: The framework.
         device: The device.
         precision: The precision of the arithmetic.
@@ -63,10 +63,10 @@ class Sampled:
 
 @dataclass(frozen=True)
 class RealImages:
-    """One half of a data set. The name of the data set is not compared, only the pixels.
+    """One half of a data set. Comparisons ignore the name of the data set: only the images matter.
 
     Attributes:
-        data: The data set with its parameters.
+        data: The name of the data set, with its parameters.
         half: `train` or `test`.
         num_images: The number of images.
         sha256: SHA-256 of all pixels; see `data.image_hash`.
@@ -95,11 +95,11 @@ class Ruler:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Duration of a score, in seconds.
+    """Time taken to produce a score, in seconds.
 
     Attributes:
-        sampling: Sampling on a warm device, noise included.
-        warmup: One step before sampling, including compilation if the framework compiles.
+        sampling: Sampling after the warm-up, including drawing the noise.
+        warmup: One step before sampling, including any compilation by the framework.
         features: Features, statistics and measures, in the evaluator's process.
     """
 
@@ -116,9 +116,9 @@ class Score:
         sampled: Description of the images.
         ruler: Features, reference and settings of the measures.
         measures: The measures.
-        seconds: Duration.
+        seconds: Time taken.
         calls: Network calls per image.
-        batch_size: Images per network call; affects the seconds, not the images.
+        batch_size: Images per network call; affects the time taken, not the images.
         warnings: Reasons to doubt the measures.
         made_with: Versions, hardware and the command.
     """
@@ -134,7 +134,7 @@ class Score:
 
     @property
     def protocol(self) -> tuple[Sampled, Ruler]:
-        """Everything that the measures depend on, except the seed, eta and timesteps of a table's cells."""
+        """Everything the measures depend on, except seed, eta and timesteps, which vary within a table."""
         return replace(self.sampled, seed=0, eta=0.0, timesteps=()), self.ruler
 
     def observed(self) -> ObservedScore:
@@ -173,13 +173,13 @@ class NoiseFloor:
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores of a run, in the order of measurement."""
+    """All scores of a run, in the order in which they were measured."""
 
     scores: tuple[Score, ...] = ()
     noise_floors: tuple[NoiseFloor, ...] = ()
 
     def score_of(self, sampled: Sampled, ruler: Ruler) -> Score | None:
-        """Return the score of exactly these images, or None."""
+        """Return the score of exactly these images, or None if there is none."""
         return next((s for s in self.scores if (s.sampled, s.ruler) == (sampled, ruler)), None)
 
     def with_result(self, result: Score | NoiseFloor) -> Scores:
@@ -191,7 +191,7 @@ class Scores:
         return self if known else replace(self, noise_floors=(*self.noise_floors, result))
 
     def floor_of(self, real: RealImages, ruler: Ruler) -> NoiseFloor | None:
-        """Return the noise floor of exactly these images, or None."""
+        """Return the noise floor of exactly these images, or None if there is none."""
         return next((f for f in self.noise_floors if (f.real, f.ruler) == (real, ruler)), None)
 
 
@@ -206,7 +206,7 @@ class EvaluationFile:
         self.path = path
 
     def read(self) -> Scores:
-        """Return all results so far, or none if the file does not exist.
+        """Return all results so far; empty if the file does not exist.
 
         Raises:
             UserError: The file is damaged.
@@ -223,7 +223,7 @@ class EvaluationFile:
             return read_record(Scores, document)
 
     def add(self, result: Score | NoiseFloor) -> Scores:
-        """Add one result, and return all, including those that other processes have added.
+        """Add one result, and return all results, including those added by other processes.
 
         Raises:
             UserError: The file is damaged, or cannot be written.
@@ -235,7 +235,7 @@ class EvaluationFile:
 
 
 def _add_solvers(document: dict[str, Any]) -> None:
-    """Convert a document of the previous format, in which all images were sampled by DDIM."""
+    """Convert a document from the previous format, in which all images were sampled with DDIM."""
     for score in document["scores"]:
         score["calls"] = len(score["sampled"]["timesteps"])
         score["sampled"]["solver"] = "ddim"

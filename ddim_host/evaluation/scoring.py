@@ -40,8 +40,8 @@ def measure_real_images(
 
     Args:
         evaluator: Receives the reference.
-        file: Receives the noise floor, if it does not contain it yet.
-        data: The data set's name, with its parameters.
+        file: Receives the noise floor, unless it already contains it.
+        data: The name of the data set, with its parameters.
         images: The data set.
         half: The half to use as the reference.
 
@@ -78,7 +78,7 @@ def measure_real_images(
 def planned(
     experiment: Experiment, denoiser: Denoiser, used: UsedWeights, request: EvaluationRequest
 ) -> list[Sampled]:
-    """Return the descriptions of all sets of images to score, seed by seed.
+    """Return a description of each set of images to score, ordered by seed.
 
     Raises:
         UserError: The timestep subset does not support one of the step counts.
@@ -101,7 +101,7 @@ def planned(
 
 
 def network_calls(experiment: Experiment, sets: list[Sampled]) -> int:
-    """Return how often sampling these sets evaluates the network, each time for one batch."""
+    """Return the number of network calls, each for one batch, needed to sample these sets."""
     return sum(
         math.ceil(sampled.num_images / experiment.config.batch_size)
         * experiment.sampling_plan(sampled.steps, sampled.eta).calls
@@ -121,7 +121,7 @@ def score(
     Args:
         experiment: The experiment of the run.
         denoiser: Its trained network.
-        evaluator: Has the reference of `ruler`.
+        evaluator: The evaluator, with the reference of `ruler` already set.
         ruler: Features, reference and settings of the measures.
         sets: The sets, from `planned`.
 
@@ -199,7 +199,7 @@ def _warnings(count: int, ruler: Ruler) -> tuple[str, ...]:
     dimension = ruler.features.dimension
     few = [
         f"{number:,} {name} are too few for the covariance of {dimension:,} features, which is singular: "
-        "their Fréchet distance is far too large"
+        "the Fréchet distance is far too large"
         for number, name in ((count, "images"), (ruler.reference.num_images, "reference images"))
         if number <= dimension
     ]
@@ -207,6 +207,6 @@ def _warnings(count: int, ruler: Ruler) -> tuple[str, ...]:
 
 
 def _name(data: str) -> str:
-    """Return the path of a data set with its parameters; its name if it has no path."""
+    """Return the path in a data set's parameters, or its name if it has no path."""
     choice = parse_choice(data)
     return printable(choice.arguments.get("path", choice.name))

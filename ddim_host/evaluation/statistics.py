@@ -33,7 +33,7 @@ class FeatureStatistics:
 
 
 class StatisticsAccumulator:
-    """Accumulates statistics of features batch by batch, in bounded memory.
+    """Accumulate statistics of features batch by batch, in bounded memory.
 
     The features of evenly spaced images are kept, because the set may be sorted by class.
 
@@ -60,7 +60,7 @@ class StatisticsAccumulator:
         """Return the statistics, once all images have been added.
 
         Raises:
-            ValueError: The number of images added is not `count`.
+            ValueError: The number of images added differs from `count`.
         """
         if self._moments is None or self._moments.count != self._count:
             came = 0 if self._moments is None else self._moments.count
@@ -76,9 +76,9 @@ class MeasureSettings:
 
     Attributes:
         kernel_subsets: Number of subsets over which the kernel distance is averaged.
-        kernel_subset_size: Images of each kind in a subset; all if there are fewer.
-        neighbours: k of precision and recall.
-        max_kept: Maximum number of images of each kind for kernel distance, precision and recall.
+        kernel_subset_size: Number of generated and of real images in a subset; all if there are fewer.
+        neighbours: Number of nearest neighbours, k, for precision and recall.
+        max_kept: Maximum number of generated and of real images for kernel distance, precision and recall.
     """
 
     kernel_subsets: int = 100
@@ -107,10 +107,10 @@ class Measures:
 
 
 def measure(generated: FeatureStatistics, real: FeatureStatistics, settings: MeasureSettings) -> Measures:
-    """Compute all measures; the kernel distance always uses the same subsets.
+    """Compute all measures; the random subsets of the kernel distance are always the same.
 
     Args:
-        generated: Statistics of the images to score: generated, or real ones for the noise floor.
+        generated: Statistics of the images to score; for the noise floor, these are real images.
         real: Statistics of the reference.
         settings: Settings of the measures.
 

@@ -28,8 +28,8 @@ class Shown:
     """A measure and its presentation.
 
     Attributes:
-        name: Returns its name, which depends on the ruler.
-        value: Returns its value.
+        name: Function that returns its name, which depends on the ruler.
+        value: Function that returns its value.
         higher_is_better: True if higher values are better, False if lower ones are.
     """
 
@@ -38,7 +38,7 @@ class Shown:
     higher_is_better: bool
 
     def title(self, ruler: Ruler) -> str:
-        """Return a title: the measure, its features, and the better direction."""
+        """Return a title that names the measure, its features and the better direction."""
         better = "higher" if self.higher_is_better else "lower"
         return f"{self.name(ruler)} in the features of {ruler.features.name}; {better} is better"
 
@@ -71,7 +71,7 @@ class Table:
         return sorted({score.sampled.seed for score in self.scores})
 
     def calls(self, steps: int) -> int:
-        """Return the network calls per image with this number of steps, or 0 if no score has it."""
+        """Return the network calls per image for this number of steps, or 0 if no score uses it."""
         return max((score.calls for score in self.scores if score.sampled.steps == steps), default=0)
 
     def cell(self, eta: float, steps: int) -> list[Score]:
@@ -79,18 +79,18 @@ class Table:
         return [s for s in self.scores if (s.sampled.eta, s.sampled.steps) == (eta, steps)]
 
     def cell_text(self, shown: Shown, eta: float, steps: int) -> str:
-        """Return the mean of a cell, with the range if it has several seeds; a dash if it is empty."""
+        """Return the mean of a cell, with the range if it has several seeds, or a dash if it is empty."""
         values = [shown.value(score.measures) for score in self.cell(eta, steps)]
         return mean_and_range(values, len(self.seeds))
 
 
 def mean_and_range(values: Sequence[float], expected: int) -> str:
-    """Return the mean, with the range of several values, and their number if fewer than expected."""
+    """Format the mean of one value per seed; add the range, and the number of seeds if some are missing."""
     if len(values) < 2:
         text = number(values[0] if values else None)
     else:
         text = f"{number(sum(values) / len(values))} ({number(min(values))} to {number(max(values))})"
-    return text if len(values) in (0, expected) else f"{text}, {len(values)} of them"
+    return text if len(values) in (0, expected) else f"{text}, {len(values)} seed{'s' * (len(values) > 1)}"
 
 
 def column_title(steps: int, calls: int) -> str:
@@ -111,12 +111,12 @@ SHOWN = (
         higher_is_better=False,
     ),
     Shown(
-        lambda _: "Precision, generated images that look real,",
+        lambda _: "Precision (share of generated images that look real)",
         lambda m: m.precision,
         higher_is_better=True,
     ),
     Shown(
-        lambda _: "Recall, real images that are covered,",
+        lambda _: "Recall (share of real images that are covered)",
         lambda m: m.recall,
         higher_is_better=True,
     ),
@@ -126,7 +126,7 @@ SHOWN = (
 def tables_of(scores: Scores) -> list[Table]:
     """Group the scores into tables, one for each protocol.
 
-    Another search may have found other timesteps for a subset; their scores are in a separate table.
+    Searches may have found different timesteps for the same subset; their scores are in separate tables.
     """
     groups: dict[object, list[_SameTimesteps]] = defaultdict(list)
     for score in scores.scores:
@@ -144,14 +144,14 @@ def tables_of(scores: Scores) -> list[Table]:
 
 
 class _SameTimesteps:
-    """Scores of one protocol that have the same timesteps for each number of steps."""
+    """Scores of one protocol that use the same timesteps for each number of steps."""
 
     def __init__(self, score: Score) -> None:
         self.scores = [score]
         self._timesteps = {score.sampled.steps: score.sampled.timesteps}
 
     def add_if_same(self, score: Score) -> bool:
-        """Add a score unless earlier ones with as many timesteps use different ones; return True if added."""
+        """Add a score, unless earlier scores with as many steps use other timesteps; return True if added."""
         timesteps = score.sampled.timesteps
         if self._timesteps.setdefault(score.sampled.steps, timesteps) != timesteps:
             return False
@@ -174,7 +174,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
     blocks = ["# Evaluation"]
     if len(tables) > 1:
         blocks.append(
-            f"{len(tables)} tables with different protocols. Compare numbers of different tables only if "
+            f"{len(tables)} tables with different protocols. Compare numbers between tables only if "
             "their protocols allow it."
         )
     for number, table in enumerate(tables, start=1):
@@ -199,7 +199,7 @@ def as_csv(scores: Scores) -> str:
 
 
 def _wrapped(lines: list[str]) -> str:
-    """Wrap paragraphs to the width of a terminal, keeping paths, and numbers with their nouns."""
+    """Wrap paragraphs to the width of a terminal, without breaking paths or parting numbers from nouns."""
     kept = [_AFTER_NUMBER.sub(_NO_BREAK, line) for line in lines]
     filled = [
         textwrap.fill(line, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
@@ -209,14 +209,14 @@ def _wrapped(lines: list[str]) -> str:
 
 
 _NO_BREAK = "\0"
-"""Stands for a space while text is wrapped; no printable text contains it."""
+"""Placeholder for a non-breaking space while text is wrapped; it cannot occur in printable text."""
 
 _AFTER_NUMBER = re.compile(r"(?<=\d) (?=[a-z])")
 
 
 def _flat(score: Score) -> dict[str, object]:
     sampled = asdict(score.sampled)
-    # One of the measures is called precision, too.
+    # One of the measures is also called precision.
     sampled["arithmetic"] = sampled.pop("precision")
     sampled["timesteps"] = " ".join(map(str, score.sampled.timesteps))
     sampled["checkpoint_steps"] = " ".join(map(str, score.sampled.checkpoint_steps))
@@ -238,14 +238,14 @@ def _flat(score: Score) -> dict[str, object]:
 
 
 def protocol_lines(table: Table) -> list[str]:
-    """Return a description of a table's protocol as a list of lines."""
+    """Return the lines that describe a table's protocol."""
     sampled, ruler = table.scores[0].sampled, table.scores[0].ruler
     features, reference = ruler.features, ruler.reference
     after = " and ".join(f"{step:,}" for step in sampled.checkpoint_steps)
     which = "averaged (EMA)" if sampled.weights == "ema" else "raw"
     seeds = ", ".join(map(str, table.seeds))
     return [
-        f"images: {sampled.num_images:,} per score, sampled in {sampled.plugin} "
+        f"images: {sampled.num_images:,} per score, sampled with {sampled.plugin} "
         f"({sampled.device}, {sampled.precision}); seed{'s' * (len(table.seeds) > 1)} {seeds}",
         f"network: {sampled.checkpoint} checkpoint, step {after}, {which} weights",
         f"sampling: timestep subset {sampled.timestep_subset}, solver {sampled.solver}, "
@@ -267,7 +267,7 @@ def _found_timesteps(table: Table) -> list[str]:
 
 
 def _grids(table: Table) -> list[tuple[str, _Cells]]:
-    """Return a title and cells with a header for each measure, then the paper's FIDs if comparable."""
+    """Return a title and cells with a header for each measure, and for the paper's FIDs if comparable."""
     header = ["eta", *(column_title(steps, table.calls(steps)) for steps in table.steps)]
     spread = f"; {over_seeds([table])}" if len(table.seeds) > 1 else ""
     grids = []
@@ -286,22 +286,23 @@ def _grids(table: Table) -> list[tuple[str, _Cells]]:
 
 
 def over_seeds(tables: Sequence[Table]) -> str:
-    """Describe cells that combine several seeds: the noise differs, the trained weights are the same."""
+    """Describe cells that combine several seeds: the noise differs, but the trained weights are the same."""
     counts = sorted({len(table.seeds) for table in tables})
     each = " each" if len(tables) > 1 else ""
-    return f"mean (range) of {' or '.join(map(str, counts))} sampling seeds, 1 training{each}"
+    return f"mean (range) over {' or '.join(map(str, counts))} sampling seeds, 1 training run{each}"
 
 
 def remarks(table: Table) -> list[str]:
-    """List remarks: the scores of real images, warnings, and why the paper's FIDs are not shown."""
+    """List remarks: the scores of real images, warnings, and reasons for not showing the paper's FIDs."""
     lines = []
     floor = table.noise_floor
     if floor is not None:
         m = floor.measures
         lines.append(
-            f"For comparison, {floor.real.num_images:,} real {floor.real.half} images against the reference: "
-            f"Fréchet {number(m.frechet_distance)} (it falls as the number of images grows, so compare only "
-            f"equal numbers), kernel x 1000 {number(1000.0 * m.kernel_distance)}, "
+            f"For comparison, {floor.real.num_images:,} real {floor.real.half} images measured against the "
+            f"reference: Fréchet {number(m.frechet_distance)} (it falls as the number of images grows, so "
+            "compare it only for equal numbers of images), "
+            f"kernel x 1000 {number(1000.0 * m.kernel_distance)}, "
             f"precision {number(m.precision)}, recall {number(m.recall)}. If the two halves of a data set "
             "differ, samples can be closer to the reference than real images are."
         )

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 _FORMAT = 1
-"""Format of cached reference statistics."""
+"""Format version of the cached reference statistics."""
 
 _MOST_HEADER_BYTES = 1 << 20
 
@@ -54,7 +54,7 @@ class FeatureSpace:
     Attributes:
         name: The feature extractor.
         choice: The extractor with its parameters, as on the command line.
-        distribution: The distribution that provides it.
+        distribution: The distribution that provides the extractor.
         version: The version of the distribution.
         fingerprint: Identifies the weights; see `contracts.FeatureExtractor`.
         dimension: D, the number of features of an image.
@@ -110,7 +110,7 @@ class Worker:
             count: The number of images.
 
         Returns:
-            True if the statistics are in the cache and valid.
+            True if the cache contains valid statistics.
         """
         dimension, kept = self.space.dimension, self._settings.max_kept
         most_bytes = 8 * (dimension + 1) * dimension + 4 * kept * dimension + _MOST_HEADER_BYTES
@@ -121,7 +121,7 @@ class Worker:
         return self._reference is not None
 
     def begin(self, count: int) -> None:
-        """Begin a set of `count` images."""
+        """Begin a new set of `count` images."""
         self._accumulator = StatisticsAccumulator(count, self._settings.max_kept)
 
     def add(self, images: Images) -> None:
@@ -147,7 +147,7 @@ class Worker:
 
     def measure(self) -> Measures:
         """Compare the set with the reference."""
-        assert self._reference is not None, "the reference comes first"
+        assert self._reference is not None, "set the reference first"
         return measure(self._accumulator.statistics(), self._reference, self._settings)
 
     def _path(self, images_sha256: str) -> Path:
@@ -159,7 +159,7 @@ def serve(connection: Connection, *arguments: Any) -> None:
     """Run the evaluator's process: create a worker and answer requests.
 
     Each request is the name of a method and its arguments. Each answer is `(result, None)` or
-    `(None, error)`; the first one is the feature space.
+    `(None, error)`; the first answer contains the feature space.
 
     Args:
         connection: Connection to the sampling process.
@@ -177,7 +177,7 @@ def serve(connection: Connection, *arguments: Any) -> None:
 
 
 def _attempt(call: Callable[[], _Result]) -> tuple[_Result | None, Exception | None]:
-    """Return the result, or an error that can be sent to another process."""
+    """Return the call's result, or an error that can be sent to another process."""
     try:
         return call(), None
     except UserError as error:

@@ -133,9 +133,9 @@ def test_table_on_the_terminal(evaluated: tuple[Path, dict[str, Outcome]]) -> No
     _, outcomes = evaluated
     out = outcomes["more seeds"].out
     assert "Fréchet distance (not FID) in the features of digits_mlp" in out
-    assert "mean (range) of 3 sampling seeds, 1 training" in " ".join(out.split())
+    assert "mean (range) over 3 sampling seeds, 1 training run" in " ".join(out.split())
     assert "For comparison, 297 real test images" in out
-    assert "images: 20 per score, sampled in torch (cpu, fp32); seeds 0, 1, 2" in out
+    assert "images: 20 per score, sampled with torch (cpu, fp32); seeds 0, 1, 2" in out
     assert "For comparison, 1,500 real train images" in outcomes["test"].out
     assert max(map(len, out.split("\n\n")[2].split("\n"))) <= 110
 

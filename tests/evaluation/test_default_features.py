@@ -54,7 +54,7 @@ def test_evaluator_without_fid_features_returns_a_note(monkeypatch: pytest.Monke
     with evaluator:
         assert evaluator.space.name == "cifar_cnn"
         assert evaluator.space.fingerprint == CifarCNN().fingerprint
-    assert note.startswith("the features of FID are not available (there is no feature extractor named")
+    assert note.startswith("the FID features are not available (there is no feature extractor named")
     assert "cifar_cnn and are not FIDs; grey images become RGB; " in note
     evaluator, note = default_evaluator("digits", (8, 8, 1), MeasureSettings())
     with evaluator:
@@ -94,7 +94,7 @@ def test_colour_images_are_scored_offline(
     evaluate: tuple[str | Path, ...] = ("evaluate", run, "--samples", "20", "--steps", "3", "--eta", "0")
     evaluated = ddim_host(*evaluate, env=WITHOUT_FID)
     assert evaluated.code == 0, evaluated.err
-    assert evaluated.err.count("note: the features of FID are not available") == 1
+    assert evaluated.err.count("note: the FID features are not available") == 1
     assert "Fréchet distance (not FID) in the features of cifar_cnn" in evaluated.out
     document: dict[str, Any] = json.loads((run / "evaluation.json").read_text("utf-8"))
     spaces = {score["ruler"]["features"]["fingerprint"] for score in document["scores"]}

@@ -53,7 +53,7 @@ def test_table_is_eta_by_steps_with_mean_and_range() -> None:
         ["0", "201 (200 to 202)", "301 (300 to 302)"],
         ["1", "211 (210 to 212)", "311 (310 to 312)"],
     ]
-    assert "mean (range) of 3 sampling seeds, 1 training" in " ".join(text.split())
+    assert "mean (range) over 3 sampling seeds, 1 training run" in " ".join(text.split())
     assert "seeds 0, 1, 2" in text
     assert cells(text, "Kernel distance")[1] == ["0", *["12.3 (12.3 to 12.3)"] * 2]
     assert cells(text, "Recall")[2] == ["1", *["0.500 (0.500 to 0.500)"] * 2]
@@ -108,8 +108,8 @@ def test_each_ruler_has_its_own_table_and_noise_floor() -> None:
 def test_cell_with_fewer_seeds_is_marked() -> None:
     [table] = tables_of(Scores(tuple(grid()[:-3])))
     assert cells(as_text(table), "Fréchet distance")[1:] == [
-        ["0", "200 (200 to 201), 2 of them", "300 (300 to 301), 2 of them"],
-        ["1", "210 (210 to 211), 2 of them", "311 (310 to 312)"],
+        ["0", "200 (200 to 201), 2 seeds", "300 (300 to 301), 2 seeds"],
+        ["1", "210 (210 to 211), 2 seeds", "311 (310 to 312)"],
     ]
 
 

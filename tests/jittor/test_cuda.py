@@ -169,7 +169,7 @@ def packages(no_toolkit: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_cuda_13_uses_libraries_of_packages(
     packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "there is no nvcc of CUDA 13" in details()[0]
+    assert "there is no nvcc for CUDA 13" in details()[0]
     old = fake_toolkit(tmp_path / "cuda-12.2", 12020)
     new = fake_toolkit(tmp_path / "cuda-13.0", 13000)
     fake_file(tmp_path / "cuda-13.0/include/cuda_runtime.h", "of the toolkit")

@@ -139,7 +139,7 @@ def test_onednn_without_a_record_of_files_fails_a_check(home: Path, target: Path
     for record in target.glob("*/RECORD"):
         record.unlink()
     [check] = failed()
-    assert check.detail == "onednn-devel-cpu-gomp is installed without the RECORD of its files"
+    assert check.detail == "onednn-devel-cpu-gomp is installed without a RECORD of its files"
 
 
 def test_onednn_in_a_target_folder_passes(home: Path, target: Path) -> None:

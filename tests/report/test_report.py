@@ -227,7 +227,7 @@ def test_captions_state_the_conditions_of_the_numbers() -> None:
     for table in quality_of(group).tables:
         for fact in (
             "in the features of digits_mlp",
-            "mean (range) of 2 sampling seeds, 1 training each",
+            "mean (range) over 2 sampling seeds, 1 training run each",
             "N = 4,000 samples against 1,500 real train images",
             "the 297 real test images: ",
         ):

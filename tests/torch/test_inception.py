@@ -177,7 +177,7 @@ class Trap:
 def test_a_pickle_that_is_not_the_published_one_is_never_loaded(suffix: str, tmp_path: Path) -> None:
     path, touched = tmp_path / f"weights{suffix}", tmp_path / "touched"
     path.write_bytes(pickle.dumps(Trap(touched)))
-    with pytest.raises(UserError, match="is not loaded") as caught:
+    with pytest.raises(UserError, match="cannot be loaded safely") as caught:
         read_weights(path)
     assert "pickle" in caught.value.why
     assert not touched.exists()
@@ -195,7 +195,7 @@ def test_pipe_is_refused_without_waiting(suffix: str, tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(UserError, match="cannot read the weights") as caught:
         read_weights(path)
-    assert caught.value.why == "it is not a file"
+    assert caught.value.why == "it is not a regular file"
 
 
 # --- The published weights ----------------------------------------------------------------------------------

@@ -21,17 +21,17 @@ def ddim_losses() -> dict[str, Any]:
 
 
 def barron(prediction: Any, target: Any, *, alpha: float = 1.0, scale: float = 0.1) -> Any:
-    """Barron's general robust loss, with many others as special cases (arXiv 1701.03077, equation 1).
+    """Barron's general robust loss (arXiv 1701.03077, equation 1); many others are special cases.
 
-    `|a - 2| / a (((d / c)^2 / |a - 2| + 1)^(a / 2) - 1)` for a = alpha and c = scale: the square at alpha 2,
-    the pseudo-Huber loss at 1, and at -2 the loss of Geman and McClure, which is nearly constant for large
-    errors.
+    `|a - 2| / a (((d / c)^2 / |a - 2| + 1)^(a / 2) - 1)` for a = alpha and c = scale: the squared error at
+    alpha 2, the pseudo-Huber loss at 1, and the loss of Geman and McClure at -2, which is nearly constant for
+    large errors.
 
     Args:
         prediction: `(B, C, H, W)`, an array of any framework.
         target: `(B, C, H, W)`.
-        alpha: Robustness; finite, at most 2, not 0 (where the formula becomes a logarithm). Lower is more
-            robust.
+        alpha: Robustness; finite, at most 2 and not 0, where the formula would become a logarithm. Lower
+            values are more robust.
         scale: The difference above which the loss is no longer quadratic, above 0.
 
     Returns:
@@ -42,7 +42,7 @@ def barron(prediction: Any, target: Any, *, alpha: float = 1.0, scale: float = 0
     """
     if not -math.inf < alpha <= 2.0 or alpha == 0.0:
         raise UserError(
-            f"parameter 'alpha' of loss 'barron' must be finite, nonzero and at most 2, but is {alpha}"
+            f"parameter 'alpha' of loss 'barron' must be finite, nonzero and at most 2, not {alpha}"
         )
     if not scale > 0.0:
         raise UserError(f"parameter 'scale' of loss 'barron' must be a number above 0, not {scale}")

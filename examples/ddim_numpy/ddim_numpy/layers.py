@@ -20,7 +20,7 @@ class NumpyLayers(LayersBase[Tensor]):
     """Apply layers by name to tensors `(B, C, H, W)`; see `ddim_host.framework.Layers`."""
 
     def _convolve(self, layer: Conv, x: Tensor) -> Tensor:
-        """Convolve by one matrix product: each row is the neighbourhood of a pixel (im2col)."""
+        """Convolve with one matrix product, in which each row is the neighbourhood of a pixel (im2col)."""
         weight, bias = self._weight_and_bias(layer.name)
         kernel, stride = layer.kernel, layer.stride
         before, after = layer.padding
@@ -77,7 +77,7 @@ class NumpyLayers(LayersBase[Tensor]):
         )
 
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
-        """Documented in `ddim_host.framework.Layers`, as are the operations below."""
+        """See `ddim_host.framework.Layers`, which also documents the operations below."""
         weight, bias = self._weight_and_bias(layer.name)
         groups = (x.shape[0], layer.groups, -1)
         per_channel = (1, -1, 1, 1)

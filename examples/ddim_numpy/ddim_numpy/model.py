@@ -37,12 +37,12 @@ class NumpyModel(ModelBase[Array]):
 
     @property
     def device_name(self) -> str:
-        """Documented in `Model`, as are the methods below."""
+        """See `Model`, which also documents the methods below."""
         return processor_name()
 
     @property
     def threads(self) -> int:
-        """Return the number of threads of NumPy's BLAS library."""
+        """The number of threads used by NumPy's BLAS library."""
         pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
         return int(max(pools, default=1))
 
@@ -53,7 +53,8 @@ class NumpyModel(ModelBase[Array]):
         raw = {name: Tensor(array, needs_gradient=True) for name, array in self._raw.items()}
         layers = NumpyLayers(raw, self._dropout_of(batch))
         losses: Tensor = loss(self._predict(layers, batch.x_t, batch.t), batch.target)
-        losses.backward(batch.weights / np.float32(batch.total))  # of sum(weights x losses) / total
+        # The gradient of sum(weights x losses) / total.
+        losses.backward(batch.weights / np.float32(batch.total))
         gradients = {
             name: np.zeros_like(tensor.array) if tensor.gradient is None else tensor.gradient
             for name, tensor in raw.items()

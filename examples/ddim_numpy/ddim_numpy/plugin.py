@@ -32,13 +32,13 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
     Raises:
         UserError: Another device or precision was requested.
     """
-    # Import slow frameworks here, not at the top of the module.
+    # Import a slow framework here, not at the top of the module.
     from ddim_numpy.model import NumpyModel  # noqa: PLC0415
 
     if device == "cuda":
         raise UserError("NumPy cannot use a GPU", fix="use --device cpu")
     if precision == "bf16":
-        raise UserError("NumPy has no bf16", fix="use --precision fp32")
+        raise UserError("NumPy does not support bf16", fix="use --precision fp32")
     return NumpyModel(spec)
 
 

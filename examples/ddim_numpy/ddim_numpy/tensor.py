@@ -21,7 +21,7 @@ class Tensor:
 
     Args:
         array: The values.
-        needs_gradient: Compute a gradient for this tensor, as for parameters.
+        needs_gradient: Whether to compute a gradient for this tensor, as for parameters.
     """
 
     # Without this NumPy would evaluate `array - tensor` itself, element by element.
@@ -101,7 +101,7 @@ class Tensor:
         return result(self.array.transpose(axes), (self, lambda g: g.transpose(back)))
 
     def sum(self, axis: Axes) -> Tensor:
-        """Sum along one axis or several."""
+        """Sum along one or more axes."""
 
         def backward(g: Array) -> Array:
             return np.broadcast_to(np.expand_dims(g, axis), self.shape)
@@ -109,7 +109,7 @@ class Tensor:
         return result(self.array.sum(axis), (self, backward))
 
     def mean(self, axis: Axes) -> Tensor:
-        """Average along one axis or several."""
+        """Average along one or more axes."""
         total = self.sum(axis)
         return total * (total.array.size / self.array.size)
 
@@ -135,8 +135,8 @@ def result(array: Array, *origins: tuple[Tensor, Backward]) -> Tensor:
 
     Args:
         array: The values of the result.
-        origins: The operands, each with the function from the result's gradient to its own. Operands without
-            need of a gradient are dropped at once, which frees their memory.
+        origins: The operands, each with a function that maps the result's gradient to its own. Operands that
+            need no gradient are dropped immediately, which frees their memory.
     """
     tensor = Tensor(array)
     tensor.origins = [pair for pair in origins if pair[0].needs_gradient]
@@ -169,7 +169,7 @@ def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _in_order(last: Tensor) -> list[Tensor]:
-    """Return a tensor's ancestors in topological order; not recursive, to support deep networks."""
+    """Return a tensor's ancestors in topological order, without recursion, to support deep networks."""
     order: list[Tensor] = []
     seen: set[int] = set()
     stack = [(last, False)]

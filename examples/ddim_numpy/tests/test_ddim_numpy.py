@@ -40,7 +40,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_gradients_match_finite_differences(name: str) -> None:
-    """Check each operator with respect to both operands."""
+    """Check the gradient of each operator with respect to both operands."""
     rng = np.random.default_rng(0)
     arrays: list[Any] = [rng.uniform(0.5, 2.0, (3, 4)) * rng.choice([-1.0, 1.0], (3, 4)) for _ in range(2)]
     factors = rng.standard_normal((3, 4))
@@ -59,7 +59,7 @@ def test_gradients_match_finite_differences(name: str) -> None:
             assert tensor.gradient[place] == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ddim_torch") is None, reason="needs ddim-torch to compare with")
+@pytest.mark.skipif(importlib.util.find_spec("ddim_torch") is None, reason="needs ddim-torch for comparison")
 @pytest.mark.parametrize(
     "change",
     [
@@ -80,7 +80,7 @@ def test_gradients_match_finite_differences(name: str) -> None:
     ],
 )
 def test_it_trains_like_pytorch(change: dict[str, Any]) -> None:
-    """Compare losses and predictions over some steps from equal initial weights."""
+    """Compare losses and predictions over several steps, starting from the same weights."""
     from ddim_torch.plugin import unet as torch_unet  # noqa: PLC0415
 
     def loss(prediction: Any, target: Any) -> Any:
@@ -104,7 +104,7 @@ def test_it_trains_like_pytorch(change: dict[str, Any]) -> None:
 
 
 def test_dropout_depends_on_its_seed() -> None:
-    """Check that equal seeds drop equal elements, other seeds differ, and evaluation drops nothing."""
+    """Check that the same seed drops the same elements, another seed others, and evaluation none."""
     spec = replace(tiny_spec(), dropout=0.5)
 
     def first_losses(seed: int) -> Any:

@@ -1,1 +1,1 @@
-"""Six small plugins for ddim-host, each a module with a different kind of part."""
+"""Six small plugins for ddim-host, each a module that provides a different kind of part."""

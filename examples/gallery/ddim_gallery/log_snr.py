@@ -26,7 +26,7 @@ def log_snr(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int
     A schedule may end in pure noise, where the log SNR is infinite; sampling starts there anyway.
     """
     noise = -np.log(schedule.snr[schedule.snr > 0.0])
-    # From the end, because a single step must start at the noisiest timestep.
+    # Start from the end, because a single step must begin at the noisiest timestep.
     wanted = np.linspace(noise[-1], noise[0], num_inference_steps)[::-1]
     positions = np.interp(wanted, noise, np.arange(len(noise)))
     positions[-1] = schedule.num_train_timesteps - 1

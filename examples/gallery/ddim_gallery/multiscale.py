@@ -1,4 +1,4 @@
-"""The loss `multiscale`: structure counts in addition to pixels."""
+"""The loss `multiscale`, which compares images at several sizes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def ddim_losses() -> dict[str, Any]:
 
 
 def multiscale(prediction: Any, target: Any, *, smallest: int = 8) -> Any:
-    """Squared error of the images at full and halved sizes, as in simple diffusion (arXiv 2301.11093).
+    """Squared error at full size and repeatedly halved sizes, as in simple diffusion (arXiv 2301.11093).
 
-    The weight of a size is proportional to 1 / size, and all weights sum to 1. The paper's `smallest` is 32.
+    The weight of a size is proportional to 1 / size, and the weights sum to 1. The paper's `smallest` is 32.
     """
     if smallest < 1:
         raise UserError(f"parameter 'smallest' of loss 'multiscale' must be at least 1, not {smallest}")

@@ -19,7 +19,7 @@ def ddim_datasets() -> dict[str, DatasetFactory]:
 
 
 def one_digit(*, digit: int = 3) -> DataSource:
-    """Load the images of one digit, 8 x 8 grey, from scikit-learn; every fifth is for testing."""
+    """Load the images of one digit, 8 x 8 grey, from scikit-learn; every fifth is a test image."""
     if not 0 <= digit <= 9:
         raise UserError(f"parameter 'digit' of data set 'one_digit' must be in [0, 9], not {digit}")
 

@@ -23,8 +23,8 @@ def ddim_noise_schedules() -> dict[str, NoiseScheduleFactory]:
 def shifted_cosine(num_train_timesteps: int, *, size: int = 64, reference: int = 32) -> NDArray[np.float64]:
     """Cosine schedule with its log SNR shifted by `2 log(reference / size)` (arXiv 2301.11093).
 
-    Neighbouring pixels of larger images are more similar, so the same noise hides less of the image. With
-    size = reference, abar is `cos^2(pi/2 t / T)`. Betas are limited to 0.999.
+    Neighbouring pixels of larger images are more similar, so the same noise hides less of the image. If
+    size equals reference, alphas_cumprod is `cos^2(pi/2 t / T)`. Betas are limited to 0.999.
     """
     for name, value in (("size", size), ("reference", reference)):
         if value < 1:

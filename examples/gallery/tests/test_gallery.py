@@ -61,7 +61,7 @@ class TestOneDigit(DatasetContract):
 
 
 def test_multiscale_is_the_weighted_mean_over_sizes() -> None:
-    """Compute 4 x 4 pixels by hand: weights 1/4, 1/2 and 1, divided by their sum."""
+    """Compute the loss of 4 x 4 images by hand, with weights 1/4, 1/2 and 1, divided by their sum."""
     difference = np.random.default_rng(0).standard_normal((2, 3, 4, 4))
     halved = (difference[..., ::2, :] + difference[..., 1::2, :]) / 2
     halved = (halved[..., ::2] + halved[..., 1::2]) / 2
@@ -86,7 +86,7 @@ def test_low_discrepancy_batches_cover_all_noise_levels() -> None:
 
 
 def test_log_snr_is_evenly_spaced() -> None:
-    """Check the spacing from 0 to T - 1, even if the schedule ends in pure noise."""
+    """Check the spacing from 0 to T - 1, and the last timestep if the schedule ends in pure noise."""
     schedule = linear_schedule(1000)
     t = log_snr(schedule, 10)
     noise = -np.log(schedule.snr)
@@ -109,11 +109,11 @@ def test_soft_min_snr_is_half_of_min_snr_at_its_corner() -> None:
 
 
 def test_one_digit_contains_only_that_digit() -> None:
-    """Check that images of zeros are complete, range from 0 to 255 and are dark in the middle."""
+    """Check that all images of the digit 0 are loaded, range from 0 to 255 and are dark in the middle."""
     halves = one_digit(digit=0).load()
     assert (len(halves.train), len(halves.test)) == (143, 35)
     assert (int(halves.train.min()), int(halves.train.max())) == (0, 255)
-    assert halves.train[:, 3:5, 3:5].mean() < 30.0  # a zero is empty in the middle
+    assert halves.train[:, 3:5, 3:5].mean() < 30.0  # the middle of a zero is empty
 
 
 def test_parameters_out_of_range() -> None:

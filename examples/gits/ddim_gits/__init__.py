@@ -32,7 +32,7 @@ def gits(
     metric: str = "dev",
     coeff: float = 1.15,
 ) -> dict[int, NDArray[np.int64]]:
-    """Search like GITS (arXiv 2405.11326): find the shortest path over the errors of Euler jumps.
+    """Search as in GITS (arXiv 2405.11326): find the path whose Euler jumps have the smallest total error.
 
     States are `x / sqrt(abar)`, the image plus noise, for which a DDIM step with eta 0 is an Euler step. A
     path begins at the teacher's last timestep and ends at its images. The cost of a jump is a mean over the
@@ -44,13 +44,13 @@ def gits(
         teacher: The network's predictions with many steps.
         sizes: Numbers S of timesteps, increasing.
         metric: The cost of a jump, `dev` or `l2`.
-        coeff: Factor of the cost of each jump relative to the previous one, above 0.
+        coeff: Weight of the cost of each jump relative to that of the previous jump, above 0.
 
     Returns:
         Strictly increasing timesteps of the teacher for each S, int64 `(S,)`.
 
     Raises:
-        UserError: The metric is unknown; or `coeff` is not above 0, or not finite.
+        UserError: The metric is unknown, or `coeff` is not a finite number above 0.
     """
     if metric not in ("dev", "l2"):
         raise UserError(f"parameter 'metric' of subset search 'gits' must be dev or l2, not {metric!r:.40}")
@@ -75,7 +75,7 @@ def gits(
 
 
 def _costs(schedule: NoiseSchedule, teacher: Teacher, metric: str) -> NDArray[np.float64]:
-    """Return the costs of jumps, `(G, 1 + G)`: from each row's timestep to the image or a timestep."""
+    """Return the costs of jumps, `(G, 1 + G)`, from each timestep to the image and to each timestep."""
     abar = schedule.alphas_cumprod[teacher.timesteps]
     # The clean image is a state without noise, below the first timestep.
     sigmas = np.append(0.0, np.sqrt(1.0 / abar - 1.0))

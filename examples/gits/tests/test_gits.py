@@ -34,7 +34,7 @@ class TestGitsByDistance(SubsetSearchContract):
 
 
 def from_line(one: Array, other: Array, x: Array) -> Array:
-    """Return the distances of points from the lines through two others, by Pythagoras."""
+    """Return the distances of points from the lines through two others, by the Pythagorean theorem."""
     along = ((x - one) * (other - one)).sum(1) / np.linalg.norm(other - one, axis=1)
     distances: Array = np.sqrt(np.square(x - one).sum(1) - along**2)
     return distances
@@ -78,7 +78,7 @@ def test_it_finds_the_best_of_all_paths(size: int, coeff: float, metric: str) ->
 
 
 def test_unknown_metric_is_an_error() -> None:
-    """Check that the error lists the metrics."""
+    """Check that the error lists the allowed metrics."""
     with pytest.raises(UserError, match="dev or l2"):
         gits(SCHEDULE, SubsetSearchContract.teacher(), [3], metric="l1")
 

@@ -25,13 +25,13 @@ def ddim_timestep_subsets() -> dict[str, TimestepSubset]:
 def karras(schedule: NoiseSchedule, num_inference_steps: int, *, rho: float = 7.0) -> NDArray[np.int64]:
     """Space timesteps evenly in `sigma^(1 / rho)`, as in EDM (arXiv 2206.00364, equation 5).
 
-    sigma is the noise in units of the image, `sqrt((1 - abar) / abar)`. For the linear schedule, where sigma
-    ends at 157, rho 7 gives a subset that is dense at both ends; a larger rho is denser at low noise.
+    sigma is the ratio of noise to image, `sqrt((1 - abar) / abar)`. For the linear schedule, whose sigma ends
+    at 157, rho 7 gives a subset that is dense at both ends; with a larger rho, it is denser at low noise.
 
     Args:
         schedule: The noise schedule of the run.
         num_inference_steps: S.
-        rho: Above 0.
+        rho: The root of sigma that is spaced evenly, above 0.
 
     Returns:
         Exactly S strictly increasing timesteps, int64 `(S,)`.
@@ -49,5 +49,5 @@ def karras(schedule: NoiseSchedule, num_inference_steps: int, *, rho: float = 7.
     wanted = np.linspace(sigmas[-1], sigmas[0], num_inference_steps)[::-1]
     positions = np.interp(wanted, sigmas, np.arange(len(sigmas)))
     positions[-1] = timesteps - 1
-    # Rounds, and separates equal timesteps.
+    # Round, and separate equal timesteps.
     return strictly_increasing(positions, timesteps)

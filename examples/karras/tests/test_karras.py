@@ -15,7 +15,7 @@ class TestKarras(TimestepSubsetContract):
 
 
 def test_both_ends_and_the_spacing() -> None:
-    """Check the range from 0 to T - 1, and even steps of sigma^(1 / 7) to half a timestep."""
+    """Check the range from 0 to T - 1, and even spacing in sigma^(1 / 7) to within half a timestep."""
     schedule = linear_schedule(1000)
     t = karras(schedule, 10)
     assert (t[0], t[-1]) == (0, 999)
@@ -25,6 +25,6 @@ def test_both_ends_and_the_spacing() -> None:
 
 
 def test_a_schedule_may_end_in_pure_noise() -> None:
-    """Check that sampling starts there although its sigma is infinite."""
+    """Check that sampling starts at pure noise although its sigma is infinite."""
     t = karras(linear_schedule(1000).rescaled_to_zero_snr(), 10)
     assert (t[0], t[-1]) == (0, 999)

@@ -29,8 +29,8 @@ class LogitNormal:
     """Draw timesteps in the middle more often: the logit of `t / T` is normally distributed.
 
     This is the density of Stable Diffusion 3 (arXiv 2403.03206, equation 19), mixed with a small share of the
-    uniform distribution so that no timestep is neglected. There it changes the objective; here the weights
-    `1 / (T p_t)` correct that, and only the variance of the estimate changes.
+    uniform distribution so that no timestep is neglected. In that paper it changes the objective; here the
+    weights `1 / (T p_t)` correct that, and only the variance of the estimate changes.
 
     Args:
         schedule: The noise schedule of the run.
@@ -63,7 +63,7 @@ class LogitNormal:
     def sample(
         self, batch_size: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return timesteps int64 `(B,)`, and weights float32 `(B,)` that correct their bias."""
+        """Return timesteps int64 `(B,)`, and weights float32 `(B,)` that correct for their distribution."""
         timesteps = len(self._probabilities)
         t = rng.choice(timesteps, size=batch_size, p=self._probabilities).astype(np.int64)
         return t, (1.0 / (timesteps * self._probabilities[t])).astype(np.float32)

@@ -24,7 +24,7 @@ class TestShifted(TimestepSamplerContract):
 
 
 def test_the_logits_are_normal() -> None:
-    """Check mean and standard deviation of the logit of t / T, with almost no uniform share."""
+    """Check the mean and standard deviation of the logit of t / T, with almost no uniform share."""
     sampler = LogitNormal(linear_schedule(1000), mean=0.5, std=0.8, uniform_share=1e-6)
     t, _ = sampler.sample(100_000, np.random.default_rng(0))
     share = (t + 0.5) / 1000

@@ -26,12 +26,12 @@ def ddim_observers() -> dict[str, ObserverFactory]:
 
 
 class MLflow(Observer):
-    """Write metrics, grids, scores and settings to MLflow, one MLflow run for each run.
+    """Write metrics, grids, scores and settings to MLflow, in one MLflow run for each run of ddim-host.
 
     Later commands on the run, such as `evaluate`, add to the same MLflow run.
 
     Args:
-        uri: The tracking store: `http://HOST:PORT`, `sqlite:///FILE`; if empty, MLflow's default.
+        uri: The tracking store, such as `http://HOST:PORT` or `sqlite:///FILE`; empty for MLflow's default.
         experiment: The name of the MLflow experiment, created if it does not exist.
     """
 
@@ -70,7 +70,7 @@ class MLflow(Observer):
                 self._client.log_metric(self._id, name, value, step=step)
 
     def on_grid(self, grid: DrawnGrid, /) -> None:
-        """Store a picture."""
+        """Store the grid as an artifact."""
         self._client.log_artifact(self._id, str(grid.path), "samples")
 
     def on_score(self, score: ObservedScore, /) -> None:
@@ -82,7 +82,7 @@ class MLflow(Observer):
         self._client.log_dict(self._id, dict(score.record), f"scores/{how}.step{score.step}.json")
 
     def on_end(self, ending: Ending, /) -> None:
-        """Store the ending."""
+        """Store how the run ended."""
         self._client.set_tag(self._id, "ending", f"{ending.status} {ending.reason}".strip())
         self._client.set_terminated(self._id, _STATUS[ending.status])
 

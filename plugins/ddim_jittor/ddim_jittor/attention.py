@@ -1,8 +1,8 @@
 """Scaled dot-product attention on the CPU, with the channels last.
 
 On the CPU Jittor's batched matrix product is a plain loop, several times slower than oneDNN, which its
-convolutions and two-dimensional products use. So the forward and backward passes are one operation each,
-built on oneDNN's `sgemm` and the host's softmax.
+convolutions and two-dimensional products use. The forward and backward passes here are therefore one
+operation each, built on oneDNN's `sgemm` and the host's softmax.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ extern "C" int dnnl_sgemm(char transa, char transb, int64_t M, int64_t N, int64_
 """
 
 # All matrices are row-major: queries, keys and values of a head (pixels, width) are columns of (pixels,
-# channels); the probabilities are (query, key). Threads share the heads; with a single head, sgemm uses the
-# threads.
+# channels); the probabilities are (query, key). The threads divide the heads among themselves; with a single
+# head, sgemm itself uses all threads.
 _SIZES = """
     const int64_t batch = q_shape0, pixels = q_shape1, channels = q_shape2, heads = probabilities_shape1;
     const int64_t width = channels / heads;
@@ -86,7 +86,7 @@ def attention(q: jt.Var, k: jt.Var, v: jt.Var, *, heads: int) -> jt.Var:
         q: float32 `(B, N, C)`: queries of N pixels, with the heads side by side, each C / heads wide.
         k: float32 `(B, N, C)`.
         v: float32 `(B, N, C)`.
-        heads: Number of heads; it divides C.
+        heads: Number of heads; must divide C.
 
     Returns:
         float32 `(B, N, C)`.

@@ -1,4 +1,4 @@
-"""Compile Jittor's core once: one process compiles it in a child process, and others wait."""
+"""Compile Jittor's core once: one process compiles it in a child process, and the others wait."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ensure_compiled(home: Path, cache: Path, stamp: Path, log: Path, sources: Pa
     """Compile Jittor's core in a child process, showing progress, unless it is already compiled.
 
     Args:
-        home: Jittor's home; other processes wait for its lock.
+        home: Jittor's home, which contains the lock that other processes wait for.
         cache: Jittor's folder for compiled files.
         stamp: File written after a successful compilation.
         log: File for the output of Jittor and the compiler.
@@ -45,7 +45,7 @@ def ensure_compiled(home: Path, cache: Path, stamp: Path, log: Path, sources: Pa
     if read_if_there(stamp) == identity:
         return
     with _locked(home / "ddim-host.lock"):
-        if read_if_there(stamp) == identity:  # another process has compiled it meanwhile
+        if read_if_there(stamp) == identity:  # compiled by another process in the meantime
             return
         stamp.unlink(missing_ok=True)
         _compile(home, cache, log, sources)
@@ -54,7 +54,7 @@ def ensure_compiled(home: Path, cache: Path, stamp: Path, log: Path, sources: Pa
 
 
 def is_compiled(home: Path, name: str) -> bool:
-    """Return whether the core has been compiled with this Python for a CPU.
+    """Return whether the core has been compiled for the CPU with this Python.
 
     Args:
         home: Jittor's home.
@@ -65,7 +65,7 @@ def is_compiled(home: Path, name: str) -> bool:
 
 
 def _identity(cache: Path) -> str:
-    """Return the identity of the compiled core: Jittor's files, and the folder, as it cannot be moved."""
+    """Identify the compiled core by Jittor's files and by its folder, because it cannot be moved."""
     record = metadata.distribution("jittor").read_text("RECORD") or ""
     return f"{metadata.version('jittor')} {hashlib.sha256(record.encode()).hexdigest()} {cache}\n"
 
@@ -80,7 +80,7 @@ def read_if_there(path: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of the first compilation; print a message while another process holds it."""
+    """Hold the compilation lock; show progress while another process holds it."""
     with path.open("w") as file, contextlib.ExitStack() as stack:
         progress = None
         while True:
@@ -108,7 +108,7 @@ def _compile(home: Path, cache: Path, log: Path, sources: Path | None) -> None:
         if code == first_compile.ASK_AGAIN:
             code = _run(home, file, progress, sources)
         if code != 0 and begun:
-            # Jittor normally continues an interrupted compilation. Here that failed.
+            # Jittor normally resumes an interrupted compilation. That failed, so start again from scratch.
             shutil.rmtree(cache, ignore_errors=True)
             code = _run(home, file, progress, sources)
         if code == 0:
@@ -116,7 +116,7 @@ def _compile(home: Path, cache: Path, log: Path, sources: Path | None) -> None:
             return
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
     raise UserError(
-        f"Jittor failed to compile: the compilation {how}",
+        f"Jittor failed to compile: the process {how}",
         why=f"{_last_error(log)}; the full output is in {log}",
         fix=f"fix the cause and run the command again; if that does not help, delete {home}",
     )
@@ -133,15 +133,15 @@ def _run(home: Path, log: IO[str], progress: _Progress, sources: Path | None) ->
     """Import Jittor in a child process, which compiles it.
 
     Returns:
-        Its exit code.
+        The exit code of the child process.
     """
-    # Let Jittor write to the log, and compile on all processors, which halves the time.
+    # Let Jittor write to the log, and compile on all processors, which takes half the time.
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_"))}
     for name in ("DISABLE_MULTIPROCESSING", "use_parallel_op_compiler"):
         variables.pop(name, None)
     variables |= {"log_silent": "0", "use_mpi": "0", "use_nccl": "0"}
     # -P: the script's folder must not shadow other modules. -W: Python 3.12 warns about Jittor's sources,
-    # which must not fail even if the user turns warnings into errors.
+    # and the import must not fail if the user turns warnings into errors.
     python = [sys.executable, "-P", "-W", "default"]
     child = subprocess.Popen(
         [*python, str(Path(first_compile.__file__)), *([str(sources)] if sources else [])],
@@ -150,7 +150,7 @@ def _run(home: Path, log: IO[str], progress: _Progress, sources: Path | None) ->
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        # A new process group: Ctrl-C reaches only this process, which then kills the whole group.
+        # A new process group: Ctrl-C reaches only this process, which then kills the entire group.
         start_new_session=True,
     )
     assert child.stdin is not None
@@ -171,7 +171,7 @@ def _run(home: Path, log: IO[str], progress: _Progress, sources: Path | None) ->
             else:
                 progress.update()
     finally:
-        # No process may survive in any case: it would hold Jittor's lock.
+        # No child process may survive: it would hold Jittor's lock.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
@@ -181,7 +181,7 @@ def _run(home: Path, log: IO[str], progress: _Progress, sources: Path | None) ->
 
 
 class _Progress:
-    """A progress line: rewritten in place on a terminal, otherwise repeated at intervals.
+    """A progress line, rewritten in place on a terminal and otherwise repeated at intervals.
 
     Args:
         message: Description of the task.
@@ -218,7 +218,7 @@ class _Progress:
             self._write(f"{line}\n")
 
     def done(self, message: str) -> None:
-        """Show that the task is done, and its duration."""
+        """Show that the task is done and how long it took."""
         line = f"{message} {time.monotonic() - self._start:.0f} s\n"
         self._write(f"\r\x1b[2K{line}" if self._terminal else line)
         self._open = False

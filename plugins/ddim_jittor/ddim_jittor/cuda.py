@@ -33,7 +33,7 @@ _RECIPE = (
 
 
 def cuda_checks() -> list[Check]:
-    """Check for what Jittor needs to use a GPU: the toolkit with its headers, cuDNN and a device.
+    """Check Jittor's requirements for a GPU: the toolkit with its headers, cuDNN and a device.
 
     Raises:
         UserError: The environment variable for CUDA 13 has an invalid value.
@@ -44,10 +44,10 @@ def cuda_checks() -> list[Check]:
 
 
 def find_nvcc() -> Path | None:
-    """Find a CUDA compiler with its library; Jittor itself would accept any `nvcc` and fail later.
+    """Find a CUDA compiler with its runtime library; Jittor itself would accept any `nvcc` and fail later.
 
     Returns:
-        The first compiler that Jittor supports, otherwise the first; None if there is none.
+        The first compiler that Jittor supports, or else the first one found; None if there is none.
     """
     whole = [nvcc for nvcc in _nvccs() if _cudart(nvcc).is_file()]
     supported = (nvcc for nvcc in whole if _supported(_cuda_version(nvcc)))
@@ -70,7 +70,7 @@ def _nvccs() -> Iterator[Path]:
     )
     for place in places:
         if place and os.access(place, os.X_OK):
-            # Like Jittor, which looks for everything else beside the resolved file.
+            # Resolve links as Jittor does, because it looks for everything else next to the resolved file.
             yield Path(place) if place == "/usr/bin/nvcc" else Path(place).resolve()
 
 
@@ -97,7 +97,7 @@ def _supported(version: tuple[int, int] | None) -> bool:
 
 
 def _defined(header: Path, name: str) -> int | None:
-    """Return the number that a header defines for a name, or None if there is none."""
+    """Return the number that a header defines for a macro, or None if there is none."""
     try:
         text = header.read_text(errors="replace")
     except OSError:
@@ -118,7 +118,7 @@ def _toolkit() -> Check:
     number = f"{version[0]}.{version[1]}"
     if not _supported(version):
         detail = f"Jittor supports CUDA 11.0 to 12.2, but {nvcc} is CUDA {number}"
-        untested = f". CUDA 13 can be tried: {cuda13.ADVICE}" if version[0] == 13 else ""
+        untested = f"; to try CUDA 13, {cuda13.ADVICE}" if version[0] == 13 else ""
         return Check(name, False, detail, _RECIPE + untested)
     return Check(name, True, f"{nvcc}, CUDA {number}")
 
@@ -140,7 +140,7 @@ def _cudnn() -> Check:
 
 
 def _cudnn_major(folder: Path) -> int | None:
-    # Since cuDNN 8 the version has its own header.
+    # Since cuDNN 8 the version has been in a header of its own.
     versions = (_defined(folder / header, "CUDNN_MAJOR") for header in ("cudnn_version.h", "cudnn.h"))
     return next((version for version in versions if version is not None), None)
 
@@ -149,7 +149,7 @@ def _toolkit13() -> Check:
     name, nvcc = "CUDA toolkit", find_nvcc13()
     if nvcc is None:
         return Check(
-            name, False, "there is no nvcc of CUDA 13", f"unset {cuda13.VARIABLE}, or install CUDA 13"
+            name, False, "there is no nvcc for CUDA 13", f"unset {cuda13.VARIABLE}, or install CUDA 13"
         )
     return Check(name, True, f"{nvcc}, CUDA 13, which has not been tested on a GPU")
 
@@ -157,7 +157,7 @@ def _toolkit13() -> Check:
 def _libraries13() -> Check:
     name, nvcc = "cuBLAS, cuRAND, cuDNN", find_nvcc13()
     if nvcc is None:
-        return Check(name, False, "they need the CUDA toolkit", "install CUDA 13 first")
+        return Check(name, False, "the libraries need the CUDA toolkit", "install CUDA 13 first")
     missing = cuda13.missing_files(nvcc)
     if missing:
         fix = "python -m pip install nvidia-cublas nvidia-curand nvidia-cudnn-cu13 nvidia-cuda-runtime"
@@ -176,7 +176,7 @@ def _libraries13() -> Check:
 def _sources13() -> Check:
     name = "Jittor for CUDA 13"
     if unfit := misfits(CUDA13):
-        detail = f"its {unfit[0].file} differs from 1.3.11.0, the only version that can be adapted to CUDA 13"
+        detail = f"its {unfit[0].file} is not from 1.3.11.0, the only version that can be adapted to CUDA 13"
         return Check(name, False, detail, f"unset {cuda13.VARIABLE}, or install jittor==1.3.11.0")
     return Check(name, True, "compiled from a copy of its sources adapted to CUDA 13")
 
@@ -188,7 +188,7 @@ def _gpu() -> Check:
         return Check(name, False, "there is no NVIDIA driver (libcuda.so)", fix)
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return Check(name, False, "the NVIDIA driver sees no GPU", "check nvidia-smi, or use --device cpu")
+        return Check(name, False, "the NVIDIA driver finds no GPU", "check nvidia-smi, or use --device cpu")
     return Check(name, True, f"{count.value} found")
 
 
@@ -206,8 +206,8 @@ def gpu_name() -> str:
 
 
 def _driver() -> ctypes.CDLL | None:
-    # Containers often have only the second name, which CUDA's library opens. Jittor opens the first, but only
-    # to name its cache.
+    # Containers often have only the second name, which is the one that CUDA's library opens. Jittor opens the
+    # first, but only to choose the name of its cache.
     for name in ("libcuda.so", "libcuda.so.1"):
         try:
             return ctypes.CDLL(name)

@@ -1,7 +1,7 @@
-"""CUDA 13 with cuDNN 9, on request: one folder with everything that Jittor expects beside `nvcc`.
+"""Optional support for CUDA 13 with cuDNN 9: one folder with everything that Jittor expects next to `nvcc`.
 
 NVIDIA's packages on PyPI install the libraries in several folders, under names that a linker does not look
-for. The folder created here has the layout of a toolkit, and consists of links.
+for. The folder created here consists of links and has the layout of a toolkit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def wanted() -> bool:
 
 
 def packaged_nvccs() -> list[Path]:
-    """List the expected paths of compilers from PyPI packages in this environment."""
+    """List the paths where PyPI packages would install a compiler in this environment."""
     return [root / "bin/nvcc" for root in _packages()]
 
 
@@ -54,14 +54,14 @@ def missing_files(nvcc: Path) -> list[str]:
 
 
 def lay_toolkit(home: Path, nvcc: Path) -> Path:
-    """Create the folder, unless it exists.
+    """Create the folder of links, unless it exists.
 
     Args:
         home: Jittor's home.
         nvcc: A CUDA 13 compiler.
 
     Returns:
-        The wrapper of the compiler in this folder.
+        The wrapper script of the compiler in this folder.
 
     Raises:
         OSError: The folder cannot be written.
@@ -75,7 +75,7 @@ def lay_toolkit(home: Path, nvcc: Path) -> Path:
             (folder / name).symlink_to(file)
         program = folder / "bin/nvcc"
         program.parent.mkdir()
-        # A script, not a link: Jittor resolves links and looks for everything else beside the target.
+        # A script, not a link: Jittor resolves links and looks for everything else next to the target.
         program.write_text(f'#!/bin/sh\nexec {shlex.quote(str(nvcc))} "$@"\n')
         program.chmod(0o755)
 
@@ -96,7 +96,7 @@ def _roots(nvcc: Path) -> list[Path]:
 
 
 def _links(nvcc: Path) -> dict[str, Path]:
-    """Map each name in the folder to its target; the first found takes precedence."""
+    """Map each name in the folder to its target; if several files have the same name, the first one wins."""
     links: dict[str, Path] = {}
     for root in _roots(nvcc):
         for file in sorted((root / "include").glob("*")):

@@ -1,7 +1,7 @@
 """Import Jittor reliably, without side effects on the process.
 
 A plain `import jittor` spends two minutes compiling without a message, downloads a library, assumes that any
-`nvcc` means a working CUDA, imports torch, reseeds the global random generators, replaces Python's Ctrl-C
+`nvcc` implies a working CUDA, imports torch, reseeds the global random generators, replaces Python's Ctrl-C
 handler, exits if a child process is killed, disables the verification of TLS certificates and writes to the
 user's home. `import_jittor` does none of this silently.
 """
@@ -49,7 +49,7 @@ def import_jittor(device: str) -> ModuleType:
     """Import Jittor; if its core is not yet compiled, compile it and report the progress on standard error.
 
     Later calls in the same process return the same module. The random generators of NumPy and Python,
-    environment variables, signal handlers and similar state are restored.
+    environment variables, signal handlers and similar state are restored afterwards.
 
     Args:
         device: `cpu`, `cuda`, or `auto`: CUDA if all its requirements are met, otherwise the CPU.
@@ -71,7 +71,7 @@ def import_jittor(device: str) -> ModuleType:
         raise UserError(
             "Jittor can no longer use CUDA in this process",
             why="it was already imported for the CPU, or found no GPU that it supports",
-            fix="start a new process with --device cuda, and see `ddim-host doctor`",
+            fix="start a new process with --device cuda; `ddim-host doctor` shows what is missing",
         )
     jittor.flags.use_cuda = int(device != "cpu" and bool(jittor.has_cuda))
     module: ModuleType = jittor
@@ -96,7 +96,7 @@ def _import(cuda: bool) -> None:
         raise UserError(
             f"Jittor cannot start: its cache folder {home} is not usable",
             why=str(error),
-            fix="export DDIM_HOST_JITTOR_HOME=DIR with a writable folder",
+            fix="set DDIM_HOST_JITTOR_HOME to a writable folder",
         ) from error
     settings = _settings(home, includes, nvcc, patches)
     with _preserved(), _no_warnings(), _environment(settings), _first_on_path(sources):
@@ -106,11 +106,13 @@ def _import(cuda: bool) -> None:
             ensure_compiled(home, cache, stamp, log, sources)
         except OSError as error:
             raise UserError(
-                "Jittor cannot use its cache folder", why=f"{error}", fix=f"check the folder {home}"
+                "Jittor cannot use its cache folder",
+                why=f"{error}",
+                fix=f"check that {home} is writable and that its disk is not full",
             ) from error
-        # DISABLE_MULTIPROCESSING avoids worker processes, which Jittor would start, find nothing to compile,
-        # and keep until the end. It also compiles kernels one by one, which is safer: Jittor's compiler
-        # threads modify a shared graph without a lock.
+        # DISABLE_MULTIPROCESSING stops Jittor from starting worker processes, which would find nothing to
+        # compile and stay alive until the end. It also makes Jittor compile kernels one at a time, which is
+        # safer: its compiler threads modify a shared graph without a lock.
         try:
             jittor = importlib.import_module("jittor")
             jittor.flags.python_path = str(_kernel_compiler(home, cache))
@@ -126,13 +128,13 @@ def _import(cuda: bool) -> None:
 
 
 def compiled() -> Check:
-    """Report whether Jittor's core is already compiled here; requires that all other checks pass."""
+    """Report whether Jittor's core is already compiled; call this only if all other checks have passed."""
     home = jittor_home()
     name = _settings(home, (), None, needed_patches())["cache_name"]
     assert name is not None
     if is_compiled(home, name):
         return Check(
-            "compiled", True, "its core for the CPU; each new network compiles its kernels in its first steps"
+            "compiled", True, "the core for the CPU; the first steps of each new network compile its kernels"
         )
     return Check("compiled", True, "not yet; it is compiled on first use, which takes a few minutes")
 
@@ -152,8 +154,8 @@ def _settings(
         # programs.
         "HOME": str(home),
         "JITTOR_HOME": str(home),
-        # By default the name is the current git branch, so another branch would compile again for two
-        # minutes.
+        # By default this is the name of the current git branch, so another branch would compile the core
+        # again, which takes two minutes.
         "cache_name": f"ddim-host-{hashlib.sha256(key.encode()).hexdigest()[:8]}",
         "nvcc_path": str(nvcc or ""),
         # These folders are searched before Jittor's own.
@@ -168,7 +170,8 @@ def _settings(
         "gdb_path": "",
         "log_silent": "1",
         "DISABLE_MULTIPROCESSING": "1",
-        # Variables with common names, or broken features, that change what is compiled or imported.
+        # Variables that change what is compiled or imported; some have common names, others enable broken
+        # features.
         "debug": None,
         "SKEY": None,
         "disable_lock": None,
@@ -179,11 +182,11 @@ def _settings(
 
 
 def _kernel_compiler(home: Path, cache: Path) -> Path:
-    """Write the program that Jittor runs as Python to compile a kernel.
+    """Write the script that Jittor runs instead of Python to compile a kernel.
 
     Jittor runs `python asm_tuner.py --cc_path=g++ KERNEL.cc ...`, which imports Jittor's utilities again,
-    including the user's home, and compiles through annotated assembler for a patch that few kernels need. For
-    the others, this program calls the compiler directly.
+    with the user's home, and compiles via annotated assembler to apply a patch that few kernels need. For
+    all others, this script calls the compiler directly.
     """
     path = cache / "python"
     python = f"JITTOR_HOME={home} HOME={home} exec {shlex.quote(sys.executable)} -W default"
@@ -242,7 +245,7 @@ def _first_on_path(folder: Path | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Ignore warnings about Jittor's sources, which would stop the import if they were errors."""
+    """Ignore warnings about Jittor's sources; turned into errors, they would stop the import."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -251,14 +254,14 @@ def _no_warnings() -> Iterator[None]:
 @contextlib.contextmanager
 def _preserved() -> Iterator[None]:
     """Restore the process-wide state that importing Jittor changes."""
-    # Imported only after the checks, which verify the installed NumPy.
+    # Imported only after the checks have verified the installed NumPy.
     import numpy as np  # noqa: PLC0415
 
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002  # Jittor reseeds this one
     recursion_limit = sys.getrecursionlimit()
     https_context = ssl._create_default_https_context
     leave, excepthook = sys.exit, sys.excepthook
-    # Through the C library, because these handlers are not set by Python; it also works in any thread.
+    # Use the C library, because these handlers are not set by Python; this also works in any thread.
     libc = ctypes.CDLL(None)
     numbers = [getattr(signal, name) for name in _SIGNALS]
     actions = {

@@ -23,14 +23,15 @@ ASK_AGAIN = 75
 
 
 def import_jittor_utils() -> ModuleType:
-    """Import the part of Jittor that chooses the folder of compiled files, and correct its choice.
+    """Import the part of Jittor that chooses the folder for compiled files, and correct two of its choices.
 
-    The environment variables must be set before. Two things are corrected:
+    The environment variables must already be set. The corrections are:
 
-    - Jittor's cache key contains the host's name and the kernel's version, so a new container or a kernel
-      update would compile everything again. The relevant parts (the C library, the machine) are kept.
-    - Jittor asks some `python3.11-config` for the headers, which may be a different Python's, or missing
-      if this Python came from conda, uv or pyenv. Here the running interpreter's own headers are used.
+    - Jittor's cache key contains the host name and the kernel version, so a new container or a kernel update
+      would compile everything again. Only the relevant parts (the C library and the machine) remain.
+    - Jittor asks the first `python3.11-config` it finds for the headers. That program may belong to another
+      Python, or be missing if this Python came from conda, uv or pyenv. The running interpreter's own headers
+      are used instead.
 
     Returns:
         The module `jittor_utils`.
@@ -74,7 +75,7 @@ def main() -> None:
     try:
         importlib.import_module("jittor")
     except SystemExit:
-        # "jit_utils updated, please rerun your command": an update of Jittor in place.
+        # "jit_utils updated, please rerun your command": Jittor was updated in place.
         sys.exit(ASK_AGAIN)
 
 

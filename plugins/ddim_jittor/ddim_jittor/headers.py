@@ -1,7 +1,7 @@
-"""C++ headers for the compilation of Jittor's kernels, copied to Jittor's home.
+"""C++ headers for compiling Jittor's kernels, copied to Jittor's home.
 
-Jittor compiles a kernel again if its command changes. The folder is therefore named after its content, and
-all environments that share a home use the same one.
+Jittor compiles a kernel again if its compiler command changes. The folder is therefore named after its
+content, and all environments that share a home use the same one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SOURCE = Path(__file__).with_name("include")
 
 
 def _contents() -> dict[str, bytes]:
-    # Without this header Jittor would truncate, so an incomplete installation must fail.
+    # Without this header Jittor would truncate to bf16 instead of rounding, so it must not be missing.
     (_SOURCE / "type" / "fp16_compute.h").stat()
     return {
         str(path.relative_to(_SOURCE)): path.read_bytes()

@@ -18,21 +18,22 @@ if TYPE_CHECKING:
     from ddim_host.framework import Attention, Conv, Dropout, GroupNorm, Kernels, Linear
 
 _HAS_BF16 = bool({"amx_bf16", "avx512_bf16"} & set(processor_flags().split()))
-"""True if the processor has instructions for bf16, so that oneDNN multiplies it faster than fp32."""
+"""True if the processor has bf16 instructions, so that oneDNN is faster in bf16 than in fp32."""
 
 
 class KernelLayers(JittorLayers):
     """Apply layers by name to images stored as `(B, H, W, C)`; see `ddim_host.framework.Layers`.
 
-    Images are fp32, or bf16 between all layers. Parameters and time embeddings are fp32. Operations that
-    neither the host's kernels nor oneDNN compute in bf16 run in fp32, and their results are rounded once.
+    Between layers, images are either all fp32 or all bf16. Parameters and time embeddings are fp32.
+    Operations that neither the host's kernels nor oneDNN compute in bf16 run in fp32, and their results are
+    rounded once.
 
     Args:
         kernels: The host's kernels.
         parameters: Parameters by canonical name.
         dropout: The dropout of a training step; None for no dropout.
-        transformed: Cache of transformed convolution weights by name, filled here; None if the parameters
-            change between calls.
+        transformed: Cache of transformed convolution weights by name, filled by this class; None if the
+            parameters change between calls.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class KernelLayers(JittorLayers):
     def conv(
         self, layer: Conv, x: jt.Var, *, shift: jt.Var | None = None, residual: jt.Var | None = None
     ) -> jt.Var:
-        """Documented in `ddim_host.framework.Layers`, as are the operations below."""
+        """See `ddim_host.framework.Layers`, which also documents the operations below."""
         weight, bias = self._weight_and_bias(layer.name)
         if layer.kernel == 3 and layer.stride == 1:
             transformed = cached(
@@ -86,7 +87,7 @@ class KernelLayers(JittorLayers):
     def linear(self, layer: Linear, x: jt.Var) -> jt.Var:
         if _HAS_BF16 and _is_bf16(x):
             weight, bias = self._weight_and_bias(layer.name)
-            # As a convolution of 1 x 1, `(B, P, C)` being an image of 1 x P pixels.
+            # As a 1 x 1 convolution: `(B, P, C)` is an image of 1 x P pixels.
             image = x.reshape((x.shape[0], 1, *x.shape[1:]))
             y = onednn.convolve(image, weight.reshape((*weight.shape, 1, 1)), bias)
             return y.reshape((*x.shape[:2], -1))
@@ -121,7 +122,7 @@ class KernelLayers(JittorLayers):
     def upsample(self, x: jt.Var) -> jt.Var:
         batch, height, width, channels = x.shape
         shape = [batch, 2 * height, 2 * width, channels]
-        # In fp32, for the sake of its gradient: a sum of four.
+        # In fp32, because its gradient is a sum of four values.
         return _like(x, _fp32(x).reindex(shape, ["i0", "i1/2", "i2/2", "i3"]))
 
     def concatenate(self, x: jt.Var, skip: jt.Var) -> jt.Var:
@@ -140,5 +141,5 @@ def _fp32(x: jt.Var) -> jt.Var:
 
 
 def _like(x: jt.Var, y: jt.Var) -> jt.Var:
-    """Round to the type of another image."""
+    """Convert y to the dtype of x, rounding if it is bf16."""
     return y.bfloat16() if _is_bf16(x) else y

@@ -14,7 +14,7 @@ from ddim_host.framework import DECLARATIONS, Kernels, transform_channels
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Sizes are runtime values: as constants, they would mean compiling a kernel for each size.
+# Sizes are runtime values: if they were constants, a kernel would be compiled for each size.
 _SIZES = "in0_shape0, in0_shape1, in0_shape2"
 _PIXELS = "in0_shape0, in0_shape1 * in0_shape2, in0_shape3"
 
@@ -47,7 +47,7 @@ def call(
 
 
 def _bf16(*images: jt.Var) -> str:
-    """Return the kernels' last argument for images, which must have one dtype."""
+    """Return the kernels' last argument, `true` if the images are bf16; they must all have one dtype."""
     (dtype,) = {str(image.dtype) for image in images}
     return "true" if dtype == "bfloat16" else "false"
 
@@ -58,8 +58,8 @@ def transform(kernels: Kernels, weight: jt.Var, *, turned: bool, like: jt.Var) -
     Args:
         kernels: The host's kernels.
         weight: float32 `(out, in, 3, 3)`.
-        turned: Transform for the gradient with respect to the input.
-        like: An image of the type to be convolved.
+        turned: Whether to transform for the gradient with respect to the input.
+        like: An image with the dtype of those to convolve.
     """
     in_channels, out_channels = transform_channels(weight.shape, turned=turned)
     bf16 = _bf16(like)
@@ -127,10 +127,10 @@ def conv3x3(
         x: fp32 or bf16 `(B, H, W, in)`.
         weights: Weight `(out, in, 3, 3)`, bias `(out,)`, and the transformed weight.
         shift: `(B, out)`, or None.
-        residual: `(B, H, W, out)` of the type of x, or None.
+        residual: `(B, H, W, out)` with the dtype of x, or None.
 
     Returns:
-        `(B, H, W, out)`, of the type of x.
+        `(B, H, W, out)`, with the dtype of x.
     """
     weight, bias, transformed = weights
     return _Conv3x3(kernels, transformed)(x, weight, bias, shift, residual)
@@ -172,10 +172,10 @@ def group_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, *, groups: int, eps: flo
         bias: float32 `(C,)`.
         groups: Number of groups; must divide C.
         eps: Added to the variance.
-        silu: Apply z sigmoid(z) afterwards.
+        silu: Whether to apply z sigmoid(z) afterwards.
 
     Returns:
-        `(B, H, W, C)`, of the type of x.
+        `(B, H, W, C)`, with the dtype of x.
     """
     return _GroupNorm(groups, eps, silu=silu)(x, weight, bias)
 
@@ -202,12 +202,12 @@ class _Dropout(jt.Function):
 
 
 def dropout(x: jt.Var, seed: jt.Var, probability: float) -> jt.Var:
-    """Set elements to zero, and divide the others by 1 - probability.
+    """Set random elements to zero, and divide the others by 1 - probability.
 
     Args:
         x: fp32 or bf16, of any shape.
-        seed: int32 `(4,)`: the lower and upper half of the seed, and of the first image's index in the whole
-            batch.
+        seed: int32 `(4,)`: the lower and upper halves of the seed, then those of the first image's index in
+            the whole batch.
         probability: Probability that an element is dropped, in (0, 1).
     """
     return _Dropout(seed, probability)(x)

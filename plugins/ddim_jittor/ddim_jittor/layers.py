@@ -1,4 +1,4 @@
-"""The U-Net's operations, implemented with Jittor's built-in ones, for any device; fast on CUDA."""
+"""The operations of the U-Net, built from Jittor's own operations; for any device, but fast only on CUDA."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class JittorLayers(LayersBase[jt.Var]):
 
     def upsample(self, x: jt.Var) -> jt.Var:
         batch, channels, height, width = x.shape
-        # By far the fastest way in Jittor, forward and backward.
+        # By far the fastest way in Jittor, both forward and backward.
         return x.reindex([batch, channels, 2 * height, 2 * width], ["i0", "i1", "i2/2", "i3/2"])
 
     def concatenate(self, x: jt.Var, skip: jt.Var) -> jt.Var:

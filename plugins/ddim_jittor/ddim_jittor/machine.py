@@ -1,4 +1,4 @@
-"""Jittor's requirements of the machine, checked without importing it."""
+"""Jittor's requirements for the machine, checked without importing Jittor."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def require(found: list[Check]) -> None:
 
 
 def checks(device: str = "cpu") -> list[Check]:
-    """Check all requirements of importing Jittor.
+    """Check all requirements for importing Jittor.
 
     Args:
-        device: With `cuda`, the requirements of a GPU are also checked; not with `cpu` and `auto`.
+        device: `cuda` also checks the requirements for a GPU; `cpu` and `auto` do not.
 
     Returns:
-        All checks, passed and failed, the most basic first.
+        All checks, both passed and failed, the most basic first.
     """
     found = [_system(), _jittor(), _numpy(), _onednn(), _compiler(), _python_headers(), _cache()]
     return found + cuda_checks() if device == "cuda" else found
@@ -131,7 +131,7 @@ def _python_headers() -> Check:
 
 
 def _cache() -> Check:
-    name, fix = "cache folder", "export DDIM_HOST_JITTOR_HOME=DIR with a writable folder"
+    name, fix = "cache folder", "set DDIM_HOST_JITTOR_HOME to a writable folder"
     try:
         home = jittor_home()
         nearest = next(folder for folder in (home, *home.parents) if folder.exists())
@@ -154,7 +154,10 @@ def _cache() -> Check:
             f"its cache folder {home} needs {_ROOM / 1e6:.0f} MB, but the disk has {free / 1e6:.0f} MB left"
         )
         return Check(
-            name, False, detail, "free some disk space, or export DDIM_HOST_JITTOR_HOME=DIR on another disk"
+            name,
+            False,
+            detail,
+            "free some disk space, or set DDIM_HOST_JITTOR_HOME to a folder on another disk",
         )
     return Check(name, True, str(home))
 
@@ -189,7 +192,7 @@ def _onednn_files() -> dict[str, Path]:
 
     Raises:
         PackageNotFoundError: A wheel is not installed.
-        FileNotFoundError: One of its files is missing; the text names the file and the searched folders.
+        FileNotFoundError: A file of a wheel is missing; the message names it and the folders searched.
     """
     found = {}
     for listed in _listed("onednn-devel-cpu-gomp"):
@@ -205,19 +208,19 @@ def _onednn_files() -> dict[str, Path]:
 
 
 def _listed(distribution: str) -> list[PurePosixPath]:
-    """Return the files listed by a wheel, including missing ones, which `files` of Python 3.12 omits.
+    """Return the files listed by a wheel, including missing ones, which `files` omits since Python 3.12.
 
     Raises:
         FileNotFoundError: The wheel has no list of files.
     """
     record = metadata.distribution(distribution).read_text("RECORD")
     if not record:
-        raise FileNotFoundError(f"{distribution} is installed without the RECORD of its files")
+        raise FileNotFoundError(f"{distribution} is installed without a RECORD of its files")
     return [PurePosixPath(row[0]) for row in csv.reader(record.splitlines()) if row]
 
 
 def _locate(distribution: str, listed: PurePosixPath, in_target: PurePosixPath) -> Path:
-    """Return an installed file, at its listed path or at that of `pip install --target`."""
+    """Return the path of an installed file: the listed one, or that of `pip install --target`."""
     root = metadata.distribution(distribution).locate_file("")
     places = [Path(os.path.normpath(f"{root}/{place}")) for place in (listed, in_target)]
     for place in places:
@@ -228,7 +231,7 @@ def _locate(distribution: str, listed: PurePosixPath, in_target: PurePosixPath) 
 
 
 def lay_onednn(home: Path) -> Path:
-    """Link oneDNN into the folder where Jittor looks before downloading it; intact links are kept.
+    """Link oneDNN into the folder where Jittor looks before downloading it, unless valid links exist.
 
     Links avoid copying 40 MB; they are replaced if the environment that they point to was moved or deleted.
     Several processes may do this at once.
@@ -237,7 +240,7 @@ def lay_onednn(home: Path) -> Path:
         home: Jittor's home.
 
     Returns:
-        The folder of its headers.
+        The folder with oneDNN's headers.
     """
     folder = home / ".cache/jittor/mkl/dnnl_lnx_2.2.0_cpu_gomp"
     for name, source in _onednn_files().items():
@@ -249,7 +252,7 @@ def lay_onednn(home: Path) -> Path:
         temporary.unlink(missing_ok=True)
         try:
             temporary.symlink_to(source)
-        except OSError:  # a file system without links
+        except OSError:  # a file system without symbolic links
             shutil.copyfile(source, temporary)
         temporary.replace(target)
     return folder / "include"

@@ -38,8 +38,7 @@ class JittorModel(ModelBase[jt.Var]):
     Jittor is lazy: it collects operations and runs them when a value is needed. Every step ends by running
     all collected operations, so that fusion does not depend on when values are read.
 
-    Weights are fp32 whatever the precision. In bf16, which needs the host's kernels, images are bf16 between
-    all layers.
+    Weights are always fp32. With bf16, which needs the host's kernels, images are bf16 between all layers.
 
     Args:
         spec: The network.
@@ -52,7 +51,7 @@ class JittorModel(ModelBase[jt.Var]):
     def __init__(self, spec: UNetSpec, precision: Precision = "auto") -> None:
         if jt.flags.use_cuda and precision == "bf16":
             raise UserError(
-                "Jittor supports bf16 on a CPU only",
+                "Jittor supports bf16 only on a CPU",
                 fix="use --precision fp32, --device cpu, or --plugin torch",
             )
         self._kernels = None if jt.flags.use_cuda else cpu_kernels()
@@ -69,7 +68,7 @@ class JittorModel(ModelBase[jt.Var]):
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
-        """Documented in `Model`, as are the methods below."""
+        """See `Model`, which also documents the methods below."""
         return "cuda" if jt.flags.use_cuda else "cpu"
 
     @property
@@ -87,7 +86,7 @@ class JittorModel(ModelBase[jt.Var]):
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> jt.Var:
         ema = self._ema
-        # Jittor's seeds are below 2^31.
+        # Jittor's seeds must be below 2^31.
         jt.set_seed((batch.dropout_seed + batch.first) % 2**31)
         losses = self._losses(batch, loss, self._training_layers(batch))
         names = list(self._raw)
@@ -146,7 +145,7 @@ class JittorModel(ModelBase[jt.Var]):
         tensor.update(jt.array(array))
 
     def _update(self, gradients: dict[str, jt.Var], lr: float, max_grad_norm: float) -> None:
-        """Clip the gradients, then apply Adam with epsilon after the bias correction, as in PyTorch."""
+        """Clip the gradients, then apply Adam, adding epsilon after the bias correction as PyTorch does."""
         exp_avg, exp_avg_sq = self._exp_avg, self._exp_avg_sq
         self._steps += 1
         squares = [(gradient * gradient).sum() for gradient in gradients.values()]

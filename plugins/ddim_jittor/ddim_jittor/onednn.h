@@ -1,5 +1,6 @@
-// The three directions of a convolution of bf16 images (batch, height, width, channels) by oneDNN, with fp32 sums. Its
-// callers have weights in fp32 (out, in, height, width); `any` lets oneDNN choose the layout, and the reorder rounds them.
+// Convolutions of bf16 images (batch, height, width, channels) with oneDNN: the forward pass and both gradients, with
+// fp32 sums. Callers pass fp32 weights (out, in, height, width); `any` lets oneDNN choose their layout, and the reorder
+// rounds them.
 #include <dnnl.hpp>
 
 struct Convolution {

@@ -1,6 +1,6 @@
-"""Convolutions of bf16 images by oneDNN, for processors that have instructions for bf16.
+"""Convolutions of bf16 images with oneDNN, for processors with bf16 instructions.
 
-Jittor's own oneDNN operations support only fp32. This one multiplies bf16, sums in fp32 and rounds its
+Jittor's own oneDNN operations support only fp32. These multiply bf16 numbers, sum in fp32 and round the
 results. Images are `(B, H, W, C)`.
 """
 
@@ -75,7 +75,7 @@ def convolve(
     shift: jt.Var | None = None,
     residual: jt.Var | None = None,
 ) -> jt.Var:
-    """Convolve, and add the bias, and shift and residual if given. The weight is rounded to bf16.
+    """Convolve, then add the bias, and shift and residual if given. The weight is rounded to bf16.
 
     Args:
         x: bf16 `(B, H, W, in)`.

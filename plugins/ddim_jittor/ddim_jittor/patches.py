@@ -1,6 +1,6 @@
-"""Patches of Jittor's sources: the exact text of a release, and its replacement.
+"""Patches for Jittor's sources: the exact text of a release and its replacement.
 
-The text of a patch occurs exactly once in its file. A release with different text there is not patched.
+The text of a patch occurs exactly once in its file. A release with other text is not patched.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class Patch:
 
     Attributes:
         file: The file, relative to the folder that contains the package `jittor`.
-        old: The text to replace; it occurs once.
+        old: The text to replace, which occurs exactly once.
         new: The replacement.
     """
 
@@ -50,17 +50,17 @@ NUMPY2 = (
 """,
     ),
     Patch("jittor/src/pyjt/numpy.cc", '"numpy.core.multiarray"', '"numpy._core.multiarray"'),
-    # The only function used by Jittor that moved to another place in the C API.
+    # The only function used by Jittor whose position in the table of the C API changed.
     Patch("jittor/src/pyjt/numpy.cc", "fill(PyArray_CopyInto, 82);", "fill(PyArray_CopyInto, 50);"),
 )
-"""Make Jittor 1.3.11 read the arrays of NumPy 2; older versions are then unsupported."""
+"""Make Jittor 1.3.11 read the arrays of NumPy 2, and no longer those of NumPy 1."""
 
 PYTHON313 = (
     # Since Python 3.13 a name bound by `exec` does not appear in `locals()` (PEP 667).
     Patch("jittor/compiler.py", "mod = locals()[gen_name]", "mod = sys.modules[gen_name]"),
     Patch("jittor_utils/__init__.py", "mod = locals()[hash]", "mod = sys.modules[hash]"),
 )
-"""Make Jittor 1.3.11 find the modules that it compiled; also valid for older Pythons."""
+"""Make Jittor 1.3.11 find the modules that it compiled; this also works with older Pythons."""
 
 CUDA13 = (
     # `cudaDeviceProp` lost `computeMode` and `clockRate`, which are now device attributes.
@@ -101,7 +101,7 @@ inline int gpuDeviceInit(int devID) {
         "sm_per_multiproc * deviceProp.clockRate;",
         "sm_per_multiproc * deviceAttribute(cudaDevAttrClockRate, current_device);",
     ),
-    # NPP, an image library, is included only for eight numbers, and PyTorch does not install it.
+    # NPP, an image library, is included only for eight constants, and PyTorch does not install it.
     Patch(
         "jittor/src/misc/cuda_limits.h",
         """\
@@ -124,7 +124,7 @@ inline int gpuDeviceInit(int devID) {
 """,
         "",
     ),
-    # The CUB of CUDA 13 needs C++17; the second patch removes a switch back to C++14.
+    # CUB in CUDA 13 needs C++17; the second patch removes a switch back to C++14.
     Patch(
         "jittor/compiler.py",
         '\ncc_flags += " -Wall -Wno-unknown-pragmas -std=c++14 -fPIC "',
@@ -135,7 +135,7 @@ inline int gpuDeviceInit(int devID) {
         'nvcc_flags = nvcc_flags.replace("-std=c++17", "-std=c++14 -Xcompiler -std:c++14")',
         "pass",
     ),
-    # Newer GPUs cannot run machine code of sm_90; 121 is the newest that CUDA 13 supports.
+    # Newer GPUs cannot run machine code for sm_90; 121 is the newest that CUDA 13 supports.
     Patch("jittor/compiler.py", "    max_arch = 90\n", "    max_arch = 121\n"),
     # The networks here use neither FFTs nor sparse matrices.
     Patch(
@@ -143,16 +143,16 @@ inline int gpuDeviceInit(int devID) {
         'libs = ["cublas", "cudnn", "curand", "cufft", "cusparse"]',
         'libs = ["cublas", "cudnn", "curand"]',
     ),
-    # cuDNN 9 loads its parts itself; they have other names.
+    # cuDNN 9 loads its component libraries itself, and they have other names.
     Patch(
         "jittor/compile_extern.py",
         'libs = ["libcudnn_ops_infer.so", "libcudnn_ops_train.so", "libcudnn_cnn_infer.so", '
         '"libcudnn_cnn_train.so"]',
         "libs = []",
     ),
-    # cuDNN 9 has other functions for recurrent networks, but still those for convolutions. CUB lost the
-    # iterators and functions that CUDA's standard library now provides; for this operator Jittor has a
-    # version without CUB.
+    # cuDNN 9 replaced the functions for recurrent networks, but not those for convolutions. CUB lost the
+    # iterators and functions that CUDA's standard library now provides; Jittor has another version of this
+    # operator, without CUB.
     Patch(
         "jittor/compile_extern.py",
         """\

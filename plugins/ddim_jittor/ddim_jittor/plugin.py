@@ -39,7 +39,7 @@ def unet(spec: UNetSpec, device: Device, precision: Precision) -> Model:
 
 @hookimpl
 def ddim_machine_checks() -> list[Check]:
-    """Check the requirements of importing Jittor, without importing it."""
+    """Check the requirements for importing Jittor, without importing it."""
     from ddim_host import UserError  # noqa: PLC0415
     from ddim_jittor.cuda import cuda_checks  # noqa: PLC0415 - see the module's docstring
     from ddim_jittor.environment import compiled  # noqa: PLC0415
@@ -61,7 +61,7 @@ def ddim_machine_checks() -> list[Check]:
 
 @hookimpl
 def ddim_process_groups() -> JoinProcesses:
-    """Connect processes by MPI."""
+    """Connect processes with MPI."""
     return _join
 
 

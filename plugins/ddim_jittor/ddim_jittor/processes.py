@@ -1,4 +1,4 @@
-"""Processes started by mpirun, connected by Jittor's MPI."""
+"""Processes started by mpirun and connected with Jittor's MPI support."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def join(device: Device) -> JittorProcesses:
     if launch.launcher != "mpirun":
         raise UserError(
             f"Jittor does not support {launch.launcher}",
-            fix=f"mpirun -np {launch.count} ddim-host ... (Debian: openmpi-bin, libopenmpi-dev)",
+            fix=f"start the processes with mpirun -np {launch.count} ddim-host ... "
+            "(Debian: openmpi-bin, libopenmpi-dev)",
         )
     jittor = import_jittor(device)
     if not jittor.in_mpi or jittor.world_size != launch.count:

@@ -41,10 +41,10 @@ def needed_patches() -> tuple[Patch, ...]:
     """Return the patches that the installed Jittor needs for the installed NumPy and this Python.
 
     Returns:
-        The patches; none for NumPy 1 with Python 3.11 or 3.12, or for a Jittor that supports newer ones.
+        The patches; none for NumPy 1 with Python 3.11 or 3.12, or for a Jittor that supports newer versions.
 
     Raises:
-        UserError: This Jittor does not support them, and the patches are for another version.
+        UserError: The installed Jittor does not support them, and the patches are for another release.
         PackageNotFoundError: Jittor or NumPy is not installed.
     """
     numpy = Version(metadata.version("numpy"))
@@ -65,7 +65,7 @@ def _fitting(patches: tuple[Patch, ...], wanted: str, *, supported: bool) -> tup
         return ()
     raise UserError(
         f"jittor {jittor} does not work with {wanted}",
-        why="Jittor does not support it, and this plugin cannot adapt the sources of this Jittor",
+        why="this version of Jittor does not support it, and the plugin cannot adapt its sources",
         fix=f"{sys.executable} -m pip install --no-deps --force-reinstall jittor==1.3.11.0",
     )
 
@@ -90,7 +90,7 @@ def installed_folder() -> Path:
 
 
 def sources_key(patches: Sequence[Patch]) -> str:
-    """Return a key of the installed Jittor with these patches, or an empty string without patches."""
+    """Return a key for the installed Jittor with these patches, or an empty string if there are none."""
     if not patches:
         return ""
     record = metadata.distribution("jittor").read_text("RECORD") or ""
@@ -106,7 +106,7 @@ def lay_sources(home: Path, patches: Sequence[Patch]) -> Path | None:
         patches: Patches that apply to the installed sources.
 
     Returns:
-        The folder to import `jittor` from; None, for the installed sources, if there are no patches.
+        The folder to import `jittor` from, or None if there are no patches and the installed one is used.
 
     Raises:
         OSError: The copy cannot be written.

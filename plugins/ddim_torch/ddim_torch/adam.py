@@ -1,6 +1,6 @@
-"""Adam for all parameters in one call, the one that `torch.optim.Adam(fused=True)` makes.
+"""Adam for all parameters in one call, the same call that `torch.optim.Adam(fused=True)` makes.
 
-The class itself imports PyTorch's compiler in its first step, which takes two seconds and is not used here.
+That class is not used because its first step imports PyTorch's compiler, which takes two seconds.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def adam_step(
         gradients: The gradient of each parameter.
         exp_avg: First moments.
         exp_avg_sq: Second moments.
-        step: fp32 `()` on the device, the number of this step, from 1.
+        step: fp32 `()` on the device, the number of this step, counted from 1.
         lr: Learning rate; a tensor `()` on the device for use in a CUDA graph.
     """
-    # The function is private to PyTorch; without it, the formula is used.
+    # This function is private to PyTorch; if a release lacks it, the formula is used.
     fused: Any = getattr(torch, "_fused_adam_", None)
     if fused is None:
         adam_formula(parameters, gradients, exp_avg, exp_avg_sq, step=step, lr=lr)
@@ -69,7 +69,7 @@ def adam_formula(
     step: Tensor,
     lr: float | Tensor,
 ) -> None:
-    """Compute the same with public operations, several times slower; equal up to rounding."""
+    """Do the same as `adam_step` with public operations: several times slower, but equal up to rounding."""
     size = lr / (1.0 - ADAM_BETA1**step)
     correction = (1.0 - ADAM_BETA2**step).sqrt()
     for parameter, gradient, mean, square in zip(parameters, gradients, exp_avg, exp_avg_sq, strict=True):

@@ -30,14 +30,14 @@ class CudaModel(TorchModel):
     Weights, optimizer and average are fp32. With bf16 the network uses a rounded copy of the weights, and its
     gradients are also bf16; everything computed from them is fp32.
 
-    A training step and a network call never synchronise, and use only tensors with fixed addresses. So each
-    can be captured in CUDA graphs, one for each number of images.
+    Training steps and network calls never synchronise, and use only tensors with fixed addresses. They can
+    therefore be captured in CUDA graphs, one for each batch size.
 
     Args:
         spec: The network.
-        device: The GPU. On the CPU, which is for tests, nothing is captured.
-        precision: The arithmetic of the network.
-        graphs: Capture CUDA graphs.
+        device: The GPU. Tests also use the CPU, where nothing is captured.
+        precision: The precision of the network.
+        graphs: Whether to capture CUDA graphs.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class CudaModel(TorchModel):
 
     @property
     def device_name(self) -> str:
-        """Documented in `Model`, as are the methods below."""
+        """See `Model`, which also documents the methods below."""
         return f"{super().device_name}, {'CUDA graphs' if self._graphs else 'no CUDA graphs'}"
 
     def train_step(
@@ -130,8 +130,8 @@ class CudaModel(TorchModel):
         """Take a training step in place, using only tensors with fixed addresses.
 
         Args:
-            inputs: The batch, and the numbers of this step.
-            of_images: fp32 `(B, N)`, buffer for gradients of each image; see `Training`.
+            inputs: The batch and the scalars of this step.
+            of_images: fp32 `(B, N)`, a buffer for the gradients of each image; see `Training`.
             loss: The loss.
             first: Index of this process's first image in the whole batch.
         """
@@ -172,7 +172,7 @@ class CudaModel(TorchModel):
 
     @cached_property
     def _rounded(self) -> dict[WhichWeights, FlatTensors]:
-        """The bf16 copies of the weights that the network multiplies with."""
+        """The bf16 copies of the weights that are used in matrix products and convolutions."""
         return {which: FlatTensors(self._multiplied, self._device, torch.bfloat16) for which in _BOTH}
 
     @cached_property
@@ -212,7 +212,7 @@ class CudaModel(TorchModel):
 
     @cached_property
     def _multiplied(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the weights and dense biases in PyTorch's products, whose operands share a dtype."""
+        """Shapes of the weights and dense biases in PyTorch's products, whose operands must share a dtype."""
         shapes = {p.name: p.shape for p in parameters(self._unet)}
         dense = {name.removesuffix("weight") + "bias" for name, shape in shapes.items() if len(shape) == 2}
         return {name: shape for name, shape in shapes.items() if len(shape) > 1 or name in dense}

@@ -1,11 +1,11 @@
-"""Feature extractors in PyTorch; a parts plugin, because they evaluate samples of any framework.
+"""Feature extractors in PyTorch; a plugin for parts, because they evaluate samples from any framework.
 
 torch is imported only when an extractor is created, in the evaluator's process.
 """
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - the types of parameters are resolved
+from pathlib import Path  # noqa: TC003 - parameter types are resolved at run time
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from ddim_host.framework import Device
 
 _CHUNK = 50
-"""Images per batch: larger batches take gigabytes and are not faster."""
+"""Images per batch: larger batches need gigabytes of memory and are not faster."""
 
 
 @hookimpl
 def ddim_feature_extractors() -> dict[str, FeatureExtractorFactory]:
-    """`inception`: the network of FID."""
+    """`inception`: the FID network."""
     return {"inception": Inception}
 
 
 class Inception:
-    """The 2,048 features of FID and KID: the last mean pool of the Inception v3 of 2015.
+    """The 2,048 features of FID and KID: the last pooling layer of the 2015 Inception v3 network.
 
-    Equal to pytorch-fid's: images in [0, 1] are enlarged to 299 x 299 (bilinear, corners not aligned), then
-    scaled to [-1, 1]; fp32. Grey images are converted to RGB.
+    They equal pytorch-fid's: images in [0, 1] are resized to 299 x 299 (bilinear, corners not aligned), then
+    scaled to [-1, 1], all in fp32. Grey images are converted to RGB.
 
     Args:
-        weights: A file with the weights; None downloads the published ones once. See
+        weights: A file with the weights; None for the published ones, which are downloaded once. See
             `inception_weights.read_weights`.
         device: `cuda`, `cpu`, or `auto`: `cuda` if there is a GPU.
 

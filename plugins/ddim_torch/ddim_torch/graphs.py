@@ -23,7 +23,7 @@ class Captured:
 
     Args:
         function: Takes no arguments and returns a tensor; reads and writes tensors with fixed addresses.
-        enabled: Capture the function at all.
+        enabled: Whether to capture the function.
         name: Name of the function, for the note printed if it cannot be captured.
     """
 
@@ -60,7 +60,7 @@ class Captured:
             self._enabled = False
             why = str(_first(error)).splitlines()[0]
             print(
-                f"note: {self._name} cannot be captured in a CUDA graph ({why}); it runs slower, without one",
+                f"note: {self._name} cannot be captured in a CUDA graph ({why}), so it runs more slowly",
                 file=sys.stderr,
             )
         else:
@@ -80,7 +80,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _first(error: BaseException) -> BaseException:
-    """Return the error that caused the others."""
+    """Return the original error in a chain of exceptions."""
     while error.__context__ is not None:
         error = error.__context__
     return error

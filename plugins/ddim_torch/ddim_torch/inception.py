@@ -1,7 +1,7 @@
-"""The Inception v3 of FID: a table of layers, and its execution.
+"""The Inception v3 network of FID: a table of layers, and its execution.
 
-This is the network of 2015 on which FID is defined, not torchvision's: its mean pools exclude the border, and
-the pool of the last block is a maximum. `tests/evaluation/test_peers.py` compares it with pytorch-fid.
+This is the 2015 network on which FID is defined, not torchvision's: average pooling ignores the padding, and
+the last block uses max pooling. `tests/evaluation/test_peers.py` compares it with pytorch-fid.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _IMAGE_SIZE = 299
 _BATCH_NORM_EPS = 1e-3
-# TF32 would leave three digits of a feature. PyTorch 2.6 has one switch for it, later releases have two.
+# TF32 would leave features with three correct digits. PyTorch 2.6 has one switch for it, later releases two.
 _EXACT: dict[str, Any] = {"enabled": True, "deterministic": True, "allow_tf32": False}
 if "fp32_precision" in inspect.signature(torch.backends.cudnn.flags).parameters:
     _EXACT["fp32_precision"] = "ieee"
@@ -42,7 +42,7 @@ class Conv:
         channels: Output channels.
         kernel: Height and width.
         stride: 1 or 2; with 2 there is no padding.
-        border: Pad with zeros to keep the size of the image.
+        border: Whether to pad with zeros to preserve the size of the image.
     """
 
     name: str
@@ -124,7 +124,7 @@ def _branch(block: str, branch: str, channels: int, kernel: Kernel = _1, stride:
     return Conv(f"{block}.branch{branch}", channels, kernel, stride)
 
 
-# A tuple is a sequence of layers; a list is parallel branches with concatenated channels.
+# A tuple is a sequence of layers; a list contains parallel branches whose outputs are concatenated.
 _NETWORK: Layers = (
     Conv("Conv2d_1a_3x3", 32, _3, 2),
     Conv("Conv2d_2a_3x3", 32, _3, border=False),
@@ -158,7 +158,7 @@ def parameter_shapes() -> dict[str, tuple[int, ...]]:
 
 
 class InceptionNetwork:
-    """The network up to its last pool, in fp32.
+    """The network up to its last pooling layer, in fp32.
 
     Each batch normalisation is a scale and a shift of its convolution's output, and is folded into the
     convolution's weight and bias in float64.
@@ -189,7 +189,7 @@ class InceptionNetwork:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the features `(B, 2048)` of images uint8 `(B, 3, H, W)`."""
+        """Return the features `(B, 2048)` of uint8 images `(B, 3, H, W)`."""
         with torch.backends.cudnn.flags(**_EXACT):
             pixels = images.to(self._device).contiguous(memory_format=torch.channels_last).float() / 255.0
             size = (_IMAGE_SIZE, _IMAGE_SIZE)

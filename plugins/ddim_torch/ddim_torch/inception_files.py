@@ -1,4 +1,4 @@
-"""Location of the published weights of the Inception network; needs no PyTorch."""
+"""Location of the published weights of the Inception network; does not import PyTorch."""
 
 from __future__ import annotations
 

@@ -36,32 +36,32 @@ def read_weights(path: Path | None) -> tuple[dict[str, NDArray[np.float32]], str
     """Return the parameters by name, float32, and their fingerprint.
 
     Args:
-        path: A copy of the published file, or a safetensors file with the same names; None uses the published
-            weights, which are downloaded once.
+        path: A copy of the published file, or a safetensors file with the same parameter names; None for the
+            published weights, which are downloaded once.
 
     Returns:
-        The parameters; and the SHA-256 of the published file if they come from it, otherwise that of their
-        values.
+        The parameters and their fingerprint: the SHA-256 of the published file if they come from it,
+        otherwise that of their values.
 
     Raises:
         UserError: The file is missing, damaged, for another network, or a pickle other than the published
-            one.
+            file.
     """
     if path is None:
         return _published()
     path = path.expanduser()
     with file_errors(f"cannot read the weights {path}", fix=_how_to_get_them()):
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe could block forever
-            raise OSError("it is not a file")
+            raise OSError("it is not a regular file")
         # A safetensors file begins with the length of its header, in eight bytes, followed by the header,
         # which is JSON.
         with path.open("rb") as file:
             is_pickle = path.suffix != ".safetensors" and file.read(9)[8:] != b"{"
         if is_pickle and _sha256(path) != SHA256:
             raise UserError(
-                f"{path} is not loaded",
-                why="it is a pickle, which can run arbitrary code, and not the published file with "
-                f"SHA-256 {SHA256[:12]}...",
+                f"{path} cannot be loaded safely",
+                why="it is a pickle, which can run arbitrary code, but not the published file, whose "
+                f"SHA-256 is {SHA256[:12]}...",
                 fix="convert it to safetensors, or use a copy of the published file",
             )
         return (_from_pickle(path), SHA256) if is_pickle else _from_safetensors(path)
@@ -107,7 +107,7 @@ def _converted(folder: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _from_pickle(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Read the published file, whose checksum is already verified."""
+    """Read the published file, whose checksum has already been verified."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -133,7 +133,7 @@ def _from_safetensors(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
 
 
 def _checked(path: Path, arrays: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """Return only the parameters of the network, in its order, after checking them."""
+    """Check the parameters of the network, and return only those, in its order."""
     weights = {}
     for name, shape in parameter_shapes().items():
         array = arrays.get(name)
@@ -148,7 +148,7 @@ def _checked(path: Path, arrays: dict[str, NDArray[np.float32]]) -> dict[str, ND
             problem = f"{name}, a variance, has negative values"
         if array is None or problem:
             raise UserError(
-                f"{path} does not contain the weights of the Inception network of FID",
+                f"{path} does not contain the weights of the FID network",
                 why=problem,
                 fix=_how_to_get_them(),
             )

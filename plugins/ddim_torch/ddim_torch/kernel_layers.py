@@ -1,4 +1,4 @@
-"""The operations of the U-Net on the CPU that use the host's kernels, as PyTorch functions."""
+"""The operations of the U-Net that use the host's CPU kernels, as PyTorch functions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 def _onednn_is_faster() -> bool:
     """Return whether oneDNN is faster than MKL for dense layers on this processor.
 
-    MKL uses AVX-512 only on Intel's processors: on two cores of a Zen 5 it reaches 200 GFLOP/s, and oneDNN
-    440.
+    MKL uses AVX-512 only on Intel processors: on two Zen 5 cores it reaches 200 GFLOP/s, and oneDNN 440.
     """
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and "AMD" in processor_name()
 
@@ -30,22 +29,22 @@ def _onednn_is_faster() -> bool:
 _ONEDNN_IS_FASTER = _onednn_is_faster()
 
 _FEW_TOKENS = 64
-"""Up to so many tokens, PyTorch's gradient of attention in bf16 is slower than in fp32: 3 to 12 times on a
-Xeon with AMX, where it is as fast or faster for 256 tokens."""
+"""Up to this number of tokens, PyTorch's gradient of attention is slower in bf16 than in fp32: 3 to 12 times
+on a Xeon with AMX. With 256 tokens, bf16 is at least as fast there."""
 
 
 class KernelLayers(TorchLayers):
     """Layers that use the host's kernels for 3 x 3 convolutions and group norms, and PyTorch otherwise.
 
-    Images are either fp32, or bf16 between all layers. Parameters and time embeddings are fp32; weights that
-    PyTorch multiplies with bf16 images are rounded first.
+    Between layers, images are either all fp32 or all bf16. Parameters and time embeddings are fp32; weights
+    that PyTorch multiplies with bf16 images are rounded first.
 
     Args:
         kernels: The host's kernels.
         parameters: Parameters by canonical name, contiguous.
         dropout: The dropout of a training step; None for no dropout.
-        transformed: Cache of transformed convolution weights by name, filled here; None if the parameters
-            change between calls.
+        transformed: Cache of transformed convolution weights by name, filled by this class; None if the
+            parameters change between calls.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class KernelLayers(TorchLayers):
     def conv(
         self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """Documented in `ddim_host.framework.Layers`, as is the operation below."""
+        """See `ddim_host.framework.Layers`, which also documents the operations below."""
         weight, bias = self._weight_and_bias(layer.name)
         if layer.kernel == 3 and layer.stride == 1:
             bf16 = _is_bf16(x)
@@ -128,7 +127,7 @@ def _convolve(
     out_channels: int,
     added: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None),
 ) -> Tensor:
-    """Convolve, and add bias, shift and residual."""
+    """Convolve, then add bias, shift and residual."""
     batch, in_channels, height, width = x.shape
     y = torch.empty((batch, out_channels, height, width), dtype=x.dtype, memory_format=torch.channels_last)
     kernels.conv3x3(

@@ -41,8 +41,8 @@ class TorchLayers(LayersBase[Tensor]):
         batch, channels, height, width = x.shape
         tokens = x.flatten(2).transpose(1, 2)
 
-        # One product for all three: wide matrices are faster, and the product sums the gradient of the
-        # tokens.
+        # One product for all three: wide matrices are faster, and the backward pass sums the gradients of the
+        # tokens itself.
         weights, biases = zip(
             *(self._weight_and_bias(part.name) for part in (layer.to_q, layer.to_k, layer.to_v)), strict=True
         )
@@ -66,14 +66,14 @@ class TorchLayers(LayersBase[Tensor]):
 
 
 def padded(layer: Conv, x: Tensor) -> tuple[Tensor, int]:
-    """Add asymmetric padding, which a convolution does not support.
+    """Add asymmetric padding, which PyTorch's convolutions do not support.
 
     Args:
         layer: The convolution.
         x: `(B, C, H, W)`.
 
     Returns:
-        The images, and the padding left to the convolution, equal on all sides.
+        The images, and the padding for the convolution to add, equal on all sides.
     """
     before, after = layer.padding
     if before == after:

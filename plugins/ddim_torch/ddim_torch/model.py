@@ -51,7 +51,7 @@ def resolve_device(device: Device) -> torch.device:
 
 
 def _how_to_find_a_gpu() -> str:
-    """Return the first things to check: the driver, if this build can use GPUs; otherwise another build."""
+    """Return advice: check the driver, or install another build if this one cannot use GPUs."""
     if torch.version.cuda is None and torch.version.hip is None:
         return "install a CUDA build of torch, and the NVIDIA driver if it is missing"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -87,7 +87,7 @@ class TorchModel(ModelBase[Tensor]):
     Args:
         spec: The network.
         device: The device of the network.
-        precision: The arithmetic of the network.
+        precision: The precision of the network.
     """
 
     def __init__(self, spec: UNetSpec, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
@@ -97,7 +97,7 @@ class TorchModel(ModelBase[Tensor]):
         if self._kernels:
             self._kernels.keep_freed_memory()
         if device.type == "cuda" and precision == "fp32":
-            # By default convolutions use TF32, which rounds factors to 10 bits.
+            # By default convolutions use TF32, which rounds factors to 10-bit mantissas.
             torch.backends.cudnn.allow_tf32 = False
         # PyTorch's convolutions are fastest with the channels last, on CPU and GPU.
         self._layout = torch.contiguous_format if self._kernels else torch.channels_last
@@ -105,7 +105,7 @@ class TorchModel(ModelBase[Tensor]):
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
-        """Documented in `Model`, as are the methods below."""
+        """See `Model`, which also documents the methods below."""
         return "cuda" if self._device.type == "cuda" else "cpu"
 
     @property
@@ -221,14 +221,14 @@ class TorchModel(ModelBase[Tensor]):
 
     @cached_property
     def _parallel(self) -> DistributedDataParallel:
-        """A module that averages gradients over processes while the next ones are computed."""
+        """A module that averages gradients over processes while later ones are still being computed."""
         from torch.nn.parallel import DistributedDataParallel  # noqa: PLC0415 - slow, and rarely needed
 
         return DistributedDataParallel(_Shared(self._raw.values()))
 
 
 class _Shared(torch.nn.Module):
-    """The parameters as a module, because PyTorch averages the gradients of modules."""
+    """The parameters as a module, because `DistributedDataParallel` accepts only modules."""
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         super().__init__()

@@ -79,7 +79,7 @@ def ddim_machine_checks() -> list[Check]:
 
 
 def _weights_check() -> Check:
-    """Report whether the weights of FID are available; their absence is not a failure."""
+    """Report whether the FID weights are available; their absence is not a failure."""
     from ddim_torch.inception_weights import published_weights  # noqa: PLC0415 - imports torch
 
     try:
@@ -91,7 +91,7 @@ def _weights_check() -> Check:
 
 @hookimpl
 def ddim_process_groups() -> JoinProcesses:
-    """Connect processes by torch.distributed."""
+    """Connect processes with torch.distributed."""
     return _join
 
 

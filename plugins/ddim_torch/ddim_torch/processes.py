@@ -1,4 +1,4 @@
-"""Processes started by torchrun, connected by torch.distributed: gloo for host memory, NCCL for GPUs."""
+"""Processes started by torchrun and connected with torch.distributed: gloo for CPU arrays, NCCL for GPUs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from ddim_host.framework import Device
 
-# Others may wait long, for example while the first one measures real images; a dead process is detected at
-# once anyway.
+# Processes may wait for a long time, for example while the first one measures real images. A dead process is
+# detected immediately in any case.
 _TIMEOUT = timedelta(days=1)
 
 
@@ -53,7 +53,7 @@ def join(device: Device) -> TorchProcesses:
         if launch.launcher != "torchrun":
             raise UserError(
                 f"PyTorch does not support {launch.launcher}",
-                fix=f"torchrun --nproc-per-node {launch.count} -m ddim_host ...",
+                fix=f"start the processes with torchrun --nproc-per-node {launch.count} -m ddim_host ...",
             )
         cuda = device != "cpu" and torch.cuda.is_available()
         if cuda:
@@ -64,7 +64,7 @@ def join(device: Device) -> TorchProcesses:
             raise UserError(
                 "the processes could not connect to each other",
                 why=str(error).splitlines()[0],
-                fix="start them with torchrun; on several machines see its --rdzv-endpoint",
+                fix="start them with torchrun; for several machines, see its option --rdzv-endpoint",
             ) from error
         atexit.register(distributed.destroy_process_group)
     return TorchProcesses()
@@ -73,9 +73,9 @@ def join(device: Device) -> TorchProcesses:
 def _choose_gpu(number: int) -> None:
     if number >= torch.cuda.device_count():
         raise UserError(
-            f"process {number} of this machine has no GPU",
-            why=f"torchrun started more processes than the {torch.cuda.device_count()} GPUs that "
-            f"PyTorch sees",
+            f"there is no GPU for process {number} on this machine",
+            why="torchrun started more processes than there are GPUs; "
+            f"PyTorch finds {torch.cuda.device_count()}",
             fix="use a smaller --nproc-per-node, or --device cpu",
         )
     torch.cuda.set_device(number)

@@ -1,4 +1,4 @@
-"""Tensors with fixed addresses: parameters in one block of memory, and inputs replaced by one copy."""
+"""Tensors with fixed addresses: parameters in one block of memory, and inputs updated with one copy."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _STAGES = 4
 
 
 class FlatTensors(dict[str, Tensor]):
-    """Tensors by name in one block of memory, so that one operation can process all; initially zeros.
+    """Named tensors in one block of memory, so that one operation can process all of them; initially zero.
 
     Tensors with four axes have the channels last.
 
     Args:
         shapes: Names and shapes.
         device: The device of the tensors.
-        dtype: Their type.
+        dtype: The dtype of the tensors.
 
     Attributes:
-        flat: The whole block, `(N,)`, with padding zeros between the tensors.
+        flat: The entire block, `(N,)`, padded with zeros between the tensors.
         slices: The position of each tensor in the block.
     """
 
@@ -56,7 +56,7 @@ class FlatTensors(dict[str, Tensor]):
         }
 
     def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Concatenate tensors of one dtype, shaped like the first ones here, in the layout of `flat`."""
+        """Concatenate tensors of one dtype, with the shapes of the first ones, in the layout of `flat`."""
         zeros = tensors[0].new_zeros(_ALIGNMENT)
         pieces = []
         for tensor in tensors:
@@ -68,10 +68,10 @@ class FlatTensors(dict[str, Tensor]):
 class StagedInputs(dict[str, Tensor]):
     """Tensors on the device whose values the host replaces repeatedly, all in one copy.
 
-    The copy is made from pinned memory, in the order of the device's work; the host does not wait for it.
+    The copy is made from pinned memory and queued with the device's other work, so the host need not wait.
 
     Args:
-        examples: An array for each name, with its shape and dtype.
+        examples: For each name, an array with the shape and dtype of its values.
         device: The device of the tensors.
     """
 
@@ -88,7 +88,7 @@ class StagedInputs(dict[str, Tensor]):
         super().__init__(_views(self._on_device, arrays))
 
     def load(self, values: Mapping[str, ArrayLike]) -> None:
-        """Replace all values, for all work submitted to the device from now on."""
+        """Replace all values; they apply to all work submitted to the device afterwards."""
         stage = self._stages[self._next]
         self._next = (self._next + 1) % len(self._stages)
         if stage.copied is not None:

@@ -28,7 +28,7 @@ _WHOLE_TILE = 16384
 """Maximum number of elements in a tile with all pixels of one or more groups, which is read once."""
 
 _SPLIT_TILE = 2048
-"""Elements of a tile of larger images: one kernel computes sums, a second one the results."""
+"""Number of elements in a tile of larger images: one kernel computes sums, and a second one the results."""
 
 _MOST_CHUNKS = 8
 _BLOCK = 4096
@@ -74,7 +74,7 @@ def _load_added(x_ptr, added, offsets, exists, ADDED: tl.constexpr):
 
 @triton.jit
 def _kept(offsets, seed_ptr, layer, first, limit, scale):
-    """Return the factors of dropout, with the hash and mask of the host's kernels (`dropout.h`)."""
+    """Return the dropout factors, computed with the same hash and mask as in the host's `dropout.h`."""
     seed = (tl.load(seed_ptr) + layer).to(tl.uint64)
     seed = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9
     seed = (seed ^ (seed >> 27)) * 0x94D049BB133111EB
@@ -99,7 +99,7 @@ def _moments_kernel(
     start = number * chunk
     end = tl.minimum(start + chunk, pixels)
     x_ptr += image.to(tl.int64) * pixels * channels
-    # Sums of differences from one of the values: their squares are of the order of the variance.
+    # Sum the differences from one of the values, so that their squares are of the order of the variance.
     pivot = _load(x_ptr, start * channels + channel, is_channel)
     sums = tl.zeros((PIXELS, GROUPS * LANES), dtype=tl.float32)
     squares = tl.zeros((PIXELS, GROUPS * LANES), dtype=tl.float32)
@@ -137,7 +137,7 @@ def _group_norm_kernel(
     SILU: tl.constexpr, ADDED: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr, TILES: tl.constexpr,
     WIDTH: tl.constexpr, PIXELS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Normalise some groups over one chunk of an image's pixels; store mean and 1 / deviation of each."""
+    """Normalise groups over one chunk of an image's pixels; store mean and 1 / deviation of each group."""
     image, block, number = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group, channel, is_channel = _channels(block, channels, WIDTH, GROUPS, LANES)
     groups = channels // WIDTH
@@ -273,7 +273,7 @@ def _group_norm_grad_kernel(
     SILU: tl.constexpr, ADDED: tl.constexpr, DROPOUT: tl.constexpr, CHUNKS: tl.constexpr, TILES: tl.constexpr,
     WIDTH: tl.constexpr, PIXELS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Compute the gradient of the input, and those of shared values, over one chunk of an image's pixels."""
+    """Compute the gradient of the input for one chunk of pixels, and those of weight, bias and `added`."""
     image, block, number = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group, channel, is_channel = _channels(block, channels, WIDTH, GROUPS, LANES)
     statistics = statistics_ptr + (image * (channels // WIDTH) + group) * 2
@@ -335,7 +335,7 @@ def _group_norm_grad_kernel(
 def _add_kernel(
     x_ptr, bias_ptr, residual_ptr, size, channels, RESIDUAL: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Add a bias per channel, and an image, in place."""
+    """Add a bias per channel, and optionally an image, in place."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists = at < size
     y = _load(x_ptr, at, exists) + _load(bias_ptr, at % channels, exists)
@@ -374,7 +374,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class _Tile:
-    """Distribution of the elements of an image among programs.
+    """Division of an image's elements among programs.
 
     Attributes:
         width: Channels per group.
@@ -438,15 +438,15 @@ def group_norm(
     added: Tensor | None = None,
     dropped: Dropped | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Add, normalise, scale and shift; then x sigmoid(x) if `silu`, then dropout.
+    """Add, normalise, scale and shift; then apply x sigmoid(x) if `silu`, then dropout.
 
     Args:
         x: `(B, C, H, W)`.
         weight: `(C,)`.
         bias: `(C,)`.
-        groups: Number of groups; it divides C.
+        groups: Number of groups; must divide C.
         eps: Added to the variance.
-        silu: Apply x sigmoid(x).
+        silu: Whether to apply x sigmoid(x).
         added: `(B, C)`, added to every pixel of x first.
         dropped: The dropout; None for no dropout.
 
@@ -490,12 +490,12 @@ def group_norm_grad(
     """Compute the gradients of `group_norm`.
 
     Args:
-        x: The argument of `group_norm`, as are `weight`, `bias`, `silu`, `added` and `dropped`.
+        x: `(B, C, H, W)`, the input of `group_norm`.
         weight: `(C,)`.
         bias: `(C,)`.
         statistics: The statistics returned by `group_norm`.
         grad_y: `(B, C, H, W)`.
-        grad_weight: fp32 `(B, C)`, a slice of the columns of a larger matrix; set to the gradient of the
+        grad_weight: fp32 `(B, C)`, a slice of the columns of a larger matrix; receives the gradient of the
             weight for each image.
         grad_bias: The same for the bias, in the same matrix.
         silu: See `group_norm`.
@@ -537,7 +537,7 @@ def add_(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
     Args:
         x: `(B, C, H, W)`.
         bias: `(C,)`.
-        residual: `(B, C, H, W)`.
+        residual: `(B, C, H, W)`, or None.
     """
     _add_kernel[(triton.cdiv(x.numel(), _BLOCK),)](
         *(x, bias, x if residual is None else residual, x.numel(), x.shape[1]),
@@ -549,7 +549,7 @@ def add_(x: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
 
 
 def dropout(x: Tensor, dropped: Dropped) -> Tensor:
-    """Set elements to zero, and divide the others by 1 - probability; gradients are computed in the same way.
+    """Set random elements to zero, and divide the others by 1 - probability; also used for gradients.
 
     Args:
         x: `(B, C, H, W)`.

@@ -26,8 +26,8 @@ class Training:
     """Training mode of a network call.
 
     Attributes:
-        gradients: fp32 `(B, C)` for each bias of a convolution and each weight and bias of a group norm: the
-            buffer in which the backward pass stores the gradient of each image. All are summed at once.
+        gradients: For each bias of a convolution and each weight and bias of a group norm, a buffer, fp32
+            `(B, C)`, in which the backward pass stores each image's gradient. All are summed at once.
         dropout: Probability that an element is dropped.
         seed: int64 `()`, the seed of the step's dropout.
         first: Index of this process's first image in the whole batch.
@@ -40,14 +40,14 @@ class Training:
     _layers: Iterator[int] = field(default_factory=itertools.count, init=False, repr=False)
 
     def dropped(self, x: Tensor) -> Dropped | None:
-        """Return the dropout of the next layer, for `(B, C, H, W)`."""
+        """Return the dropout of the next layer for x, `(B, C, H, W)`."""
         if not self.dropout:
             return None
         return Dropped(self.seed, next(self._layers), self.first * x[0].numel(), self.dropout)
 
 
 class TritonLayers(TorchLayers):
-    """Apply layers to tensors with the channels last, in the dtype of the matrix and kernel weights.
+    """Apply layers to tensors with the channels last, in the dtype of the dense and convolution weights.
 
     Args:
         parameters: Parameters by canonical name, convolutions with the channels last.
@@ -61,7 +61,7 @@ class TritonLayers(TorchLayers):
     def conv(
         self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """Documented in `ddim_host.framework.Layers`, as are the operations below."""
+        """See `ddim_host.framework.Layers`, which also documents the operations below."""
         _, bias = self._weight_and_bias(layer.name)
         y = self._convolve(layer, x)
         if shift is not None:
@@ -126,7 +126,7 @@ class _Add(torch.autograd.Function):
 
 
 class _AddBias(torch.autograd.Function):
-    """Add a bias to one number per channel of each image; fp32."""
+    """Add a bias to one number per channel of each image, in fp32."""
 
     @staticmethod
     def forward(ctx: Any, shift: Tensor, bias: Tensor, grad_bias: Tensor | None) -> Tensor:

@@ -21,8 +21,8 @@ Tensor = TypeVar("Tensor", bound=Any)
 # Beyond these limits, fp32 cannot represent the sum of delta^2 and a squared error.
 _MIN_DELTA, _MAX_DELTA = 1e-6, 1e6
 
-# The derivative of a root at 0 is infinite, and its product with the inner derivative 0 is NaN. This offset
-# is far below the square of any loss reached in fp32 training, and far above the smallest fp32 number.
+# The derivative of a square root at 0 is infinite, and its product with the inner derivative 0 is NaN. This
+# offset is far below the square of any loss reached in fp32 training, and far above the smallest fp32 number.
 _UNDER_ROOT = 1e-30
 
 
@@ -121,7 +121,7 @@ def balanced(prediction: Tensor, target: Tensor, *, alpha: float = 0.5) -> Tenso
     Args:
         prediction: `(B, C, H, W)`.
         target: `(B, C, H, W)`.
-        alpha: The balance between the two, in [0, 1].
+        alpha: The weight of the second term, in [0, 1].
 
     Returns:
         `(B,)`.

@@ -1,4 +1,4 @@
-"""TensorBoard for ddim-host: event files with the curves, grids and scores of a run."""
+"""TensorBoard support for ddim-host: event files with the curves, grids and scores of a run."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class TensorBoard(Observer):
 
         self._writer = SummaryWriter(
             str(run.path / "tensorboard"),
-            # File names contain only seconds; the suffix keeps files of the same second distinct and in
-            # order.
+            # File names contain only seconds; the suffix keeps files created in the same second distinct and
+            # in order.
             filename_suffix=f".{time.time_ns()}",
             purge_step=run.step + 1 if run.command == "run" and run.step else None,
         )
@@ -64,14 +64,14 @@ class TensorBoard(Observer):
         self._writer.flush()
 
     def on_grid(self, grid: DrawnGrid, /) -> None:
-        """Add a picture."""
+        """Add the grid as an image."""
         import numpy as np  # noqa: PLC0415
         from PIL import Image  # noqa: PLC0415
 
         with Image.open(grid.path) as image:
             pixels = np.asarray(image.convert("RGB"))
         made = grid.record
-        # The grids drawn during training form one picture that changes with the step.
+        # The grids drawn during training form one image that changes with the step.
         is_series = grid.path.stem == f"step-{grid.step:08d}"
         how = f"{made.get('kind', 'grid')}/{grid.path.parent.name if is_series else grid.path.stem}"
         self._writer.add_image(_tag(how), pixels, grid.step, dataformats="HWC")
@@ -92,12 +92,12 @@ class TensorBoard(Observer):
         self._writer.flush()
 
     def on_end(self, ending: Ending, /) -> None:
-        """Write the ending, and close the file."""
+        """Write how the run ended, and close the file."""
         self._text("ending", f"{ending.status} {ending.reason}".strip(), None)
         self._writer.close()
 
     def _text(self, tag: str, text: str, step: int | None) -> None:
-        """Add a text verbatim: TensorBoard renders Markdown, in which indented lines are code."""
+        """Add text verbatim: TensorBoard renders Markdown, in which indented lines are code."""
         self._writer.add_text(tag, "".join(f"    {line}\n" for line in text.splitlines()), step)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MAX_HISTORY = 1000
 # The largest absolute value of a loss: losses are float32, and their squares must not overflow in float64.
 _MAX_LOSS = float(np.finfo(np.float32).max)
-# Up to this, float64, the type of all state, represents every integer.
+# float64, the dtype of all state, represents every integer up to this one.
 _MAX_COUNT = 2.0**53
 
 
@@ -30,7 +30,7 @@ class Importance:
     `p_t` is proportional to the root mean square of the last losses at t, mixed with a small share of the
     uniform distribution so that no timestep is neglected. The weights `1 / (T p_t)` correct the bias: the
     objective is that of uniform timesteps, but its estimate has a lower variance. Timesteps are uniform, with
-    weight 1, until each has a full history, and as long as all losses in the histories are zero.
+    weight 1, until each has a full history, and also while all stored losses are zero.
 
     Args:
         schedule: The noise schedule of the run.
@@ -75,10 +75,10 @@ class Importance:
         return t, (1.0 / (timesteps * probabilities[t])).astype(np.float32)
 
     def update(self, t: NDArray[np.int64], losses: NDArray[np.float32]) -> None:
-        """Store the losses `(B,)` at the timesteps `t`, in their order."""
+        """Store the losses `(B,)` of the timesteps `t`, in order."""
         for timestep, loss in zip(t.tolist(), losses.tolist(), strict=True):
-            # A loss that is not finite ends the training with its own error. Here it would make the
-            # probabilities undefined first, and the error would blame the sampler.
+            # A loss that is not finite stops training with its own error. If it were stored, it would
+            # first make the probabilities undefined, and the error would blame the sampler.
             if abs(loss) <= _MAX_LOSS:
                 self._losses[timestep, self._counts[timestep] % self._history] = loss
                 self._counts[timestep] += 1
@@ -110,7 +110,7 @@ class Importance:
         self._counts = counts.astype(np.int64)
 
     def _probabilities(self) -> NDArray[np.float64] | None:
-        """Return `p_t`, float64 `(T,)`, or None as long as it is uniform."""
+        """Return `p_t`, float64 `(T,)`, or None while it is uniform."""
         if self._counts.min() < self._history:
             return None
         sizes = np.sqrt(np.mean(self._losses**2, axis=1))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Stateless:
-    """Base of samplers that ignore the losses."""
+    """Base class of samplers that ignore the losses."""
 
     needs_losses = False
 
@@ -51,9 +51,9 @@ class Uniform(_Stateless):
 class Antithetic(_Stateless):
     """Draw half of the batch at random, and mirror it: `t` and `T - 1 - t` (as in ermongroup/ddim).
 
-    Each image's timestep is uniform, so the objective is the same, but every batch has as much high as low
-    noise, which reduces the variance of its mean loss. In a batch of odd size, one image has no mirrored
-    partner.
+    Each image's timestep is uniform, so the objective is the same, but every batch has as many high noise
+    levels as low ones, which reduces the variance of its mean loss. In a batch of odd size, one image has no
+    mirrored partner.
 
     Args:
         schedule: The noise schedule of the run.

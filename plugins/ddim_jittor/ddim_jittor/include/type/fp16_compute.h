@@ -1,6 +1,6 @@
 // Jittor's kernels include this file instead of Jittor's own of the same name, which is later on the search path.
-// On a CPU Jittor's conversion to bf16 truncates. This one rounds, so that all bf16 arithmetic of Jittor's own is right:
-// sums of images, and of gradients that arrive on two paths.
+// On a CPU Jittor's conversion to bf16 truncates. This one rounds, so that Jittor's own bf16 arithmetic is correct: sums
+// of images, and sums of gradients that arrive by two paths.
 #pragma once
 #include "common.h"
 
@@ -19,7 +19,7 @@ namespace jittor {
 struct bfloat16 {
     uint16 x;
 
-    // Round to nearest, ties to even; NaN stays NaN. Jittor's compiler flags exclude NaN, so the bits are compared.
+    // Round to nearest, ties to even; NaN stays NaN. Jittor's compiler flags assume there are no NaNs, so test the bits.
     bfloat16(float32 value) {
         uint32 bits;
         std::memcpy(&bits, &value, sizeof bits);
