@@ -21,8 +21,8 @@ _TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 def printable(text: object) -> str:
     r"""Make a file name, or a message that contains one, safe to print on one line.
 
-    File names may contain newlines, terminal escapes, and bytes that are not valid UTF-8, which output streams
-    cannot encode.
+    File names may contain newlines, terminal escapes, and bytes that are not valid UTF-8, which no output
+    stream can encode.
 
     Args:
         text: A name, a path or an error; `str(text)` is escaped.

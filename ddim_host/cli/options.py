@@ -150,7 +150,7 @@ def _add_experiment_options(
         "--preset",
         choices=preset_names(),
         action=action,
-        help="a named set of settings, which options override; paper-cifar10 is the protocol of the DDIM paper",
+        help="a named set of settings, which options override; paper-cifar10: the protocol of the DDIM paper",
     )
     return files
 

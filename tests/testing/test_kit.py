@@ -141,7 +141,7 @@ def test_frameworks_that_do_not_work_are_skipped(site: Site, monkeypatch: pytest
     site.plugin("no-framework", losses("own"), entry="none", group="frameworks")
     test = "test_it_is_the_same_in_every_framework"
     tested = type("Tested", (LossContract,), {"part": staticmethod(mse)})()
-    for framework, reason in (("broken", "no driver"), ("none", "a framework provides networks")):
+    for framework, reason in (("broken", "no driver"), ("none", "a framework plugin must provide networks")):
         with pytest.raises(pytest.skip.Exception, match=reason):
             getattr(tested, test)(framework)
 
