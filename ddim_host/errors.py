@@ -51,7 +51,7 @@ def described(error: BaseException, package: str = "") -> str:
 
 
 def print_traceback(error: BaseException) -> None:
-    """Print the traceback of an error if the user set the variable `TRACEBACK`."""
+    """Print the traceback of an error if the environment variable named by `TRACEBACK` is set."""
     if TRACEBACK in os.environ:
         traceback.print_exception(error, file=sys.stderr)
 

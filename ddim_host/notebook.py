@@ -229,7 +229,7 @@ def _request(options: dict[str, object]) -> Request:
     for name in options:
         if name not in known:
             raise UserError(
-                f"unknown option {name!r}{suggestion(name, known)}", why=f"known: {', '.join(known)}"
+                f"unknown option {name!r}{suggestion(name, known)}", why=f"known options: {', '.join(known)}"
             )
     if options.keys() >= LENGTHS:
         raise UserError("epochs and train_steps are mutually exclusive", fix="remove one of them")

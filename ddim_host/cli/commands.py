@@ -60,7 +60,7 @@ COMMANDS = {
     ),
     "optimize": Command(
         options.add_optimize_options,
-        "find the best timesteps for few steps",
+        "find the best timesteps for sampling in a few steps",
         "For a trained run, find the timesteps with which a few DDIM steps come closest to the result of "
         "many. The search needs no images, only noise, and handles all numbers of steps at once. It writes "
         "RUN/subsets.json; use the result with `--timestep-subset optimized`.",

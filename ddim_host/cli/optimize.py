@@ -129,7 +129,7 @@ def _lines(found: list[FoundSubset]) -> Iterator[str]:
     if refinement is None:
         return
     yield (
-        f"{'refined':<17} with {refinement.solver}, by the distance in {refinement.distance} between "
+        f"{'refined':<17} with {refinement.solver}, minimising the distance in {refinement.distance} between "
         f"{refinement.num_images:,} images and the teacher's"
     )
     yield f"{'S':>4}  {'before':>9}  {'after':>9}  timesteps before"

@@ -176,7 +176,7 @@ def _about_unet() -> str:
     small, large = (default_model_parameters(size) for size in _SIZES)
     lines = [
         f"model {_UNET!r}, built by every framework",
-        "  The U-Net of DDPM. The defaults of its parameters depend on the size of the images.",
+        "  The U-Net of DDPM. The defaults of some parameters depend on the size of the images.",
         f"  {Kind.MODEL.flag} {_UNET}:base_channels=64,dropout=0",
     ]
     width = max(map(len, small))

@@ -61,7 +61,7 @@ def main(options: argparse.Namespace) -> int:
     if asked is None:
         raise no_framework_chosen()
     with contextlib.ExitStack() as stack:
-        with file_errors("cannot use the folder sweeps/", fix="choose another place with --out"):
+        with file_errors("cannot use the folder sweeps/", fix="choose another folder with --out"):
             folder = stack.enter_context(new_folder(_folders()))
         return _sweep(options, folder, grid, asked)
 
@@ -259,7 +259,7 @@ def _finish(folder: Path, trials: Sequence[Trial], known: Sequence[Trial]) -> in
     except UserError as error:
         if not failed:
             raise
-        print(f"note: no report: {error.what}", file=sys.stderr)
+        print(f"note: no report was written: {error.what}", file=sys.stderr)
     if failed:
         print(
             f"ddim-host: {len(failed)} of {len(trials)} experiments failed: {', '.join(failed)}; "

@@ -61,7 +61,9 @@ class _RefusingLoader(importlib.abc.Loader):
 
     def create_module(self, spec: ModuleSpec) -> NoReturn:
         running = (
-            f"runs {self.chosen} and cannot load another framework" if self.chosen else "loads no framework"
+            f"runs {self.chosen} and cannot load another framework"
+            if self.chosen
+            else "must not load a framework"
         )
         raise ModuleNotFoundError(
             f"{spec.name!r} cannot be imported here: this process {running}", name=spec.name

@@ -208,7 +208,7 @@ class Failure:
     Attributes:
         distribution: The distribution that contains it.
         hooks: The hooks that it implements, if loading got that far.
-        text: The reason, in one line.
+        text: The reason, on one line.
     """
 
     distribution: str

@@ -288,7 +288,7 @@ def _try_solver(part: Part, solver: Solver, steps: Sequence[DDIMStep]) -> tuple[
 
 
 def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
-    """Return a loss with its parameters set, which checks that each result is `(B,)` of the same framework.
+    """Return a loss with its parameters set, whose results are checked: `(B,)`, of the same framework.
 
     The loss is first tried on NumPy arrays, so that invalid parameters are found before training begins.
     """
@@ -320,7 +320,7 @@ def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
     if not np.isfinite(values).all():
         raise UserError(
             f"{part.label} with these parameters cannot be used for training",
-            why=f"its losses of two small images are {' and '.join(f'{value:g}' for value in values)}",
+            why=f"its losses for two small images are {' and '.join(f'{value:g}' for value in values)}",
             fix=part.for_users(
                 "choose other parameters, or another loss, or report it to the authors of "
                 f"{part.distribution}"

@@ -73,7 +73,7 @@ def new_plugin(name: str, kind: Kind) -> NewPlugin:
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", part):
         raise UserError(
             problem,
-            why="a part and a Python package are named after it",
+            why="the part and its Python package are named after it",
             fix="use lower-case letters, digits and dashes, and begin with a letter: my-sampler",
         )
     return NewPlugin(part, kind)

@@ -1,4 +1,4 @@
-"""The git commit of a checkout, read from its files without running git; a damaged checkout is no error."""
+"""The git commit of a checkout, found without running git; a damaged checkout is not an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def checked_out_commit(folder: Path) -> str | None:
 
     Args:
         folder: The folder that contains `.git`, which is a folder or, in a worktree, a file with the path of
-            one.
+            a folder.
     """
     try:
         git = folder / ".git"

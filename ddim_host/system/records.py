@@ -24,7 +24,7 @@ _MOST = 2**63
 
 @contextmanager
 def record_errors(path: Path, *, fix: str = "") -> Iterator[None]:
-    """Turn errors about a file of records into a `UserError`.
+    """Turn errors from reading a file of records into a `UserError`.
 
     Args:
         path: The file.

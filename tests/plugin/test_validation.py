@@ -392,7 +392,7 @@ def test_loss_must_return_an_array_of_its_framework() -> None:
 def test_loss_that_is_not_finite_is_refused_before_the_run() -> None:
     with pytest.raises(UserError, match="cannot be used for training") as caught:
         validation.checked_loss(part(Kind.LOSS, returning(np.array([np.nan, 1.0]))), {})
-    assert caught.value.why == "its losses of two small images are nan and 1"
+    assert caught.value.why == "its losses for two small images are nan and 1"
 
 
 def test_error_of_a_loss_describes_its_arguments() -> None:
