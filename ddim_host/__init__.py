@@ -1,7 +1,7 @@
-"""Run one DDIM diffusion experiment on PyTorch or on Jittor, every part of it a plugin.
+"""Run one DDIM diffusion experiment on PyTorch or Jittor; every part of it is a plugin.
 
 Authors of parts import everything from here. Authors of frameworks also import from `ddim_host.framework`,
-and tests of plugins from `ddim_host.testing`. All other modules may move.
+and plugin tests import from `ddim_host.testing`. All other modules are private and may move.
 """
 
 from importlib import import_module
@@ -84,7 +84,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Modules are imported when a name is first used: some need NumPy, and `ddim-host --help` does not.
+# Modules are imported when a name is first used: some need NumPy, which `ddim-host --help` should not load.
 _MODULES = {
     "absolute_path": "system.files",
     "cache_errors": "system.cache",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TRACEBACK = "DDIM_HOST_TRACEBACK"
-"""Environment variable: if it is set, the tracebacks of errors are printed."""
+"""Environment variable that, if set, makes errors print their tracebacks."""
 
 _TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
@@ -21,28 +21,28 @@ _TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 def printable(text: object) -> str:
     r"""Make a file name, or a message that contains one, safe to print on one line.
 
-    File names may contain line ends, terminal escapes, and bytes that are not UTF-8, which no output stream
-    would encode.
+    File names may contain newlines, terminal escapes, and bytes that are not valid UTF-8, which no output
+    stream can encode.
 
     Args:
-        text: A name, a path or an error; `str(text)` is shown.
+        text: A name, a path or an error; `str(text)` is escaped.
 
     Returns:
-        The same text with everything unprintable escaped (`\n`, `\x1b`, `\udcff`).
+        The text with all unprintable characters escaped (`\n`, `\x1b`, `\udcff`).
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
 
 
 def described(error: BaseException, package: str = "") -> str:
-    """Describe an exception from a plugin in one line: `ValueError: no idea (my_parts/extra.py:2)`.
+    """Describe an exception from a plugin on one line: `ValueError: no idea (my_parts/extra.py:2)`.
 
     Args:
-        error: The exception. The first line of its text is used, without terminal colours.
-        package: The plugin's top-level module: the description names the innermost line inside it. Empty if
-            the module is unknown.
+        error: The exception. Only the first line of its message is used, without terminal colours.
+        package: The plugin's top-level module, to find the innermost line of the traceback that is in the
+            plugin. Empty if the module is unknown.
     """
     place = _place(error, package)
-    # The text of a syntax error contains its place too, but without the folder.
+    # The text of a syntax error also contains its location, but without the folder.
     message = str(error.msg if isinstance(error, SyntaxError) and place else error)
     lines = (" ".join(_TERMINAL_ESCAPE.sub("", line).split()) for line in message.splitlines())
     first = next((line for line in lines if line), "")
@@ -51,13 +51,13 @@ def described(error: BaseException, package: str = "") -> str:
 
 
 def print_traceback(error: BaseException) -> None:
-    """Print the traceback of an error that gets a short message, if the user wants it."""
+    """Print the traceback of an error if the environment variable named by `TRACEBACK` is set."""
     if TRACEBACK in os.environ:
         traceback.print_exception(error, file=sys.stderr)
 
 
 def _place(error: BaseException, package: str) -> str:
-    """Return the file and line of the innermost frame in a package, or of its syntax error, or else ''."""
+    """Return the file and line of an error in a package: its syntax error or innermost frame; '' if none."""
     if isinstance(error, SyntaxError):
         parts = PurePath(error.filename or "").parts
         first = next((i for i, part in enumerate(parts) if part in (package, f"{package}.py")), len(parts))
@@ -94,7 +94,7 @@ class InterruptedTrainingError(Exception):
 
 
 class UserError(Exception):
-    """An error made by the user; the command line prints it and exits with code 2.
+    """An error with a message for the user; the command line prints it and exits with code 2.
 
     Args:
         what: The problem, in one sentence without a full stop.
@@ -104,7 +104,7 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, *, why: str = "", notes: Iterable[str] = (), fix: str = "") -> None:
-        # Messages about files often quote the content of the file.
+        # Messages about files often quote their contents, which may be unprintable.
         self.what, self.why, self.fix = (printable(text) for text in (what, why, fix))
         self.notes = tuple(printable(note) for note in notes)
         super().__init__(self.what)

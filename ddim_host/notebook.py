@@ -1,7 +1,7 @@
-"""Runs from Python, for notebooks: train with progress, sample arrays, show images.
+"""Interface for notebooks: train with a progress bar, sample into arrays, show images.
 
-The functions do the same as the commands `run` and `sample`, take the same options, and write the same
-folder. A process holds one framework; restart the notebook's kernel to use the other one.
+The functions work like the commands `run` and `sample`, accept the same options, and use the same run
+directories. A process can load only one framework; restart the notebook's kernel to use the other one.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def train(
 
     Args:
         out: The run directory; it must be new unless `resume` is true.
-        resume: Continue the run in `out` with its own settings, if there is one.
+        resume: If `out` already contains a run, continue it with its own settings.
         start_from: The directory of another run; training starts from its newest weights.
         observers: Observers of metrics and grids: names of installed observers, such as `"tensorboard"`, or
-            objects of your own class derived from `Observer`.
+            instances of your own subclasses of `Observer`.
         options: The options of `ddim-host run`, with underscores: `plugin="torch"`, `loss="huber:delta=0.1"`,
             `train_steps=450`.
 
@@ -75,7 +75,10 @@ def train(
     watched = Request(watchers=Watchers(named) if named else None)
     if resume and directory.exists():
         if options or start_from is not None:
-            raise UserError("a resumed run keeps its settings", fix="remove all arguments except observers")
+            raise UserError(
+                "a resumed run keeps its settings",
+                fix="remove all arguments except out, resume and observers",
+            )
         start: RunDirectory | None = directory
         with _one_framework():
             experiment = assemble(watched.over(directory.config.request))
@@ -93,10 +96,10 @@ def train(
 
 
 def open_run(path: str | PathLike[str]) -> Run:
-    """Open a trained run, in either framework.
+    """Open a trained run of either framework.
 
     Raises:
-        UserError: There is no run.
+        UserError: The folder does not contain a run.
     """
     return Run(existing_run(Path(path)).path)
 
@@ -144,9 +147,9 @@ class Run:
         """Sample images, as `ddim-host sample` does, without writing them.
 
         Args:
-            num_images: The number of images N; None for the run's own number.
+            num_images: The number of images N; None for the number in the run's settings.
             checkpoint: The checkpoint to load.
-            weights: `ema` for averaged weights, `raw` for the others.
+            weights: `ema` for the averaged weights, `raw` for the weights without averaging.
             options: Settings that differ from the run's: `steps=10`, `eta=1.0`, `seed=1`, `plugin="jittor"`,
                 `timestep_subset="quad"`.
 
@@ -181,7 +184,7 @@ class Run:
 
 
 def grid(images: Images, *, columns: int | None = None) -> Image.Image:
-    """Arrange images in rows and enlarge small ones; a notebook shows the result.
+    """Arrange images in a grid and enlarge small ones; a notebook displays the result.
 
     Args:
         images: uint8 `(N, H, W, C)`.
@@ -191,20 +194,20 @@ def grid(images: Images, *, columns: int | None = None) -> Image.Image:
 
 
 def _watcher(observer: Observer) -> Watcher:
-    """Return an observer object with its label."""
+    """Return a watcher for an observer object, labelled with the name of its class."""
     kind = type(observer)
     return Watcher(observer, f"observer {kind.__name__}", kind.__module__.partition(".")[0])
 
 
 def _call(out: str | PathLike[str], **arguments: object) -> str:
-    """Return the call of `train` as text for the record, without omitted arguments."""
+    """Return the call of `train` as text, which the run records; omitted arguments are left out."""
     given = [f"{name}={value!r}" for name, value in arguments.items() if value not in (None, False)]
     return f"ddim_host.notebook.train({', '.join([repr(str(out)), *given])})"
 
 
 @contextmanager
 def _one_framework() -> Iterator[None]:
-    """Add a remedy to the error if this process has loaded a different framework."""
+    """Turn the error about another loaded framework into a `UserError` with a remedy."""
     try:
         yield
     except RuntimeError as error:
@@ -226,7 +229,7 @@ def _request(options: dict[str, object]) -> Request:
     for name in options:
         if name not in known:
             raise UserError(
-                f"unknown option {name!r}{suggestion(name, known)}", why=f"known: {', '.join(known)}"
+                f"unknown option {name!r}{suggestion(name, known)}", why=f"known options: {', '.join(known)}"
             )
     if options.keys() >= LENGTHS:
         raise UserError("epochs and train_steps are mutually exclusive", fix="remove one of them")

@@ -32,14 +32,17 @@ __all__ = ["command_line", "main"]
 USER_ERROR, OTHER_ERROR = 2, 1
 
 _LAST_WORDS_SECONDS = 1.0
-"""Delay of other failed processes, so that the first can report its error before the launcher kills it."""
+"""Delay before failed processes other than the first exit.
+
+It lets the first process report its error before the launcher kills it.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 for success, 2 for wrong user input, 1 for anything else.
+    """Run a command and exit with code 0 for success, 2 for a user error, or 1 for any other failure.
 
     Args:
-        arguments: Replacement for `sys.argv[1:]`.
+        arguments: Arguments to use instead of `sys.argv[1:]`.
     """
     if "_ARGCOMPLETE" in os.environ:  # the shell requests completions
         importlib.import_module("ddim_host.cli.candidates").complete(command_line())
@@ -55,26 +58,26 @@ def _carry_out(options: argparse.Namespace) -> int:
     try:
         _silence_other_ranks(options.command)
         name = options.command.replace("-", "_")
-        # No module can be called `import`.
+        # A module cannot be called `import`, because that is a keyword.
         command = importlib.import_module(f"ddim_host.cli.{name}{'_' * keyword.iskeyword(name)}")
         code: int = command.main(options)
-        if sys.stdout is not None:  # it is None if it was closed before the start
-            sys.stdout.flush()  # here, where a closed pipe is handled
+        if sys.stdout is not None:  # None if it was closed before Python started
+            sys.stdout.flush()  # flush here, where a closed pipe is handled
     except UserError as error:
         print_traceback(error)
         print(f"ddim-host: error: {error}", file=sys.stderr)
         report_failure(error)
         return USER_ERROR
     except PermissionError as error:
-        # Even checking whether a path exists may be forbidden, and commands check in many places.
-        denied = UserError(f"cannot use {error.filename or 'a file'}", why=reason(error))
+        # Even checking whether a path exists may require permission, and commands check in many places.
+        denied = UserError(f"cannot access {error.filename or 'a file'}", why=reason(error))
         print(f"ddim-host: error: {denied}", file=sys.stderr)
         report_failure(denied)
         return USER_ERROR
     except BrokenPipeError:
         if not _output_is_closed():
-            raise  # a pipe of the command's own
-        # The reader (for example `head`) has stopped reading; Python would complain again at exit.
+            raise  # one of the command's own pipes
+        # The reader (for example `head`) has stopped reading. Without this, Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OTHER_ERROR
     except KeyboardInterrupt as error:
@@ -91,7 +94,7 @@ def _carry_out(options: argparse.Namespace) -> int:
 
 
 def _silence_other_ranks(command: str) -> None:
-    """Silence all processes except the first.
+    """Discard the standard output of every process except the first.
 
     Raises:
         UserError: The command does not support several processes.
@@ -100,8 +103,8 @@ def _silence_other_ranks(command: str) -> None:
     if launch.count > 1 and not COMMANDS[command].is_shared:
         raise UserError(
             f"`ddim-host {command}` runs in a single process",
-            why=f"{launch.launcher} started {launch.count}",
-            fix=f"start it without {launch.launcher}",
+            why=f"{launch.launcher} started {launch.count} processes",
+            fix=f"run it without {launch.launcher}",
         )
     if not launch.is_first:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open until the process exits
@@ -110,7 +113,8 @@ def _silence_other_ranks(command: str) -> None:
 def _leave(code: int) -> NoReturn:
     """Exit; if this is one of several processes and it failed, make the launcher terminate the others.
 
-    A failed process that exits normally would wait for the others, while they wait for it in mid-step.
+    A failed process that exits normally would wait for the others, while they wait for it in the middle of a
+    step.
     """
     if code and _is_one_of_several():
         # The launcher terminates all processes after a failure; this one is already exiting.
@@ -142,10 +146,10 @@ def _is_one_of_several() -> bool:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line, also used for the documentation."""
+    """Return the parser of the entire command line; the documentation is generated from it."""
     parser = CommandParser(
         prog="ddim-host",
-        description="Run one DDIM diffusion experiment on PyTorch or on Jittor, every part of it a plugin.",
+        description="Run one DDIM diffusion experiment on PyTorch or Jittor; every part of it is a plugin.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"ddim-host {__version__}")

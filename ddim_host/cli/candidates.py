@@ -1,4 +1,4 @@
-"""Completions for the Tab key, requested by the scripts of `ddim-host completion`."""
+"""Tab completions, requested by the scripts that `ddim-host completion` prints."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _RUNS = ("run", "runs", "start_from")
 """Arguments whose values are run directories."""
 
 _DEPTH, _MOST_FOLDERS = 3, 1000
-"""Limits of the search for run directories: levels, and folders searched per level."""
+"""Limits of the search for run directories: depth, and number of folders searched per level."""
 
 
 def complete(parser: argparse.ArgumentParser) -> NoReturn:
     """Answer a shell's request for completions, and exit.
 
-    The request is in the environment, and the answer goes to file descriptor 8; see argcomplete.
+    The request is in environment variables, and the answer is written to file descriptor 8; see argcomplete.
     """
     _Finder()(parser, default_completer=_Values())
     raise AssertionError("argcomplete exits")
@@ -82,7 +82,7 @@ class _Values(BaseCompleter):
 
 
 class _Finder(CompletionFinder):
-    """Finder that offers options only if no value can follow or a dash was typed."""
+    """Finder that offers options only if there are no values to offer, or a dash was typed."""
 
     def filter_completions(self, completions: list[str]) -> list[str]:
         offered: list[str] = super().filter_completions(completions)
@@ -99,7 +99,8 @@ def _parts(kind: Kind, prefix: str) -> Iterator[str]:
             is_complete = all(parameter.default is not REQUIRED for parameter in parameters)
             if is_complete:
                 yield name
-            # A single remaining name may be complete or continue; with both offered, the shell adds no space.
+            # The only matching name may be complete, or parameters may follow. With both offered, the shell
+            # adds no space.
             if not is_complete or (parameters and len(found) == 1):
                 yield f"{name}:"
         return
@@ -115,7 +116,7 @@ def _parts(kind: Kind, prefix: str) -> Iterator[str]:
 
 
 def _signatures(kind: Kind) -> dict[str, Sequence[Parameter]]:
-    """Return the parameters of each part of a kind; names provided twice include their distribution."""
+    """Return the parameters of each part of a kind; ambiguous names include their distribution."""
     if kind is Kind.MODEL:  # built by frameworks, which completion does not load
         from ddim_host.framework.unet import UNetSpec  # noqa: PLC0415 - imports NumPy
 

@@ -1,4 +1,4 @@
-"""The commands, in the order of `--help`; each is implemented in the module of the same name."""
+"""The commands, in the order shown by `--help`; each is implemented in the module of the same name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the command line.
+    """A subcommand of `ddim-host`.
 
     Attributes:
         add_options: Adds the command's options to its parser.
@@ -41,7 +41,7 @@ COMMANDS = {
     "sample": Command(
         options.add_sample_options,
         "sample from a trained run, in either framework",
-        "Sample from a trained run: any checkpoint, any steps and eta, in either framework.",
+        "Sample from a trained run with any checkpoint, number of steps and eta, in either framework.",
         is_shared=True,
     ),
     "reconstruct": Command(
@@ -52,40 +52,40 @@ COMMANDS = {
     ),
     "evaluate": Command(
         options.add_evaluate_options,
-        "measure sample quality over steps and eta",
+        "measure sample quality for several steps and eta",
         "Measure the quality of a trained run's samples for every combination of steps, eta and seed. "
-        "Results and their protocol are written to RUN/evaluation.json, .csv and .md; existing scores are "
+        "The results and the protocol are written to RUN/evaluation.json, .csv and .md; existing scores are "
         "not measured again.",
         is_shared=True,
     ),
     "optimize": Command(
         options.add_optimize_options,
-        "find the best timesteps for few steps",
-        "Find the timesteps with which few DDIM steps come closest to many, for a trained run. The search "
-        "needs only noise and handles all numbers of steps at once. It writes RUN/subsets.json; use the "
-        "result with `--timestep-subset optimized`.",
+        "find the best timesteps for sampling in a few steps",
+        "For a trained run, find the timesteps with which a few DDIM steps come closest to the result of "
+        "many. The search needs no images, only noise, and handles all numbers of steps at once. It writes "
+        "RUN/subsets.json; use the result with `--timestep-subset optimized`.",
     ),
     "compare": Command(
         options.add_compare_options,
         "compare runs on one page",
         "Compare runs on one self-contained page: settings that differ, loss and time curves, speed, sample "
-        "quality, grids.",
+        "quality and image grids.",
         accepts_strict_plugins=False,
     ),
     "report": Command(
         options.add_report_options,
-        "write the page of a run, optionally while it trains",
-        "Rewrite the page of a run, RUN/report.html, for example after `sample`. With --watch, keep it up to "
-        "date while the run trains.",
+        "write a run's report page, optionally while it trains",
+        "Rewrite a run's report page, RUN/report.html, for example after `sample`. With --watch, keep it up "
+        "to date while the run trains.",
         accepts_strict_plugins=False,
     ),
     "sweep": Command(
         options.add_sweep_options,
-        "run many experiments: every combination of the values of repeated options",
-        "Run every combination of the values of repeated options, each in its own process, one after the "
-        "other, and compare them on one page. A failed experiment does not stop the others; repeat the "
-        "command to continue after an interruption. With --prepare, write the commands to a file for a "
-        "scheduler instead.",
+        "run many experiments, one for every combination of repeated options",
+        "Run an experiment for every combination of the values of repeated options, each in its own process, "
+        "by default one at a time, and compare them on one page. A failed experiment does not stop the "
+        "others; repeat the command to continue after an interruption. With --prepare, write the commands "
+        "to a file for a scheduler instead.",
     ),
     "import": Command(
         options.add_import_options,
@@ -97,18 +97,18 @@ COMMANDS = {
     "export": Command(
         options.add_export_options,
         "export a run as a diffusers pipeline",
-        "Export a trained run as a pipeline that `DDIMPipeline.from_pretrained` opens, with a model card: "
-        "pictures, scores and training details.",
+        "Export a trained run as a pipeline that `DDIMPipeline.from_pretrained` can load, with a model card "
+        "that shows pictures, scores and training details.",
     ),
     "plugins": Command(
         options.add_plugins_options,
         "list the installed plugins, their parts, and any problems",
-        "List the installed plugins, their parts, and the reasons why any do not work.",
+        "List the installed plugins and their parts, and explain why any plugin does not work.",
     ),
     "new-plugin": Command(
         options.add_new_plugin_options,
         "create a new plugin",
-        "Create a typed distribution with one small working part and tests that pass.",
+        "Create a distribution with type annotations, one small working part and passing tests.",
         accepts_strict_plugins=False,
     ),
     "doctor": Command(
@@ -118,8 +118,8 @@ COMMANDS = {
     ),
     "completion": Command(
         options.add_completion_options,
-        "complete commands, options, parts and runs in the shell",
-        "Print a script that makes a shell complete commands, options, parts with their parameters, and "
+        "enable Tab completion of commands, options, parts and runs in the shell",
+        "Print a script that enables Tab completion of commands, options, parts with their parameters, and "
         'run directories. In bash: eval "$(ddim-host completion bash)"',
         accepts_strict_plugins=False,
     ),

@@ -30,9 +30,7 @@ def main(options: argparse.Namespace) -> int:
     """
     [(path, times)] = Counter(path.absolute() for path in options.runs).most_common(1)
     if times > 1:
-        raise UserError(
-            f"{printable(path)} is given more than once", fix="pass the folders of different runs"
-        )
+        raise UserError(f"{printable(path)} is given more than once", fix="pass each folder only once")
     for path in options.runs:
         if not RunDirectory(path).exists() and not path.exists():
             existing_run(path)  # a mistyped path raises before anything is replaced
@@ -44,6 +42,6 @@ def main(options: argparse.Namespace) -> int:
     comparison = write_report(options.runs, out, command=this_command(), kind=options.format)
     for warning in comparison.warnings:
         print(f"note: {warning}", file=sys.stderr)
-    place = "" if options.out else f" into the current folder, {printable(Path.cwd())}"
+    place = "" if options.out else f" in the current folder, {printable(Path.cwd())}"
     print(*summary(comparison), f"wrote {printable(out)}{place}", sep="\n")
     return 0

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import argparse
 
 _LOAD_ZSH_COMPLETION = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }\n"
-"""Loads zsh's completion system, for `compdef` in the script, unless the user's configuration does."""
+"""Command that loads zsh's completion system, which defines `compdef`, unless it is already loaded."""
 
 
 def main(options: argparse.Namespace) -> int:

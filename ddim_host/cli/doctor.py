@@ -37,7 +37,7 @@ class _Section:
 
     Attributes:
         name: `host`, or the framework's name.
-        distribution: Its distribution.
+        distribution: The distribution that contains it.
         version: The version of the distribution.
         checks: The results.
     """
@@ -99,8 +99,8 @@ def _checked_in_process(plugin: Plugin) -> _Section:
         return _Section(**{**section, "checks": [Check(**check) for check in section["checks"]]})
     except subprocess.TimeoutExpired:
         failed = Check(plugin.name, False, f"did not answer within {_SECONDS:g} s", "try again")
-    except ValueError:  # not JSON: it crashed, or it refused and printed the reason to standard error
-        detail = f"its check ended with code {done.returncode} and no result"
+    except ValueError:  # not JSON: the process crashed, or printed an error to stderr
+        detail = f"its check exited with code {done.returncode} without a result"
         failed = Check(plugin.name, False, detail, f"ddim-host doctor --plugin {plugin.name} shows why")
     return _Section(plugin.name, plugin.distribution, plugin.version, [failed])
 

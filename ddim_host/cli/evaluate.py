@@ -69,8 +69,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         The exit code.
 
     Raises:
-        UserError: An option is not allowed, the run, its data, the checkpoint or the feature extractor is not
-            available or damaged, or the results cannot be written.
+        UserError: An option is not allowed; the run, its data, the checkpoint or the feature extractor is
+            unavailable or damaged; or the results cannot be written.
     """
     run = existing_run(options.run)
     file = EvaluationFile(run.path / "evaluation.json")
@@ -108,7 +108,7 @@ def _evaluate(options: argparse.Namespace) -> int:
                 calls = network_calls(experiment, missing)
                 print(
                     f"{'to measure':<17} {len(missing)} scores, {num_images:,} images: "
-                    f"{calls:,} network calls for batches of up to {config.batch_size}",
+                    f"{calls:,} network calls with batches of up to {config.batch_size}",
                     flush=True,
                 )
             for result in score(experiment, denoiser, evaluator, ruler, missing):
@@ -160,7 +160,7 @@ def _draw_grids(
     *,
     enlargement: Enlargement,
 ) -> None:
-    """Draw the first seed's first images for each number of steps and eta, except existing grids."""
+    """Draw a grid of the first seed's first images for each number of steps and eta, unless it exists."""
     if asked.grids is None:
         return
     drawing = Drawing(asked.grids)
@@ -181,7 +181,7 @@ def _draw_grids(
 
 
 def _drawn(run: RunDirectory, record: dict[str, Any]) -> Path | None:
-    """Return the run's grid with the same record, or None."""
+    """Return the run's grid that has this record, or None."""
     wanted = json.loads(json.dumps(record)).items()
     for beside in sorted(run.samples_path.glob("*.json")):
         picture = beside.with_suffix(".png")
@@ -190,12 +190,12 @@ def _drawn(run: RunDirectory, record: dict[str, Any]) -> Path | None:
             if isinstance(found, dict) and picture.exists() and all(found.get(k) == v for k, v in wanted):
                 return picture
         except (OSError, ValueError):
-            continue  # not a grid if the record is damaged; `compare` reports that
+            continue  # ignore grids with damaged records; `compare` reports them
     return None
 
 
 def _write_tables(folder: Path, scores: Scores) -> None:
-    """Write all scores so far, as Markdown and CSV."""
+    """Write all scores so far as Markdown and CSV."""
     texts = {"evaluation.csv": as_csv(scores), "evaluation.md": as_markdown(tables_of(scores))}
     with file_errors(f"cannot write into {folder}"):
         for name, text in texts.items():

@@ -1,4 +1,4 @@
-"""The evaluator for commands that compare features of images."""
+"""Choice of the evaluator for commands that compare image features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def evaluator_of(experiment: Experiment, features: PartChoice | None = None) -> 
     Print a note if the features are not the usual ones.
 
     Raises:
-        UserError: No features are available for these images.
+        UserError: No feature extractor is available for these images.
     """
     if features is not None:
         return Evaluator(features, experiment.image_shape, MeasureSettings())

@@ -38,11 +38,11 @@ def main(options: argparse.Namespace) -> int:
     }.get(options.kind, f"run --plugin torch {plugin.kind.flag} {plugin.part}")
     place = printable(folder)
     steps = (f"pip install -e '{place}[test]'", f"python -m pytest {shlex.quote(place)}", f"ddim-host {use}")
-    print("\nnext, in the environment of ddim-host:", *steps, sep="\n  ")
-    print("without a network, if hatchling is installed: pip install --no-build-isolation -e .")
+    print("\nnext, in the environment where ddim-host is installed:", *steps, sep="\n  ")
+    print("to install offline, if hatchling is installed: pip install --no-build-isolation -e .")
     if plugin.kind is Kind.LOSS and "jittor" in installed_frameworks():
         print(
-            "compiling Jittor for the first tests may take minutes; to skip them: "
+            "the first Jittor tests may spend minutes compiling; to skip them: "
             "python -m pytest -k 'not jittor'"
         )
     return 0

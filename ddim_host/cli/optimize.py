@@ -103,7 +103,7 @@ def _method(text: str | None, registry: Registry) -> Method:
 def _refinement(
     how: str, experiment: Experiment, num_images: int, until_found: ExitStack
 ) -> tuple[Refinement | None, Callable[[NDArray[np.float32]], Distance] | None]:
-    """Return the record and the distance of the refinement, or None for both if there is none."""
+    """Return the refinement's record and distance function; both are None without refinement."""
     if how == "none":
         return None, None
     count, solver = refined_images(num_images), solver_of(experiment)
@@ -129,8 +129,8 @@ def _lines(found: list[FoundSubset]) -> Iterator[str]:
     if refinement is None:
         return
     yield (
-        f"{'refined':<17} with {refinement.solver}, by the distance in {refinement.distance} of "
-        f"{refinement.num_images:,} images to the teacher's"
+        f"{'refined':<17} with {refinement.solver}, minimising the distance in {refinement.distance} between "
+        f"{refinement.num_images:,} images and the teacher's"
     )
     yield f"{'S':>4}  {'before':>9}  {'after':>9}  timesteps before"
     for subset in found:

@@ -82,14 +82,15 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         type=Path,
-        help="TOML file with any of the options above, each a value or a list; those below go in [evaluate]",
+        help="TOML file with any of the options above, each a value or a list; the evaluation options go in "
+        "[evaluate]",
     )
     files.add_argument(
         "--out",
         metavar="DIR",
         type=Path,
-        help="the folder of all runs; finished work is not repeated; without parts and settings, continue "
-        "the experiments in it (default: sweeps/NUMBER)",
+        help="the folder for all runs; finished work is not repeated; without parts and settings, continue "
+        "the experiments already in it (default: sweeps/NUMBER)",
     )
     files.add_argument(
         "--jobs",
@@ -109,8 +110,8 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     instead.add_argument(
         "--prepare",
         action="store_true",
-        help="write the folders and DIR/jobs.txt, one training command per line, for a scheduler; after "
-        "these jobs, the same command without --prepare does the rest",
+        help="write the folders and DIR/jobs.txt, one training command per line, for a scheduler; once these "
+        "jobs are done, the same command without --prepare does the remaining work",
     )
     evaluation = parser.add_argument_group(
         "evaluation", "see `ddim-host evaluate --help`; each of these options implies --evaluate"
@@ -123,7 +124,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
 def _add_experiment_options(
     parser: argparse.ArgumentParser, *, repeated: bool = False
 ) -> argparse._ArgumentGroup:
-    """Add the options that define a run; return the group of file options, to which others can be added."""
+    """Add the options that define a run; return the group of file options, so that more can be added."""
     action = "append" if repeated else "store"
     again = "; repeat any option to try several values" if repeated else ""
     parser.add_argument(
@@ -149,7 +150,7 @@ def _add_experiment_options(
         "--preset",
         choices=preset_names(),
         action=action,
-        help="a named set of settings that options override: paper-cifar10 is the protocol of the DDIM paper",
+        help="a named set of settings, which options override; paper-cifar10: the protocol of the DDIM paper",
     )
     return files
 
@@ -202,7 +203,7 @@ def add_reconstruct_options(parser: argparse.ArgumentParser) -> None:
         "--steps",
         dest="steps_list",
         metavar="N,N,...",
-        help="numbers of steps (default: those of 10,20,50,100,200,500,1000 that are at most T)",
+        help="numbers of steps (default: 10,20,50,100,200,500,1000, without those above T)",
     )
     sampling.add_argument(
         "--num-images",
@@ -261,15 +262,15 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_count(2, 10_000),
         default=100,
-        help="least number of steps of the teacher, whose timesteps are the candidates; the timesteps of "
-        "`linear` for --steps are added; all timesteps if there are fewer (default: 100)",
+        help="minimum number of steps of the teacher; the search chooses among its timesteps, which also "
+        "include those of `linear` for each of --steps; all timesteps if there are fewer (default: 100)",
     )
     search.add_argument(
         "--images",
         metavar="N",
         type=_count(2, MAX_GRID_IMAGES),
         default=512,
-        help="number of images that the teacher samples, from noise used only here (default: 512)",
+        help="number of images that the teacher samples, from noise used for nothing else (default: 512)",
     )
     for name in ("clip", "clip_range", "seed", "batch_size"):
         _add_setting(search, name, _OF_THE_RUN, _SAMPLING_HELP.get(name))
@@ -278,9 +279,9 @@ def add_optimize_options(parser: argparse.ArgumentParser) -> None:
         "--refine",
         choices=("none", "teacher", "features"),
         default="none",
-        help="after the search, move timesteps as long as this brings the images closer to the teacher's, by "
-        "the mean squared error of pixels (teacher) or the Fréchet distance of features (features); needs "
-        "many more network calls (default: none)",
+        help="after the search, keep moving timesteps while this brings the images closer to the teacher's, "
+        "measured by the mean squared error of pixels (teacher) or the Fréchet distance of features "
+        "(features); needs many more network calls (default: none)",
     )
     _add_part(refinement, Kind.SOLVER, _OF_THE_RUN)
 
@@ -302,7 +303,7 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         Kind.DATA.flag,
         metavar="PART",
-        help="the training images of the network, which a pipeline does not record (default: none)",
+        help="the images that the network was trained on, which a pipeline does not record (default: none)",
     )
 
 
@@ -320,7 +321,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `compare`."""
-    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="the folders of runs, at least one")
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="the folders of one or more runs")
     parser.add_argument(
         "--format",
         choices=("html", "md", "json"),
@@ -385,10 +386,10 @@ def evaluation_options(options: argparse.Namespace) -> dict[str, str]:
 
 
 def requested(options: argparse.Namespace, config: ConfigFile | None = None) -> Request:
-    """Return the request of the options, which override a file and `--preset`.
+    """Build a request from the options, which override the file and `--preset`.
 
     Raises:
-        UserError: An option's value cannot be read or is not allowed.
+        UserError: An option's value cannot be parsed or is not allowed.
     """
     given = vars(options)
     parts = {kind: parse_choice(text) for kind in PART_KINDS if (text := given.get(kind.option)) is not None}
@@ -411,7 +412,7 @@ def requested_watchers(options: argparse.Namespace) -> Watchers | None:
     """Return the requested observers, or None if the options do not mention any.
 
     Raises:
-        UserError: An observer cannot be read.
+        UserError: The text of an observer cannot be parsed.
     """
     texts = getattr(options, "observer", None)
     return None if texts is None else Watchers(tuple(map(parse_choice, texts)))
@@ -474,7 +475,7 @@ def _add_weights_options(
         "--weights",
         choices=("ema", "raw"),
         default="ema",
-        help="ema: averaged weights; raw: the weights themselves (default: ema)",
+        help="ema: averaged weights; raw: weights without averaging (default: ema)",
     )
 
 

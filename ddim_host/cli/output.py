@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ddim_host.run.trained import UsedWeights
 
 _MOST_NAMES = 10
-"""Maximum number of left-out files to list."""
+"""Maximum number of names of left-out files to list."""
 
 _FEW_IMAGES = 100
 """Number of training images below which a warning is printed."""
 
 _MOST_LEFT = 0.1
-"""Largest sqrt(alphas_cumprod) at the first step of sampling for which no warning is printed."""
+"""Value of sqrt(alphas_cumprod) at the first sampling step above which a warning is printed."""
 
 
 def used_line(path: Path, framework: str, used: UsedWeights) -> str:
@@ -40,20 +40,20 @@ def used_line(path: Path, framework: str, used: UsedWeights) -> str:
 
 
 def split_line(images: TrainTest) -> str:
-    """Describe the sizes of the two halves of a data set."""
+    """Describe how many images of a data set are for training and for testing."""
     split = f" ({images.split})" if images.split else ""
     return f"{'split':<17} {len(images.train):,} train, {len(images.test):,} test{split}"
 
 
 def memorised_lines(images: TrainTest) -> list[str]:
-    """Return a line that warns of few training images, or no line if there are enough."""
+    """Return a line that warns of too few training images, or no lines if there are enough."""
     if len(images.train) >= _FEW_IMAGES:
         return []
     return [f"{'':<17} fewer than {_FEW_IMAGES} training images: the network will memorise them"]
 
 
 def left_out_lines(images: TrainTest) -> list[str]:
-    """Return a line about files left out of a data set, or no line if there are none."""
+    """Return a line that lists the files left out of a data set, or no lines if there are none."""
     if not images.left_out:
         return []
     some = ", ".join(printable(name) for name in images.left_out[:_MOST_NAMES])
@@ -62,19 +62,19 @@ def left_out_lines(images: TrainTest) -> list[str]:
 
 
 def note_other_images(config: ConfigFile, images: TrainTest) -> None:
-    """Print a note to stderr, in the first process, if images differ from the training images of a run.
+    """Print a note to stderr, in the first process only, if images differ from a run's training images.
 
     Raises:
-        UserError: The run's configuration has no record of its images.
+        UserError: The run's configuration does not record its images.
     """
     why = other_images(config, images)
     if why and launched().is_first:
         path = printable(config.path)
-        print(f"note: these are not the images of {path}: {why}", file=sys.stderr)
+        print(f"note: these images differ from those of {path}: {why}", file=sys.stderr)
 
 
 def sampling_line(experiment: Experiment, num_images: int) -> str:
-    """Describe the sampling and list its timesteps; add a warning if it begins at too low a timestep."""
+    """Describe the sampling and its timesteps; add a warning if sampling begins at too low a timestep."""
     config, timesteps = experiment.config, experiment.timesteps()
     calls = experiment.sampling_plan().calls
     steps = f"{config.steps} steps" + (f" ({calls} network calls each)" if calls != config.steps else "")
@@ -86,15 +86,15 @@ def sampling_line(experiment: Experiment, num_images: int) -> str:
     left = experiment.schedule.sqrt_alphas_cumprod[timesteps[-1]]
     if left > _MOST_LEFT:
         lines.append(
-            f"{'':<17} sampling begins with pure noise at t = {timesteps[-1]}, where training images keep "
+            f"{'':<17} sampling begins with pure noise at t = {timesteps[-1]}, where training images retain "
             f"{left:.0%} of their amplitude: another --timestep-subset may be better"
         )
     return "\n".join(lines)
 
 
 def times_line(num_images: int, times: Times) -> str:
-    """Describe the duration of sampling and warm-up."""
+    """Describe how long sampling and warm-up took."""
     return (
         f"sampled {num_images:,} images in {times.seconds:.2f} s, "
-        f"after {times.warmup_seconds:.2f} s of warm-up, which also compiles"
+        f"after {times.warmup_seconds:.2f} s of warm-up and compilation"
     )

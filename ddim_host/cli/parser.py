@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Argument parser that prints errors in the format of this program, without the usage."""
+    """Argument parser that prints errors in the format of this program, without the usage message."""
 
-    # The base class has several signatures; argument names are the same.
+    # The base class overloads this method; the argument names are the same.
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse like the base class, but reject unknown arguments in the name of this command."""
+        """Parse like the base class, but report unknown arguments as errors of this subcommand."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             is_option = unknown[0].startswith("-")
@@ -37,7 +37,7 @@ class CommandParser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"must be one of {', '.join(choices)}, not {value!r}{meant}")
 
     def _shortest(self) -> str:
-        """Return the command with its required arguments only: `ddim-host import SOURCE --out DIR`."""
+        """Return the command with only its required arguments: `ddim-host import SOURCE --out DIR`."""
         words = [self.prog]
         for action in self._actions:
             if action.required:
@@ -46,7 +46,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with code 2."""
-        # Drop argparse's prefix: messages about values begin with the option.
+        # Drop argparse's prefix, because messages about values begin with the option.
         text = re.sub(r"^argument (\S+): (?=must be )", r"\1 ", message)
         fix = f"see `{self.prog} --help`"
         if "are required" in message:

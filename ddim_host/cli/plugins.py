@@ -46,7 +46,7 @@ _JSON_KEYS = (
 )
 
 _COLUMNS = 100
-"""The width of descriptions of parameters."""
+"""Line width of parameter descriptions."""
 
 _UNET = DEFAULT_PARTS[Kind.MODEL]
 _SIZES = (8, 32)
@@ -54,10 +54,10 @@ _SIZES = (8, 32)
 
 
 def main(options: argparse.Namespace) -> int:
-    """List everything installed, as tables or JSON, or describe everything with one name.
+    """List the installed plugins and parts, as tables or JSON, or describe those with a given name.
 
     Returns:
-        The exit code: 2 if a plugin is broken and plugins are loaded strictly.
+        The exit code: 2 if a plugin is broken and plugins are loaded strictly, otherwise 0.
 
     Raises:
         UserError: Nothing has the requested name.
@@ -87,7 +87,7 @@ def _table(loaded: Plugins) -> list[str]:
             (_signature(part), f"{part.distribution} {part.version}")
             for part in loaded.registry.of_kind(kind)
         ]
-        if kind is Kind.MODEL and frameworks:  # frameworks provide networks, and this command loads none
+        if kind is Kind.MODEL and frameworks:  # networks come from frameworks, which are not loaded here
             rows = [(_UNET, "every framework")]
         tables.append((f"{kind.words} ({kind.flag})", rows))
     width = max((len(left) for _, rows in tables for left, _ in rows), default=0)
@@ -170,13 +170,13 @@ def _about_part(part: Part) -> str:
 
 
 def _about_unet() -> str:
-    """Describe the network from the host's parameters, without loading the framework that builds it."""
+    """Describe the U-Net from its parameters in the host, without loading a framework that builds it."""
     about = dict(re.findall(r"^ +(\w+): (.+)$", UNetSpec.__doc__ or "", re.MULTILINE))
     types = get_type_hints(UNetSpec)
     small, large = (default_model_parameters(size) for size in _SIZES)
     lines = [
         f"model {_UNET!r}, built by every framework",
-        "  The U-Net of DDPM. Parameters that are not set depend on the size of the images.",
+        "  The U-Net of DDPM. The defaults of some parameters depend on the size of the images.",
         f"  {Kind.MODEL.flag} {_UNET}:base_channels=64,dropout=0",
     ]
     width = max(map(len, small))
@@ -191,7 +191,7 @@ def _about_unet() -> str:
 
 
 def _signature(part: Part) -> str:
-    """Return the part as an option's value, with all parameters and defaults."""
+    """Return a part as it is written on the command line, with all parameters and defaults."""
     try:
         parameters = part.parameters()
     except UserError as error:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Write the page of the given run, once or until the run ends.
+    """Write the page of the given run, once or repeatedly until the run ends.
 
     Returns:
         The exit code.
@@ -32,11 +32,12 @@ def main(options: argparse.Namespace) -> int:
         warnings = write_report([run.path], run.report_path, command=this_command()).warnings
     else:
         end_as_by_ctrl_c(signal.SIGTERM)
-        first = iter([f"wrote {page}: open it in a browser; it is updated until the run ends, or Ctrl-C"])
+        line = f"wrote {page}: open it in a browser; it is updated until the run ends or you press Ctrl-C"
+        first = iter([line])
         try:
             warnings = watch(run, command=this_command(), wrote=lambda: _say(next(first, "")))
         except KeyboardInterrupt:
-            print(f"\nstopped watching; {page} will not be updated any more")
+            print(f"\nstopped watching; {page} will no longer be updated")
             return 0
     for warning in warnings:
         print(f"note: {warning}", file=sys.stderr)

@@ -114,7 +114,7 @@ def _carry_out(
     try:
         images = experiment.images
         _print_images(images)
-        if start is not directory:  # for a resumed run, other images are an error
+        if start is not directory:  # for a resumed run, different images are an error
             if start is not None:
                 _require_longer(start, experiment.config, experiment.config.length(len(images.train)))
                 config = start.config
@@ -153,7 +153,7 @@ def _carry_out(
 
 
 def _print_images(images: TrainTest) -> None:
-    """Print how many images each half has, and warnings about them."""
+    """Print how many images are for training and for testing, and any warnings about them."""
     print(split_line(images), *memorised_lines(images), *left_out_lines(images), sep="\n", flush=True)
 
 
@@ -162,12 +162,12 @@ def _print_folder(path: Path) -> None:
 
 
 def _print_device(made_with: Mapping[str, str]) -> None:
-    """Print the device and the precision that `auto` was resolved to."""
+    """Print the device and the precision, with `auto` resolved."""
     print(f"{'device':<17} {made_with['device']}, precision {made_with['precision']}", flush=True)
 
 
 def _diverged(run: RunDirectory) -> int:
-    """Report that training diverged, with the last checkpoint, and return the exit code."""
+    """Report that training diverged, name the last checkpoint, and return the exit code."""
     if not launched().is_first:
         return 1
     kept = "no checkpoint had been written"
@@ -183,14 +183,14 @@ def _diverged(run: RunDirectory) -> int:
 
 
 def _interrupted(run: RunDirectory, what: str) -> int:
-    """Print how to continue, and return the exit code."""
+    """Print how to continue the run, and return the exit code."""
     if not launched().is_first:
         return 1
     go_on = f"; continue with: ddim-host run --resume --out {shlex.quote(str(run.path))}"
     print(f"\nddim-host: {what}{printable(go_on) if run.exists() else ''}", file=sys.stderr)
     if run.exists():
         page = f"ddim-host report {shlex.quote(str(run.path))}"
-        print(f"note: a page of the training so far: {printable(page)}", file=sys.stderr)
+        print(f"note: for a page about the training so far: {printable(page)}", file=sys.stderr)
     report_failure(UserError(what))
     return 1
 
@@ -217,15 +217,15 @@ def describe(experiment: Experiment) -> str:
 
 
 def _mirror_lines(experiment: Experiment) -> list[str]:
-    """Return a line that says that images are mirrored, or no line if they are not."""
+    """Return a line about random mirroring of the training images, or no lines if they are not mirrored."""
     if not experiment.source.random_flip:
         return []
-    hint = "; flip=false keeps left and right" if "flip" in experiment.config.data.parameters else ""
+    hint = "; flip=false prevents this" if "flip" in experiment.config.data.parameters else ""
     return [f"{'':<17} mirrored at random in training{hint}"]
 
 
 def describe_network(experiment: Experiment) -> list[str]:
-    """Return a description of the network and its noise schedule as a list of lines."""
+    """Return lines that describe the network and its noise schedule."""
     config = experiment.config
     kinds = (Kind.MODEL, Kind.NOISE_SCHEDULE)
     parts = [line for kind in kinds for line in _resolved_lines(kind, config)]
@@ -235,7 +235,7 @@ def describe_network(experiment: Experiment) -> list[str]:
 def _network_lines(experiment: Experiment) -> list[str]:
     config = experiment.config
     size = sum(math.prod(parameter.shape) for parameter in parameters(experiment.unet))
-    stretched = ", stretched to end in pure noise" if config.rescale_zero_snr else ""
+    stretched = ", rescaled to end in pure noise" if config.rescale_zero_snr else ""
     return [
         f"{'network':<17} {size:,} parameters, predicts {config.prediction_type}, device {config.device}, "
         f"precision {config.precision}",
@@ -271,7 +271,7 @@ def _is_resumed(options: argparse.Namespace) -> bool:
     """Return whether to continue the run in --out; with --config, the run need not exist yet.
 
     Raises:
-        UserError: --resume has no --out, or is given with --start-from.
+        UserError: --resume is used without --out, or with --start-from.
     """
     if not options.resume:
         return False
@@ -316,7 +316,7 @@ def _print_remaining(start: RunDirectory, config: Config, *, resumed: bool, comp
     """Print the step at which training continues, and whether the run is complete or fully trained.
 
     Raises:
-        UserError: The length of a new run is below the number of steps of its initial weights.
+        UserError: A new run has fewer steps than its initial weights were trained for.
     """
     taken = _taken(start)
     length = config.train_steps
@@ -335,11 +335,11 @@ def _taken(run: RunDirectory) -> int:
 
 
 def _require_longer(start: RunDirectory, config: Config, length: int) -> None:
-    """Check that the length of a new run is at least the number of steps of its initial weights.
+    """Check that a new run has at least as many steps as its initial weights were trained for.
 
     Args:
-        start: The run of the initial weights.
-        config: The new run.
+        start: The run that provides the initial weights.
+        config: The configuration of the new run.
         length: Its length in steps, which depends on the number of images if it was given in epochs.
 
     Raises:

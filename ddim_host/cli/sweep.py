@@ -46,10 +46,10 @@ if TYPE_CHECKING:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run the requested experiments, or those in the folder; skip finished ones.
+    """Run the requested experiments, or those already in the folder; skip finished ones.
 
     Returns:
-        The exit code: 0 if all experiments are done, or prepared.
+        The exit code: 0 if all experiments are done or prepared.
 
     Raises:
         UserError: An option is not allowed, an experiment cannot be assembled, or the folder cannot be used.
@@ -62,7 +62,7 @@ def main(options: argparse.Namespace) -> int:
     if asked is None:
         raise no_framework_chosen()
     with contextlib.ExitStack() as stack:
-        with file_errors("cannot use the folder sweeps/", fix="choose another place with --out"):
+        with file_errors("cannot use the folder sweeps/", fix="choose another folder with --out"):
             folder = stack.enter_context(new_folder(_folders()))
         return _sweep(options, folder, grid, asked)
 
@@ -107,7 +107,7 @@ def _sweep(options: argparse.Namespace, folder: Path, grid: Grid, asked: list[Tr
 
 @functools.cache
 def _features_to_name(data: str) -> str:
-    """Return the value for `evaluate --features`, or an empty string if the default needs no download."""
+    """Return the value of `evaluate --features`, or an empty string if the default can be used offline."""
     features = offline_features(data, load_plugins().registry)
     return features.name if features == OFFLINE else ""
 
@@ -116,8 +116,8 @@ def _requested_grid(options: argparse.Namespace) -> Grid:
     """Return the grid from the options, which override the file of `--config`.
 
     Raises:
-        UserError: A value cannot be read, no framework was chosen among several, or `--observer` is given
-            without new experiments.
+        UserError: A value cannot be parsed, several frameworks are installed but none was chosen, or
+            `--observer` is given without new experiments.
     """
     given = vars(options)
     axes = {name: tuple(read_value(name, text) for text in given[name]) for name in AXES if given[name]}
@@ -138,7 +138,7 @@ def _requested_grid(options: argparse.Namespace) -> Grid:
 
 
 def _assembled(grid: Grid, evaluation: EvaluationRequest | None) -> list[TrialRequest]:
-    """Assemble every experiment, so that mistakes are found before any training.
+    """Assemble every experiment, so that mistakes are found before any training starts.
 
     Raises:
         UserError: An experiment cannot be assembled or evaluated; the message explains the first failure.
@@ -232,7 +232,7 @@ def _print_jobs(sweep: Sweep, trials: Sequence[Trial], grid: Grid) -> None:
         finish += ["--evaluate", *(f"--evaluate-{name}={value}" for name, value in grid.evaluation.items())]
     print(
         f"wrote {printable(path)}: {number} training commands, one per line, to run in any order on any "
-        "machine;"
+        "machine"
     )
     print(f"{'run them':<17} e.g. with GNU parallel: parallel < {printable(shlex.quote(str(path)))}")
     print(f"{'then':<17} {printable(shlex.join(finish))}")
@@ -261,7 +261,7 @@ def _finish(folder: Path, trials: Sequence[Trial], known: Sequence[Trial]) -> in
     except UserError as error:
         if not failed:
             raise
-        print(f"note: no report: {error.what}", file=sys.stderr)
+        print(f"note: no report was written: {error.what}", file=sys.stderr)
     if failed:
         print(
             f"ddim-host: {len(failed)} of {len(trials)} experiments failed: {', '.join(failed)}; "

@@ -1,6 +1,6 @@
-"""Contracts of the kinds of parts: callables whose positional parameters are fixed.
+"""Contracts for each kind of part: callables whose positional parameters are fixed.
 
-A part's keyword-only parameters can be set by users (`--loss huber:delta=0.1`), with types and defaults from
+Users can set a part's keyword-only parameters (`--loss huber:delta=0.1`), whose types and defaults come from
 the signature; see `ddim_host.plugin.parameters` for the types. The host checks the results of parts.
 """
 
@@ -30,7 +30,7 @@ class NoiseScheduleFactory(Protocol):
 
 
 class TimestepSampler(Protocol):
-    """Draws the timestep of each image of a training batch.
+    """Sampler that draws the timestep of each image in a training batch.
 
     If `needs_losses` is true, `update` is called after every step, before the next `sample`.
     """
@@ -44,7 +44,10 @@ class TimestepSampler(Protocol):
         ...
 
     def update(self, t: NDArray[np.int64], losses: NDArray[np.float32]) -> None:
-        """Update the state from the losses `(B,)` at timesteps `t`, multiplied only by the loss weighting."""
+        """Update the state from losses `(B,)` at timesteps `t`.
+
+        The losses are multiplied by the loss weighting, but not by the sampler's weights.
+        """
         ...
 
     def state_dict(self) -> SamplerState:
@@ -63,7 +66,7 @@ class TimestepSamplerFactory(Protocol):
 
 
 class LossWeighting(Protocol):
-    """Function that returns a factor per timestep of the objective: float64 `(T,)`, finite, not negative."""
+    """Function that returns a factor of the loss for each timestep: float64 `(T,)`, finite, not negative."""
 
     def __call__(
         self, schedule: NoiseSchedule, prediction_type: PredictionType, /
@@ -95,9 +98,9 @@ class Solver(Protocol):
             predict: `(x_t, step) -> (x_start, noise)`: one network call, for x at the start of the step.
                 x_start is limited to [-1, 1] if the user requests clipping, and the two add up to x_t. The
                 noise is valid only until the next call; an expression computed from it, such as a product,
-                stays valid.
+                remains valid.
             fresh_noise: `(step) -> ` standard normal noise of the shape of `x_t`, for a step whose `sigma` is
-                above 0. A solver that never calls it is deterministic, and is rejected with an eta above 0.
+                above 0. A solver that never calls it is deterministic, and is rejected if eta is above 0.
 
         Yields:
             x at the end of each step, and the predicted x_start; arrays like `x_t`.
@@ -106,7 +109,7 @@ class Solver(Protocol):
 
 
 class SubsetSearch(Protocol):
-    """Chooses timesteps for few steps among those of a teacher; draws no random numbers of its own."""
+    """Function that chooses a few of a teacher's timesteps; it must not draw random numbers of its own."""
 
     def __call__(
         self, schedule: NoiseSchedule, teacher: Teacher, sizes: Sequence[int], /
@@ -115,7 +118,7 @@ class SubsetSearch(Protocol):
 
         Args:
             schedule: The noise schedule of the network.
-            teacher: The network's predictions with many steps, from noise used for no other sampling. Its
+            teacher: The network's predictions with many steps, from noise that is used for nothing else. Its
                 arrays are read-only.
             sizes: Numbers S of timesteps, increasing, each from 1 to the number of the teacher's timesteps.
 
@@ -127,14 +130,15 @@ class SubsetSearch(Protocol):
 
 
 DatasetFactory: TypeAlias = "Callable[..., DataSource]"
-"""Function that describes a data set, which its `load` reads; it has no positional parameters.
+"""Function that describes a data set, to be read later by `DataSource.load`.
 
-A `Callable[..., ]`, because keyword-only parameters may lack a default (`images` needs a path).
+It has no positional parameters. The type is `Callable[..., ]`, because keyword-only parameters may lack a
+default (`images` needs a path).
 """
 
 
 class FeatureExtractor(Protocol):
-    """Features of images, for the evaluation of samples.
+    """Callable that computes features of images, for the evaluation of samples.
 
     Attributes:
         fingerprint: A hash of the weights, in hexadecimal. Together with the parameters set by the user and
@@ -159,28 +163,29 @@ FeatureExtractorFactory: TypeAlias = "Callable[..., FeatureExtractor]"
 """Function that creates a feature extractor and reads its weights; it has no positional parameters.
 
 It is called in the evaluator's process, which does not sample. A factory that computes with a framework names
-it in an attribute `framework` (of the class or function) and imports it only when called; it is then the one
-framework of that process. The factory must come from a parts plugin, because the evaluator loads no framework
-plugin. A factory that needs a download has an attribute `is_ready`, a function without parameters that
-returns whether the files are already present.
+it in an attribute `framework` (of the class or function) and imports it only when called; no other framework
+can then be imported in that process. The factory must come from a parts plugin, because the evaluator loads
+no framework plugin. A factory that needs a download has an attribute `is_ready`, a function without
+parameters that returns whether the files are already present.
 """
 
 
 class Observer:
-    """Receives the events of a command. Its methods return nothing, so no observer can change a run.
+    """Receiver of a command's events. Its methods return nothing, so no observer can change a run.
 
     Events arrive in order, in the first process only. If a method raises, a message on stderr names the
     observer, which receives no further events; the command continues. The command waits for each method, so
     methods should return quickly.
 
-    Derive from this class and define the methods that you need, or define all of them.
+    Derive from this class and override the methods that you need. A class that does not derive from it must
+    define all of them.
     """
 
     def on_begin(self, run: ObservedRun, /) -> None:
         """Handle the start of a command on a run; the folder exists. Open files and connections here."""
 
     def on_row(self, row: EpochMetrics, /) -> None:
-        """Handle a new row of metrics, at the end of each epoch and of the training."""
+        """Handle a new row of metrics, at the end of each epoch and at the end of training."""
 
     def on_grid(self, grid: DrawnGrid, /) -> None:
         """Handle a new grid of images."""
@@ -189,11 +194,12 @@ class Observer:
         """Handle a new score."""
 
     def on_end(self, ending: Ending, /) -> None:
-        """Handle the end of the command, including by an error or Ctrl-C; not called after `kill -9`."""
+        """Handle the end of the command, even if by an error or Ctrl-C; not called after `kill -9`."""
 
 
 ObserverFactory: TypeAlias = "Callable[..., Observer]"
 """Function that creates an observer; it has no positional parameters.
 
-It is called when an experiment is assembled, even for a dry run, so it must open nothing before `on_begin`.
+It is called when an experiment is assembled, even for a dry run, so the observer must not open any files or
+connections before `on_begin`.
 """

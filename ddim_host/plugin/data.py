@@ -22,7 +22,7 @@ _HASHED_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class DataFingerprint:
-    """Fingerprint of the images of a data set: equal if and only if all pixels of both halves are equal.
+    """Fingerprint of a data set's images: equal if and only if all training and test pixels are equal.
 
     Attributes:
         num_train: The number of training images.
@@ -38,7 +38,7 @@ class DataFingerprint:
 
     @property
     def number(self) -> int:
-        """The first 48 bits of a hash of the fingerprint."""
+        """The first 48 bits of a hash of the fingerprint, as an integer."""
         both = hashlib.sha256(f"{self.train_sha256} {self.test_sha256}".encode())
         return int(both.hexdigest()[:12], 16)
 
@@ -76,16 +76,16 @@ class DataSource:
     """The description of a data set that has not been read yet.
 
     The image shape, which determines the network, is known before any download or decoding, so a dry run is
-    cheap. (`images` decodes grey images to verify that all of them are grey.)
+    cheap. (The exception is the data set `images`, which decodes grey images to verify that all are grey.)
 
     Attributes:
         image_shape: `(H, W, C)` of every image, H = W.
-        random_flip: Mirror images left to right at random in training; never true for digits.
-        description: One readable line that describes the images and their split into train and test.
+        random_flip: Mirror images left to right at random in training; must be false for digits.
+        description: One line for users that describes the images and their split into train and test.
         load: Reads the images, after downloading or decoding them if needed. Raises `UserError` if they are
             not available.
-        resolved: Values of parameters determined by the images, such as `channels=auto`. A run stores these
-            instead of the requested values.
+        resolved: Values of parameters that the images determine, such as `channels` if it is `auto`. A run
+            stores these instead of the requested values.
         known: The images, if they have been read already; a dry run then prints how many there are.
     """
 
@@ -98,7 +98,7 @@ class DataSource:
 
 
 def image_hash(images: Images) -> str:
-    """Return the SHA-256 of the shape and all pixels of images, in hexadecimal."""
+    """Return the SHA-256 hash of the shape and all pixels of images, in hexadecimal."""
     digest = hashlib.sha256(repr(images.shape).encode())
     rows = max(1, _HASHED_BYTES // max(1, images[:1].nbytes))
     for first in range(0, len(images), rows):

@@ -16,7 +16,7 @@ from ddim_host.errors import UserError, described
 from ddim_host.plugin.registry import normalised_distribution
 
 DISABLED = "DDIM_HOST_DISABLE_PLUGINS"
-"""Environment variable: plugins not to import, by distribution, name or both: `a,b/c`."""
+"""Environment variable that lists plugins to disable, by distribution, name or both: `a,b/c`."""
 
 _GROUPS: dict[str, Literal["framework", "parts"]] = {
     "ddim_host.frameworks": "framework",
@@ -34,7 +34,7 @@ class Plugin:
         version: The distribution's version.
         kind: `framework` or `parts`.
         entry_point: Its target, `module` or `module:object`.
-        provides: Hook -> names of parts; empty if it was not imported.
+        provides: Names of its parts by hook; empty if it was not imported.
         status: `ok`, `available` (a framework that was not imported), `disabled` or `error`.
         error: The reason why it is unusable; empty otherwise.
         fix: The remedy for the error.
@@ -87,8 +87,8 @@ class Plugin:
 def discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
     """Return all entry points of both groups, sorted by kind, name and distribution.
 
-    The result includes plugins that are disabled, damaged, in an unknown group or made for another version of
-    the host; their status and error describe the problem.
+    The result includes plugins that are disabled, damaged, in an unknown group or incompatible with this
+    version of the host; their status and error describe the problem.
     """
     found = []
     seen = set()
@@ -144,7 +144,7 @@ def only_framework() -> str:
 
 
 def no_framework_chosen() -> UserError:
-    """Return the error for a command that needs `--plugin` and did not get it."""
+    """Return the error for a command that requires `--plugin` but was run without it."""
     frameworks = installed_frameworks()
     offers = " or ".join(f"--plugin {name}" for name in frameworks)
     return UserError(
@@ -155,7 +155,7 @@ def no_framework_chosen() -> UserError:
 
 
 def how_to_install(*frameworks: str) -> str:
-    """Return the fix for a missing framework plugin of this project, which is not on PyPI."""
+    """Return instructions for installing this project's framework plugins, which are not on PyPI."""
     choices = " or ".join(f"plugins/ddim_{name}" for name in frameworks)
     return (
         "in a clone of ddim-host: `make install`, then `. .venv/bin/activate`; "
@@ -171,8 +171,8 @@ def host_version() -> str:
 def _name_of(distribution: importlib.metadata.Distribution) -> str:
     """Return the name in the metadata, or an empty string if there is none.
 
-    `distribution.metadata` parses all fields and the readme, which takes ten times as long; for all installed
-    distributions, that would be most of the run time of a short command.
+    `distribution.metadata` parses all fields and the readme, which takes ten times as long. For all installed
+    distributions together, that would take most of the run time of a short command.
     """
     files = ("METADATA", "PKG-INFO", "")
     text = next(filter(None, map(distribution.read_text, files)), "")
@@ -195,7 +195,7 @@ def _group_meant(group: str) -> str | None:
 
 
 def _newer_host(distribution: importlib.metadata.Distribution) -> str | None:
-    """Return the host versions that a distribution requires, if this version is not among them.
+    """Return the host versions that a distribution requires; None if this version is among them.
 
     pip checks this during installation, but the host can be replaced later, and the check can be disabled.
     """

@@ -15,7 +15,7 @@ FRAMEWORK_ROOTS = frozenset({"torch", "jittor", "tensorflow", "jax", "paddle", "
 
 
 def allow_framework(chosen: str | None) -> None:
-    """Allow only this framework to be imported into the process from now on.
+    """From now on, allow only this framework to be imported into the process.
 
     Args:
         chosen: The framework's root module; None forbids all frameworks.
@@ -60,11 +60,14 @@ class _RefusingLoader(importlib.abc.Loader):
         self.chosen = chosen
 
     def create_module(self, spec: ModuleSpec) -> NoReturn:
-        running = f"runs {self.chosen}" if self.chosen else "runs no framework"
+        running = (
+            f"runs {self.chosen} and cannot load another framework"
+            if self.chosen
+            else "must not load a framework"
+        )
         raise ModuleNotFoundError(
-            f"{spec.name!r} cannot be imported here: this process {running}, and a process never loads two",
-            name=spec.name,
+            f"{spec.name!r} cannot be imported here: this process {running}", name=spec.name
         )
 
     def exec_module(self, module: ModuleType) -> None:
-        """Never called; the import system only checks that it exists before calling `create_module`."""
+        """Do nothing; the import system requires this method, but `create_module` always raises first."""

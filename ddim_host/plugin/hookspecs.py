@@ -86,7 +86,7 @@ def ddim_observers() -> Mapping[str, contracts.ObserverFactory]:
 
 @hookspec
 def ddim_machine_checks() -> Sequence[Check]:
-    """Check a framework plugin's requirements of this machine, for `ddim-host doctor`."""
+    """Check that this machine meets a framework plugin's requirements, for `ddim-host doctor`."""
 
 
 @hookspec

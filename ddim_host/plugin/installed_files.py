@@ -1,4 +1,4 @@
-"""Files of an installed distribution, to explain why its plugin does not load."""
+"""Inspection of an installed distribution's files, to explain why its plugin does not load."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class LocalFolder(NamedTuple):
 
     @property
     def reinstall(self) -> str:
-        """The command that installs the folder again."""
+        """The command that reinstalls the distribution from the folder."""
         how = "-e" if self.editable else "--no-deps --force-reinstall"
         return f"pip install {how} {shlex.quote(str(self.path))}"
 
 
 def own_modules(distribution: str) -> set[str]:
-    """Return the dotted names of a distribution's modules; empty if its files are not recorded."""
+    """Return the dotted names of a distribution's modules; empty if it does not record its files."""
     found = set()
     with contextlib.suppress(importlib.metadata.PackageNotFoundError, OSError, UnicodeDecodeError):
         for file in importlib.metadata.files(distribution) or ():
@@ -65,5 +65,5 @@ def local_folder(distribution: str) -> LocalFolder | None:
 
 
 def _dotted(path: PurePath) -> str:
-    """Return the module of a file: `a.b` for `a/b.py` and `a/b/__init__.py`."""
+    """Return the module name of a file: `a.b` for `a/b.py` and `a/b/__init__.py`."""
     return ".".join(part for part in path.with_suffix("").parts if part != "__init__")

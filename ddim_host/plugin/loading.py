@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ddim_host.framework.interface import JoinProcesses
 
 STRICT = "DDIM_HOST_STRICT_PLUGINS"
-"""Environment variable: if it is set, a broken plugin is an error."""
+"""Environment variable that, if set, makes a broken plugin an error."""
 
 _FRAMEWORK_HOOKS = {Kind.MODEL.value, "ddim_machine_checks", "ddim_process_groups"}
 """Hooks that describe a framework; only framework plugins may implement them."""
@@ -43,8 +43,8 @@ class Clash(NamedTuple):
     """A name that is provided more than once.
 
     Attributes:
-        text: The distributions that provide it, and how to choose one.
-        usable: Whether a choice is possible; false if one distribution provides the name twice.
+        text: The distributions that provide the name, and how to choose one.
+        usable: True if a choice is possible; false if one distribution provides the name twice.
     """
 
     text: str
@@ -59,7 +59,7 @@ class Plugins:
         installed: All plugins, sorted by kind, name and distribution.
         registry: The parts of the loaded plugins.
         framework: The chosen framework; None if none was chosen.
-        machine_checks: Checks the chosen framework's requirements of the machine.
+        machine_checks: Checks that the machine meets the chosen framework's requirements.
         join_processes: Connects several processes in the chosen framework; None if unsupported.
     """
 
@@ -120,7 +120,7 @@ def load_plugins(framework: str | None = None, *, strict: bool | None = None) ->
         if plugin.status != "available" or (plugin.kind == "framework" and plugin is not chosen):
             continue
         try:
-            # Output printed during the import of a plugin must not mix with the output of a command.
+            # Text printed by a plugin during its import must not end up in the output of the command.
             with contextlib.redirect_stdout(sys.stderr), _named_if_slow(plugin):
                 module = entry_point.load()
                 _register(manager, plugin, module)
@@ -217,7 +217,7 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> Non
         *_, definition, problem = str(error).splitlines()
         hook = definition.rpartition(": ")[2]
         if problem.startswith("Argument"):
-            problem = f"hooks have no arguments in this ddim-host, {host_version()}"
+            problem = f"hooks take no arguments in ddim-host {host_version()}"
         raise ValueError(f"{hook}: {problem}") from error
     callers = manager.get_hookcallers(module) or []
     unknown = [caller.name for caller in callers if not caller.has_spec()]
@@ -234,12 +234,12 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> Non
     others = sorted(plugin.hooks & _FRAMEWORK_HOOKS)
     if others and plugin.kind == "parts":
         raise ValueError(
-            f"the hook {others[0]} is for frameworks only; their entry-point group is 'ddim_host.frameworks'"
+            f"the hook {others[0]} is only for plugins in the entry-point group 'ddim_host.frameworks'"
         )
 
 
 def _parts_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> list[Part]:
-    """Call the hooks of one plugin separately, so that any failure is attributed to it."""
+    """Call the hooks of one plugin separately from the others, so that failures can be attributed to it."""
     others = [other for other in manager.get_plugins() if other is not module]
     parts = []
     for kind in Kind:
@@ -252,16 +252,17 @@ def _parts_of(manager: pluggy.PluginManager, plugin: Plugin, module: Any) -> lis
                 raise TypeError(f"{kind.value} returned a {type(provided).__name__}, not a dict of parts")
             for name, make in provided.items():
                 if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
-                    raise ValueError(f"{kind.value}: {name!r} is not a valid name of a part")
+                    raise ValueError(f"{kind.value}: {name!r} is not a valid part name")
                 if not callable(make):
-                    raise TypeError(f"{kind.value}: {name!r} is a {type(make).__name__}, not a callable")
+                    raise TypeError(
+                        f"{kind.value}: {name!r} must be callable, but its type is {type(make).__name__}"
+                    )
                 parts.append(Part(kind, name, make, plugin.distribution, plugin.version))
             plugin.provides[kind.value] = sorted(provided)
     if plugin.kind == "framework" and not plugin.provides.get(Kind.MODEL.value):
         raise ValueError(
-            f"a framework provides networks only, with the hook {Kind.MODEL.value}; the "
-            f"entry-point group of parts "
-            "that need no framework is 'ddim_host.plugins'"
+            f"a framework plugin must provide networks with the hook {Kind.MODEL.value}; plugins with only "
+            "other parts belong in the entry-point group 'ddim_host.plugins'"
         )
     return parts
 
@@ -289,7 +290,7 @@ def _checks_of(manager: pluggy.PluginManager, plugin: Plugin, framework: Any) ->
 
 
 def _diagnosis(plugin: Plugin, error: BaseException) -> tuple[str, str]:
-    """Return why a plugin did not load, and the remedy."""
+    """Return the reason why a plugin did not load, and the remedy."""
     missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
     if missing and f"{plugin.module}.".startswith(f"{missing}."):
         modules = own_modules(plugin.distribution)
@@ -299,7 +300,7 @@ def _diagnosis(plugin: Plugin, error: BaseException) -> tuple[str, str]:
 
 
 def _misnamed_module(plugin: Plugin, modules: set[str]) -> tuple[str, str]:
-    """Return the problem and the remedy of an entry point whose module is not in the distribution."""
+    """Return the problem and the remedy for an entry point whose module is not in the distribution."""
     meant = get_close_matches(plugin.module, sorted(modules), n=1)
     top_level = ", ".join(sorted({name.partition(".")[0] for name in modules}))
     folder = local_folder(plugin.distribution)

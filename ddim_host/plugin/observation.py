@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ObservedRun:
-    """The observed run, and the command that works on it.
+    """The observed run, and the command that uses it.
 
     Attributes:
         path: The existing folder of the run; an observer may write its own files there.
@@ -68,7 +68,7 @@ class DrawnGrid:
     Attributes:
         path: The PNG.
         step: The optimizer steps of the sampled weights; for an ensemble, the largest.
-        record: The settings of the grid, as in the JSON file beside it.
+        record: The settings of the grid, as in the JSON file next to it.
     """
 
     path: Path
@@ -78,12 +78,12 @@ class DrawnGrid:
 
 @dataclass(frozen=True)
 class ObservedScore:
-    """A score of sampled images. Only scores of equal N, features, reference and sampling are comparable.
+    """A score of sampled images. Only scores with equal N, features, reference and sampling are comparable.
 
     Attributes:
         step: The optimizer steps of the scored weights; for an ensemble, the largest.
-        steps: S, the timesteps of the sampler.
-        eta: 0 to 1.
+        steps: S, the number of sampling steps.
+        eta: The noise added while sampling, from 0 to 1.
         seed: Seed of the noise.
         num_images: N.
         features: The feature extractor, as users write it.
@@ -113,7 +113,7 @@ class Ending:
 
     Attributes:
         status: `finished`; `interrupted`, by Ctrl-C or a signal; or `failed`, by an error.
-        reason: The reason, in one line; empty if it finished.
+        reason: The reason, on one line; empty if the command finished.
     """
 
     status: Literal["finished", "interrupted", "failed"]

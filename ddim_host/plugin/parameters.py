@@ -1,4 +1,4 @@
-"""Names and parameters of parts as users write them, `huber:delta=0.1`, checked against a signature."""
+"""Names and parameters of parts as users write them (`huber:delta=0.1`), checked against signatures."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def _require_only(signature: inspect.Signature, arguments: int) -> None:
 
 
 def _fits(default: object, annotation: Any) -> bool:
-    """Return whether a default is of its parameter's type; an int is also a float."""
+    """Return whether a default has its parameter's type; an int is accepted as a float."""
     members = [a for a in typing.get_args(annotation) if a is not Ellipsis]
     if typing.get_origin(annotation) is tuple:
         return isinstance(default, tuple) and all(_fits(item, members[0]) for item in default)
@@ -234,7 +234,7 @@ def resolve(
         label: The owner of the parameters, for messages (`loss 'huber'`).
         known: The existing parameters.
         arguments: Text or TOML values by name.
-        setting: Returns the text that sets a parameter of this name, for messages.
+        setting: Returns an example that sets the parameter with a given name, for messages.
 
     Raises:
         UserError: An argument is unknown, has the wrong type, or is missing and has no default.
@@ -275,12 +275,13 @@ def resolve(
 def suggestion(name: str, known: Sequence[str], *, prefix: str = "") -> str:
     """Return `; did you mean 'mse'?` if a known name is similar, otherwise an empty string.
 
-    The only name with the requested one among its words is preferred: `timestep-sampler` for `sampler`.
+    If exactly one known name contains the requested name as a word, it is preferred: `timestep-sampler` for
+    `sampler`.
 
     Args:
         name: The requested name.
         known: The existing names.
-        prefix: Text written before the suggestion, ignored in the comparison.
+        prefix: Text to write before the suggestion; the comparison ignores it.
     """
     containing = [other for other in known if name in re.split(r"[-_ ]", other)]
     matches = containing if len(containing) == 1 else get_close_matches(name, known, n=1)
@@ -288,7 +289,7 @@ def suggestion(name: str, known: Sequence[str], *, prefix: str = "") -> str:
 
 
 def suggestion_of_part(flag: str, name: str, known: Sequence[str]) -> str:
-    """Return a suggestion for the name of a part, or for several names, `mse,l2`, how to sweep over them."""
+    """Return a suggestion for a part's name; for several names (`mse,l2`), explain how to sweep over them."""
     several = name.split(",")
     if len(several) > 1 and set(several) <= set(known):
         return f"; in a sweep, repeat the option: {' '.join(f'{flag} {one}' for one in several)}"
@@ -315,7 +316,7 @@ def described_type(annotation: Any) -> str:
 
 
 def _types(part: Callable[..., object], wanted: Sequence[inspect.Parameter]) -> dict[str, Any]:
-    """Return the types of some parameters; those of others may exist only for type checkers."""
+    """Return the types of the wanted parameters; those of others may exist only for type checkers."""
     function = inspect.unwrap(part)
     if inspect.isclass(function):
         function = function.__init__
@@ -391,7 +392,7 @@ def _number(given: object) -> float:
 
 
 def _text(given: object) -> str:
-    if type(given) is int:  # in TOML as on the command line: channels = 1
+    if type(given) is int:  # `channels = 1` in TOML, like `channels=1` on the command line
         return str(given)
     if not isinstance(given, str):
         raise ValueError
@@ -401,7 +402,7 @@ def _text(given: object) -> str:
 def _path(given: object) -> Path:
     if not isinstance(given, str) or not given:
         raise ValueError
-    given.encode("utf-8")  # a ValueError for names in another encoding, which TOML cannot represent
+    given.encode("utf-8")  # raises ValueError for names in other encodings, which TOML cannot represent
     # Absolute, so that a stored configuration has the same meaning in any working folder.
     return absolute_path(given)
 
@@ -416,7 +417,7 @@ _CONVERTERS: dict[type, Callable[[object], Value]] = {
 
 
 def _how_to_write_a_list(parameter: Parameter) -> str:
-    """Return how a list is written, also an empty one; an empty string for other types."""
+    """Return how to write a list, including an empty one; return an empty string for other types."""
     if "list" not in type_name(parameter.annotation):
         return ""
     name = written(parameter.name)

@@ -59,7 +59,7 @@ def own_first(distributions: Iterable[str]) -> list[str]:
 
 
 def which(flag: str, name: str, owners: Sequence[str]) -> str:
-    """Return the choices for an ambiguous name: `--loss ddim-losses/mse or --loss other-losses/mse`.
+    """Return the options to choose among for an ambiguous name: `--loss one/mse or --loss other/mse`.
 
     Args:
         flag: The option.
@@ -191,7 +191,7 @@ class Part:
         )
 
     def failed(self, error: BaseException, *notes: str, context: str = "") -> UserError:
-        """Return the error for a part that raised an exception; `context` precedes the exception."""
+        """Return the error for a part that raised an exception; the message begins with `context`."""
         broken = self.broken(f"{context}it raised {described(error, self.package)}", *notes)
         broken.fix = self.for_users(f"{broken.fix}; {TRACEBACK}=1 prints the traceback")
         return broken
@@ -208,7 +208,7 @@ class Failure:
     Attributes:
         distribution: The distribution that contains it.
         hooks: The hooks that it implements, if loading got that far.
-        text: The reason, in one line.
+        text: The reason, on one line.
     """
 
     distribution: str
@@ -216,7 +216,12 @@ class Failure:
     text: str
 
     def may_concern(self, kind: Kind, distribution: str | None) -> bool:
-        """Return whether this failure may explain a missing part of a kind, from a distribution if given."""
+        """Return whether this failure may explain why a part is missing.
+
+        Args:
+            kind: The kind of the missing part.
+            distribution: The distribution that should provide it; None for any.
+        """
         return distribution in (None, self.distribution) and (not self.hooks or kind.value in self.hooks)
 
 

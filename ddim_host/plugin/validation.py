@@ -35,14 +35,14 @@ _LARGEST_WEIGHT = 1e4
 
 _STORED = "the state is from a checkpoint, which another version of the plugin may have written"
 
-# Below this share in x_T, nothing is left of the image in fp32.
+# If the share of the image in x_T is smaller than this, nothing is left of the image in fp32.
 _SMALLEST_SHARE = 1e-12
 
 
 def use(
     part: Part, call: Callable[[], _Result], *notes: str, passing: tuple[type[Exception], ...] = ()
 ) -> _Result:
-    """Run a part's code, and convert exceptions to errors that name the part and contain these notes.
+    """Run a part's code, and convert exceptions to errors that name the part and include these notes.
 
     `UserError` and the exceptions in `passing`, which the caller handles, are raised unchanged.
     """
@@ -70,7 +70,7 @@ def checked_schedule(
         parameters: Its parameters.
         num_train_timesteps: T.
         prediction_type: The type of prediction.
-        rescale_zero_snr: Stretch the schedule to end in pure noise.
+        rescale_zero_snr: Rescale the schedule to end in pure noise.
 
     Raises:
         UserError: The part breaks its contract, or the schedule cannot be used for sampling, e.g. because it
@@ -89,7 +89,7 @@ def checked_schedule(
         raise UserError(
             f"{part.label} with these parameters cannot be used for sampling",
             why=f"alphas_cumprod goes from {first:g} to {last:g}; "
-            "it must fall at each timestep, from below 1 to above 0",
+            "it must decrease at each timestep, from below 1 to above 0",
             fix="choose other betas, or fewer timesteps",
         )
     if rescale_zero_snr:
@@ -101,7 +101,7 @@ def checked_schedule(
     if schedule.sqrt_alphas_cumprod[-1] < _SMALLEST_SHARE and prediction_type == "epsilon":
         raise UserError(
             "a network that predicts epsilon cannot be used with a noise schedule that ends in pure noise",
-            why="pure noise and epsilon are equal, so they do not determine x_start",
+            why="in pure noise, x_t is equal to epsilon, so the prediction does not determine x_start",
             fix="add --prediction-type v_prediction, or remove --rescale-zero-snr"
             if rescale_zero_snr
             else "add --prediction-type v_prediction, or choose another --noise-schedule",
@@ -117,8 +117,8 @@ def checked_weighting(
 ) -> NDArray[np.float64]:
     """Return the checked factors of a loss weighting: float64 `(T,)`, finite, not negative, largest near 1.
 
-    A constant factor does not affect Adam as long as fp32 can represent the gradients; far from 1 they
-    overflow or vanish, and the network silently stops learning.
+    A constant factor does not affect Adam as long as fp32 can represent the gradients. If the factor is far
+    from 1, they overflow or vanish, and the network silently stops learning.
     """
     weights = use(part, lambda: part.make(schedule, prediction_type, **parameters))
     _require_array(part, "its weights", weights, np.float64, (schedule.num_train_timesteps,))
@@ -159,7 +159,10 @@ def checked_search(
     teacher: Teacher,
     sizes: Iterable[int],
 ) -> dict[int, NDArray[np.int64]]:
-    """Search for timestep subsets: int64 `(S,)` for each size S, strictly increasing, among the teacher's."""
+    """Return the checked subsets that a search found: for each size S, int64 `(S,)`, strictly increasing.
+
+    All timesteps are among the teacher's.
+    """
     wanted = tuple(sorted(set(sizes)))
     found = use(part, lambda: part.make(schedule, teacher, wanted, **parameters))
     if not isinstance(found, Mapping) or {*found} != {*wanted}:
@@ -175,7 +178,7 @@ def checked_search(
 def try_search(
     part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule, sizes: Iterable[int]
 ) -> None:
-    """Try a subset search on a tiny teacher, so that its mistakes are found before the network samples.
+    """Try a subset search on a tiny teacher, so that its errors are found before the network samples.
 
     Raises:
         UserError: The search breaks its contract.
@@ -196,7 +199,7 @@ class DeterministicSolverError(UserError):
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """The steps from noise to image, and their solver.
+    """The steps from noise to image, and the solver that follows them.
 
     Attributes:
         steps: The steps, in the order of sampling.
@@ -223,7 +226,7 @@ def checked_solver(part: Part, parameters: Mapping[str, Value], steps: Sequence[
         predict: Callable[[Tensor, DDIMStep], tuple[Tensor, Tensor]],
         fresh_noise: Callable[[DDIMStep], Tensor],
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        others: list[Exception] = []  # the network's errors, not to be blamed on the solver
+        others: list[Exception] = []  # the network's errors, which are not the solver's fault
 
         def called(x_t: Tensor, step: DDIMStep) -> tuple[Tensor, Tensor]:
             try:
@@ -285,7 +288,7 @@ def _try_solver(part: Part, solver: Solver, steps: Sequence[DDIMStep]) -> tuple[
 
 
 def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
-    """Return a loss with its parameters set; it checks that each result is a `(B,)` of the same framework.
+    """Return a loss with its parameters set, whose results are checked: `(B,)`, of the same framework.
 
     The loss is first tried on NumPy arrays, so that invalid parameters are found before training begins.
     """
@@ -304,7 +307,7 @@ def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
             raise part.broken(f"it must return one number per image, of shape {wanted}, not {it}")
         if not isinstance(losses, given) and not isinstance(prediction, type(losses)):
             raise part.broken(
-                "it must return an array of the framework that it was called with, "
+                "it must return an array of the same framework as its arguments, "
                 f"{_type_name(prediction)}, not {_type_name(losses)}"
             )
         return losses
@@ -317,7 +320,7 @@ def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
     if not np.isfinite(values).all():
         raise UserError(
             f"{part.label} with these parameters cannot be used for training",
-            why=f"its losses of two small images are {' and '.join(f'{value:g}' for value in values)}",
+            why=f"its losses for two small images are {' and '.join(f'{value:g}' for value in values)}",
             fix=part.for_users(
                 "choose other parameters, or another loss, or report it to the authors of "
                 f"{part.distribution}"
@@ -327,14 +330,14 @@ def checked_loss(part: Part, parameters: Mapping[str, Value]) -> Loss:
 
 
 def _failed_loss(part: Part, error: BaseException, prediction: Tensor) -> UserError:
-    """Return the error for a loss that raised, usually because a framework's arrays lack an operation."""
+    """Return the error for a loss that raised an exception, usually because arrays lack an operation."""
     framework = _imported_framework(part)
     context = f"its module imports {framework}, but a loss must work on arrays of any framework; "
     kind = "NumPy arrays" if isinstance(prediction, np.ndarray) else _type_name(prediction)
     return part.failed(
         error,
-        f"it was called with {kind} of shape {tuple(prediction.shape)}, and may use only what all frameworks "
-        "share: + - * /, **, abs, reshape(tuple), sum and mean of one axis",
+        f"it was called with {kind} of shape {tuple(prediction.shape)}, and may use only operations that all "
+        "frameworks share: + - * /, **, abs, reshape(tuple), sum and mean over one axis",
         context=context if framework else "",
     )
 
@@ -410,14 +413,14 @@ class CheckedSampler:
     def load_state_dict(
         self, state: Mapping[str, NDArray[np.float64]], notes: Sequence[str] = (_STORED,)
     ) -> None:
-        """See `TimestepSampler.load_state_dict`; errors contain the notes."""
+        """See `TimestepSampler.load_state_dict`; errors include the notes."""
         use(self._part, lambda: self._sampler.load_state_dict(state), *notes)
 
 
 def checked_sampler(
     part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule, batch_size: int
 ) -> CheckedSampler:
-    """Return a new timestep sampler, after trying every method of another one with this batch size.
+    """Return a new timestep sampler, after trying every method on another instance with this batch size.
 
     Raises:
         UserError: The sampler breaks its contract.
@@ -465,7 +468,7 @@ def checked_model(part: Part, build: Callable[[], Model]) -> Model:
 
 
 def checked_images(part: Part, source: DataSource) -> TrainTest:
-    """Return the checked images of a data set: uint8 `(N, H, W, C)`, as declared, neither half empty."""
+    """Return the checked images of a data set: uint8 `(N, H, W, C)`, as declared, at least one per split."""
     images = use(part, source.load)
     if not isinstance(images, TrainTest):
         raise part.broken(f"load() returned a {type(images).__name__}, not a TrainTest")
@@ -502,7 +505,8 @@ def checked_extractor(part: Part, parameters: Mapping[str, Value]) -> FeatureExt
             f"{part.label} needs a package that is not installed",
             why=str(error),
             fix=part.for_users(
-                f"install what {part.distribution} requires, or choose another extractor with --features"
+                f"install the requirements of {part.distribution}, or choose another extractor with "
+                "--features"
             ),
         ) from error
     fingerprint = getattr(extractor, "fingerprint", None)
@@ -528,7 +532,7 @@ def checked_features(
 
 
 def checked_observer(part: Part, parameters: Mapping[str, Value]) -> Observer:
-    """Return an observer, after checking that it has all methods; it has received no event yet."""
+    """Return an observer, after checking that it has all methods; it has received no events yet."""
     observer = use(part, lambda: part.make(**parameters))
     missing = [
         name

@@ -31,26 +31,26 @@ def require_new(plugin: NewPlugin, files: Mapping[str, str]) -> None:
     problem, fix = _problem(plugin, files), "choose another name"
     if problem:
         if plugin.distribution not in OWN_DISTRIBUTIONS and is_installed(plugin.distribution):
-            fix += f", or first remove the other one: pip uninstall {plugin.distribution}"
+            fix += f", or first uninstall the existing one: pip uninstall {plugin.distribution}"
         words = "framework" if plugin.kind is Kind.MODEL else plugin.kind.words
         raise UserError(f"a new {words} cannot be called {plugin.part!r}", why=problem, fix=fix)
 
 
 def _problem(plugin: NewPlugin, files: Mapping[str, str]) -> str:
-    """Return a description of a conflict of one of the names, or an empty string if there is none."""
+    """Describe how one of the names conflicts with an existing one; return '' if none does."""
     if plugin.distribution in OWN_DISTRIBUTIONS:
         return f"this project already has a distribution {plugin.distribution!r}"
     if is_installed(plugin.distribution):
         return f"the distribution {plugin.distribution!r} is already installed, and would be replaced"
     if find_spec(plugin.package) is not None:
-        return f"a package {plugin.package!r} is already installed, and one would hide the other"
+        return f"a package {plugin.package!r} is already installed, and one of them would hide the other"
     if plugin.part in _names(plugin.kind):
         return "one with this name is already installed, so the name would be ambiguous"
     return "" if plugin.kind is Kind.MODEL else _problem_within(plugin, files)
 
 
 def _problem_within(plugin: NewPlugin, files: Mapping[str, str]) -> str:
-    """Describe how the part or its class conflicts with the generated code, if it does."""
+    """Describe how the name of the part or its class conflicts with the generated code; return '' if not."""
     for path, text in files.items():
         used = _used_names(text, plugin.package) if path.endswith(".py") else set()
         for name in {plugin.part, plugin.class_name} & used:
@@ -65,7 +65,7 @@ def _names(kind: Kind) -> list[str]:
 
 
 def _used_names(code: str, package: str) -> set[str]:
-    """Return the names that a module imports, is likely to import, or that are built in."""
+    """Return the built-in names, and the names that a module imports or is likely to import."""
     names = {*dir(builtins), "np"}
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module != package):

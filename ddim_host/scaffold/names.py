@@ -48,7 +48,7 @@ class NewPlugin:
 
     @property
     def class_name(self) -> str:
-        """The name of its class: `MySampler`."""
+        """The name of the part's class: `MySampler`."""
         return "".join(word.capitalize() for word in self.part.split("_"))
 
 
@@ -67,13 +67,13 @@ def new_plugin(name: str, kind: Kind) -> NewPlugin:
     if keyword.iskeyword(part):
         raise UserError(
             problem,
-            why=f"{part!r} is a keyword of Python, so no function can have this name",
+            why=f"{part!r} is a Python keyword, so no function can have this name",
             fix=f"choose another name, such as my-{part}",
         )
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", part):
         raise UserError(
             problem,
-            why="it becomes the name of a part and of a Python package",
+            why="the part and its Python package are named after it",
             fix="use lower-case letters, digits and dashes, and begin with a letter: my-sampler",
         )
     return NewPlugin(part, kind)

@@ -90,7 +90,7 @@ def _part(plugin: NewPlugin) -> dict[str, str]:
 
 
 def _framework(plugin: NewPlugin) -> dict[str, str]:
-    """Render a distribution with a framework: the NumPy example under other names."""
+    """Render a distribution with a framework: the NumPy example with other names."""
     example = _framework_example()
     names = {
         "ddim_numpy": plugin.package,
@@ -115,6 +115,6 @@ def _framework(plugin: NewPlugin) -> dict[str, str]:
 
 
 def _framework_example() -> Path:
-    """Return the example's folder: inside the wheel, or in the repository of an editable install."""
+    """Return the folder of the example: inside the wheel, or in the repository of an editable install."""
     package = Path(__file__).parent / "ddim_numpy"
     return package if package.exists() else Path(__file__).parents[2] / "examples" / "ddim_numpy"

@@ -1,1 +1,1 @@
-"""Files, processes and terminals: code that any program could use."""
+"""General-purpose code for files, processes and terminals, independent of diffusion."""

@@ -1,4 +1,4 @@
-"""The folder of replaceable files: downloads, decoded images, compiled kernels."""
+"""The cache folder, for files that can be recreated: downloads, decoded images, compiled kernels."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ CACHE_VARIABLE = "DDIM_HOST_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloads and decoded images, without creating it.
+    """Return the path of the cache folder, without creating it.
 
     Returns:
-        The first that is defined of `$DDIM_HOST_CACHE`, `$XDG_CACHE_HOME/ddim-host` and `~/.cache/ddim-host`.
+        The first of `$DDIM_HOST_CACHE`, `$XDG_CACHE_HOME/ddim-host` and `~/.cache/ddim-host` that is defined.
 
     Raises:
         UserError: None of the three is defined.
@@ -36,9 +36,9 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def cache_errors() -> Iterator[None]:
-    """Turn a failure to write the cache into a `UserError` that names the variable for its folder.
+    """Turn an `OSError` in the block into a `UserError` that says how to choose another cache folder.
 
-    Code in the block that reads other files must raise its own `UserError`.
+    Code in the block that uses files outside the cache must raise its own `UserError`.
     """
     try:
         yield

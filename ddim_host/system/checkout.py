@@ -1,4 +1,4 @@
-"""The git commit of a checkout, read from its files without running git; damage is not an error."""
+"""The git commit of a checkout, found without running git; a damaged checkout is not an error."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 def checked_out_commit(folder: Path) -> str | None:
     """Return the commit that is checked out in a folder; None if it is not the root of a readable checkout.
 
-    Changes that are not committed do not show.
+    Uncommitted changes are not detected.
 
     Args:
-        folder: The folder that contains `.git`, a folder or, in a worktree, a file with its place.
+        folder: The folder that contains `.git`, which is a folder or, in a worktree, a file with the path of
+            a folder.
     """
     try:
         git = folder / ".git"
@@ -35,7 +36,7 @@ def checked_out_commit(folder: Path) -> str | None:
 
 
 def _commit_of(ref: str, git: Path) -> str:
-    """Return the commit of a branch, from its own file or `packed-refs`; an empty string if it has none."""
+    """Return the commit of a branch, from its own file or `packed-refs`; '' if the branch has none."""
     common = git / _text(git / "commondir") if (git / "commondir").exists() else git
     if (common / ref).is_file():
         return _text(common / ref)

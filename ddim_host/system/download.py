@@ -1,4 +1,4 @@
-"""Download of one file, with limits and a checksum."""
+"""Download of a file, with a size limit and a checksum."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def _chunks(url: str, max_bytes: int, fix: str) -> Iterator[bytes]:
                         raise _too_large(url, max_bytes, fix)
                     bar.update(len(chunk))
                     yield chunk
-            # http.client ends without an error if the connection breaks.
+            # http.client reports no error if the connection is lost.
             if total is not None and received != total:
-                raise _failed(url, f"the connection broke off after {received} of {total} bytes", fix)
-    except urllib.error.HTTPError as error:  # a response such as 404; it holds the connection
+                raise _failed(url, f"the connection was lost after {received} of {total} bytes", fix)
+    except urllib.error.HTTPError as error:  # a response such as 404, which keeps the connection open
         with error:
             raise _failed(url, printable(error), fix) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -77,7 +77,7 @@ def _chunks(url: str, max_bytes: int, fix: str) -> Iterator[bytes]:
 
 
 def _too_large(url: str, max_bytes: int, fix: str) -> UserError:
-    return _failed(url, f"the file has more than {max_bytes} bytes, so it is not the expected one", fix)
+    return _failed(url, f"the file is larger than {max_bytes} bytes, so it is not the expected one", fix)
 
 
 def _failed(url: str, why: str, fix: str) -> UserError:

@@ -20,7 +20,7 @@ _FILE = "DDIM_HOST_FAILURE"
 
 
 def asking_for_failure(environment: Mapping[str, str], path: Path) -> dict[str, str]:
-    """Return the environment of a process of the host that writes its failure to a file."""
+    """Return an environment in which a process of the host writes its failure to a file."""
     return {**environment, _FILE: str(path)}
 
 
@@ -39,7 +39,7 @@ def report_failure(error: BaseException) -> None:
 
 
 def read_failure(path: Path) -> UserError | None:
-    """Read the failure that a process wrote, or None if there is no file, or it is damaged."""
+    """Return the failure that a process wrote; None if the file is missing or damaged."""
     try:
         record = read_json(path)
         return UserError(record["what"], why=record["why"], notes=record["notes"], fix=record["fix"])

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and reading untrusted files."""
+"""Atomic writing of files, and safe reading of untrusted files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 MAX_TEXT_BYTES = 64 << 20
-"""Size limit of text files, far above that of any file of a run."""
+"""Size limit of text files, far above the size of any file of a run."""
 
 _MOST_NESTED = 20
 
@@ -32,9 +32,9 @@ def file_errors(
     """Turn an `OSError` in the block into a `UserError` with its reason.
 
     Args:
-        what: The failed action with the name of the file: `cannot read x`.
+        what: The failed action and the name of the file: `cannot read x`.
         fix: The remedy.
-        passing: Types of `OSError` that the caller handles.
+        passing: Types of `OSError` to raise unchanged, because the caller handles them.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def file_errors(
 
 
 def absolute_path(text: str) -> Path:
-    """Return a path from a user as an absolute path, with `~` expanded.
+    """Convert a path from a user to an absolute path, with `~` expanded.
 
     Raises:
         UserError: The home folder does not exist.
@@ -64,16 +64,16 @@ def absolute_path(text: str) -> Path:
 def replacing(path: Path, *, name: Callable[[], str] | None = None) -> Iterator[BinaryIO]:
     """Open a file that replaces `path` only if the block succeeds.
 
-    The bytes go to a uniquely named temporary file in the same folder, so that several processes may write
-    the same path at once: readers see the old file or one of the new ones, always whole. If the block raises,
-    the temporary file is removed and `path` stays as it was.
+    The bytes are written to a uniquely named temporary file in the same folder, so several processes may
+    write the same path at once: readers see either the old file or one of the new ones, always complete. If
+    the block raises, the temporary file is removed and `path` is unchanged.
 
     Args:
         path: The file to write; its folder must exist.
-        name: Returns the file name at the end of the block, if it is not known before.
+        name: Called at the end of the block to get the file name, if it is not known earlier.
 
     Yields:
-        The temporary file, opened to read and write bytes.
+        The temporary file, open for reading and writing bytes.
 
     Raises:
         OSError: The folder cannot be written, or the disk is full.
@@ -91,23 +91,23 @@ def replacing(path: Path, *, name: Callable[[], str] | None = None) -> Iterator[
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write bytes whole or not at all; see `replacing`."""
+    """Write bytes to a file atomically; see `replacing`."""
     with replacing(path) as file:
         file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8, whole or not at all; see `replacing`."""
+    """Write text to a file atomically, as UTF-8; see `replacing`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def is_leftover(path: Path) -> bool:
-    """Return whether a file is a temporary file of a process that was killed while writing."""
+    """Return whether a file is a temporary file left by a process that was killed while writing."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_leftovers(*folders: Path) -> None:
-    """Remove the half-written files of killed processes; no process may be writing into the folders.
+    """Remove temporary files left by killed processes; no process may be writing to the folders.
 
     Raises:
         OSError: A folder cannot be written.
@@ -133,10 +133,10 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
-        # Python allocates the requested size, even for a small file. One more byte detects a growing file.
+        # Python allocates the requested size, even for a small file. The extra byte detects a growing file.
         data = file.read(min(max_bytes, status.st_size) + 1)
     if len(data) > max_bytes:
-        raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes")
+        raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes")
     return data
 
 
@@ -169,7 +169,7 @@ def read_json(path: Path) -> Any:
 def require_plain(value: object, *, nested: int = 0) -> None:
     """Check that a value from a file can be printed and written.
 
-    Parsers accept deeper nesting than `repr` and others, and JSON can contain escaped lone surrogates.
+    Parsers accept deeper nesting than functions such as `repr`, and JSON can contain escaped lone surrogates.
 
     Args:
         value: A value from a parser of JSON or TOML.
@@ -199,7 +199,7 @@ def _nested_too_deeply() -> ValueError:
 
 @contextlib.contextmanager
 def new_folder(paths: Iterable[Path]) -> Iterator[Path]:
-    """Create the first folder that does not exist, so that no other process takes it.
+    """Create the first of the candidates that does not exist, so that no other process can take it.
 
     If the folder is empty at the end of the block, it is removed, along with its parent if that is new.
 
@@ -233,9 +233,10 @@ def new_folder(paths: Iterable[Path]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_name(paths: Iterable[Path], is_taken: Callable[[Path], bool]) -> Iterator[Path]:
-    """Claim the first free name, so that no other process takes it before a file has this name.
+    """Claim the first free name, so that no other process can take it before the file is written.
 
-    During the block, a hidden file next to it is locked; the lock is released when the process exits.
+    During the block, a hidden file in the same folder is locked. If the process is killed, the lock is
+    released.
 
     Args:
         paths: An infinite sequence of candidates in an existing folder.
@@ -262,7 +263,7 @@ def new_name(paths: Iterable[Path], is_taken: Callable[[Path], bool]) -> Iterato
                 continue
             try:
                 if is_taken(path):
-                    continue  # another process took it and finished meanwhile
+                    continue  # another process has taken the name and finished in the meantime
                 yield path
             finally:
                 claim.unlink(missing_ok=True)

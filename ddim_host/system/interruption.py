@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ALONE = b" (interrupt again to stop at once)"
-_NOTED = b"\nddim-host: stopping after this step, with a checkpoint" + _ALONE + b"\n"
+_NOTED = b"\nddim-host: stopping after this step and writing a checkpoint" + _ALONE + b"\n"
 _STDERR = 2
 
 
@@ -29,8 +29,8 @@ def end_as_by_ctrl_c(*numbers: signal.Signals) -> None:
 class Interruption:
     """Context in which the first signal only sets a flag, and a second one kills the process at once.
 
-    With several processes, a second signal is ignored: launchers may forward signals that were already
-    received.
+    With several processes, a second signal is ignored, because launchers may forward signals that a process
+    has already received.
 
     Attributes:
         requested: True after a signal.
@@ -41,7 +41,7 @@ class Interruption:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        """Install the handlers in the main thread, which is the only one that receives signals."""
+        """Install the handlers if this is the main thread, the only one that receives signals."""
         if threading.current_thread() is threading.main_thread():
             # A signal that was ignored (for example in a background job) stays ignored.
             handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
@@ -59,8 +59,9 @@ class Interruption:
         self.requested = True
         several = launched().count > 1
         for each in self._before:
-            # Python runs handlers only between its own operations, and one framework call may take a minute.
-            # Files are written whole or not at all, so the kernel may kill the process at any point.
+            # Python runs handlers only between its own operations, and one framework call may take a minute,
+            # so leave the second signal to the kernel. It may kill the process at any point, because files
+            # are written atomically.
             signal.signal(each, signal.SIG_IGN if several else signal.SIG_DFL)
         # Not `print`, because the signal may have interrupted one.
         with contextlib.suppress(OSError):

@@ -20,12 +20,12 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class Launch:
-    """This process's rank among those of a launcher.
+    """This process's rank among the processes of a launcher.
 
     Attributes:
-        rank: The number of this process, from 0.
+        rank: The rank of this process, from 0.
         count: The number of processes.
-        launcher: The program that started them; empty for a single process.
+        launcher: The program that started the processes; empty for a single process.
     """
 
     rank: int = 0
@@ -42,7 +42,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     """Return the rank of this process, read from the environment variables of launchers.
 
     Raises:
-        UserError: The launcher's variables are not a valid rank and number of processes.
+        UserError: The launcher's variables do not contain a valid rank and number of processes.
     """
     for launcher, names in _VARIABLES.items():
         values = [environment.get(name) for name in names]
@@ -55,9 +55,9 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
         if not 0 <= rank < count:
             given = ", ".join(f"{name}={value!r}" for name, value in zip(names, values, strict=True))
             raise UserError(
-                f"the environment variables of {launcher} are not a valid rank and number of processes",
+                f"the environment variables of {launcher} contain no valid rank and number of processes",
                 why=given,
-                fix=f"unset these variables, or start with {launcher}",
+                fix=f"unset these variables, or start the command with {launcher}",
             )
         if count > 1:
             return Launch(rank, count, launcher)

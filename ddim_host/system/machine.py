@@ -1,4 +1,4 @@
-"""The machine: its processor, its memory, and how OpenMP threads wait."""
+"""The machine: processor, memory, and the behaviour of waiting OpenMP threads."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def process_peak_memory_bytes() -> int:
 
 
 def let_waiting_threads_sleep() -> None:
-    """Let waiting OpenMP threads sleep early, unless the user's environment configures their waiting.
+    """Let waiting OpenMP threads go to sleep sooner, unless the user's environment sets their behaviour.
 
-    Call this before the framework, and with it OpenMP, is imported.
+    Call this before importing a framework, which loads OpenMP.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
 
 def _cpuinfo(key: str) -> str:
-    """Return a field of the first processor in `/proc/cpuinfo`, or an empty string if there is none."""
+    """Return a field of the first processor in `/proc/cpuinfo`, or an empty string if it is missing."""
     path = Path("/proc/cpuinfo")
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     match = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)

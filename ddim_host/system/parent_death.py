@@ -18,7 +18,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def following(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for a host process that must not outlive this one."""
+    """Return an environment in which a process of the host does not outlive this one."""
     return {**environment, _PARENT: str(os.getpid())}
 
 
@@ -27,7 +27,7 @@ def follow_parent() -> None:
 
     A parent that is killed cannot terminate its own children. See prctl(2).
     """
-    parent = os.environ.pop(_PARENT, None)  # this process's own children must not see it
+    parent = os.environ.pop(_PARENT, None)  # this process's own children must not inherit it
     if parent is None:
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

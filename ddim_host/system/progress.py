@@ -27,20 +27,20 @@ def progress_bar(
     scaled: bool = False,
     leave: bool = True,
 ) -> tqdm[Any]:
-    """Return a progress bar on stderr for the first process; rate and ETA exclude work before its creation.
+    """Return a progress bar, shown on stderr by the first process only.
 
-    Create it after compiling and warming up, which would spoil the ETA.
+    The rate and ETA exclude work before its creation, so create it after compilation and warm-up.
 
     Args:
         description: The activity.
         total: The total number of units; None if unknown.
-        unit: The unit: `step`, `image`.
-        done: Units that are already complete.
-        scaled: Count in thousands and millions, as for bytes.
+        unit: The unit, such as `step` or `image`.
+        done: The number of units that are already complete.
+        scaled: Abbreviate counts with prefixes such as k and M, as for bytes.
         leave: Keep the bar on the terminal after it is closed.
     """
     if "ipykernel" in sys.modules:
-        # In a notebook: tqdm's widget, or its text if the notebook has no widgets.
+        # In a notebook: tqdm's widget, or its text bar if the notebook does not support widgets.
         with warnings.catch_warnings(action="ignore"):
             from tqdm.auto import tqdm as notebook_tqdm  # noqa: PLC0415 - imports IPython
 
@@ -61,7 +61,7 @@ def progress_bar(
         initial=done,
         unit=unit,
         unit_scale=scaled,
-        # The mean over almost the whole run, because tests and checkpoints between steps are part of the ETA.
+        # Average over almost the entire run, so that the ETA includes tests and checkpoints between steps.
         smoothing=0.02,
         file=sys.stderr if terminal else _Lines(sys.stderr),
         mininterval=interval,
@@ -74,7 +74,7 @@ def progress_bar(
 
 
 def restart(bar: tqdm[Any], done: int) -> None:
-    """Start counting and timing now, from `done` units."""
+    """Restart counting and timing now, at `done` units."""
     if bar.disable:
         return
     bar.initial = bar.n = done

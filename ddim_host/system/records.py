@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 _Record = TypeVar("_Record")
 
 _MOST = 2**63
-"""Limit of integers: counts are smaller, and larger ones can overflow a float."""
+"""Limit on the size of integers: all counts are smaller, and huge integers overflow a float."""
 
 
 @contextmanager
 def record_errors(path: Path, *, fix: str = "") -> Iterator[None]:
-    """Turn errors in a file of records into a `UserError`.
+    """Turn errors from reading a file of records into a `UserError`.
 
     Args:
         path: The file.
@@ -43,13 +43,13 @@ def read_record(record: type[_Record], values: Mapping[str, Any], **others: obje
     Args:
         record: The dataclass.
         values: Values by field name; numbers may be strings. Other names are ignored.
-        others: Values of fields that are used without conversion.
+        others: Values of further fields, used without conversion.
 
     Raises:
         KeyError: A field is missing.
         TypeError: A value has the wrong type.
         ValueError: A string is not a number of the field's type, an integer is too large, or a value is not
-            one of a literal's.
+            allowed by a `Literal`.
     """
     if not isinstance(values, Mapping):
         raise TypeError(f"{values!r:.80} is not a {record.__name__}")

@@ -1,4 +1,4 @@
-"""Releases of Python and libraries used in the tests. Other releases are allowed but untested."""
+"""Tested releases of Python and libraries. Other releases are allowed but untested."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def untested(installed: Mapping[str, str]) -> list[str]:
 
 
 def _outside(version: str, oldest: tuple[int, ...], newest: tuple[int, ...]) -> str:
-    """Say how a version compares with a range of releases; return an empty string if it is in the range."""
+    """Describe how a version lies outside a range of releases; return an empty string if it is inside."""
     try:
         release = Version(version).release
     except InvalidVersion:

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class TypedConfig:
-    """A configuration with the name of a class and its arguments, read by key and type.
+    """A configuration that contains a class name and its arguments, read by key and type.
 
     Args:
         config: The content of the file; keys that begin with an underscore are not arguments.
-        what: The described object, for error messages: `a diffusers network`.
+        what: The configured object, for error messages: `a diffusers network`.
         classes: The supported classes; the first is the default.
         defaults: The keys that have an effect, with their defaults.
-        without_effect: Other known keys.
+        without_effect: Known keys that have no effect.
 
     Raises:
         UserError: The class or a key is unknown.
@@ -47,7 +47,7 @@ class TypedConfig:
         return self._config.get(key, self._defaults[key])
 
     def integer(self, key: str) -> int:
-        """Return an integer below 2^31 in absolute value.
+        """Return the value of a key, an integer below 2^31 in absolute value.
 
         Raises:
             UserError: The value has the wrong type.
@@ -58,7 +58,7 @@ class TypedConfig:
         return int(value)
 
     def optional_integer(self, key: str) -> int | None:
-        """Return an integer below 2^31 in absolute value, or None.
+        """Return the value of a key, an integer below 2^31 in absolute value or None.
 
         Raises:
             UserError: The value has the wrong type.
@@ -69,7 +69,7 @@ class TypedConfig:
         return None if value is None else int(value)
 
     def number(self, key: str, *, positive: bool = False) -> float:
-        """Return a finite number, above 0 if `positive`.
+        """Return the value of a key, a finite number, above 0 if `positive`.
 
         Raises:
             UserError: The value has the wrong type.
@@ -80,7 +80,7 @@ class TypedConfig:
         return float(value)
 
     def flag(self, key: str) -> bool:
-        """Return a boolean.
+        """Return the value of a key, a boolean.
 
         Raises:
             UserError: The value has the wrong type.

@@ -6,8 +6,8 @@
     class TestRobust(LossContract):
         part = robust
 
-`part` is the hook's callable; `parameters` are values for its keyword-only parameters, if not the defaults.
-pytest finds the inherited tests; add your own beside them.
+`part` is the callable that the hook provides; `parameters` are values for its keyword-only parameters, if
+they differ from the defaults. pytest finds the inherited tests; add your own to the class.
 """
 
 from ddim_host.testing.evaluation import FeatureExtractorContract

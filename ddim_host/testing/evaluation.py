@@ -1,4 +1,4 @@
-"""Contracts of the parts used in evaluation."""
+"""Contracts of the parts used for evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FeatureExtractorContract(PartContract):
-    """Finite features float32 `(N, D)` of uint8 images, each computed from its image alone.
+    """Tests of a feature extractor: finite features float32 `(N, D)`, each computed from its image alone.
 
     Attributes:
         image_shape: `(H, W, C)` of images that the extractor supports.
@@ -29,7 +29,7 @@ class FeatureExtractorContract(PartContract):
         return validation.checked_extractor(self.whole_part(), self.values())
 
     def test_its_framework_is_known(self) -> None:
-        """Check the declared framework."""
+        """Check that the declared framework is a known one, if any is declared."""
         validation.framework_of(self.whole_part())
 
     def test_features_are_valid_and_independent_of_the_batch(self) -> None:
@@ -46,7 +46,7 @@ class FeatureExtractorContract(PartContract):
         np.testing.assert_allclose(validation.checked_features(part, other, images), together, rtol=1e-5)
 
     def test_black_and_white_images_have_features(self) -> None:
-        """Check the extreme pixel values."""
+        """Check images with extreme pixel values."""
         images = np.stack([np.full(self.image_shape, value, dtype=np.uint8) for value in (0, 255)])
         validation.checked_features(self.whole_part(), self.extractor(), images)
 

@@ -1,7 +1,7 @@
 """Test a loss on the arrays of one framework: compute its values, and train a network for one step.
 
-The arguments are the framework, the loss's module and name, and its parameters; the losses are printed as
-JSON. If the framework itself does not work, the reason is printed and the exit code is `UNUSABLE`.
+The arguments are the framework, the loss's module and name, and its parameters as JSON; the losses are
+printed as JSON. If the framework itself does not work, the reason is printed and the exit code is `UNUSABLE`.
 """
 
 from __future__ import annotations

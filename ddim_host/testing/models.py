@@ -1,4 +1,4 @@
-"""The contract of a framework: its model factory, on a tiny network."""
+"""The contract of a framework: tests of its model factory with a tiny network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BOTH: tuple[WhichWeights, WhichWeights] = ("raw", "ema")
 
 
 def tiny_spec(*, dropout: float = 0.0) -> UNetSpec:
-    """Return a small network with all features: two levels, attention, several groups."""
+    """Return the spec of a small network with all features: two levels, attention, several groups."""
     return UNetSpec(
         image_size=(8, 8),
         image_channels=3,
@@ -61,7 +61,7 @@ def one_batch(spec: UNetSpec, *, seed: int = 0, batch_size: int = 4) -> Batch:
 
 
 def _anywhere() -> Weights:
-    """Return weights far from the initial ones, which leave most of the network without a gradient."""
+    """Return weights far from the initial ones, with which most of the network would have no gradient."""
     rng = np.random.default_rng(7)
     weights = initial_weights(UNet.from_spec(tiny_spec()), 0)
     return {
@@ -71,7 +71,7 @@ def _anywhere() -> Weights:
 
 
 def _require_close(found: Any, wanted: Any, what: str) -> None:
-    """Compare up to the rounding errors of fp32 for numbers of this size."""
+    """Compare arrays up to the rounding errors of fp32 for numbers of this size."""
     np.testing.assert_allclose(
         found, wanted, rtol=1e-2, atol=1e-4 * float(np.abs(wanted).max()), err_msg=what
     )
@@ -82,7 +82,7 @@ def _mse(prediction: Any, target: Any) -> Any:
 
 
 class ModelFactoryContract(PartContract):
-    """A framework's network, with the whole interface that the host uses."""
+    """Tests of a framework's network: the entire interface that the host uses."""
 
     kind = Kind.MODEL
 
@@ -96,7 +96,7 @@ class ModelFactoryContract(PartContract):
         return model
 
     def trained(self, steps: int, *, first: int = 0, model: Model | None = None) -> Model:
-        """Return the model after some training steps, each on a different batch."""
+        """Return a model after some training steps, each on a different batch."""
         model = model or self.model()
         for step in range(first, first + steps):
             batch = one_batch(tiny_spec(), seed=step)
@@ -104,7 +104,7 @@ class ModelFactoryContract(PartContract):
         return model
 
     def test_it_reports_its_device(self) -> None:
-        """Check the device and its name, the threads, precision, peak memory and synchronisation."""
+        """Check the device and its name, number of threads, precision, peak memory and synchronisation."""
         model = self.model()
         assert (model.device, model.precision) == ("cpu", "fp32")
         assert model.device_name
@@ -139,7 +139,7 @@ class ModelFactoryContract(PartContract):
         )
 
     def test_predictions_are_independent_of_the_batch(self) -> None:
-        """Check shape, and independence of other images, for several timesteps and both kinds of weights."""
+        """Check shapes and independence of other images, for several timesteps and both kinds of weights."""
         model = self.trained(2)
         x_t = one_batch(tiny_spec()).x_t
         predictions = {}
@@ -160,7 +160,7 @@ class ModelFactoryContract(PartContract):
         assert np.abs(predictions[0, "raw"] - predictions[0, "ema"]).max() > 1e-7, "raw and ema are the same"
 
     def test_predictions_match_the_reference(self) -> None:
-        """Compare with predictions of diffusers' `UNet2DModel` with equal weights, up to rounding of fp32."""
+        """Compare with predictions of diffusers' `UNet2DModel` with equal weights, up to fp32 rounding."""
         model, batch = self.model(), one_batch(tiny_spec())
         model.load_weights(_anywhere(), "raw")
         predictions = [
@@ -205,7 +205,7 @@ class ModelFactoryContract(PartContract):
         np.testing.assert_allclose(norm, slope, rtol=5e-3, err_msg=_OBJECTIVE)
 
     def test_every_step_is_a_step_of_adam(self) -> None:
-        """Compare moments, weights and average after several steps with arXiv 1412.6980, algorithm 1."""
+        """Compare moments, weights and averages with arXiv 1412.6980, algorithm 1, after several steps."""
         model = self.model()
         raw = _anywhere()
         for which in _BOTH:
@@ -234,7 +234,7 @@ class ModelFactoryContract(PartContract):
             first, second = state.exp_avg, state.exp_avg_sq
 
     def test_dropout_follows_its_seed(self) -> None:
-        """Check that dropout is equal for equal seeds, differs between seeds, and is off in evaluation."""
+        """Check that dropout is the same for equal seeds, differs between seeds, and is off in evaluation."""
         model = self.model(dropout=0.5)
         losses = []
         for seed in (1, 1, 2):

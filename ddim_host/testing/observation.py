@@ -22,7 +22,7 @@ _SEED = 3
 
 
 class ObserverContract(PartContract):
-    """Accepts every event of a command, and changes nothing."""
+    """Tests of an observer: it accepts every event of a command, and does not change the run."""
 
     kind = Kind.OBSERVER
 
@@ -35,8 +35,8 @@ class ObserverContract(PartContract):
 
         Args:
             folder: The existing folder of the run.
-            step: The steps taken before.
-            ending: The end; None for a successful one.
+            step: The optimizer steps taken before the run starts or resumes.
+            ending: The last event; None for a successful end.
         """
         observer = self.observer()
         observer.on_begin(_run(folder, "run", step))
@@ -48,12 +48,12 @@ class ObserverContract(PartContract):
         observer.on_end(ending or Ending("finished"))
 
     def test_it_accepts_all_events_of_a_run(self) -> None:
-        """Send the events of a successful run: rows (one of an untimed epoch), a grid, scores and the end."""
+        """Send the events of a successful run: rows (one without timed steps), a grid, scores and the end."""
         with tempfile.TemporaryDirectory() as folder:
             self.tell_a_run(Path(folder))
 
     def test_it_accepts_interrupted_and_resumed_runs(self) -> None:
-        """Send the events of an interrupted run, a resumed one that fails, and one that ends at once."""
+        """Send the events of an interrupted run, a resumed run that fails, and one that ends at once."""
         with tempfile.TemporaryDirectory() as folder:
             self.tell_a_run(Path(folder), ending=Ending("interrupted", "interrupted after 24 steps"))
             self.tell_a_run(Path(folder), step=24, ending=Ending("failed", "a loss is not finite"))
@@ -73,11 +73,11 @@ class ObserverContract(PartContract):
                 observer.on_end(Ending("finished"))
 
     def test_it_opens_nothing_before_it_begins(self) -> None:
-        """Check that the constructor opens nothing: it is also called for dry runs and in every process."""
+        """Check that the constructor opens nothing, because dry runs and all processes call it, too."""
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             self.observer()
             assert Path.cwd() == Path(folder).resolve(), "it changed the current folder"
-            assert not list(Path(folder).iterdir()), "it wrote a file into the current folder"
+            assert not list(Path(folder).iterdir()), "it wrote a file to the current folder"
 
     def test_it_leaves_the_process_and_the_files_of_a_run_alone(self) -> None:
         """Check that NumPy's random generator, the current folder and the run's files are unchanged."""

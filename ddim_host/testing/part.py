@@ -1,4 +1,4 @@
-"""Tests for parts of every kind."""
+"""Tests that apply to parts of every kind."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ importlib.import_module(sys.argv[1])
 
 
 class PartContract:
-    """Base of all contracts.
+    """Base class of all contracts.
 
     Attributes:
-        part: The hook's callable.
-        parameters: Values for its keyword-only parameters, if not the defaults.
+        part: The callable that the hook provides.
+        parameters: Values for its keyword-only parameters, if they differ from the defaults.
         kind: The kind of part.
     """
 
@@ -61,7 +61,7 @@ class PartContract:
         return cls.whole_part().values(cls.parameters)
 
     def test_its_parameters_can_be_set_by_users(self) -> None:
-        """Check that keyword-only parameters have supported types, and a default or a value here."""
+        """Check that each keyword-only parameter has a supported type, and a default or a test value."""
         self.values()
 
     def test_it_is_documented(self) -> None:
@@ -87,9 +87,9 @@ def run_python(
     """Run Python in a new process with this process's import path.
 
     Args:
-        arguments: Arguments of the interpreter.
+        arguments: Arguments for the interpreter.
         timeout: Seconds after which the process is killed.
-        waiting: Called every ten seconds with the seconds elapsed.
+        waiting: Called every ten seconds with the elapsed seconds.
 
     Raises:
         subprocess.TimeoutExpired: The process took too long.

@@ -1,4 +1,4 @@
-"""Contracts of the parts used in sampling."""
+"""Contracts of the parts used for sampling."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _VARIANCES = np.array([0.02, 0.1, 0.5, 1.0])
 
 
 class TimestepSubsetContract(PartContract):
-    """Exactly S timesteps, int64 `(S,)`, strictly increasing, in [0, T).
+    """Tests of a timestep subset: exactly S timesteps, int64 `(S,)`, strictly increasing, in [0, T).
 
     Attributes:
-        sizes: Pairs (T, S) to test. If S = T, only all timesteps are possible.
+        sizes: Pairs (T, S) to test. If S = T, the only possible result is all timesteps.
     """
 
     kind = Kind.TIMESTEP_SUBSET
@@ -46,7 +46,7 @@ class TimestepSubsetContract(PartContract):
     )
 
     def test_timesteps_are_valid_and_deterministic(self) -> None:
-        """Check dtype, number, order and range, and that repeated calls agree."""
+        """Check the dtype, number, order and range, and that repeated calls agree."""
         for timesteps, steps in self.sizes:
             schedule = linear_schedule(timesteps)
             one, other = (
@@ -56,7 +56,7 @@ class TimestepSubsetContract(PartContract):
 
 
 class SolverContract(PartContract):
-    """Follows any steps from noise to image, on arrays of any framework."""
+    """Tests of a solver: it follows any steps from noise to image, on arrays of any framework."""
 
     kind = Kind.SOLVER
 
@@ -67,7 +67,7 @@ class SolverContract(PartContract):
         return validation.checked_solver(self.whole_part(), self.values(), steps)
 
     def sampled(self, x_t: Images, plan: SamplingPlan, predict: Predict) -> Images:
-        """Return the result of the last step; `predict` is a network."""
+        """Return the result of the last step; `predict` takes the place of the network."""
         noise = np.random.default_rng(1)
         states = plan.solver(
             x_t, plan.steps, predict, lambda _: noise.standard_normal(x_t.shape, dtype=np.float32)
@@ -76,12 +76,12 @@ class SolverContract(PartContract):
 
     @staticmethod
     def noise() -> Images:
-        """Return the noise at which sampling begins, `(4, 3, 8, 8)`."""
+        """Return the noise from which sampling begins, `(4, 3, 8, 8)`."""
         return np.random.default_rng(0).standard_normal((4, 3, 8, 8), dtype=np.float32)
 
     @staticmethod
     def gaussian(v: float) -> Predict:
-        """Return the optimal network for images N(0, v)."""
+        """Return the optimal network for images whose pixels are N(0, v)."""
 
         def predict(x_t: Images, step: DDIMStep) -> tuple[Images, Images]:
             abar = step.alpha_cumprod
@@ -93,7 +93,7 @@ class SolverContract(PartContract):
 
     @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 20, 200])
     def test_states_are_valid_for_any_number_of_steps(self, steps: int) -> None:
-        """Check number, shape and dtype of the states; also with eta 1 if the solver adds noise."""
+        """Check the number, shape and dtype of the states; also with eta 1 if the solver adds noise."""
         self.plan(steps)
         with contextlib.suppress(DeterministicSolverError):
             self.plan(steps, eta=1.0)
@@ -111,7 +111,7 @@ class SolverContract(PartContract):
         np.testing.assert_allclose(found, image, atol=1e-3)
 
     def test_more_steps_are_more_accurate(self) -> None:
-        """Check the standard deviation of samples for images N(0, v), whose optimal network is known."""
+        """Check the standard deviation of samples for pixels N(0, v), whose optimal network is known."""
         for v in (0.1, 1.0, 4.0):
             scales = [
                 float(np.std(self.sampled(self.noise(), self.plan(steps), self.gaussian(v))))
@@ -130,7 +130,7 @@ class SolverContract(PartContract):
         np.testing.assert_allclose(np.concatenate(alone), together, rtol=1e-5, atol=1e-6)
 
     def test_its_arguments_are_unchanged(self) -> None:
-        """Check that the start is not overwritten, and that two samplings are independent."""
+        """Check that the initial noise is not overwritten, and that sampling again gives the same result."""
         x_t, plan = self.noise(), self.plan(5)
         first = self.sampled(x_t, plan, self.gaussian(0.5)).copy()
         np.testing.assert_array_equal(x_t, self.noise(), "x_t was overwritten")
@@ -138,7 +138,7 @@ class SolverContract(PartContract):
 
 
 class SubsetSearchContract(PartContract):
-    """For each size, increasing timesteps of the teacher with images close to the teacher's."""
+    """Tests of a subset search: for each size, increasing timesteps with images close to the teacher's."""
 
     kind = Kind.SEARCH
 
@@ -150,12 +150,12 @@ class SubsetSearchContract(PartContract):
         return _teacher(timesteps, noise)
 
     def found(self, teacher: Teacher, sizes: Iterable[int]) -> dict[int, NDArray[np.int64]]:
-        """Return the timesteps that the search found, after the host's checks."""
+        """Return the timesteps that the search finds, after the host's checks."""
         schedule = linear_schedule(_TIMESTEPS)
         return validation.checked_search(self.whole_part(), self.values(), schedule, teacher, sizes)
 
     def test_timesteps_of_every_size_are_valid_and_deterministic(self) -> None:
-        """Check all sizes up to the teacher's: repeated calls agree, and the teacher stays unchanged."""
+        """Check all sizes up to the teacher's: repeated calls agree, and the teacher is unchanged."""
         teacher = self.teacher()
         sizes = range(1, len(teacher.timesteps) + 1)
         one, other = (self.found(teacher, sizes) for _ in range(2))
@@ -164,14 +164,14 @@ class SubsetSearchContract(PartContract):
             np.testing.assert_array_equal(one[size], other[size], f"S = {size}")
 
     def test_a_size_does_not_depend_on_the_others(self) -> None:
-        """Check sizes one by one, because the host stores them separately."""
+        """Check each size by itself, because the host stores the sizes separately."""
         teacher = self.teacher()
         for size, timesteps in self.found(teacher, (2, 3, 5, 8)).items():
             [alone] = self.found(teacher, [size]).values()
             np.testing.assert_array_equal(alone, timesteps, f"S = {size}")
 
     def test_images_are_closer_to_the_teachers_than_with_random_timesteps(self) -> None:
-        """Compare the mean squared difference of DDIM's images with the median for random timesteps."""
+        """Check that the error of DDIM's images is below the median error for random timesteps."""
         teacher, rng = self.teacher(), np.random.default_rng(1)
 
         def error(timesteps: NDArray[np.int64]) -> float:

@@ -1,4 +1,4 @@
-"""Print lines on the terminal during a test, despite pytest's capture of output."""
+"""Print lines on the terminal during a test, although pytest captures output."""
 
 from __future__ import annotations
 

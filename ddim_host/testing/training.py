@@ -1,4 +1,4 @@
-"""Contracts of the parts used in training."""
+"""Contracts of the parts used for training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STANDARD_ERRORS = 6.0
 
 
 class NoiseScheduleContract(PartContract):
-    """Betas, float64 `(T,)`, in (0, 1); only the last may be 1.
+    """Tests of a noise schedule: betas, float64 `(T,)`, in (0, 1); only the last may be 1.
 
     Attributes:
         num_train_timesteps: The values of T to test.
@@ -40,12 +40,12 @@ class NoiseScheduleContract(PartContract):
 
     def betas(self, num_train_timesteps: int) -> NDArray[np.float64]:
         """Return the betas, after the host's checks."""
-        # The prediction type for which a schedule may end in pure noise.
+        # A prediction type that allows a schedule to end in pure noise.
         part, prediction = self.whole_part(), PREDICTION_TYPES[-1]
         return validation.checked_schedule(part, self.values(), num_train_timesteps, prediction).betas
 
     def test_betas_are_valid(self) -> None:
-        """Check dtype, shape and range, and that the schedule allows sampling."""
+        """Check the dtype, shape and range, and that the schedule can be used for sampling."""
         for timesteps in self.num_train_timesteps:
             self.betas(timesteps)
 
@@ -56,12 +56,12 @@ class NoiseScheduleContract(PartContract):
 
 
 class LossWeightingContract(PartContract):
-    """Factors per timestep, float64 `(T,)`, finite and not negative."""
+    """Tests of a loss weighting: a factor for each timestep, float64 `(T,)`, finite and not negative."""
 
     kind = Kind.LOSS_WEIGHTING
 
     def test_weights_are_valid_and_deterministic(self) -> None:
-        """Check dtype, shape and range for each prediction type, and that repeated calls agree."""
+        """Check the dtype, shape and range for each prediction type, and that repeated calls agree."""
         for timesteps, prediction_type in itertools.product((50, 1000), PREDICTION_TYPES):
             schedule = linear_schedule(timesteps)
             one, other = (
@@ -72,16 +72,16 @@ class LossWeightingContract(PartContract):
 
 
 class TimestepSamplerContract(PartContract):
-    """Timesteps, and the weights that correct the bias of drawing some more often."""
+    """Tests of a timestep sampler: timesteps, and weights that correct the bias of their distribution."""
 
     kind = Kind.TIMESTEP_SAMPLER
 
     def sampler(self, num_train_timesteps: int = 100) -> CheckedSampler:
-        """Return a new sampler with the host's checks of its draws."""
+        """Return a new sampler whose draws the host checks."""
         return CheckedSampler(self.whole_part(), self.values(), linear_schedule(num_train_timesteps))
 
     def taught(self, num_train_timesteps: int = 100) -> CheckedSampler:
-        """Return a sampler that has received losses that grow with the timestep, if it uses losses."""
+        """Return a sampler that, if it uses losses, has received losses that grow with the timestep."""
         sampler = self.sampler(num_train_timesteps)
         if sampler.needs_losses:
             t = np.arange(num_train_timesteps, dtype=np.int64)
@@ -92,7 +92,7 @@ class TimestepSamplerContract(PartContract):
 
     @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
     def test_draws_are_valid(self, batch_size: int) -> None:
-        """Check dtypes, shapes and ranges for several batch sizes, before and after updates."""
+        """Check the dtypes, shapes and ranges for several batch sizes, before and after updates."""
         for sampler in (self.sampler(), self.taught()):
             sampler.sample(batch_size, np.random.default_rng(0))
 
@@ -105,9 +105,8 @@ class TimestepSamplerContract(PartContract):
         sampler = self.taught()
         draws += [sampler.sample(64, np.random.default_rng(3)) for _ in range(2)]
         problem = (
-            "sample() draws other timesteps from an equal generator: it must use no other "
-            "randomness, and only "
-            "update() may change the sampler"
+            "sample() draws different timesteps from equal generators: it must use no other randomness, and "
+            "only update() may change the sampler"
         )
         for drawn in draws[1:]:
             for one, other in zip(drawn, draws[0], strict=True):
@@ -139,10 +138,10 @@ class TimestepSamplerContract(PartContract):
         for step in range(3):
             draws = [sampler.sample(32, np.random.default_rng(step)) for sampler in (original, restored)]
             np.testing.assert_array_equal(
-                draws[0][0], draws[1][0], "a restored sampler draws other timesteps"
+                draws[0][0], draws[1][0], "a restored sampler draws different timesteps"
             )
             np.testing.assert_array_equal(
-                draws[0][1], draws[1][1], "a restored sampler returns other weights"
+                draws[0][1], draws[1][1], "a restored sampler returns different weights"
             )
             losses = np.linspace(0.5, 1.5, 32, dtype=np.float32)
             for sampler in (original, restored):
@@ -159,7 +158,7 @@ class TimestepSamplerContract(PartContract):
 
 
 class LossContract(PartContract):
-    """One number per image, not reduced over the batch, using operators shared by all frameworks."""
+    """Tests of a loss: one number per image, not reduced over the batch, in every framework."""
 
     kind = Kind.LOSS
     _say: Callable[[str], None] = staticmethod(lambda _: None)
@@ -205,7 +204,7 @@ class LossContract(PartContract):
         assert (self.losses(target, target) <= self.losses(self.images(0), target)).all()
 
     def test_its_arguments_are_unchanged(self) -> None:
-        """Check that arguments are not overwritten, because they are used again."""
+        """Check that arguments are not overwritten, because the host uses them again."""
         arguments = self.images(0), self.images(1)
         copies = [array.copy() for array in arguments]
         self.losses(*arguments)
@@ -233,16 +232,18 @@ class LossContract(PartContract):
         assert done.returncode == 0, f"in {framework}: {done.stdout}\n{done.stderr}"
         found = np.array(json.loads(done.stdout.splitlines()[-1]), dtype=np.float32)
         expected = self.losses(self.images(0), self.images(1))
-        np.testing.assert_allclose(found, expected, rtol=1e-4, err_msg=f"{framework} computes another loss")
+        np.testing.assert_allclose(
+            found, expected, rtol=1e-4, err_msg=f"{framework} computes a different loss"
+        )
 
 
 class DatasetContract(PartContract):
-    """uint8 images of the declared shape, with separate train and test."""
+    """Tests of a data set: uint8 images of the declared shape, with separate training and test images."""
 
     kind = Kind.DATA
 
     def test_images_are_as_declared(self) -> None:
-        """Check dtype, shape and at least one image in each half, and that repeated reads agree."""
+        """Check the dtype and shape of training and test images, and that repeated reads agree."""
         source = validation.checked_source(self.whole_part(), self.values())
         assert source.description, "describe the images in one line"
         images = validation.checked_images(self.whole_part(), source)
@@ -253,4 +254,4 @@ class DatasetContract(PartContract):
             np.testing.assert_array_equal(
                 getattr(images, half), getattr(again, half), f"the {half} images differ from call to call"
             )
-        assert not np.shares_memory(images.train, images.test), "train and test share images"
+        assert not np.shares_memory(images.train, images.test), "the train and test images share memory"

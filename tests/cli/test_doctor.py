@@ -119,7 +119,7 @@ def test_framework_without_a_readable_result_is_a_failed_check(
     alone = {"DDIM_HOST_DISABLE_PLUGINS": "ddim-torch,ddim-jittor", "DDIM_HOST_KERNELS": "framework"}
     outcome = ddim_host("doctor", env={**site.env, **alone})
     assert outcome.code == 1
-    assert f"FAIL  own  its check ended with code {code} and no result" in outcome.out
+    assert f"FAIL  own  its check exited with code {code} without a result" in outcome.out
     assert "fix: ddim-host doctor --plugin own shows why" in outcome.out
     document = json.loads(ddim_host("doctor", "--json", env={**site.env, **alone}).out)
     assert document["sections"][-1]["version"] == "1.0"

@@ -88,7 +88,7 @@ def test_every_combination_has_a_score_with_its_protocol(evaluated: tuple[Path, 
     assert outcomes["grid"].out.count(" over subsets of these images), ") == 8
     assert "e+0" not in outcomes["grid"].out
     # Per seed and eta, three batches in three steps and in two steps.
-    work = "to measure        8 scores, 160 images: 60 network calls for batches of up to 8\n"
+    work = "to measure        8 scores, 160 images: 60 network calls with batches of up to 8\n"
     assert work in outcomes["grid"].out
     assert "to measure" not in outcomes["again"].out
     keys = list(numbers(run))

@@ -255,7 +255,7 @@ def test_timesteps_are_refined(
         assert set(after["timesteps"]) <= set(after["search"]["teacher_timesteps"])
         assert after["calls"] > before["calls"]
     assert any(after["timesteps"] != after["refined_from"] for after in refined)
-    assert f"refined           with {solver}, by the distance in {distance}" in outcome.out
+    assert f"refined           with {solver}, minimising the distance in {distance}" in outcome.out
     used = ddim_host("sample", run, *USE, "--steps", "2", "--out", tmp_path / "x.npz")
     assert used.code == 0
     assert json.loads((tmp_path / "x.json").read_text())["timesteps"] == refined[0]["timesteps"]

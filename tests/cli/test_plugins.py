@@ -69,7 +69,7 @@ def test_error_explains_why_a_plugin_cannot_import_a_framework(
     [row] = [
         row for name, row in rows.items() if name in (f"imports-{framework}", f"imports-from-{framework}")
     ]
-    assert f"'{framework}' cannot be imported here: this process runs no framework" in row["error"]
+    assert f"'{framework}' cannot be imported here: this process must not load a framework" in row["error"]
 
 
 @pytest.mark.parametrize("name", ["no-such-object", "no-reference"])

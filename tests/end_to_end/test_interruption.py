@@ -56,7 +56,7 @@ def test_signal_leaves_a_checkpoint_that_resumes_exactly(
     stopped = python(SIGNALLED, str(int(number)), str(at), "0", *options, "--out", path)
     assert stopped.code == 1, stopped.err
     assert f"interrupted after {at} steps; continue with: ddim-host run --resume --out {path}" in stopped.err
-    assert stopped.err.endswith(f"\nnote: a page of the training so far: ddim-host report {path}\n")
+    assert stopped.err.endswith(f"\nnote: for a page about the training so far: ddim-host report {path}\n")
     assert "Traceback" not in stopped.err
     assert RunDirectory(path).latest_checkpoint().name == f"step-{at:08d}"
     assert ddim_host("run", "--resume", "--out", path).code == 0

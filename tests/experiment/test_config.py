@@ -402,7 +402,7 @@ def test_dots_in_values_are_not_key_parts(read: Callable[[str], Request]) -> Non
 def test_oversized_file_is_not_read(read: Callable[[str], Request]) -> None:
     with pytest.raises(UserError, match="cannot read the configuration") as caught:
         read("# " + "x" * (4 << 20))
-    assert caught.value.why == "it has more than 4,194,304 bytes"
+    assert caught.value.why == "it is larger than 4,194,304 bytes"
 
 
 def test_unreadable_files_are_one_error(tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def test_dry_run_prints_the_split_and_what_training_does(
     done = in_process("run", "--plugin", "torch", "--data", data, "--dry-run")
     assert done.code == 0, done.err
     images_line = f"images            images in {grey}, 8 x 8, grey (all 12 are)\n"
-    assert images_line + " " * 18 + "mirrored at random in training; flip=false keeps left and" in done.out
+    assert images_line + " " * 18 + "mirrored at random in training; flip=false prevents this" in done.out
     assert done.out.endswith(
         "split             10 train, 2 test (1 in 10 by name for testing, from the first)\n"
         "                  fewer than 100 training images: the network will memorise them\n"

@@ -181,7 +181,7 @@ def test_a_framework_without_a_network_does_not_load(site: Site, in_process: Cal
     outcome = in_process("run", "--plugin", "own", "--dry-run")
     assert outcome.code == 2
     assert "framework plugin 'own' failed to load" in outcome.err
-    assert "a framework provides networks only, with the hook ddim_model_factories" in outcome.err
+    assert "a framework plugin must provide networks with the hook ddim_model_factories" in outcome.err
     assert "'ddim_host.plugins'" in outcome.err
 
 

@@ -120,7 +120,7 @@ def test_schedule_must_decrease_at_each_timestep(stretched: bool) -> None:
     checked = part(Kind.NOISE_SCHEDULE, returning(np.where(np.arange(10) == 4, 1e-17, 0.1)))
     with pytest.raises(UserError, match="cannot be used for sampling") as caught:
         validation.checked_schedule(checked, {}, 10, "v_prediction", rescale_zero_snr=stretched)
-    assert "it must fall at each timestep" in caught.value.why
+    assert "it must decrease at each timestep" in caught.value.why
 
 
 def test_a_schedule_can_be_stretched_to_pure_noise() -> None:
@@ -382,7 +382,7 @@ def test_loss_must_return_an_array_of_its_framework() -> None:
     loss = validation.checked_loss(part(Kind.LOSS, returning(np.ones(2))), {})
     images = Tensor((2, 1, 4, 4))
     assert re.fullmatch(
-        r"it must return an array of the framework that it was called with, \S*Tensor, not numpy.ndarray",
+        r"it must return an array of the same framework as its arguments, \S*Tensor, not numpy.ndarray",
         blamed(lambda: loss(images, images), Kind.LOSS),
     )
     good = part(Kind.LOSS, lambda p, t: np.ones(2) if isinstance(p, np.ndarray) else Tensor((2,)))
@@ -392,7 +392,7 @@ def test_loss_must_return_an_array_of_its_framework() -> None:
 def test_loss_that_is_not_finite_is_refused_before_the_run() -> None:
     with pytest.raises(UserError, match="cannot be used for training") as caught:
         validation.checked_loss(part(Kind.LOSS, returning(np.array([np.nan, 1.0]))), {})
-    assert caught.value.why == "its losses of two small images are nan and 1"
+    assert caught.value.why == "its losses for two small images are nan and 1"
 
 
 def test_error_of_a_loss_describes_its_arguments() -> None:
@@ -400,7 +400,9 @@ def test_error_of_a_loss_describes_its_arguments() -> None:
         validation.checked_loss(part(Kind.LOSS, lambda p, t: p.size()), {})
     assert caught.value.why.startswith("it raised TypeError: 'int' object is not callable")
     [note] = caught.value.notes
-    assert note.startswith("it was called with NumPy arrays of shape (2, 3, 4, 4), and may use only what all")
+    assert note.startswith(
+        "it was called with NumPy arrays of shape (2, 3, 4, 4), and may use only operations"
+    )
 
 
 def test_error_of_a_loss_that_imports_a_framework_says_so_first(

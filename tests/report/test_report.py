@@ -663,7 +663,7 @@ def test_without_a_name_the_page_is_written_to_the_current_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = in_process("compare", *runs)
-    assert f"wrote comparison.html into the current folder, {tmp_path}\n" in outcome.out
+    assert f"wrote comparison.html in the current folder, {tmp_path}\n" in outcome.out
     assert (tmp_path / "comparison.html").is_file()
 
 

@@ -140,7 +140,7 @@ def test_other_images_are_noted(before: Run, after: dict[str, Run], name: str) -
     outcome = after[name].outcome
     assert outcome.code == 0, outcome.err
     config = before.path / "config.toml"
-    assert f"note: these are not the images of {config}: the run was trained on 10 train" in outcome.err
+    assert f"note: these images differ from those of {config}: the run was trained on 10 train" in outcome.err
 
 
 def test_new_run_stores_its_own_images(before: Run, after: dict[str, Run]) -> None:

@@ -117,14 +117,14 @@ def test_invalid_names_are_refused(name: str) -> None:
 def test_keyword_of_python_is_refused_for_that_reason() -> None:
     with pytest.raises(UserError, match="'class' is not a valid name") as caught:
         new_plugin("class", Kind.LOSS)
-    assert caught.value.why == "'class' is a keyword of Python, so no function can have this name"
+    assert caught.value.why == "'class' is a Python keyword, so no function can have this name"
     assert caught.value.fix == "choose another name, such as my-class"
 
 
 @pytest.mark.usefixtures("site_of_others")
 def test_name_of_an_installed_plugin_can_be_freed(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
     err = in_process("new-plugin", "there", "--kind", "loss", "--out", tmp_path / "new").err
-    assert "fix: choose another name, or first remove the other one: pip uninstall ddim-there\n" in err
+    assert "fix: choose another name, or first uninstall the existing one: pip uninstall ddim-there\n" in err
 
 
 @pytest.mark.parametrize(("name", "renamed"), [("my-strata", True), ("strata", False), ("my_strata", False)])

@@ -19,7 +19,7 @@ BROKEN = {
     ),
     "wrong-signature": (
         "@hookimpl\ndef ddim_losses(config):\n    return {}",
-        "ValueError: ddim_losses(config): hooks have no arguments in this ddim-host, 0.1.0",
+        "ValueError: ddim_losses(config): hooks take no arguments in ddim-host 0.1.0",
     ),
     "no-hooks": ("", "it implements no hook; is @hookimpl missing?"),
     "no-hookimpl": ("def ddim_losses():\n    return {}", "it implements no hook; is @hookimpl missing?"),
@@ -27,15 +27,15 @@ BROKEN = {
     "hook-exits": ("@hookimpl\ndef ddim_losses():\n    raise SystemExit", "SystemExit"),
     "gives-a-network": (
         "@hookimpl\ndef ddim_model_factories():\n    return {'unet': abs}",
-        "the hook ddim_model_factories is for frameworks only; their entry-point group is 'ddim_host.fra",
+        "the hook ddim_model_factories is only for plugins in the entry-point group 'ddim_host.fra",
     ),
-    "checks-machine": ("@hookimpl\ndef ddim_machine_checks():\n    return []", "is for frameworks only"),
+    "checks-machine": ("@hookimpl\ndef ddim_machine_checks():\n    return []", "is only for plugins in"),
     "returns-list": (HOOK + "[abs]", "ddim_losses returned a list, not a dict of parts"),
-    "not-callable": (HOOK + "{'three': 3}", "ddim_losses: 'three' is a int, not a callable"),
-    "name-with-space": (HOOK + "{'a b': abs}", "ddim_losses: 'a b' is not a valid name of a part"),
-    "name-with-colon": (HOOK + "{'a:b': abs}", "ddim_losses: 'a:b' is not a valid name of a part"),
-    "name-with-slash": (HOOK + "{'a/b': abs}", "ddim_losses: 'a/b' is not a valid name of a part"),
-    "name-empty": (HOOK + "{'': abs}", "ddim_losses: '' is not a valid name of a part"),
-    "name-no-text": (HOOK + "{1: abs}", "ddim_losses: 1 is not a valid name of a part"),
+    "not-callable": (HOOK + "{'three': 3}", "ddim_losses: 'three' must be callable, but its type is int"),
+    "name-with-space": (HOOK + "{'a b': abs}", "ddim_losses: 'a b' is not a valid part name"),
+    "name-with-colon": (HOOK + "{'a:b': abs}", "ddim_losses: 'a:b' is not a valid part name"),
+    "name-with-slash": (HOOK + "{'a/b': abs}", "ddim_losses: 'a/b' is not a valid part name"),
+    "name-empty": (HOOK + "{'': abs}", "ddim_losses: '' is not a valid part name"),
+    "name-no-text": (HOOK + "{1: abs}", "ddim_losses: 1 is not a valid part name"),
 }
 """Distribution name -> source of its module, and a part of its error."""

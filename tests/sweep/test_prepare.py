@@ -67,7 +67,7 @@ def test_prepare_runs_nothing_and_prints_the_next_commands(
     assert (
         said[0]
         == f"wrote {folder / 'jobs.txt'}: 4 training commands, one per line, to run in any order on any "
-        "machine;"
+        "machine"
     )
     assert said[1].endswith(f"parallel < '{folder / 'jobs.txt'}'")
     assert shlex.split(said[2])[1:] == ["ddim-host", "sweep", f"--out={folder}", "--evaluate", *EVALUATION]

@@ -75,7 +75,7 @@ def test_download_shows_a_progress_bar(
         ("whole", ("0" * 32, len(CONTENT)), "MD5"),
         ("whole", (MD5, len(CONTENT) - 1), "more than"),
         ("unsized", (MD5, len(CONTENT) - 1), "more than"),
-        ("short", (MD5, len(CONTENT)), "broke off"),
+        ("short", (MD5, len(CONTENT)), "connection was lost"),
         ("missing", (MD5, len(CONTENT)), "404"),
     ],
 )

@@ -104,7 +104,7 @@ def test_texts_are_read_up_to_a_limit_and_never_from_pipes(
     path = tmp_path / "a"
     path.write_bytes(b"1234")
     assert read_text(path, 4) == "1234"
-    with pytest.raises(OSError, match="more than 3 bytes"):
+    with pytest.raises(OSError, match="larger than 3 bytes"):
         read_text(path, 3)
     os.mkfifo(tmp_path / "pipe")
     for other in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):

@@ -141,7 +141,7 @@ def test_frameworks_that_do_not_work_are_skipped(site: Site, monkeypatch: pytest
     site.plugin("no-framework", losses("own"), entry="none", group="frameworks")
     test = "test_it_is_the_same_in_every_framework"
     tested = type("Tested", (LossContract,), {"part": staticmethod(mse)})()
-    for framework, reason in (("broken", "no driver"), ("none", "a framework provides networks")):
+    for framework, reason in (("broken", "no driver"), ("none", "a framework plugin must provide networks")):
         with pytest.raises(pytest.skip.Exception, match=reason):
             getattr(tested, test)(framework)
 
@@ -210,7 +210,7 @@ class Shared(Importance):
         (Biased, "test_weights_correct_the_bias", "the weights are biased"),
         (OwnRandomness, "test_all_randomness_comes_from_the_generator", "must use no other randomness"),
         (Counting, "test_all_randomness_comes_from_the_generator", r"update\(\) may change the sampler"),
-        (Forgetful, "test_its_state_can_be_restored", "a restored sampler draws other timesteps"),
+        (Forgetful, "test_its_state_can_be_restored", "a restored sampler draws different timesteps"),
         (Shared, "test_its_state_is_a_copy", "losses is not a copy"),
     ],
 )
@@ -238,7 +238,7 @@ def test_data_sets() -> None:
     zeros = np.zeros((3, 4, 4, 1), dtype=np.uint8)
     test = "test_images_are_as_declared"
     fails(DatasetContract, source(zeros.copy, lambda: zeros[0]), test, "test images must be uint8 of shape")
-    fails(DatasetContract, source(lambda: zeros, lambda: zeros), test, "share images")
+    fails(DatasetContract, source(lambda: zeros, lambda: zeros), test, "share memory")
     fails(DatasetContract, source(zeros.copy, zeros.copy, ""), test, "describe the images")
     rng = np.random.default_rng()
     noise = source(lambda: rng.integers(0, 256, zeros.shape, np.uint8), zeros.copy)
