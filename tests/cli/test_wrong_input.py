@@ -132,7 +132,7 @@ def refused(
         ("--data images:path=/no/where", "cannot open /no/where\n  why: No such file or directory\n"),
         ("--data images:path=~nosuchuser/x", "there is no home folder ~nosuchuser"),
         ("--lr-warmup-steps 1000000000001", "from 0 to 1,000,000,000,000"),
-        ("--model unet:attention_resolutions=3", "contains 3, but the levels have 8, 4 pixels"),
+        ("--model unet:attention_resolutions=3", "contains 3, but the levels are 8, 4 pixels high"),
         ("--model unet:attention_resolutions=3", "fix: set attention_resolutions=8 in the parameters"),
         ("--model unet:base_channels=12", "fix: set num_groups=3 in the parameters of --model"),
         ("--data images:path=/dev/null", "/dev/null is neither a folder nor a file"),
