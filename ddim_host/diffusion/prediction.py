@@ -53,7 +53,7 @@ def prediction_target(
 def epsilon_error_ratio(prediction_type: PredictionType, schedule: NoiseSchedule) -> NDArray[np.float64]:
     """Return the ratio of the squared error of epsilon to the squared error of the prediction.
 
-    For a given x_t the three predictions are linear functions of each other, so their squared errors differ
+    For a given x_t, the three predictions are linear functions of each other, so their squared errors differ
     by a factor: 1 for epsilon, the signal-to-noise ratio for x_start, and alphas_cumprod for v. A loss weight
     defined for epsilon, multiplied by this ratio, gives the same objective for another prediction type.
 

@@ -99,7 +99,7 @@ class ConfigFile:
 
     @property
     def fingerprint(self) -> DataFingerprint | None:
-        """The fingerprint of the training images; None in a file written by hand or of an imported run.
+        """The fingerprint of the training images; None for an imported run or a file written by hand.
 
         Raises:
             UserError: The file of a run does not record it.

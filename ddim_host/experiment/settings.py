@@ -118,7 +118,7 @@ SETTINGS: dict[str, Setting] = {
         ),
         _count("num_images", 64, "number of images to sample", most=MAX_IMAGES),
         _count("train_steps", None, "length of training in optimizer steps"),
-        _count("epochs", None, "length of training in passes over the images, instead of train_steps"),
+        _count("epochs", None, "length of training in epochs, instead of train_steps"),
         _count("batch_size", None, "images per step, in training and sampling", most=100_000),
         Setting("lr", float, None, "learning rate of Adam", lambda x: x > 0, "above 0"),
         Setting(
@@ -138,7 +138,7 @@ SETTINGS: dict[str, Setting] = {
             "sample_every", int, "auto",
             "training steps between sample grids, all from the same noise; auto: ten grids; none or 0: no "
             "grids",
-            lambda n: 0 <= n <= MAX_STEPS, f"from 0 to {MAX_STEPS:,}, or auto or none",
+            lambda n: 0 <= n <= MAX_STEPS, f"from 0 to {MAX_STEPS:,}, auto or none",
             words={"auto": "auto", "none": 0},
         ),
         Setting(

@@ -32,7 +32,7 @@ def linear(
         float64 `(T,)`.
 
     Raises:
-        UserError: A beta would leave (0, 1): T <= 20 with the default ends.
+        UserError: A beta would be outside (0, 1), as with T <= 20 and the default ends.
     """
     start, end = _scaled_ends("linear", num_train_timesteps, beta_start, beta_end)
     return np.linspace(start, end, num_train_timesteps, dtype=np.float64)
@@ -54,7 +54,7 @@ def quad(
         float64 `(T,)`.
 
     Raises:
-        UserError: A beta would leave (0, 1): T <= 20 with the default ends.
+        UserError: A beta would be outside (0, 1), as with T <= 20 and the default ends.
     """
     start, end = _scaled_ends("quad", num_train_timesteps, beta_start, beta_end)
     roots = np.linspace(math.sqrt(start), math.sqrt(end), num_train_timesteps, dtype=np.float64)
@@ -77,7 +77,7 @@ def sigmoid(
         float64 `(T,)`.
 
     Raises:
-        UserError: A beta could leave (0, 1): T <= 20 with the default ends.
+        UserError: A beta could be outside (0, 1), as with T <= 20 and the default ends.
     """
     start, end = _scaled_ends("sigmoid", num_train_timesteps, beta_start, beta_end)
     x = np.linspace(-6.0, 6.0, num_train_timesteps, dtype=np.float64)

@@ -117,7 +117,7 @@ def explicit(schedule: NoiseSchedule, num_inference_steps: int, *, t: tuple[int,
         int64 `(S,)`.
 
     Raises:
-        UserError: The list is not S long, does not increase, or leaves [0, T).
+        UserError: The list is not S long, not strictly increasing, or not within [0, T).
     """
     timesteps = schedule.num_train_timesteps
     previous = -1

@@ -124,8 +124,9 @@ def test_description_has_the_split_until_the_images_are_known(
     monkeypatch.setattr("ddim_host.parts.datasets.image_files._CLOCK_NANOSECONDS", -(10**12))
     path = folder_of(tmp_path / "coloured", np.stack([GREY, GREY // 2, GREY // 3], axis=3), "RGB")
     source = images(path=path)
-    rule = "train/ and test/ if it has both, otherwise 1 in 10 for testing, by name, starting with the first"
-    assert source.description == f"images in {path}, 8 x 8, RGB; split: {rule}"
+    rule = "1 in 10 for testing, by name, starting with the first"
+    split = f"folders train/ and test/ if present, otherwise {rule}"
+    assert source.description == f"images in {path}, 8 x 8, RGB; split: {split}"
     source.load()
     source = images(path=path)
     assert source.description == f"images in {path}, 8 x 8, RGB"

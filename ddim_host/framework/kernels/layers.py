@@ -1,4 +1,4 @@
-"""Helpers for layers built on the kernels: cached weights, channel counts."""
+"""Helpers for layers that use the kernels: cached weights and channel counts."""
 
 from __future__ import annotations
 

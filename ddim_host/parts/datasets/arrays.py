@@ -172,7 +172,7 @@ def open_npz(path: Path) -> ImageArray | Joined:
         raise UserError(
             f"cannot tell which arrays in {printable(path)} are images",
             why=f"its arrays: {shown}",
-            fix="name one of them `images`, or two `x_train` and `x_test`",
+            fix="name one of them `images`, or two of them `x_train` and `x_test`",
         )
     return next(iter(arrays.values()))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# This NumPy function is not annotated.
+# This NumPy function has no type annotations.
 _write_npy_header: Callable[[BinaryIO, dict[str, object]], None] = np.lib.format.write_array_header_1_0
 
 

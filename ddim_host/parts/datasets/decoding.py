@@ -192,7 +192,7 @@ def _pixels(image: Image.Image, resize_to: int | None, channels: int | None) -> 
 
 @contextlib.contextmanager
 def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
-    """Open an image and read its header; convert any exception of Pillow in the block to a `UserError`."""
+    """Open an image and read its header; convert any exception in the block to a `UserError`."""
     if not data:
         raise _unreadable(name, "the file is empty")
     try:

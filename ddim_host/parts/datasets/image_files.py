@@ -104,7 +104,7 @@ class Joined:
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a relative name is that of an image file, not hidden and not below `__MACOSX`."""
+    """Return whether a relative name is that of an image file, neither hidden nor below `__MACOSX`."""
     return name.lower().endswith(EXTENSIONS) and not is_hidden(name)
 
 

@@ -116,7 +116,7 @@ def images(
             recipe = replace(recipe, channels=3, all_grey=False)
         known = open_decoded(recipe)
     colour = "RGB" if recipe.channels == 3 else "grey"
-    split = "" if known else f"; split: train/ and test/ if it has both, otherwise {by_name(every)}"
+    split = "" if known else f"; split: folders train/ and test/ if present, otherwise {by_name(every)}"
     return DataSource(
         image_shape=recipe.shape,
         random_flip=flip,
@@ -184,7 +184,7 @@ def _first_image(path: Path, size: int | None, *, skip_broken: bool) -> _First:
     if width > MAX_IMAGE_SIZE:
         raise UserError(
             f"{printable(name)} in {printable(path)} is too large: it is {width} x {height} pixels",
-            why=f"images may be at most {MAX_IMAGE_SIZE} x {MAX_IMAGE_SIZE}",
+            why=f"images may have at most {MAX_IMAGE_SIZE} x {MAX_IMAGE_SIZE} pixels",
             fix=RESIZE.format(32),
         )
     return _First(name, data, width)
