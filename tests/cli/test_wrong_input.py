@@ -79,8 +79,8 @@ def refused(
         ("--model unet:scale_shift=2", "parameter 'scale_shift' of model 'unet' must be true or "
             "false, not '2'"),
         ("--model unet:downsample_padding=2", "downsample_padding must be 0 or 1"),
-        ("--model unet:channel_multipliers=0", "channel_multipliers must be"),
-        ("--model unet:channel_multipliers=", "channel_multipliers must be"),
+        ("--model unet:channel_multipliers=0", "channel_multipliers must contain"),
+        ("--model unet:channel_multipliers=", "channel_multipliers must contain"),
         ("--model unet:num_res_blocks=0", "num_res_blocks must be from 1 to 100"),
         ("--model unet:attention_head_dim=5", "64 channels cannot be divided into heads of 5"),
         ("--model unet:dropout=1", "dropout must be a number in [0, 1)"),
