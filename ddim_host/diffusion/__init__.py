@@ -6,7 +6,7 @@ trajectory     the explicit steps `(t, t_prev)` and their coefficients for one e
 prediction     the network's target: the noise, the clean image or v
 ddim           one step, written once for arrays of any framework
 solvers        integration of the steps: DDIM, DPM-Solver++(2M), iPNDM, UniPC, Heun
-search         the timesteps with the least error for a trained network
+search         a search for the timesteps with the least error, given a trained network
 interpolation  spherical interpolation between two noise samples
 """
 

@@ -19,13 +19,13 @@ Tensor = TypeVar("Tensor", bound=Any)
 
 
 def ddim_arrival(x_start: Tensor, noise: Tensor, step: DDIMStep, fresh_noise: Tensor | None = None) -> Tensor:
-    """Return x at the end of a step (arXiv 2010.02502, equation 12).
+    """Compute x at the end of a step (arXiv 2010.02502, equation 12).
 
     Args:
         x_start: Predicted clean image, `(B, ...)`.
         noise: The corresponding epsilon, of the same shape.
         step: The step.
-        fresh_noise: Standard normal, of the same shape; needed if `step.sigma` > 0.
+        fresh_noise: Standard normal noise of the same shape; needed if `step.sigma` > 0.
 
     Returns:
         x_(t_prev), of the same shape.
@@ -58,12 +58,12 @@ def ddim_step(
         prediction: Output of the network at `step.t`, of the same shape.
         step: The step.
         prediction_type: Type of the prediction.
-        fresh_noise: Standard normal, of the same shape; needed if `step.sigma` > 0.
+        fresh_noise: Standard normal noise of the same shape; needed if `step.sigma` > 0.
         limit: Limit on the absolute value of the predicted x_start; None for no limit.
         clip: `clip(tensor, low, high)` of the framework; needed if `limit` is given.
 
     Returns:
-        `(x_prev, x_start)`, both of the shape of `x_t`; x_start after clipping.
+        `(x_prev, x_start)`, both of the shape of `x_t`; x_start is clipped if there is a limit.
 
     Raises:
         ValueError: `step.sigma` > 0 and `fresh_noise` is None, or a limit is given and `clip` is None.

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 def slerp(start: NDArray[np.float32], end: NDArray[np.float32], fraction: float) -> NDArray[np.float32]:
     """Interpolate spherically between two noise samples (arXiv 2010.02502, section D.5).
 
-    `sin((1 - f) theta) / sin(theta) start + sin(f theta) / sin(theta) end`, with theta the angle between the
-    two as vectors. Halfway along a straight line, the noise would be too weak by a factor of sqrt(2), and the
-    network would draw washed-out images; on the sphere the noise keeps its strength.
+    `sin((1 - f) theta) / sin(theta) start + sin(f theta) / sin(theta) end`, where theta is the angle between
+    the two as vectors. Halfway along a straight line, the noise would be too weak by a factor of sqrt(2), and
+    the network would draw washed-out images; on the sphere, the noise keeps its strength.
 
     Args:
         start: float32, any shape, not zero.

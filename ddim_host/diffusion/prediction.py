@@ -53,7 +53,7 @@ def prediction_target(
 def epsilon_error_ratio(prediction_type: PredictionType, schedule: NoiseSchedule) -> NDArray[np.float64]:
     """Return the ratio of the squared error of epsilon to the squared error of the prediction.
 
-    For a given x_t the three predictions are linear functions of each other, so their squared errors differ
+    For a given x_t, the three predictions are linear functions of each other, so their squared errors differ
     by a factor: 1 for epsilon, the signal-to-noise ratio for x_start, and alphas_cumprod for v. A loss weight
     defined for epsilon, multiplied by this ratio, gives the same objective for another prediction type.
 
@@ -70,7 +70,7 @@ def epsilon_error_ratio(prediction_type: PredictionType, schedule: NoiseSchedule
 
 
 def predict_x_start(x_t: Tensor, noise: Tensor, alpha_cumprod: float) -> Tensor:
-    """Return the clean image implied by x_t and its noise (arXiv 2010.02502, equation 9).
+    """Compute the clean image implied by x_t and its noise (arXiv 2010.02502, equation 9).
 
     Args:
         x_t: `(B, ...)`.
@@ -96,7 +96,7 @@ def image_and_noise(
     """Split x_t, at the start of a step, into the predicted clean image and noise.
 
     With a limit, the predicted x_start is clipped and epsilon is recomputed, so that the two still add up to
-    x_t. This requires noise in x_t, so a step from the clean image has no limit.
+    x_t. This requires noise in x_t, so a step from the clean image must have no limit.
 
     Args:
         x_t: `(B, ...)`.
@@ -117,7 +117,7 @@ def image_and_noise(
     if limit is None:
         return x_start, noise
     if clip is None:
-        raise ValueError("limiting x_start needs a clip function")
+        raise ValueError("limiting x_start requires a clip function")
     x_start = clip(x_start, -limit, limit)
     return x_start, (x_t - math.sqrt(step.alpha_cumprod) * x_start) / math.sqrt(1.0 - step.alpha_cumprod)
 

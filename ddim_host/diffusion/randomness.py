@@ -22,29 +22,29 @@ class Stream(IntEnum):
     """Purpose of a stream of random numbers. Results depend on the values: never change or reuse one."""
 
     INITIAL_WEIGHTS = 1
-    """step 0; index: position of the parameter."""
+    """Initial weights; `step` is 0, `index` the position of the parameter."""
     IMAGE_ORDER = 2
-    """step: epoch."""
+    """Order of the training images; `step` is the epoch."""
     FLIP = 3
-    """step: epoch."""
+    """Random mirroring of training images; `step` is the epoch."""
     TIMESTEPS = 4
-    """step: training step."""
+    """Timesteps of a training batch; `step` is the training step."""
     TRAINING_NOISE = 5
-    """step: epoch; index: image."""
+    """Noise added to training images; `step` is the epoch, `index` the image."""
     DROPOUT = 6
-    """step: training step."""
+    """Seeds for dropout; `step` is the training step."""
     TEST_TIMESTEPS = 7
-    """step 0."""
+    """Timesteps for the test loss; `step` is 0."""
     TEST_NOISE = 8
-    """step 0; index: image."""
+    """Noise for the test loss; `step` is 0, `index` the image."""
     SAMPLE_START = 9
-    """x_T. step 0; index: sample."""
+    """x_T of samples; `step` is 0, `index` the sample."""
     SAMPLE_NOISE = 10
-    """Noise added with eta > 0. step: timestep; index: sample."""
+    """Noise added while sampling with eta > 0; `step` is the timestep, `index` the sample."""
     KERNEL_SUBSETS = 11
-    """Subsets over which the kernel distance is averaged. step 0."""
+    """Subsets over which the kernel distance is averaged; `step` is 0."""
     SEARCH_START = 12
-    """x_T of the images used by searches for timestep subsets. step 0; index: image."""
+    """x_T of the images used by searches for timestep subsets; `step` is 0, `index` the image."""
 
 
 def generator(seed: int, stream: Stream, *, step: int = 0, index: int = 0) -> np.random.Generator:
@@ -53,8 +53,8 @@ def generator(seed: int, stream: Stream, *, step: int = 0, index: int = 0) -> np
     Args:
         seed: In [0, 2^63).
         stream: The purpose of the random numbers.
-        step: Not negative; see `Stream` for its meaning.
-        index: Not negative; see `Stream` for its meaning.
+        step: At least 0; see `Stream` for its meaning.
+        index: At least 0; see `Stream` for its meaning.
     """
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, step, index, 0]))
 
@@ -67,7 +67,7 @@ def normal_images(
     indices: Iterable[int],
     shape: tuple[int, ...],
 ) -> NDArray[np.float32]:
-    """Draw standard normal noise, each image separately.
+    """Draw standard normal noise for each image separately.
 
     Args:
         seed: In [0, 2^63).

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 class NoiseSchedule:
     """Noise schedule derived from betas: q(x_t | x_start) = N(sqrt(abar_t) x_start, (1 - abar_t) I).
 
-    In the notation of DDPM (arXiv 2006.11239, equation 4) abar_t is the product of 1 - beta_s for s <= t.
+    In the notation of DDPM (arXiv 2006.11239, equation 4), abar_t is the product of 1 - beta_s for s <= t.
     Timesteps run from 0 to T - 1; timestep -1 is the clean image, where abar is exactly 1.
 
     Args:
-        betas: `(T,)`, each strictly between 0 and 1; the last one may be 1, and x_(T-1) is then pure noise.
+        betas: `(T,)`, each strictly between 0 and 1; the last one may be 1, so that x_(T-1) is pure noise.
 
     Attributes:
         betas: float64 `(T,)`, read-only, as are the tables below.
-        alphas_cumprod: The abar_t, float64 `(T,)`, strictly decreasing.
+        alphas_cumprod: float64 `(T,)`, the abar_t, strictly decreasing.
         sqrt_alphas_cumprod: float64 `(T,)`, the share of the image in x_t.
         sqrt_one_minus_alphas_cumprod: float64 `(T,)`, the standard deviation of the noise in x_t.
 
@@ -32,7 +32,7 @@ class NoiseSchedule:
     def __init__(self, betas: ArrayLike) -> None:
         values = np.array(betas, dtype=np.float64)
         if values.ndim != 1 or values.size == 0:
-            raise ValueError(f"betas must be a non-empty vector, not of shape {values.shape}")
+            raise ValueError(f"betas must be a non-empty vector, not an array of shape {values.shape}")
         if not np.all((values > 0.0) & (values <= 1.0)) or np.any(values[:-1] == 1.0):
             raise ValueError("every beta must be strictly between 0 and 1; the last one may be 1")
         self.betas = _read_only(values)
@@ -41,7 +41,7 @@ class NoiseSchedule:
         self.sqrt_one_minus_alphas_cumprod = _read_only(np.sqrt(1.0 - self.alphas_cumprod))
 
     def rescaled_to_zero_snr(self) -> NoiseSchedule:
-        """Return this schedule stretched to end in pure noise (arXiv 2305.08891, algorithm 1).
+        """Return a copy of this schedule, rescaled to end in pure noise (arXiv 2305.08891, algorithm 1).
 
         sqrt(abar) is shifted to 0 at the last timestep, and scaled to keep its value at the first.
 
@@ -91,7 +91,7 @@ class NoiseSchedule:
         return image_share * x_start + noise_share * noise
 
     def shares(self, t: NDArray[np.int64], ndim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the shares of image and noise in x_t.
+        """Return the factors of image and noise in x_t.
 
         Args:
             t: int64 `(B,)` in [0, T).

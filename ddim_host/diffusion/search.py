@@ -1,11 +1,11 @@
 """The best S timesteps for a trained network: a shortest path over the jumps of a teacher's trajectory.
 
 A teacher, DDIM with many steps and eta 0, samples some images. The error of a jump between two of its
-timesteps is the difference between DDIM's result, from the teacher's state at the first, and the teacher's
-state at the second. The part of an error that reaches the image depends on its direction: along a principal
-component of the teacher's images with variance lambda, the flow of Gaussian data shrinks a deviation of x_t
-by sqrt(lambda / (abar lambda + 1 - abar)). The squares of these transported errors add up along a path, and
-dynamic programming finds the path with exactly S network calls, for all S at once.
+timesteps is the difference, at the second, between the result of one DDIM step from the teacher's state at
+the first and the teacher's state. The part of an error that reaches the image depends on its direction: along
+a principal component of the teacher's images with variance lambda, the flow of Gaussian data shrinks a
+deviation of x_t by sqrt(lambda / (abar lambda + 1 - abar)). The squares of these transported errors add up
+along a path, and dynamic programming finds the best path with exactly S network calls, for all S at once.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """Predictions of a teacher, DDIM with many steps and eta 0, from noise to N images of D numbers.
+    """Predictions of a teacher, DDIM with many steps and eta 0, which turns noise into N images of D values.
 
     Attributes:
         timesteps: int64 `(G,)`, strictly increasing.
         noise: float32 `(N, D)`, x at the last timestep, which may be below T - 1.
-        x_start: float32 `(G, N, D)`, the predicted x_start at each timestep; at the first timestep, the
-            images.
+        x_start: float32 `(G, N, D)`, the predicted x_start at each timestep; at the first timestep, these are
+            the images.
     """
 
     timesteps: NDArray[np.int64]
@@ -41,7 +41,7 @@ class Teacher:
     x_start: NDArray[np.float32]
 
     def states(self, schedule: NoiseSchedule) -> NDArray[np.float64]:
-        """Return x at each timestep, `(G, N, D)`, from the teacher's DDIM steps; at the last one, the noise.
+        """Return the teacher's x at each timestep, `(G, N, D)`; at the last one, this is the noise.
 
         Args:
             schedule: The noise schedule of the network.
@@ -53,13 +53,13 @@ class Teacher:
 
 @dataclass(frozen=True, eq=False)
 class JumpErrors:
-    """Contribution of each jump to the mean squared error of a pixel, float64, over G timesteps.
+    """Contributions of jumps between G timesteps to the mean squared error of a pixel, in float64.
 
     Attributes:
-        start: `(G,)`: from pure noise at a timestep.
-        between: `(G, G)`: from the timestep of the row down to that of the column; infinite for all other
+        start: `(G,)`, of starting from pure noise at each timestep.
+        between: `(G, G)`, of jumping from the row's timestep down to the column's; infinite for all other
             pairs.
-        end: `(G,)`: from a timestep to the clean image.
+        end: `(G,)`, of jumping from each timestep to the clean image.
     """
 
     start: NDArray[np.float64]
@@ -104,7 +104,7 @@ def jump_errors(schedule: NoiseSchedule, teacher: Teacher) -> JumpErrors:
         from_states = states[above] * ratio[:, None, None]
         from_images = x_start[above] * (share[to] - ratio * share[above])[:, None, None]
         between[above, to] = mean_square(from_states + from_images - states[to], to)
-    # At the clean image nothing shrinks an error, not even outside the span of the components.
+    # Errors at the clean image are not shrunk, and include those outside the span of the components.
     end = [np.square(predicted.astype(np.float64) - images).mean() for predicted in teacher.x_start]
     start = [float(mean_square(noise - states[position], position)) for position in range(count)]
     return JumpErrors(np.array(start), between, np.array(end))
@@ -160,10 +160,10 @@ def shortest_paths(errors: JumpErrors, sizes: Iterable[int]) -> dict[int, tuple[
 def descend(
     start: Sequence[int], count: int, loss: Callable[[tuple[int, ...]], float], strides: Iterable[int]
 ) -> tuple[int, ...]:
-    """Lower a loss by moving one position at a time: coordinate descent.
+    """Minimise a loss by coordinate descent, moving one position at a time.
 
-    For each stride, every position moves by it once down and once up, starting with the last position, and
-    keeps a move that lowers the loss. Positions remain increasing, and no combination is tried twice.
+    For each stride, every position in turn, from the last to the first, is moved down and up by the stride. A
+    move that lowers the loss is kept. Positions remain increasing, and no combination is tried twice.
 
     Args:
         start: Increasing positions in [0, `count`).

@@ -1,7 +1,7 @@
-"""Solvers that take the steps from noise to image, for arrays of any framework.
+"""Solvers that step from noise to image, for arrays of any framework.
 
-A solver is a generator. At the start of each step it asks `predict` for the image and the noise in x, moves x
-to the end of the step, and yields; its local variables hold what later steps need.
+A solver is a generator. In each step, it calls `predict` to get the image and the noise in x, moves x to the
+end of the step, and yields. Its local variables store the values that later steps need.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def ddim(
         x_t: `(B, ...)` at the start of the first step.
         steps: The steps, in the order of sampling.
         predict: `(x_t, step) -> (x_start, noise)`, a network call.
-        fresh_noise: `(step) -> ` standard normal of the shape of `x_t`.
+        fresh_noise: `(step) -> noise`, standard normal, of the shape of `x_t`.
 
     Yields:
         x at the end of each step, and the predicted x_start.
@@ -51,9 +51,9 @@ def dpmpp_2m(
 ) -> Iterator[tuple[Any, Any]]:
     """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2): second order, one network call per step; eta 0 only.
 
-    x_start is extrapolated from the last two predictions, along half the log SNR. The first step is of first
-    order because it has no earlier prediction, and so is the step to the clean image, where the log SNR is
-    infinite.
+    x_start is extrapolated from the last two predictions as a function of half the log SNR. The first step is
+    of first order because there is no earlier prediction, and the step to the clean image because the log SNR
+    is infinite there.
 
     Args:
         x_t: `(B, ...)` at the start of the first step.
@@ -77,8 +77,8 @@ def ipndm(
     """Improved PNDM with two predictions (arXiv 2204.13902, appendix A): second order; eta 0 only.
 
     Each step is a DDIM step with the noise of the two-step Adams-Bashforth rule, `1.5 noise - 0.5 previous
-    noise`. The rule assumes evenly spaced timesteps, but is applied to all. The first step is a plain DDIM
-    step.
+    noise`. The rule assumes evenly spaced timesteps, but is applied to any spacing. The first step is a plain
+    DDIM step.
 
     Args:
         x_t: `(B, ...)` at the start of the first step.
@@ -109,10 +109,10 @@ def unipc(
 ) -> Iterator[tuple[Any, Any]]:
     """UniPC-2 (arXiv 2302.04867), predicting x_start: third order, one network call per step; eta 0 only.
 
-    Each step extrapolates from the last two predictions. The prediction at its end, which the next step needs
-    anyway, then corrects it without another call: x continues from the corrected result, and the uncorrected
-    one is yielded. The first step and the step to the clean image are of first order, as in `dpmpp_2m`, and
-    the last step is not corrected.
+    Each step extrapolates from the last two predictions. The prediction at the end of the step, which the
+    next step needs anyway, then corrects it without another call. The next step continues from the corrected
+    x, but the uncorrected x is yielded. The first step and the step to the clean image are of first order, as
+    in `dpmpp_2m`, and the last step is not corrected.
 
     Args:
         x_t: `(B, ...)` at the start of the first step.
@@ -124,7 +124,7 @@ def unipc(
         x at the end of each step, and the predicted x_start.
 
     Raises:
-        UserError: The function `b` is unknown.
+        UserError: `b` is neither `bh1` nor `bh2`.
     """
     if b not in ("bh1", "bh2"):
         raise UserError(f"parameter 'b' of solver 'unipc' must be bh1 or bh2, not {b!r:.40}")
@@ -160,7 +160,7 @@ def heun(
     """
     for step, following in itertools.zip_longest(steps, steps[1:]):
         x_start, noise = predict(x_t, step)
-        # In pure noise, the noise is exact, and x_start cannot be computed from a corrected one.
+        # In pure noise, the noise is known exactly, and x_start cannot be computed from corrected noise.
         if following is None or step.alpha_cumprod == 0.0:
             x_t = _arrival(x_start, noise, step)
         else:
@@ -198,10 +198,10 @@ def _extrapolated(known: Sequence[_Prediction], step: DDIMStep, share: float) ->
 
 
 def _corrected(known: Sequence[_Prediction], arrived: Any, step: DDIMStep, share: float) -> Any:
-    """Return the x_start with which a step ends at the corrected x: UniC (arXiv 2302.04867).
+    """Return the x_start that makes a step end at the corrected x: UniC (arXiv 2302.04867).
 
     Args:
-        known: The last one or two predictions, which the step used.
+        known: The last one or two predictions, as used by the step.
         arrived: The prediction at the end of the step.
         step: The step.
         share: See `_share`.

@@ -19,7 +19,7 @@ def strictly_increasing(positions: ArrayLike, num_train_timesteps: int) -> NDArr
     `t_i = max(r_i, t_(i-1) + 1)`, then `t_i = min(t_i, T - S + i)`.
 
     Args:
-        positions: S real numbers in [0, T - 1], not decreasing; S <= T.
+        positions: S real numbers in [0, T - 1], in non-decreasing order; S <= T.
         num_train_timesteps: T.
 
     Returns:

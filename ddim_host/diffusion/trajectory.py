@@ -1,4 +1,4 @@
-"""The explicit steps of one DDIM sampling run: pairs of timesteps, and every coefficient."""
+"""The explicit steps of one DDIM sampling run: pairs of timesteps with all coefficients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DDIMStep:
-    """One step, in Python floats (float64): from x_t down to x_(t_prev), or, to encode, up.
+    """One step from x_t down to x_(t_prev), or up when encoding; all coefficients are Python floats.
 
     Attributes:
         t: The timestep of the network call.
@@ -22,7 +22,7 @@ class DDIMStep:
         alpha_cumprod_t: alphas_cumprod at timestep `t`. It equals `alpha_cumprod` except when a clean image
             is encoded, which is treated as timestep 0.
         alpha_cumprod: alphas_cumprod at the start of the step.
-        alpha_cumprod_prev: alphas_cumprod at the end; exactly 1 at -1.
+        alpha_cumprod_prev: alphas_cumprod at the end of the step; exactly 1 for the clean image.
         sigma: Standard deviation of the noise added in this step.
     """
 
@@ -43,7 +43,7 @@ class DDIMStep:
     def half_log_snr(self) -> float:
         """Half the log signal-to-noise ratio at the start of the step, the lambda_t of arXiv 2206.00927.
 
-        Minus infinity in pure noise.
+        It is minus infinity in pure noise.
         """
         return _half_log_snr(self.alpha_cumprod)
 
@@ -62,7 +62,7 @@ def _half_log_snr(alpha_cumprod: float) -> float:
 def trajectory(subset: Iterable[int]) -> tuple[tuple[int, int], ...]:
     """List the pairs `(t, t_prev)` from the noisiest timestep down, ending in `(t_0, -1)`.
 
-    Neighbours come from the subset itself; a stride would be wrong for every uneven subset.
+    Each t_prev is taken from the subset; a fixed stride would be wrong for an unevenly spaced one.
 
     Args:
         subset: Strictly increasing timesteps `t_0 < t_1 < ...`.
@@ -84,7 +84,7 @@ def ddim_steps(schedule: NoiseSchedule, subset: Iterable[int], eta: float) -> tu
     Args:
         schedule: The noise schedule that the network was trained with.
         subset: Strictly increasing timesteps in [0, T).
-        eta: In [0, 1]; slightly above 1, the square root in `direction` can become imaginary.
+        eta: In [0, 1]; even slightly above 1, the square root in `direction` can become imaginary.
 
     Returns:
         One step per timestep, in the order of sampling (noisiest first).
@@ -113,7 +113,7 @@ def encoding_steps(schedule: NoiseSchedule, subset: Iterable[int]) -> tuple[DDIM
 
     With sigma = 0 a step is an Euler step of an ordinary differential equation (arXiv 2010.02502, equations
     13 and 14), which can be solved in either direction. The network is called with the timestep at the start
-    of the step; the clean image, at -1, has none, so timestep 0 is used.
+    of the step. The clean image, at -1, has no timestep, so 0 is used.
 
     Args:
         schedule: The noise schedule that the network was trained with.

@@ -1,1 +1,1 @@
-"""Assembly of experiments: requests in, matching parts out."""
+"""Configuration and assembly of experiments."""

@@ -1,4 +1,4 @@
-"""Assembly of an experiment: turn a request into validated parts, ready to run."""
+"""Assemble an experiment: turn a request into validated parts that are ready to run."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Experiment:
         unet: The description of the network.
         observers: The observers.
         registry: All installed parts.
-        join_processes: The framework's hook that joins several processes; None if it has none.
+        join_processes: The framework's hook that connects several processes; None if it has none.
         images_are_known: False if the run was imported and the user did not name a data set.
     """
 
@@ -86,7 +86,7 @@ class Experiment:
         """The data set. For a trained run, it is opened on first use, because not all commands need it.
 
         Raises:
-            UserError: It is not available, or its images do not have the shape of the training images.
+            UserError: It is not available, or its images differ in shape from the training images.
         """
         if self._source is not None:
             return self._source
@@ -96,8 +96,8 @@ class Experiment:
         source = validation.checked_source(self.parts[Kind.DATA], data.parameters)
         if source.image_shape != self.image_shape:
             raise UserError(
-                f"{self.parts[Kind.DATA].label} has images of a different shape than the training images",
-                why=f"their shape is (height, width, channels) = {source.image_shape}, the network's is "
+                f"the images of {self.parts[Kind.DATA].label} differ in shape from the training images",
+                why=f"their shape (height, width, channels) is {source.image_shape}, the network's is "
                 f"{self.image_shape}",
                 fix="choose other images with --data"
                 if "channels" not in source.resolved or source.image_shape[:2] != self.image_shape[:2]
@@ -107,26 +107,26 @@ class Experiment:
 
     @property
     def data_choice(self) -> str:
-        """The data set as on the command line, with parameters that it resolved itself."""
+        """The data set as on the command line, including the parameters that it resolved itself."""
         data = self.config.data
         return format_choice(data.name, {**data.parameters, **self.source.resolved})
 
     @cached_property
     def processes(self) -> Processes:
-        """The processes of this experiment: this one alone, or all those of a launcher.
+        """The processes of this experiment: only this one, or all that a launcher started.
 
         Raises:
-            UserError: The framework cannot join them, or a batch is too small to be split among them.
+            UserError: The framework cannot connect them, or a batch is too small to be split among them.
         """
         launch, config = launched(), self.config
         if launch.count == 1:
             return ALONE
         if self.join_processes is None:
             raise UserError(
-                f"framework {config.plugin.name!r} runs in a single process only",
-                why=f"{launch.launcher} started {launch.count}; {config.plugin.distribution} lacks the hook "
-                "ddim_process_groups",
-                fix=f"start it without {launch.launcher}",
+                f"framework {config.plugin.name!r} runs only in a single process",
+                why=f"{launch.launcher} started {launch.count} processes, but {config.plugin.distribution} "
+                "does not implement the hook ddim_process_groups",
+                fix=f"run the command without {launch.launcher}",
             )
         if config.batch_size < launch.count:
             raise UserError(
@@ -141,7 +141,7 @@ class Experiment:
         return validation.checked_images(self.parts[Kind.DATA], self.source)
 
     def timesteps(self, num_inference_steps: int | None = None) -> NDArray[np.int64]:
-        """Return the timesteps that sampling visits, int64 `(S,)`; S is as configured unless given.
+        """Return the timesteps that sampling visits, int64 `(S,)`; S defaults to the configuration.
 
         Raises:
             UserError: The timestep subset does not support this size.
@@ -159,7 +159,7 @@ class Experiment:
         return self._subsets[steps]
 
     def sampling_plan(self, num_inference_steps: int | None = None, eta: float | None = None) -> SamplingPlan:
-        """Return the steps from noise to image with their solver; S and eta are as configured unless given.
+        """Return the steps from noise to image with their solver; S and eta default to the configuration.
 
         Raises:
             UserError: The timestep subset does not support this size, or the solver does not support eta.
@@ -174,27 +174,27 @@ class Experiment:
         return self._plans[key]
 
     def require_device(self) -> None:
-        """Check that the device and the precision are available if they were requested by name.
+        """Check that the device and the precision are available if they were requested explicitly.
 
         The check builds a network, which takes seconds.
 
         Raises:
-            UserError: The framework cannot be imported, or does not have them.
+            UserError: The framework cannot be imported, or the device or precision is not available.
         """
         if self.config.names_hardware:
             self.build_model()
 
     def build_model(self) -> Model:
-        """Join the processes, and build the network in the framework, with undefined weights.
+        """Connect the processes, and build the network in the framework, with undefined weights.
 
         Raises:
-            UserError: The framework cannot be imported, or does not have the device or precision.
+            UserError: The framework cannot be imported, or the device or precision is not available.
         """
         part = self.parts[Kind.MODEL]
         own = {parameter.name for parameter in part.parameters()}
         parameters = {k: v for k, v in self.config.model.parameters.items() if k in own}
         try:
-            _ = self.processes  # joining selects the device of this process
+            _ = self.processes  # connecting selects the device of this process
             return validation.checked_model(
                 part,
                 lambda: part.make(self.unet.spec, self.config.device, self.config.precision, **parameters),
@@ -214,9 +214,9 @@ def assemble(
 
     Args:
         request: The user's request.
-        plugins: The result of `load_framework`, if they are already loaded.
-        image_shape: `(H, W, C)` of the images of a trained run, whose data set may be missing; None opens the
-            data set.
+        plugins: The result of `load_framework` if it has already been called.
+        image_shape: `(H, W, C)` of the images of a trained run, whose data set may be missing; None to read
+            it from the data set.
 
     Raises:
         UserError: A requested part or value is unknown, has the wrong type, or is not allowed or available.
@@ -273,7 +273,7 @@ def unknown_images() -> UserError:
     """Return the error for a command that needs the images of an imported run but has no `--data`."""
     return UserError(
         "the images that this network was trained on are unknown",
-        why="the run was imported, and a pipeline does not record them",
+        why="the run was imported, and pipelines do not record their training images",
         fix="add --data, for example --data cifar10 or --data images:path=PATH",
     )
 
@@ -282,14 +282,14 @@ def load_framework(request: Request) -> Plugins:
     """Load the plugins with the requested framework, or with the only installed one.
 
     Raises:
-        UserError: No framework was chosen among several; also see `plugin.loading.load_plugins`.
+        UserError: None of several frameworks was chosen; see also `plugin.loading.load_plugins`.
     """
     return load_plugins(only_framework() if request.plugin is None else request.plugin)
 
 
 @dataclass(frozen=True)
 class _Resolved:
-    """A part, the request for it, and its parameters; a network's are resolved later, from the images."""
+    """A part, the choice of it, and its parameters; those of a network are resolved later."""
 
     part: Part
     choice: PartChoice
@@ -321,7 +321,7 @@ def _resolve(
 
 
 def _resolve_network(part: Part, choice: PartChoice, image_size: int) -> dict[str, Value]:
-    """Resolve the parameters of the U-Net, whose defaults depend on the image size, and of the factory."""
+    """Resolve the parameters of the factory and of the U-Net, whose defaults depend on the image size."""
     defaults = default_model_parameters(image_size)
     types = typing.get_type_hints(UNetSpec)
     spec = tuple(Parameter(name, types[name], default) for name, default in defaults.items())
@@ -336,7 +336,7 @@ def _resolve_network(part: Part, choice: PartChoice, image_size: int) -> dict[st
 
 
 def _observers(watchers: Watchers | None, registry: Registry) -> tuple[tuple[PartConfig, ...], Observers]:
-    """Create the requested observers; return their records for `config.toml`, and the observers."""
+    """Create the requested observers; return their entries for `config.toml`, and the observers."""
     found, made, absent = [], [], []
     for choice in () if watchers is None else watchers.choices:
         try:
@@ -361,7 +361,7 @@ def default_part(kind: Kind, registry: Registry) -> PartChoice:
 
 
 def _settings(request: Request, image_size: int) -> dict[str, Any]:
-    """Return all settings: from the request, else from the image size, else from the table's defaults."""
+    """Return all settings, as requested or by default; some defaults depend on the image size."""
     defaults = {name: setting.default for name, setting in SETTINGS.items()} | default_settings(image_size)
     if "epochs" in request.settings:
         defaults["train_steps"] = None

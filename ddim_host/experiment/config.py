@@ -37,8 +37,8 @@ class Watchers:
 
     Attributes:
         choices: The observers.
-        recorded: True if they come from a run's file, which may be from another machine: an observer
-            that is not available is then skipped, with a note.
+        recorded: True if they come from the `config.toml` of a run, which may be from another machine;
+            observers that are not available are then skipped with a note.
     """
 
     choices: tuple[PartChoice, ...]
@@ -53,7 +53,7 @@ class PartConfig:
         name: The name of the part.
         distribution: The distribution that provides it.
         version: The version of the distribution.
-        parameters: All parameters, defaults included.
+        parameters: All parameters, including defaults.
     """
 
     name: str
@@ -66,8 +66,8 @@ class PartConfig:
 class Config:
     """A resolved run: the framework, the parts and every setting (see `ddim_host.experiment.settings`).
 
-    Its length is either `train_steps` or `epochs`; the other is None. Observers are not part of the
-    experiment, because they do not affect the results.
+    The length of training is either `train_steps` or `epochs`; the other is None. Observers are not part of
+    the experiment, because they do not affect the results.
     """
 
     plugin: PartConfig
@@ -118,7 +118,7 @@ class Config:
         return self.device == "cuda" or self.precision == "bf16"
 
     def part(self, kind: Kind) -> PartConfig:
-        """Return the part of a kind."""
+        """Return the part of the given kind."""
         return cast("PartConfig", getattr(self, kind.option))
 
 
@@ -142,10 +142,10 @@ def training_length(settings: Mapping[str, Any], num_train_images: int) -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """The user's choices; everything else has its default.
+    """The user's choices; everything else takes its default.
 
     Attributes:
-        plugin: The framework, or None.
+        plugin: The framework; None if the user did not choose one.
         parts: Parts by kind.
         settings: Validated values by name.
         watchers: Observers; None if the user did not mention any.
@@ -162,7 +162,7 @@ class Request:
         inherited = {name: value for name, value in base.settings.items() if name not in taken}
         parts = {**base.parts}
         if self.plugin not in (None, base.plugin) and Kind.MODEL in parts:
-            # The other framework's distribution provides a network of the same name.
+            # This framework's own distribution provides a network of the same name.
             parts[Kind.MODEL] = replace(parts[Kind.MODEL], distribution=None)
         return Request(
             self.plugin or base.plugin,

@@ -1,4 +1,4 @@
-"""`config.toml`: the file of an experiment, written by a run or by hand."""
+"""`config.toml`: the configuration of an experiment, written by a run or by hand."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _IMPORTED = "imported"
 _ANCESTOR = "ancestor"
 
 OBSERVER = "observer"
-"""The key of the observers, a list of any length; they are not part of the experiment."""
+"""The key of the observers, which may be a list; they are not part of the experiment."""
 
 _MAX_TOML_BYTES = 4 << 20
 """Maximum file size, enough for the betas of a noise schedule with the maximum number of timesteps."""
@@ -43,12 +43,12 @@ _MAX_TOML_BYTES = 4 << 20
 _LONG_KEY = re.compile(
     r"""(?:(?:[\w-]{1,40}+|"(?:[^"\\\n]|\\.){0,40}+"|'[^'\n]{0,40}+')[ \t]*\.[ \t]*){32}"""
 )
-"""A key with 32 or more dotted parts; tomllib's memory grows with the square of their number."""
+"""A key with 32 or more dotted parts; tomllib's memory use grows with the square of their number."""
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """The content of a `config.toml`.
+    """The contents of a `config.toml`.
 
     Attributes:
         path: The file.
@@ -62,7 +62,7 @@ class ConfigFile:
 
     @property
     def provenance_table(self) -> dict[str, Any]:
-        """The provenance if it is a table, as in the file of a run; otherwise an empty one."""
+        """The provenance if it is a table, as in the file of a run; otherwise an empty table."""
         return self.provenance if isinstance(self.provenance, dict) else {}
 
     @property
@@ -72,7 +72,7 @@ class ConfigFile:
 
     @property
     def imported(self) -> dict[str, str]:
-        """Source of imported weights, as text by field name; empty for any other run."""
+        """The origin of imported weights, as text by field name; empty if the run was not imported."""
         return _texts(self.provenance_table.get(_IMPORTED))
 
     @property
@@ -99,7 +99,7 @@ class ConfigFile:
 
     @property
     def fingerprint(self) -> DataFingerprint | None:
-        """The fingerprint of the training images; None in a file written by hand or of an imported run.
+        """The fingerprint of the training images; None for an imported run or a file written by hand.
 
         Raises:
             UserError: The file of a run does not record it.
@@ -118,7 +118,7 @@ class ConfigFile:
 
 
 def _texts(table: object) -> dict[str, str]:
-    """Return the values of a table that are text."""
+    """Return the string values of a table."""
     items = table.items() if isinstance(table, dict) else ()
     return {name: value for name, value in items if isinstance(value, str)}
 
@@ -127,7 +127,7 @@ def read_config_file(path: Path) -> ConfigFile:
     """Read the `config.toml` of a run, or a file written by hand with some of its keys.
 
     A part is a string as on the command line, or a table with `name`, `distribution` and `parameters`.
-    Observers can be a list.
+    Observers may also be a list of these.
 
     Raises:
         UserError: The file cannot be read, is not TOML, or has an unknown key or an invalid value.
@@ -144,12 +144,12 @@ def read_config_file(path: Path) -> ConfigFile:
         if key == "evaluate" or (key in known and isinstance(given, list)):
             raise UserError(
                 f"{key} in {path} is only valid in a sweep",
-                why="`ddim-host run` accepts one value per setting, and does not evaluate",
+                why="`ddim-host run` accepts only one value per setting, and does not evaluate",
                 fix=f"use `ddim-host sweep --config {path}`, or "
-                + ("remove it" if key == "evaluate" else "write one value"),
+                + ("remove it" if key == "evaluate" else "give it a single value"),
             )
         if key == "plugin":
-            # The file of a run records the distribution, but does not select it.
+            # The file of a run records the framework's distribution, but does not select it.
             plugin = given if isinstance(given, str) else read_part(given, "plugin", path).name
         elif key in kinds:
             parts[kinds[key]] = read_part(given, key, path)
@@ -160,7 +160,7 @@ def read_config_file(path: Path) -> ConfigFile:
         else:
             raise UserError(
                 f"{path} has an unknown setting {key!r}{suggestion(key, [*known, OBSERVER])}",
-                why=f"known: {', '.join((*known, OBSERVER))}",
+                why=f"known settings: {', '.join((*known, OBSERVER))}",
                 fix="pass --preset on the command line" if key == "preset" else "",
             )
     if settings.keys() >= LENGTHS:
@@ -208,7 +208,7 @@ def write_run_config(
         image_shape: `(H, W, C)` of its images.
         fingerprint: The fingerprint of the images.
         provenance: Versions, hardware and command, as text by name.
-        num_left_out: Number of files left out of the images.
+        num_left_out: Number of image files that were skipped.
         ancestor: Origin of the imported weights from which the run started, if any.
     """
     images: dict[str, Any] = dataclasses.asdict(fingerprint)
@@ -245,7 +245,7 @@ def write_imported_config(
 
 
 def config_document(config: Config) -> dict[str, Any]:
-    """Return the document that `write_config` writes, as strings, numbers, lists and tables."""
+    """Return the document that `write_config` writes, as a dictionary of plain TOML values."""
     document: dict[str, Any] = {}
     tables: dict[str, Any] = {}
     for item in dataclasses.fields(config):
@@ -278,7 +278,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         document = tomllib.loads(text)
         require_plain(document)
         return document
-    # Very long numbers and deep nesting raise other errors than tomllib's own.
+    # Very long numbers and deep nesting raise errors other than tomllib's own.
     except (ValueError, RecursionError) as error:
         raise UserError(f"the configuration {path} is not valid TOML", why=str(error)) from None
 
@@ -310,7 +310,7 @@ def read_part(given: object, key: str, path: Path) -> PartChoice:
         path: The file, for the error message.
 
     Raises:
-        UserError: The value is neither.
+        UserError: The value is neither a string nor the table of a part.
     """
     if isinstance(given, str):
         return parse_choice(given)

@@ -34,16 +34,16 @@ DEFAULT_DISTRIBUTIONS = {
     Kind.SOLVER: "ddim-host",
     Kind.SEARCH: "ddim-host",
 }
-"""Distributions of the default parts, in case others provide the same names; networks have none."""
+"""Distributions of the default parts, used if other distributions provide parts of the same names."""
 
 SMALL = 16
 """Largest image size, in pixels, for which the small network is the default."""
 
 
 def default_settings(image_size: int) -> dict[str, Value]:
-    """Return the length of training, batch size, learning rate and EMA for images of `image_size` pixels.
+    """Return the default length of training, batch size, learning rate and EMA for an image size in pixels.
 
-    Above 16 pixels, these are DDPM's values for CIFAR-10 (arXiv 2006.11239, appendix B).
+    Above 16 pixels, they are DDPM's values for CIFAR-10 (arXiv 2006.11239, appendix B).
     """
     if image_size <= SMALL:
         return {
@@ -63,7 +63,7 @@ def default_settings(image_size: int) -> dict[str, Value]:
 
 
 def default_attention(image_size: int, levels: int) -> tuple[int, ...]:
-    """Return the resolutions with attention: the largest level of at most 16 x 16 pixels after the first."""
+    """Return the default attention resolutions: the largest level after the first of at most 16 pixels."""
     sizes = [image_size >> level for level in range(1, levels)]
     return tuple(size for size in sizes if size <= 16)[:1]
 
@@ -80,14 +80,14 @@ def distinguishing_parameters(parameters: Mapping[str, Value]) -> dict[str, Valu
 
 
 NO_PARAMETERS = {"image_size", "image_channels", "num_train_timesteps"}
-"""Fields of `UNetSpec` that are not parameters, but determined by the images and the noise schedule."""
+"""Fields of `UNetSpec` that users cannot set: the images and the noise schedule determine them."""
 
 
 def default_model_parameters(image_size: int) -> dict[str, Value]:
     """Return the parameters of the default U-Net for images of `image_size` pixels.
 
-    For 32, it is DDPM's, with 35,746,307 weights in RGB. The image is halved as often as its size allows:
-    at most once if it has 16 pixels or fewer on each side, otherwise at most three times.
+    For 32 x 32 RGB images, this is DDPM's network, with 35,746,307 weights. The image is halved as often as
+    its size allows: at most once if it has 16 pixels or fewer on each side, otherwise at most three times.
     """
     return _spec_defaults() | _size_dependent_defaults(image_size)
 

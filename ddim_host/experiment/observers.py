@@ -1,4 +1,4 @@
-"""Notify observers, so that their failures do not affect a command."""
+"""Notify observers without letting their failures affect a command."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Watcher:
 class Observers:
     """The observers of a command. Only the first process notifies them.
 
-    An observer that raises is reported on stderr and disabled.
+    An observer that raises an exception is reported on standard error and disabled.
 
     Args:
         watchers: The observers.
@@ -101,7 +101,7 @@ class Observers:
                     why=error.summary
                     if isinstance(error, UserError)
                     else f"it raised {described(error, watcher.package)}",
-                    fix="nothing else is affected: the command continues",
+                    fix="no action is needed: the command continues without this observer",
                 )
                 tqdm.write(f"ddim-host: warning: {warning}", file=sys.stderr)
 

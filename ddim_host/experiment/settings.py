@@ -14,27 +14,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 CheckpointChoice: TypeAlias = Literal["latest", "best-train", "best-test", "best-avg", "ensemble"]
-"""Weights to sample with: the newest, the best epoch by one of three losses, or all three together."""
+"""Weights to sample with: the latest, the best by one of three losses, or an ensemble of those three."""
 
 _PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
-"""The values in `ddim_host.diffusion`, which imports NumPy; `--help` should not have to wait for that."""
+"""Copied from `ddim_host.diffusion`, which imports NumPy; `--help` should not have to wait for that."""
 
 CHECKPOINTS: tuple[CheckpointChoice, ...] = get_args(CheckpointChoice)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting.
+    """A setting of a run.
 
     Attributes:
-        name: Key in a TOML file; with dashes, the command-line option.
+        name: Key in a TOML file; also the command-line option, with dashes.
         annotation: The type.
         default: The default; None if it depends on the data set (see `ddim_host.experiment.defaults`).
         help: One line for `--help`.
         accepts: Returns whether a value of the right type is allowed.
-        rule: Words for `accepts`, after the name of the type: "above 0"; for strings, all allowed values.
+        rule: Description of `accepts`, to follow the type: "above 0". For strings, all allowed values.
         choices: All values, for completion in shells; empty if there are too many to list.
-        words: Words allowed instead of a value of the type, with their values.
+        words: Words accepted in place of a value of the type, with the values that they mean.
     """
 
     name: str
@@ -100,7 +100,8 @@ SETTINGS: dict[str, Setting] = {
         ),
         Setting(
             "rescale_zero_snr", bool, False,
-            "rescale the noise schedule to end in pure noise (not with epsilon)", lambda _: True, "",
+            "rescale the noise schedule to end in pure noise (not with prediction type epsilon)",
+            lambda _: True, "",
         ),
         _count("steps", 20, "S, the number of timesteps that sampling visits", most=MAX_TIMESTEPS),
         Setting(
@@ -117,8 +118,8 @@ SETTINGS: dict[str, Setting] = {
         ),
         _count("num_images", 64, "number of images to sample", most=MAX_IMAGES),
         _count("train_steps", None, "length of training in optimizer steps"),
-        _count("epochs", None, "length of training in passes over the images, instead of train_steps"),
-        _count("batch_size", None, "images per step, in training and in sampling", most=100_000),
+        _count("epochs", None, "length of training in epochs, instead of train_steps"),
+        _count("batch_size", None, "images per step, in training and sampling", most=100_000),
         Setting("lr", float, None, "learning rate of Adam", lambda x: x > 0, "above 0"),
         Setting(
             "lr_warmup_steps", int, None, "steps of learning-rate warm-up",
@@ -135,17 +136,18 @@ SETTINGS: dict[str, Setting] = {
         ),
         Setting(
             "sample_every", int, "auto",
-            "training steps between grids, all from the same noise; auto: ten grids; none or 0: no grids",
-            lambda n: 0 <= n <= MAX_STEPS, f"from 0 to {MAX_STEPS:,}, or auto or none",
+            "training steps between sample grids, all from the same noise; auto: ten grids; none or 0: no "
+            "grids",
+            lambda n: 0 <= n <= MAX_STEPS, f"from 0 to {MAX_STEPS:,}, auto or none",
             words={"auto": "auto", "none": 0},
         ),
         Setting(
             "real_images", bool, True,
-            "write test images, and training images next to samples, into the run's folder and page",
+            "include test images, and training images next to samples, in the run's folder and page",
             lambda _: True, "",
         ),
-        _count("test_images", 2000, "maximum number of test images for a test loss"),
-        Setting("seed", int, 0, "seed of the random numbers", lambda n: 0 <= n <= MAX_SEED, "in [0, 2^63)"),
+        _count("test_images", 2000, "maximum number of test images for the test loss"),
+        Setting("seed", int, 0, "random seed", lambda n: 0 <= n <= MAX_SEED, "in [0, 2^63)"),
         _choice("device", "auto", ("auto", "cpu", "cuda"), "device to compute on: auto, cpu or cuda"),
         _choice(
             "precision", "auto", ("auto", "fp32", "bf16"),

@@ -1,12 +1,12 @@
-"""Interface to PyTorch and Jittor; authors of frameworks import it.
+"""Interface to frameworks such as PyTorch and Jittor; framework plugins import it.
 
 base        base classes for models and layers: code shared by all frameworks
 interface   the host's interface to a framework: `Model`, and its inputs and outputs
-checks      a framework's requirements of the machine
-precision   the precision that `auto` stands for on a CPU
-processes   several processes that share one experiment
-unet        the network, described and computed once over a framework's operations
-kernels     the heavy operations on the CPU, in C++, for every framework
+checks      checks of a machine, as shown by `ddim-host doctor`
+precision   the choice of precision on a CPU
+processes   several processes that run one experiment together
+unet        the network, written once in terms of a framework's operations
+kernels     compute-intensive CPU operations in C++, shared by all frameworks
 """
 
 from ddim_host.framework.base import Dropout, LayersBase, ModelBase

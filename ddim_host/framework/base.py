@@ -26,12 +26,12 @@ Tensor = TypeVar("Tensor", bound=Any)
 
 @dataclass
 class Dropout:
-    """State of dropout in one training step; each dropout layer takes the next seed.
+    """Dropout state of one training step; each dropout layer uses the next seed.
 
     Attributes:
         probability: Probability that an element is dropped, in (0, 1).
-        seed: Seed of the step.
-        first: Index of this process's first image in the whole batch; masks are drawn for the whole batch.
+        seed: Seed of the first dropout layer.
+        first: Index of this process's first image in the global batch, for which masks are drawn.
     """
 
     probability: float
@@ -48,11 +48,11 @@ class Dropout:
 
 
 class LayersBase(ABC, Generic[Tensor]):
-    """Base of `Layers`: stores the parameters, and adds shift and residual to a convolution.
+    """Base class of `Layers`: stores the parameters, and adds shift and residual to convolutions.
 
     Args:
         parameters: Parameters by canonical name.
-        dropout: The dropout of a training step; None outside of training, or if the network has none.
+        dropout: The dropout state of a training step; None outside training, or without dropout.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], dropout: Dropout | None = None) -> None:
@@ -62,7 +62,7 @@ class LayersBase(ABC, Generic[Tensor]):
     def conv(
         self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        """Documented in `Layers`, as is the next method."""
+        """See `Layers.conv`."""
         y = self._convolve(layer, x)
         if shift is not None:
             y = y + self._at_every_pixel(shift)
@@ -71,11 +71,11 @@ class LayersBase(ABC, Generic[Tensor]):
         return y
 
     def conv_norm_dropout(self, conv: Conv, norm: GroupNorm, x: Tensor, *, shift: Tensor) -> Tensor:
-        """Documented in `Layers`, as is the next method."""
+        """See `Layers.conv_norm_dropout`."""
         return self.dropout(self.group_norm(norm, self.conv(conv, x, shift=shift), silu=True))
 
     def modulate_dropout(self, x: Tensor, scale_shift: Tensor) -> Tensor:
-        """See `Layers`."""
+        """See `Layers.modulate_dropout`."""
         channels = scale_shift.shape[1] // 2
         scale = self._at_every_pixel(scale_shift[:, :channels])
         shift = self._at_every_pixel(scale_shift[:, channels:])
@@ -83,7 +83,7 @@ class LayersBase(ABC, Generic[Tensor]):
 
     @abstractmethod
     def group_norm(self, layer: GroupNorm, x: Tensor, *, silu: bool) -> Tensor:
-        """Documented in `Layers`, as is the next method."""
+        """See `Layers.group_norm`."""
 
     @abstractmethod
     def silu(self, x: Tensor) -> Tensor:
@@ -91,41 +91,41 @@ class LayersBase(ABC, Generic[Tensor]):
 
     @abstractmethod
     def dropout(self, x: Tensor) -> Tensor:
-        """Drop elements while training."""
+        """Apply dropout in a training step; otherwise, return `x`."""
 
     @abstractmethod
     def _convolve(self, layer: Conv, x: Tensor) -> Tensor:
         """Convolve and add the bias; see `Conv` for stride and padding."""
 
     def _at_every_pixel(self, values: Tensor) -> Tensor:
-        """Reshape `(B, C)` to broadcast over images; override it unless images are `(B, C, H, W)`."""
+        """Reshape `(B, C)` to broadcast over images; override this if images are not `(B, C, H, W)`."""
         reshaped: Tensor = values.reshape((*values.shape, 1, 1))
         return reshaped
 
     def _weight_and_bias(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return the two parameters of a layer."""
+        """Return a layer's weight and bias."""
         return self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
 
 
 class ModelBase(ABC, Generic[Tensor]):
-    """Base of a `Model`: parameters, their average (EMA) and the optimizer's state.
+    """Base class of `Model`: the parameters, their average (EMA) and the optimizer's state.
 
-    The base implements `weights`, `load_weights`, `training_state` and `load_training_state`. A subclass adds
-    `_zeros`, `_assign` and the rest of `Model`. It must set everything that its `to_device` and `_zeros` need
-    before it calls `super().__init__`.
+    This class implements `weights`, `load_weights`, `training_state` and `load_training_state`. A subclass
+    implements `_zeros`, `_assign` and the rest of `Model`. Before it calls `super().__init__`, it must set
+    every attribute that its `to_device` and `_zeros` use.
 
     Args:
-        spec: The network.
+        spec: The specification of the network.
 
     Attributes:
-        _spec: The network.
-        _unet: Its layers, for `run_unet`.
+        _spec: The specification of the network.
+        _unet: The network's layers, for `run_unet`.
         _time_table: `time_embedding_table` on the device.
-        _raw: The parameters by canonical name. `_ema`, `_exp_avg` and `_exp_avg_sq` have the same names; a
-            training step changes all four in place.
-        _steps: Optimizer steps so far.
-        _transformed: Values that layers on the host's kernels compute from the weights alone; `cached` adds
-            them, and `_forget_transformed` clears them.
+        _raw: The parameters by canonical name. `_ema`, `_exp_avg` and `_exp_avg_sq` have the same keys; a
+            training step updates all four in place.
+        _steps: Number of optimizer steps so far.
+        _transformed: Tensors that layers using the host's kernels compute from the weights alone; `cached`
+            adds them, and `_forget_transformed` removes them.
     """
 
     def __init__(self, spec: UNetSpec) -> None:
@@ -154,7 +154,7 @@ class ModelBase(ABC, Generic[Tensor]):
         return self._new_tensors()
 
     def weights(self, which: WhichWeights) -> Weights:
-        """Documented in `Model`, as are the methods below."""
+        """See `Model.weights`."""
         return self._to_arrays(self._parameters(which))
 
     def load_weights(self, weights: Mapping[str, NDArray[np.float32]], which: WhichWeights) -> None:
@@ -177,12 +177,12 @@ class ModelBase(ABC, Generic[Tensor]):
         return self._raw if which == "raw" else self._ema
 
     def _dropout_of(self, batch: Batch) -> Dropout | None:
-        """Return the dropout of a training step on this batch, or None if the network has none."""
+        """Return the dropout state for a training step on a batch, or None if the network has no dropout."""
         probability = self._spec.dropout
         return Dropout(probability, batch.dropout_seed, batch.first) if probability else None
 
     def _forget_transformed(self) -> None:
-        """Clear cached values computed from weights that have changed; every training step must call it."""
+        """Remove cached tensors after the weights have changed; every training step must call this."""
         for tensors in self._transformed.values():
             tensors.clear()
 
@@ -209,7 +209,7 @@ class ModelBase(ABC, Generic[Tensor]):
 
     @abstractmethod
     def to_device(self, array: NDArray[np.float32]) -> Tensor:
-        """Documented in `Model`, as are the next two methods."""
+        """See `Model.to_device`."""
 
     @abstractmethod
     def to_host(self, tensor: Tensor) -> NDArray[np.float32]:
@@ -221,12 +221,12 @@ class ModelBase(ABC, Generic[Tensor]):
 
     @abstractmethod
     def _zeros(self, shape: tuple[int, ...]) -> Tensor:
-        """Create a float32 tensor of zeros on the device, without gradient."""
+        """Create a float32 tensor of zeros on the device, without gradient tracking."""
 
     def _parameter(self, shape: tuple[int, ...]) -> Tensor:
-        """Create a raw parameter of zeros; override it if tensors with gradients are created differently."""
+        """Create a raw parameter of zeros; override this if trainable tensors are created differently."""
         return self._zeros(shape)
 
     @abstractmethod
     def _assign(self, tensor: Tensor, array: NDArray[np.float32]) -> None:
-        """Overwrite the values of a tensor from `_zeros` or `_parameter`."""
+        """Overwrite the values of a tensor that `_zeros` or `_parameter` created."""

@@ -1,4 +1,4 @@
-"""The result of a machine check, one line of `ddim-host doctor`."""
+"""Checks of the machine, each shown as one line by `ddim-host doctor`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Check:
     Attributes:
         name: Short name of the requirement.
         ok: True if the requirement is met.
-        detail: The version or path found, or the problem.
-        fix: The remedy, if possible a command; empty if the check succeeded.
+        detail: The version or path that was found, or the problem.
+        fix: The remedy, if possible a command; empty if the check passed.
     """
 
     name: str
@@ -29,17 +29,19 @@ class Check:
 
     @classmethod
     def failed(cls, name: str, error: UserError) -> Check:
-        """Return a failed check with the text of an error."""
+        """Return a failed check that reports an error."""
         return cls(name, False, f"{error.what}: {error.why}", error.fix)
 
 
 def bf16_check() -> Check:
-    """Describe bf16 on this processor, and what `--precision auto` is if the kernels can be compiled."""
+    """Describe bf16 on this processor, and what `auto` would select if the kernels can be compiled."""
     flags = processor_flags().split()
     has_units = "amx_bf16" in flags
     enabled = os.environ.get(KERNELS_VARIABLE) != "framework"
     if has_units:
-        found = "matrix units (AMX)" if enabled else "matrix units (AMX), unused: the kernels are disabled"
+        found = (
+            "matrix units (AMX)" if enabled else "matrix units (AMX), unused because the kernels are disabled"
+        )
     else:
         instructions = "AVX512_BF16" if "avx512_bf16" in flags else "no bf16 instructions"
         found = f"{instructions}, no matrix units (AMX)"
@@ -47,4 +49,4 @@ def bf16_check() -> Check:
         auto = resolve_precision("auto", matrix_units=has_units and enabled)
     except UserError as error:
         return Check.failed("bf16 on the CPU", error)
-    return Check("bf16 on the CPU", True, f"{found}; auto is {auto}")
+    return Check("bf16 on the CPU", True, f"{found}; auto selects {auto}")

@@ -1,7 +1,7 @@
 """Interface between the host and a framework.
 
-A framework plugin provides factories of a `Model`, which is a deterministic function of its inputs: all
-randomness comes from the host (in the batch, and as a seed for dropout).
+A framework plugin provides factories that build a `Model`. Models are deterministic: all randomness comes
+from the host, in the batch and as a seed for dropout.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ddim_host.framework.unet import UNetSpec, Weights
 
 Tensor: TypeAlias = Any
-"""An array of the framework, on its device. The host applies only + - * / with Python floats to it."""
+"""An array of the framework, on its device. The host uses only + - * / on arrays and Python floats."""
 
 WhichWeights: TypeAlias = Literal["raw", "ema"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -29,10 +29,10 @@ Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
 
 
 class Loss(Protocol):
-    """A function that returns one number per image from a prediction and its target."""
+    """A function that computes one loss per image from predictions and targets."""
 
     def __call__(self, prediction: Tensor, target: Tensor, /) -> Tensor:
-        """Compute the loss of each image, not reduced over the batch.
+        """Compute the loss of each image, without reducing over the batch.
 
         Args:
             prediction: fp32 `(B, C, H, W)`.
@@ -46,18 +46,18 @@ class Loss(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Inputs of a training step; the host has already applied the forward process, once for all frameworks.
+    """Inputs of a training step; the host has already applied the forward process to the images.
 
     Attributes:
         x_t: float32 `(B, C, H, W)`, images in [-1, 1] with noise added.
         t: int64 `(B,)`, the timestep of each image.
         target: float32 `(B, C, H, W)`, the quantity to predict: noise, clean image or v.
-        weights: float32 `(B,)`, factor of each image's loss in the gradient.
-        sampler_weights: float32 `(B,)`, the timestep sampler's part of `weights`. With it the host estimates
-            the mean loss at uniform timesteps.
-        dropout_seed: Seed of all random numbers that the framework draws in this step; 63 bits.
-        first: Index of the first row in the whole batch; 0 for a single process.
-        total: Rows of the whole batch, over all processes; B for a single process.
+        weights: float32 `(B,)`, the weight of each image's loss in the gradient.
+        sampler_weights: float32 `(B,)`, the timestep sampler's factor in `weights`. The host uses it to
+            estimate the mean loss over uniformly sampled timesteps.
+        dropout_seed: Seed for all random numbers that the framework draws in this step, in [0, 2^63).
+        first: Index of the first row in the global batch; 0 for a single process.
+        total: Number of rows in the global batch, over all processes; B for a single process.
     """
 
     x_t: NDArray[np.float32]
@@ -72,7 +72,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """The optimizer's state by canonical parameter name, which any framework can load.
+    """The optimizer's state, by canonical parameter name; any framework can load it.
 
     Attributes:
         step: Number of optimizer steps taken.
@@ -90,15 +90,15 @@ ADAM_BETA1, ADAM_BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8
 
 
 class Model(Protocol):
-    """A network on a device, its averaged (EMA) copy and its optimizer.
+    """A network on a device, with its averaged (EMA) copy and its optimizer.
 
-    The optimizer is Adam with the constants above, and adds epsilon after the bias correction. Optimizer and
-    EMA take no memory before their first use.
+    The optimizer is Adam with the constants above; it adds epsilon after the bias correction. The EMA and the
+    optimizer's state are allocated on first use.
     """
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
-        """The device, as resolved from `auto`."""
+        """The device; if `auto` was requested, the one selected."""
         ...
 
     @property
@@ -113,22 +113,23 @@ class Model(Protocol):
 
     @property
     def precision(self) -> Literal["fp32", "bf16"]:
-        """The arithmetic of the network, as resolved from `auto`."""
+        """The precision of the network; if `auto` was requested, the one selected."""
         ...
 
     def train_step(
         self, batch: Batch, loss: Loss, *, lr: float, ema_decay: float, max_grad_norm: float
     ) -> Tensor:
-        """Take one step: forward, sum of weights x loss divided by `batch.total`, backward, clip, Adam, EMA.
+        """Take one training step: forward, backward, gradient clipping, Adam, EMA.
 
-        With several processes, the gradient is summed over all of them before it is clipped.
+        The objective is the sum of weights x losses, divided by `batch.total`. With several processes, the
+        gradient is summed over all of them before it is clipped.
 
         Args:
-            batch: B images, this process's share of the batch.
-            loss: The loss of each image.
+            batch: This process's share of the batch, B images.
+            loss: Computes the loss of each image.
             lr: Learning rate of this step.
             ema_decay: `ema = ema_decay ema + (1 - ema_decay) raw`, after the update.
-            max_grad_norm: Limit on the global gradient norm, applied before the update.
+            max_grad_norm: Maximum global norm of the gradient, which is clipped before the update.
 
         Returns:
             The losses `(B,)` before weighting, still on the device.
@@ -165,11 +166,11 @@ class Model(Protocol):
         ...
 
     def synchronize(self) -> None:
-        """Wait until the device has finished all pending work; called before any clock is read."""
+        """Wait until the device has finished all pending work; the host calls this before reading a clock."""
         ...
 
     def peak_memory_bytes(self) -> int:
-        """Return the peak memory: of the GPU if one is used, otherwise of the process."""
+        """Return the peak memory usage, of the GPU if one is used, otherwise of the process."""
         ...
 
     def weights(self, which: WhichWeights) -> Weights:
@@ -190,17 +191,17 @@ class Model(Protocol):
 
 
 JoinProcesses: TypeAlias = Callable[[Device], Processes]
-"""Function that connects this process with the others of its launcher; called before the device is used.
+"""A function that connects this process to those started by the same launcher, before it uses the device.
 
 Raises `UserError` if the framework does not support the launcher. A second call returns the same object.
 """
 
 
 class ModelFactory(Protocol):
-    """A callable that builds a `Model`; users can set its own keyword-only parameters."""
+    """A callable that builds a `Model`; users can set any keyword-only parameters that it adds."""
 
     def __call__(self, spec: UNetSpec, device: Device, precision: Precision, /) -> Model:
-        """Build the network described by `spec`, without initial weights.
+        """Build the network described by `spec`; the host loads its initial weights later.
 
         Raises:
             UserError: The device or precision is not available on this machine.

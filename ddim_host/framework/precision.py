@@ -1,4 +1,4 @@
-"""The precision that `auto` stands for on a CPU."""
+"""The choice of precision on a CPU."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def cpu_precision(requested: Precision, kernels: Kernels | None) -> Literal["fp3
     """Return the precision of a network on the CPU.
 
     Args:
-        requested: `auto` is bf16 with matrix units, where it is faster than fp32, and fp32 without them.
-            `$DDIM_HOST_CPU_PRECISION` overrides this, for example to get equal results on different machines.
-        kernels: The host's kernels, if the network uses them: they know whether they use matrix units (AMX).
+        requested: The requested precision. `auto` selects bf16 if the kernels use matrix units (AMX), which
+            make it faster than fp32, and fp32 otherwise. `$DDIM_HOST_CPU_PRECISION` overrides `auto`, for
+            example to get the same results on different machines.
+        kernels: The host's kernels; None if the network does not use them.
 
     Raises:
         UserError: The variable has an unknown value.
@@ -29,7 +30,7 @@ def cpu_precision(requested: Precision, kernels: Kernels | None) -> Literal["fp3
 
 
 def resolve_precision(requested: Precision, *, matrix_units: bool) -> Literal["fp32", "bf16"]:
-    """Return what `cpu_precision` returns for kernels that use matrix units, or do not.
+    """Return the precision of a network on a CPU with or without matrix units; see `cpu_precision`.
 
     Raises:
         UserError: The variable has an unknown value.

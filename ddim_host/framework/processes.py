@@ -1,4 +1,4 @@
-"""Several processes that run one experiment: their ranks, and their shares of a batch.
+"""Processes that run one experiment together: their ranks, and their shares of a batch.
 
 A launcher (`torchrun`, `mpirun`) starts them, and a framework connects them. All processes take the same
 steps with the same random streams, each on its share of the rows of each batch. Only the first process writes
@@ -24,16 +24,16 @@ class Processes(Protocol):
 
     @property
     def rank(self) -> int:
-        """Return the rank of this process, from 0."""
+        """The rank of this process, counted from 0."""
         ...
 
     @property
     def count(self) -> int:
-        """Return the number of processes."""
+        """The number of processes."""
         ...
 
     def sum(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the sum of the arrays of all processes.
+        """Return the elementwise sum of the arrays of all processes.
 
         Args:
             array: float32, of the same shape in every process.
@@ -55,30 +55,30 @@ ALONE: Processes = _Alone()
 
 
 def share(processes: Processes, total: int) -> range:
-    """Return this process's rows of a batch: contiguous, in rank order, as equal as possible.
+    """Return this process's rows of a batch; shares are contiguous, in rank order and as equal as possible.
 
     Args:
         processes: The processes of the experiment.
-        total: Rows of the whole batch.
+        total: Number of rows in the global batch.
     """
     first, last = (total * rank // processes.count for rank in (processes.rank, processes.rank + 1))
     return range(first, last)
 
 
 def gather(processes: Processes, rows: NDArray[Any], total: int) -> NDArray[Any]:
-    """Gather the shares of all processes into the whole batch, in every process.
+    """Gather the shares of all processes into the global batch, in every process.
 
     Args:
         processes: The processes of the experiment.
         rows: This process's rows, `(len(share), ...)`: float32, or integers below 2^24.
-        total: Rows of the whole batch.
+        total: Number of rows in the global batch.
     """
     if processes.count == 1:
         return rows
     mine = share(processes, total)
     whole = np.zeros((total, *rows.shape[1:]), dtype=np.float32)
     whole[mine.start : mine.stop] = rows
-    # All processes but one add zeros to a row, so its value stays the same.
+    # All processes but one add zeros to a row, so its values are unchanged.
     return processes.sum(whole).astype(rows.dtype)
 
 
@@ -86,24 +86,24 @@ def any_of(processes: Processes, wanted: Sequence[bool]) -> list[bool]:
     """Return, for each condition, whether it holds in any process.
 
     Args:
-        processes: The processes of the experiment, each with the same conditions.
-        wanted: The conditions in this process.
+        processes: The processes of the experiment.
+        wanted: The conditions in this process; every process passes the same ones, in the same order.
     """
     found: list[bool] = (processes.sum(np.array(wanted, dtype=np.float32)) > 0.0).tolist()
     return found
 
 
 def wait_for_all(processes: Processes) -> None:
-    """Wait until every process has called this."""
+    """Wait until every process has called this function."""
     any_of(processes, [False])
 
 
 def require_same_checkpoint(processes: Processes, identity: int) -> None:
-    """Check that all processes have read the same checkpoint, which training may have replaced meanwhile.
+    """Check that all processes have read the same checkpoint; training may replace it between their reads.
 
     Args:
         processes: The processes of the experiment.
-        identity: Identifies the checkpoint, for example by its step; below 2^48.
+        identity: A number below 2^48 that identifies the checkpoint, such as its step.
 
     Raises:
         UserError: The processes have read different checkpoints; raised in all of them.
@@ -111,7 +111,7 @@ def require_same_checkpoint(processes: Processes, identity: int) -> None:
     if not _same(processes, identity):
         raise UserError(
             "the processes read different checkpoints",
-            why="another process is training this run and wrote a checkpoint in between",
+            why="another process is training this run and wrote a new checkpoint while they were reading",
             fix="run the command again, or wait until the training has finished",
         )
 
@@ -121,7 +121,7 @@ def require_same_images(processes: Processes, identity: int) -> None:
 
     Args:
         processes: The processes of the experiment.
-        identity: Identifies the images; below 2^48.
+        identity: A number below 2^48 that identifies the images.
 
     Raises:
         UserError: The processes have read different images; raised in all of them.
@@ -129,13 +129,13 @@ def require_same_images(processes: Processes, identity: int) -> None:
     if not _same(processes, identity):
         raise UserError(
             "the processes read different images",
-            why="the files changed in between, or the machines have different copies of them",
-            fix="give all processes the same files, and run the command again",
+            why="the files changed while they were being read, or the machines have different copies of them",
+            fix="make sure that all processes read the same files, then run the command again",
         )
 
 
 def _same(processes: Processes, identity: int) -> bool:
-    """Return whether all processes call this with the same number, below 2^48."""
+    """Return whether all processes call this with the same number, which must be below 2^48."""
     halves = np.array([identity // 2**24, identity % 2**24], dtype=np.float32)
     own = np.zeros((processes.count, 2), dtype=np.float32)
     own[processes.rank] = halves

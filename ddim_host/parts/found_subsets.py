@@ -34,9 +34,9 @@ class Refinement:
     """Settings of a refinement, which moves timesteps to bring sampled images closer to the teacher's.
 
     Attributes:
-        distance: The distance from the teacher's images: between pixels, or between named features.
+        distance: The distance from the teacher's images, between pixels or between the named features.
         solver: The solver used for sampling (with eta 0), and its parameters.
-        num_images: The number of the teacher's images that were compared.
+        num_images: The number of images that were compared with the teacher's.
     """
 
     distance: str
@@ -54,19 +54,19 @@ class Search:
         version: The distribution's version.
         teacher_timesteps: The timesteps of the teacher, from which subsets are chosen.
         num_images: The number of images sampled by the teacher.
-        seed: The seed of their noise.
+        seed: The seed of the noise that these images start from.
         clip: Limit on the absolute value of the predicted x_start; None for no limit.
-        checkpoint: The choice of a checkpoint.
+        checkpoint: The chosen checkpoint, such as `latest`.
         checkpoint_steps: The training steps after which its weights were saved; several for an ensemble.
-        weights: Raw or averaged.
+        weights: `raw` or `ema` (averaged).
         weights_sha256: SHA-256 of the files of these weights.
         noise_schedule: The noise schedule with its parameters, in readable form.
         schedule_sha256: SHA-256 of its betas.
         plugin: The framework.
-        device: The device of the computation.
-        precision: Its arithmetic.
-        batch_size: Images in each network call.
-        refinement: Settings of the refinement; None without one.
+        device: The device used for the search.
+        precision: The precision of the network.
+        batch_size: Images per network call.
+        refinement: Settings of the refinement; None if there was none.
     """
 
     method: str
@@ -96,12 +96,12 @@ class Search:
 
 @dataclass(frozen=True)
 class WantedWeights:
-    """The weights for which a subset is wanted.
+    """The weights that a subset is needed for.
 
     Attributes:
         sha256: SHA-256 of their files.
         words: A description of them.
-        options: Options of `ddim-host optimize` that select them, each after a space.
+        options: Options of `ddim-host optimize` that select them, each preceded by a space.
     """
 
     sha256: str
@@ -118,12 +118,12 @@ class FoundSubset:
         expected_error: The mean squared difference of a pixel from the teacher's images, as estimated by the
             search.
         linear_expected_error: The same for the subset `linear` of the same size.
-        refined_from: The timesteps before the refinement; empty without one.
-        distances: Distances of sampled images from the teacher's, before and after the refinement; empty
-            without one.
+        refined_from: The timesteps before the refinement; empty if there was none.
+        distances: Distances of sampled images from the teacher's, before and after the refinement; empty if
+            there was none.
         search: Settings of the search.
-        calls: Network calls of the whole search; a batch is one call.
-        seconds: Duration of the whole search.
+        calls: Network calls of the complete search; a batch is one call.
+        seconds: Duration of the complete search.
         made_with: Versions, hardware and the command.
     """
 
@@ -203,13 +203,13 @@ class SubsetsFile:
 def found_subset(
     run: Path, schedule: NoiseSchedule, num_inference_steps: int, weights: WantedWeights | None = None
 ) -> NDArray[np.int64]:
-    """Return the subset found last.
+    """Return the subset that was found most recently.
 
     Args:
         run: The folder of a run.
         schedule: The noise schedule to sample with.
         num_inference_steps: S.
-        weights: The weights to sample with, if they are those of that run.
+        weights: The weights to sample with, if they belong to that run; None to ignore the weights.
 
     Returns:
         int64 `(S,)`.
@@ -220,7 +220,8 @@ def found_subset(
     """
     if not run.is_dir():
         raise UserError(
-            f"there is no run in {run}", why="timestep subset 'optimized' reads its subsets from there"
+            f"there is no run in {run}",
+            why="timestep subset 'optimized' reads its subsets from a run's folder",
         )
     file = SubsetsFile(run)
     fix = f"ddim-host optimize {shlex.quote(str(run))} --steps {num_inference_steps}"

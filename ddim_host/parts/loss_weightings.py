@@ -1,7 +1,7 @@
-"""Weights per timestep that change the training objective; a sampler's weights only correct its bias.
+"""Loss weightings: weights per timestep that define the training objective.
 
-To give the same objective for another prediction type, a published weight is multiplied by the ratio of the
-squared errors of the two types.
+The weights of a timestep sampler, in contrast, only correct its bias. To give the same objective for another
+prediction type, a published weight is multiplied by the ratio of the squared errors of the two types.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ddim_host.diffusion import NoiseSchedule, PredictionType
 
-# Limits that keep every weight within float32, its type in a batch.
+# Limits that keep every weight within the range of float32, the dtype of weights in a batch.
 _MAX_P2_GAMMA = 10.0
 _MIN_P2_K, _MAX_P2_K = 1e-3, 1e3
 
@@ -26,7 +26,7 @@ _MIN_P2_K, _MAX_P2_K = 1e-3, 1e3
 def none(schedule: NoiseSchedule, _prediction_type: PredictionType) -> NDArray[np.float64]:
     """Weight 1 at every timestep: L_simple of DDPM (arXiv 2006.11239, equation 14).
 
-    This holds for each prediction type, so the plain loss of v is a different objective from that of epsilon.
+    The weight is 1 for every prediction type, so the loss of v is a different objective from that of epsilon.
 
     Args:
         schedule: The noise schedule of the run.
@@ -40,14 +40,15 @@ def none(schedule: NoiseSchedule, _prediction_type: PredictionType) -> NDArray[n
 def min_snr(
     schedule: NoiseSchedule, prediction_type: PredictionType, *, gamma: float = 5.0
 ) -> NDArray[np.float64]:
-    """Reduce the weight of low noise, where the loss is easy to lower (arXiv 2303.09556, section 3.4).
+    """Reduce the weight of low noise, where the loss is easy to reduce (arXiv 2303.09556, section 3.4).
 
-    `min(SNR, gamma)` for a network that predicts x_start, divided by SNR for epsilon, by SNR + 1 for v.
+    The weight is `min(SNR, gamma)` for a network that predicts x_start; for epsilon it is divided by SNR, and
+    for v by SNR + 1.
 
     Args:
         schedule: The noise schedule of the run.
         prediction_type: The type of prediction.
-        gamma: The signal-to-noise ratio above which a timestep counts less, > 0.
+        gamma: The signal-to-noise ratio above which timesteps have less weight; must be above 0.
 
     Returns:
         float64 `(T,)`, in [0, 1] for epsilon and v, in [0, gamma] for x_start.
@@ -71,14 +72,14 @@ def p2(
 
     This is the P2 weight `lambda_t / (k + SNR)^gamma` (arXiv 2204.00227, equation 8). Its lambda_t converts
     the terms of the variational bound to those of DDPM's L_simple; the losses here are already those of
-    L_simple (the error of epsilon without a factor) and need no lambda_t. For other prediction types the
-    weight gives the same objective.
+    L_simple (the error of epsilon without a factor) and need no lambda_t. For other prediction types, the
+    weight is converted to give the same objective.
 
     Args:
         schedule: The noise schedule of the run.
         prediction_type: The type of prediction.
-        gamma: Strength of the weighting, in [0, 10]; 0 is no weighting.
-        k: Bounds the weights of high noise, in [0.001, 1000].
+        gamma: Strength of the weighting, in [0, 10]; 0 disables it.
+        k: Limit on the weights of high noise, in [0.001, 1000].
 
     Returns:
         float64 `(T,)`.

@@ -1,4 +1,4 @@
-"""Noise schedules: the betas, the variances of the noise that each timestep adds."""
+"""Noise schedules: the betas, which are the variances of the noise added at each timestep."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def linear(
         float64 `(T,)`.
 
     Raises:
-        UserError: A beta would leave (0, 1): T <= 20 with the default ends.
+        UserError: A beta would be outside (0, 1), as with T <= 20 and the default ends.
     """
     start, end = _scaled_ends("linear", num_train_timesteps, beta_start, beta_end)
     return np.linspace(start, end, num_train_timesteps, dtype=np.float64)
@@ -41,9 +41,9 @@ def linear(
 def quad(
     num_train_timesteps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02
 ) -> NDArray[np.float64]:
-    """Betas with square roots on a straight line, scaled by 1000 / T (`quad` of ermongroup/ddim).
+    """Betas whose square roots are on a straight line, scaled by 1000 / T (`quad` of ermongroup/ddim).
 
-    With the same ends it adds less noise than `linear`. Diffusers calls it `scaled_linear`.
+    With the same ends, it adds less noise than `linear`. Diffusers calls it `scaled_linear`.
 
     Args:
         num_train_timesteps: T.
@@ -54,7 +54,7 @@ def quad(
         float64 `(T,)`.
 
     Raises:
-        UserError: A beta would leave (0, 1): T <= 20 with the default ends.
+        UserError: A beta would be outside (0, 1), as with T <= 20 and the default ends.
     """
     start, end = _scaled_ends("quad", num_train_timesteps, beta_start, beta_end)
     roots = np.linspace(math.sqrt(start), math.sqrt(end), num_train_timesteps, dtype=np.float64)
@@ -77,7 +77,7 @@ def sigmoid(
         float64 `(T,)`.
 
     Raises:
-        UserError: A beta could leave (0, 1): T <= 20 with the default ends.
+        UserError: A beta could be outside (0, 1), as with T <= 20 and the default ends.
     """
     start, end = _scaled_ends("sigmoid", num_train_timesteps, beta_start, beta_end)
     x = np.linspace(-6.0, 6.0, num_train_timesteps, dtype=np.float64)
@@ -85,7 +85,7 @@ def sigmoid(
 
 
 def cosine(num_train_timesteps: int, *, s: float = 0.008) -> NDArray[np.float64]:
-    """Betas such that abar_t follows a squared cosine (improved DDPM, arXiv 2102.09672, equation 17).
+    """Betas for which alphas_cumprod is a squared cosine (improved DDPM, arXiv 2102.09672, equation 17).
 
     `abar(u) = cos^2(pi/2 (u + s) / (1 + s))` at `u = t / T`, and beta_t = 1 - abar(t + 1) / abar(t), limited
     to 0.999 as in the paper.
@@ -100,7 +100,7 @@ def cosine(num_train_timesteps: int, *, s: float = 0.008) -> NDArray[np.float64]
     Raises:
         UserError: `s` is outside [0, 1].
     """
-    # At s = 1 the squared cosine begins at half its height; far beyond, almost none of the curve is left.
+    # At s = 1, the squared cosine begins at half its height; for much larger s, almost no curve is left.
     if not 0.0 <= s <= 1.0:
         raise UserError(f"parameter 's' of noise schedule 'cosine' must be a number in [0, 1], not {s}")
     u = np.arange(num_train_timesteps + 1, dtype=np.float64) / num_train_timesteps

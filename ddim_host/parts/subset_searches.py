@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def dynamic_programming(
     schedule: NoiseSchedule, teacher: Teacher, sizes: Sequence[int]
 ) -> dict[int, NDArray[np.int64]]:
-    """Find the path with the least sum of errors, each weighted by the share that reaches the image.
+    """Find the path with the smallest sum of errors, each weighted by the share that reaches the image.
 
-    The result is exact for this measure, and computed for all sizes at once; see
+    The result is optimal for this measure, and computed for all sizes at once; see
     `ddim_host.diffusion.search`.
 
     Args:

@@ -1,6 +1,6 @@
 """Timestep subsets: the S of the T timesteps that sampling visits.
 
-Each returns exactly S strictly increasing timesteps, for every 1 <= S <= T.
+Each function returns exactly S strictly increasing timesteps, for every 1 <= S <= T.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def quad(schedule: NoiseSchedule, num_inference_steps: int, *, span: float = 0.8
     """Quadratically spaced timesteps, dense at low noise (DDIM, arXiv 2010.02502, section D.2).
 
     Positions are `linspace(0, sqrt(span T), S)^2`; the paper's CIFAR-10 runs use span 0.8, so sampling starts
-    at t = 0.8 T. A position past T - 1 becomes T - 1.
+    at t = 0.8 T. Positions above T - 1 become T - 1.
 
     Args:
         schedule: The noise schedule of the run.
@@ -92,7 +92,7 @@ def trailing(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.in
     """Timesteps at intervals of T / S, counted back from T - 1 (arXiv 2305.08891, table 2).
 
     `round(T j / S) - 1` for j from 1 to S. In the published form (`arange` with a step of -T / S, as in
-    diffusers), rounding errors of the step can add one timestep too many, for example at T = 1000 and S = 61.
+    diffusers), rounding errors can produce one timestep too many, for example at T = 1000 and S = 61.
 
     Args:
         schedule: The noise schedule of the run.
@@ -117,14 +117,14 @@ def explicit(schedule: NoiseSchedule, num_inference_steps: int, *, t: tuple[int,
         int64 `(S,)`.
 
     Raises:
-        UserError: The list is not S long, does not increase, or leaves [0, T).
+        UserError: The list is not S long, not strictly increasing, or not within [0, T).
     """
     timesteps = schedule.num_train_timesteps
     previous = -1
     for timestep in t:
         if not previous < timestep < timesteps:
             raise UserError(
-                f"parameter 't' of timestep subset 'explicit' must be increasing integers in [0, "
+                f"parameter 't' of timestep subset 'explicit' must be strictly increasing integers in [0, "
                 f"{timesteps})",
                 why=f"{timestep} follows {previous}"
                 if 0 <= timestep < timesteps
@@ -142,10 +142,10 @@ def explicit(schedule: NoiseSchedule, num_inference_steps: int, *, t: tuple[int,
 def optimized(
     schedule: NoiseSchedule, num_inference_steps: int, *, from_: Path | None = None
 ) -> NDArray[np.int64]:
-    """Use the subset that `ddim-host optimize` found for a run, or for another run: `optimized:from=RUN`.
+    """Use the subset that `ddim-host optimize` found for this run, or with `optimized:from=RUN` for another.
 
     `sample`, `evaluate` and `reconstruct` use the subset found for exactly the weights they sample with (see
-    `ddim_host.run.trained`). With `from=` the weights differ, so the subset found last in that run for this
+    `ddim_host.run.trained`). With `from=`, the weights differ, so the most recent subset of that run for this
     noise schedule is used.
 
     Args:
@@ -169,7 +169,7 @@ def optimized(
 
 
 def _unit_interval(size: int) -> NDArray[np.float64]:
-    """Return `size` evenly spaced numbers ending in 1: a single step must start at the noisiest timestep."""
+    """Return `size` evenly spaced numbers up to 1: a single step must start at the noisiest timestep."""
     return np.linspace(0.0, 1.0, size) if size > 1 else np.ones(1)
 
 

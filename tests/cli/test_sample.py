@@ -503,7 +503,7 @@ def refused(in_process: Callable[..., Outcome], tmp_path: Path) -> Callable[...,
         ("reconstruct RUN --out TMP/x", "--out must be a PNG file, not"),
         ("reconstruct RUN --out RUN/samples/linear-3-eta-0.png", "already exists"),
         ("reconstruct RUN --data images:path=TMP/nowhere", "cannot open"),
-        ("reconstruct RUN --data cifar10", "has images of a different shape than the training images"),
+        ("reconstruct RUN --data cifar10", "differ in shape from the training images"),
     ],
 )  # fmt: skip
 def test_invalid_option_is_refused(
@@ -627,7 +627,7 @@ def test_reconstruct_reports_missing_data_and_accepts_other_images(
     edit_config(run, lambda config: config.update(data=gone))
     assert refused("reconstruct", run).startswith(f"cannot open {run / 'gone'}")
     message = refused("reconstruct", run, "--data", f"images:path={pictures}")
-    assert message.startswith("data set 'images' has images of a different shape than the training images")
+    assert message.startswith("the images of data set 'images' differ in shape from the training images")
     assert "(8, 8, 3), the network's is (8, 8, 1)" in message
     with pytest.raises(AssertionError, match="must exit before it builds a network"):
         in_process("reconstruct", run, "--data", "digits")

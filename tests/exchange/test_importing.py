@@ -218,7 +218,7 @@ def test_images_of_another_shape_are_refused(importing: Import, tmp_path: Path) 
     save_pipeline(tmp_path / "pipeline", network={"sample_size": 16})
     outcome = importing("--data", "digits")
     assert outcome.code == 2
-    assert "images of a different shape" in outcome.err
+    assert "differ in shape from the training images" in outcome.err
     assert not (tmp_path / "run").exists()
 
 

@@ -20,9 +20,9 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (AMX, "matrix units (AMX); auto is bf16"),
-        ("avx512f avx512_bf16", "AVX512_BF16, no matrix units (AMX); auto is fp32"),
-        ("avx2", "no bf16 instructions, no matrix units (AMX); auto is fp32"),
+        (AMX, "matrix units (AMX); auto selects bf16"),
+        ("avx512f avx512_bf16", "AVX512_BF16, no matrix units (AMX); auto selects fp32"),
+        ("avx2", "no bf16 instructions, no matrix units (AMX); auto selects fp32"),
     ],
 )
 def test_doctor_says_what_auto_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch, flags: str, text: str) -> None:
@@ -33,7 +33,10 @@ def test_doctor_says_what_auto_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch, fl
 def test_doctor_says_that_disabled_kernels_do_not_use_matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "processor_flags", lambda: AMX)
     monkeypatch.setenv(KERNELS_VARIABLE, "framework")
-    assert bf16_check().detail == "matrix units (AMX), unused: the kernels are disabled; auto is fp32"
+    assert (
+        bf16_check().detail
+        == "matrix units (AMX), unused because the kernels are disabled; auto selects fp32"
+    )
 
 
 def test_requested_precision_comes_before_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,10 +139,10 @@ def test_initial_weights_have_the_variance_of_ddpm() -> None:
         ({"num_res_blocks": 2**63}, "num_res_blocks"),
         ({"dropout": 1.0}, "dropout"),
         ({"dropout": -0.1}, "dropout"),
-        ({"attention_resolutions": (16, 15)}, "contains 15, but the levels have 32, 16, 8, 4 pixels"),
+        ({"attention_resolutions": (16, 15)}, "contains 15, but the levels are 32, 16, 8, 4 pixels high"),
         ({"attention_resolutions": (2,)}, "contains 2"),
         ({"up_attention_resolutions": (2,)}, "up_attention_resolutions contains 2"),
-        ({"image_size": (48, 32)}, "attention_resolutions contains 16, but the levels have 48, 24, 12, 6"),
+        ({"image_size": (48, 32)}, "attention_resolutions contains 16, but the levels are 48, 24, 12, 6"),
         ({"middle_attention_groups": 3}, "256 channels cannot be divided into middle_attention_groups = 3"),
         ({"middle_attention_groups": 0}, "middle_attention_groups = 0"),
         ({"middle_scale_factor": 0.0}, "middle_scale_factor must be a positive number"),
@@ -154,7 +154,7 @@ def test_initial_weights_have_the_variance_of_ddpm() -> None:
         ({"freq_shift": 64}, "freq_shift must be from 0 to 63"),
         ({"time_embedding_dim": 0}, "time_embedding_dim must be from 1"),
         ({"image_channels": 0}, "image_channels must be at least 1"),
-        ({"channel_multipliers": (1,)}, "contains 16, but the levels have 32 pixels"),
+        ({"channel_multipliers": (1,)}, "contains 16, but the levels are 32 pixels high"),
     ],
 )
 def test_invalid_network_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -84,7 +84,7 @@ def test_one_coloured_pixel_makes_all_images_rgb(name: str, tmp_path: Path, cach
     source = images(path=path)
     assert source.image_shape == (8, 8, 3)
     assert source.resolved == {"channels": "3"}
-    reason = f"8 x 8, RGB, because of {name}; channels=1 makes all grey"
+    reason = f"8 x 8, RGB, because {name} has colours; channels=1 converts all to grey"
     assert (reason in source.description) == (
         name != "00.png"
     )  # if the first is grey, all were expected to be
@@ -100,7 +100,7 @@ def test_first_image_with_colours_decides_without_reading_others(tmp_path: Path,
     (path / "01.png").write_bytes(b"not read")
     source = images(path=path)
     assert source.image_shape == (8, 8, 3)
-    assert "because of" not in source.description
+    assert "because" not in source.description
     assert source.known is None
     assert not cache.exists()
 
@@ -124,8 +124,9 @@ def test_description_has_the_split_until_the_images_are_known(
     monkeypatch.setattr("ddim_host.parts.datasets.image_files._CLOCK_NANOSECONDS", -(10**12))
     path = folder_of(tmp_path / "coloured", np.stack([GREY, GREY // 2, GREY // 3], axis=3), "RGB")
     source = images(path=path)
-    rule = "train/ and test/ if it has both, otherwise 1 in 10 by name for testing, from the first"
-    assert source.description == f"images in {path}, 8 x 8, RGB; split: {rule}"
+    rule = "1 in 10 for testing, by name, starting with the first"
+    split = f"folders train/ and test/ if present, otherwise {rule}"
+    assert source.description == f"images in {path}, 8 x 8, RGB; split: {split}"
     source.load()
     source = images(path=path)
     assert source.description == f"images in {path}, 8 x 8, RGB"
@@ -278,7 +279,7 @@ def test_dry_run_prints_the_split_and_what_training_does(
     images_line = f"images            images in {grey}, 8 x 8, grey (all 12 are)\n"
     assert images_line + " " * 18 + "mirrored at random in training; flip=false prevents this" in done.out
     assert done.out.endswith(
-        "split             10 train, 2 test (1 in 10 by name for testing, from the first)\n"
+        "split             10 train, 2 test (1 in 10 for testing, by name, starting with the first)\n"
         "                  fewer than 100 training images: the network will memorise them\n"
     )
     done = in_process("run", "--plugin", "torch", "--data", f"{data},flip=false", "--dry-run")

@@ -182,7 +182,7 @@ def test_every_format_gives_the_pixels_of_a_folder_of_pngs(
     found = images(path=path)
     assert found.image_shape == expected.image_shape == (8, 8, 1 if pixels is GREY else 3)
     same(found.load(), expected.load())
-    assert "1 in 10 by name" in found.load().split
+    assert "1 in 10 for testing, by name" in found.load().split
     half = images(path=path, size=4, channels="3")
     same(half.load(), images(path=tmp_path / "pngs", size=4, channels="3").load())
 
@@ -294,7 +294,7 @@ UNIT = _RNG.random((5, 8, 8))
         (
             GREY.astype(np.int32) - 5,
             "values from -5 to 250",
-            "scale the values to 0 to 255, by one window for all",
+            "scale all images to 0 to 255 with the same window",
         ),
         (GREY > 99, "bool of shape", "(255 * array)"),
         (GREY.reshape(23, 64), "uint8 of shape (23, 64)", "array.reshape(-1, 8, 8)"),
@@ -558,7 +558,7 @@ def test_scans_are_refused_with_how_to_convert_them(kind: str, name: str, tmp_pa
         shutil.make_archive(str(tmp_path / "all"), kind, folder)
     )
     error = refused(path, f"{name} .*is a DICOM or NIfTI file")
-    assert "convert all files to PNG by the same window" in error.fix
+    assert "convert all files to PNG with the same window" in error.fix
 
 
 def test_scans_beside_images_are_ignored(tmp_path: Path) -> None:

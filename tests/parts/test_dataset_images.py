@@ -215,7 +215,7 @@ def test_origin_of_the_split_is_stored(tmp_path: Path) -> None:
             found = mine.load()
             assert (len(found.train), len(found.test)) == (3, 3)
             assert found.split == "its folders train/ and test/"
-            assert plain.load().split == "1 in 10 by name for testing, from the first"
+            assert plain.load().split == "1 in 10 for testing, by name, starting with the first"
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 0.51, float("nan"), float("inf")])

@@ -117,7 +117,7 @@ def test_explicit_is_read_from_text() -> None:
     ],
 )
 def test_explicit_refuses_invalid_subsets(t: tuple[int, ...], why: str) -> None:
-    with pytest.raises(UserError, match=r"must be increasing integers in \[0, 100\)") as caught:
+    with pytest.raises(UserError, match=r"must be strictly increasing integers in \[0, 100\)") as caught:
         explicit(schedule(100), 3, t=t)
     assert why in caught.value.why
 

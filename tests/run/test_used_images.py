@@ -99,7 +99,7 @@ def after(
 
 def test_run_prints_and_stores_its_images(before: Run) -> None:
     assert before.outcome.code == 0, before.outcome.err
-    split = "10 train, 2 test (1 in 10 by name for testing, from the first)"
+    split = "10 train, 2 test (1 in 10 for testing, by name, starting with the first)"
     assert f"\nsplit             {split}\n" in before.outcome.out
     found = fingerprint(before.path)
     assert (found.num_train, found.num_test) == (10, 2)

@@ -1,4 +1,4 @@
-"""Helpers for layers built on the kernels: cached weights, channel counts."""
+"""Helpers for layers that use the kernels: cached weights and channel counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def cached(cache: dict[str, _Tensor] | None, name: str, make: Callable[[], _Tens
     """Return a layer's cached tensor, creating it on the first call.
 
     Args:
-        cache: Tensors by the layer's name; None to create the tensor in every call.
+        cache: Tensors by layer name; None to create the tensor on every call.
         name: The layer's name.
         make: Creates the tensor.
     """

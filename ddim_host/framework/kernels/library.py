@@ -1,4 +1,4 @@
-"""Compile the kernels for this processor, once, and load them."""
+"""Compile the kernels for this processor on first use, and load them."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ KERNELS_VARIABLE = "DDIM_HOST_KERNELS"
 
 _SOURCE = Path(__file__).with_name("source")
 DECLARATIONS = (_SOURCE / "kernels.h").read_text(encoding="utf-8")
-"""C symbols for C++ code that is compiled later, in the same process."""
+"""C declarations of the kernels, for C++ code that is compiled later in the same process."""
 
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 
 
 class Kernels:
-    """The compiled kernels, each a function of addresses and sizes.
+    """The compiled kernels, as functions of addresses and sizes.
 
     Arrays are contiguous in the given order. Images, `(B, H, W, C)` or `(B, H W, C)`, and their gradients
-    hold bf16 if the last argument, `bf16`, is true, otherwise float32. All other arrays are float32;
+    are bf16 if the last argument, `bf16`, is true, otherwise float32. All other arrays are float32;
     convolution weights are `(out, in, 3, 3)`. All computation is in float32, and each function rounds to bf16
     once, to nearest; on processors with matrix units, convolutions of bf16 images also round their weights.
-    Nothing is checked. The kernels use all processors that OpenMP may use. The result for
-    an image does not depend on the rest of its batch. The number of processors changes only the last bits of
-    `conv3x3_grad_weights`, whose sum is split among them.
+    Arguments are not checked. The kernels use all processors available to OpenMP. The result for an image
+    does not depend on the rest of its batch. The number of processors affects only the last bits of the
+    result of `conv3x3_grad_weights`, whose sum is split among them.
 
     Args:
         path: The shared library. Its symbols become visible to libraries loaded later.
@@ -49,23 +49,24 @@ class Kernels:
         conv3x3_weights_size: `(in, out, bf16)`: the number of values that `conv3x3_transform` writes.
         conv3x3_transform: `(w, u, in, out, turned, bf16)`: transform weights for `conv3x3` (arXiv
             1509.09308), or pack them for matrix units. With `turned`, w is `(in, out, 3, 3)`, and `conv3x3`
-            computes the gradient with respect to the input. `bf16` must be that of `conv3x3`.
+            computes the gradient with respect to the input. `bf16` must be the same as for `conv3x3`.
         conv3x3: `(x, u, bias, shift, residual, y, B, H, W, in, out, bf16)`: convolve with stride 1 and one
             pixel of zero padding, then add bias `(out,)`, shift `(B, out)` to every pixel, and the image
             residual `(B, H, W, out)`; any of the three may be None.
-        conv3x3_grad_weights: `(x, grad_y, grad_w, B, H, W, in, out, bf16)`.
+        conv3x3_grad_weights: `(x, grad_y, grad_w, B, H, W, in, out, bf16)`: the gradient of the weights.
         add: `(y, bias, shift, residual, B, H W, C, bf16)`: add in place, as `conv3x3` does after convolving.
-        sum_pixels: `(x, sums, B, H W, C, bf16)`: sums `(B, C)` of an image.
+        sum_pixels: `(x, sums, B, H W, C, bf16)`: sum each image over its pixels, into `(B, C)`.
         group_norm: `(x, weight, bias, y, statistics, B, H W, C, groups, eps, silu, bf16)` (arXiv 1803.08494,
             equation 1), then z sigmoid(z) if `silu`; statistics `(B, groups, 2)` are for the gradient.
         group_norm_grad: `(x, weight, bias, statistics, grad_y, grad_x, grad_weight, grad_bias, B, H W, C,
             groups, silu, bf16)`.
-        dropout: `(x, y, size, first, seed, probability, bf16)`: the mask depends on the seed, in [0, 2^64),
-            and on the position of an element, counted from `first`, so the same call applies it to a
-            gradient; it is the same for bf16 and float32. x and y may be the same.
-        softmax: `(scores, rows, columns)`: replace each row by its probabilities, in the calling thread.
-        keep_freed_memory: `()`: from now on, `free` in this process keeps memory for the next `malloc`
-            instead of returning it to the system, which would clear every page again.
+        dropout: `(x, y, size, first, seed, probability, bf16)`: apply dropout. The mask depends only on the
+            seed, in [0, 2^64), and on the position of each element, counted from `first`. So the same call
+            applies the same mask to a gradient, and bf16 and float32 have the same mask. x and y may be the
+            same.
+        softmax: `(scores, rows, columns)`: replace each row with its softmax, in the calling thread.
+        keep_freed_memory: `()`: make this process reuse freed memory instead of returning it to the system,
+            which would have to clear every page again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,11 +95,11 @@ class Kernels:
 
 @functools.cache
 def cpu_kernels() -> Kernels | None:
-    """Return the kernels; compile them first if necessary, with a message: it takes a few seconds.
+    """Return the kernels; compile them first if necessary, which takes a few seconds and prints a message.
 
     Returns:
-        None if `$DDIM_HOST_KERNELS` is `framework`; also None, with a note on standard error, if it is
-        `auto`, the default, and the kernels cannot be compiled on this machine.
+        The kernels; None if `$DDIM_HOST_KERNELS` is `framework`. Also None, with a note on standard error, if
+        it is `auto`, the default, and the kernels cannot be compiled on this machine.
 
     Raises:
         UserError: The variable is `native` and the kernels cannot be compiled; the compiled library cannot be
@@ -107,8 +108,8 @@ def cpu_kernels() -> Kernels | None:
     wanted = os.environ.get(KERNELS_VARIABLE) or "auto"
     if wanted not in ("auto", "native", "framework"):
         raise UserError(
-            f"unknown kernels: {KERNELS_VARIABLE}={printable(wanted)}",
-            fix=f"set {KERNELS_VARIABLE} to auto, native or framework",
+            f"{KERNELS_VARIABLE} must be auto, native or framework, not {printable(wanted)}",
+            fix=f"export {KERNELS_VARIABLE}=auto",
         )
     if wanted == "framework":
         return None
@@ -123,7 +124,7 @@ def cpu_kernels() -> Kernels | None:
 
 
 def load_kernels() -> Kernels:
-    """Return the kernels regardless of the environment; compile them first if necessary.
+    """Return the kernels, regardless of the environment variable; compile them first if necessary.
 
     Raises:
         UserError: The kernels are not available on this machine.
@@ -134,7 +135,7 @@ def load_kernels() -> Kernels:
         raise UserError(
             "the compiled kernels cannot be loaded",
             why=printable(error),
-            fix=f"remove the folder {_folder()}, or set {KERNELS_VARIABLE}=framework",
+            fix=f"delete the folder {_folder()}, or set {KERNELS_VARIABLE}=framework",
         ) from None
 
 
@@ -147,7 +148,7 @@ def _compiled() -> Path:
     sources = {path.name: path.read_bytes() for path in sorted(_SOURCE.iterdir())}
     built_by = (_compiler(), _FLAGS, processor_flags())
     identity = hashlib.sha256(repr((sources, *built_by)).encode()).hexdigest()[:16]
-    # The name also holds a hash of the content, so a damaged or replaced library is compiled again.
+    # The name also contains a hash of the library, so that a damaged or replaced one is compiled again.
     for path in sorted(_folder().glob(f"{identity}-*.so")):
         with contextlib.suppress(OSError):
             if path.name == _name(identity, path.read_bytes()):
@@ -173,7 +174,7 @@ def _compile() -> bytes:
     if shutil.which(compiler[0]) is None:
         raise _unavailable(f"there is no C++ compiler {compiler[0]}", "sudo apt-get install g++")
     started = time.monotonic()
-    print("compiling kernels for this processor, once: ", end="", file=sys.stderr, flush=True)
+    print("compiling kernels for this processor (only once): ", end="", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "kernels.so")
         command = [*compiler, *_FLAGS, str(_SOURCE / "kernels.cpp"), "-o", str(target)]

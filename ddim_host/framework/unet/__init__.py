@@ -2,12 +2,12 @@
 
     spec               the specification of a network
     description        layers with their canonical names and sizes
-    weights            the layers' arrays, and their initial values
-    network            the computation, over the operations that a framework provides
-    diffusers_config   networks in diffusers' configuration, and diffusers' old names of weights
+    weights            the parameters of the layers, and their initial values
+    network            the forward pass, in terms of operations that a framework provides
+    diffusers_config   conversion to and from diffusers' configuration and its old weight names
 
-The architecture is DDPM's (arXiv 2006.11239, appendix B); names and layouts are those of diffusers'
-`UNet2DModel`.
+The architecture is DDPM's (arXiv 2006.11239, appendix B); the names and layouts of parameters are those of
+diffusers' `UNet2DModel`.
 """
 
 from ddim_host.framework.unet.description import (

@@ -19,8 +19,8 @@ class Conv:
         out_channels: Output channels.
         kernel: Height and width of the kernel.
         stride: Step of the kernel in pixels.
-        padding: Rows of zeros added above and below, and columns added left and right.
-        starts_at_zero: True if the initial weights are zeros.
+        padding: Rows of zeros added above and below, and the same numbers of columns left and right.
+        starts_at_zero: True if the initial weights are zero.
     """
 
     name: str
@@ -59,14 +59,14 @@ class ResNet:
     Attributes:
         norm1: Norm before the first convolution.
         conv1: The first convolution.
-        time_emb_proj: Projection of the time embedding to one number per channel (shifts), or with
-            `scale_shift` to two (scales, then shifts).
+        time_emb_proj: Projection of the time embedding to a shift per channel or, with `scale_shift`, to all
+            scales followed by all shifts.
         norm2: Norm before the second convolution.
         conv2: The second convolution.
-        conv_shortcut: Maps the input channels to the output channels; None if they are equal.
+        conv_shortcut: 1 x 1 convolution that changes the number of channels; None if it stays the same.
         scale_shift: True if the time embedding scales and shifts the output of `norm2`, instead of shifting
             its input.
-        scale_factor: Divisor of the result.
+        scale_factor: Divisor of the block's output.
     """
 
     norm1: GroupNorm
@@ -89,8 +89,8 @@ class Attention:
         to_k: Projection to keys.
         to_v: Projection to values.
         to_out: Projection of the attention output.
-        heads: Number of heads; it divides the channels.
-        scale_factor: Divisor of the result.
+        heads: Number of heads, which must divide the number of channels.
+        scale_factor: Divisor of the block's output.
     """
 
     group_norm: GroupNorm | None
@@ -113,7 +113,7 @@ class Level:
 
 @dataclass(frozen=True)
 class UNet:
-    """The whole network, in the order of computation."""
+    """The complete network, in the order of computation."""
 
     spec: UNetSpec
     time_linear_1: Linear
@@ -170,7 +170,7 @@ class UNet:
 
 
 class _Builder:
-    """Builds blocks that share a spec."""
+    """A builder of blocks that share a spec."""
 
     def __init__(self, spec: UNetSpec) -> None:
         self.spec = spec

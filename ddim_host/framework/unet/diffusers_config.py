@@ -1,6 +1,6 @@
 """Conversion between diffusers' configuration of a `UNet2DModel` and a `UNetSpec`.
 
-Diffusers need not be installed. Missing keys have diffusers' defaults.
+Diffusers need not be installed. Missing keys take diffusers' defaults.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ DEFAULTS: dict[str, object] = {
     "num_class_embeds": None,
     "num_train_timesteps": None,
 }
-"""Every key of a `UNet2DModel`, with its default."""
+"""Every argument of `UNet2DModel`, with its default."""
 
 _ONLY: dict[str, tuple[object, ...]] = {
     "time_embedding_type": ("positional",),
@@ -66,7 +66,7 @@ _ONLY: dict[str, tuple[object, ...]] = {
 _WITHOUT_EFFECT = {
     *("decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup")
 }
-"""Keys that diffusers' EMA adds to those of the network."""
+"""Keys that diffusers' EMA adds to the configuration of a network."""
 
 _THEIR_NAMES = {
     "base_channels": "the first of block_out_channels",
@@ -78,25 +78,25 @@ _THEIR_NAMES = {
     "its size": "its sample_size",
     "no level": "no level (block_out_channels)",
 }
-"""Diffusers' names for our parameters, for messages."""
+"""Diffusers' names for the parameters of a `UNetSpec`, for error messages."""
 
 _IN_A_MESSAGE = re.compile(rf"\b({'|'.join(_THEIR_NAMES)})\b")
 
 _LEGACY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names of the dense layers of attention before diffusers 0.15."""
+"""Names that attention's dense layers had before diffusers 0.15, with their current names."""
 
 _LEGACY_NAME = re.compile(rf"(.+\.attentions\.\d+\.)({'|'.join(_LEGACY)})(\.(?:weight|bias))")
 
 
 def spec_from_diffusers(config: Mapping[str, object], num_train_timesteps: int) -> UNetSpec:
-    """Read a network from the `config.json` of diffusers.
+    """Read the specification of a network from diffusers' `config.json`.
 
     Args:
-        config: Content of the file; keys that begin with an underscore are ignored.
+        config: Contents of the file; keys that begin with an underscore are ignored.
         num_train_timesteps: T, from the scheduler's configuration.
 
     Raises:
-        UserError: A key is unknown, or has a value of the wrong type or one that no `UNetSpec` can express.
+        UserError: A key is unknown, or its value has the wrong type or cannot be expressed by a `UNetSpec`.
     """
     read = _NetworkConfig(config)
     channels = read.integers("block_out_channels")
@@ -105,7 +105,7 @@ def spec_from_diffusers(config: Mapping[str, object], num_train_timesteps: int) 
     image_channels = read.integer("in_channels")
     if read.integer("out_channels") != image_channels:
         read.refuse(
-            "out_channels", read["out_channels"], f"the network must return its {image_channels} in_channels"
+            "out_channels", read["out_channels"], f"out_channels must equal in_channels = {image_channels}"
         )
     heights = [height >> level for level in range(levels)]
     down = read.attending("down_block_types", ("DownBlock2D", "AttnDownBlock2D"), levels)
@@ -142,7 +142,7 @@ def spec_from_diffusers(config: Mapping[str, object], num_train_timesteps: int) 
 
 
 def diffusers_config(spec: UNetSpec) -> dict[str, object]:
-    """Return the `config.json` of an equivalent `UNet2DModel`; `spec_from_diffusers` reads it back.
+    """Return the `config.json` of an equivalent `UNet2DModel`, which `spec_from_diffusers` can read back.
 
     Args:
         spec: The network.
@@ -154,8 +154,8 @@ def diffusers_config(spec: UNetSpec) -> dict[str, object]:
     if widths[0] != base:
         raise UserError(
             "diffusers has no equivalent of this network",
-            why=f"its first level has {widths[0]} channels and the convolution before it {base}; "
-            "in diffusers they are equal",
+            why=f"its first level has {widths[0]} channels, but the convolution before it has {base}; "
+            "diffusers requires equal numbers",
             fix="export a network whose channel_multipliers begin with 1",
         )
     down = [height in spec.attention_resolutions for height in spec.heights]
@@ -188,7 +188,7 @@ def diffusers_config(spec: UNetSpec) -> dict[str, object]:
 
 
 def with_canonical_names(weights: Mapping[str, Array]) -> dict[str, Array]:
-    """Rename attention layers from their old names `query`, `key`, `value` and `proj_attn`.
+    """Rename attention layers that have the old names `query`, `key`, `value` and `proj_attn`.
 
     Args:
         weights: Arrays by name, of any type.
@@ -211,10 +211,10 @@ def with_canonical_names(weights: Mapping[str, Array]) -> dict[str, Array]:
 
 
 class _NetworkConfig(TypedConfig):
-    """Reads the configuration of a network.
+    """A reader of a network's configuration.
 
     Args:
-        config: Content of the file.
+        config: Contents of the file.
     """
 
     def __init__(self, config: Mapping[str, object]) -> None:
@@ -237,12 +237,12 @@ class _NetworkConfig(TypedConfig):
         return list(value)
 
     def size(self, key: str) -> tuple[int, int]:
-        """Read height and width."""
+        """Read the height and width of images."""
         value = self[key]
         if _is_positive(value):
             return value, value
         if not isinstance(value, list | tuple) or len(value) != 2 or not all(map(_is_positive, value)):
-            self.refuse(key, value, f"{key} must be the image size: an integer, or height and width")
+            self.refuse(key, value, f"{key} must be a positive integer, or a list of height and width")
         return value[0], value[1]
 
     def attending(self, key: str, types: tuple[str, str], levels: int) -> list[bool]:
@@ -250,9 +250,9 @@ class _NetworkConfig(TypedConfig):
         value = self[key]
         if not isinstance(value, list | tuple) or len(value) != levels:
             self.refuse(
-                key, value, f"{key} must be a list of {levels} blocks, one for each of block_out_channels"
+                key, value, f"{key} must be a list of {levels} types, one per entry of block_out_channels"
             )
-        # Until diffusers 0.1 names had this prefix, which diffusers still accepts.
+        # Up to diffusers 0.1, names had this prefix; diffusers still accepts it.
         names = [name.removeprefix("UNetRes") if isinstance(name, str) else name for name in value]
         for name in names:
             if name not in types:

@@ -24,7 +24,7 @@ Tensor = TypeVar("Tensor", bound=Any)
 
 
 class Layers(Protocol[Tensor]):
-    """Operations on tensors `(B, C, H, W)` and the parameters, implemented by each framework."""
+    """Operations that each framework implements, on tensors `(B, C, H, W)` and the network's parameters."""
 
     def conv(
         self, layer: Conv, x: Tensor, *, shift: Tensor | None = None, residual: Tensor | None = None
@@ -35,7 +35,7 @@ class Layers(Protocol[Tensor]):
             layer: The layer.
             x: `(B, C, H, W)`.
             shift: `(B, C')`, added to every pixel.
-            residual: `(B, C', H', W')`, of the shape of the result.
+            residual: `(B, C', H', W')`, the shape of the result.
         """
         ...
 
@@ -48,11 +48,11 @@ class Layers(Protocol[Tensor]):
         ...
 
     def conv_norm_dropout(self, conv: Conv, norm: GroupNorm, x: Tensor, *, shift: Tensor) -> Tensor:
-        """Convolve and add; normalise, apply x sigmoid(x); in training, drop with the spec's probability."""
+        """Convolve, add `shift`, normalise and apply x sigmoid(x); in training, also apply dropout."""
         ...
 
     def modulate_dropout(self, x: Tensor, scale_shift: Tensor) -> Tensor:
-        """Compute x (1 + scale) + shift, apply x sigmoid(x); in training, drop with the spec's probability.
+        """Compute x (1 + scale) + shift and apply x sigmoid(x); in training, also apply dropout.
 
         Args:
             x: `(B, C, H, W)`.
@@ -65,7 +65,7 @@ class Layers(Protocol[Tensor]):
         ...
 
     def self_attention(self, layer: Attention, x: Tensor) -> Tensor:
-        """Attend from every pixel to all pixels, including the projections but not the norm and residual."""
+        """Attend from every pixel to all pixels; includes the projections but not the norm or residual."""
         ...
 
     def upsample(self, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Layers(Protocol[Tensor]):
         ...
 
     def concatenate(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Concatenate along the channels."""
+        """Concatenate along the channel axis."""
         ...
 
 
@@ -82,7 +82,7 @@ def run_unet(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embedding: Te
 
     Args:
         unet: The network's description.
-        layers: A framework's operations, holding the parameters.
+        layers: A framework's operations, with the parameters.
         x_t: `(B, C, H, W)`.
         time_embedding: `(B, base_channels)`, rows of `time_embedding_table`.
 
@@ -90,7 +90,7 @@ def run_unet(unet: UNet, layers: Layers[Tensor], x_t: Tensor, time_embedding: Te
         The prediction, `(B, C, H, W)`.
     """
     time = layers.silu(layers.linear(unet.time_linear_1, time_embedding))
-    # Every residual block begins with the silu of the time embedding, so it is computed once.
+    # Every residual block uses the silu of the time embedding, so it is computed once.
     time = layers.silu(layers.linear(unet.time_linear_2, time))
     x = layers.conv(unet.conv_in, x_t * 2.0 - 1.0 if unet.spec.center_input else x_t)
     skips = [x]
@@ -142,10 +142,10 @@ def _scaled(x: Tensor, factor: float) -> Tensor:
 
 
 def time_embedding_table(spec: UNetSpec) -> NDArray[np.float32]:
-    """Compute sines and cosines of every timestep (arXiv 1706.03762, section 3.5, as in DDPM).
+    """Compute the sines and cosines of every timestep (arXiv 1706.03762, section 3.5, as in DDPM).
 
-    `sin(t w_k)` then `cos(t w_k)` with `w_k = 10000^(-k / (n - freq_shift))` for k < n = base_channels / 2;
-    with `flip_sin_to_cos` the cosines come first.
+    Row t contains all `sin(t w_k)`, then all `cos(t w_k)`, or the reverse with `flip_sin_to_cos`, where
+    `w_k = 10000^(-k / (n - freq_shift))` for k < n = base_channels / 2.
 
     Args:
         spec: The network.

@@ -12,13 +12,13 @@ from ddim_host.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Beyond these limits, the mere list of layers or of parameter sizes could fill the memory.
+# Beyond these limits, even the list of layers or parameter shapes could exhaust memory.
 _MOST_CHANNELS = 1 << 16
 _MOST_LEVELS = 16
 _MOST_BLOCKS = 100
 
 _FEWEST_IN_GROUP = 4
-"""Minimum channels per group of a suggested `num_groups`, as in the default networks."""
+"""Minimum number of channels per group when `num_groups` is suggested, as in the default networks."""
 
 _LARGEST_ATTENTION = 16
 """Height in pixels of the largest level for which attention is suggested."""
@@ -33,25 +33,23 @@ class UNetSpec:
         image_channels: Channels of an image.
         num_train_timesteps: T; the network is called with t in [0, T).
         base_channels: Channels of the first level; even, for the sines and cosines of the timestep.
-        channel_multipliers: Channels of each level, in units of `base_channels` (not compounding).
+        channel_multipliers: Channels of each level, as multiples of `base_channels` (not cumulative).
         num_res_blocks: Residual blocks per level on the way down; one more on the way up.
         attention_resolutions: Heights in pixels of the levels that have self-attention on the way down.
-        attention_head_dim: Channels of a head; `none` for a single head, as in DDPM.
-        num_groups: Groups of each group normalisation; divides the channels of every level.
-        dropout: Probability, before the second convolution of every residual block.
-        up_attention_resolutions: The same on the way up; `none` for the levels of the way down.
-        middle_attention: Use self-attention in the middle, between the way down and up.
-        middle_attention_groups: Groups of its norm; `none` for `num_groups`, or no norm with `scale_shift`.
-        middle_scale_factor: Divisor of the result of every block in the middle.
-        scale_shift: Let the time embedding scale and shift the output of a norm, instead of shifting its
-            input.
+        attention_head_dim: Channels of an attention head; `none` for a single head, as in DDPM.
+        num_groups: Number of groups in every group normalisation; must divide the channels of every level.
+        dropout: Dropout probability before the second convolution of every residual block.
+        up_attention_resolutions: Like attention_resolutions, but on the way up; `none` for the same levels.
+        middle_attention: Use self-attention in the middle block, between the way down and the way up.
+        middle_attention_groups: Groups of its norm; `none` for `num_groups`, or no norm if `scale_shift`.
+        middle_scale_factor: Divisor of the output of every layer in the middle block.
+        scale_shift: Let the time embedding scale and shift a norm's output, instead of shifting its input.
         norm_eps: Epsilon of every group normalisation.
-        downsample_padding: Zeros added when downsampling: 0 for below and to the right only, 1 for all sides.
+        downsample_padding: Zero padding in downsampling: 0 for bottom and right only, 1 for all sides.
         center_input: Pass images x to the network as 2x - 1.
         time_embedding_dim: Features of the embedded timestep; `none` for four times `base_channels`.
         flip_sin_to_cos: Put the timestep's cosines before its sines.
-        freq_shift: The timestep's n frequencies are 10000^(-k / (n - freq_shift)); 1 in DDPM, 0 in most other
-            networks.
+        freq_shift: The n frequencies are 10000^(-k / (n - freq_shift)); 1 in DDPM, 0 in most networks.
     """
 
     image_size: tuple[int, int]
@@ -84,7 +82,7 @@ class UNetSpec:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of each level, the largest image first."""
+        """Channels of each level, the highest resolution first."""
         return tuple(round(self.base_channels * multiplier) for multiplier in self.channel_multipliers)
 
     @property
@@ -111,7 +109,7 @@ class UNetSpec:
         return self.middle_attention_groups
 
     def _problems(self) -> Iterator[tuple[str, str]]:
-        """Yield each problem, and the advice for the parameters."""
+        """Yield each problem, with the beginning of its fix."""
         for problem in itertools.chain(self._wrong_sizes(), self._wrong_numbers()):
             yield problem, "change"
         for channels in sorted({self.base_channels, *self.widths}):
@@ -123,7 +121,7 @@ class UNetSpec:
         yield from self._wrong_attention()
 
     def _fitting_groups(self) -> int:
-        """Return the largest number of groups that fits every level, with enough channels in each.
+        """Return the largest number of groups that divides every level into groups of enough channels.
 
         With one channel per group, the norm would cancel the time embedding.
         """
@@ -137,7 +135,7 @@ class UNetSpec:
         if base < 4 or base % 2:
             yield f"base_channels must be an even number of at least 4, not {base}"
         if not 1 <= levels <= _MOST_LEVELS or not all(multiplier > 0 for multiplier in multipliers):
-            yield f"channel_multipliers must be 1 to {_MOST_LEVELS} positive numbers"
+            yield f"channel_multipliers must contain 1 to {_MOST_LEVELS} positive numbers"
             return
         if max(base, base * max(multipliers)) > _MOST_CHANNELS:
             yield f"no level can have more than {_MOST_CHANNELS:,} channels"
@@ -185,14 +183,15 @@ class UNetSpec:
                     (other for other in heights if other <= _LARGEST_ATTENTION), default=heights[-1]
                 )
                 yield (
-                    f"{name} contains {size}, but the levels have {', '.join(map(str, heights))} pixels",
+                    f"{name} contains {size}, but the levels are {', '.join(map(str, heights))} pixels high",
                     f"set {name}={proposed} in",
                 )
         head = self.attention_head_dim
         for channels in sorted(attending):
             if head is not None and (head < 1 or channels % head):
                 yield (
-                    f"{channels} channels cannot be divided into heads of {head} (attention_head_dim)",
+                    f"{channels} channels cannot be divided into heads of {head} channels "
+                    "(attention_head_dim)",
                     "change",
                 )
         groups = self.middle_attention_groups

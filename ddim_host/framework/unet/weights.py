@@ -1,4 +1,4 @@
-"""The arrays of a network, and their initial values."""
+"""The parameters of a network, and their initial values."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Weights: TypeAlias = "dict[str, NDArray[np.float32]]"
 
 @dataclass(frozen=True)
 class Parameter:
-    """One array of weights.
+    """An array of weights or biases.
 
     Attributes:
         name: Canonical name, as in diffusers' `UNet2DModel`.
-        shape: The shape.
+        shape: Shape of the array.
         init: `uniform` (variance scaling), `zeros` or `ones`.
     """
 
@@ -41,10 +41,10 @@ def parameters(unet: UNet) -> tuple[Parameter, ...]:
 
 
 def initial_weights(unet: UNet, seed: int) -> Weights:
-    """Compute initial values of all parameters: a function of the seed, equal in every framework.
+    """Compute the initial values of all parameters from a seed; they are the same in every framework.
 
-    The choice of DDPM: uniform with variance 2 / (fan_in + fan_out), zero biases, and zeros for the last
-    layer of every residual branch and of the network, so that each block starts as the identity.
+    As in DDPM, weights are uniform with variance 2 / (fan_in + fan_out), and biases are zero. The last layer
+    of every residual branch and of the network is zero, so that each block starts as the identity.
 
     Args:
         unet: The network.

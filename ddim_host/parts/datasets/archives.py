@@ -23,14 +23,14 @@ MAX_FILE_BYTES = 256 << 20
 
 _MAX_TRAILING_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20
-"""Largest header of a file in a tar archive; `tarfile` holds the whole header in memory."""
+"""Maximum size of a file's header in a tar archive; `tarfile` reads the complete header into memory."""
 
 _MAX_EXPANSION = 200
-"""Largest ratio of expansion. Images are already compressed, so more indicates a decompression bomb."""
+"""Maximum expansion ratio. Images are already compressed, so a higher one indicates a decompression bomb."""
 
 
 def is_zip(path: Path) -> bool:
-    """Return whether the first bytes of a file are those of a zip archive.
+    """Return whether a file begins with the signature of a zip archive.
 
     Raises:
         UserError: The file cannot be read.
@@ -40,7 +40,7 @@ def is_zip(path: Path) -> bool:
 
 
 def tar_names(path: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
-    """Yield the names of the regular files in a tar archive, in its order.
+    """Yield the names of the regular files in a tar archive, in archive order.
 
     Names are only labels: leading slashes, `.` and `..` are removed, and no file is ever written under them.
     Symbolic and hard links, devices and sparse files are skipped.
@@ -85,7 +85,7 @@ def tar_files(
 
 
 def zip_names(path: Path, wanted: Callable[[str], bool]) -> Iterator[str]:
-    """Yield the names of the files in a zip archive, in its order; see `tar_names`.
+    """Yield the names of the files in a zip archive, in archive order; see `tar_names`.
 
     Args:
         path: A zip archive.
@@ -160,7 +160,7 @@ class _ForwardFile:
         return self._position
 
     def allow(self, size: int) -> None:
-        """Limit the total size of the following reads, until the next call."""
+        """Limit the total size of all reads until the next call."""
         self._allowed = size
 
     def read(self, size: int) -> bytes:

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 NPY_MAGIC = b"\x93NUMPY"
 HALVES = (("x_train", "x_test"), ("train_images", "test_images"))
-"""Names of the training and test arrays in files of Keras and MedMNIST."""
+"""Names of the training and test arrays in files from Keras and MedMNIST."""
 
 _MAX_DEFLATION = 1100
-"""Upper bound on the expansion by Deflate, which is at most 1,032 times."""
+"""Upper bound on the expansion ratio of Deflate, which is at most 1,032."""
 
 _IDX_UINT8 = 0x08
 _IDX_TYPES = {
@@ -63,8 +63,8 @@ class ImageArray(OneFile):
 
     Attributes:
         path: The file.
-        name: Name of the array in errors.
-        stream: Opens the array's bytes, and returns an upper bound on their number.
+        name: Name of the array in error messages.
+        stream: Opens a stream of the array's bytes, and returns it with an upper bound on their number.
         read_header: Reads the header before the images.
     """
 
@@ -133,7 +133,7 @@ class ImageArray(OneFile):
             if first.size:
                 low, high = float(first.min()), float(first.max())
                 found += f", with values from {low:g} to {high:g} in the part that was read"
-                fix = _value_advice(low, high) if not fix else f"{fix}; and as uint8"
+                fix = _value_advice(low, high) if not fix else f"{fix}, converted to uint8"
         elif header.fortran_order:
             found += " in Fortran order"
             fix = fix or "save np.ascontiguousarray(array)"
@@ -150,7 +150,7 @@ def open_npy(path: Path) -> ImageArray:
 
 
 def open_npz(path: Path) -> ImageArray | Joined:
-    """Open the image arrays in a `.npz` file: train and test, or the one named `images`, or the only one.
+    """Open the image arrays in a `.npz` file: train and test, the one named `images`, or the only one.
 
     Raises:
         UserError: The file cannot be read, or it is unclear which of its arrays are images.
@@ -172,13 +172,13 @@ def open_npz(path: Path) -> ImageArray | Joined:
         raise UserError(
             f"cannot tell which arrays in {printable(path)} are images",
             why=f"its arrays: {shown}",
-            fix="name one of them `images`, or two `x_train` and `x_test`",
+            fix="name one of them `images`, or two of them `x_train` and `x_test`",
         )
     return next(iter(arrays.values()))
 
 
 def _unused(arrays: Mapping[str, ImageArray], used: AbstractSet[str]) -> str:
-    """Describe the arrays of images, such as `val_images` of MedMNIST, that are in neither half."""
+    """Describe the image arrays that are in neither half, such as `val_images` in MedMNIST."""
     counts = {name: array.count() for name, array in arrays.items() if name not in used}
     some = ", ".join(f"{printable(name)} ({count:,})" for name, count in counts.items() if count)
     return f"; not used: {some}" if some else ""
@@ -190,7 +190,7 @@ def open_idx(path: Path) -> ImageArray:
 
 
 def is_idx(start: bytes) -> bool:
-    """Return whether these first four bytes are those of an idx file."""
+    """Return whether the first four bytes of a file are those of an idx file."""
     return len(start) == 4 and start[:2] == b"\0\0" and start[2] in _IDX_TYPES and start[3] > 0
 
 
@@ -273,4 +273,4 @@ def _value_advice(low: float, high: float) -> str:
         return "if these values are from -1 to 1, save (127.5 * array + 127.5).round().astype('uint8')"
     if low >= 0 and high <= 255:
         return "save array.round().astype('uint8')"
-    return "scale the values to 0 to 255, by one window for all, and save array.round().astype('uint8')"
+    return "scale all images to 0 to 255 with the same window, and save array.round().astype('uint8')"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# This NumPy function is not annotated.
+# This NumPy function has no type annotations.
 _write_npy_header: Callable[[BinaryIO, dict[str, object]], None] = np.lib.format.write_array_header_1_0
 
 
@@ -77,7 +77,7 @@ class NewTrainTest:
     Attributes:
         train: Writer for the training images.
         test: Writer for the test images.
-        key: The name of the data set in the cache; must be set before the end of the block.
+        key: The name of the data set in the cache; must be set before the end of the `with` block.
     """
 
     train: ArrayWriter
@@ -97,7 +97,7 @@ def new_train_test(
         image_shape: `(H, W, C)`.
 
     Yields:
-        The writers, and a place for the name.
+        The writers; the block must set their attribute `key`.
 
     Raises:
         UserError: The cache is not writable or has too little space.
@@ -155,6 +155,6 @@ def _check_room(folder: Path, needed: int) -> None:
     if needed > free:
         raise UserError(
             f"the decoded images do not fit into the cache folder {printable(folder)}",
-            why=f"they need {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+            why=f"they need {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB is free",
             fix=f"set {CACHE_VARIABLE} to a folder on a larger disk, or use smaller images",
         )

@@ -44,7 +44,7 @@ def cifar10(*, path: Path | None = None, flip: bool = True) -> DataSource:
     The decoded images, and a downloaded archive, are stored in the cache; see `cache.cache_folder`.
 
     Args:
-        path: A local copy of `cifar-10-binary.tar.gz`, or the folder of its files or that folder's parent.
+        path: A local copy of `cifar-10-binary.tar.gz`, the folder of its files, or that folder's parent.
             Any number of images in this format is accepted. If omitted, the archive is downloaded.
         flip: Mirror images left to right at random in training.
 
@@ -61,7 +61,8 @@ def cifar10(*, path: Path | None = None, flip: bool = True) -> DataSource:
     return DataSource(
         image_shape=SHAPE,
         random_flip=flip,
-        description=f"CIFAR-10, 32 x 32 RGB, from {origin}: data_batch_1 to 5 train, test_batch tests",
+        description=f"CIFAR-10, 32 x 32 RGB, from {origin}: data_batch_1 to 5 for training, "
+        "test_batch for testing",
         load=functools.partial(_load, path),
     )
 
@@ -123,7 +124,7 @@ def _key(digest: str) -> str:
 
 
 def _records(data: bytes, name: str, path: Path) -> Images:
-    """Check records of a label and three colour planes, and return a view as images `(N, 32, 32, 3)`."""
+    """Check records, each a label and three colour planes, and view them as images `(N, 32, 32, 3)`."""
     if not data or len(data) % RECORD_BYTES:
         why = f"{name} has {len(data)} bytes, not a positive multiple of {RECORD_BYTES}"
         raise _wrong(path, why)
@@ -131,7 +132,7 @@ def _records(data: bytes, name: str, path: Path) -> Images:
     labels = records[:, 0]
     if (labels >= NUM_LABELS).any():
         first = int(np.argmax(labels >= NUM_LABELS))
-        raise _wrong(path, f"record {first} of {name} has the label {labels[first]}, not one of 0 to 9")
+        raise _wrong(path, f"record {first} of {name} has the label {labels[first]}, which is above 9")
     return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 

@@ -43,9 +43,9 @@ FORMAT_VERSION = 4
 """Version in the names of cached files; increase it if the same files would decode to different pixels."""
 
 _DARK = 1 << 14
-"""Largest values of 16-bit images below this are refused unless the number of bits is given."""
+"""16-bit images whose largest value is below this are rejected unless the number of bits is given."""
 
-SAME_SIZE = "without size= all images must be squares of the same size"
+SAME_SIZE = "without size=, all images must be squares of the same size"
 RESIZE = "pass size=N, such as size={}, to crop each image to its central square and resize it to N x N"
 
 
@@ -61,7 +61,7 @@ class ColourFoundError(UserError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """The options that, with the contents of the files, determine the decoded arrays.
+    """The options that, together with the contents of the files, determine the decoded arrays.
 
     Attributes:
         path: The folder or file.
@@ -71,8 +71,8 @@ class Recipe:
         all_grey: Raise `ColourFoundError` for an image with colours instead of converting it to grey.
         same_size_as: The name of the image that determined `side`; None to resize all images.
         skip_broken: Skip files that cannot be decoded.
-        bits: The number of bits in use in 16-bit images, see `SixteenBits`; None for 16, if their largest
-            value needs more than 14.
+        bits: The number of bits in use in 16-bit images, see `SixteenBits`; None for 16, which is an error if
+            their largest value fits in 14 bits.
         find: Opens the images at `path`.
     """
 
@@ -92,7 +92,7 @@ class Recipe:
         return self.side, self.side, self.channels
 
     def key(self, what: str) -> str:
-        """Return the name in the cache of this recipe's result for `what`, a hash."""
+        """Return the name under which the cache stores this recipe's result for `what`, a hash."""
         same_size = self.same_size_as is not None
         decisive = [FORMAT_VERSION, *self.shape, self.every, same_size, self.skip_broken, self.bits, what]
         return "images-" + hashlib.sha256(json.dumps(decisive).encode("ascii")).hexdigest()[:32]
@@ -114,7 +114,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Split:
-    """The split of decoded images, stored beside them.
+    """The split of decoded images, stored next to them.
 
     Attributes:
         split: See `TrainTest.split`.
@@ -330,7 +330,7 @@ def _decode_into(
 
 
 def _decode(data: Content, name: str, recipe: Recipe, sixteen: SixteenBits) -> NDArray[np.uint8]:
-    """Decode an image at the recipe's size; with one channel, colours are kept for the caller to detect."""
+    """Decode an image at the recipe's size; colours are preserved, so that the caller can detect them."""
     label = f"{name} in {recipe.path}"
     channels = None if recipe.channels == 1 else 3
     if recipe.same_size_as is None:
@@ -348,8 +348,8 @@ def _decode(data: Content, name: str, recipe: Recipe, sixteen: SixteenBits) -> N
 
 
 def by_name(every: int) -> str:
-    """Describe the split of images without halves."""
-    return f"1 in {every} by name for testing, from the first"
+    """Describe the split of images that are not in folders `train` and `test`."""
+    return f"1 in {every} for testing, by name, starting with the first"
 
 
 def _colour_found(recipe: Recipe, name: str) -> ColourFoundError:
@@ -366,6 +366,6 @@ def _too_dark(recipe: Recipe, largest: int) -> UserError:
     bits = next(bits for bits in (8, 10, 12, 14) if largest < 1 << bits)
     return UserError(
         f"the largest value of the 16-bit images in {printable(recipe.path)} is {largest:,}",
-        why=f"it looks like {bits}-bit data: divided by 257, as 16-bit values are, it would be almost black",
+        why=f"this looks like {bits}-bit data, which would be almost black if read as 16-bit data",
         fix=f"pass bits={bits} to make {(1 << bits) - 1:,} white, or bits=16 if the images are that dark",
     )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_PIXELS = 64_000_000
-"""Largest accepted image, checked in its header: a file of a few kilobytes can expand to gigabytes."""
+"""Maximum size of an image, checked in its header: a file of a few kilobytes can expand to gigabytes."""
 
 
 Content: TypeAlias = "bytes | NDArray[np.uint8]"
@@ -40,11 +40,11 @@ _TRANSPOSE = {
 
 
 class BrokenImageError(UserError):
-    """A file is not an image, or is an incomplete one."""
+    """A file is not an image, or is damaged."""
 
 
 _DEEP = re.compile(";16[BLN]")
-"""The end of Pillow's names for 16-bit colours; `BGR;16` is 5-6-5, in two bytes per pixel."""
+"""Suffix of Pillow's names for 16-bit colours. (`BGR;16`, in contrast, is 5-6-5 in two bytes per pixel.)"""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class SixteenBits:
     largest: int | None = None
 
     def grey(self, values: NDArray[np.int32], name: str) -> NDArray[np.uint8]:
-        """Convert grey values `(H, W)` of the image called `name` in errors; see the class."""
+        """Convert grey values `(H, W)` as described in the class; `name` is used in error messages."""
         white = (1 << self.bits) - 1
         fix = "convert all images to 8 bits"
         if self.bits < 16 and values.min() >= 0 and values.max() < 1 << 16:
@@ -97,7 +97,7 @@ def read_size(data: Content, name: str) -> tuple[int, int]:
 
     Args:
         data: The image.
-        name: Name of the image in errors.
+        name: Name of the image in error messages.
 
     Returns:
         Width and height in pixels, as stored.
@@ -128,7 +128,7 @@ def decode_image(
 
     Args:
         data: The bytes of a PNG, JPEG, BMP, GIF, WebP or TIFF file; or pixels, which are only resized.
-        name: Name of the image in errors.
+        name: Name of the image in error messages.
         resize_to: Crop the image to its central square, and resize that to this width and height.
         channels: See `with_channels`.
         sixteen: Converts 16-bit pixels; by default, all 16 bits are in use.
@@ -165,8 +165,8 @@ def with_channels(pixels: NDArray[np.uint8], channels: int | None) -> NDArray[np
 
     Args:
         pixels: uint8 `(H, W, 1)` or `(H, W, 3)`.
-        channels: 3 for RGB (grey becomes R = G = B); 1 for grey (colours become their luminance, ITU-R 601);
-            None for 1 if all pixels are grey, otherwise 3.
+        channels: 3 for RGB (grey becomes R = G = B), 1 for grey (colours become their luminance, ITU-R 601),
+            None for grey if all pixels are grey and RGB otherwise.
 
     Returns:
         uint8 `(H, W, C)`.
@@ -192,11 +192,11 @@ def _pixels(image: Image.Image, resize_to: int | None, channels: int | None) -> 
 
 @contextlib.contextmanager
 def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
-    """Open an image and read its header; convert any exception of Pillow in the block to a `UserError`."""
+    """Open an image and read its header; convert any exception in the block to a `UserError`."""
     if not data:
         raise _unreadable(name, "the file is empty")
     try:
-        # Pillow warns of large images, which are rejected below, and of oddities that it can handle.
+        # Pillow warns about large images, which are rejected below, and about oddities that it can handle.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -288,8 +288,8 @@ def _is_harmless(warning: str, data: bytes) -> bool:
 
 
 def _turn_upright(image: Image.Image, noted: Image.Image) -> Image.Image:
-    """Rotate an image by the orientation in its EXIF data."""
-    if noted.format == "TIFF":  # Pillow has turned it
+    """Rotate an image according to the orientation in its EXIF data."""
+    if noted.format == "TIFF":  # Pillow has already rotated it
         return image
     try:
         orientation = noted.getexif().get(ExifTags.Base.Orientation)
@@ -301,7 +301,7 @@ def _turn_upright(image: Image.Image, noted: Image.Image) -> Image.Image:
 
 def _to_grey_or_rgb(image: Image.Image, name: str, sixteen: SixteenBits) -> Image.Image:
     if image.mode.startswith("I"):
-        # 16-bit grey, which Pillow's own conversion would cut off at 255.
+        # 16-bit grey, which Pillow's own conversion would clip at 255.
         return Image.fromarray(sixteen.grey(np.asarray(image.convert("I")), name))
     if image.mode == "F":
         values = np.asarray(image)

@@ -1,4 +1,4 @@
-"""The handwritten digits installed with scikit-learn."""
+"""The handwritten digits that are installed with scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_VALUE = 16
 
 
 def digits() -> DataSource:
-    """Load the 1,797 handwritten digits, 8 x 8 grey, shipped with scikit-learn; needs no network access.
+    """Handwritten digits of scikit-learn: 1,797 images of 8 x 8 grey pixels; no download is needed.
 
     Pixels from 0 to 16 are scaled to `round(x * 255 / 16)`. The first 1,500 images are for training, the last
     297, written by other people, for testing.
@@ -33,7 +33,7 @@ def digits() -> DataSource:
         random_flip=False,
         description=(
             f"{NUM_IMAGES:,} handwritten digits, 8 x 8 grey, from scikit-learn: "
-            f"the first {NUM_TRAIN:,} train, the last {NUM_IMAGES - NUM_TRAIN} test"
+            f"the first {NUM_TRAIN:,} for training, the last {NUM_IMAGES - NUM_TRAIN} for testing"
         ),
         load=_load,
     )

@@ -1,4 +1,4 @@
-"""Open images of any supported format, detected from their path."""
+"""Open images in any supported format, detecting it from the files."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _HALF = re.compile(r"(train|test)(?![a-z])", re.IGNORECASE)
 def open_images(path: Path) -> ImageFiles:
     """Open the images at a path, detecting their format.
 
-    In a folder, image files take precedence. Without any, it may contain MNIST's idx files or shards:
-    Parquet, tar or npy files. Shards with names that begin with `train` or `test` form the two halves.
+    In a folder, image files take precedence. A folder without any may contain MNIST's idx files or shards:
+    Parquet, tar or npy files. Shards whose names begin with `train` and with `test` are the two halves.
 
     Args:
         path: A folder, an archive or a file of arrays.
@@ -85,8 +85,8 @@ def unsupported_scan(name: str) -> UserError:
     """Return the error for a DICOM or NIfTI file."""
     return UserError(
         f"{printable(name)} is a DICOM or NIfTI file, which cannot be read",
-        why="its values have no fixed black and white",
-        fix="convert all files to PNG by the same window; 'Medical images' in the reference shows how",
+        why="its values have no fixed black and white points",
+        fix="convert all files to PNG with the same window; 'Medical images' in the reference shows how",
     )
 
 
@@ -166,7 +166,7 @@ def _open_folder(path: Path) -> ImageFiles:
         raise UserError(
             f"cannot tell which files in {printable(path)} contain the images",
             why=f"there are {' and '.join(present)} files",
-            fix="set path= to a folder with one kind of file",
+            fix="set path= to a folder with only one of these kinds",
         )
     [kind] = present
     opened: dict[str, Callable[[Path], ImageFiles]] = {
@@ -179,6 +179,6 @@ def _open_folder(path: Path) -> ImageFiles:
 
 
 def _shard_folder(name: str) -> str:
-    """Return the folder of a shard's images: in `train` or `test` if its name begins with that word."""
+    """Return a folder for a shard's images, below `train` or `test` if its name begins with that word."""
     match = _HALF.match(PurePosixPath(name).name)
     return f"{match[1].lower()}/{name}" if match else name

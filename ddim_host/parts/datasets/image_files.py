@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ddim_host.parts.datasets.decoding import Content
 
 _CLOCK_NANOSECONDS = 2_000_000_000
-"""Coarsest resolution of file times; two changes within it may have equal times."""
+"""Coarsest resolution of file times; two changes within this interval may have the same time."""
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
@@ -44,8 +44,8 @@ class Listing:
     Attributes:
         names: A hash of the path, and of all names and sizes.
         status: A hash of modification times, change times and inode numbers. Copy tools can set modification
-            times. On Linux file systems no tool can set the other two, so files with an equal status have not
-            been replaced.
+            times. On Linux file systems, no tool can set the other two, so files with the same status have
+            not been replaced.
         is_old: True if the last change is old enough that any later one gets a different time.
     """
 
@@ -55,11 +55,11 @@ class Listing:
 
 
 class ImageFiles(Protocol):
-    """A set of images, each with a relative name separated by `/`."""
+    """A set of images, each with a relative name that uses `/` as its separator."""
 
     @property
     def halves(self) -> str:
-        """Description of the training and test images, used if names begin with `train/` and `test/`."""
+        """Description of the training and test images if names begin with `train/` and `test/`."""
 
     def statuses(self) -> Iterator[tuple[str, os.stat_result]]:
         """Yield the name and status of each file on disk, without reading any."""
@@ -104,7 +104,7 @@ class Joined:
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a relative name is that of an image file, not hidden and not below `__MACOSX`."""
+    """Return whether a relative name is that of an image file, neither hidden nor below `__MACOSX`."""
     return name.lower().endswith(EXTENSIONS) and not is_hidden(name)
 
 
@@ -122,8 +122,8 @@ def split_names(names: Sequence[str], every: int) -> tuple[list[int], list[int]]
     """Split images into train and test by their names alone.
 
     A single enclosing folder is ignored. If there are then folders `train` and `test`, they are the two
-    halves, and images in neither are ignored. Otherwise the images are sorted by name, and the first and
-    every `every`-th after it is for testing.
+    halves, and images in neither are ignored. Otherwise, the images are sorted by name, and the first and
+    every `every`-th after it are for testing.
 
     Args:
         names: Relative names, separated by `/`.
@@ -257,7 +257,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 class ContentHash:
-    """The SHA-256 of the names and contents of image files, in the order in which they are added."""
+    """The SHA-256 of the names and contents of image files, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -277,7 +277,7 @@ class ContentHash:
 
 
 def look_at(path: Path, files: ImageFiles) -> Listing:
-    """Return the listing of files, without reading any.
+    """Return the listing of files without reading them.
 
     Args:
         path: The path of the files.

@@ -42,27 +42,27 @@ def images(
     PNG, JPEG, BMP, GIF (first picture), WebP and TIFF (first page) are read; class folders, hidden files and
     other files are ignored. Links to files are followed; links to folders, and links in archives, are not.
     NumPy arrays, MNIST's idx files, Parquet and WebDataset are also supported; see `forms.open_images`. For
-    the decoding see `decoding.decode_image`. A single enclosing folder is ignored; if there are then folders
-    `train` and `test`, they are the two halves. Otherwise the images are sorted by name, and the first and
-    every `round(1 / test_fraction)`-th after it is for testing.
+    details of decoding, see `decoding.decode_image`. A single enclosing folder is ignored; if there are then
+    folders `train` and `test`, they are the two halves. Otherwise, the images are sorted by name, and the
+    first and every `round(1 / test_fraction)`-th after it are for testing.
 
     The decoded images are cached under a hash of the files' contents; see `cache.cache_folder`.
 
     Args:
         path: The folder, archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz) or file (.npy, .npz, .parquet,
             idx).
-        size: Crop each image to its central square, and resize that to this width and height, 1 to 4096. If
-            omitted, all images must be squares of the same size.
+        size: Crop each image to its central square, and resize that to this width and height, from 1 to 4096.
+            If omitted, all images must be squares of the same size.
         channels: 1 converts all images to grey, 3 to RGB; auto is 1 if all are grey, otherwise 3. If the
-            first image is grey, auto decodes images until it finds one with colours, before they are loaded.
+            first image is grey, auto decodes the images in advance until it finds one with colours.
         flip: Mirror images left to right at random in training.
         test_fraction: The approximate fraction of images for testing, unless they come in two halves; above
             0, at most 0.5.
         skip_broken: Skip and list image files that cannot be decoded or are damaged; otherwise the first of
             them is an error. Damage to an archive itself is always an error.
         bits: The number of bits in use in 16-bit grey images, 8 to 16: `2**bits - 1` becomes white, and
-            larger values are an error. auto is 16, but an error if the largest value of all 16-bit images is
-            below 16,384.
+            larger values are an error. auto means 16, but is an error if the largest value of all 16-bit
+            images is below 16,384.
 
     Returns:
         A source of memory-mapped uint8 images `(N, H, W, C)`.
@@ -77,7 +77,8 @@ def images(
         )
     if not 0 < test_fraction <= 0.5:
         raise UserError(
-            f"parameter 'test_fraction' of data set 'images' must be in (0, 0.5], not {test_fraction}",
+            f"parameter 'test_fraction' of data set 'images' must be a number in (0, 0.5], "
+            f"not {test_fraction}",
             fix="remove it to use one in ten images for testing",
         )
     if channels not in _CHANNELS:
@@ -107,7 +108,7 @@ def images(
     if wanted is None and _is_grey(first, recipe):
         coloured, known = first_coloured(recipe)
         if coloured:
-            reason = f", because of {printable(coloured)}; channels=1 makes all grey"
+            reason = f", because {printable(coloured)} has colours; channels=1 converts all to grey"
     if known is not None:
         reason = f" (all {len(known.train) + len(known.test):,} are)"
     else:
@@ -115,7 +116,7 @@ def images(
             recipe = replace(recipe, channels=3, all_grey=False)
         known = open_decoded(recipe)
     colour = "RGB" if recipe.channels == 3 else "grey"
-    split = "" if known else f"; split: train/ and test/ if it has both, otherwise {by_name(every)}"
+    split = "" if known else f"; split: folders train/ and test/ if present, otherwise {by_name(every)}"
     return DataSource(
         image_shape=recipe.shape,
         random_flip=flip,
@@ -131,7 +132,7 @@ class _First:
     """The first image.
 
     Attributes:
-        name: Name of the image in errors.
+        name: Name of the image in error messages.
         data: Contents of its file.
         side: Width and height of all images.
     """
@@ -176,14 +177,14 @@ def _first_image(path: Path, size: int | None, *, skip_broken: bool) -> _First:
         return _First(name, data, size)
     if width != height:
         raise UserError(
-            f"{printable(name)} in {printable(path)} is not a square: it is {width} x {height} pixels",
+            f"{printable(name)} in {printable(path)} is not square: it is {width} x {height} pixels",
             why=SAME_SIZE,
             fix=RESIZE.format(32),
         )
     if width > MAX_IMAGE_SIZE:
         raise UserError(
             f"{printable(name)} in {printable(path)} is too large: it is {width} x {height} pixels",
-            why=f"images may be at most {MAX_IMAGE_SIZE} x {MAX_IMAGE_SIZE}",
+            why=f"images may have at most {MAX_IMAGE_SIZE} x {MAX_IMAGE_SIZE} pixels",
             fix=RESIZE.format(32),
         )
     return _First(name, data, width)

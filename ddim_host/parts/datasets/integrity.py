@@ -2,7 +2,7 @@
 
 Every chunk of a PNG has a checksum, which reveals any damage. A GIF must consist of complete blocks up to the
 end of its first picture. For JPEG, `decoding` checks the warnings of the decoder. Pillow rejects truncated
-WebP and BMP files. Other damage, such as changed pixels in a BMP, is undetectable.
+WebP and BMP files. Other damage, such as changed pixels in a BMP, cannot be detected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def damage(data: bytes, image_format: str) -> str:
         image_format: Pillow's name for its format.
 
     Returns:
-        A readable description; empty if no damage was found.
+        A description for error messages; empty if no damage was found.
     """
     try:
         if image_format == "PNG":

@@ -38,7 +38,7 @@ class Published:
         part: The name of the part, and of the folder in the cache.
         url: Base URL of the files.
         sha256: Hashes of the files, by name.
-        megabytes: Total size of both files.
+        megabytes: Total size of both files, in MB.
     """
 
     name: str
@@ -77,7 +77,7 @@ def mnist(*, path: Path | None = None) -> DataSource:
 
     Args:
         path: A folder with local copies of `train-images-idx3-ubyte.gz` and `t10k-images-idx3-ubyte.gz`,
-            unpacked or not. Any number of images of this size is accepted. If omitted, the files are
+            compressed or not. Any number of images of this size is accepted. If omitted, the files are
             downloaded.
 
     Returns:
@@ -122,7 +122,8 @@ def _source(published: Published, path: Path | None, *, flip: bool) -> DataSourc
     return DataSource(
         image_shape=SHAPE,
         random_flip=flip,
-        description=f"{published.name}, 28 x 28 grey, from {origin}: train-images train, t10k-images test",
+        description=f"{published.name}, 28 x 28 grey, from {origin}: train-images for training, "
+        "t10k-images for testing",
         load=functools.partial(_load, published, path),
     )
 
@@ -148,7 +149,7 @@ def _open(published: Published, path: Path) -> Joined:
     """Open the two files in a folder.
 
     Raises:
-        UserError: A file is missing, or its images do not have 28 x 28 grey pixels.
+        UserError: A file is missing, or its images are not 28 x 28 pixels.
     """
     files = {name: found for name, found, _ in files_below(path, lambda name: not is_hidden(name))}
     halves = idx_halves(files)
@@ -161,7 +162,7 @@ def _open(published: Published, path: Path) -> Joined:
             _, image = next(contents)
         width, height = read_size(image, half)
         if (height, width) != SHAPE[:2]:
-            raise _wrong(published, path, f"its {half} images have {width} x {height} pixels")
+            raise _wrong(published, path, f"its {half} images are {width} x {height} pixels, not 28 x 28")
     return halves
 
 

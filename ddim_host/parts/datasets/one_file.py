@@ -1,4 +1,4 @@
-"""Common base of image sets stored in one file, without halves of their own."""
+"""Common base class of image sets that are stored in one file and not split into halves."""
 
 from __future__ import annotations
 

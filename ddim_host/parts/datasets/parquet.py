@@ -49,7 +49,7 @@ class ParquetImages(OneFile):
                     row += 1
 
     def _content(self, value: Any, row: int) -> bytes:
-        """Return the image file in a row; empty, and thus a broken image, if the value is missing."""
+        """Return the image file in a row; a missing value is an empty file, which is a broken image."""
         data = value
         if isinstance(value, dict):
             data = value.get("bytes")

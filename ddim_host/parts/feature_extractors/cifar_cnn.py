@@ -1,4 +1,4 @@
-"""Features of natural images: the channels of a small CIFAR-10 classifier. Distances are not FID."""
+"""Features of natural images from a small CIFAR-10 classifier. Distances between them are not FID."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class CifarCNN:
     """224 features of an image: the means of all channels after each stage of a CIFAR-10 classifier.
 
     The network has ten convolutions, half a million weights and an accuracy of 81% on CIFAR-10's test
-    images. Its three stages respond to edges, textures and parts of objects; over the training images each
+    images. Its three stages respond to edges, textures and parts of objects. Over the training images, each
     feature has mean 0 and variance 1. Images of other sizes are resized to 32 x 32 pixels, and grey images
     are converted to RGB.
 
-    The weights are stored beside this module, so that the features are the same on every machine;
+    The weights are stored next to this module, so that the features are the same on every machine;
     `tests/support/fit_cifar_cnn.py` trains similar ones.
     """
 

@@ -1,4 +1,4 @@
-"""Features of the built-in digits: the hidden layer of a small classifier. Distances are not FID."""
+"""Features of the built-in digits from a small classifier. Distances between them are not FID."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DigitsMLP:
     """128 features of a digit: the hidden ReLU layer of a perceptron that classifies the ten digits.
 
     The network is scikit-learn's `MLPClassifier((128,), max_iter=400, random_state=0)`, fitted once on the
-    1,500 training digits with pixels scaled to [-1, 1]. Its hidden layer is stored beside this module, so
+    1,500 training digits with pixels scaled to [-1, 1]. Its hidden layer is stored next to this module, so
     that the features are the same on every machine; `tests/support/fit_digits_mlp.py` reproduces it.
     """
 
@@ -41,7 +41,7 @@ class DigitsMLP:
             height, width, channels = images.shape[1:]
             raise UserError(
                 "feature extractor 'digits_mlp' works only on digits",
-                why=f"digits are 8 x 8 x 1, and these images are {height} x {width} x {channels}",
+                why=f"digits are 8 x 8 x 1, but these images are {height} x {width} x {channels}",
                 fix="choose another extractor with --features, such as cifar_cnn",
             )
         pixels = images.reshape(len(images), -1) / 127.5 - 1.0

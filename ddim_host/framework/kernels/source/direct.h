@@ -1,7 +1,7 @@
-// 3 x 3 convolution of bf16 images, stride 1, one pixel of zero padding, as products of tiles with fp32 sums.
+// 3 x 3 convolution of bf16 images with stride 1 and one pixel of zero padding, as products of tiles with fp32 sums.
 //
-// Images are (batch, height, width, channels). A product needs pixels one below the other, so images are copied, with
-// zeros around them. A tap is then an offset in a copy.
+// Images are (batch, height, width, channels). The rows of a tile are consecutive pixels, so images are copied into a
+// layout with zeros around them. Each tap is then an offset into the copy.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@ struct Shape {
 
     int64_t pixels() const { return height * width; }
     int64_t steps() const { return TAPS * blocks(in_channels); }
-    // In floats, each of which holds two values.
+    // In floats, each of which stores two bf16 values.
     int64_t weights_size() const { return blocks(out_channels) * steps() * TILE_SIZE; }
 };
 
@@ -31,7 +31,7 @@ inline Bf16* tiles_in(std::vector<float>& memory, int64_t size) {
     return reinterpret_cast<Bf16*>((reinterpret_cast<uintptr_t>(start) + 63) & ~uintptr_t{63});
 }
 
-// The first 16 of `count` values, or all of them and zeros.
+// Returns the first 16 of `count` values, padded with zeros if there are fewer.
 inline Halves16 first_halves(const Bf16* from, int64_t count) {
     Halves16 halves = {};
     if (count >= TILE_ROWS)
@@ -41,15 +41,15 @@ inline Halves16 first_halves(const Bf16* from, int64_t count) {
     return halves;
 }
 
-// Packs w (out, in, 3, 3) to right tiles u (blocks of output channels, blocks of input channels, taps, 2, tile). If
+// Packs w (out, in, 3, 3) into right tiles u (blocks of output channels, blocks of input channels, taps, 2, tile). If
 // `turned`, u computes the gradient with respect to the input: in and out are swapped and the kernel is rotated by 180
-// degrees. `shape` is that of the convolution with u.
+// degrees. `shape` describes the convolution with u.
 inline void pack_weights(const Shape& shape, const float* w, Bf16* u, bool turned) {
     const int64_t in = shape.in_channels, out = shape.out_channels, in_blocks = blocks(in);
 #pragma omp parallel for collapse(2) schedule(static)
     for (int64_t block = 0; block < blocks(out); block++)
         for (int64_t in_block = 0; in_block < in_blocks; in_block++)
-            for (int64_t pair = 0; pair < BLOCK; pair++) {  // 16 of each of the two tiles
+            for (int64_t pair = 0; pair < BLOCK; pair++) {  // 16 pairs of each of the two tiles
                 float values[TAPS][TILE_COLUMNS] = {};
                 for (int64_t column = 0; column < TILE_COLUMNS; column++) {
                     const int64_t ci = in_block * BLOCK + pair % 16 * 2 + column % 2;
@@ -66,12 +66,13 @@ inline void pack_weights(const Shape& shape, const float* w, Bf16* u, bool turne
             }
 }
 
-// How images are copied for products, which need 16 pixels one below the other. In wide images these are of one row,
-// and a column of zeros stands on each side. Narrow images are copied three times, shifted by one column each, so that
-// rows follow each other. A row of zeros stands above and below. Channels are split into blocks.
+// Layout of the copies of an image, in which 16 consecutive pixels form a left tile. In wide images, these pixels are
+// in one image row, and there is a column of zeros on each side. Narrow images are copied three times, each time
+// shifted by one column, so that image rows follow each other without zeros in between. There is a row of zeros above
+// and below. Channels are split into blocks.
 struct Copies {
     bool narrow;
-    int64_t pitch, rows, area, size;  // area: one block; size: all, in values
+    int64_t pitch, rows, area, size;  // area: values in one block; size: values in all copies
 
     Copies(const Shape& shape, int64_t rows)
         : narrow(shape.width < TILE_ROWS), pitch(narrow ? shape.width : shape.width + 2), rows(rows),
@@ -106,7 +107,7 @@ inline void copy_rows(const Shape& shape, const Copies& copies, const Bf16* imag
 inline void convolve(const Shape& shape, const Bf16* x, const Bf16* u, const float* bias, const float* shift,
                      const Bf16* residual, Bf16* y) {
     const int64_t in = shape.in_channels, out = shape.out_channels, width = shape.width, steps = shape.steps();
-    // Threads take strips: some rows of an image, or some small images. About 256 pixels stay in a second-level cache.
+    // Threads process strips: a few rows of an image, or a few small images. About 256 pixels fit in an L2 cache.
     constexpr int64_t target = 256;
     const int64_t threads = omp_get_max_threads();
     const int64_t wanted = std::min(
@@ -119,7 +120,7 @@ inline void convolve(const Shape& shape, const Bf16* x, const Bf16* u, const flo
     std::vector<int64_t> offsets;
     for (int64_t block = 0; block < blocks(shape.in_channels); block++)
         for (int tap = 0; tap < TAPS; tap++) offsets.push_back(copies.offset(shape, tap, block));
-    // The weights of one block of channels and the sums of so many places stay in a first-level cache.
+    // The weights of one block of channels and the sums of this many places fit in an L1 cache.
     constexpr size_t GROUP = 8;
 #pragma omp parallel
     {
@@ -184,14 +185,14 @@ inline void convolve(const Shape& shape, const Bf16* x, const Bf16* u, const flo
     }
 }
 
-// Sums over the pixels of some images at a time, packed: x as right tiles of pairs of pixels, (images, 3, blocks of
-// 16 channels, pairs, 32), and grad_y as left tiles, (blocks of 16 channels, images, steps, tile). Threads share the
-// images, and add their sums at the end. If there are too few images for all threads, the output channels are split as
-// well.
+// Layout for the gradient of the weights, a sum over pixels that is computed for a few packed images at a time: x as
+// right tiles of pairs of pixels, (images, 3, blocks of 16 channels, pairs, 32), and grad_y as left tiles, (blocks of
+// 16 channels, images, steps, tile). The images are split among the threads, whose sums are added at the end. If there
+// are too few images for all threads, the output channels are split as well.
 struct GradWeights {
     Shape shape;
     int64_t in_tiles, out_tiles;
-    int64_t pitch;  // pixels of a row, which consists of pairs
+    int64_t pitch;  // pixels per row, rounded up to whole pairs
     int64_t steps, pairs, images;
 
     explicit GradWeights(const Shape& shape)
@@ -203,7 +204,7 @@ struct GradWeights {
     int64_t image_size() const { return 3 * in_tiles * pairs * TILE_COLUMNS; }
     int64_t sums_size() const { return in_tiles * out_tiles / 4 * TAPS * BLOCK * BLOCK; }
 
-    // Two pixels of a row, 16 of their channels; zeros outside of the image.
+    // Returns 16 channels of two adjacent pixels of a row; zeros outside the image.
     Words16 pair_at(const Bf16* image, int64_t channels, int64_t row, int64_t column, int64_t tile) const {
         const Bf16* const pixel = image + (row * shape.width + column) * channels + tile * 16;
         const int64_t count = row >= 0 && row < shape.height ? channels - tile * 16 : 0;
@@ -272,7 +273,7 @@ inline void convolve_grad_weights(const Shape& shape, const Bf16* x, const Bf16*
                                        packed_grad + (tile * own + i) * grad.steps * TILE_SIZE);
             for (int64_t in_block = 0; in_block < in_blocks; in_block++)
                 for (int64_t block = first_block; block < last_block; block++)
-                    // The tiles of so few steps stay in the first-level cache for all taps.
+                    // The tiles of eight steps stay in the L1 cache for all taps.
                     for (int64_t step = 0; step < steps; step += 8)
                         for (int tap = 0; tap < TAPS; tap++) {
                             const int shift = tap / 3, down = tap % 3;

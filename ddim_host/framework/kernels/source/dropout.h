@@ -1,4 +1,4 @@
-// Dropout with a mask that is a function of a seed and an element's position, so it need not be stored.
+// Dropout whose mask is a function of a seed and an element's position, so that it need not be stored.
 #pragma once
 
 #include "simd.h"
@@ -7,8 +7,8 @@ namespace ddim {
 
 typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
 
-// Random bits of a counter (the finaliser "lowbias32" of C. Wellons' hash prospector), with half of the seed
-// added on either side of its first round.
+// Returns random bits for a counter (the finaliser "lowbias32" of C. Wellons' hash prospector), with one half of
+// the seed added before the first round and the other half after it.
 template <class W>
 inline W random_bits(W index, uint32_t low, uint32_t high) {
     index = index * 0x9e3779b1u + low;
@@ -20,7 +20,7 @@ inline W random_bits(W index, uint32_t low, uint32_t high) {
 }
 
 // y = x / (1 - probability) for elements that are kept, and 0 for dropped ones; x and y may be the same.
-// `first` is the position of the first element in the whole array of which this is a part.
+// `first` is the position of the first element of x in the complete array, of which x may be a part.
 template <class T>
 inline void dropout(const T* x, T* y, int64_t size, int64_t first, uint64_t seed, float probability) {
     // splitmix64: decorrelates consecutive seeds.

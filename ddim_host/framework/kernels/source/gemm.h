@@ -53,7 +53,7 @@ inline void multiply_rest(int64_t rows, const float* a, int64_t row, int64_t col
     }
 }
 
-// The same for any number of rows.
+// Like multiply_rows, for any number of rows.
 inline void multiply(int64_t rows, const float* a, int64_t row, int64_t column, const float* b, int64_t depth,
                      float* c, int64_t c_row, bool add) {
     int64_t r = 0;

@@ -1,5 +1,5 @@
 // Group normalisation (arXiv 1803.08494, equation 1) followed by an optional x sigmoid(x), fused in the
-// forward and in the backward pass.
+// forward pass and in the backward pass.
 //
 // An image is (pixels, channels); a group is a range of channels of all its pixels. `statistics` (batch,
 // groups, 2) stores the mean and the inverse standard deviation of each group for the backward pass. Images
@@ -16,7 +16,7 @@
 
 namespace ddim {
 
-// `count` arrays with one value per channel.
+// A set of `count` arrays with one value per channel.
 struct PerChannel {
     std::vector<float> memory;
     int64_t channels;
@@ -98,7 +98,7 @@ inline void group_norm(const T* x, const float* weight, const float* bias, T* y,
     }
 }
 
-// With n = (x - mean) scale and z = weight n + bias, the gradient of n also goes through mean and variance:
+// With n = (x - mean) scale and z = weight n + bias, the gradient of n also flows through mean and variance:
 // grad_x = scale (grad_n - mean(grad_n) - n mean(grad_n n)).
 template <class T>
 inline void group_norm_grad(const T* x, const float* weight, const float* bias, const float* statistics,
@@ -118,7 +118,7 @@ inline void group_norm_grad(const T* x, const float* weight, const float* bias, 
             const T* from = x + image * pixels * channels;
             const T* above = grad_y + image * pixels * channels;
             T* to = grad_x + image * pixels * channels;
-            float* grads_z;  // of the whole image, between the two passes
+            float* grads_z;  // gradients for the whole image, stored between the two passes over it
             if constexpr (std::is_same_v<T, float>)
                 grads_z = to;
             else

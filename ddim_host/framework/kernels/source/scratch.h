@@ -1,4 +1,4 @@
-// Memory that a thread keeps between calls: fresh pages would cost as much time as the computation.
+// Memory that a thread reuses between calls, because fresh pages would take as much time as the computation.
 #pragma once
 
 #include <cstdint>

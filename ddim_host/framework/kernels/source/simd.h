@@ -1,4 +1,4 @@
-// Vectors of floats, of the processor's width. Values are float or bf16 in memory, and always float in
+// Vectors of floats, as wide as the processor's. Values are float or bf16 in memory, and always float in
 // arithmetic.
 #pragma once
 
@@ -21,7 +21,7 @@ typedef int32_t Integers __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
 
-// The upper half of a float: 8 bits of significance, the range of a float.
+// The upper half of a float, with 8 bits of precision and the range of a float.
 struct Bf16 {
     uint16_t bits;
 };
@@ -75,7 +75,7 @@ inline void store(Bf16* to, Vector value) {
     std::memcpy(to, &halves, sizeof halves);
 }
 
-// Calls `body(V{}, i)` for i from 0 to `size`: for whole vectors, then for the remaining elements one by one.
+// Calls `body(V{}, i)` for i from 0 to `size`: for complete vectors, then for the remaining elements one by one.
 template <class Body>
 inline void for_each_vector(int64_t size, Body body) {
     int64_t i = 0;

@@ -7,7 +7,7 @@
 
 namespace ddim {
 
-// Replaces each row of scores (rows, columns) by its probabilities. Uses one thread: attention calls it in each.
+// Replaces each row of scores (rows, columns) with its softmax. Uses one thread: each attention thread calls it.
 inline void softmax(float* scores, int64_t rows, int64_t columns) {
     for (int64_t i = 0; i < rows; i++) {
         float* const row = scores + i * columns;

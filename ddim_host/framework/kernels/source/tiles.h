@@ -1,10 +1,11 @@
 // Products of 32 x 32 blocks of bf16 matrices, with fp32 sums, on the matrix units of a processor (AMX).
 //
-// A tile is 1 KiB of contiguous memory. On the left it is 16 rows of 32 values; on the right it is 32 rows of 16
-// columns, stored as 16 pairs of rows whose values alternate. A block has two tiles on each side and four of sums.
+// A tile is 1 KiB of contiguous memory. A left tile is 16 rows of 32 values; a right tile is 32 rows of 16 columns,
+// stored as 16 pairs of rows whose values alternate. The product of two blocks uses two left tiles, two right tiles and
+// four tiles of sums.
 //
-// For tests: with -DDDIM_EMULATE_TILES plain C++ does the same on every processor, and with -DDDIM_WITHOUT_TILES no
-// processor has tiles.
+// For tests, -DDDIM_EMULATE_TILES emulates the matrix units in plain C++ on any processor, and -DDDIM_WITHOUT_TILES
+// disables them on every processor.
 #pragma once
 
 #include <cstdint>
@@ -26,27 +27,28 @@ constexpr int TILE_ROWS = 16, TILE_COLUMNS = 32, TILE_SIZE = TILE_ROWS * TILE_CO
 typedef uint16_t Halves16 __attribute__((vector_size(32)));
 typedef uint32_t Words16 __attribute__((vector_size(64)));
 
-// The values of two rows, alternating.
+// Interleaves the values of two rows.
 inline Words16 interleave(Halves16 even, Halves16 odd) {
     return __builtin_convertvector(even, Words16) | __builtin_convertvector(odd, Words16) << 16;
 }
 
-// Left and right tiles of step s are at `a0 + a_at(s)`, `a1 + a_at(s)`, `b0 + b_at(s)` and `b1 + b_at(s)`. `sums` is
-// (32, 32); with `add`, the products are added to it.
+// Sums the products of left and right tiles over all steps. The tiles of step s are at `a0 + a_at(s)`, `a1 + a_at(s)`,
+// `b0 + b_at(s)` and `b1 + b_at(s)`. `sums` is (32, 32); if `add`, the products are added to its previous values.
 template <class At, class Bt>
 inline void multiply_blocks(int64_t steps, const Bf16* a0, const Bf16* a1, At a_at, const Bf16* b0, const Bf16* b1,
                             Bt b_at, float* sums, bool add);
 
 #if defined(DDIM_HAS_TILES)
 
-// Linux saves the tiles of a process only after it has asked for them.
+// On Linux, a process must request permission before it uses tiles.
 inline bool has_tiles() {
     constexpr int request_permission = 0x1023, tile_data = 18;
     static const bool granted = syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
     return granted;
 }
 
-// Configures the tiles of this thread, and restores the previous configuration, which oneDNN keeps between its calls.
+// Configures the tiles of this thread. The destructor restores the previous configuration, because oneDNN relies on its
+// own between calls.
 class Tiles {
     struct alignas(64) Configuration {
         uint8_t palette = 0, start_row = 0, reserved[14] = {};
@@ -55,7 +57,7 @@ class Tiles {
     };
     Configuration previous;
 
-    // Not _tile_loadconfig, for which some compilers think that it reads only eight bytes.
+    // Not _tile_loadconfig, because some compilers assume that it reads only eight bytes.
     static void load(const Configuration& configuration) { asm volatile("ldtilecfg %0" ::"m"(configuration)); }
 
 public:
@@ -105,7 +107,7 @@ inline void multiply_blocks(int64_t steps, const Bf16* a0, const Bf16* a1, At a_
 
 inline void transpose(Words16 (&rows)[16]) {
     for (int half = 8; half > 0; half /= 2) {
-        Words16 low, high;  // positions in two rows: what stays on and above the diagonal, and what goes below it
+        Words16 low, high;  // indices into two rows: values that stay on or above the diagonal, or move below
         for (int j = 0; j < 16; j++) {
             low[j] = j & half ? 16 + j - half : j;
             high[j] = j & half ? 16 + j : j + half;

@@ -1,11 +1,11 @@
-// 3 x 3 convolution, stride 1, one pixel of zero padding, by Winograd's minimal filtering F(4 x 4, 3 x 3)
-// (arXiv 1509.09308): a tile of 6 x 6 pixels gives 4 x 4 results with 36 multiplications instead of 144.
+// 3 x 3 convolution with stride 1 and one pixel of zero padding, using Winograd's minimal filtering
+// F(4 x 4, 3 x 3) (arXiv 1509.09308): a tile of 6 x 6 pixels yields 4 x 4 results with 36 multiplications
+// instead of 144.
 //
 //     Y = A^T [(G w G^T) o (B^T x B)] A
 //
 // This is a product of polynomials, evaluated at the points 0, a, -a, b, -b and infinity. The usual points 1
-// and 2 have twice the rounding error of 3/4 and 3/2, with which all constants of the data transforms are
-// exact.
+// and 2 give twice the rounding error of 3/4 and 3/2, for which all constants of the data transforms are exact.
 //
 // Images are (batch, height, width, channels), weights (out, in, 3, 3), transformed weights (36, panels of
 // output channels, in, PANEL). The 36 products of a block of tiles are matrix products over the channels.
@@ -108,7 +108,7 @@ struct Shape {
     int64_t tiles_across() const { return (width + 3) / 4; }
     int64_t tiles() const { return batch * tiles_down() * tiles_across(); }
     int64_t panels() const { return (out_channels + PANEL - 1) / PANEL; }
-    // With a power of two, the same column of all rows and points would map to a few cache lines.
+    // With a power of two, the same column of all rows and points would map to only a few cache lines.
     int64_t in_row() const { return (in_channels + LANES - 1) / LANES * LANES + LANES; }
     int64_t weights_size() const { return POINTS * panels() * in_channels * PANEL; }
 };
@@ -129,8 +129,8 @@ inline void pixels_of_tile(const Shape& shape, int64_t tile, int offset, Pointer
         }
 }
 
-// Transforms w (out, in, 3, 3) to u (36, panels, in, PANEL). If `turned`, u computes the gradient with
-// respect to the input: in and out are swapped and the kernel is rotated by 180 degrees. `shape` is that of
+// Transforms w (out, in, 3, 3) into u (36, panels, in, PANEL). If `turned`, u computes the gradient with
+// respect to the input: in and out are swapped and the kernel is rotated by 180 degrees. `shape` describes
 // the convolution with u.
 inline void transform_weights(const Shape& shape, const float* w, float* u, bool turned) {
     const int64_t in = shape.in_channels, out = shape.out_channels, panels = shape.panels();
@@ -246,7 +246,7 @@ template <class T>
 inline void convolve_grad_weights(const Shape& shape, const T* x, const T* grad_y, float* grad_w) {
     const int64_t tiles = shape.tiles(), panels = shape.panels(), in = shape.in_channels,
                   out = shape.out_channels, in_row = shape.in_row(), size = shape.weights_size();
-    const int64_t threads = omp_get_max_threads(), worth = 64;  // tiles that amortise one more sum
+    const int64_t threads = omp_get_max_threads(), worth = 64;  // tiles that justify another sum
     const int64_t splits = std::min(threads, (tiles + worth - 1) / worth);
     const int64_t shares = std::min(panels, threads / splits);
     const int64_t capacity = std::min((tiles + splits - 1) / splits, worth);
