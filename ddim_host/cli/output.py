@@ -26,7 +26,7 @@ _FEW_IMAGES = 100
 """Number of training images below which a warning is printed."""
 
 _MOST_LEFT = 0.1
-"""Value of sqrt(alphas_cumprod) at the first sampling step above which a warning is printed."""
+"""A warning is printed if sqrt(alphas_cumprod) at the first sampling step is larger."""
 
 
 def used_line(path: Path, framework: str, used: UsedWeights) -> str:

@@ -34,7 +34,7 @@ class Refinement:
     """Settings of a refinement, which moves timesteps to bring sampled images closer to the teacher's.
 
     Attributes:
-        distance: The distance from the teacher's images, between pixels or between the named features.
+        distance: What is compared with the teacher's images: pixels, or the features named here.
         solver: The solver used for sampling (with eta 0), and its parameters.
         num_images: The number of images that were compared with the teacher's.
     """
@@ -151,7 +151,10 @@ class FoundSubset:
         known = {*self.search.teacher_timesteps}
         increasing = all(one < other for one, other in itertools.pairwise(self.timesteps))
         if not self.timesteps or not increasing or not known.issuperset(self.timesteps):
-            raise ValueError(f"{self.timesteps!r:.80} are not increasing timesteps of the teacher")
+            raise ValueError(
+                "the timesteps must be a strictly increasing, non-empty subset of the teacher's, not "
+                f"{self.timesteps!r:.80}"
+            )
 
 
 @dataclass(frozen=True)

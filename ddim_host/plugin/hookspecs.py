@@ -76,7 +76,7 @@ def ddim_datasets() -> Mapping[str, contracts.DatasetFactory]:
 
 @hookspec
 def ddim_feature_extractors() -> Mapping[str, contracts.FeatureExtractorFactory]:
-    """Feature extractors, for evaluation: `() -> (images -> ` float32 `(N, D))`."""
+    """Feature extractors, for evaluation: `() -> (images -> float32 (N, D))`."""
 
 
 @hookspec

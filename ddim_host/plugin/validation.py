@@ -171,7 +171,10 @@ def checked_search(
     for size, timesteps in found.items():
         _require_array(part, f"its timesteps for S = {size}", timesteps, np.int64, (size,))
         if np.any(np.diff(timesteps) <= 0) or not np.isin(timesteps, teacher.timesteps).all():
-            raise part.broken(f"{timesteps.tolist()!s:.80} are not increasing timesteps of the teacher")
+            raise part.broken(
+                f"its timesteps for S = {size} must be strictly increasing and among the teacher's, not "
+                f"{timesteps.tolist()!s:.80}"
+            )
     return {size: np.array(found[size]) for size in wanted}
 
 

@@ -248,9 +248,18 @@ def test_search_is_tried_on_a_tiny_teacher(timesteps: int) -> None:
             {1: np.array([9]), 2: np.array([9])},
             "its timesteps for S = 2 must be int64 of shape (2,), not int64 of shape (1,)",
         ),
-        ({1: np.array([9]), 2: np.array([9, 0])}, "[9, 0] are not increasing timesteps of the teacher"),
-        ({1: np.array([9]), 2: np.array([9, 9])}, "[9, 9] are not increasing timesteps of the teacher"),
-        ({1: np.array([8]), 2: np.array([0, 9])}, "[8] are not increasing timesteps of the teacher"),
+        (
+            {1: np.array([9]), 2: np.array([9, 0])},
+            "its timesteps for S = 2 must be strictly increasing and among the teacher's, not [9, 0]",
+        ),
+        (
+            {1: np.array([9]), 2: np.array([9, 9])},
+            "its timesteps for S = 2 must be strictly increasing and among the teacher's, not [9, 9]",
+        ),
+        (
+            {1: np.array([8]), 2: np.array([0, 9])},
+            "its timesteps for S = 1 must be strictly increasing and among the teacher's, not [8]",
+        ),
     ],
 )
 def test_subset_searches(found: object, why: str) -> None:
