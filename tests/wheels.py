@@ -92,8 +92,8 @@ def use(folder: Path, scratch: Path, torch: str) -> None:
     run(*pip, "install", *torch.split())
     # Files, not names: a package index may have a newer distribution of the same name.
     parts = [wheel_of(package, folder) for package in ("ddim_losses", "ddim_timestep_samplers")]
-    with_torch = [f"{wheel_of('ddim_host', folder)}[torch]", wheel_of("ddim_torch", folder)]
-    run(*pip, "install", *with_torch, *parts, cwd=work)
+    host = wheel_of("ddim_host", folder)
+    run(*pip, "install", f"{host}[torch]", wheel_of("ddim_torch", folder), *parts, cwd=work)
     run(python, "-m", "ddim_host", "run", *TINY.split(), "--out", "run", cwd=work)
     run(python, "-m", "ddim_host", "new-plugin", "mine", "--kind", "loss", cwd=work)
     run(*pip, "install", "-e", "./ddim-mine[test]", cwd=work)
@@ -101,8 +101,8 @@ def use(folder: Path, scratch: Path, torch: str) -> None:
     run(python, "-m", "ddim_host", "run", *TINY.split(), "--loss", "mine", "--out", "mine", cwd=work)
     run(python, "-m", "ddim_host", "doctor", cwd=work)
     if sys.version_info < (3, 13):  # Jittor requires NumPy 1, which has no wheels for later Pythons
-        with_jittor = [f"{wheel_of('ddim_host', folder)}[jittor]", wheel_of("ddim_jittor", folder)]
-        run(*pip, "install", "--dry-run", *with_jittor, *parts, cwd=work)
+        jittor = wheel_of("ddim_jittor", folder)
+        run(*pip, "install", "--dry-run", f"{host}[jittor]", jittor, *parts, cwd=work)
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> None:

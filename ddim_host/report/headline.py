@@ -85,7 +85,7 @@ def _distance(table: Table) -> Fact:
 
 
 def lowest_cell(table: Table) -> tuple[tuple[float, int], float, list[float]]:
-    """Return the (eta, S) with the lowest mean distance over seeds, that mean, and the distance of each seed."""
+    """Return the eta and S with the lowest mean distance over seeds, that mean, and each seed's distance."""
     measured = {
         (eta, steps): [SHOWN[0].value(score.measures) for score in scores]
         for eta in table.etas
