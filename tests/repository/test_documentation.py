@@ -79,6 +79,7 @@ def test_commands_use_existing_options(block: Block) -> None:
         assert words[0] in {
             *(".", "ddim-host", "pip", "make", "python", "torchrun", "mpirun", "parallel", "sbatch"),
         }, block.where
+        assert all((ROOT / word).is_dir() for word in words if word.startswith("plugins/")), block.where
         refused = any(text in command.output for text in ("error: argument", "does not accept"))
         if words[0] == "ddim-host" and not refused:
             command_line().parse_args(words[1:])

@@ -56,7 +56,7 @@ SHORTER = {
 
 NOT_IN_TESTS = (
     *("make ", "python -m tests.", "torchrun ", "mpirun ", "parallel ", "sbatch ", "#!/bin/sh"),
-    *("python -m pip install ", "python -m pip wheel "),
+    *("pip install . ", "python -m pip install ", "python -m pip wheel "),
     "--data cifar10",
 )
 """The only reasons to exclude a block: it installs, takes long, downloads, or needs a cluster."""
