@@ -48,7 +48,7 @@ def statistics(extract: CifarCNN, images: Images) -> FeatureStatistics:
 
 
 def grey(images: Images) -> Images:
-    """Return the luma of RGB images with one channel, as `images:channels=grey` does."""
+    """Return the luma of RGB images with one channel, as `images:channels=1` does."""
     return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])[..., None]
 
 
