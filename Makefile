@@ -2,7 +2,7 @@
 # For changes: `make quick` while you work, `make check` before you send them. CONTRIBUTING.md lists the times.
 
 # The tested Pythons, newest first; `python3` may be newer still. The first of a list that the machine has is used;
-# PYTHON=... chooses another.
+# PYTHON=... chooses another for `make install` and `make demo`.
 PYTHONS := python3.13 python3.12 python3.11 python3
 # For `make install`. A CI that must not download another GPU build of PyTorch lists Pythons that have a CPU build.
 INSTALL_PYTHONS := $(PYTHONS)
@@ -134,7 +134,7 @@ bench: install
 	    $(MEASURED:%=.benchmarks/%.json)
 
 .venv/installed: $(PROJECTS) tests/peers.txt | .venv/same-python
-	$(call venv,$(@D),install,$(INSTALL_PYTHONS),$(TORCH))
+	$(call venv,$(@D),install,$(or $(PYTHON),$(INSTALL_PYTHONS)),$(TORCH))
 	@echo "installing Jittor and the packages that the tests need"
 	.venv/bin/python -m pip install --quiet $(HOST_AND_TORCH) "$(NUMPY)" \
 	    --group test --group oracles --group build --group dist --group triton --group notebook --group trackers
@@ -143,7 +143,7 @@ bench: install
 	touch $@
 
 .venv-demo/installed: $(PROJECTS) | .venv-demo/same-python
-	$(call venv,$(@D),demo,$(PYTHONS),$(TORCH))
+	$(call venv,$(@D),demo,$(or $(PYTHON),$(PYTHONS)),$(TORCH))
 	@echo "installing ddim-host"
 	$(@D)/bin/python -m pip install --quiet $(HOST_AND_TORCH)
 	touch $@
@@ -182,7 +182,7 @@ bench: install
 SIZES := installing PyTorch takes a minute or two on a fast network, and 1.3 GB of disk (CPU build) or 5.8 GB (GPU build)
 # Arguments: folder, purpose, Pythons, and the requirements to install first, PyTorch: pip shows what it downloads.
 define venv
-	python=$$(sh tools/find-python.sh $(2) $(if $(PYTHON),$(PYTHON),$(3))) && \
+	python=$$(sh tools/find-python.sh $(2) $(3)) && \
 	    { [ -x $(1)/bin/pip ] || $$python -m venv $(1); }
 	$(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(if $(4),@echo "$(1): $(SIZES)")

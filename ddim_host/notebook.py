@@ -90,8 +90,8 @@ def train(
             experiment = assemble(watched.over(_request(options).over(base)))
     command = _call(out, resume=resume, start_from=start_from, **options)
     experiment = replace(experiment, observers=experiment.observers.with_more(map(_watcher, watchers)))
-    run_experiment(experiment, directory, start=start, command=command)
-    write_report([directory.path], directory.report_path, command=command)
+    with run_experiment(experiment, directory, start=start, command=command):
+        write_report([directory.path], directory.report_path, command=command)
     return Run(directory.path)
 
 

@@ -33,7 +33,6 @@ from ddim_host.run.directory import RunDirectory, existing_run, new_run, next_ru
 from ddim_host.run.during_training import grids_in_words
 from ddim_host.run.execution import is_complete, require_stored_images, run_experiment
 from ddim_host.run.provenance import this_command
-from ddim_host.run.real_images import write_real_images
 from ddim_host.system.failure import report_failure
 from ddim_host.system.interruption import end_as_by_ctrl_c
 from ddim_host.system.launch import launched
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
 
     from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.plugin.data import TrainTest
+    from ddim_host.run.execution import Finished
     from ddim_host.run.images import Enlargement
 
 
@@ -108,7 +108,6 @@ def _carry_out(
     enlargement: Enlargement,
 ) -> int:
     """Run the experiment, print the result in the first process, and return the exit code."""
-    is_first = launched().is_first
     end_as_by_ctrl_c(signal.SIGTERM)
     _print_folder(directory.path)
     try:
@@ -120,22 +119,27 @@ def _carry_out(
                 config = start.config
             if config is not None:
                 note_other_images(config, images)
-        done = run_experiment(
+        with run_experiment(
             experiment,
             directory,
             start=start,
             command=this_command(),
             enlargement=enlargement,
             on_start=_print_device,
-        )
+        ) as done:
+            if launched().is_first:
+                _report(experiment, directory, done)
     except DivergedError:
         return _diverged(directory)
     except InterruptedTrainingError as stop:
         return _interrupted(directory, str(stop))
     except KeyboardInterrupt:
         return _interrupted(directory, "interrupted")
-    if not is_first:
-        return 0
+    return 0
+
+
+def _report(experiment: Experiment, directory: RunDirectory, done: Finished) -> None:
+    """Print the result of a run, and write its page."""
     for last in directory.read_metrics()[-1:]:
         print(f"trained {last.step} steps: train loss {last.train_loss:.4g}, test loss {last.test_loss:.4g}")
     if done.growth:
@@ -145,11 +149,8 @@ def _carry_out(
         print(f"ddim-host: warning: {warning}", file=sys.stderr)
     print(times_line(experiment.config.num_images, done.times))
     print(f"wrote {printable(done.picture)}")
-    if experiment.config.real_images:
-        write_real_images(done.picture, experiment.config.num_images, images)
     write_report([directory.path], directory.report_path, command=this_command())
     print(f"wrote {printable(directory.report_path)}")
-    return 0
 
 
 def _print_images(images: TrainTest) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from ddim_host.errors import UserError
-from ddim_host.framework.kernels import KERNELS_VARIABLE
-from ddim_host.framework.precision import resolve_precision
+from ddim_host.framework.kernels import cpu_kernels
+from ddim_host.framework.precision import cpu_precision
 from ddim_host.system.machine import processor_flags
 
 
@@ -34,19 +33,20 @@ class Check:
 
 
 def bf16_check() -> Check:
-    """Describe bf16 on this processor, and what `auto` would select if the kernels can be compiled."""
+    """Describe bf16 on this processor, and what `auto` selects; compile the kernels first if necessary."""
     flags = processor_flags().split()
-    has_units = "amx_bf16" in flags
-    enabled = os.environ.get(KERNELS_VARIABLE) != "framework"
-    if has_units:
-        found = (
-            "matrix units (AMX)" if enabled else "matrix units (AMX), unused because the kernels are disabled"
-        )
+    try:
+        kernels = cpu_kernels()
+        auto = cpu_precision("auto", kernels)
+    except UserError as error:
+        return Check.failed("bf16 on the CPU", error)
+    if "amx_bf16" in flags:
+        found = "matrix units (AMX)"
+        if kernels is None:
+            found += ", unused without the host's kernels"
+        elif not kernels.has_matrix_units():
+            found += ", which the compiler or the operating system does not support"
     else:
         instructions = "AVX512_BF16" if "avx512_bf16" in flags else "no bf16 instructions"
         found = f"{instructions}, no matrix units (AMX)"
-    try:
-        auto = resolve_precision("auto", matrix_units=has_units and enabled)
-    except UserError as error:
-        return Check.failed("bf16 on the CPU", error)
     return Check("bf16 on the CPU", True, f"{found}; auto selects {auto}")

@@ -43,7 +43,9 @@ def own_modules(distribution: str) -> set[str]:
                 found.add(_dotted(file))
             elif file.suffix == ".pth":
                 # An editable distribution records only the folder of its modules.
-                for root in filter(Path.is_dir, map(Path, file.read_text().splitlines())):
+                lines = [line for line in file.read_text().splitlines() if line.strip()]
+                site = Path(str(file.locate())).parent
+                for root in filter(Path.is_dir, (site / line for line in lines)):
                     patterns = ["/".join("*" * depth) + ".py" for depth in range(1, _DEPTH + 1)]
                     paths = (path for pattern in patterns for path in root.glob(pattern))
                     found |= {_dotted(path.relative_to(root)) for path in paths}

@@ -152,22 +152,18 @@ def real_wall(run: ReportedRun, budget: PictureBudget) -> RealWall | None:
     real = run.real_images
     if real is None:
         return None
-    neighbours = real.neighbours
-    rows, columns = len(neighbours.distances), neighbours.columns
-    try:
-        test = grid_images(real.test, real.num_test, run.image_shape)
-        pairs = grid_images(real.nearest, rows * columns, run.image_shape, columns=columns)
-    except ValueError:
-        return None
+    neighbours, columns = real.neighbours, real.neighbours.columns
     shown = []
     for row, distances in enumerate(neighbours.distances):
         far = ", ".join(f"{distance:.0f}" for distance in distances)
         alt = f"sample {row} of {run.name} and its nearest training images, at distances {far}"
-        picture = budget.sheet(pairs[row * columns : (row + 1) * columns], alt, columns=columns)
+        picture = budget.sheet(real.nearest[row * columns : (row + 1) * columns], alt, columns=columns)
         if picture is not None:
             shown.append(Neighbour(picture, far))
-    alt = f"{real.num_test} real test images"
-    return RealWall(budget.sheet(test, alt), tuple(shown), neighbours.test_distance, neighbours.num_train)
+    alt = f"{len(real.test)} real test images"
+    return RealWall(
+        budget.sheet(real.test, alt), tuple(shown), neighbours.test_distance, neighbours.num_train
+    )
 
 
 def _caption(run: ReportedRun, grid: Grid, difference: GridDifference | None, *, alone: bool) -> str:

@@ -61,7 +61,11 @@ def headline(run: ReportedRun, speed: Throughput | None) -> list[Fact]:
     if tables:
         # Distances of different protocols are not comparable; the one with the most images is the most
         # precise.
-        facts.append(_distance(max(tables, key=lambda table: table.scores[0].sampled.num_images)))
+        most = max(table.scores[0].sampled.num_images for table in tables)
+        precise = [table for table in tables if table.scores[0].sampled.num_images == most]
+        ruler = precise[0].scores[0].ruler
+        comparable = [table for table in precise if table.scores[0].ruler == ruler]
+        facts.append(_distance(min(comparable, key=lambda table: lowest_cell(table)[1])))
     return facts
 
 
@@ -79,7 +83,8 @@ def _distance(table: Table) -> Fact:
     if floor:
         value = number(shown.value(floor.measures))
         real = f"; real {floor.real.half} images: {value}{_TOO_FEW if floor.warnings else ''}"
-    how = f"{steps} steps, eta {eta:g}, {sampled.num_images:,} images{few}, {ruler.features.name}"
+    solver = "" if sampled.solver == "ddim" else f" of {sampled.solver}"
+    how = f"{steps} steps{solver}, eta {eta:g}, {sampled.num_images:,} images{few}, {ruler.features.name}"
     note = f"{spread}lowest with {how}{real}"
     return Fact(shown.name(ruler), number(mean), note)
 

@@ -16,9 +16,10 @@ from ddim_host.plugin.registry import Kind
 from ddim_host.run.checkpoints import num_parameters
 from ddim_host.run.directory import existing_run
 from ddim_host.run.drawing import PictureKind
+from ddim_host.run.images import MAX_GRID_BYTES, grid_images
 from ddim_host.run.metrics import growth
 from ddim_host.run.real_images import FOLDER, TEST_IMAGES, Neighbours, RealGrid
-from ddim_host.system.files import file_errors, read_bytes, read_json
+from ddim_host.system.files import read_bytes, read_json
 from ddim_host.system.records import read_record, record_errors
 
 if TYPE_CHECKING:
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
 
     from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.parts.found_subsets import FoundSubset
+    from ddim_host.plugin.data import Images
     from ddim_host.plugin.observation import EpochMetrics
     from ddim_host.run.directory import RunDirectory
 
 _Result = TypeVar("_Result")
 
-_MOST_GRID_BYTES = 8 << 20
 _DURING_TRAINING = "during-training"
 _STEP = re.compile(r"step-(\d{8,12})")
 
@@ -151,16 +152,14 @@ class RealImages:
     Attributes:
         grid: The file name of the grid.
         neighbours: Distances to the training images nearest to its samples.
-        nearest: PNG of the samples and their nearest training images.
-        num_test: Number of test images in `test`.
-        test: PNG of some test images.
+        nearest: Each sample, followed by its nearest training images, uint8 `(N, H, W, C)`.
+        test: Some test images, uint8 `(N, H, W, C)`.
     """
 
     grid: str
     neighbours: Neighbours
-    nearest: bytes
-    num_test: int
-    test: bytes
+    nearest: Images
+    test: Images
 
 
 @dataclass(frozen=True)
@@ -252,7 +251,7 @@ def read_reported_run(path: Path, name: str) -> ReportedRun:
             for step, picture in _during_training(run.samples_path / _DURING_TRAINING)
             if (grid := read(lambda picture=picture: _grid(picture), None)) is not None  # type: ignore[misc]
         ),
-        real_images=read(lambda: _real_images(run.samples_path / FOLDER), None),
+        real_images=read(lambda: _real_images(run.samples_path / FOLDER, image_shape), None),
         problems=tuple(problems),
     )
 
@@ -276,7 +275,7 @@ def _during_training(folder: Path) -> list[tuple[int, Path]]:
     return sorted(steps.items())
 
 
-def _real_images(folder: Path) -> RealImages | None:
+def _real_images(folder: Path, image_shape: tuple[int, int, int]) -> RealImages | None:
     """Read the real images written by `real_images.write_real_images`, if any."""
     names = sorted(path.stem for path in folder.glob("*.json") if path.stem != TEST_IMAGES)
     if not names:
@@ -289,11 +288,22 @@ def _real_images(folder: Path) -> RealImages | None:
             raise ValueError("the number of distances does not match the number of training images")
     with record_errors(folder / f"{TEST_IMAGES}.json"):
         test = read_record(RealGrid, read_json(folder / f"{TEST_IMAGES}.json"))
-    pictures = []
-    for path in (folder / f"{name}.png", folder / f"{TEST_IMAGES}.png"):
-        with file_errors(f"cannot read {path}"):
-            pictures.append(read_bytes(path, _MOST_GRID_BYTES))
-    return RealImages(f"{name}.png", neighbours, pictures[0], test.num_images, pictures[1])
+    columns = neighbours.columns
+    return RealImages(
+        f"{name}.png",
+        neighbours,
+        _images(folder / f"{name}.png", len(neighbours.distances) * columns, image_shape, columns),
+        _images(folder / f"{TEST_IMAGES}.png", test.num_images, image_shape),
+    )
+
+
+def _images(
+    picture: Path, count: int, image_shape: tuple[int, int, int], columns: int | None = None
+) -> Images:
+    try:
+        return grid_images(read_bytes(picture, MAX_GRID_BYTES), count, image_shape, columns=columns)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot show {picture}", why=printable(error)) from None
 
 
 _BEFORE = {Kind.SOLVER: PartChoice("ddim", None, {})}
@@ -362,7 +372,7 @@ def _grid(picture: Path) -> Grid | None:
         if shown.rows < 1 or shown.columns < 1:
             raise ValueError(f"its record says {shown.rows} rows of {shown.columns} images")
         record |= {"rows": shown.rows, "columns": shown.columns}  # the file may contain strings
-        return Grid(picture.name, read_bytes(picture, _MOST_GRID_BYTES), record)
+        return Grid(picture.name, read_bytes(picture, MAX_GRID_BYTES), record)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"cannot show {picture}", why=printable(error)) from None
     except KeyError as error:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ddim_host.evaluation.tables import SHOWN, number, tables_of
+from ddim_host.evaluation.tables import SHOWN, number
+from ddim_host.experiment.config import clip_in_words
 from ddim_host.report.headline import duration, lowest_cell
 
 if TYPE_CHECKING:
-    from ddim_host.report.comparison import Comparison
-    from ddim_host.report.reported_run import ReportedRun
+    from ddim_host.report.comparison import Comparison, QualityGroup
 
 _RUN, _TRAINING, _LOSS = "run", "training", "test loss"
 
@@ -17,30 +17,59 @@ _RUN, _TRAINING, _LOSS = "run", "training", "test loss"
 def summary(comparison: Comparison) -> list[str]:
     """Return the lines of a table with one row per run, or no lines for runs without results.
 
-    Distances of different protocols have different columns.
+    Each group of comparable scores has a column with the lowest distance of each run.
     """
-    seconds = {speed.run.name: speed.total_seconds for speed in comparison.throughput}
-    rows = [_row(run, seconds.get(run.name)) for run in comparison.runs]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    if columns == [_RUN]:
+    columns: dict[str, dict[str, str]] = {_RUN: {run.name: run.name for run in comparison.runs}}
+    speeds = comparison.throughput
+    if speeds:
+        columns[_TRAINING] = {speed.run.name: duration(speed.total_seconds) for speed in speeds}
+        columns[_LOSS] = {speed.run.name: number(speed.run.metrics[-1].test_loss) for speed in speeds}
+    titles = _titles(comparison.quality)
+    columns |= {title: _distances(group) for title, group in zip(titles, comparison.quality, strict=True)}
+    if len(columns) == 1:
         return []
-    cells = [columns, *([row.get(name, "-") for name in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]
+    names = [run.name for run in comparison.runs]
+    cells = [[title, *(column.get(name, "-") for name in names)] for title, column in columns.items()]
+    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in cells]
+    return ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
 
 
-def _row(run: ReportedRun, seconds: float | None) -> dict[str, str]:
-    """Return the cells of a run, by column."""
-    row = {_RUN: run.name}
-    if seconds is not None:
-        row |= {_TRAINING: duration(seconds), _LOSS: number(run.metrics[-1].test_loss)}
-    for table in tables_of(run.scores):
+def _distances(group: QualityGroup) -> dict[str, str]:
+    """Return the lowest distance of each run, by its name."""
+    lowest: dict[str, tuple[float, str]] = {}
+    for run, table in group.tables:
         (eta, steps), value, _ = lowest_cell(table)
-        first = table.scores[0]
-        ruler = first.ruler
-        column = f"{SHOWN[0].name(ruler)}, {first.sampled.num_images:,} images, {ruler.features.name}"
-        row[column] = f"{number(value)} ({steps} steps, eta {eta:g})"
-    return row
+        if run.name not in lowest or value < lowest[run.name][0]:
+            lowest[run.name] = value, f"{number(value)} ({steps} steps, eta {eta:g})"
+    return {name: text for name, (_, text) in lowest.items()}
+
+
+def _titles(groups: tuple[QualityGroup, ...]) -> list[str]:
+    """Return distinct titles: the measure and its conditions, and those that differ between the groups."""
+    conditions = [_conditions(group) for group in groups]
+    shared = set.intersection(*map(set, conditions)) if conditions else set()
+    titles = []
+    for position, (group, own) in enumerate(zip(groups, conditions, strict=True), start=1):
+        first = group.tables[0][1].scores[0]
+        parts = [
+            SHOWN[0].name(first.ruler),
+            f"{first.sampled.num_images:,} images",
+            first.ruler.features.name,
+            *(condition for condition in own if condition not in shared),
+        ]
+        title = ", ".join(parts)
+        titles.append(title if title not in titles else f"{title} [{position}]")
+    return titles
+
+
+def _conditions(group: QualityGroup) -> list[str]:
+    """Return what else a score depends on, in words."""
+    score = group.tables[0][1].scores[0]
+    sampled, reference = score.sampled, score.ruler.reference
+    return [
+        f"{sampled.timestep_subset} timesteps",
+        sampled.solver,
+        clip_in_words(sampled.clip),
+        f"{sampled.weights} weights",
+        f"against {reference.num_images:,} {reference.half} images",
+    ]

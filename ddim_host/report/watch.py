@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 from ddim_host.report.output import write_report
-from ddim_host.run.execution import is_complete, is_trained
 from ddim_host.run.real_images import FOLDER
 from ddim_host.system.files import file_errors
 
@@ -39,7 +38,7 @@ def watch(run: RunDirectory, *, command: str, wrote: Callable[[], None]) -> tupl
     """
     seen: frozenset[tuple[str, int]] | None = None
     try:
-        while _is_running(run):
+        while run.is_in_training():
             files = frozenset(_files(run))
             if files != seen:
                 seen = files
@@ -49,13 +48,6 @@ def watch(run: RunDirectory, *, command: str, wrote: Callable[[], None]) -> tupl
     finally:
         last = write_report([run.path], run.report_path, command=command)
     return last.warnings
-
-
-def _is_running(run: RunDirectory) -> bool:
-    """Return True while a process trains the run or draws its final samples."""
-    if run.is_in_training():
-        return True
-    return is_trained(run) and not is_complete(run)
 
 
 def _files(run: RunDirectory) -> Iterator[tuple[str, int]]:

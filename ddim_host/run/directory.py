@@ -136,6 +136,8 @@ class RunDirectory:
     def training(self) -> Iterator[None]:
         """Create the folder if it is missing, and lock it so that no other process trains the run.
 
+        The lock is held until the page of the run has been written.
+
         Raises:
             UserError: Another process is training the run, or the folder cannot be used.
         """
@@ -152,7 +154,7 @@ class RunDirectory:
             yield
 
     def is_in_training(self) -> bool:
-        """Return whether a process is training the run.
+        """Return whether a process is training the run, or writing its samples and its page.
 
         Raises:
             UserError: The folder cannot be accessed.

@@ -16,9 +16,12 @@ from ddim_host.system.launch import launched
 from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from ddim_host.experiment.assembly import Experiment
+    from ddim_host.plugin.data import Images
     from ddim_host.run.exports import ImageExport
     from ddim_host.run.sampling import Denoiser, StartNoise
     from ddim_host.run.trained import UsedWeights
@@ -66,7 +69,13 @@ class Times:
 
 
 def draw(
-    experiment: Experiment, denoiser: Denoiser, used: UsedWeights, drawing: Drawing, export: ImageExport
+    experiment: Experiment,
+    denoiser: Denoiser,
+    used: UsedWeights,
+    drawing: Drawing,
+    export: ImageExport,
+    *,
+    on_images: Callable[[Images], object] = lambda _: None,
 ) -> Times:
     """Sample with the experiment's configuration; the first process writes the images.
 
@@ -78,6 +87,7 @@ def draw(
         used: The weights in use, for the record.
         drawing: The drawing.
         export: The export that receives the images.
+        on_images: Called with each batch of images, uint8 `(B, H, W, C)`, in the first process.
 
     Raises:
         UserError: A pixel is not finite, or the images cannot be written.
@@ -90,6 +100,7 @@ def draw(
         for images in sampler.images(drawing.num_sampled, batch_size=batch_size, on_call=bar.update):
             if first:
                 export.add(images)
+                on_images(images)
         times = Times(sampler.seconds, sampler.warmup_seconds)
         if first:
             record = drawing_record(experiment, denoiser, used, drawing) | asdict(times)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import bisect
 import sys
 import time
 from dataclasses import replace
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ddim_host.errors import UserError
 from ddim_host.experiment.assembly import default_part
 from ddim_host.experiment.config import PartConfig
 from ddim_host.framework.processes import any_of
@@ -24,11 +25,13 @@ from ddim_host.run.trained import UsedWeights
 from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ddim_host.experiment.assembly import Experiment
     from ddim_host.framework.interface import Model
     from ddim_host.run.directory import RunDirectory
+    from ddim_host.run.exports import ImageExport
     from ddim_host.run.sampling import Sampler
 
 NUM_IMAGES = 16
@@ -41,14 +44,38 @@ _TIMES = 10
 """Default number of grids in a run."""
 
 
-def steps_between(sample_every: int | str, total_steps: int) -> int:
-    """Return the number of steps between two grids, or 0 for no grids.
+def steps_with_grids(sample_every: int | str, total_steps: int) -> Sequence[int]:
+    """Return the steps after which a grid is drawn, in increasing order, except the last step of the run.
 
     Args:
-        sample_every: The value of `--sample-every`: a number of steps, 0 or `auto`.
+        sample_every: The value of `--sample-every`: a number of steps, or `auto`.
         total_steps: The number of training steps.
     """
-    return math.ceil(total_steps / _TIMES) if isinstance(sample_every, str) else sample_every
+    if isinstance(sample_every, str):
+        times = min(_TIMES, total_steps)
+        return [round(number * total_steps / times) for number in range(1, times)]
+    return range(sample_every, total_steps, sample_every)
+
+
+def training_grid(
+    path: Path, image_shape: tuple[int, int, int], enlargement: Enlargement = AUTOMATIC
+) -> ImageExport:
+    """Return the export of a grid during training.
+
+    Raises:
+        UserError: The grid would have too many pixels.
+    """
+    scale = grid_layout(NUM_IMAGES, image_shape, scale=enlargement.scale, light=True).scale
+    try:
+        return export_images(
+            path,
+            num_images=NUM_IMAGES,
+            image_shape=image_shape,
+            enlargement=replace(enlargement, scale=scale),
+        )
+    except UserError as error:
+        fix = "use a smaller --grid-scale, or --sample-every 0 for no grids during training"
+        raise UserError(error.what, why=error.why, fix=fix) from None
 
 
 def grids_in_words(sample_every: int | str, total_steps: int | None) -> str:
@@ -60,9 +87,9 @@ def grids_in_words(sample_every: int | str, total_steps: int | None) -> str:
     """
     if sample_every == 0:
         return "no grids during training"
-    often = f"{_TIMES} times"
-    if total_steps is not None or not isinstance(sample_every, str):
-        often = f"every {steps_between(sample_every, total_steps or 0):,} steps"
+    often = f"every {sample_every:,} steps"
+    if isinstance(sample_every, str):
+        often = f"{_TIMES if total_steps is None else min(_TIMES, total_steps)} times"
     return f"a grid of {NUM_IMAGES} images {often} during training"
 
 
@@ -93,7 +120,9 @@ class TrainingGrids:
         self._denoiser = Denoiser(((model, 1.0),), "ema", experiment.config.prediction_type)
         self._run = run
         self._total_steps = total_steps
-        self._between = steps_between(experiment.config.sample_every, total_steps)
+        every = experiment.config.sample_every
+        self._wanted = every != 0
+        self._steps = steps_with_grids(every, total_steps) if self._wanted else ()
         self._enlargement = enlargement
         self._drawing = Drawing(NUM_IMAGES)
         self.seconds = 0.0
@@ -101,9 +130,8 @@ class TrainingGrids:
 
     def next_step(self, step: int) -> int:
         """Return the first step after `step` at which a grid is due, or the last training step."""
-        if not self._between:
-            return self._total_steps
-        return min(self._total_steps, (step // self._between + 1) * self._between)
+        later = bisect.bisect_right(self._steps, step)
+        return self._steps[later] if later < len(self._steps) else self._total_steps
 
     def draw_if_due(self, step: int) -> float:
         """Draw a step's grid if it is due and missing.
@@ -116,7 +144,7 @@ class TrainingGrids:
         Raises:
             UserError: The grid cannot be written.
         """
-        if not (self._between and step) or (step % self._between and step != self._total_steps):
+        if not self._wanted or (step not in self._steps and step != self._total_steps):
             return 0.0
         path = self._run.training_grid_path(step)
         missing = launched().is_first and not path.exists()
@@ -131,13 +159,12 @@ class TrainingGrids:
     def _draw(self, step: int, path: Path) -> None:
         experiment, sampler = self._experiment, self._sampler
         before = sampler.seconds, sampler.warmup_seconds
-        shape, asked = experiment.image_shape, self._enlargement
-        layout = grid_layout(NUM_IMAGES, shape, scale=asked.scale, light=True)
-        enlargement = replace(asked, scale=layout.scale)
-        export = export_images(path, num_images=NUM_IMAGES, image_shape=shape, enlargement=enlargement)
-        with export:
+        batch_size = min(NUM_IMAGES, experiment.config.batch_size)
+        with training_grid(path, experiment.image_shape, self._enlargement) as export:
             try:
-                [images] = sampler.images(NUM_IMAGES, batch_size=NUM_IMAGES)
+                for images in sampler.images(NUM_IMAGES, batch_size=batch_size):
+                    if launched().is_first:
+                        export.add(images)
             except ImagesNotFiniteError as error:
                 # Only losses and weights determine whether training has diverged.
                 if launched().is_first:
@@ -146,7 +173,6 @@ class TrainingGrids:
                 return
             if not launched().is_first:
                 return
-            export.add(images)
             used = UsedWeights("ema", "latest", (step,))
             record = drawing_record(experiment, self._denoiser, used, self._drawing)
             record["seconds"] = sampler.seconds - before[0]

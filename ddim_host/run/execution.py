@@ -22,16 +22,18 @@ from ddim_host.run.checkpoints import (
     save_checkpoint,
 )
 from ddim_host.run.drawing import Drawing, Times, draw
+from ddim_host.run.during_training import training_grid
 from ddim_host.run.exports import export_images
 from ddim_host.run.images import AUTOMATIC, Enlargement
 from ddim_host.run.provenance import provenance
+from ddim_host.run.real_images import ComparedSamples, neighbours_path, write_real_images
 from ddim_host.run.sampling import Denoiser
 from ddim_host.run.trained import UsedWeights, other_images
 from ddim_host.run.training import Trainer
 from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -59,6 +61,8 @@ class Finished:
 def is_complete(run: RunDirectory) -> bool:
     """Return whether a run has been fully trained, sampled from and reported, judging by its files.
 
+    A page alone proves nothing, because `ddim-host report` also writes it during training.
+
     Raises:
         UserError: Its configuration or its newest checkpoint is damaged.
     """
@@ -67,9 +71,10 @@ def is_complete(run: RunDirectory) -> bool:
     request = run.config.request
     try:
         picture = _picture_path(run, request.parts[Kind.TIMESTEP_SUBSET].name, request.settings)
+        wants_real_images = request.settings["real_images"]
     except KeyError:  # a line was removed from config.toml
         return False
-    return picture.exists()
+    return picture.exists() and (not wants_real_images or neighbours_path(picture).exists())
 
 
 def is_trained(run: RunDirectory) -> bool:
@@ -93,6 +98,7 @@ def _picture_path(run: RunDirectory, timestep_subset: str, settings: Mapping[str
     return run.samples_path / f"{timestep_subset}-{settings['steps']}-eta-{settings['eta']:g}.png"
 
 
+@contextlib.contextmanager
 def run_experiment(
     experiment: Experiment,
     run: RunDirectory,
@@ -101,8 +107,10 @@ def run_experiment(
     command: str,
     enlargement: Enlargement = AUTOMATIC,
     on_start: Callable[[Mapping[str, str]], object] = lambda _: None,
-) -> Finished:
+) -> Iterator[Finished]:
     """Train, sample, write the run directory (in the first process), and notify the observers.
+
+    The run stays locked in the `with` block, so that the caller can write its page.
 
     Args:
         experiment: The experiment.
@@ -113,7 +121,7 @@ def run_experiment(
         enlargement: Enlargement of small images in grids.
         on_start: Called before training with the provenance, which names the resolved device and precision.
 
-    Returns:
+    Yields:
         The outcome.
 
     Raises:
@@ -124,13 +132,15 @@ def run_experiment(
     """
     config = experiment.config
     path = _picture_path(run, config.timestep_subset.name, vars(config))
-    # Raises before training if the grid would be too large.
+    # These raise before training if a grid would be too large.
     export = export_images(
         path,
         num_images=config.num_images,
         image_shape=experiment.image_shape,
         enlargement=enlargement,
     )
+    if config.sample_every:
+        training_grid(run.training_grid_path(0), experiment.image_shape, enlargement)
     images = experiment.images
     if start is run:
         require_stored_images(run, images)
@@ -162,11 +172,15 @@ def run_experiment(
                 enlargement=enlargement,
             )
             trainer.train()
-            stack.close()  # unlock the run: it can be resumed from here on
             used = UsedWeights("ema", "latest", (progress.step,))
             denoiser = Denoiser(((model, 1.0),), "ema", config.prediction_type)
-            times = draw(experiment, denoiser, used, Drawing(config.num_images), export)
-    return Finished(path, times, trainer.growth())
+            compared = ComparedSamples()
+            times = draw(
+                experiment, denoiser, used, Drawing(config.num_images), export, on_images=compared.add
+            )
+            if first and config.real_images:
+                write_real_images(path, compared.images, images)
+        yield Finished(path, times, trainer.growth())
 
 
 def require_stored_images(run: RunDirectory, images: TrainTest) -> None:

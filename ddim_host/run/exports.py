@@ -230,15 +230,15 @@ def export_images(
             why=f"a grid can have at most {MAX_GRID_IMAGES:,} images",
             fix="sample fewer images, or write an array or a folder: `ddim-host sample RUN --out x.npz`",
         )
-    if enlargement.scale is not None:
-        layout = grid_layout(shown, image_shape, None if moves else columns, enlargement.scale)
-        height, width = layout.size
-        if height * width > MAX_CANVAS:
-            raise UserError(
-                f"--grid-scale {enlargement.scale} would make a picture of {width:,} x {height:,} pixels",
-                why=f"a grid can have at most {MAX_CANVAS:,} pixels",
-                fix="use a smaller --grid-scale, or fewer images",
-            )
+    layout = grid_layout(shown, image_shape, None if moves else columns, enlargement.scale)
+    height, width = layout.size
+    if height * width > MAX_CANVAS:
+        scaled = f" with --grid-scale {enlargement.scale}" if enlargement.scale is not None else ""
+        raise UserError(
+            f"a grid of {shown:,} images{scaled} would have {width:,} x {height:,} pixels",
+            why=f"a grid can have at most {MAX_CANVAS:,} pixels",
+            fix="use fewer images" + (", or a smaller --grid-scale" if scaled else ""),
+        )
     if moves and columns:
         return _Moving(path, num_images, columns, enlargement)
     return _Grid(path, num_images, columns, enlargement)

@@ -28,8 +28,11 @@ _MOST_ENLARGED = 128
 _MOST_WIDTH = 2000
 """Maximum width in pixels of a grid at the default scale; only grids at scale 1 may exceed it."""
 
-MAX_CANVAS = 1 << 26
-"""Maximum number of pixels in a grid; Pillow treats a larger picture as a decompression bomb."""
+MAX_CANVAS = 89_478_485
+"""Maximum number of pixels in a grid; Pillow warns of a decompression bomb if a picture has more."""
+
+MAX_GRID_BYTES = 3 * MAX_CANVAS + (1 << 20)
+"""Maximum size of the PNG file of a grid."""
 
 _REACH = 2
 """Number of pixels on either side that the bicubic filter uses."""

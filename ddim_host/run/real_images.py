@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim_host.run.images import grid_images, grid_png
-from ddim_host.system.files import file_errors, read_bytes, write_bytes, write_text
+from ddim_host.run.images import MAX_CANVAS, grid_png
+from ddim_host.system.files import file_errors, write_bytes, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +32,10 @@ TEST_IMAGES = "test"
 _MOST_SAMPLES = 8
 _NEAREST = 3
 _MOST_TEST_IMAGES = 64
-_BLOCK = 2048
-"""Number of training images processed at a time; as float32, 2,048 images of CIFAR-10 take 25 MB."""
-_MOST_GRID_BYTES = 64 << 20
+_MOST_TEST_PIXELS = 64 * 256 * 256
+"""Maximum number of pixels of all test images; there are fewer large ones."""
+_BLOCK_BYTES = 64 << 20
+"""Size of the training images processed at a time, as float32."""
 
 
 @dataclass(frozen=True)
@@ -76,37 +77,66 @@ def nearest(images: Images, train: Images, count: int) -> tuple[NDArray[np.int64
     squares = (flat**2).sum(1, keepdims=True)
     best = np.empty((len(images), 0), np.int64)
     best_squares = np.empty((len(images), 0), np.float32)
-    for first in range(0, len(train), _BLOCK):
-        block = train[first : first + _BLOCK].reshape(-1, flat.shape[1]).astype(np.float32)
-        found = squares + (block**2).sum(1) - 2.0 * flat @ block.T
+    length = max(1, _BLOCK_BYTES // (4 * flat.shape[1]))
+    for first in range(0, len(train), length):
+        block = train[first : first + length].reshape(-1, flat.shape[1]).astype(np.float32)
+        found = squares + np.einsum("ij,ij->i", block, block) - 2.0 * flat @ block.T
         indices = np.broadcast_to(np.arange(first, first + len(block)), found.shape)
         best, best_squares = np.hstack([best, indices]), np.hstack([best_squares, found])
         # Keep a few more than needed, because the products are rounded; the exact order is determined below.
         kept = np.argsort(best_squares, axis=1, kind="stable")[:, : count + 4]
         best = np.take_along_axis(best, kept, 1)
         best_squares = np.take_along_axis(best_squares, kept, 1)
-    apart = images[:, np.newaxis].astype(np.int32) - train[best].astype(np.int32)
-    exact = np.sqrt((apart.astype(np.float64) ** 2).mean(axis=(2, 3, 4)))
+    exact = np.array([_distances(image, train[found]) for image, found in zip(images, best, strict=True)])
     order = np.argsort(exact, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(best, order, 1), np.take_along_axis(exact, order, 1)
 
 
-def write_real_images(picture: Path, num_images: int, images: TrainTest) -> None:
+def _distances(image: NDArray[np.uint8], others: Images) -> NDArray[np.float64]:
+    """Return the distance of an image from each of the others, float64."""
+    squares = (others.astype(np.int32) - image) ** 2
+    return np.sqrt(squares.reshape(len(others), -1).mean(axis=1))
+
+
+class ComparedSamples:
+    """The first samples of a grid, which are compared with the training images."""
+
+    def __init__(self) -> None:
+        self._batches: list[Images] = []
+
+    @property
+    def images(self) -> Images:
+        """The samples so far, uint8 `(N, H, W, C)`."""
+        return np.concatenate(self._batches)
+
+    def add(self, images: Images) -> None:
+        """Add the next samples, if more are needed."""
+        self._batches.append(images[: _MOST_SAMPLES - sum(map(len, self._batches))].copy())
+
+
+def neighbours_path(picture: Path) -> Path:
+    """Return the path of the record of the real images for a grid of samples."""
+    return picture.parent / FOLDER / f"{picture.stem}.json"
+
+
+def write_real_images(picture: Path, samples: Images, images: TrainTest) -> None:
     """Write the real images for a grid of samples, replacing earlier ones.
 
     Args:
-        picture: The grid, in the `samples/` folder of a run.
-        num_images: The number of samples in the grid.
+        picture: The path of the grid, in the `samples/` folder of a run.
+        samples: Its first images, uint8 `(N, H, W, C)`.
         images: The data set of the run.
 
     Raises:
-        UserError: The grid cannot be read, or a file cannot be written.
+        UserError: A file cannot be written.
     """
-    with file_errors(f"cannot read {picture}"):
-        png = read_bytes(picture, _MOST_GRID_BYTES)
-    samples = grid_images(png, num_images, images.train.shape[1:])[:_MOST_SAMPLES]
+    height, width = images.test.shape[1:3]
+    pixels = height * width
+    # A row takes less than five images, with the gaps.
+    samples = samples[: max(1, MAX_CANVAS // (5 * pixels))]
+    most = max(1, min(_MOST_TEST_IMAGES, _MOST_TEST_PIXELS // pixels))
     # Evenly spaced, because some data sets are sorted by class.
-    spread = np.linspace(0, len(images.test) - 1, min(_MOST_TEST_IMAGES, len(images.test)))
+    spread = np.linspace(0, len(images.test) - 1, min(most, len(images.test)))
     test = images.test[np.unique(np.rint(spread).astype(np.int64))]
     count = min(_NEAREST, len(images.train))
     indices, distances = nearest(np.concatenate([samples, test]), images.train, count)
@@ -123,9 +153,10 @@ def write_real_images(picture: Path, num_images: int, images: TrainTest) -> None
     folder = picture.parent / FOLDER
     with file_errors(f"cannot write to {folder}"):
         folder.mkdir(exist_ok=True)
+        # The record of the neighbours is written last, because it shows that a run is complete.
         for name, content, record in (
-            (picture.stem, grid_png(np.concatenate(rows), columns=1 + count), neighbours),
             (TEST_IMAGES, grid_png(test), RealGrid(len(test))),
+            (picture.stem, grid_png(np.concatenate(rows), columns=1 + count), neighbours),
         ):
             write_bytes(folder / f"{name}.png", content)
             write_text(folder / f"{name}.json", json.dumps(asdict(record), indent=2) + "\n")

@@ -17,26 +17,45 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+class FakeKernels:
+    """Kernels that only know whether they use matrix units."""
+
+    def __init__(self, *, units: bool) -> None:
+        self._units = units
+
+    def has_matrix_units(self) -> bool:
+        return self._units
+
+
 @pytest.mark.parametrize(
-    ("flags", "text"),
+    ("flags", "kernels", "text"),
     [
-        (AMX, "matrix units (AMX); auto selects bf16"),
-        ("avx512f avx512_bf16", "AVX512_BF16, no matrix units (AMX); auto selects fp32"),
-        ("avx2", "no bf16 instructions, no matrix units (AMX); auto selects fp32"),
+        (AMX, FakeKernels(units=True), "matrix units (AMX); auto selects bf16"),
+        (
+            *(AMX, FakeKernels(units=False)),
+            "matrix units (AMX), which the compiler or the operating system does not support; "
+            "auto selects fp32",
+        ),
+        (AMX, None, "matrix units (AMX), unused without the host's kernels; auto selects fp32"),
+        (
+            *("avx512f avx512_bf16", FakeKernels(units=False)),
+            "AVX512_BF16, no matrix units (AMX); auto selects fp32",
+        ),
+        ("avx2", None, "no bf16 instructions, no matrix units (AMX); auto selects fp32"),
     ],
 )
-def test_doctor_says_what_auto_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch, flags: str, text: str) -> None:
+def test_doctor_says_what_auto_is_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, flags: str, kernels: FakeKernels | None, text: str
+) -> None:
     monkeypatch.setattr(checks, "processor_flags", lambda: flags)
+    monkeypatch.setattr(checks, "cpu_kernels", lambda: kernels)
     assert bf16_check() == Check("bf16 on the CPU", True, text)
 
 
-def test_doctor_says_that_disabled_kernels_do_not_use_matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_needs_no_compiler_if_kernels_are_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "processor_flags", lambda: AMX)
     monkeypatch.setenv(KERNELS_VARIABLE, "framework")
-    assert (
-        bf16_check().detail
-        == "matrix units (AMX), unused because the kernels are disabled; auto selects fp32"
-    )
+    assert bf16_check().detail == "matrix units (AMX), unused without the host's kernels; auto selects fp32"
 
 
 def test_requested_precision_comes_before_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,7 @@ def test_doctor_says_whether_the_core_is_compiled(fake: Path) -> None:
     code = "from ddim_jittor.environment import compiled; print(compiled().detail)"
     assert python(code).stdout.startswith("not yet; ")
     assert python(IMPORT).returncode == 0
-    assert python(code).stdout.startswith("its core for the CPU; ")
+    assert python(code).stdout.startswith("the core for the CPU; ")
 
 
 def test_warnings_as_errors_do_not_stop_the_import(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:

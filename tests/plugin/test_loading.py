@@ -119,7 +119,7 @@ def test_entry_point_that_names_a_missing_module_is_explained(
     monkeypatch.syspath_prepend(root)
     info = site.distribution("ddim-other", f"[ddim_host.plugins]\nother = {module}\n")
     if editable:
-        (site.path / "_ddim_other.pth").write_text(f"{source}\n", encoding="utf-8")
+        (site.path / "_ddim_other.pth").write_text(f"{source}\n\n", encoding="utf-8")
         files = ["_ddim_other.pth"]
     record = "".join(f"{name},,\n" for name in [*files, f"{info.name}/METADATA"])
     (info / "RECORD").write_text(record, encoding="utf-8")

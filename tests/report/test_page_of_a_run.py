@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +66,24 @@ def test_run_stores_the_training_images_nearest_to_its_samples(run: Path) -> Non
 def test_real_images_of_a_training_set_smaller_than_three(tmp_path: Path) -> None:
     samples = tmp_path / "run" / "samples"
     samples.mkdir(parents=True)
-    (samples / "grid.png").write_bytes(grid_png(noise(4)))
-    write_real_images(samples / "grid.png", 4, TrainTest(noise(2), noise(1)))
-    assert (samples / "real" / "grid.json").exists()
+    train = noise(2)
+    write_real_images(samples / "grid.png", train[::-1], TrainTest(train, noise(1)))
+    real = json.loads((samples / "real" / "grid.json").read_text(encoding="utf-8"))
+    assert (real["columns"], real["num_train"]) == (3, 2)
+    assert [row[0] for row in real["distances"]] == [0.0, 0.0]
+
+
+def test_large_images_are_compared_in_bounded_memory(tmp_path: Path) -> None:
+    samples = tmp_path / "run" / "samples"
+    samples.mkdir(parents=True)
+    images = np.zeros((70, 512, 512, 3), np.uint8)
+    images += np.arange(70, dtype=np.uint8)[:, None, None, None]
+    tracemalloc.start()
+    write_real_images(samples / "grid.png", images[:2], TrainTest(images, images))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 512 << 20
+    assert json.loads((samples / "real" / "test.json").read_text(encoding="utf-8")) == {"num_images": 16}
 
 
 def test_damaged_real_images_are_reported_and_left_out(run: Path) -> None:
@@ -77,6 +93,13 @@ def test_damaged_real_images_are_reported_and_left_out(run: Path) -> None:
     assert damaged.real_images is None
     assert any("is damaged" in problem for problem in damaged.problems)
     assert "Real images" not in render_page(compare([damaged]), title="t", command="c")
+
+
+def test_damaged_picture_of_real_images_is_reported(run: Path) -> None:
+    (run / "samples" / "real" / "test.png").write_bytes(b"no picture")
+    damaged = read_reported_run(run, "x")
+    assert damaged.real_images is None
+    assert any("cannot show" in problem and "test.png" in problem for problem in damaged.problems)
 
 
 def drawn_during_training(folder: Path, step: int) -> None:
@@ -162,9 +185,15 @@ def test_report_rewrites_the_page(run: Path, in_process: Callable[..., Outcome])
 
 
 def test_watching_a_finished_run_ends_immediately(run: Path, in_process: Callable[..., Outcome]) -> None:
+    """Even if it was interrupted while it drew its last samples."""
+    for picture in (run / "samples").glob("*.png"):
+        picture.unlink()
+    (run / "report.html").write_text("old", encoding="utf-8")
     outcome = in_process("report", run, "--watch")
     assert outcome.code == 0, outcome.err
-    assert "http-equiv" not in (run / "report.html").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "<title>" in page
+    assert "http-equiv" not in page
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

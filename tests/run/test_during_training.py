@@ -17,8 +17,8 @@ from ddim_host.plugin.parameters import PartChoice
 from ddim_host.plugin.registry import Kind
 from ddim_host.run.checkpoints import Progress
 from ddim_host.run.directory import RunDirectory
-from ddim_host.run.during_training import TrainingGrids, grids_in_words, steps_between
-from ddim_host.run.images import grid_images
+from ddim_host.run.during_training import TrainingGrids, grids_in_words, steps_with_grids, training_grid
+from ddim_host.run.images import Enlargement, grid_images
 from ddim_host.run.training import Trainer
 from ddim_host.sweep.grid import requested
 from tests.support.fakes import NumpyModel
@@ -150,16 +150,39 @@ def test_a_signal_during_a_grid_stops_after_it(
     assert grids(run) == ["step-00000005.png"]
 
 
-@pytest.mark.parametrize(
-    ("sample_every", "total", "steps"),
-    [("auto", 450, 45), ("auto", 3, 1), ("auto", 101, 11), (7, 450, 7), (0, 450, 0)],
-)
-def test_auto_draws_about_ten_grids(sample_every: int | str, total: int, steps: int) -> None:
-    assert steps_between(sample_every, total) == steps
+@pytest.mark.parametrize("total", [10, 11, 12, 15, 21, 101, 450, 800_000])
+def test_auto_draws_ten_grids_at_regular_intervals(total: int) -> None:
+    steps = [0, *steps_with_grids("auto", total), total]
+    assert len(steps) == 11
+    assert set(np.diff(steps)) <= {total // 10, -(-total // 10)}
+
+
+def test_short_runs_have_a_grid_after_each_step() -> None:
+    assert list(steps_with_grids("auto", 3)) == [1, 2]
+    assert list(steps_with_grids("auto", 1)) == []
+
+
+def test_interval_of_a_long_run_takes_no_memory() -> None:
+    assert len(steps_with_grids(7, 10**12)) == 142857142857
+
+
+def test_grids_are_sampled_in_batches(data: PartChoice, tmp_path: Path) -> None:
+    """A batch of the training may be all that fits into memory."""
+    experiment, model = experiment_of(data, 5), Counting()
+    assert TrainingGrids(experiment, model, RunDirectory(tmp_path / "run"), 10).draw_if_due(5) > 0
+    assert {len(x_t) for x_t in model.inputs} == {experiment.config.batch_size} == {8}
+
+
+def test_too_large_a_grid_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a grid of 16 images with --grid-scale 90 would have") as caught:
+        training_grid(tmp_path / "x.png", (32, 32, 3), Enlargement(90))
+    assert "--sample-every 0" in caught.value.fix
+    training_grid(tmp_path / "x.png", (32, 32, 3), Enlargement(64))
 
 
 def test_description_of_the_grids() -> None:
-    assert grids_in_words("auto", 450) == "a grid of 16 images every 45 steps during training"
+    assert grids_in_words("auto", 450) == "a grid of 16 images 10 times during training"
+    assert grids_in_words("auto", 3) == "a grid of 16 images 3 times during training"
     assert grids_in_words("auto", None) == "a grid of 16 images 10 times during training"
     assert grids_in_words(500, None) == "a grid of 16 images every 500 steps during training"
     assert grids_in_words(0, 450) == "no grids during training"

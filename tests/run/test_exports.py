@@ -364,6 +364,8 @@ def test_grid_has_the_chosen_enlargement(tmp_path: Path) -> None:
 
 
 def test_huge_grid_is_refused_before_sampling(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--grid-scale 64 would make a picture of .* pixels"):
+    with pytest.raises(UserError, match=r"a grid of 64 images with --grid-scale 64 would have .* pixels"):
         export_images(tmp_path / "x.png", num_images=64, image_shape=SHAPE, enlargement=Enlargement(64))
     export_images(tmp_path / "x.npz", num_images=64, image_shape=SHAPE, enlargement=Enlargement(64))
+    with pytest.raises(UserError, match="a grid of 10,000 images would have 13,608 x 13,608 pixels"):
+        export_images(tmp_path / "x.png", num_images=10_000, image_shape=(128, 128, 1))
