@@ -87,9 +87,10 @@ def grids_in_words(sample_every: int | str, total_steps: int | None) -> str:
     """
     if sample_every == 0:
         return "no grids during training"
-    often = f"every {sample_every:,} steps"
     if isinstance(sample_every, str):
         often = f"{_TIMES if total_steps is None else min(_TIMES, total_steps)} times"
+    else:
+        often = f"every {sample_every:,} steps"
     return f"a grid of {NUM_IMAGES} images {often} during training"
 
 

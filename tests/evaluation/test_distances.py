@@ -172,7 +172,7 @@ def test_images_lie_on_their_own_manifold() -> None:
 @pytest.mark.parametrize("size", [1, 3])
 def test_too_few_images_are_refused(size: int) -> None:
     few, many = features(size, 4, seed=0), features(20, 4, seed=1)
-    with pytest.raises(ValueError, match="more than 3 generated and real images"):
+    with pytest.raises(ValueError, match="more than 3 generated and 3 real images"):
         precision_recall(few, many)
     if size == 1:
         with pytest.raises(ValueError, match="at least two generated and two real images"):

@@ -6,6 +6,7 @@ import pytest
 
 from ddim_host import UserError
 from ddim_host.framework import KERNELS_VARIABLE, PRECISION_VARIABLE, Check, bf16_check, checks
+from ddim_host.framework.kernels import cpu_kernels
 from ddim_host.framework.precision import resolve_precision
 
 AMX = "avx512f avx512_bf16 amx_bf16"
@@ -54,6 +55,7 @@ def test_doctor_says_what_auto_is_on_the_cpu(
 
 def test_doctor_needs_no_compiler_if_kernels_are_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "processor_flags", lambda: AMX)
+    monkeypatch.setattr(checks, "cpu_kernels", cpu_kernels.__wrapped__)  # without the cache of this process
     monkeypatch.setenv(KERNELS_VARIABLE, "framework")
     assert bf16_check().detail == "matrix units (AMX), unused without the host's kernels; auto selects fp32"
 

@@ -56,7 +56,7 @@ def test_rank_and_size_are_read_from_the_environment() -> None:
 
 @pytest.mark.parametrize(("rank", "size"), [("2", "2"), ("-1", "2"), ("one", "2"), ("0", ""), ("0", "0")])
 def test_inconsistent_environment_is_an_error(rank: str, size: str) -> None:
-    with pytest.raises(UserError, match="not a valid rank and number of processes"):
+    with pytest.raises(UserError, match="no valid rank and number of processes"):
         launched({"RANK": rank, "WORLD_SIZE": size})
 
 

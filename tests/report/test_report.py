@@ -502,11 +502,18 @@ def test_invalid_times_are_not_shown(seconds: object, page_with_good_times: str)
 
 def test_a_single_run_begins_with_its_pictures() -> None:
     page = render_page(compare([reported(metrics=rows())]), title="one", command="c")
-    order = ["Test loss", "<h2>Samples", "<h2>Curves", "<h2>Sample quality", "<h2>Speed", "<h2>Background"]
+    order = [
+        "Test loss",
+        "<h2>Samples",
+        "<h2>Curves",
+        "<h2>Sample quality",
+        "<h2>Training speed",
+        "<h2>Background",
+    ]
     assert sorted(order, key=page.index) == order
     assert "<details open" not in page
     several = render_page(compare([reported(), reported("two")]), title="two", command="c")
-    order = ["<h2>Differences", "<h2>Samples", "<h2>Curves", "<h2>Speed", "<h2>Background"]
+    order = ["<h2>Differences", "<h2>Samples", "<h2>Curves", "<h2>Training speed", "<h2>Background"]
     assert sorted(order, key=several.index) == order
 
 

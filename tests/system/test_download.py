@@ -73,8 +73,8 @@ def test_download_shows_a_progress_bar(
     ("kind", "expected", "why"),
     [
         ("whole", ("0" * 32, len(CONTENT)), "MD5"),
-        ("whole", (MD5, len(CONTENT) - 1), "more than"),
-        ("unsized", (MD5, len(CONTENT) - 1), "more than"),
+        ("whole", (MD5, len(CONTENT) - 1), "larger than"),
+        ("unsized", (MD5, len(CONTENT) - 1), "larger than"),
         ("short", (MD5, len(CONTENT)), "connection was lost"),
         ("missing", (MD5, len(CONTENT)), "404"),
     ],
