@@ -115,7 +115,7 @@ def walls(comparison: Comparison, budget: PictureBudget, *, without: Sequence[Gr
 
 def title_of(grid: Grid) -> str:
     """Describe how a grid was sampled."""
-    return f"{_KINDS[grid.kind]}{grid.steps}, eta {grid.record['eta']}, seed {grid.record['seed']}"
+    return f"{_KINDS[grid.kind]}{grid.steps}, eta {float(grid.record['eta']):g}, seed {grid.record['seed']}"
 
 
 def grid_picture(

@@ -120,6 +120,8 @@ def _drawn(name: str, size: str, curves: Sequence[Curve], x: str, y: str, *, log
             )
         axes.set_xlabel(x)
         axes.set_ylabel(y)
+        if all(isinstance(value, int) for curve in curves for value in curve.x):
+            axes.xaxis.get_major_locator().set_params(integer=True)  # no half epochs
         if logarithmic:
             axes.set_yscale("log")
         axes.grid(visible=True)

@@ -218,8 +218,8 @@ def test_grids_of_different_solvers_are_not_compared() -> None:
         ["heun.png"],
     ]
     page = render_page(comparison, title="", command="")
-    assert "2 steps, eta 0.0" in page
-    assert "2 steps (3 calls) with heun, eta 0.0" in page
+    assert "2 steps, eta 0," in page
+    assert "2 steps (3 calls) with heun, eta 0," in page
 
 
 def test_captions_state_the_conditions_of_the_numbers() -> None:

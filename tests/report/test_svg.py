@@ -1,4 +1,4 @@
-"""Plots with long legends are laid out properly."""
+"""Plots are laid out properly."""
 
 from __future__ import annotations
 
@@ -19,3 +19,12 @@ def test_long_legends_leave_room_for_the_axes(length: int) -> None:
     for drawn in drawings:
         across = [point[0] for curve in drawn.curves for point in curve["points"]]
         assert max(across) - min(across) > 150.0, "the curves must use the width of the plot"
+
+
+def test_whole_numbers_have_no_ticks_between_them() -> None:
+    whole, others = (
+        curves_svg("plot", [Curve("a", x, [1.0, 2.0], 0)], x="epoch", y="seconds")[0].svg
+        for x in ([2, 4], [2.0, 4.0])
+    )
+    assert ">2.5<" not in whole
+    assert ">2.5<" in others
