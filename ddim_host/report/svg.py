@@ -90,6 +90,7 @@ def _drawn(name: str, size: str, curves: Sequence[Curve], x: str, y: str, *, log
     # Importing Matplotlib takes a second. pyplot would also look for a display.
     from matplotlib import rc_context  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
@@ -121,7 +122,7 @@ def _drawn(name: str, size: str, curves: Sequence[Curve], x: str, y: str, *, log
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         if all(isinstance(value, int) for curve in curves for value in curve.x):
-            axes.xaxis.get_major_locator().set_params(integer=True)  # no half epochs
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))  # no half epochs
         if logarithmic:
             axes.set_yscale("log")
         axes.grid(visible=True)

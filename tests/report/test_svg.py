@@ -26,5 +26,5 @@ def test_whole_numbers_have_no_ticks_between_them() -> None:
         curves_svg("plot", [Curve("a", x, [1.0, 2.0], 0)], x="epoch", y="seconds")[0].svg
         for x in ([2, 4], [2.0, 4.0])
     )
-    assert ">2.5<" not in whole
-    assert ">2.5<" in others
+    assert ">2.50<" not in whole
+    assert ">2.50<" in others
