@@ -21,11 +21,10 @@ from ddim_host.plugin.loading import load_plugins
 from ddim_host.plugin.parameters import PartChoice
 from ddim_host.plugin.registry import Kind, Part
 from ddim_host.testing.models import one_batch, tiny_spec
+from ddim_host.testing.part import UNUSABLE
 
 if TYPE_CHECKING:
     from ddim_host.framework.interface import Model
-
-UNUSABLE = 77
 
 
 def main(framework: str, module: str, name: str, parameters: str) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from ddim_host.plugin.parameters import Value
 
+UNUSABLE = 77
+"""Exit code of a process whose framework does not work on this machine."""
+
 _NOTICE_SECONDS = 10.0
 
 _IMPORT = """

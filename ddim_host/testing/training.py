@@ -15,8 +15,7 @@ from ddim_host.plugin.discovery import installed_frameworks
 from ddim_host.plugin.parameters import format_value
 from ddim_host.plugin.registry import Kind
 from ddim_host.plugin.validation import CheckedSampler
-from ddim_host.testing.loss_in_framework import UNUSABLE
-from ddim_host.testing.part import PartContract, linear_schedule, run_python
+from ddim_host.testing.part import UNUSABLE, PartContract, linear_schedule, run_python
 from ddim_host.testing.terminal import terminal_notice
 
 if TYPE_CHECKING:
