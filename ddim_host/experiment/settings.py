@@ -34,7 +34,7 @@ class Setting:
         accepts: Returns whether a value of the right type is allowed.
         rule: Description of `accepts`, to follow the type: "above 0". For strings, all allowed values.
         choices: All values, for completion in shells; empty if there are too many to list.
-        words: Words accepted in place of a value of the type, with the values that they mean.
+        words: Words accepted instead of a value of the type, and the values that they stand for.
     """
 
     name: str

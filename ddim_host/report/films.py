@@ -8,21 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddim_host.report.gallery import grid_picture
+from ddim_host.report.pictures import Captioned
 from ddim_host.run.images import grid_images
 
 if TYPE_CHECKING:
-    from ddim_host.report.pictures import Picture, PictureBudget
+    from ddim_host.report.pictures import PictureBudget
     from ddim_host.report.reported_run import Grid, ReportedRun
 
 _MOST_FRAMES = 12
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A picture, with a caption that says when it was made."""
-
-    picture: Picture
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -33,20 +26,20 @@ class Film:
         title: The heading.
         explanation: A sentence about the change from frame to frame.
         slider: The quantity that the slider varies.
-        frames: The frames, at least two.
+        frames: The frames, at least two; each caption says when the picture was made.
     """
 
     title: str
     explanation: str
     slider: str
-    frames: tuple[Frame, ...]
+    frames: tuple[Captioned, ...]
 
 
 def learning(run: ReportedRun, budget: PictureBudget) -> Film | None:
     """Return the grids drawn during training as a film, or None if there are fewer than two."""
     grids = [run.during_training[at] for at in _spread(len(run.during_training))]
     frames = [
-        Frame(picture, f"after {grid.step:,} training steps")
+        Captioned(picture, f"after {grid.step:,} training steps")
         for grid in grids
         if (picture := grid_picture(run, grid.grid, budget, f"samples after {grid.step:,} training steps"))
     ]
@@ -73,7 +66,7 @@ def denoising(run: ReportedRun, budget: PictureBudget) -> tuple[Film, Grid] | No
             continue
         across = max(1, -(-rows // 2))  # two rows: a landscape picture
         frames = [
-            Frame(picture, f"predicted at t = {times[at]:,}")
+            Captioned(picture, f"predicted at t = {times[at]:,}")
             for at in _spread(columns)
             if (picture := budget.sheet(images[at::columns], f"predicted at t = {times[at]}", columns=across))
         ]

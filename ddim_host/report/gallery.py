@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ddim_host.evaluation.tables import number
+from ddim_host.report.pictures import Captioned
 from ddim_host.run.images import grid_images
 
 if TYPE_CHECKING:
@@ -25,14 +26,6 @@ _DRAWN_LATER = ("evaluated-", "samples-")
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A picture with its caption."""
-
-    picture: Picture
-    caption: str
-
-
-@dataclass(frozen=True)
 class Wall:
     """Pictures sampled from the same noise.
 
@@ -43,16 +36,8 @@ class Wall:
     """
 
     title: str
-    shown: tuple[Shown, ...]
+    shown: tuple[Captioned, ...]
     same_noise: bool
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """A sample followed by its nearest training images, with their distances as the caption."""
-
-    picture: Picture
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -67,7 +52,7 @@ class RealWall:
     """
 
     test: Picture | None
-    neighbours: tuple[Neighbour, ...]
+    neighbours: tuple[Captioned, ...]
     test_distance: float
     num_train: int
 
@@ -104,7 +89,7 @@ def walls(comparison: Comparison, budget: PictureBudget, *, without: Sequence[Gr
     found = []
     for grids in sorted(comparison.grids, key=order):
         shown = tuple(
-            Shown(picture, _caption(run, grid, difference, alone=len(comparison.runs) == 1))
+            Captioned(picture, _caption(run, grid, difference, alone=len(comparison.runs) == 1))
             for (run, grid), difference in zip(grids.grids, grids.differences, strict=True)
             if grid not in without and (picture := grid_picture(run, grid, budget)) is not None
         )
@@ -159,7 +144,7 @@ def real_wall(run: ReportedRun, budget: PictureBudget) -> RealWall | None:
         alt = f"sample {row} of {run.name} and its nearest training images, at distances {far}"
         picture = budget.sheet(real.nearest[row * columns : (row + 1) * columns], alt, columns=columns)
         if picture is not None:
-            shown.append(Neighbour(picture, far))
+            shown.append(Captioned(picture, far))
     alt = f"{len(real.test)} real test images"
     return RealWall(
         budget.sheet(real.test, alt), tuple(shown), neighbours.test_distance, neighbours.num_train

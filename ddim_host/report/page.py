@@ -12,10 +12,10 @@ from ddim_host.errors import printable
 from ddim_host.report.comparison import unfinished
 from ddim_host.report.few_steps import front_plots, quality_plots
 from ddim_host.report.films import denoising, learning
-from ddim_host.report.gallery import Shown, grid_picture, main_grid, real_wall, time_of, title_of, walls
+from ddim_host.report.gallery import grid_picture, main_grid, real_wall, time_of, title_of, walls
 from ddim_host.report.headline import Fact, headline
 from ddim_host.report.next_commands import next_commands
-from ddim_host.report.pictures import PictureBudget
+from ddim_host.report.pictures import Captioned, PictureBudget
 from ddim_host.report.plots import plots_of
 from ddim_host.report.quality import HOW_TO_READ, quality_of
 from ddim_host.report.speed import HOW_SPEED_WAS_MEASURED, SPEED_COLUMNS, speed_cells
@@ -86,7 +86,7 @@ def _of_one_run(comparison: Comparison, run: ReportedRun, budget: PictureBudget)
     """Return the contents of a page about one run, embedding pictures in order of priority."""
     grid = main_grid(run)
     picture = grid_picture(run, grid, budget) if grid else None
-    main = Shown(picture, title_of(grid) + time_of(grid)) if grid and picture else None
+    main = Captioned(picture, title_of(grid) + time_of(grid)) if grid and picture else None
     real = real_wall(run, budget)
     films = [film] if (film := learning(run, budget)) else []
     without = [grid] if grid else []

@@ -40,6 +40,14 @@ class Picture:
     height: int
 
 
+@dataclass(frozen=True)
+class Captioned:
+    """A picture with its caption."""
+
+    picture: Picture
+    caption: str
+
+
 class PictureBudget:
     """Embeds pictures up to a limit on their total size.
 

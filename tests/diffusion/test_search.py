@@ -143,7 +143,7 @@ def test_jump_error_is_transported_to_the_image(to: int) -> None:
 @pytest.mark.parametrize("v", [0.05, 0.3, 2.0])
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_timesteps_found_for_gaussian_data_are_near_the_best(size: int, v: float) -> None:
-    """Of all subsets, ranked by the true error of their images, the one found is in the best tenth."""
+    """The found subset is in the best tenth of all subsets, ranked by the true error of their images."""
     teacher = gaussian_teacher(GRID, [v])
     path = shortest_paths(jump_errors(SCHEDULE, teacher), [size])[size]
     whole = scale(GRID, v)

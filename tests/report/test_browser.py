@@ -76,6 +76,26 @@ def chromium(folder: Path, address: str, *options: str) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
+def in_script(text: str) -> str:
+    """Return a string literal of JavaScript."""
+    # A closing script tag would end the script that contains it.
+    return json.dumps(text).replace("</", "<\\/")
+
+
+def found_in(folder: Path, frame: str, *options: str) -> dict[str, Any]:
+    """Open a frame in the browser, and return what its script found."""
+    path = folder / "frame.html"
+    path.write_text(frame, encoding="utf-8")
+    for _ in range(_ATTEMPTS):
+        done = chromium(folder, path.as_uri(), "--dump-dom", *options)
+        assert "CONSOLE" not in done.stderr, done.stderr
+        match = re.search(r'<pre id="found">(.+?)</pre>', done.stdout, re.DOTALL)
+        if match:
+            found: dict[str, Any] = json.loads(html.unescape(match[1]))
+            return found
+    raise AssertionError(done.stdout[-2000:])
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     path = tmp_path / "page.html"
@@ -86,20 +106,9 @@ def page(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("width", [360, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_fits_and_works(page: Path, tmp_path: Path, width: int, scheme: str) -> None:
-    # Inside a script, a closing script tag would end that script.
-    text = json.dumps(page.read_text(encoding="utf-8")).replace("</", "<\\/")
-    frame = tmp_path / "frame.html"
-    frame.write_text(FRAME.format(width=width, page=text), encoding="utf-8")
+    frame = FRAME.format(width=width, page=in_script(page.read_text(encoding="utf-8")))
     dark = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
-    match = None
-    for _ in range(_ATTEMPTS):
-        done = chromium(tmp_path, frame.as_uri(), "--dump-dom", "--window-size=1400,1000", *dark)
-        assert "CONSOLE" not in done.stderr, done.stderr
-        match = re.search(r'<pre id="found">(.+?)</pre>', done.stdout, re.DOTALL)
-        if match:
-            break
-    assert match, done.stdout[-2000:]
-    found: dict[str, Any] = json.loads(html.unescape(match[1]))
+    found = found_in(tmp_path, frame, "--window-size=1400,1000", *dark)
     assert found["width"] == width
     assert found["needed"] <= width, "the page must not scroll sideways"
     assert found["images"]
@@ -155,17 +164,7 @@ def test_sliders_curves_and_commands_respond(tmp_path: Path) -> None:
     assert "hidden" not in text[text.index("<ol") : text.index("</ol>")], (
         "the page must be complete without a script"
     )
-    frame = tmp_path / "frame.html"
-    frame.write_text(USE.format(page=json.dumps(text).replace("</", "<\\/")), encoding="utf-8")
-    match = None
-    for _ in range(_ATTEMPTS):
-        done = chromium(tmp_path, frame.as_uri(), "--dump-dom")
-        assert "CONSOLE" not in done.stderr, done.stderr
-        match = re.search(r'<pre id="found">(.+?)</pre>', done.stdout, re.DOTALL)
-        if match:
-            break
-    assert match, done.stdout[-2000:]
-    found: dict[str, Any] = json.loads(html.unescape(match[1]))
+    found = found_in(tmp_path, USE.format(page=in_script(text)))
     assert (found["first"], found["moved"]) == (
         ["after 30 training steps"],
         ["after 10 training steps"],

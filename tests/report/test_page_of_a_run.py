@@ -206,7 +206,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("how", ["the run ends", "Ctrl-C"])
 def test_a_page_follows_a_run(run: Path, environment: dict[str, str], how: str) -> None:
-    """This test holds the lock on the folder in place of a training process."""
+    """The test itself holds the lock on the folder, as a training process would."""
     page = run / "report.html"
     command = [sys.executable, "-m", "ddim_host", "report", str(run), "--watch"]
     with RunDirectory(run).training():

@@ -203,7 +203,7 @@ def test_every_seed_mistake_names_its_test() -> None:
 
 
 def texts_in_the_source() -> str:
-    """Return all texts of the program, with a mark in place of inserted values."""
+    """Return all texts of the program, with inserted values replaced by a mark."""
     texts = []
     for folder in ("ddim_host", "plugins"):
         for path in (ROOT / folder).rglob("*.py"):

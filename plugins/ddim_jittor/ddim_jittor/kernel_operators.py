@@ -95,21 +95,26 @@ class _Conv3x3(jt.Function):
 
     def grad(self, grad_y: jt.Var) -> tuple[jt.Var | None, ...]:
         x, weight = self._saved
-        has_shift, has_residual = self._added
         bf16 = _bf16(x, grad_y)
         turned = transform(self._kernels, weight, turned=True, like=grad_y)
         grad_x = _convolve(grad_y, turned, x.shape[3], (None, None, None))
         source = f"ddim_conv3x3_grad_weights(in0_p, in1_p, out0_p, {_SIZES}, in0_shape3, in1_shape3, {bf16});"
         (grad_weight,) = call([x, grad_y], source, floats=[weight.shape])
-        of_images = sum_pixels(grad_y)
-        shift, residual = of_images if has_shift else None, grad_y if has_residual else None
-        return grad_x, grad_weight, of_images.sum(0), shift, residual
+        return grad_x, grad_weight, *gradients_of_added(grad_y, *self._added)
 
 
 def sum_pixels(x: jt.Var) -> jt.Var:
     """Sum an image `(B, H, W, C)` to fp32 `(B, C)`."""
     source = f"ddim_sum_pixels(in0_p, out0_p, {_PIXELS}, {_bf16(x)});"
     return call([x], source, floats=[(x.shape[0], x.shape[3])])[0]
+
+
+def gradients_of_added(
+    grad_y: jt.Var, has_shift: bool, has_residual: bool
+) -> tuple[jt.Var, jt.Var | None, jt.Var | None]:
+    """Return the gradients of bias, shift and residual from that of their convolution."""
+    of_images = sum_pixels(grad_y)
+    return of_images.sum(0), of_images if has_shift else None, grad_y if has_residual else None
 
 
 def conv3x3(

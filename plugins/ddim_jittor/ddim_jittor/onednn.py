@@ -11,7 +11,7 @@ from pathlib import Path
 import jittor as jt
 
 from ddim_host.framework import DECLARATIONS
-from ddim_jittor.kernel_operators import call, sum_pixels
+from ddim_jittor.kernel_operators import call, gradients_of_added
 
 _HEADER = DECLARATIONS + Path(__file__).with_name("onednn.h").read_text(encoding="utf-8")
 
@@ -50,10 +50,7 @@ class _Convolution(jt.Function):
         (grad_x,) = call([grad_y, weight], source, images=[x.shape], header=_HEADER)
         source = self._source("in0", "out0", "in1", "gradient_of_weights(in0_p, in1_p, out0_p)")
         (grad_weight,) = call([x, grad_y], source, floats=[weight.shape], header=_HEADER)
-        of_images = sum_pixels(grad_y)
-        has_shift, has_residual = self._added
-        shift, residual = of_images if has_shift else None, grad_y if has_residual else None
-        return grad_x, grad_weight, of_images.sum(0), shift, residual
+        return grad_x, grad_weight, *gradients_of_added(grad_y, *self._added)
 
     def _source(self, x: str, weight: str, y: str, call_of: str) -> str:
         """Return C++ that calls a method; sizes are runtime values, so one kernel serves all sizes."""
