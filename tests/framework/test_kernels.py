@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ddim_host.framework.kernels import Kernels, cpu_kernels
+from tests.support.commands import pass_tests
 from tests.support.repository import ROOT
 
 if TYPE_CHECKING:
@@ -355,20 +354,10 @@ def test_bf16_convolutions_with_and_without_matrix_units(flag: str, tmp_path: Pa
         "DDIM_HOST_CACHE": str(tmp_path),
         "DDIM_HOST_KERNELS": "native",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        "(bf16 or weights) and not with_and_without",
-        __file__,
-    ]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "skipped" not in done.stdout
+    out = pass_tests(
+        "-k", "(bf16 or weights) and not with_and_without", __file__, cwd=ROOT, env=environment, timeout=1200
+    )
+    assert "skipped" not in out
 
 
 @settings(max_examples=40)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
 
+from tests.support.commands import pass_tests
 from tests.support.repository import ROOT
 
 
@@ -16,14 +15,6 @@ from tests.support.repository import ROOT
 @pytest.mark.process
 @pytest.mark.skipif(find_spec("jittor") is None, reason="Jittor is not installed")
 def test_bf16() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/support/jittor_bf16.py"],
-        cwd=ROOT,
-        # The cache that all tests share: compiling Jittor takes minutes.
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1800,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    # The cache that all tests share: compiling Jittor takes minutes.
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pass_tests("tests/support/jittor_bf16.py", cwd=ROOT, env=env, timeout=1800)

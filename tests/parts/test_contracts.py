@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -28,6 +26,7 @@ from ddim_host.testing import (
 from ddim_losses import balanced, huber, l1, l2, mse
 from ddim_timestep_samplers import Antithetic, Importance, Uniform
 from ddim_torch.plugin import unet
+from tests.support.commands import pass_tests
 from tests.support.repository import ROOT
 
 
@@ -176,14 +175,6 @@ class TestTorch(ModelFactoryContract):
 
 @pytest.mark.slow
 def test_jittor() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/support/jittor_contract.py"],
-        cwd=ROOT,
-        # The cache that all tests share: compiling Jittor takes minutes.
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    # The cache that all tests share: compiling Jittor takes minutes.
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pass_tests("tests/support/jittor_contract.py", cwd=ROOT, env=env, timeout=1200)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests.support.commands import pass_tests
 from tests.support.distributions import Site
 from tests.support.repository import ROOT
 
@@ -39,16 +40,8 @@ def test_all_examples_are_found() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_example_passes_its_own_tests(example: Path, site: Site, environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", example],
-        cwd=example / "tests",
-        env={**environment, **site.env},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    env = {**environment, **site.env}
+    pass_tests("--rootdir", example, cwd=example / "tests", env=env, timeout=1200)
 
 
 @pytest.mark.parametrize("framework", ["torch", "jittor"])

@@ -12,6 +12,7 @@ import pytest
 from ddim_host.errors import UserError
 from ddim_host.plugin.registry import Kind
 from ddim_host.scaffold.names import PLUGIN_KINDS, new_plugin
+from tests.support.commands import pass_tests
 from tests.support.distributions import Site
 
 if TYPE_CHECKING:
@@ -47,16 +48,7 @@ def test_new_plugins_pass_their_own_tests(
     written: dict[str, Path], site: Site, environment: dict[str, str]
 ) -> None:
     for folder in written.values():
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
-            cwd=folder,
-            env={**environment, **site.env},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=1200,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        pass_tests(cwd=folder, env={**environment, **site.env}, timeout=1200)
 
 
 @pytest.mark.slow

@@ -49,6 +49,23 @@ class PythonCode(Protocol):
     ) -> Outcome: ...
 
 
+def pass_tests(
+    *arguments: str | Path, cwd: Path, env: Mapping[str, str], timeout: float = TIMEOUT_SECONDS
+) -> str:
+    """Run pytest in a fresh process, check that it succeeds, and return its output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory, and the outcome of the command that created it."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +32,7 @@ from ddim_losses import mse
 from ddim_timestep_samplers import Importance, Uniform
 from ddim_torch.model import TorchModel
 from ddim_torch.plugin import unet
+from tests.support.commands import pass_tests
 from tests.support.distributions import losses
 
 if TYPE_CHECKING:
@@ -428,20 +427,5 @@ class TestMse(LossContract):
 def test_slow_framework_is_named_during_the_wait(tmp_path: Path, environment: dict[str, str]) -> None:
     """The note appears on the terminal even though pytest captures the output of tests."""
     (tmp_path / "test_noticed.py").write_text(_NOTICED, encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        "every_framework and torch",
-    ]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(
-        r"^torch has been running for \d+ s; its first use may compile", done.stdout, re.MULTILINE
-    )
+    out = pass_tests("-k", "every_framework and torch", cwd=tmp_path, env=environment)
+    assert re.search(r"^torch has been running for \d+ s; its first use may compile", out, re.MULTILINE)
