@@ -92,6 +92,23 @@ def test_stopped_run_is_resumed(python: PythonCode, tmp_path: Path) -> None:
     assert done.code == 0, done.err
 
 
+def test_run_is_locked_until_its_page_is_written(python: PythonCode, tmp_path: Path) -> None:
+    """`report --watch` ends when the lock is released."""
+    code = f"""
+        from ddim_host import notebook
+        from ddim_host.run.directory import RunDirectory
+        write_report = notebook.write_report
+        def write(paths, *arguments, **options):
+            print("locked:", RunDirectory(paths[0]).is_in_training())
+            return write_report(paths, *arguments, **options)
+        notebook.write_report = write
+        run = notebook.train({str(tmp_path / "run")!r}, {SMALL})
+        print("afterwards:", RunDirectory(run.path).is_in_training())
+        """
+    done = python(textwrap.dedent(code))
+    assert done.out.splitlines()[-2:] == ["locked: True", "afterwards: False"], done.err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -21,6 +21,7 @@ from ddim_host.report.comparison import compare
 from ddim_host.report.page import render_page
 from ddim_host.report.reported_run import DuringTraining, Grid, Training, read_reported_run
 from ddim_host.run.directory import RunDirectory
+from ddim_host.run.execution import is_complete
 from ddim_host.run.images import grid_png
 from ddim_host.run.real_images import nearest, write_real_images
 from tests.support.reported_runs import IMAGES, RECORD, reported
@@ -61,6 +62,14 @@ def test_run_stores_the_training_images_nearest_to_its_samples(run: Path) -> Non
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Real images from the test set" in page
     assert f"the nearest of {real.neighbours.num_train:,} training images" in page
+
+
+def test_run_without_its_real_images_is_not_complete(run: Path) -> None:
+    """A page may have been written during training, by `report`."""
+    assert is_complete(RunDirectory(run))
+    [record] = (run / "samples" / "real").glob("linear-*.json")
+    record.unlink()
+    assert not is_complete(RunDirectory(run))
 
 
 def test_real_images_of_a_training_set_smaller_than_three(tmp_path: Path) -> None:
