@@ -26,6 +26,7 @@ constexpr int TILE_ROWS = 16, TILE_COLUMNS = 32, TILE_SIZE = TILE_ROWS * TILE_CO
 
 typedef uint16_t Halves16 __attribute__((vector_size(32)));
 typedef uint32_t Words16 __attribute__((vector_size(64)));
+typedef float Floats16 __attribute__((vector_size(64)));
 
 // Interleaves the values of two rows.
 inline Words16 interleave(Halves16 even, Halves16 odd) {
@@ -139,11 +140,19 @@ inline void multiply_blocks(int64_t steps, const Bf16* a0, const Bf16* a1, At a_
     if (!add) std::memset(sums, 0, BLOCK * BLOCK * sizeof(float));
     for (int64_t s = 0; s < steps; s++)
         for (int i = 0; i < BLOCK; i++)
-            for (int j = 0; j < BLOCK; j++) {
-                const Bf16* a = (i < TILE_ROWS ? a0 : a1) + a_at(s) + i % TILE_ROWS * TILE_COLUMNS;
-                const Bf16* b = (j < TILE_ROWS ? b0 : b1) + b_at(s) + j % TILE_ROWS * 2;
-                for (int k = 0; k < TILE_COLUMNS; k++)
-                    sums[i * BLOCK + j] += load<float>(a + k) * load<float>(b + k / 2 * TILE_COLUMNS + k % 2);
+            for (int j = 0; j < BLOCK; j += TILE_ROWS) {
+                const Bf16* row = (i < TILE_ROWS ? a0 : a1) + a_at(s) + i % TILE_ROWS * TILE_COLUMNS;
+                const Bf16* columns = (j < TILE_ROWS ? b0 : b1) + b_at(s);
+                Floats16 even{}, odd{}, sum;  // the matrix units also sum even and odd terms separately
+                for (int k = 0; k < TILE_COLUMNS; k += 2) {
+                    Words16 pair;
+                    std::memcpy(&pair, columns + k / 2 * TILE_COLUMNS, sizeof pair);
+                    even += load<float>(row + k) * (Floats16)(pair << 16);
+                    odd += load<float>(row + k + 1) * (Floats16)(pair & 0xffff0000);
+                }
+                std::memcpy(&sum, sums + i * BLOCK + j, sizeof sum);
+                sum += even + odd;
+                std::memcpy(sums + i * BLOCK + j, &sum, sizeof sum);
             }
 }
 
