@@ -33,6 +33,8 @@ _IMAGE_SHAPE = "image_shape"
 _FINGERPRINT = "images"
 _IMPORTED = "imported"
 _ANCESTOR = "ancestor"
+_FIRST_STEP = "first_step"
+_RESUMED = "resumed"
 
 OBSERVER = "observer"
 """The key of the observers, which may be a list; they are not part of the experiment."""
@@ -81,6 +83,20 @@ class ConfigFile:
         return self.imported or _texts(self.provenance_table.get(_ANCESTOR))
 
     @property
+    def first_step(self) -> int:
+        """The training steps of another run from whose weights this one started; 0 if there was none."""
+        step = self.provenance_table.get(_FIRST_STEP)
+        return step if isinstance(step, int) and step > 0 else 0
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        """Versions, hardware and command, by name; those that changed say since when: `1; 2 from step 50`."""
+        return {
+            name: "; ".join(f"{value} from step {step:,}" if step else value for step, value in stages)
+            for name, stages in _stages(self.provenance_table).items()
+        }
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """The shape `(H, W, C)` of the training images.
 
@@ -115,6 +131,40 @@ class ConfigFile:
                 "test_sha256",
                 fix=f"copy the file, remove [{_PROVENANCE}] from the copy, and train with --config COPY",
             ) from None
+
+
+def _stages(provenance: Mapping[str, Any]) -> dict[str, list[tuple[int, str]]]:
+    """Return the successive values of each condition, each with the step from which it held."""
+    stages = {name: [(0, value)] for name, value in _texts(provenance).items()}
+    resumptions = provenance.get(_RESUMED)
+    for table in resumptions if isinstance(resumptions, list) else ():
+        step = table.get("step") if isinstance(table, dict) else None
+        if isinstance(step, int):
+            for name, value in _texts(table).items():
+                stages.setdefault(name, []).append((step, value))
+    return stages
+
+
+def with_resumption(path: Path, step: int, made_with: Mapping[str, str]) -> str:
+    """Return the text of a run's `config.toml` with one more resumption: its step, and what has changed.
+
+    Args:
+        path: The file.
+        step: The step from which the run continues.
+        made_with: Versions, hardware and command, as text by name.
+
+    Raises:
+        UserError: The file cannot be read, or is not valid TOML.
+    """
+    document = read_toml(path)
+    provenance = document.get(_PROVENANCE)
+    if isinstance(provenance, dict):
+        before = {name: stages[-1][1] for name, stages in _stages(provenance).items()}
+        changed = {name: value for name, value in made_with.items() if before.get(name) != value}
+        resumptions = provenance.setdefault(_RESUMED, [])
+        if isinstance(resumptions, list):
+            resumptions.append({"step": step, **changed})
+    return tomli_w.dumps(document)
 
 
 def _texts(table: object) -> dict[str, str]:
@@ -199,6 +249,7 @@ def write_run_config(
     provenance: Mapping[str, str],
     *,
     num_left_out: int = 0,
+    first_step: int = 0,
     ancestor: Mapping[str, str] | None = None,
 ) -> str:
     """Return the text of the `config.toml` of a run.
@@ -209,12 +260,15 @@ def write_run_config(
         fingerprint: The fingerprint of the images.
         provenance: Versions, hardware and command, as text by name.
         num_left_out: Number of image files that were skipped.
+        first_step: The training steps of the run from whose weights this one starts, if any.
         ancestor: Origin of the imported weights from which the run started, if any.
     """
     images: dict[str, Any] = dataclasses.asdict(fingerprint)
     if num_left_out:
         images["num_left_out"] = num_left_out
-    origin = {**provenance, _IMAGE_SHAPE: list(image_shape), _FINGERPRINT: images}
+    origin: dict[str, Any] = {**provenance, _IMAGE_SHAPE: list(image_shape), _FINGERPRINT: images}
+    if first_step:
+        origin[_FIRST_STEP] = first_step
     if ancestor:
         origin[_ANCESTOR] = dict(ancestor)
     return tomli_w.dumps({**config_document(config), _PROVENANCE: origin})

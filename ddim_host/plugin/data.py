@@ -57,7 +57,7 @@ class TrainTest:
         train: uint8 `(N, H, W, C)`, N >= 1.
         test: uint8 `(M, H, W, C)`, M >= 1, disjoint from `train`.
         split: A short description of the split, if it depends on the images: "its folders train/ and test/".
-        left_out: Broken image files that were skipped at the user's request.
+        left_out: Printable names of broken image files that were skipped at the user's request.
     """
 
     train: Images

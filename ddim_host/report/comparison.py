@@ -167,6 +167,13 @@ def compare(runs: Sequence[ReportedRun], unreadable: Sequence[str] = ()) -> Comp
     timed = [run for run in runs if run.metrics]
     conditions = _conditions(timed)
     warnings += _unlike(timed, conditions)
+    if len(timed) > 1:
+        warnings += [
+            f"{run.name} started from weights that had been trained for {run.first_step:,} steps; "
+            "its times do not include them"
+            for run in timed
+            if run.first_step
+        ]
     return Comparison(
         runs=tuple(runs),
         warnings=tuple(warnings),
@@ -182,9 +189,11 @@ def compare(runs: Sequence[ReportedRun], unreadable: Sequence[str] = ()) -> Comp
 
 def unfinished(run: ReportedRun) -> str:
     """Return a warning if training has not finished, and an empty string otherwise."""
+    if run.training is not None and run.training.is_complete:
+        return ""
     if not run.metrics:
         return f"{run.name}: no epoch has finished yet"
-    if run.training is None or run.training.is_complete:
+    if run.training is None:
         return ""
     return f"{run.name}: training has not finished; its metrics end at {run.training}"
 

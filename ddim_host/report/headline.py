@@ -39,37 +39,53 @@ def headline(run: ReportedRun, speed: Throughput | None) -> list[Fact]:
         run: The run.
         speed: The run's training speed; None before its first row of metrics.
     """
-    settings, trained = run.settings, run.training
+    settings = run.settings
     facts = [
         Fact(
             "Network",
             f"{_short(run.num_parameters)} parameters" if run.num_parameters else settings.get("model", "-"),
             f"{settings.get('model', '')} in {run.framework}, on {settings.get('data', '-')}",
         ),
-        Fact(
-            "Training",
-            duration(speed.total_seconds) if speed else "-",
-            f"{run.metrics[-1].step:,} steps of {settings.get('batch_size', '-')} images"
-            if run.metrics
-            else (str(trained) if trained else ""),
-        ),
+        Fact("Training", training_time(speed) if speed else "-", _trained(run)),
     ]
     if run.metrics:
         last = run.metrics[-1]
         facts.append(Fact("Test loss", number(last.test_loss), f"train loss {number(last.train_loss)}"))
     tables = tables_of(run.scores)
     if tables:
-        # Distances of different protocols are not comparable; the one with the most images is the most
-        # precise.
-        most = max(table.scores[0].sampled.num_images for table in tables)
-        precise = [table for table in tables if table.scores[0].sampled.num_images == most]
-        ruler = precise[0].scores[0].ruler
-        comparable = [table for table in precise if table.scores[0].ruler == ruler]
-        facts.append(_distance(min(comparable, key=lambda table: lowest_cell(table)[1])))
+        best = max(map(_rank, tables))
+        ranked = [table for table in tables if _rank(table) == best]
+        ruler = ranked[0].scores[0].ruler
+        comparable = [table for table in ranked if table.scores[0].ruler == ruler]
+        facts.append(_distance(run, min(comparable, key=lambda table: lowest_cell(table)[1])))
     return facts
 
 
-def _distance(table: Table) -> Fact:
+def training_time(speed: Throughput) -> str:
+    """Return the duration of the training loop, and its first step if there was training before it."""
+    text = duration(speed.total_seconds)
+    return f"{text} from step {speed.run.first_step:,}" if speed.run.first_step else text
+
+
+def _trained(run: ReportedRun) -> str:
+    """Describe how much the run was trained."""
+    if not run.metrics:
+        return str(run.training or "")
+    steps = run.metrics[-1].step - run.first_step
+    return f"{steps:,} steps of {run.settings.get('batch_size', '-')} images"
+
+
+def _rank(table: Table) -> tuple[int, int, bool, int]:
+    """Return how well a table's protocol represents the run; distances of other ones are not comparable.
+
+    The newest weights come first, then averaged ones, then the most precise distances, from the most images.
+    """
+    sampled = table.scores[0].sampled
+    steps = sampled.checkpoint_steps
+    return max(steps), -len(steps), sampled.weights == "ema", sampled.num_images
+
+
+def _distance(run: ReportedRun, table: Table) -> Fact:
     """Return the lowest distance in a table."""
     shown = SHOWN[0]
     (eta, steps), mean, values = lowest_cell(table)
@@ -85,6 +101,10 @@ def _distance(table: Table) -> Fact:
         real = f"; real {floor.real.half} images: {value}{_TOO_FEW if floor.warnings else ''}"
     solver = "" if sampled.solver == "ddim" else f" of {sampled.solver}"
     how = f"{steps} steps{solver}, eta {eta:g}, {sampled.num_images:,} images{few}, {ruler.features.name}"
+    if sampled.weights != "ema":
+        how += f", {sampled.weights} weights"
+    if run.metrics and sampled.checkpoint_steps != (run.metrics[-1].step,):
+        how += f", weights of step {', '.join(f'{step:,}' for step in sampled.checkpoint_steps)}"
     note = f"{spread}lowest with {how}{real}"
     return Fact(shown.name(ruler), number(mean), note)
 

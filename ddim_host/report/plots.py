@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ddim_host.evaluation.tables import number
 from ddim_host.report.comparison import seconds_at, whole_epochs
 from ddim_host.report.svg import Curve, Drawn, curves_svg
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ddim_host.report.comparison import Comparison, LossGroup
+    from ddim_host.report.reported_run import ReportedRun
+
+_Row = TypeVar("_Row")
+
+_MOST_ROWS = 1000
+"""Maximum number of rows of metrics per run in plots and tables, so that a page stays small."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,10 @@ def plots_of(comparison: Comparison) -> list[Plot]:
 
 def _epoch_plot(comparison: Comparison, colours: dict[str, int]) -> list[Plot]:
     """Return the plot of seconds per epoch, or an empty list if no run has a complete steady epoch."""
-    epochs = {run.name: whole_epochs(run.metrics) for run in comparison.runs}
-    if not any(epochs.values()):
+    complete = {run.name: whole_epochs(run.metrics) for run in comparison.runs}
+    if not any(complete.values()):
         return []
+    epochs = {name: _thinned(rows) for name, rows in complete.items()}
     curves = [
         Curve(name, [row.epoch for row in rows], [row.seconds for row in rows], colours[name])
         for name, rows in epochs.items()
@@ -64,7 +73,13 @@ def _epoch_plot(comparison: Comparison, colours: dict[str, int]) -> list[Plot]:
         Plot(
             "Seconds per epoch, in steady state",
             curves_svg("epochs", curves, x="epoch", y="seconds"),
-            "; ".join(f"{c.label}: {number(min(c.y))} to {number(max(c.y))} s" for c in curves),
+            "; ".join(
+                f"{name}: {number(min(row.seconds for row in rows))} to "
+                f"{number(max(row.seconds for row in rows))} s"
+                for name, rows in complete.items()
+                if rows
+            )
+            + _left_out(comparison.runs),
             ["run", "epoch", "seconds", "images per second"],
             [
                 [name, str(row.epoch), number(row.seconds), number(row.images_per_second)]
@@ -78,10 +93,10 @@ def _epoch_plot(comparison: Comparison, colours: dict[str, int]) -> list[Plot]:
 def _loss_plot(name: str, group: LossGroup, colours: dict[str, int], against: str, of_what: str) -> Plot:
     curves, rows = [], []
     for run in group.runs:
-        seconds = seconds_at(run.metrics)
-        at = seconds if against == "seconds" else [row.step for row in run.metrics]
+        shown = _thinned(list(zip(run.metrics, seconds_at(run.metrics), strict=True)))
+        at = [second if against == "seconds" else row.step for row, second in shown]
         for dash, half in enumerate(("train", "test")):
-            values = [getattr(row, f"{half}_loss") for row in run.metrics]
+            values = [getattr(row, f"{half}_loss") for row, _ in shown]
             if len(colours) > 1:
                 curves.append(Curve(f"{run.name}, {half}", at, values, colours[run.name], dash))
             else:
@@ -95,7 +110,7 @@ def _loss_plot(name: str, group: LossGroup, colours: dict[str, int], against: st
                 number(row.train_loss),
                 number(row.test_loss),
             ]
-            for row, second in zip(run.metrics, seconds, strict=True)
+            for row, second in shown
         ]
     axis = "seconds of training, including compilation" if against == "seconds" else "training steps"
     ends = [(run.name, run.metrics[-1]) for run in group.runs]
@@ -106,10 +121,22 @@ def _loss_plot(name: str, group: LossGroup, colours: dict[str, int], against: st
     return Plot(
         f"Loss against {against}{of_what}",
         curves_svg(name, curves, x=axis, y="loss", logarithmic=spans_decades(curves)),
-        last,
+        last + _left_out(group.runs),
         ["run", "epoch", "step", "seconds", "train loss", "test loss"],
         rows if against == "steps" else [],
     )
+
+
+def _thinned(rows: Sequence[_Row]) -> Sequence[_Row]:
+    """Return at most `_MOST_ROWS` evenly spaced rows, including the last one."""
+    every = -(-len(rows) // _MOST_ROWS) or 1
+    return rows[(len(rows) - 1) % every :: every]
+
+
+def _left_out(runs: Sequence[ReportedRun]) -> str:
+    """Return a remark if a run has more rows than are shown, and an empty string otherwise."""
+    most = max(len(run.metrics) for run in runs)
+    return f"; at most {_MOST_ROWS:,} of up to {most:,} epochs are shown" if most > _MOST_ROWS else ""
 
 
 def spans_decades(curves: list[Curve]) -> bool:

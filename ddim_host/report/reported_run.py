@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import EvaluationFile, Scores
-from ddim_host.experiment.config import PART_KINDS, Request
+from ddim_host.experiment.config import PART_KINDS
 from ddim_host.parts.found_subsets import SubsetsFile
 from ddim_host.plugin.parameters import PartChoice
 from ddim_host.plugin.registry import Kind
@@ -19,7 +19,7 @@ from ddim_host.run.drawing import PictureKind
 from ddim_host.run.images import MAX_GRID_BYTES, grid_images
 from ddim_host.run.metrics import growth
 from ddim_host.run.real_images import FOLDER, TEST_IMAGES, Neighbours, RealGrid
-from ddim_host.system.files import read_bytes, read_json
+from ddim_host.system.files import natural_key, read_bytes, read_json
 from ddim_host.system.records import read_record, record_errors
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ class ReportedRun:
         path: The run directory.
         image_shape: `(H, W, C)`.
         settings: Every part, parameter and setting by name, as text.
-        provenance: Versions, hardware and the command.
+        provenance: Versions, hardware and the command; those that changed when the run was resumed say when.
+        first_step: The training steps of another run from whose weights this one started; usually 0.
         metrics: The rows of `metrics.csv`.
         scores: Scores from `evaluate`.
         subsets: Timestep subsets from `optimize`.
@@ -188,6 +189,7 @@ class ReportedRun:
     image_shape: tuple[int, int, int]
     settings: dict[str, str]
     provenance: dict[str, str]
+    first_step: int
     metrics: tuple[EpochMetrics, ...]
     scores: Scores
     subsets: tuple[FoundSubset, ...]
@@ -217,7 +219,7 @@ def read_reported_run(path: Path, name: str) -> ReportedRun:
     """
     run = existing_run(path)
     config = run.config
-    request, image_shape = config.request, config.image_shape
+    image_shape = config.image_shape
     problems: list[str] = []
 
     def read(what: Callable[[], _Result], otherwise: _Result) -> _Result:
@@ -236,15 +238,16 @@ def read_reported_run(path: Path, name: str) -> ReportedRun:
         image_shape=image_shape,
         settings=_settings(config),
         provenance=_provenance(config),
+        first_step=config.first_step,
         metrics=tuple(metrics),
         scores=read(EvaluationFile(path / "evaluation.json").read, Scores()),
         subsets=read(SubsetsFile(path).read, ()),
         grids=tuple(
             grid
-            for picture in sorted(run.samples_path.glob("*.png"))
+            for picture in sorted(run.samples_path.glob("*.png"), key=lambda path: natural_key(path.name))
             if (grid := read(lambda picture=picture: _grid(picture), None)) is not None  # type: ignore[misc]
         ),
-        training=_training(request, metrics),
+        training=read(lambda: _training(run, metrics), None),
         num_parameters=read(lambda: _num_parameters(run), None),
         during_training=tuple(
             DuringTraining(step, grid)
@@ -256,12 +259,15 @@ def read_reported_run(path: Path, name: str) -> ReportedRun:
     )
 
 
-def _training(request: Request, metrics: list[EpochMetrics]) -> Training | None:
-    steps, epochs = request.settings.get("train_steps"), request.settings.get("epochs")
+def _training(run: RunDirectory, metrics: list[EpochMetrics]) -> Training | None:
+    settings = run.config.request.settings
+    steps, epochs = settings.get("train_steps"), settings.get("epochs")
+    # A run that only samples the weights of another one has no metrics.
+    trained = not metrics and run.is_trained()
     if isinstance(steps, int):
-        return Training(metrics[-1].step if metrics else 0, steps, "step")
+        return Training(steps if trained else metrics[-1].step if metrics else 0, steps, "step")
     if isinstance(epochs, int):
-        return Training(metrics[-1].epoch if metrics else 0, epochs, "epoch")
+        return Training(epochs if trained else metrics[-1].epoch if metrics else 0, epochs, "epoch")
     return None
 
 
@@ -354,7 +360,7 @@ def _duration(value: object) -> float | None:
 
 
 def _provenance(config: ConfigFile) -> dict[str, str]:
-    texts = {key: value for key, value in config.provenance_table.items() if isinstance(value, str)}
+    texts = config.made_with
     texts |= {f"imported: {key.replace('_', ' ')}": value for key, value in config.ancestor.items()}
     return {key: printable(value) for key, value in texts.items()}
 

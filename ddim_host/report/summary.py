@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host.evaluation.tables import SHOWN, number
 from ddim_host.experiment.config import clip_in_words
-from ddim_host.report.headline import duration, lowest_cell
+from ddim_host.report.headline import lowest_cell, training_time
 
 if TYPE_CHECKING:
     from ddim_host.report.comparison import Comparison, QualityGroup
@@ -22,7 +22,7 @@ def summary(comparison: Comparison) -> list[str]:
     columns: dict[str, dict[str, str]] = {_RUN: {run.name: run.name for run in comparison.runs}}
     speeds = comparison.throughput
     if speeds:
-        columns[_TRAINING] = {speed.run.name: duration(speed.total_seconds) for speed in speeds}
+        columns[_TRAINING] = {speed.run.name: training_time(speed) for speed in speeds}
         columns[_LOSS] = {speed.run.name: number(speed.run.metrics[-1].test_loss) for speed in speeds}
     titles = _titles(comparison.quality)
     columns |= {title: _distances(group) for title, group in zip(titles, comparison.quality, strict=True)}

@@ -123,7 +123,7 @@ def step_of(folder: Path) -> int:
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint in `folder`, from which training can resume, or None."""
-    complete = [path for path in _step_folders(folder) if (path / _PROGRESS).exists()]
+    complete = [path for path in step_folders(folder) if (path / _PROGRESS).exists()]
     return complete[-1] if complete else None
 
 
@@ -226,7 +226,7 @@ def remove_others(folder: Path, progress: Progress) -> None:
     if latest is not None:
         kept |= {step_of(latest), *(best.step for best in load_progress(latest).best.values())}
     with _writing(folder):
-        for path in _step_folders(folder):
+        for path in step_folders(folder):
             if step_of(path) not in kept:
                 # While its files are being removed, the folder must not look like a checkpoint.
                 path.rename(path.with_name(f".{path.name}.removed"))
@@ -236,7 +236,7 @@ def remove_others(folder: Path, progress: Progress) -> None:
         # Left behind by processes that were killed while writing.
         for leftover in folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        remove_leftovers(*_step_folders(folder))
+        remove_leftovers(*step_folders(folder))
 
 
 def load_checkpoint(folder: Path, parameters: Iterable[Parameter]) -> Checkpoint:
@@ -380,7 +380,7 @@ def require_fitting(
     return {parameter.name: arrays[parameter.name] for parameter in parameters}
 
 
-def _step_folders(folder: Path) -> list[Path]:
+def step_folders(folder: Path) -> list[Path]:
     """Return the checkpoints in `folder`, oldest first."""
     if not folder.is_dir():
         return []

@@ -15,20 +15,22 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
-from ddim_host.experiment.config_file import read_config_file
+from ddim_host.experiment.config import training_length
+from ddim_host.experiment.config_file import read_config_file, with_resumption
 from ddim_host.plugin.parameters import suggestion
-from ddim_host.run.checkpoints import latest_checkpoint, load_progress, weights_folder
+from ddim_host.run.checkpoints import latest_checkpoint, load_progress, step_folders, weights_folder
 from ddim_host.run.metrics import read_metrics, write_metrics
 from ddim_host.system.files import file_errors, is_leftover, locked, new_folder, new_name, write_text
 from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.plugin.observation import EpochMetrics
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 TRIAL_FILES = frozenset({"trial.toml", "trial.log", "trial.json", "failure.json"})
 """Files that a sweep adds to the folder of a run, possibly before the run; see `ddim_host.sweep.trial`."""
+
+_UNBEGUN = "unbegun"
+"""A file in `checkpoints/` until the run has begun; see `RunDirectory.beginning`."""
 
 
 class RunDirectory:
@@ -123,6 +128,39 @@ class RunDirectory:
         with self._file_errors():
             write_text(self.config_path, config)
 
+    def record_resumption(self, step: int, made_with: Mapping[str, str]) -> None:
+        """Add to the configuration that the run was resumed, with the conditions that have changed.
+
+        Args:
+            step: The step from which the run continues.
+            made_with: Versions, hardware and command, by name.
+
+        Raises:
+            UserError: The file cannot be read or written.
+        """
+        self.write_config(with_resumption(self.config_path, step, made_with))
+        with self._file_errors():
+            (self.checkpoints_path / _UNBEGUN).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def beginning(self) -> Iterator[None]:
+        """Mark the checkpoints as worthless until the block, which makes the folder a run, has succeeded.
+
+        So if the process is killed within the block, the same command can be run again.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        mark = self.checkpoints_path / _UNBEGUN
+        with self._file_errors():
+            if mark.exists():
+                for folder in step_folders(self.checkpoints_path):
+                    shutil.rmtree(folder)
+            write_text(mark, "")
+        yield
+        with self._file_errors():
+            mark.unlink()
+
     def write_left_out(self, names: Sequence[str]) -> None:
         """Write the names of image files that were left out to `left_out.json`.
 
@@ -194,6 +232,29 @@ class RunDirectory:
                 f"--resume --out {self.path}",
             )
         return folder
+
+    def trained_steps(self) -> int:
+        """Return the number of training steps up to the newest checkpoint; 0 if there is none.
+
+        Raises:
+            UserError: The checkpoint is damaged.
+        """
+        return load_progress(self.latest_checkpoint()).step if self.has_checkpoint() else 0
+
+    def is_trained(self) -> bool:
+        """Return whether the newest checkpoint is from the last step.
+
+        Raises:
+            UserError: The configuration or the newest checkpoint is damaged.
+        """
+        settings, images = self.config.request.settings, self.config.fingerprint
+        if images is None or not self.has_checkpoint():
+            return False
+        try:
+            length = training_length(settings, images.num_train)
+        except KeyError:  # a line was removed from config.toml
+            return False
+        return load_progress(self.latest_checkpoint()).step >= length
 
     def best_checkpoints(self) -> dict[Measure, Path]:
         """Return the folders of the best epochs' weights, as recorded in the newest checkpoint.
@@ -302,7 +363,9 @@ def _is_ignorable(path: Path) -> bool:
     """Return whether a file was left by a sweep, or by a process killed before its run began."""
     if is_leftover(path) or path.name in TRIAL_FILES:
         return True
-    return path.name == "checkpoints" and path.is_dir() and not any(path.iterdir())
+    if path.name != "checkpoints" or not path.is_dir():
+        return False
+    return (path / _UNBEGUN).exists() or all(map(is_leftover, path.iterdir()))
 
 
 def _numbered(path: Path, suffix: str = "") -> Iterator[Path]:

@@ -6,8 +6,6 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError
-from ddim_host.experiment.config import training_length
 from ddim_host.experiment.config_file import config_document, write_run_config
 from ddim_host.framework.processes import require_same_checkpoint, require_same_images
 from ddim_host.framework.unet import initial_weights, parameters
@@ -17,7 +15,6 @@ from ddim_host.run.checkpoints import (
     Checkpoint,
     Progress,
     load_checkpoint,
-    load_progress,
     remove_others,
     save_checkpoint,
 )
@@ -25,10 +22,11 @@ from ddim_host.run.drawing import Drawing, Times, draw
 from ddim_host.run.during_training import training_grid
 from ddim_host.run.exports import export_images
 from ddim_host.run.images import AUTOMATIC, Enlargement
+from ddim_host.run.preparation import check_images
 from ddim_host.run.provenance import provenance
 from ddim_host.run.real_images import ComparedSamples, neighbours_path, write_real_images
 from ddim_host.run.sampling import Denoiser
-from ddim_host.run.trained import UsedWeights, other_images
+from ddim_host.run.trained import UsedWeights
 from ddim_host.run.training import Trainer
 from ddim_host.system.launch import launched
 
@@ -61,12 +59,13 @@ class Finished:
 def is_complete(run: RunDirectory) -> bool:
     """Return whether a run has been fully trained, sampled from and reported, judging by its files.
 
-    A page alone proves nothing, because `ddim-host report` also writes it during training.
+    A page alone proves nothing, because `ddim-host report` also writes it during training; it must be newer
+    than the last pictures.
 
     Raises:
         UserError: Its configuration or its newest checkpoint is damaged.
     """
-    if not run.report_path.exists() or not is_trained(run):
+    if not run.is_trained():
         return False
     request = run.config.request
     try:
@@ -74,23 +73,12 @@ def is_complete(run: RunDirectory) -> bool:
         wants_real_images = request.settings["real_images"]
     except KeyError:  # a line was removed from config.toml
         return False
-    return picture.exists() and (not wants_real_images or neighbours_path(picture).exists())
-
-
-def is_trained(run: RunDirectory) -> bool:
-    """Return whether the newest checkpoint of a run is from its last step.
-
-    Raises:
-        UserError: Its configuration or its newest checkpoint is damaged.
-    """
-    settings, images = run.config.request.settings, run.config.fingerprint
-    if images is None or not run.has_checkpoint():
-        return False
+    shown = [picture, neighbours_path(picture)] if wants_real_images else [picture]
     try:
-        length = training_length(settings, images.num_train)
-    except KeyError:  # a line was removed from config.toml
+        written = [path.stat().st_mtime_ns for path in (*shown, run.report_path)]
+    except FileNotFoundError:
         return False
-    return load_progress(run.latest_checkpoint()).step >= length
+    return max(written) == written[-1]
 
 
 def _picture_path(run: RunDirectory, timestep_subset: str, settings: Mapping[str, Any]) -> Path:
@@ -125,8 +113,8 @@ def run_experiment(
         The outcome.
 
     Raises:
-        UserError: The data, the device or the directory is not available, a checkpoint is damaged, or a
-            resumed run would use different images.
+        UserError: The data, the device or the directory is not available, a checkpoint is damaged, or the
+            images do not fit `start`; see `preparation.check_images`.
         DivergedError: A loss or a weight is not finite.
         InterruptedTrainingError: A signal arrived; a checkpoint was written.
     """
@@ -142,8 +130,7 @@ def run_experiment(
     if config.sample_every:
         training_grid(run.training_grid_path(0), experiment.image_shape, enlargement)
     images = experiment.images
-    if start is run:
-        require_stored_images(run, images)
+    check_images(experiment, run, start)
     model = experiment.build_model()
     require_same_images(experiment.processes, images.fingerprint.number)
     first = launched().is_first
@@ -156,7 +143,11 @@ def run_experiment(
         if first and start is not run:
             stack.enter_context(run.training())
             _begin(experiment, model, images, run, progress, start=start, made_with=made_with)
+        elif first:
+            run.record_resumption(progress.step, made_with)
         if first:
+            if images.left_out:
+                run.write_left_out(images.left_out)
             # Weights saved after the checkpoint will be recreated.
             remove_others(run.checkpoints_path, progress)
         on_start(made_with)
@@ -183,21 +174,6 @@ def run_experiment(
         yield Finished(path, times, trainer.growth())
 
 
-def require_stored_images(run: RunDirectory, images: TrainTest) -> None:
-    """Check that a resumed run uses the images that it started with.
-
-    Raises:
-        UserError: The images are different.
-    """
-    why = other_images(run.config, images)
-    if why:
-        raise UserError(
-            f"these are not the images that the run in {run.path} started with",
-            why=why,
-            fix=f"restore the original images, or start a new run with --start-from {run.path}",
-        )
-
-
 def _begin(
     experiment: Experiment,
     model: Model,
@@ -220,22 +196,22 @@ def _begin(
         made_with: Versions, hardware and command, by name.
     """
     run.require_free()  # again, because another process may have used the folder
-    if start is not None:
-        # Save the other run's weights before config.toml, which makes the folder a run. Otherwise, a run that
-        # is interrupted in between would restart with random weights.
-        save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), progress)
-    if images.left_out:
-        run.write_left_out(images.left_out)
-    run.write_config(
-        write_run_config(
-            experiment.config,
-            experiment.image_shape,
-            images.fingerprint,
-            made_with,
-            num_left_out=len(images.left_out),
-            ancestor=start.config.ancestor if start else None,
+    with run.beginning():
+        if start is not None:
+            # Save the other run's weights before config.toml, which makes the folder a run. Otherwise, a run
+            # that is interrupted in between would restart with random weights.
+            save_checkpoint(run.checkpoints_path, model, experiment.sampler.state_dict(), progress)
+        run.write_config(
+            write_run_config(
+                experiment.config,
+                experiment.image_shape,
+                images.fingerprint,
+                made_with,
+                num_left_out=len(images.left_out),
+                first_step=progress.step,
+                ancestor=start.config.ancestor if start else None,
+            )
         )
-    )
 
 
 def _restore(

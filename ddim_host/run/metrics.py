@@ -25,6 +25,9 @@ def measures(row: EpochMetrics) -> dict[Measure, float]:
     return {"train": row.train_loss, "test": row.test_loss, "avg": average}
 
 
+_MAX_BYTES = 256 << 20
+"""Maximum size of the file, enough for two million rows."""
+
 _GROWN = 2.0
 """Factor beyond which growth cannot be chance, because all rows use the same test timesteps and noise."""
 
@@ -58,7 +61,8 @@ def read_metrics(path: Path) -> list[EpochMetrics]:
     """
     with record_errors(path):
         try:
-            records = list(csv.DictReader(io.StringIO(read_text(path)), strict=True))
+            text = read_text(path, _MAX_BYTES)
+            records = list(csv.DictReader(io.StringIO(text), strict=True))
         except FileNotFoundError:
             return []
         except csv.Error as error:

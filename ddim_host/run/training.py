@@ -35,6 +35,8 @@ _REPORT_SECONDS = 0.5
 # Maximum number of steps whose losses are still on the device, to limit memory.
 _MOST_PENDING = 64
 _BATCHES_AHEAD = 4
+_METRICS_SHARE = 20
+"""Between two writings of metrics, this many times the duration of the first one passes."""
 
 
 def learning_rate_at(step: int, *, lr: float, warmup_steps: int) -> float:
@@ -105,7 +107,8 @@ class Trainer:
         self._interruption = Interruption()
         self._pending: list[tuple[Tensor, NDArray[np.float32]]] = []
         self._newest_loss = math.nan
-        self._checkpointed = self._reported = time.monotonic()
+        self._checkpointed = self._reported = self._metrics_due = time.monotonic()
+        self._num_written = len(metrics)
         self._stop = self._checkpoint_is_due = self._report_is_due = False
 
     def train(self) -> None:
@@ -128,6 +131,7 @@ class Trainer:
                 raise
             finally:
                 self._train.close()
+                self._write_metrics()  # after an error, they show how training went until then
         if self._stop:
             raise InterruptedTrainingError(self._progress.step)
 
@@ -157,8 +161,9 @@ class Trainer:
         self._decide()  # a signal may have arrived since the last step
 
     def save(self) -> None:
-        """Write a checkpoint of the current state."""
+        """Write a checkpoint of the current state, and before it all metrics, which belong to it."""
         self._fetch_losses()
+        self._write_metrics()
         if launched().is_first:
             state = self._experiment.sampler.state_dict()
             save_checkpoint(self._run.checkpoints_path, self._model, state, self._progress)
@@ -283,8 +288,8 @@ class Trainer:
             grid_seconds=progress.grid_seconds,
         )
         self._metrics.append(row)
-        if launched().is_first:
-            self._run.write_metrics(self._metrics)
+        if time.monotonic() >= self._metrics_due:
+            self._write_metrics()
         self._experiment.observers.row(row)
         whole = epoch > last_epoch and progress.loss_count >= self._images_of_an_epoch
         progress.loss_sum, progress.loss_count = 0.0, 0
@@ -294,6 +299,18 @@ class Trainer:
         # can be the best only if the run has no complete epoch.
         if whole or (not progress.best and progress.step == self._total_steps):
             self._save_if_best(row)
+
+    def _write_metrics(self) -> None:
+        """Write all rows of metrics that are not yet in the file, by replacing it.
+
+        With many rows this takes long, so the time until the next writing grows with it.
+        """
+        if launched().is_first and self._num_written < len(self._metrics):
+            started = time.monotonic()
+            self._run.write_metrics(self._metrics)
+            self._num_written = len(self._metrics)
+            now = time.monotonic()
+            self._metrics_due = now + _METRICS_SHARE * (now - started)
 
     def _save_if_best(self, row: EpochMetrics) -> None:
         """Save the weights at the end of an epoch if it is the best so far by any measure."""

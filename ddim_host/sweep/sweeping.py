@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import shlex
 import signal
 import sys
@@ -23,7 +22,7 @@ from ddim_host.sweep.grid import trial_name
 from ddim_host.sweep.processes import PROGRAM, CommandRunner
 from ddim_host.sweep.trial import Stage, Trial, identity
 from ddim_host.system.failure import read_failure
-from ddim_host.system.files import file_errors, is_leftover, locked, write_bytes
+from ddim_host.system.files import file_errors, is_leftover, locked, natural_key, write_bytes
 from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class Sweep:
             paths = [path for path in entries if (path / "trial.toml").exists()]
         if entries and not paths:
             raise UserError(f"{self.folder} exists, but is not a sweep folder", fix="choose another --out")
-        return [self._trial(path) for path in sorted(paths, key=lambda path: _natural_key(path.name))]
+        return [self._trial(path) for path in sorted(paths, key=lambda path: natural_key(path.name))]
 
     def plan(self, asked: Sequence[TrialRequest], known: Sequence[Trial]) -> list[Trial]:
         """Find the folder of each experiment: an existing one, whatever its name, or a new one.
@@ -219,7 +218,7 @@ class Sweep:
         """Run a command and append its output to the log; return None if the sweep was stopped."""
         trial.failure_path.unlink(missing_ok=True)
         started = time.perf_counter()
-        with trial.log_path.open("a", encoding="utf-8") as log:
+        with trial.log_path.open("a", encoding="utf-8", errors="surrogateescape") as log:
             print("$", shlex.join(("ddim-host", *command)), file=log, flush=True)
             code = self._runner.run(command, log, trial.failure_path)
         return None if code is None else Stage(command, code, time.perf_counter() - started)
@@ -257,7 +256,3 @@ def _training(trial: Trial) -> str:
 
 def _key(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True, default=str)
-
-
-def _natural_key(name: str) -> list[str | int]:
-    return [int(word) if word.isdecimal() else word for word in re.split(r"(\d+)", name)]

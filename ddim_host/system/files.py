@@ -272,6 +272,11 @@ def new_name(paths: Iterable[Path], is_taken: Callable[[Path], bool]) -> Iterato
             os.close(descriptor)
 
 
+def natural_key(name: str) -> list[str | int]:
+    """Return a sort key that orders numbers in names by value, so that `samples-10` follows `samples-9`."""
+    return [int(word) if word.isdecimal() else word for word in re.split(r"(\d+)", name)]
+
+
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on a folder during the block.

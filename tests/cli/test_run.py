@@ -462,8 +462,11 @@ def test_finished_run_without_metrics_can_be_resumed(variants: dict[str, Run]) -
 KILLED_AT_STEP_5 = """
 import os, signal
 from ddim_host.cli import main
+from ddim_host.run import training
 from ddim_host.run.directory import RunDirectory
 from ddim_host.run.training import Trainer
+
+training._METRICS_SHARE = 0  # write every row
 
 def decide(trainer, usual=Trainer._decide):
     usual(trainer)

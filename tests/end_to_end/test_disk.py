@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ddim_host.experiment.config_file import read_config_file
 from ddim_host.run.directory import RunDirectory
 from tests.support.commands import Outcome
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.support.commands import Command, Run
+    from tests.support.commands import Command, PythonCode, Run
 
 pytestmark = pytest.mark.slow
 
@@ -138,6 +139,29 @@ def test_divergence_keeps_the_last_good_checkpoint(ddim_host: Command, tmp_path:
     assert "Traceback" not in diverged.err
     assert weights(worse) == weights(good)
     assert ddim_host("sample", worse, "--out", tmp_path / "grid.png").code == 0
+
+
+KILLED_BEFORE_IT_IS_A_RUN = """
+import os
+from ddim_host.cli import main
+from ddim_host.run.directory import RunDirectory
+RunDirectory.write_config = lambda *_: os._exit(9)
+main()
+"""
+
+
+def test_run_killed_while_it_begins_can_be_started_again(
+    ddim_host: Command, python: PythonCode, tmp_path: Path
+) -> None:
+    good, cut = tmp_path / "good", tmp_path / "cut"
+    assert ddim_host(*shlex.split(RUN), "--out", good).code == 0
+    options = ["run", "--plugin", "torch", "--start-from", str(good), "--train-steps", "8", "--out", str(cut)]
+    assert python(KILLED_BEFORE_IT_IS_A_RUN, *options).code == 9
+    assert (cut / "checkpoints" / "step-00000006").is_dir()
+    again = ddim_host(*options)
+    assert again.code == 0, again.err
+    assert read_config_file(cut / "config.toml").first_step == 6
+    assert "2 steps of" in (cut / "report.html").read_text(encoding="utf-8")
 
 
 def test_run_with_start_from_resumes_from_the_other_weights(ddim_host: Command, tmp_path: Path) -> None:

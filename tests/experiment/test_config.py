@@ -16,7 +16,12 @@ from ddim_host.diffusion import PREDICTION_TYPES
 from ddim_host.errors import UserError
 from ddim_host.experiment.assembly import assemble
 from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
-from ddim_host.experiment.config_file import read_config_file, write_config, write_run_config
+from ddim_host.experiment.config_file import (
+    read_config_file,
+    with_resumption,
+    write_config,
+    write_run_config,
+)
 from ddim_host.experiment.settings import SETTINGS
 from ddim_host.plugin.data import DataFingerprint
 from ddim_host.plugin.parameters import REQUIRED, Parameter, PartChoice, parse_choice, resolve
@@ -40,6 +45,27 @@ def read(tmp_path: Path) -> Callable[[str], Request]:
         return read_config_file(path).request
 
     return read_text
+
+
+# --- A resumed run ------------------------------------------------------------------------------------------
+
+
+def test_conditions_that_changed_at_a_resumption_say_since_when(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    config = assemble(Request("torch")).config
+    facts = {"threads": "1", "device": "cpu", "command": "run"}
+    path.write_text(write_run_config(config, (8, 8, 1), IMAGES, facts), encoding="utf-8")
+    assert read_config_file(path).made_with == facts
+    for step, threads in ((40, "1"), (1250, "2"), (1300, "2")):
+        changed = {"threads": threads, "device": "cpu", "command": f"resume {step}"}
+        path.write_text(with_resumption(path, step, changed), encoding="utf-8")
+    again = read_config_file(path)
+    assert again.made_with == {
+        "threads": "1; 2 from step 1,250",
+        "device": "cpu",
+        "command": "run; resume 40 from step 40; resume 1250 from step 1,250; resume 1300 from step 1,300",
+    }
+    assert (again.request, again.fingerprint) == (read_config_file(path).request, IMAGES)
 
 
 # --- Written and read back ----------------------------------------------------------------------------------

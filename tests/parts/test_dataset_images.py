@@ -658,6 +658,21 @@ def test_unusual_names_are_printed_safely(tmp_path: Path) -> None:
     text.encode("utf-8")
 
 
+def test_names_that_are_not_unicode_survive_in_the_cache(tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(encode(Image.new("L", (4, 4), number)))
+    (folder / os.fsdecode(b"broken\xe9.png")).write_bytes(b"")
+    (folder / os.fsdecode(b"coloured\xe9.png")).write_bytes(png(1))
+    for _ in range(2):
+        found = images(path=folder, skip_broken=True, channels="1", size=4).load()
+        assert found.left_out == (r"broken\udce9.png",)
+        assert len(found.train) + len(found.test) == 4
+    both = images(path=folder, skip_broken=True, size=4)
+    assert (both.image_shape, r"coloured\udce9.png has colours" in both.description) == ((4, 4, 3), True)
+
+
 # --- the cache ----------------------------------------------------------------------------------------------
 
 

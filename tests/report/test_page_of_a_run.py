@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -18,13 +19,15 @@ import pytest
 
 from ddim_host.plugin.data import TrainTest
 from ddim_host.report.comparison import compare
+from ddim_host.report.headline import headline
 from ddim_host.report.page import render_page
 from ddim_host.report.reported_run import DuringTraining, Grid, Training, read_reported_run
+from ddim_host.report.summary import summary
 from ddim_host.run.directory import RunDirectory
 from ddim_host.run.execution import is_complete
 from ddim_host.run.images import grid_png
 from ddim_host.run.real_images import nearest, write_real_images
-from tests.support.reported_runs import IMAGES, RECORD, reported
+from tests.support.reported_runs import IMAGES, RECORD, reported, rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +72,14 @@ def test_run_without_its_real_images_is_not_complete(run: Path) -> None:
     assert is_complete(RunDirectory(run))
     [record] = (run / "samples" / "real").glob("linear-*.json")
     record.unlink()
+    assert not is_complete(RunDirectory(run))
+
+
+def test_run_with_a_page_from_before_its_last_pictures_is_not_complete(run: Path) -> None:
+    """It was killed while it wrote its own page, and `report` had written one during training."""
+    written = (run / "report.html").stat().st_mtime_ns
+    [picture] = (run / "samples").glob("linear-*.png")
+    os.utime(picture, ns=(written + 1, written + 1))
     assert not is_complete(RunDirectory(run))
 
 
@@ -151,6 +162,16 @@ def test_a_trajectory_is_shown_step_by_step() -> None:
     assert "predictions during sampling" in page
 
 
+def test_the_newest_of_ten_trajectories_is_shown(run: Path) -> None:
+    record = RECORD | {"kind": "trajectory", "rows": 2, "columns": 3, "shown_timesteps": [999, 500, 0]}
+    for number in (2, 9, 10):
+        path = run / "samples" / f"trajectory-{number}.png"
+        path.write_bytes(grid_png(noise(6), columns=3))
+        path.with_suffix(".json").write_text(json.dumps(record | {"seed": number}), encoding="utf-8")
+    page = render_page(compare([read_reported_run(run, "x")]), title="t", command="c")
+    assert "eta 0.0, seed 10" in page
+
+
 def test_a_page_of_many_pictures_stays_below_two_megabytes() -> None:
     def grid(seed: int) -> Grid:
         images = np.random.default_rng(seed).integers(0, 256, (64, 32, 32, 3), np.uint8)
@@ -160,6 +181,35 @@ def test_a_page_of_many_pictures_stays_below_two_megabytes() -> None:
     page = render_page(compare([run]), title="t", command="c")
     assert len(page.encode()) < 2_000_000
     assert re.search(r"\d+ more pictures are omitted", page)
+
+
+def test_a_page_of_many_epochs_stays_below_two_megabytes() -> None:
+    many = tuple(replace(rows()[1], epoch=epoch, step=10 * epoch) for epoch in range(1, 50_001))
+    page = render_page(compare([reported(metrics=many)]), title="t", command="c")
+    assert len(page.encode()) < 2_000_000
+    assert "at most 1,000 of up to 50,000 epochs are shown" in page
+    assert "<td>500000</td>" in page, "the last row is always shown"
+
+
+def test_a_run_that_starts_from_another_one_reports_only_its_own_training() -> None:
+    begun = reported("begun", first_step=30, metrics=rows()[3:])
+    facts = {fact.name: fact for fact in headline(begun, compare([begun]).throughput[0])}
+    assert (facts["Training"].value, facts["Training"].note) == (
+        "1.00 s from step 30",
+        "5 steps of 128 images",
+    )
+    both = compare([reported(), begun])
+    assert "begun started from weights that had been trained for 30 steps; its times do not include them" in (
+        both.warnings
+    )
+    assert "1.00 s from step 30" in summary(both)[2]
+
+
+def test_a_run_that_only_samples_the_weights_of_another_is_finished(run: Path) -> None:
+    (run / "metrics.csv").unlink()
+    read = read_reported_run(run, "x")
+    assert str(read.training) == "step 3 of 3"
+    assert not compare([read]).warnings
 
 
 def test_commands_are_limited_to_those_possible() -> None:

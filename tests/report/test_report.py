@@ -21,7 +21,7 @@ from ddim_host.report.json_document import as_json
 from ddim_host.report.markdown import as_markdown
 from ddim_host.report.page import render_page
 from ddim_host.report.quality import quality_of
-from ddim_host.report.reported_run import Grid, ReportedRun, _grid, read_reported_run
+from ddim_host.report.reported_run import Grid, ReportedRun, Training, _grid, read_reported_run
 from ddim_host.run.images import grid_images, grid_png
 from tests.support.evaluation_samples import FLOOR, RULER, SAMPLED, scored
 from tests.support.reported_runs import (
@@ -237,6 +237,20 @@ def test_captions_state_the_conditions_of_the_numbers() -> None:
     assert kernel.title.endswith("real test images: 200"), "real images must have the unit of the table"
 
 
+def test_headline_prefers_the_newest_averaged_weights() -> None:
+    now = replace(SAMPLED, checkpoint_steps=(35,))
+    raw = scored(sampled=replace(now, weights="raw"), frechet=0.1)
+    early = scored(sampled=replace(now, checkpoint_steps=(20,), num_images=9000), frechet=0.2)
+    usual = scored(sampled=now, frechet=0.3)
+    distance = headline(reported(scores=Scores((raw, early, usual), ())), None)[-1]
+    assert distance.value == "0.300"
+    assert "weights" not in distance.note
+    distance = headline(reported(scores=Scores((raw, early), ())), None)[-1]
+    assert (distance.value, "raw weights" in distance.note) == ("0.100", True)
+    distance = headline(reported(scores=Scores((early,), ())), None)[-1]
+    assert "weights of step 20" in distance.note
+
+
 def test_distances_of_too_few_images_are_marked_in_headline_and_caption() -> None:
     few = replace(FLOOR, warnings=("it is singular",))
     run = reported(scores=Scores((scored(warnings=("it is singular",)),), (few,)))
@@ -290,7 +304,7 @@ def test_same_conditions_cause_no_warning() -> None:
         reported("three", provenance={}),
     ]
     assert compare(runs).warnings == ()
-    untrained = reported("four", provenance={**CONDITIONS, "threads": "2"}, metrics=())
+    untrained = reported("four", provenance={**CONDITIONS, "threads": "2"}, metrics=(), training=None)
     assert compare([runs[0], untrained]).warnings == ("four: no epoch has finished yet",)
 
 
@@ -474,7 +488,7 @@ def test_page_of_a_single_run_has_no_comparison() -> None:
 
 
 def test_run_with_only_settings_has_a_page() -> None:
-    empty = reported("empty", metrics=(), scores=Scores(), grids=())
+    empty = reported("empty", metrics=(), training=Training(0, 35, "step"), scores=Scores(), grids=())
     comparison = compare([empty])
     assert "empty: no epoch has finished yet" in comparison.warnings
     assert "Differences" not in render_page(comparison, title="empty", command="c")

@@ -74,6 +74,27 @@ def test_run_that_fails_to_start_leaves_no_folder(tmp_path: Path, monkeypatch: p
         pass
 
 
+def test_failed_beginning_can_be_repeated_and_loses_nothing(tmp_path: Path) -> None:
+    """A run that starts from another one writes a checkpoint before it becomes a run."""
+    run = RunDirectory(tmp_path / "run")
+    stale = run.checkpoints_path / "step-00000400"
+
+    def fail() -> None:
+        with run.training(), run.beginning():
+            stale.mkdir()
+            raise UserError("the disk is full")
+
+    with pytest.raises(UserError, match="the disk is full"):
+        fail()
+    run.require_free()
+    with run.training(), run.beginning():
+        assert not stale.exists(), "it may have other weights"
+        (run.checkpoints_path / "step-00000002").mkdir()
+    assert [path.name for path in run.checkpoints_path.iterdir()] == ["step-00000002"]
+    with pytest.raises(UserError, match="not an empty folder"):
+        run.require_free()
+
+
 def test_pictures_started_simultaneously_get_different_names(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     together, found = threading.Barrier(8), []

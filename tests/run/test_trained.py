@@ -16,28 +16,14 @@ from ddim_host.experiment.config import Request
 from ddim_host.run.checkpoints import weights_folder
 from ddim_host.run.directory import RunDirectory
 from ddim_host.run.trained import UsedWeights, assemble_trained, load_denoiser
-from tests.support.fakes import NumpyModel
+from tests.support.fakes import ConstantModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable
 
     from ddim_host.experiment.settings import CheckpointChoice
     from ddim_host.framework.interface import WhichWeights
     from tests.support.commands import Run
-
-
-class Loaded(NumpyModel):
-    """A model that predicts the constant value of its weights."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda x_t, t: np.full_like(x_t, self.number))
-        self.number = 0.0
-
-    def load_weights(self, weights: Mapping[str, NDArray[np.float32]], which: WhichWeights) -> None:
-        numbers = {float(number) for array in weights.values() for number in array.ravel()}
-        [self.number] = numbers
 
 
 @pytest.fixture
@@ -45,7 +31,7 @@ def run(
     tiny_run: Run, tmp_path: Path, no_framework: None, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., RunDirectory]:
     """Return a function that creates a run with raw weights n and averaged weights n + 10 after step n."""
-    monkeypatch.setattr(Experiment, "build_model", lambda _: Loaded())
+    monkeypatch.setattr(Experiment, "build_model", lambda _: ConstantModel())
 
     def with_best(**steps: int) -> RunDirectory:
         copy = RunDirectory(Path(shutil.copytree(tiny_run.path, tmp_path / "run")))

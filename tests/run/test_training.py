@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddim_host.errors import DivergedError
 from ddim_host.experiment.assembly import assemble
 from ddim_host.experiment.config import Request
 from ddim_host.framework.interface import TrainingState
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from ddim_host.framework.interface import Batch, Loss, WhichWeights
     from ddim_host.framework.unet import Weights
+    from ddim_host.plugin.observation import EpochMetrics
     from ddim_host.plugin.parameters import Value
 
 LR = st.floats(1e-6, 1)
@@ -132,6 +135,27 @@ def best(run: RunDirectory) -> dict[str, tuple[int, Any]]:
             assert weights["steps"] == [step_of(folder)]
     epochs = load_progress(run.latest_checkpoint()).best
     return {measure: (epoch.step, epoch.loss) for measure, epoch in epochs.items()}
+
+
+def test_slow_writing_of_metrics_does_not_slow_down_training(
+    trained: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def slow(run: RunDirectory, rows: list[EpochMetrics], write: Any = RunDirectory.write_metrics) -> None:
+        calls.append(len(rows))
+        time.sleep(0.5)  # so that nothing is due within 10 s
+        write(run, rows)
+
+    monkeypatch.setattr(RunDirectory, "write_metrics", slow)
+    trained([(0.5, 0.6), (0.3, 0.9), (0.4, 0.2), (0.32, 0.3), (0.7, 0.7)], steps=10)  # reads all rows
+    assert calls == [1, 5]
+
+
+def test_failed_training_leaves_all_rows(trained: Callable[..., RunDirectory], tmp_path: Path) -> None:
+    with pytest.raises(DivergedError):
+        trained([(0.5, 0.6), (0.3, 0.9), (math.nan, 0.2), (0.32, 0.3)], steps=9)
+    assert [row.step for row in RunDirectory(tmp_path / "run").read_metrics()] == [3, 5]
 
 
 def test_the_best_epochs_by_three_measures(trained: Callable[..., RunDirectory]) -> None:

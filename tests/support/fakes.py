@@ -75,6 +75,17 @@ class NumpyModel:
         raise NotImplementedError
 
 
+class ConstantModel(NumpyModel):
+    """A model that predicts the mean of its weights everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda x_t, t: np.full_like(x_t, self.number))
+        self.number = 0.0
+
+    def load_weights(self, weights: Mapping[str, NDArray[np.float32]], which: WhichWeights) -> None:
+        self.number = float(np.concatenate([array.ravel() for array in weights.values()]).mean(dtype=float))
+
+
 @dataclass(frozen=True)
 class FakeProcess:
     """One of several processes; `others` is the contribution of the rest."""

@@ -99,6 +99,13 @@ def test_resumed_run_continues_its_curves(tmp_path: Path) -> None:
     assert texts(events, "ending") == "finished"
 
 
+def test_run_resumed_before_its_first_checkpoint_has_no_point_twice(tmp_path: Path) -> None:
+    contract = TestTensorBoard()
+    contract.tell_a_run(tmp_path, ending=Ending("interrupted", "killed"))  # rows at 12 and 24
+    contract.tell_a_run(tmp_path)
+    assert [point.step for point in read(tmp_path).Scalars("loss/train")] == [12, 24]
+
+
 def test_distribution_declares_its_requirements() -> None:
     needs = importlib.metadata.requires("ddim-tensorboard") or []
     assert any(need.lower().startswith("tensorboardx") for need in needs)

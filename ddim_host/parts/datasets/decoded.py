@@ -53,7 +53,7 @@ class ColourFoundError(UserError):
     """An image has colours, but all were expected to be grey.
 
     Attributes:
-        name: The name of the image.
+        name: The name of the image, printable.
     """
 
     name = ""
@@ -119,7 +119,7 @@ class _Split:
     Attributes:
         split: See `TrainTest.split`.
         left_out: See `TrainTest.left_out`.
-        coloured: The name of the first image converted from colour to grey; empty if there was none.
+        coloured: The printable name of the first image converted from colour to grey; empty if none was.
     """
 
     split: str
@@ -133,7 +133,7 @@ class _Colour:
 
     Attributes:
         status: See `_Seen`.
-        coloured: The name of the image; empty if all are grey.
+        coloured: The printable name of the image; empty if all are grey.
     """
 
     status: str
@@ -279,7 +279,7 @@ def _decode_all(files: ImageFiles, recipe: Recipe) -> str:
                 half.leave_out(rows)
         new.key = recipe.key(content)
         split = (files.halves or FOLDERS) if has_halves(names) else by_name(recipe.every)
-        left_out = tuple(names[position] for position in sorted(broken))
+        left_out = tuple(printable(names[position]) for position in sorted(broken))
         record = json.dumps(asdict(_Split(split, left_out, coloured))) + "\n"
         write_text(cache_folder() / f"{new.key}.json", record)
     return content
@@ -317,7 +317,7 @@ def _decode_into(
                 if pixels.shape[2] > recipe.channels:
                     if recipe.all_grey:
                         raise _colour_found(recipe, name)
-                    coloured = coloured or name
+                    coloured = coloured or printable(name)
                 half.write(row, with_channels(pixels, recipe.channels))
             except BrokenImageError:
                 if not recipe.skip_broken:
@@ -358,7 +358,7 @@ def _colour_found(recipe: Recipe, name: str) -> ColourFoundError:
         fix="pass channels=3, or channels=1 to convert it to grey; or run the command again to scan all "
         "images",
     )
-    error.name = name
+    error.name = printable(name)
     return error
 
 

@@ -42,7 +42,7 @@ class TensorBoard(Observer):
             # File names contain only seconds; the suffix keeps files created in the same second distinct and
             # in order.
             filename_suffix=f".{time.time_ns()}",
-            purge_step=run.step + 1 if run.command == "run" and run.step else None,
+            purge_step=run.step + 1 if run.command == "run" else None,
         )
         for name, facts in (("settings", run.config), ("made_with", run.made_with)):
             self._text(f"{run.command}/{name}", json.dumps(dict(facts), indent=2), run.step)
