@@ -10,7 +10,6 @@ import io
 import math
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from ddim_host.errors import UserError
-from ddim_host.experiment.assembly import assemble
 from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request, Watchers
 from ddim_host.experiment.observers import Watcher
 from ddim_host.experiment.settings import SETTINGS, read_setting
@@ -27,16 +25,18 @@ from ddim_host.plugin.observation import EpochMetrics
 from ddim_host.plugin.parameters import parse_choice, suggestion
 from ddim_host.report.output import write_report
 from ddim_host.run.directory import RunDirectory, existing_run
-from ddim_host.run.execution import run_experiment
+from ddim_host.run.execution import is_complete, run_experiment
 from ddim_host.run.images import grid_png
+from ddim_host.run.preparation import assemble_run, require_stored_images
 from ddim_host.run.sampling import Sampler
-from ddim_host.run.trained import assemble_trained, load_denoiser
+from ddim_host.run.trained import assemble_trained, load_denoiser, weights_hash
 from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from os import PathLike
 
+    from ddim_host.experiment.assembly import Experiment
     from ddim_host.experiment.settings import CheckpointChoice
     from ddim_host.framework.interface import WhichWeights
     from ddim_host.plugin.data import Images
@@ -57,7 +57,8 @@ def train(
 
     Args:
         out: The run directory; it must be new unless `resume` is true.
-        resume: If `out` already contains a run, continue it with its own settings.
+        resume: If `out` already contains a run, continue it with its own settings; if it is complete, only
+            open it.
         start_from: The directory of another run; training starts from its newest weights.
         observers: Observers of metrics and grids: names of installed observers, such as `"tensorboard"`, or
             instances of your own subclasses of `Observer`.
@@ -65,7 +66,8 @@ def train(
             `train_steps=450`.
 
     Raises:
-        UserError: An option is unknown or not allowed, or a requested part or device is not available.
+        UserError: An option is unknown or not allowed, a requested part or device is not available, or the
+            run cannot continue or start from the existing one, for the same reasons as with the command.
         DivergedError: A loss or a weight is not finite.
         InterruptedTrainingError: The kernel was interrupted; `resume=True` continues the run.
     """
@@ -80,14 +82,13 @@ def train(
                 fix="remove all arguments except out, resume and observers",
             )
         start: RunDirectory | None = directory
-        with _one_framework():
-            experiment = assemble(watched.over(directory.config.request))
     else:
-        directory.require_free()
         start = None if start_from is None else existing_run(Path(start_from))
-        base = Request() if start is None else start.config.request
-        with _one_framework():
-            experiment = assemble(watched.over(_request(options).over(base)))
+    with _one_framework():
+        experiment = assemble_run(watched.over(_request(options)), directory, start)
+    if start is directory and is_complete(directory):
+        require_stored_images(directory, experiment.images)
+        return Run(directory.path)
     command = _call(out, resume=resume, start_from=start_from, **options)
     experiment = replace(experiment, observers=experiment.observers.with_more(map(_watcher, watchers)))
     with run_experiment(experiment, directory, start=start, command=command):
@@ -116,25 +117,25 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._directory = RunDirectory(path)
-        self._denoisers: dict[tuple[object, ...], Denoiser] = {}
+        self._loaded: tuple[tuple[object, ...], Denoiser] | None = None
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
     def _repr_png_(self) -> bytes | None:
         """Return the newest grid of samples, which a notebook shows instead of the text."""
-        pictures = sorted(self._directory.samples_path.glob("*.png"), key=lambda path: path.stat().st_mtime)
+        folder = RunDirectory(self.path).samples_path
+        pictures = sorted(folder.glob("*.png"), key=lambda path: path.stat().st_mtime)
         return pictures[-1].read_bytes() if pictures else None
 
-    @cached_property
+    @property
     def metrics(self) -> list[EpochMetrics]:
-        """Losses, times and memory of each epoch.
+        """Losses, times and memory of each epoch so far, read from the file at each access.
 
         Raises:
             UserError: The metrics cannot be read.
         """
-        return self._directory.read_metrics()
+        return RunDirectory(self.path).read_metrics()
 
     def sample(
         self,
@@ -145,6 +146,8 @@ class Run:
         **options: object,
     ) -> Images:
         """Sample images, as `ddim-host sample` does, without writing them.
+
+        The network stays loaded for the next call, until its weights or the device differ.
 
         Args:
             num_images: The number of images N; None for the number in the run's settings.
@@ -161,14 +164,12 @@ class Run:
         """
         if num_images is not None:
             options["num_images"] = num_images
+        run = RunDirectory(self.path)  # read again, because the run may have been trained further
         with _one_framework():
-            experiment = assemble_trained(self._directory, _request(options), checkpoint, weights)
+            experiment = assemble_trained(run, _request(options), checkpoint, weights)
         config, plan = experiment.config, experiment.sampling_plan()
-        key = config.plugin.name, config.device, config.precision, checkpoint, weights
-        if key not in self._denoisers:
-            self._denoisers[key] = load_denoiser(experiment, self._directory, checkpoint, weights)[0]
         sampler = Sampler(
-            self._denoisers[key],
+            self._denoiser(experiment, run, checkpoint, weights),
             plan.steps,
             image_shape=experiment.image_shape,
             seed=config.seed,
@@ -181,6 +182,18 @@ class Run:
         with progress_bar("sampling", calls, unit="call", leave=False) as bar:
             batches = sampler.images(config.num_images, batch_size=batch_size, on_call=bar.update)
             return np.concatenate(list(batches))
+
+    def _denoiser(
+        self, experiment: Experiment, run: RunDirectory, checkpoint: CheckpointChoice, weights: WhichWeights
+    ) -> Denoiser:
+        """Return the denoiser of an experiment; load it unless the last call used the same network."""
+        config = experiment.config
+        network = (config.plugin, config.model, experiment.unet.spec, config.device, config.precision)
+        key = (*network, weights_hash(run, checkpoint, weights))
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # free its memory first
+            self._loaded = key, load_denoiser(experiment, run, checkpoint, weights)[0]
+        return replace(self._loaded[1], prediction_type=config.prediction_type)
 
 
 def grid(images: Images, *, columns: int | None = None) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ddim_host.cli.features import evaluator_of
 from ddim_host.cli.options import evaluation_options, requested, requested_enlargement
-from ddim_host.cli.output import left_out_lines, note_other_images, used_line
+from ddim_host.cli.output import left_out_lines, used_line
 from ddim_host.errors import printable
 from ddim_host.evaluation.request import read_evaluation
 from ddim_host.evaluation.scores import EvaluationFile
@@ -22,7 +22,7 @@ from ddim_host.run.directory import existing_run
 from ddim_host.run.drawing import Drawing, draw, drawing_record
 from ddim_host.run.exports import export_images
 from ddim_host.run.provenance import this_command
-from ddim_host.run.trained import assemble_trained, load_denoiser, observed_command
+from ddim_host.run.trained import assemble_trained, load_denoiser, note_other_images, observed_command
 from ddim_host.system.failure import report_failure
 from ddim_host.system.files import file_errors, read_json, write_text
 from ddim_host.system.launch import launched

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import printable
 from ddim_host.experiment.config import clip_in_words
-from ddim_host.run.trained import other_images, solver_of
-from ddim_host.system.launch import launched
+from ddim_host.run.trained import solver_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ddim_host.experiment.assembly import Experiment
-    from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.plugin.data import TrainTest
     from ddim_host.run.drawing import Times
     from ddim_host.run.trained import UsedWeights
@@ -59,18 +56,6 @@ def left_out_lines(images: TrainTest) -> list[str]:
     some = ", ".join(printable(name) for name in images.left_out[:_MOST_NAMES])
     more = ", ..." if len(images.left_out) > _MOST_NAMES else ""
     return [f"{'left out':<17} {len(images.left_out):,} broken files: {some}{more}"]
-
-
-def note_other_images(config: ConfigFile, images: TrainTest) -> None:
-    """Print a note to stderr, in the first process only, if images differ from a run's training images.
-
-    Raises:
-        UserError: The run's configuration does not record its images.
-    """
-    why = other_images(config, images)
-    if why and launched().is_first:
-        path = printable(config.path)
-        print(f"note: these images differ from those of {path}: {why}", file=sys.stderr)
 
 
 def sampling_line(experiment: Experiment, num_images: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddim_host.cli.options import requested, requested_enlargement
-from ddim_host.cli.output import left_out_lines, note_other_images, used_line
+from ddim_host.cli.output import left_out_lines, used_line
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.paper import is_cifar10
 from ddim_host.experiment.settings import read_list
@@ -16,7 +16,7 @@ from ddim_host.run.directory import existing_run
 from ddim_host.run.exports import export_images, require_new
 from ddim_host.run.images import to_uint8
 from ddim_host.run.reconstruction import PAPER_ERRORS, reconstruct, squared_errors
-from ddim_host.run.trained import assemble_trained, load_denoiser, record_of
+from ddim_host.run.trained import assemble_trained, load_denoiser, note_other_images, record_of
 from ddim_host.system.progress import progress_bar
 
 if TYPE_CHECKING:

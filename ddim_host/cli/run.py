@@ -11,28 +11,21 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.options import requested, requested_enlargement
-from ddim_host.cli.output import (
-    left_out_lines,
-    memorised_lines,
-    note_other_images,
-    sampling_line,
-    split_line,
-    times_line,
-)
+from ddim_host.cli.output import left_out_lines, memorised_lines, sampling_line, split_line, times_line
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, printable
-from ddim_host.experiment.assembly import Experiment, assemble, load_framework, unknown_images
-from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request
-from ddim_host.experiment.config_file import OBSERVER, read_config_file
+from ddim_host.experiment.config import PART_KINDS
+from ddim_host.experiment.config_file import read_config_file
 from ddim_host.experiment.defaults import distinguishing_parameters
 from ddim_host.framework.unet import parameters
 from ddim_host.plugin.parameters import format_value, shortened, written
 from ddim_host.plugin.registry import Kind
 from ddim_host.report.output import write_report
-from ddim_host.run.checkpoints import load_progress
 from ddim_host.run.directory import RunDirectory, existing_run, new_run, next_run_path
 from ddim_host.run.during_training import grids_in_words
-from ddim_host.run.execution import is_complete, require_stored_images, run_experiment
+from ddim_host.run.execution import is_complete, run_experiment
+from ddim_host.run.preparation import assemble_run, require_stored_images
 from ddim_host.run.provenance import this_command
+from ddim_host.run.trained import note_other_images
 from ddim_host.system.failure import report_failure
 from ddim_host.system.interruption import end_as_by_ctrl_c
 from ddim_host.system.launch import launched
@@ -42,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from ddim_host.experiment.assembly import Experiment
+    from ddim_host.experiment.config import Config, PartConfig
     from ddim_host.experiment.config_file import ConfigFile
     from ddim_host.plugin.data import TrainTest
     from ddim_host.run.execution import Finished
@@ -55,35 +50,27 @@ def main(options: argparse.Namespace) -> int:
         The exit code.
 
     Raises:
-        UserError: See `assembly.assemble` and `execution.run_experiment`.
+        UserError: See `preparation.assemble_run` and `execution.run_experiment`.
     """
     config_file = None if options.config is None else read_config_file(options.config)
     request = requested(options, config_file)
+    directory = None if options.out is None else RunDirectory(options.out)
     if _is_resumed(options):
-        directory: RunDirectory | None
-        experiment, directory = _resumed(options, request)
+        directory = existing_run(options.out)
         start: RunDirectory | None = directory
     else:
         start = None if options.start_from is None else existing_run(options.start_from)
-        if start is not None:
-            start.latest_checkpoint()  # raises if the run has no checkpoint
-        whole = request.over(start.config.request) if start else request
-        if start is not None and start.config.is_imported and Kind.DATA not in whole.parts:
-            raise unknown_images()
-        experiment = assemble(whole)
-        experiment.sampling_plan()  # raises before training if the subset or solver does not work
-        directory = None if options.out is None else RunDirectory(options.out)
+    experiment = assemble_run(request, directory, start)
     config = experiment.config
     if options.dry_run:
         experiment.require_device()
-    if directory is not None and start is not directory and launched().is_first:
-        directory.require_free()
     print(describe(experiment))
-    complete = directory is not None and start is directory and is_complete(directory)
-    if complete and directory is not None and not options.dry_run:
-        require_stored_images(directory, experiment.images)
+    complete = False
     if start is not None:
-        _print_remaining(start, config, resumed=start is directory, complete=complete)
+        complete = start is directory and is_complete(start)
+        if complete and not options.dry_run:
+            require_stored_images(start, experiment.images)
+        _print_remaining(start, config.train_steps, complete=complete)
     if options.dry_run:
         _print_folder(
             next_run_path(config.plugin.name, config.data.name) if directory is None else directory.path
@@ -113,12 +100,8 @@ def _carry_out(
     try:
         images = experiment.images
         _print_images(images)
-        if start is not directory:  # for a resumed run, different images are an error
-            if start is not None:
-                _require_longer(start, experiment.config, experiment.config.length(len(images.train)))
-                config = start.config
-            if config is not None:
-                note_other_images(config, images)
+        if config is not None and start is None:  # otherwise they are compared with those of that run
+            note_other_images(config, images)
         with run_experiment(
             experiment,
             directory,
@@ -283,81 +266,11 @@ def _is_resumed(options: argparse.Namespace) -> bool:
     return options.config is None or RunDirectory(options.out).exists()
 
 
-def _resumed(options: argparse.Namespace, request: Request) -> tuple[Experiment, RunDirectory]:
-    """Assemble the experiment of an existing run; options may repeat its settings but not change them.
-
-    Raises:
-        UserError: The run does not exist or was imported, or an option would change a setting.
-    """
-    directory = existing_run(options.out)
-    if directory.config.is_imported:
-        raise UserError(
-            f"the run in {directory.path} was imported and has no training to resume",
-            fix=f"train its network further with --start-from {directory.path}",
-        )
-    stored = directory.config.request
-    plugins = load_framework(stored)
-    # Observers do not affect a run, so a resumed run may have different ones.
-    experiment = assemble(Request(watchers=request.watchers).over(stored), plugins=plugins)
-    if request.plugin in (None, stored.plugin):
-        asked = assemble(request.over(stored), plugins=plugins)
-        changed = _differences(experiment.config, asked.config)
-    else:
-        changed = ["plugin"]
-    if changed:
-        raise UserError(
-            f"--resume cannot change settings, but these differ: {', '.join(changed)}",
-            why=f"they are stored in {directory.config_path}",
-            fix=f"remove these options, or start a new run with --start-from {directory.path}",
-        )
-    return experiment, directory
-
-
-def _print_remaining(start: RunDirectory, config: Config, *, resumed: bool, complete: bool) -> None:
-    """Print the step at which training continues, and whether the run is complete or fully trained.
-
-    Raises:
-        UserError: A new run has fewer steps than its initial weights were trained for.
-    """
-    taken = _taken(start)
-    length = config.train_steps
-    if length is not None and not resumed:
-        _require_longer(start, config, length)
+def _print_remaining(start: RunDirectory, length: int | None, *, complete: bool) -> None:
+    """Print the step at which training continues, and whether the run is complete or fully trained."""
+    taken = start.trained_steps()
     print(f"{'begins':<17} after {taken:,} steps, from the newest checkpoint of {printable(start.path)}")
     if complete:
         print(f"{'':<17} already complete (to train further: --start-from RUN --train-steps N)")
     elif length is not None and taken >= length:
         print(f"{'':<17} fully trained; sampling only (to train further: --start-from RUN --train-steps N)")
-
-
-def _taken(run: RunDirectory) -> int:
-    """Return the number of steps up to a run's newest checkpoint."""
-    return load_progress(run.latest_checkpoint()).step if run.has_checkpoint() else 0
-
-
-def _require_longer(start: RunDirectory, config: Config, length: int) -> None:
-    """Check that a new run has at least as many steps as its initial weights were trained for.
-
-    Args:
-        start: The run that provides the initial weights.
-        config: The configuration of the new run.
-        length: Its length in steps, which depends on the number of images if it was given in epochs.
-
-    Raises:
-        UserError: The new run has fewer steps.
-    """
-    taken = _taken(start)
-    if taken <= length:
-        return
-    if config.epochs is None:
-        why = f"--train-steps {length} is the total, including those steps"
-        fix = f"use --train-steps above {taken}, or {taken} to sample only"
-    else:
-        why = f"--epochs {config.epochs} is {length:,} steps, the total including those steps"
-        fix = f"use more epochs, or --train-steps {taken} to sample only"
-    raise UserError(f"{printable(start.path)} has already been trained for {taken:,} steps", why=why, fix=fix)
-
-
-def _differences(one: Config, other: Config) -> list[str]:
-    names = [field.name for field in dataclasses.fields(Config) if field.name != OBSERVER]
-    return [name for name in names if getattr(one, name) != getattr(other, name)]

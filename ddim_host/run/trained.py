@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, printable
 from ddim_host.experiment.assembly import assemble
 from ddim_host.experiment.config_file import config_document
 from ddim_host.framework.processes import require_same_checkpoint
@@ -21,6 +22,7 @@ from ddim_host.run.checkpoints import load_weights, step_of
 from ddim_host.run.provenance import provenance, this_command
 from ddim_host.run.sampling import Denoiser
 from ddim_host.system.files import file_errors
+from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,6 +150,18 @@ def other_images(config: ConfigFile, images: TrainTest) -> str:
     if trained_on in (None, images.fingerprint):
         return ""
     return f"the run was trained on {trained_on}; these are {images.fingerprint}"
+
+
+def note_other_images(config: ConfigFile, images: TrainTest) -> None:
+    """Print a note to stderr, in the first process only, if images differ from a run's training images.
+
+    Raises:
+        UserError: The run's configuration does not record its images.
+    """
+    why = other_images(config, images)
+    if why and launched().is_first:
+        path = printable(config.path)
+        print(f"note: these images differ from those of {path}: {why}", file=sys.stderr)
 
 
 def load_denoiser(

@@ -6,18 +6,25 @@ import json
 import re
 import shutil
 import textwrap
+import tomllib
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
+import tomli_w
 
 from ddim_host.errors import UserError
+from ddim_host.experiment.assembly import Experiment
 from ddim_host.notebook import Run, grid, open_run, train
+from ddim_host.run.directory import RunDirectory
+from tests.support.fakes import ConstantModel
 from tests.support.repository import ROOT
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from tests.support import commands
     from tests.support.commands import Command, PythonCode
 
 SMALL = (
@@ -132,6 +139,167 @@ def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         open_run(tmp_path)
     assert repr(Run(tmp_path)) == f"Run({str(tmp_path)!r})"
+
+
+# --- Existing runs ------------------------------------------------------------------------------------------
+
+
+class NetworkBuiltError(Exception):
+    """A network is about to be built, so all checks before training have passed."""
+
+
+@pytest.fixture
+def no_network(no_framework: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End `train` when it builds a network."""
+
+    def build(_: Experiment) -> None:
+        raise NetworkBuiltError
+
+    monkeypatch.setattr(Experiment, "build_model", build)
+
+
+@pytest.fixture
+def first(tiny_run: commands.Run, tmp_path: Path) -> Path:
+    """Copy a complete run, which has been trained for three steps."""
+    return Path(shutil.copytree(tiny_run.path, tmp_path / "first"))
+
+
+def change_images(run: Path) -> None:
+    """Let a run record images that are not those of its data set."""
+    config = run / "config.toml"
+    config.write_text(config.read_text("utf-8").replace("num_train = 1500", "num_train = 1499"), "utf-8")
+
+
+def make_imported(run: Path) -> None:
+    """Let a run record that its network was imported, without its images."""
+    config = run / "config.toml"
+    document = tomllib.loads(config.read_text("utf-8"))
+    del document["data"]
+    document["provenance"]["imported"] = {"source": "somewhere"}
+    config.write_text(tomli_w.dumps(document), "utf-8")
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_steps": 2}, "{first} has already been trained for 3 steps"),
+        ({"epochs": 1, "batch_size": 1000}, "{first} has already been trained for 3 steps"),
+        ({"steps": 1001}, "cannot sample in 1001 steps"),
+    ],
+)
+def test_start_from_is_refused_before_training(
+    first: Path, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        train(tmp_path / "run", start_from=first, **options)
+    assert caught.value.what == message.format(first=first)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_start_from_needs_a_checkpoint(first: Path, tmp_path: Path) -> None:
+    shutil.rmtree(first / "checkpoints")
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        train(tmp_path / "run", start_from=first)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_imported_run_needs_images_and_cannot_be_resumed(first: Path, tmp_path: Path) -> None:
+    make_imported(first)
+    with pytest.raises(UserError, match="the images that this network was trained on are unknown"):
+        train(tmp_path / "run", start_from=first)
+    with pytest.raises(UserError, match="was imported and has no training to resume"):
+        train(first, resume=True)
+    with pytest.raises(NetworkBuiltError):
+        train(tmp_path / "run", start_from=first, data="digits")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_start_from_notes_other_images(
+    first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(NetworkBuiltError):
+        train(tmp_path / "run", start_from=first)
+    assert "note: " not in capsys.readouterr().err
+    change_images(first)
+    with pytest.raises(NetworkBuiltError):
+        train(tmp_path / "run", start_from=first)
+    note = f"note: these images differ from those of {first}/config.toml: the run was trained on 1,499 train"
+    assert note in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_network")
+def test_complete_run_is_opened_if_its_images_are_the_same(first: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    assert repr(train(first, resume=True)) == f"Run({str(first)!r})"
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
+    change_images(first)
+    with pytest.raises(UserError, match="these are not the images"):
+        train(first, resume=True)
+    (first / "report.html").unlink()
+    with pytest.raises(UserError, match="these are not the images"):
+        train(first, resume=True)
+
+
+@pytest.fixture
+def built(no_framework: None, monkeypatch: pytest.MonkeyPatch) -> list[ConstantModel]:
+    """Return the list of the networks that are built, which predict a constant."""
+    networks: list[ConstantModel] = []
+
+    def build(_: Experiment) -> ConstantModel:
+        networks.append(ConstantModel())
+        return networks[-1]
+
+    monkeypatch.setattr(Experiment, "build_model", build)
+    return networks
+
+
+def test_prediction_type_is_not_that_of_the_last_samples(first: Path, built: list[ConstantModel]) -> None:
+    run = open_run(first)
+    epsilon = run.sample(4)
+    velocity = run.sample(4, prediction_type="v_prediction")
+    assert not (velocity == epsilon).all()
+    assert len(built) == 1
+    assert (velocity == open_run(first).sample(4, prediction_type="v_prediction")).all()
+    assert (epsilon == run.sample(4)).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"weights": "raw"}, {"precision": "fp32"}, {"model": "unet:base_channels=8,num_groups=2"}]
+)
+def test_another_network_is_loaded_once(
+    first: Path, built: list[ConstantModel], options: dict[str, Any]
+) -> None:
+    run = open_run(first)
+    run.sample(4)
+    run.sample(4, **options)
+    run.sample(4, **options)
+    assert len(built) == 2
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("step", [3, 4])
+def test_newest_weights_are_sampled(first: Path, step: int) -> None:
+    run = open_run(first)
+    before = run.sample(4)
+    folder = RunDirectory(first).latest_checkpoint().rename(first / "checkpoints" / f"step-{step:08d}")
+    weights = safetensors.numpy.load_file(folder / "ema.safetensors")
+    ones = {name: np.ones_like(array) for name, array in weights.items()}
+    safetensors.numpy.save_file(ones, folder / "ema.safetensors")
+    progress = json.loads((folder / "progress.json").read_text("utf-8"))
+    (folder / "progress.json").write_text(json.dumps(progress | {"step": step}), "utf-8")
+    after = run.sample(4)
+    assert not (after == before).all()
+    assert (after == open_run(first).sample(4)).all()
+
+
+def test_metrics_include_new_rows(first: Path) -> None:
+    run = open_run(first)
+    [row] = run.metrics
+    rows = [row, replace(row, epoch=1, step=4)]
+    RunDirectory(first).write_metrics(rows)
+    assert run.metrics == rows
 
 
 def test_grid_is_an_image() -> None:
