@@ -108,7 +108,7 @@ def image_and_noise(
 
     Returns:
         `(x_start, noise)`, both of the shape of `x_t`. For epsilon without a limit the noise is the network's
-        own array.
+        own array, which its next call may overwrite; x_start never is.
 
     Raises:
         ValueError: A limit is given and `clip` is None.
@@ -133,7 +133,7 @@ def _split(
     x_start: Any
     noise: Any
     if prediction_type == "sample":
-        x_start, noise = prediction, (x_t - image_share * prediction) / noise_share
+        x_start, noise = prediction * 1.0, (x_t - image_share * prediction) / noise_share
     else:
         x_start = image_share * x_t - noise_share * prediction
         noise = image_share * prediction + noise_share * x_t

@@ -11,18 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim_host.diffusion import NoiseSchedule, ddim_steps
+from ddim_host.diffusion import PREDICTION_TYPES, NoiseSchedule, ddim_steps
 from ddim_host.diffusion.randomness import Stream, normal_images
+from ddim_host.diffusion.solvers import ddim, dpmpp_2m, heun, ipndm, unipc
 from ddim_host.errors import UserError
 from ddim_host.parts.noise_schedules import linear
 from ddim_host.parts.timestep_subsets import quad
 from ddim_host.run.images import to_uint8
-from ddim_host.run.sampling import Denoiser, Sampler
+from ddim_host.run.sampling import Denoiser, Sampler, denoise
 from tests.support.fakes import NumpyModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ddim_host.diffusion import PredictionType
+    from ddim_host.plugin.contracts import Solver
     from ddim_host.plugin.data import Images
 
 SCHEDULE = NoiseSchedule(linear(100))
@@ -65,6 +68,39 @@ def test_sampling_starts_from_the_noise_of_its_seed() -> None:
     batch([5, 2], model=model, seed=3)
     expected = normal_images(3, Stream.SAMPLE_START, steps=[0, 0], indices=[5, 2], shape=SHAPE)
     np.testing.assert_array_equal(model.inputs[0], expected)
+
+
+@pytest.mark.parametrize("solver", [ddim, dpmpp_2m, heun, ipndm, unipc])
+@pytest.mark.parametrize("limit", [None, 1.0])
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_network_may_return_the_same_array_every_time(
+    prediction_type: PredictionType, limit: float | None, solver: Solver
+) -> None:
+    """As CUDA graphs do: a prediction is valid only until the next call."""
+    buffer = np.empty((2, 3, 4, 4), np.float32)
+
+    def reusing(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
+        buffer[...] = network(x_t, t)
+        return buffer
+
+    x_t, steps = (
+        np.random.default_rng(0).standard_normal(buffer.shape, np.float32),
+        ddim_steps(SCHEDULE, SUBSET, 0.0),
+    )
+    expected, found = (
+        [
+            (x.copy(), x_start.copy())
+            for x, x_start in denoise(
+                Denoiser(((NumpyModel(function), 1.0),), "ema", prediction_type),
+                x_t,
+                steps,
+                limit=limit,
+                solver=solver,
+            )
+        ]
+        for function in (network, reusing)
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
