@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import os
 import re
 import subprocess
 import sys
@@ -182,9 +181,6 @@ def main() -> int:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     ours, theirs = out / "small-jittor", out / "small-torch"
-    # By default cuDNN rounds the factors of a float32 convolution to ten bits (TF32).
-    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-
     stages = Stages(options.seconds)
     for name, code, seconds in _PROGRAMS:
         stages.run(name, [sys.executable, "-c", code], seconds)

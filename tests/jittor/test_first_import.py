@@ -186,6 +186,22 @@ def test_doctor_says_whether_the_core_is_compiled(fake: Path) -> None:
     assert python(code).stdout.startswith("the core for the CPU; ")
 
 
+@pytest.mark.parametrize(("device", "left"), [("cpu", "None"), ("cuda", "0")])
+def test_fp32_on_a_gpu_is_not_rounded_to_tf32(fake: Path, device: str, left: str) -> None:
+    """The stand-in finds no GPU, but by then its libraries could have read the variable."""
+    code = f"""
+        import contextlib, os
+        from ddim_host.errors import UserError
+        from ddim_jittor import environment
+        environment.require = lambda checks: None
+        environment.find_nvcc = lambda: None
+        with contextlib.suppress(UserError):
+            environment.import_jittor({device!r})
+        print(os.environ.get("NVIDIA_TF32_OVERRIDE"))
+    """
+    assert python(code).stdout == f"{left}\n"
+
+
 def test_warnings_as_errors_do_not_stop_the_import(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Python warns about Jittor's sources whenever it compiles them to byte code.
     escape = r"eval(chr(34) + chr(92) + 'd' + chr(34))"

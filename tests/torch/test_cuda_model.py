@@ -20,7 +20,7 @@ from tests.support.networks import TINY
 from tests.torch.test_model import batch
 
 if TYPE_CHECKING:
-    from ddim_host.framework.interface import Model
+    from ddim_host.framework.interface import Batch, Model
     from ddim_host.framework.unet import Weights
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -85,6 +85,20 @@ def test_training_equals_that_of_the_cpu_with_dropout(spec: UNetSpec) -> None:
     assert state.step == expected_state.step
     for name, array in state.exp_avg.items():
         np.testing.assert_allclose(array, expected_state.exp_avg[name], atol=1e-5, err_msg=name)
+
+
+def test_every_share_of_a_batch_has_its_own_dropout_mask() -> None:
+    data = batch(0, size=2, dropout_seed=2**62)
+    shares = [data, replace(data, first=2)]
+
+    def losses(model: Model, share: Batch) -> np.ndarray[Any, Any]:
+        return model.to_host(model.train_step(share, mse, lr=0.0, ema_decay=0.9, max_grad_norm=0.5))
+
+    model = gpu_model()
+    together = [losses(model, share) for share in shares]
+    for share, found in zip(shares, together, strict=True):
+        np.testing.assert_array_equal(found, losses(gpu_model(), share))
+    assert not np.array_equal(*together)
 
 
 def test_predictions_and_test_losses_equal_those_of_the_cpu() -> None:

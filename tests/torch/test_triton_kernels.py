@@ -100,14 +100,22 @@ def test_group_norm_in_bf16_rounds_only_at_the_ends() -> None:
 
 
 @pytest.mark.usefixtures("tiles")
-@pytest.mark.parametrize("seed", [0, 1, 2**63 - 2])
-def test_dropout_mask_equals_that_of_the_host_kernels(seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "first", "probability"),
+    [
+        (0, 1600, 0.3),
+        (1, 1600, 0.3),
+        (2**63 - 2, 1600, 0.3),
+        (2, 837774400, 0.1),  # the 652nd element is between 0.1 in float32 and in float64
+    ],
+)
+def test_dropout_mask_equals_that_of_the_host_kernels(seed: int, first: int, probability: float) -> None:
     native = cpu_kernels()
     if native is None:
         pytest.skip("there are no kernels for this processor")
     x = images(2, 8, 10, 10)
     weight, bias = torch.zeros(8, device=DEVICE), torch.ones(8, device=DEVICE)
-    first, layer, probability = 1600, 3, 0.3
+    layer = 3
     dropped = kernels.Dropped(torch.tensor(seed, device=DEVICE), layer, first, probability)
     y, _ = kernels.group_norm(x, weight, bias, 2, EPS, silu=False, dropped=dropped)
     ones, expected = np.ones(1600, dtype=np.float32), np.empty(1600, dtype=np.float32)

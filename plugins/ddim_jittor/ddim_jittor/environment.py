@@ -49,7 +49,8 @@ def import_jittor(device: str) -> ModuleType:
     """Import Jittor; if its core is not yet compiled, compile it and report the progress on standard error.
 
     Later calls in the same process return the same module. The random generators of NumPy and Python,
-    environment variables, signal handlers and similar state are restored afterwards.
+    environment variables, signal handlers and similar state are restored afterwards, except that with CUDA
+    `NVIDIA_TF32_OVERRIDE` remains 0, so that fp32 is fp32.
 
     Args:
         device: `cpu`, `cuda`, or `auto`: CUDA if all its requirements are met, otherwise the CPU.
@@ -98,6 +99,10 @@ def _import(cuda: bool) -> None:
             why=str(error),
             fix="set DDIM_HOST_JITTOR_HOME to a writable folder",
         ) from error
+    if cuda:
+        # By default cuDNN rounds the factors of a float32 convolution to ten bits (TF32). Its libraries may
+        # read this variable at any time, so it is not restored.
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     settings = _settings(home, includes, nvcc, patches)
     with _preserved(), _no_warnings(), _environment(settings), _first_on_path(sources):
         try:

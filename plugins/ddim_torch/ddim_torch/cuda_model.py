@@ -73,7 +73,7 @@ class CudaModel(TorchModel):
             "ema_share": np.float32(1.0 - ema_decay),
             "max_grad_norm": np.float32(max_grad_norm),
         }
-        key = id(loss), batch.x_t.shape
+        key = id(loss), batch.x_t.shape, batch.first
         if key not in self._training:
             _ = (
                 self._ema,

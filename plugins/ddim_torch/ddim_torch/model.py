@@ -97,8 +97,10 @@ class TorchModel(ModelBase[Tensor]):
         if self._kernels:
             self._kernels.keep_freed_memory()
         if device.type == "cuda" and precision == "fp32":
-            # By default convolutions use TF32, which rounds factors to 10-bit mantissas.
+            # TF32 rounds factors to 10-bit mantissas. It is the default for convolutions, and can be enabled for
+            # matrix products by TORCH_ALLOW_TF32_CUBLAS_OVERRIDE.
             torch.backends.cudnn.allow_tf32 = False
+            torch.set_float32_matmul_precision("highest")
         # PyTorch's convolutions are fastest with the channels last, on CPU and GPU.
         self._layout = torch.contiguous_format if self._kernels else torch.channels_last
         super().__init__(spec)

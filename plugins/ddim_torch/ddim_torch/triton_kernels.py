@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -423,7 +424,8 @@ class _Tile:
 def _dropout_arguments(x: Tensor, dropped: Dropped | None) -> tuple[object, ...]:
     if dropped is None:
         return x, 0, 0, 0, 1.0
-    limit, scale = int(dropped.probability * 2**32), 1.0 / (1.0 - dropped.probability)
+    probability = float(np.float32(dropped.probability))  # as in the kernels of the host
+    limit, scale = int(probability * 2**32), 1.0 / (1.0 - probability)
     return dropped.seed, dropped.layer, dropped.first, limit, scale
 
 
