@@ -98,7 +98,7 @@ def test_every_share_of_a_batch_has_its_own_dropout_mask() -> None:
     together = [losses(model, share) for share in shares]
     for share, found in zip(shares, together, strict=True):
         np.testing.assert_array_equal(found, losses(gpu_model(), share))
-    assert not np.array_equal(*together)
+    assert not np.array_equal(together[0], together[1])
 
 
 def test_predictions_and_test_losses_equal_those_of_the_cpu() -> None:

@@ -97,8 +97,8 @@ class TorchModel(ModelBase[Tensor]):
         if self._kernels:
             self._kernels.keep_freed_memory()
         if device.type == "cuda" and precision == "fp32":
-            # TF32 rounds factors to 10-bit mantissas. It is the default for convolutions, and can be enabled for
-            # matrix products by TORCH_ALLOW_TF32_CUBLAS_OVERRIDE.
+            # TF32 rounds factors to 10-bit mantissas. It is the default for convolutions, and
+            # TORCH_ALLOW_TF32_CUBLAS_OVERRIDE enables it for matrix products.
             torch.backends.cudnn.allow_tf32 = False
             torch.set_float32_matmul_precision("highest")
         # PyTorch's convolutions are fastest with the channels last, on CPU and GPU.
