@@ -269,8 +269,19 @@ def test_ipndm_equals_diffusers_with_one_remembered_prediction(timesteps: list[i
     assert equal == [remembered == 1 or position < 2 for position in range(len(timesteps))]
 
 
-@TIMESTEPS
-def test_heun_equals_diffusers(timesteps: list[int]) -> None:
+def short_steps() -> list[int]:
+    """Return timesteps such that no step divides sigma by more than 3."""
+    sigmas = np.sqrt(1.0 / SCHEDULE.alphas_cumprod - 1.0)
+    found = [999]
+    while found[-1] > 0:
+        found.append(int(np.flatnonzero(sigmas >= sigmas[found[-1]] / 3.0)[0]))
+        if found[-1] == found[-2]:
+            return found[-2::-1]
+    return found[::-1]
+
+
+@pytest.mark.parametrize("timesteps", [[500], short_steps()], ids=lambda timesteps: str(len(timesteps)))
+def test_heun_equals_diffusers_in_short_steps(timesteps: list[int]) -> None:
     """diffusers samples `x / sqrt(abar)`, with one call of `step` per network call."""
     from diffusers.schedulers.scheduling_heun_discrete import (  # noqa: PLC0415 - takes seconds
         HeunDiscreteScheduler,

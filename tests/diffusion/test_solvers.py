@@ -18,12 +18,14 @@ from ddim_host.diffusion import (
     NoiseSchedule,
     ddim_step,
     ddim_steps,
+    image_and_noise,
     predict_x_start,
     solvers,
     strictly_increasing,
 )
 from ddim_host.errors import UserError
-from ddim_host.parts.noise_schedules import linear
+from ddim_host.parts.noise_schedules import cosine, linear
+from ddim_host.parts.timestep_subsets import linear as linear_subset
 
 if TYPE_CHECKING:
     from ddim_host.diffusion import DDIMStep
@@ -132,6 +134,27 @@ def test_errors_decrease_with_the_order_of_the_solver(
     errors = [error_of(solver, steps, data) for steps in (40, 80, 160)]
     orders = [math.log2(one / other) for one, other in itertools.pairwise(errors)]
     assert orders == pytest.approx([order, order], abs=0.15)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5, 10, 20])
+@pytest.mark.parametrize("betas", [linear(1000), cosine(1000)], ids=["linear", "cosine"])
+@pytest.mark.parametrize("limit", [None, 1.0])
+def test_heun_is_better_than_ddim_also_in_long_steps(betas: Any, limit: float | None, steps: int) -> None:
+    """A cosine schedule starts where the image is 1 / 20,000 of the noise."""
+    schedule, data = NoiseSchedule(betas), TwoGaussians(0.02)
+    start = norm.ppf(np.linspace(0.005, 0.995, 100))
+
+    def predict(x_t: Any, step: DDIMStep) -> tuple[Any, Any]:
+        return image_and_noise(x_t, data.noise(x_t, step.alpha_cumprod), step, limit=limit, clip=np.clip)
+
+    def sampled(solver: Solver, count: int) -> Any:
+        subset = linear_subset(schedule, count).tolist()
+        *_, (x, _) = solver(start, ddim_steps(schedule, subset, 0.0), predict, no_noise)
+        return x
+
+    exact = sampled(solvers.ddim, 1000)
+    heun, ddim = (np.square(sampled(solver, steps) - exact).mean() for solver in (solvers.heun, solvers.ddim))
+    assert heun < ddim
 
 
 def test_ddim_is_a_sequence_of_ddim_steps() -> None:
