@@ -11,11 +11,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
+import safetensors.numpy
 
 from ddim_host.diffusion import NoiseSchedule, Teacher
 from ddim_host.errors import UserError
 from ddim_host.plugin.data import DataSource, TrainTest
 from ddim_host.plugin.framework_guard import FRAMEWORK_ROOTS
+from ddim_host.system.arrays import safetensors_bytes
+from ddim_host.system.limits import MAX_SAMPLER_STATE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -410,8 +413,23 @@ class CheckedSampler:
         if not isinstance(state, dict):
             raise self._part.broken("state_dict() must return a dict of float64 arrays")
         for name, value in state.items():
+            if not isinstance(name, str):
+                raise self._part.broken(f"the keys of state_dict() must be text, not {name!r:.40}")
             _require_array(self._part, f"{name!r} of state_dict()", value, np.float64, None)
+        size = sum(value.nbytes for value in state.values())
+        if size > MAX_SAMPLER_STATE_BYTES:
+            raise self._part.broken(
+                f"state_dict() must return at most {MAX_SAMPLER_STATE_BYTES:,} bytes of arrays, not {size:,}"
+            )
         return state
+
+    def stored_state(self) -> SamplerState:
+        """Return the state as it is read back from a checkpoint."""
+        state = self.state_dict()
+        for name, value in state.items():
+            if not np.isfinite(value).all():
+                raise self._part.broken(f"{name!r} of state_dict() must be finite")
+        return use(self._part, lambda: safetensors.numpy.load(safetensors_bytes(state)))
 
     def load_state_dict(
         self, state: Mapping[str, NDArray[np.float64]], notes: Sequence[str] = (_STORED,)
@@ -428,13 +446,17 @@ def checked_sampler(
     Raises:
         UserError: The sampler breaks its contract.
     """
-    trial = CheckedSampler(part, parameters, schedule)
-    t, _ = trial.sample(batch_size, np.random.default_rng(0))
-    if trial.needs_losses:
-        trial.update(t, np.linspace(0.1, 1.0, batch_size, dtype=np.float32))
-    resumed = CheckedSampler(part, parameters, schedule)
-    resumed.load_state_dict(trial.state_dict(), notes=())
+    trial, resumed = (CheckedSampler(part, parameters, schedule) for _ in range(2))
+    _try_sampler(trial, batch_size)
+    resumed.load_state_dict(trial.stored_state(), notes=())
+    _try_sampler(resumed, batch_size)
     return CheckedSampler(part, parameters, schedule)
+
+
+def _try_sampler(sampler: CheckedSampler, batch_size: int) -> None:
+    t, _ = sampler.sample(batch_size, np.random.default_rng(0))
+    if sampler.needs_losses:
+        sampler.update(t, np.linspace(0.1, 1.0, batch_size, dtype=np.float32))
 
 
 def checked_source(part: Part, parameters: Mapping[str, Value]) -> DataSource:

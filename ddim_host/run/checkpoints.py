@@ -27,6 +27,7 @@ import safetensors.numpy
 
 from ddim_host.errors import DivergedError, UserError
 from ddim_host.framework.interface import TrainingState
+from ddim_host.system.arrays import safetensors_bytes
 from ddim_host.system.files import (
     file_errors,
     read_bytes,
@@ -35,6 +36,7 @@ from ddim_host.system.files import (
     write_bytes,
     write_text,
 )
+from ddim_host.system.limits import MAX_SAMPLER_STATE_BYTES
 from ddim_host.system.records import read_record, record_errors
 
 if TYPE_CHECKING:
@@ -58,8 +60,8 @@ _SAMPLER = "timestep_sampler"
 _PROGRESS = "progress.json"
 _TRAINING = "training.safetensors"
 _GO_ON = "free some disk space, then continue with --resume; the last checkpoint is intact"
-_MOST_BYTES_BESIDE = 64 << 20
-"""Allowance for the names of the arrays and the state of a timestep sampler."""
+_MOST_BYTES_BESIDE = MAX_SAMPLER_STATE_BYTES + (32 << 20)
+"""Allowance for the state of a timestep sampler and the names of the arrays."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _write_weights(target: Path, weights_of: Callable[[WhichWeights], Weights], 
                 weights = weights_of(which)
                 if not all(np.isfinite(array).all() for array in weights.values()):
                     raise DivergedError
-                write_bytes(partial / f"{which}.safetensors", safetensors.numpy.save(weights))
+                write_bytes(partial / f"{which}.safetensors", safetensors_bytes(weights))
             _sync_folder(partial)
             partial.rename(target)
             _sync_folder(folder)
@@ -201,7 +203,7 @@ def save_checkpoint(folder: Path, model: Model, sampler: SamplerState, progress:
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise DivergedError
     with _writing(folder):
-        write_bytes(target / _TRAINING, safetensors.numpy.save(arrays))
+        write_bytes(target / _TRAINING, safetensors_bytes(arrays))
         # Written last, because it marks the checkpoint as complete.
         write_text(target / _PROGRESS, json.dumps(asdict(progress), indent=2) + "\n")
         _sync_folder(target)

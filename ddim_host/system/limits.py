@@ -17,3 +17,6 @@ MAX_IMAGES = 1_000_000
 
 MAX_GRID_IMAGES = 10_000
 """Maximum number of images in one grid; drawing more would take gigabytes."""
+
+MAX_SAMPLER_STATE_BYTES = 32 << 20
+"""Maximum size of a timestep sampler's state; thousands of numbers per timestep."""

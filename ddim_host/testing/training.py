@@ -128,12 +128,11 @@ class TimestepSamplerContract(PartContract):
                 )
 
     def test_its_state_can_be_restored(self) -> None:
-        """Check that a resumed run draws the same timesteps as an uninterrupted one."""
+        """Check that a run resumed from a checkpoint draws the same timesteps as an uninterrupted one."""
         original = self.taught()
         original.sample(10, np.random.default_rng(1))
         restored = self.sampler()
-        state = original.state_dict()
-        restored.load_state_dict({name: array.copy() for name, array in state.items()})
+        restored.load_state_dict(original.stored_state(), notes=())
         for step in range(3):
             draws = [sampler.sample(32, np.random.default_rng(step)) for sampler in (original, restored)]
             np.testing.assert_array_equal(

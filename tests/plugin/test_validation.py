@@ -558,6 +558,36 @@ def test_sampler_states_are_float64_arrays(state: object) -> None:
     assert re.match(r"('x' of )?state_dict\(\) must .*float64", blamed(odd.state_dict, Kind.TIMESTEP_SAMPLER))
 
 
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ({0: np.zeros(3)}, "the keys of state_dict() must be text, not 0"),
+        ({"x": np.array([0.0, np.inf])}, "'x' of state_dict() must be finite"),
+        ({"\udcff": np.zeros(3)}, "it raised UnicodeEncodeError"),
+        (
+            {"x": np.broadcast_to(0.0, 5_000_000)},
+            "state_dict() must return at most 33,554,432 bytes of arrays, not 40,000,000",
+        ),
+    ],
+)
+def test_state_that_a_checkpoint_cannot_keep_is_refused_before_training(state: object, why: str) -> None:
+    odd = part(Kind.TIMESTEP_SAMPLER, type("Odd", (Sampler,), {"state_dict": returning(state)}))
+    found = blamed(lambda: validation.checked_sampler(odd, {}, SCHEDULE, 4), Kind.TIMESTEP_SAMPLER)
+    assert found.startswith(why)
+
+
+@pytest.mark.parametrize("forgotten", ["sample", "update"])
+def test_sampler_is_tried_with_a_restored_state(forgotten: str) -> None:
+    class Restored(Sampler):
+        needs_losses = True
+
+        def load_state_dict(self, state: Any) -> None:
+            setattr(self, forgotten, raising)
+
+    odd = part(Kind.TIMESTEP_SAMPLER, Restored)
+    assert blamed(lambda: validation.checked_sampler(odd, {}, SCHEDULE, 4), Kind.TIMESTEP_SAMPLER) == ACCIDENT
+
+
 def test_every_method_of_a_sampler_is_guarded() -> None:
     odd = sampler(sample=raising, update=raising, state_dict=raising, load_state_dict=raising)
     for call in (

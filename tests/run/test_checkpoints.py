@@ -111,6 +111,16 @@ def test_checkpoint_is_four_files_with_canonical_names(good: Path) -> None:
     }
 
 
+def test_checkpoint_keeps_the_values_of_arrays_in_any_memory_layout(tmp_path: Path) -> None:
+    transposed = Weighty()
+    transposed.raw = {name: np.asfortranarray(array) for name, array in arrays(1).items()}
+    history = np.arange(12.0)[::2].reshape(3, 2).T
+    folder = save_checkpoint(tmp_path, cast("Model", transposed), {"history": history}, Progress(5))
+    checkpoint = load_checkpoint(folder, PARAMETERS)
+    np.testing.assert_array_equal(checkpoint.raw["conv.weight"], arrays(1)["conv.weight"])
+    np.testing.assert_array_equal(checkpoint.sampler["history"], history)
+
+
 # --- Whole or not at all ------------------------------------------------------------------------------------
 
 

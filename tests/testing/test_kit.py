@@ -203,6 +203,20 @@ class Shared(Importance):
         return {"losses": self._losses, "counts": self._counts.astype(np.float64)}
 
 
+class Renamed(Importance):
+    """A sampler that cannot load its own state."""
+
+    def load_state_dict(self, state: Any) -> None:
+        state["other"]
+
+
+class Unbounded(Importance):
+    """A sampler whose state contains a number that a checkpoint refuses."""
+
+    def state_dict(self) -> Any:
+        return {**super().state_dict(), "largest": np.array([np.inf])}
+
+
 @pytest.mark.parametrize(
     ("sampler", "test", "message"),
     [
@@ -210,11 +224,19 @@ class Shared(Importance):
         (OwnRandomness, "test_all_randomness_comes_from_the_generator", "must use no other randomness"),
         (Counting, "test_all_randomness_comes_from_the_generator", r"update\(\) may change the sampler"),
         (Forgetful, "test_its_state_can_be_restored", "a restored sampler draws different timesteps"),
+        (Unbounded, "test_its_state_can_be_restored", "'largest' of state_dict.. must be finite"),
         (Shared, "test_its_state_is_a_copy", "losses is not a copy"),
     ],
 )
 def test_samplers(sampler: Any, test: str, message: str | None) -> None:
     fails(TimestepSamplerContract, sampler, test, message)
+
+
+def test_sampler_that_cannot_load_its_own_state_is_not_blamed_on_a_checkpoint() -> None:
+    tested = type("Tested", (TimestepSamplerContract,), {"part": staticmethod(Renamed)})()
+    with pytest.raises(UserError, match="does not work") as caught:
+        tested.test_its_state_can_be_restored()
+    assert "checkpoint" not in str(caught.value)
 
 
 def test_schedules_weightings_and_subsets() -> None:
