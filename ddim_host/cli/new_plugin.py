@@ -37,7 +37,11 @@ def main(options: argparse.Namespace) -> int:
         "framework": f"run --plugin {plugin.part} --train-steps 20",
     }.get(options.kind, f"run --plugin torch {plugin.kind.flag} {plugin.part}")
     place = printable(folder)
-    steps = (f"pip install -e '{place}[test]'", f"python -m pytest {shlex.quote(place)}", f"ddim-host {use}")
+    steps = (
+        f"pip install -e {shlex.quote(f'{place}[test]')}",
+        f"python -m pytest {shlex.quote(place)}",
+        f"ddim-host {use}",
+    )
     print("\nnext, in the environment where ddim-host is installed:", *steps, sep="\n  ")
     print("to install offline, if hatchling is installed: pip install --no-build-isolation -e .")
     if plugin.kind is Kind.LOSS and "jittor" in installed_frameworks():

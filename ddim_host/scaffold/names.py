@@ -63,11 +63,12 @@ def new_plugin(name: str, kind: Kind) -> NewPlugin:
         UserError: The name is not valid as both a part name and a package name.
     """
     part = name.replace("-", "_").removeprefix("ddim_")
+    plugin = NewPlugin(part, kind)
     problem = f"{name!r} is not a valid name for a plugin"
-    if keyword.iskeyword(part):
+    for word in filter(keyword.iskeyword, (part, plugin.class_name)):
         raise UserError(
             problem,
-            why=f"{part!r} is a Python keyword, so no function can have this name",
+            why=f"{word!r} is a Python keyword, so no function or class can have this name",
             fix=f"choose another name, such as my-{part}",
         )
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", part):
@@ -76,4 +77,4 @@ def new_plugin(name: str, kind: Kind) -> NewPlugin:
             why="the part and its Python package are named after it",
             fix="use lower-case letters, digits and dashes, and begin with a letter: my-sampler",
         )
-    return NewPlugin(part, kind)
+    return plugin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -106,11 +107,12 @@ def test_invalid_names_are_refused(name: str) -> None:
         new_plugin(name, Kind.LOSS)
 
 
-def test_keyword_of_python_is_refused_for_that_reason() -> None:
-    with pytest.raises(UserError, match="'class' is not a valid name") as caught:
-        new_plugin("class", Kind.LOSS)
-    assert caught.value.why == "'class' is a Python keyword, so no function can have this name"
-    assert caught.value.fix == "choose another name, such as my-class"
+@pytest.mark.parametrize(("name", "keyword"), [("class", "class"), ("none", "None"), ("true", "True")])
+def test_keyword_of_python_is_refused_for_that_reason(name: str, keyword: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}' is not a valid name") as caught:
+        new_plugin(name, Kind.OBSERVER)
+    assert caught.value.why == f"{keyword!r} is a Python keyword, so no function or class can have this name"
+    assert caught.value.fix == f"choose another name, such as my-{name}"
 
 
 @pytest.mark.usefixtures("site_of_others")
@@ -125,6 +127,16 @@ def test_name_of_the_part_is_reported(
 ) -> None:
     out = in_process("new-plugin", name, "--kind", "loss", "--out", tmp_path / "new").out
     assert ("\n\nthe part is called my_strata\n" in out) == renamed
+
+
+def test_printed_commands_quote_the_folder(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
+    folder = tmp_path / "it's new"
+    commands = in_process("new-plugin", "strata", "--kind", "loss", "--out", folder).out.splitlines()
+    for first, *words in (
+        (f"{folder}[test]", "pip", "install", "-e"),
+        (str(folder), "python", "-m", "pytest"),
+    ):
+        assert [*words, first] in [shlex.split(line) for line in commands if line.startswith("  p")]
 
 
 @pytest.mark.parametrize(
