@@ -141,6 +141,17 @@ def checked_subset(
     part: Part, parameters: Mapping[str, Value], schedule: NoiseSchedule, num_inference_steps: int
 ) -> NDArray[np.int64]:
     """Return a checked timestep subset: int64 `(S,)`, strictly increasing, in [0, T)."""
+    _require_steps(schedule, num_inference_steps)
+    timesteps = schedule.num_train_timesteps
+    subset = use(part, lambda: part.make(schedule, num_inference_steps, **parameters))
+    _require_array(part, "its timesteps", subset, np.int64, (num_inference_steps,))
+    if np.any(np.diff(subset) <= 0) or subset[0] < 0 or subset[-1] >= timesteps:
+        raise part.broken(f"its timesteps must strictly increase within [0, {timesteps})")
+    return np.array(subset)
+
+
+def _require_steps(schedule: NoiseSchedule, num_inference_steps: int) -> None:
+    """Check that the noise schedule has enough timesteps for this number of sampling steps."""
     timesteps = schedule.num_train_timesteps
     if num_inference_steps > timesteps:
         raise UserError(
@@ -148,11 +159,6 @@ def checked_subset(
             why=f"the noise schedule has {timesteps} timesteps, and sampling visits each at most once",
             fix=f"use --steps {timesteps} or less",
         )
-    subset = use(part, lambda: part.make(schedule, num_inference_steps, **parameters))
-    _require_array(part, "its timesteps", subset, np.int64, (num_inference_steps,))
-    if np.any(np.diff(subset) <= 0) or subset[0] < 0 or subset[-1] >= timesteps:
-        raise part.broken(f"its timesteps must strictly increase within [0, {timesteps})")
-    return np.array(subset)
 
 
 def checked_search(
@@ -187,9 +193,10 @@ def try_search(
     """Try a subset search on a tiny teacher, so that its errors are found before the network samples.
 
     Raises:
-        UserError: The search breaks its contract.
+        UserError: A size is above the number of timesteps, or the search breaks its contract.
     """
     wanted = tuple(sizes)
+    _require_steps(schedule, max(wanted))
     last = schedule.num_train_timesteps - 1
     timesteps = np.unique(np.linspace(0, last, max(wanted) + 2).astype(np.int64))
     noise, *x_start = np.random.default_rng(0).standard_normal((1 + len(timesteps), 2, 12), dtype=np.float32)

@@ -176,10 +176,16 @@ def test_subsets(subset: object, why: str) -> None:
     assert blamed(lambda: validation.checked_subset(checked, {}, SCHEDULE, 3), Kind.TIMESTEP_SUBSET) == why
 
 
-def test_more_steps_than_timesteps_is_not_an_error_of_the_part() -> None:
-    checked = part(Kind.TIMESTEP_SUBSET, raising)
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda: validation.checked_subset(part(Kind.TIMESTEP_SUBSET, raising), {}, SCHEDULE, 11),
+        lambda: validation.try_search(part(Kind.SEARCH, raising), {}, SCHEDULE, (11, 3)),
+    ],
+)
+def test_more_steps_than_timesteps_is_not_an_error_of_the_part(check: Callable[[], object]) -> None:
     with pytest.raises(UserError, match="cannot sample in 11 steps") as caught:
-        validation.checked_subset(checked, {}, SCHEDULE, 11)
+        check()
     assert caught.value.fix == "use --steps 10 or less"
 
 
