@@ -45,5 +45,6 @@ def differences_from_the_paper(sampled: Sampled, ruler: Ruler) -> list[str]:
         "the solver is not ddim": sampled.solver == "ddim",
         "x_start was clipped": sampled.clip is None,
         "the weights are not averaged": sampled.weights == "ema",
+        "the predictions of several checkpoints are averaged": len(sampled.checkpoint_steps) == 1,
     }
     return [difference for difference, holds in same.items() if not holds]

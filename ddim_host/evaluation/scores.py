@@ -156,7 +156,7 @@ class Score:
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """Score of the other half of the real images: the best score that can be expected of sampled images.
+    """Score of the other half of the real images, for comparison; sampled images may score higher or lower.
 
     Attributes:
         real: The other half.

@@ -151,7 +151,7 @@ def score(
                 ruler=ruler,
                 measures=measures,
                 seconds=Seconds(sampler.seconds, sampler.warmup_seconds, evaluator.seconds),
-                calls=plan.calls,
+                calls=plan.calls * len(denoiser.members),
                 batch_size=min(config.batch_size, sampled.num_images),
                 warnings=_warnings(sampled.num_images, ruler),
                 made_with=made_with,

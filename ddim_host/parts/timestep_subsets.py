@@ -74,8 +74,9 @@ def cosine(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int6
 def leading(schedule: NoiseSchedule, num_inference_steps: int) -> NDArray[np.int64]:
     """Multiples of T // S, from 0: the "leading" spacing of improved-diffusion and diffusers.
 
-    The subset never reaches T - 1, so sampling starts from pure noise at a timestep where the network expects
-    a trace of the image (arXiv 2305.08891, section 3.3). It is provided for comparison with those tools.
+    The subset does not reach T - 1 unless S = T, so sampling starts from pure noise at a timestep where the
+    network expects a trace of the image (arXiv 2305.08891, section 3.3). It is provided for comparison with
+    those tools.
 
     Args:
         schedule: The noise schedule of the run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -13,9 +14,9 @@ from ddim_host.evaluation.tables import Table, tables_of
 from ddim_host.run.images import grid_images
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from ddim_host.evaluation.scores import Score
+    from ddim_host.evaluation.scores import Sampled, Score
     from ddim_host.plugin.observation import EpochMetrics
     from ddim_host.report.reported_run import Grid, ReportedRun
 
@@ -277,6 +278,25 @@ def _comparable(score: Score) -> object:
         sampled, plugin="", device="auto", precision="auto", checkpoint_steps=(), checkpoint="latest"
     )
     return anywhere, ruler
+
+
+def network_names(sampled: Iterable[Sampled]) -> dict[Sampled, str]:
+    """Describe the sampled network by what differs between sets of images of the same run.
+
+    Returns:
+        For example `best-test of step 1,200, bf16` for each set; empty strings if nothing differs.
+    """
+    facts = {
+        one: (
+            f"{one.checkpoint} of step {', '.join(f'{step:,}' for step in one.checkpoint_steps)}",
+            one.plugin,
+            one.device,
+            one.precision,
+        )
+        for one in sampled
+    }
+    differs = [len(set(values)) > 1 for values in zip(*facts.values(), strict=True)]
+    return {one: ", ".join(itertools.compress(fact, differs)) for one, fact in facts.items()}
 
 
 def _grid_sets(runs: Sequence[ReportedRun]) -> tuple[GridSet, ...]:

@@ -8,13 +8,14 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ddim_host.evaluation.tables import SHOWN, number
+from ddim_host.report.comparison import network_names
 from ddim_host.report.plots import Plot, spans_decades
 from ddim_host.report.svg import Curve, curves_svg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from ddim_host.evaluation.scores import Score
+    from ddim_host.evaluation.scores import Sampled, Score
     from ddim_host.parts.found_subsets import FoundSubset
     from ddim_host.report.comparison import Comparison
 
@@ -119,11 +120,24 @@ def _ends(curves: list[Curve], axis: str) -> str:
 
 @dataclass(frozen=True)
 class _Line:
-    """Key of a line in a plot; its scores differ only in S and the seed."""
+    """Key of a line in a plot; its scores differ only in S and the seed.
+
+    Attributes:
+        run: The name of the run.
+        network: What distinguishes the sampled network from others of the run; usually empty.
+        subset: The timestep subset.
+        solver: The solver.
+    """
 
     run: str
+    network: str
     subset: str
     solver: str
+
+    @property
+    def name(self) -> str:
+        """The name of the run, and what distinguishes its network."""
+        return f"{self.run} ({self.network})" if self.network else self.run
 
 
 def quality_plots(comparison: Comparison) -> list[Plot]:
@@ -132,11 +146,11 @@ def quality_plots(comparison: Comparison) -> list[Plot]:
     Each protocol with scores at several numbers of calls gets a plot, only for the lowest eta: low eta is
     best with few steps, and the tables contain the other scores.
     """
-    groups: dict[object, dict[float, dict[_Line, list[Score]]]] = {}
+    groups: dict[object, list[tuple[str, Score]]] = defaultdict(list)
     for run in comparison.runs:
         for score in run.scores.scores:
             sampled, ruler = score.protocol
-            # Runs, subsets and solvers are compared; everything else must be equal.
+            # Networks, subsets and solvers are compared; everything else must be equal.
             same = replace(
                 sampled,
                 plugin="",
@@ -147,29 +161,41 @@ def quality_plots(comparison: Comparison) -> list[Plot]:
                 timestep_subset="",
                 solver="",
             )
-            sampling = score.sampled
-            line = _Line(run.name, sampling.timestep_subset, sampling.solver)
-            by_eta = groups.setdefault((same, ruler), {})
-            by_eta.setdefault(sampling.eta, {}).setdefault(line, []).append(score)
+            groups[same, ruler].append((run.name, score))
     plots: list[Plot] = []
-    for by_eta in groups.values():
-        lines = by_eta[min(by_eta)]
-        if len({score.calls for scores in lines.values() for score in scores}) > 1:
-            plots.append(_quality_plot(f"calls-{len(plots)}", lines, len(comparison.runs) > 1))
+    for scores in groups.values():
+        lowest = min(score.sampled.eta for _, score in scores)
+        lines = _lines([(run, score) for run, score in scores if score.sampled.eta == lowest])
+        if len({score.calls for of_line in lines.values() for score in of_line}) > 1:
+            plots.append(_quality_plot(f"calls-{len(plots)}", lines))
     return plots
 
 
-def _quality_plot(name: str, lines: dict[_Line, list[Score]], several: bool) -> Plot:
+def _lines(scores: Sequence[tuple[str, Score]]) -> dict[_Line, list[Score]]:
+    """Group scores, each with the name of its run."""
+    sampled: dict[str, list[Sampled]] = defaultdict(list)
+    for run, score in scores:
+        sampled[run].append(score.sampled)
+    networks = {run: network_names(of_run) for run, of_run in sampled.items()}
+    lines: dict[_Line, list[Score]] = defaultdict(list)
+    for run, score in scores:
+        one = score.sampled
+        lines[_Line(run, networks[run][one], one.timestep_subset, one.solver)].append(score)
+    return lines
+
+
+def _quality_plot(name: str, lines: dict[_Line, list[Score]]) -> Plot:
+    several = len({line.name for line in lines}) > 1
     first = next(iter(lines.values()))[0]
     shown = SHOWN[0]
     curves, rows = [], []
     for position, (line, scores) in enumerate(lines.items()):
         points = sorted((score.calls, fmean(values)) for score, values in _over_seeds(scores))
-        label = ", ".join([line.run] * several + [line.subset, line.solver])
+        label = ", ".join([line.name] * several + [line.subset, line.solver])
         curves.append(
             Curve(label, [x for x, _ in points], [y for _, y in points], position, dash=position // 6)
         )
-        rows += [[line.run, line.subset, line.solver, str(calls), number(value)] for calls, value in points]
+        rows += [[line.name, line.subset, line.solver, str(calls), number(value)] for calls, value in points]
     what, features = shown.name(first.ruler), first.ruler.features.name
     return Plot(
         f"{what} of {first.sampled.num_images:,} samples at eta {first.sampled.eta:g} against network calls, "

@@ -143,7 +143,7 @@ def drawing_record(
         **record_of(experiment, denoiser, used),
         "timesteps": timesteps,
         "solver": solver_of(experiment),
-        "network_calls": experiment.sampling_plan().calls,
+        "network_calls": experiment.sampling_plan().calls * len(denoiser.members),
         "eta": config.eta,
         "clip": config.x_start_limit,
     }

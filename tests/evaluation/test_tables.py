@@ -195,6 +195,7 @@ def test_paper_results_are_shown_for_the_same_protocol() -> None:
         ({"solver": "dpmpp_2m"}, {}, "the solver is not ddim"),
         ({"clip": 1.0}, {}, "clipped"),
         ({"weights": "raw"}, {}, "not averaged"),
+        ({"checkpoint_steps": (1, 2)}, {}, "several checkpoints"),
         ({}, {"features": replace(INCEPTION, fingerprint="00")}, "features"),
         ({}, {"reference": replace(CIFAR10, half="test", num_images=10_000)}, "50,000 training images"),
     ],

@@ -134,6 +134,22 @@ def test_labels_contain_the_differences() -> None:
     )
 
 
+def test_scores_of_different_networks_of_a_run_are_not_averaged() -> None:
+    scores = (
+        score_of(3, 4.0),
+        score_of(5, 2.0),
+        score_of(3, 9.0, checkpoint="best-test", checkpoint_steps=(1200,)),
+        score_of(3, 5.0, precision="bf16"),
+    )
+    [rows] = rows_of(reported(scores=Scores(scores)))
+    assert [(row[0], row[-1]) for row in rows] == [
+        ("one (latest of step 1,500, fp32)", "4.00"),
+        ("one (latest of step 1,500, fp32)", "2.00"),
+        ("one (best-test of step 1,200, fp32)", "9.00"),
+        ("one (latest of step 1,500, bf16)", "5.00"),
+    ]
+
+
 def test_newest_subset_of_a_repeated_search_is_shown() -> None:
     found_before = score_of(3, 9.0, timestep_subset="optimized")
     now = [

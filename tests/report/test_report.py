@@ -237,6 +237,14 @@ def test_captions_state_the_conditions_of_the_numbers() -> None:
     assert kernel.title.endswith("real test images: 200"), "real images must have the unit of the table"
 
 
+def test_rows_of_different_checkpoints_of_a_run_have_different_names() -> None:
+    early = replace(SAMPLED, checkpoint="best-test", checkpoint_steps=(1200,))
+    run = reported(scores=Scores((scored(), scored(sampled=early, frechet=2.0)), ()))
+    [group] = compare([run]).quality
+    names = {row.name for table in quality_of(group).tables for row in table.rows}
+    assert names == {"one (latest of step 1,500)", "one (best-test of step 1,200)"}
+
+
 def test_headline_prefers_the_newest_averaged_weights() -> None:
     now = replace(SAMPLED, checkpoint_steps=(35,))
     raw = scored(sampled=replace(now, weights="raw"), frechet=0.1)
