@@ -6,7 +6,8 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Integral
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -15,6 +16,7 @@ import safetensors.numpy
 
 from ddim_host.diffusion import NoiseSchedule, Teacher
 from ddim_host.errors import UserError
+from ddim_host.framework.interface import Model
 from ddim_host.plugin.data import DataSource, TrainTest
 from ddim_host.plugin.framework_guard import FRAMEWORK_ROOTS
 from ddim_host.system.arrays import safetensors_bytes
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ddim_host.diffusion import DDIMStep, PredictionType
-    from ddim_host.framework.interface import Loss, Model, Tensor
+    from ddim_host.framework.interface import Loss, Tensor
     from ddim_host.plugin.contracts import FeatureExtractor, Observer, SamplerState, Solver, TimestepSampler
     from ddim_host.plugin.data import Images
     from ddim_host.plugin.parameters import Value
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 _LARGEST_WEIGHT = 1e4
+
+_SAMPLER_MEMBERS = ("needs_losses", "sample", "update", "state_dict", "load_state_dict")
+_OBSERVER_MEMBERS = ("on_begin", "on_row", "on_grid", "on_score", "on_end")
+_MODEL_MEMBERS = tuple(name for name in vars(Model) if not name.startswith("_"))
 
 _STORED = "the state is from a checkpoint, which another version of the plugin may have written"
 
@@ -88,19 +94,23 @@ def checked_schedule(
     vanishing = schedule.sqrt_alphas_cumprod < _SMALLEST_SHARE
     # Betas too small to change alphas_cumprod are lost to rounding.
     falls = bool(np.all(np.diff(schedule.alphas_cumprod, prepend=1.0) < 0.0))
+    unusable = UserError(
+        f"{part.label} with these parameters cannot be used for sampling",
+        why=f"alphas_cumprod goes from {first:g} to {last:g}; "
+        "it must decrease at each timestep, from below 1 to above 0",
+        fix="choose other betas, or fewer timesteps",
+    )
     if vanishing[:-1].any() or not falls:
-        raise UserError(
-            f"{part.label} with these parameters cannot be used for sampling",
-            why=f"alphas_cumprod goes from {first:g} to {last:g}; "
-            "it must decrease at each timestep, from below 1 to above 0",
-            fix="choose other betas, or fewer timesteps",
-        )
+        raise unusable
     if rescale_zero_snr:
         if num_train_timesteps == 1:
             raise UserError(
                 "--rescale-zero-snr needs at least 2 timesteps", fix="use a larger --num-train-timesteps"
             )
-        schedule = schedule.rescaled_to_zero_snr()
+        try:
+            schedule = schedule.rescaled_to_zero_snr()
+        except ValueError:  # a decrease was lost to rounding
+            raise unusable from None
     if schedule.sqrt_alphas_cumprod[-1] < _SMALLEST_SHARE and prediction_type == "epsilon":
         raise UserError(
             "a network that predicts epsilon cannot be used with a noise schedule that ends in pure noise",
@@ -385,14 +395,8 @@ class CheckedSampler:
         self._part = part
         self._timesteps: int = schedule.num_train_timesteps
         self._sampler: TimestepSampler = use(part, lambda: part.make(schedule, **parameters))
-        missing = [
-            name
-            for name in ("needs_losses", "sample", "update", "state_dict", "load_state_dict")
-            if not hasattr(self._sampler, name)
-        ]
-        if missing:
-            raise part.broken(f"it has no {missing[0]}")
-        self.needs_losses = bool(self._sampler.needs_losses)
+        _require_members(part, self._sampler, _SAMPLER_MEMBERS)
+        self.needs_losses = use(part, lambda: bool(self._sampler.needs_losses))
 
     def sample(
         self, batch_size: int, rng: np.random.Generator
@@ -472,19 +476,25 @@ def checked_source(part: Part, parameters: Mapping[str, Value]) -> DataSource:
     if not isinstance(source, DataSource):
         raise part.broken(f"it returned a {type(source).__name__}, not a DataSource")
     shape = source.image_shape
-    if not (isinstance(shape, tuple) and len(shape) == 3 and all(isinstance(n, int) for n in shape)):
-        raise part.broken(f"its image_shape must be (H, W, C), not {shape!r}")
-    height, width, channels = shape
+    if not (isinstance(shape, tuple) and len(shape) == 3 and all(isinstance(n, Integral) for n in shape)):
+        raise part.broken(f"its image_shape must be a tuple of 3 integers (H, W, C), not {shape!r:.80}")
+    height, width, channels = map(int, shape)
     if height != width or height < 1 or channels not in (1, 3):
         raise part.broken(
             f"its images must be square with 1 or 3 channels, not {height} x {width} x {channels}"
         )
     if source.known is not None and not isinstance(source.known, TrainTest):
         raise part.broken(f"its known images must be a TrainTest, not a {type(source.known).__name__}")
-    unknown = source.resolved.keys() - parameters.keys()
-    if unknown:
-        raise part.broken(f"it resolved {', '.join(sorted(unknown))}, but has no parameter of this name")
-    return source
+    if not isinstance(source.resolved, Mapping):
+        raise part.broken(f"its resolved must be a dict, not a {type(source.resolved).__name__}")
+    for name, value in source.resolved.items():
+        if name not in parameters:
+            raise part.broken(f"it resolved {name}, but has no parameter of this name")
+        if not isinstance(value, bool | int | float | str):
+            raise part.broken(
+                f"its resolved {name} must be a bool, int, float or str, not a {_type_name(value)}"
+            )
+    return replace(source, image_shape=(height, width, channels))
 
 
 def checked_model(part: Part, build: Callable[[], Model]) -> Model:
@@ -494,8 +504,7 @@ def checked_model(part: Part, build: Callable[[], Model]) -> Model:
         ImportError: Raised by the factory; handled by the caller, which knows the framework.
     """
     model = use(part, build, passing=(ImportError,))
-    if not hasattr(model, "train_step"):
-        raise part.broken(f"it returned a {type(model).__name__}, not a Model")
+    _require_members(part, model, _MODEL_MEMBERS, f"it returned a {type(model).__name__}, not a Model: ")
     return model
 
 
@@ -517,8 +526,8 @@ def checked_images(part: Part, source: DataSource) -> TrainTest:
 
 def framework_of(part: Part) -> str | None:
     """Return the framework that a feature extractor declares, or None if it declares none."""
-    framework = getattr(part.make, "framework", None)
-    if framework is not None and framework not in FRAMEWORK_ROOTS:
+    framework = use(part, lambda: getattr(part.make, "framework", None))
+    if framework is not None and not (isinstance(framework, str) and framework in FRAMEWORK_ROOTS):
         known = ", ".join(sorted(FRAMEWORK_ROOTS))
         raise part.broken(f"its framework must be one of {known}, not {framework!r:.40}")
     return framework
@@ -541,7 +550,7 @@ def checked_extractor(part: Part, parameters: Mapping[str, Value]) -> FeatureExt
                 "--features"
             ),
         ) from error
-    fingerprint = getattr(extractor, "fingerprint", None)
+    fingerprint = use(part, lambda: getattr(extractor, "fingerprint", None))
     if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{8,}", fingerprint):
         raise part.broken(f"its fingerprint must be hexadecimal text, not {fingerprint!r:.40}")
     if not callable(extractor):
@@ -566,14 +575,19 @@ def checked_features(
 def checked_observer(part: Part, parameters: Mapping[str, Value]) -> Observer:
     """Return an observer, after checking that it has all methods; it has received no events yet."""
     observer = use(part, lambda: part.make(**parameters))
-    missing = [
-        name
-        for name in ("on_begin", "on_row", "on_grid", "on_score", "on_end")
-        if not callable(getattr(observer, name, None))
-    ]
+    missing = use(
+        part, lambda: [name for name in _OBSERVER_MEMBERS if not callable(getattr(observer, name, None))]
+    )
     if missing:
         raise part.broken(f"it has no {missing[0]}(); derive it from ddim_host.Observer")
     return cast("Observer", observer)
+
+
+def _require_members(part: Part, value: object, names: Iterable[str], context: str = "") -> None:
+    """Check that an object from a part has these attributes; the message begins with `context`."""
+    missing = use(part, lambda: [name for name in names if not hasattr(value, name)])
+    if missing:
+        raise part.broken(f"{context}it has no {missing[0]}")
 
 
 def _require_array(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,12 +115,19 @@ def test_a_schedule_may_end_in_pure_noise_unless_epsilon_is_predicted() -> None:
     assert caught.value.fix.startswith("add --prediction-type v_prediction, or choose another")
 
 
-@pytest.mark.parametrize("stretched", [False, True])
-def test_schedule_must_decrease_at_each_timestep(stretched: bool) -> None:
-    """A beta below the precision of alphas_cumprod would be a step of zero length."""
-    checked = part(Kind.NOISE_SCHEDULE, returning(np.where(np.arange(10) == 4, 1e-17, 0.1)))
+@pytest.mark.parametrize(
+    ("betas", "stretched"),
+    [
+        (np.where(np.arange(10) == 4, 1e-17, 0.1), False),
+        (np.where(np.arange(10) == 4, 1e-17, 0.1), True),
+        (np.array([0.5914174342232362, 1.8611728721136605e-16, 0.08482749534576549]), True),
+    ],
+)
+def test_schedule_must_decrease_at_each_timestep(betas: NDArray[np.float64], stretched: bool) -> None:
+    """A beta below the precision of alphas_cumprod, or of its root, would be a step of zero length."""
+    checked = part(Kind.NOISE_SCHEDULE, returning(betas))
     with pytest.raises(UserError, match="cannot be used for sampling") as caught:
-        validation.checked_schedule(checked, {}, 10, "v_prediction", rescale_zero_snr=stretched)
+        validation.checked_schedule(checked, {}, len(betas), "v_prediction", rescale_zero_snr=stretched)
     assert "it must decrease at each timestep" in caught.value.why
 
 
@@ -512,6 +520,10 @@ def test_incomplete_sampler_is_refused(name: str) -> None:
     )
 
 
+def test_attribute_of_a_sampler_is_guarded() -> None:
+    assert blamed(lambda: sampler(needs_losses=property(raising)), Kind.TIMESTEP_SAMPLER) == ACCIDENT
+
+
 T, ONES = np.zeros(4, dtype=np.int64), np.ones(4, dtype=np.float32)
 
 
@@ -700,7 +712,16 @@ ODD: Any = []
         (source((0, 0, 1)), "its images must be square with 1 or 3 channels, not 0 x 0 x 1"),
         (source((8, 8, 2)), "its images must be square with 1 or 3 channels, not 8 x 8 x 2"),
         (source((8, 8, 4)), "its images must be square with 1 or 3 channels, not 8 x 8 x 4"),
+        (
+            source((8.0, 8.0, 1)),
+            "its image_shape must be a tuple of 3 integers (H, W, C), not (8.0, 8.0, 1)",
+        ),
         (dataclasses.replace(source(), known=ODD), "its known images must be a TrainTest, not a list"),
+        (dataclasses.replace(source(), resolved=ODD), "its resolved must be a dict, not a list"),
+        (
+            dataclasses.replace(source(), resolved={"channels": 1}),
+            "it resolved channels, but has no parameter of this name",
+        ),
     ],
 )
 def test_sources(made: object, why: str) -> None:
@@ -712,6 +733,20 @@ def test_sources(made: object, why: str) -> None:
 def test_sources_with_an_invalid_shape_are_refused(shape: object) -> None:
     checked = part(Kind.DATA, returning(source(shape)))
     blamed(lambda: validation.checked_source(checked, {}), Kind.DATA)
+
+
+def test_resolved_values_must_be_values_of_parameters() -> None:
+    made = dataclasses.replace(source(), resolved={"channels": ODD})
+    checked = part(Kind.DATA, lambda **_: made)
+    why = blamed(lambda: validation.checked_source(checked, {"channels": "auto"}), Kind.DATA)
+    assert why == "its resolved channels must be a bool, int, float or str, not a list"
+
+
+def test_image_shape_may_consist_of_numpy_integers() -> None:
+    made = source(tuple(np.array([8, 8, 1])))
+    shape = validation.checked_source(part(Kind.DATA, returning(made)), {}).image_shape
+    assert shape == (8, 8, 1)
+    assert all(type(n) is int for n in shape)
 
 
 GOOD = np.zeros((3, 8, 8, 1), dtype=np.uint8)
@@ -776,7 +811,36 @@ def test_a_model_factory_that_raises(build: Callable[[Callable[..., Any]], Calla
     assert "by accident" in blamed(build(raising), Kind.MODEL)
 
 
-def test_a_model_factory_that_returns_nothing(
-    build: Callable[[Callable[..., Any]], Callable[[], object]],
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (None, "it returned a NoneType, not a Model: it has no device"),
+        (
+            SimpleNamespace(device="cpu", device_name="", threads=1, precision="fp32", train_step=raising),
+            "it returned a SimpleNamespace, not a Model: it has no evaluate_loss",
+        ),
+        (type("Odd", (), {"device": property(raising)})(), ACCIDENT),
+    ],
+)
+def test_incomplete_models_are_refused(
+    build: Callable[[Callable[..., Any]], Callable[[], object]], model: object, why: str
 ) -> None:
-    blamed(build(returning(None)), Kind.MODEL)
+    assert blamed(build(returning(model)), Kind.MODEL) == why
+
+
+# --- Feature extractors and observers -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framework", [["torch"], "pytorch", 1])
+def test_framework_of_features_is_a_known_name(framework: object) -> None:
+    odd = part(Kind.FEATURES, type("Odd", (), {"framework": framework}))
+    assert blamed(lambda: validation.framework_of(odd), Kind.FEATURES).startswith(
+        "its framework must be one of "
+    )
+
+
+def test_attributes_of_extractors_and_observers_are_guarded() -> None:
+    extractor = part(Kind.FEATURES, type("Odd", (), {"fingerprint": property(raising)}))
+    assert blamed(lambda: validation.checked_extractor(extractor, {}), Kind.FEATURES) == ACCIDENT
+    observer = part(Kind.OBSERVER, type("Odd", (), {"on_begin": property(raising)}))
+    assert blamed(lambda: validation.checked_observer(observer, {}), Kind.OBSERVER) == ACCIDENT
