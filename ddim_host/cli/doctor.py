@@ -18,7 +18,7 @@ from ddim_host.framework.checks import Check
 from ddim_host.framework.kernels import KERNELS_VARIABLE, load_kernels
 from ddim_host.parts.datasets.cifar10 import official_archive
 from ddim_host.parts.datasets.mnist import FASHION_MNIST, MNIST, official_files
-from ddim_host.plugin.discovery import Plugin, discover, installed_frameworks
+from ddim_host.plugin.discovery import Plugin, discover, frameworks_by_option
 from ddim_host.plugin.loading import Plugins, load_plugins
 from ddim_host.system.cache import cache_errors, cache_folder
 from ddim_host.system.machine import available_cores, memory_bytes, processor_name
@@ -85,14 +85,13 @@ def _sections(framework: str | None) -> Iterator[_Section]:
         return
     loaded = load_plugins(strict=False)
     yield _Section("host", "ddim-host", version("ddim-host"), _host_checks(loaded))
-    frameworks = {plugin.name: plugin for plugin in loaded.installed if plugin.kind == "framework"}
-    for name in installed_frameworks():
-        yield _checked_in_process(frameworks[name])
+    for option, plugin in frameworks_by_option(loaded.installed).items():
+        yield _checked_in_process(option, plugin)
 
 
-def _checked_in_process(plugin: Plugin) -> _Section:
-    """Check a framework in another process."""
-    command = [sys.executable, "-m", "ddim_host", "doctor", "--plugin", plugin.name, "--json"]
+def _checked_in_process(option: str, plugin: Plugin) -> _Section:
+    """Check the framework that this value of `--plugin` selects, in another process."""
+    command = [sys.executable, "-m", "ddim_host", "doctor", "--plugin", option, "--json"]
     try:
         done = subprocess.run(command, check=False, timeout=_SECONDS, stdout=subprocess.PIPE)
         [section] = json.loads(done.stdout)["sections"]
@@ -101,7 +100,7 @@ def _checked_in_process(plugin: Plugin) -> _Section:
         failed = Check(plugin.name, False, f"did not answer within {_SECONDS:g} s", "try again")
     except ValueError:  # not JSON: the process crashed, or printed an error to stderr
         detail = f"its check exited with code {done.returncode} without a result"
-        failed = Check(plugin.name, False, detail, f"ddim-host doctor --plugin {plugin.name} shows why")
+        failed = Check(plugin.name, False, detail, f"ddim-host doctor --plugin {option} shows why")
     return _Section(plugin.name, plugin.distribution, plugin.version, [failed])
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from ddim_host.errors import UserError, printable
 from ddim_host.experiment.defaults import DEFAULT_PARTS, default_model_parameters
 from ddim_host.framework.unet import UNetSpec
+from ddim_host.plugin.discovery import frameworks_by_option
 from ddim_host.plugin.loading import STRICT, Plugins, load_plugins
 from ddim_host.plugin.parameters import (
     REQUIRED,
@@ -30,6 +31,7 @@ from ddim_host.plugin.registry import Kind
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from ddim_host.plugin.discovery import Plugin
     from ddim_host.plugin.registry import Part
@@ -79,8 +81,8 @@ def main(options: argparse.Namespace) -> int:
 
 def _table(loaded: Plugins) -> list[str]:
     """Return the tables: frameworks, parts by kind, and plugins that do not work."""
-    frameworks = [p for p in loaded.installed if p.kind == "framework" and p.status == "available"]
-    rows = [(p.name, f"{p.distribution} {p.version}") for p in frameworks]
+    frameworks = frameworks_by_option(loaded.installed)
+    rows = [(option, f"{p.distribution} {p.version}") for option, p in frameworks.items()]
     tables = [("framework (--plugin)", rows)]
     for kind in Kind:
         rows = [
@@ -129,10 +131,12 @@ def _details(loaded: Plugins, name: str) -> list[str]:
             notes=failures[1:],
             fix="see `ddim-host plugins` for the list",
         )
-    return [*map(_about_plugin, plugins), *map(_about_part, parts), *networks]
+    options = {p.qualified_name: option for option, p in frameworks_by_option(loaded.installed).items()}
+    return [*(_about_plugin(plugin, options) for plugin in plugins), *map(_about_part, parts), *networks]
 
 
-def _about_plugin(plugin: Plugin) -> str:
+def _about_plugin(plugin: Plugin, options: Mapping[str, str]) -> str:
+    """Describe a plugin; `options` has the values of `--plugin` by the qualified names of frameworks."""
     lines = [f"{plugin.label}: {plugin.status}"]
     try:
         about = metadata(plugin.distribution)
@@ -142,7 +146,7 @@ def _about_plugin(plugin: Plugin) -> str:
     lines += [f"  {printable(summary)}"] if summary else []
     lines.append(f"  {plugin.kind}, from {plugin.entry_point}")
     if plugin.kind == "framework" and plugin.status == "available":
-        lines.append(f"  run with --plugin {plugin.name}")
+        lines.append(f"  run with --plugin {options[plugin.qualified_name]}")
     lines += [f"  {printable(plugin.error)}", f"  fix: {printable(plugin.fix)}"] if plugin.error else []
     lines += [f"  {Kind(hook).words}: {', '.join(names)}" for hook, names in plugin.provides.items()]
     return "\n".join(lines)

@@ -199,7 +199,11 @@ def _require_devices(trials: Sequence[Trial]) -> None:
         UserError: A device or precision is not available.
     """
     configs = [trial.asked.config for trial in trials if trial.asked is not None]
-    wanted = {(c.plugin.name, c.device, c.precision) for c in configs if c.names_hardware}
+    wanted = {
+        (f"{c.plugin.distribution}/{c.plugin.name}", c.device, c.precision)
+        for c in configs
+        if c.names_hardware
+    }
     with tempfile.TemporaryDirectory() as folder:
         failure, log = Path(folder, "failure.json"), Path(folder, "log")
         for plugin, device, precision in sorted(wanted):

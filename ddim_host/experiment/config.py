@@ -145,7 +145,7 @@ class Request:
     """The user's choices; everything else takes its default.
 
     Attributes:
-        plugin: The framework; None if the user did not choose one.
+        plugin: The framework, `name` or `distribution/name`; None if the user did not choose one.
         parts: Parts by kind.
         settings: Validated values by name.
         watchers: Observers; None if the user did not mention any.

@@ -199,8 +199,7 @@ def read_config_file(path: Path) -> ConfigFile:
                 + ("remove it" if key == "evaluate" else "give it a single value"),
             )
         if key == "plugin":
-            # The file of a run records the framework's distribution, but does not select it.
-            plugin = given if isinstance(given, str) else read_part(given, "plugin", path).name
+            plugin = read_framework(given, path)
         elif key in kinds:
             parts[kinds[key]] = read_part(given, key, path)
         elif key in SETTINGS:
@@ -353,6 +352,18 @@ def read_observers(given: object, path: Path) -> tuple[PartChoice, ...]:
     """
     listed = given if isinstance(given, list) else [given]
     return tuple(read_part(one, OBSERVER, path) for one in listed)
+
+
+def read_framework(given: object, path: Path) -> str:
+    """Read the framework of a TOML file, a string or a table, as a value of `--plugin`.
+
+    Raises:
+        UserError: The value is neither a string nor the table of a part.
+    """
+    if isinstance(given, str):
+        return given
+    part = read_part(given, "plugin", path)
+    return f"{part.distribution}/{part.name}" if part.distribution else part.name
 
 
 def read_part(given: object, key: str, path: Path) -> PartChoice:

@@ -8,12 +8,15 @@ import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from packaging.requirements import InvalidRequirement, Requirement
 
 from ddim_host.errors import UserError, described
 from ddim_host.plugin.registry import normalised_distribution
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 DISABLED = "DDIM_HOST_DISABLE_PLUGINS"
 """Environment variable that lists plugins to disable, by distribution, name or both: `a,b/c`."""
@@ -72,6 +75,11 @@ class Plugin:
         """Return the label for messages: `ddim-losses 0.1.0 (losses)`."""
         return f"{self.distribution} {self.version}".rstrip() + f" ({self.name})"
 
+    @property
+    def qualified_name(self) -> str:
+        """The name with the distribution, which is never ambiguous: `distribution/name`."""
+        return f"{self.distribution}/{self.name}"
+
     def fail(self, error: str, fix: str) -> None:
         """Mark the plugin as unusable."""
         self.status, self.error, self.fix, self.provides = "error", error, fix, {}
@@ -82,6 +90,10 @@ class Plugin:
         if distribution:
             return (normalised_distribution(distribution), own_name) == (self.distribution, self.name)
         return name == self.name or normalised_distribution(name) == self.distribution
+
+    def is_selected_by(self, option: str) -> bool:
+        """Return whether a value of `--plugin`, `name` or `distribution/name`, refers to this framework."""
+        return option == self.name or ("/" in option and self.is_called(option))
 
 
 def discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
@@ -125,10 +137,20 @@ def discover() -> list[tuple[Plugin, importlib.metadata.EntryPoint]]:
     return sorted(found, key=lambda pair: (pair[0].kind, pair[0].name, pair[0].distribution))
 
 
+def frameworks_by_option(plugins: Iterable[Plugin]) -> dict[str, Plugin]:
+    """Return the usable frameworks by the value of `--plugin` that selects each, sorted.
+
+    The value is `distribution/name` if several distributions provide the name, otherwise the name.
+    """
+    usable = [plugin for plugin in plugins if plugin.kind == "framework" and plugin.status == "available"]
+    names = [plugin.name for plugin in usable]
+    options = {p.name if names.count(p.name) == 1 else p.qualified_name: p for p in usable}
+    return dict(sorted(options.items()))
+
+
 def installed_frameworks() -> list[str]:
-    """Return the names accepted by `--plugin`, from metadata alone."""
-    frameworks = (plugin for plugin, _ in discover() if plugin.kind == "framework")
-    return sorted({plugin.name for plugin in frameworks if plugin.status == "available"})
+    """Return the values of `--plugin` that select a framework, from metadata alone."""
+    return [*frameworks_by_option(plugin for plugin, _ in discover())]
 
 
 def only_framework() -> str:

@@ -170,18 +170,13 @@ def _chosen(installed: Iterable[Plugin], name: str) -> Plugin:
         UserError: No framework or more than one has this name, or it is unusable.
     """
     frameworks = [plugin for plugin in installed if plugin.kind == "framework"]
-    meant = [p for p in frameworks if p.name == name or ("/" in name and p.is_called(name))]
+    meant = [plugin for plugin in frameworks if plugin.is_selected_by(name)]
     # A broken framework is chosen only if no other has the name.
     usable = [plugin for plugin in meant if plugin.status == "available"] or [
         plugin for plugin in meant if plugin.status != "disabled"
     ]
     if not meant:
-        names = sorted({plugin.name for plugin in frameworks})
-        raise UserError(
-            f"there is no framework plugin named {name!r}{suggestion_of_part('--plugin', name, names)}",
-            why=f"installed: {', '.join(names) or 'none'}",
-            fix=how_to_install(name) if name in ("torch", "jittor") else "choose one of these",
-        )
+        raise _no_framework(frameworks, name)
     if not usable:
         raise UserError(f"framework plugin {name!r} is disabled", fix=f"remove it from {DISABLED}")
     if len(usable) > 1:
@@ -193,6 +188,21 @@ def _chosen(installed: Iterable[Plugin], name: str) -> Plugin:
         )
     [chosen] = usable
     return chosen
+
+
+def _no_framework(frameworks: Iterable[Plugin], option: str) -> UserError:
+    """Return the error for a value of `--plugin` that selects no framework."""
+    distribution, _, name = option.rpartition("/")
+    names = sorted({plugin.qualified_name if distribution else plugin.name for plugin in frameworks})
+    if name in ("torch", "jittor") and name not in {plugin.name for plugin in frameworks}:
+        fix = how_to_install(name)
+    else:
+        fix = f"install {distribution}, or choose one of these" if distribution else "choose one of these"
+    return UserError(
+        f"there is no framework plugin named {option!r}{suggestion_of_part('--plugin', option, names)}",
+        why=f"installed: {', '.join(names) or 'none'}",
+        fix=fix,
+    )
 
 
 @contextlib.contextmanager

@@ -326,7 +326,7 @@ _PARTS_OF_TRAINING = frozenset({Kind.DATA, Kind.TIMESTEP_SAMPLER, Kind.LOSS, Kin
 def _settings(config: ConfigFile) -> dict[str, str]:
     """Flatten the configuration to strings, in a readable order."""
     request = config.request
-    settings = {"plugin": request.plugin or ""}
+    settings = {"plugin": (request.plugin or "").rpartition("/")[2]}
     for kind in PART_KINDS:
         if config.is_imported and kind in _PARTS_OF_TRAINING:
             settings[kind.option] = "unknown (imported)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ddim_host.errors import UserError
 from ddim_host.experiment.assembly import assemble, load_framework, unknown_images
@@ -16,6 +16,7 @@ from ddim_host.system.launch import launched
 if TYPE_CHECKING:
     from ddim_host.experiment.assembly import Experiment
     from ddim_host.plugin.data import TrainTest
+    from ddim_host.plugin.discovery import Plugin
     from ddim_host.run.directory import RunDirectory
 
 
@@ -98,7 +99,7 @@ def _resumed(request: Request, run: RunDirectory) -> Experiment:
     plugins = load_framework(stored)
     experiment = assemble(Request(watchers=request.watchers).over(stored), plugins=plugins)
     changed: list[str] = []
-    if request.plugin not in (None, stored.plugin):
+    if request.plugin is not None and not cast("Plugin", plugins.framework).is_selected_by(request.plugin):
         changed = ["plugin"]
     elif request.parts or request.settings:
         asked = assemble(request.over(stored), plugins=plugins)

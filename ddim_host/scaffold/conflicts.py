@@ -60,7 +60,7 @@ def _problem_within(plugin: NewPlugin, files: Mapping[str, str]) -> str:
 
 def _names(kind: Kind) -> list[str]:
     if kind is Kind.MODEL:
-        return installed_frameworks()
+        return [option.rpartition("/")[2] for option in installed_frameworks()]
     return load_plugins(strict=False).registry.names(kind)
 
 

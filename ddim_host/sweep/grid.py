@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from ddim_host.errors import UserError
 from ddim_host.evaluation.request import EVALUATION_OPTIONS
 from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request, Watchers
-from ddim_host.experiment.config_file import OBSERVER, read_observers, read_part, read_preset, read_toml
+from ddim_host.experiment.config_file import (
+    OBSERVER,
+    read_framework,
+    read_observers,
+    read_part,
+    read_preset,
+    read_toml,
+)
 from ddim_host.experiment.settings import SETTINGS, read_setting
 from ddim_host.plugin.parameters import PartChoice, Value, format_choice, format_value, suggestion
 
@@ -105,11 +112,11 @@ def read_value(name: str, given: object, path: Path | None = None) -> AxisValue:
     if name in SETTINGS:
         origin = SETTINGS[name].option if path is None else f"{name} in {path}"
         return read_setting(name, given, origin=origin)
-    if name in ("plugin", "preset") and isinstance(given, str):
+    if name == "preset" and isinstance(given, str):
         return given
-    part = read_part(given, name, path or Path())
-    # A run's file records the framework's distribution, but does not select it.
-    return part.name if name == "plugin" else part
+    if name == "plugin":
+        return read_framework(given, path or Path())
+    return read_part(given, name, path or Path())
 
 
 def read_grid(path: Path) -> Grid:
@@ -142,13 +149,10 @@ def read_grid(path: Path) -> Grid:
 
 def trial_name(trial: Mapping[str, AxisValue], varying: set[str]) -> str:
     """Return the name of an experiment's folder: its framework and the values of the varying axes."""
-    named = {"plugin", *varying}
-    words = [
-        _text(value) if axis == "plugin" else f"{axis}={_text(value)}"
-        for axis, value in trial.items()
-        if axis in named
-    ]
-    name = re.sub(r"[^\w.,=+-]+", "-", ",".join(words)).strip("-.").encode()[:_LONGEST_NAME]
+    framework = str(trial.get("plugin", ""))
+    words = [framework if "plugin" in varying else framework.rpartition("/")[2]]
+    words += [f"{axis}={_text(trial[axis])}" for axis in trial if axis in varying and axis != "plugin"]
+    name = re.sub(r"[^\w.,=+-]+", "-", ",".join(filter(None, words))).strip("-.").encode()[:_LONGEST_NAME]
     return name.decode(errors="ignore") or "run"
 
 

@@ -146,7 +146,7 @@ def test_any_config_is_read_as_it_was_written(
     path.write_text(write_run_config(config, (8, 8, 1), IMAGES, provenance), encoding="utf-8", newline="")
 
     request = read_config_file(path).request
-    assert request.plugin == "torch"
+    assert request.plugin == "ddim-torch/torch"
     assert request.watchers is not None
     assert request.watchers.recorded, "the file belongs to a run"
     assert request.watchers.choices == (request.parts[Kind.LOSS], PartChoice("torch", "ddim-torch", {}))

@@ -62,7 +62,7 @@ def test_ambiguous_name_is_an_error_only_when_it_is_used(
 @pytest.fixture
 def doctor_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make `doctor` start no process for the frameworks."""
-    monkeypatch.setattr("ddim_host.cli.doctor.installed_frameworks", list)
+    monkeypatch.setattr("ddim_host.cli.doctor.frameworks_by_option", lambda _: {})
 
 
 @pytest.mark.usefixtures("second_mse", "doctor_of_the_host")

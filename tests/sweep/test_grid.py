@@ -91,13 +91,13 @@ def test_evaluation_is_requested_by_file_or_command_line(one: dict[str, str] | N
 
 def test_configuration_of_a_run_can_be_swept_over_frameworks(tiny_run: Run) -> None:
     file = read_grid(tiny_run.path / "config.toml")
-    assert file.axes["plugin"] == ("torch",)
+    assert file.axes["plugin"] == ("ddim-torch/torch",)
     [model] = file.axes["model"]
     assert isinstance(model, PartChoice)
     assert (model.name, model.distribution, model.arguments["base_channels"]) == ("unet", "ddim-torch", 8)
     [both] = Grid({"plugin": ("torch", "jittor")}).over(file).axes["model"]
     assert both == PartChoice("unet", None, model.arguments)
-    assert Grid({"plugin": ("torch",)}).over(file).axes["model"] == (model,)
+    assert Grid({"plugin": ("ddim-torch/torch",)}).over(file).axes["model"] == (model,)
     chosen = parse_choice("unet:dropout=0.1")
     assert Grid({"plugin": ("jittor",), "model": (chosen,)}).over(file).axes["model"] == (chosen,)
 
