@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.features import evaluator_of
-from ddim_host.cli.options import evaluation_options, requested, requested_enlargement
+from ddim_host.cli.options import evaluation_options, requested, requested_enlargement, require_clipping
 from ddim_host.cli.output import left_out_lines, used_line
-from ddim_host.errors import printable
+from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.request import read_evaluation
 from ddim_host.evaluation.scores import EvaluationFile
 from ddim_host.evaluation.scoring import help_to_score, measure_real_images, network_calls, planned, score
@@ -21,6 +21,7 @@ from ddim_host.report.output import write_report
 from ddim_host.run.directory import existing_run
 from ddim_host.run.drawing import Drawing, draw, drawing_record
 from ddim_host.run.exports import export_images
+from ddim_host.run.images import AUTOMATIC
 from ddim_host.run.provenance import this_command
 from ddim_host.run.trained import assemble_trained, load_denoiser, note_other_images, observed_command
 from ddim_host.system.failure import report_failure
@@ -77,7 +78,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     known = file.read()
     first = launched().is_first
     asked = read_evaluation(evaluation_options(options))
-    experiment = assemble_trained(run, requested(options), options.checkpoint, options.weights)
+    enlargement = requested_enlargement(options)
+    if asked.grids is None and enlargement != AUTOMATIC:
+        raise UserError("--grid-scale and --nearest have no effect without --grids", fix="add --grids N")
+    request = requested(options)
+    experiment = assemble_trained(run, request, options.checkpoint, options.weights)
+    require_clipping(request, clip=experiment.config.clip)
     for count, eta in product(asked.steps, asked.eta):
         experiment.sampling_plan(count, eta)
     _ = experiment.source  # raises before any measurement if there are no images
@@ -97,7 +103,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         ruler = measure_real_images(evaluator, file, data, images, asked.reference)
         print(used_line(run.path, config.plugin.name, used), *left_out_lines(images), sep="\n", flush=True)
         with experiment.observers.watching(observed_command("evaluate", run, experiment, denoiser, used)):
-            _draw_grids(experiment, denoiser, used, run, asked, enlargement=requested_enlargement(options))
+            _draw_grids(experiment, denoiser, used, run, asked, enlargement=enlargement)
             sets = planned(experiment, denoiser, used, asked)
             missing = [sampled for sampled in sets if known.score_of(sampled, ruler) is None]
             any_of(experiment.processes, [sampled in missing for sampled in sets])
@@ -167,7 +173,8 @@ def _draw_grids(
     for steps, eta in product(asked.steps, asked.eta):
         config = replace(experiment.config, steps=steps, eta=eta, seed=asked.seed[0])
         one = replace(experiment, config=config)
-        known = _drawn(run, drawing_record(one, denoiser, used, drawing)) if launched().is_first else None
+        record = drawing_record(one, denoiser, used, drawing) | {"enlargement": asdict(enlargement)}
+        known = _drawn(run, record) if launched().is_first else None
         if any_of(experiment.processes, [known is not None])[0]:
             if known is not None:
                 print(f"{'existing':<17} grid {printable(known)}", flush=True)
@@ -186,10 +193,11 @@ def _drawn(run: RunDirectory, record: dict[str, Any]) -> Path | None:
     for beside in sorted(run.samples_path.glob("*.json")):
         picture = beside.with_suffix(".png")
         try:
-            found = read_json(beside)
-            if isinstance(found, dict) and picture.exists() and all(found.get(k) == v for k, v in wanted):
+            # The records of older versions do not mention the enlargement.
+            found = {"enlargement": asdict(AUTOMATIC)} | read_json(beside)
+            if picture.exists() and all(found.get(key) == value for key, value in wanted):
                 return picture
-        except (OSError, ValueError):
+        except (OSError, TypeError, ValueError):
             continue  # ignore grids with damaged records; `compare` reports them
     return None
 

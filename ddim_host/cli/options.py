@@ -351,10 +351,11 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 
 def add_plugins_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `plugins`."""
-    parser.add_argument(
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument(
         "name", metavar="NAME", nargs="?", help="show details of this part, plugin or distribution"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON for other programs")
+    output.add_argument("--json", action="store_true", help="print JSON for other programs")
 
 
 def add_doctor_options(parser: argparse.ArgumentParser) -> None:
@@ -406,6 +407,24 @@ def requested(options: argparse.Namespace, config: ConfigFile | None = None) -> 
     if given.get("preset") is not None:
         request = request.over(read_preset(options.preset))
     return request
+
+
+def require_clipping(request: Request, *, clip: bool) -> None:
+    """Check that a requested `--clip-range` has an effect.
+
+    Args:
+        request: The request.
+        clip: Whether the predicted x_start is clipped, by the request or by the settings of the run.
+
+    Raises:
+        UserError: The range is requested, but nothing is clipped.
+    """
+    if "clip_range" in request.settings and not clip:
+        raise UserError(
+            "--clip-range has no effect with --clip false",
+            why="" if "clip" in request.settings else "clip is false in the settings of the run",
+            fix="add --clip true, or remove --clip-range",
+        )
 
 
 def requested_watchers(options: argparse.Namespace) -> Watchers | None:

@@ -54,6 +54,12 @@ def main(options: argparse.Namespace) -> int:
     Raises:
         UserError: An option is not allowed, an experiment cannot be assembled, or the folder cannot be used.
     """
+    if options.prepare and options.jobs > 1:
+        raise UserError(
+            "--jobs has no effect with --prepare",
+            why="the scheduler decides how many experiments run at a time",
+            fix="remove --jobs",
+        )
     grid = _requested_grid(options)
     evaluation = None if grid.evaluation is None else read_evaluation(grid.evaluation, prefix="--evaluate-")
     asked = _assembled(grid, evaluation) if grid.axes else None

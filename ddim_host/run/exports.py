@@ -12,7 +12,7 @@ import json
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +123,9 @@ class _Grid(_Collected):
         self._columns = columns
         self._enlargement = enlargement
 
+    def finish(self, record: Mapping[str, Any]) -> None:
+        super().finish({**record, "enlargement": asdict(self._enlargement)})
+
     def _write(self, images: Images) -> None:
         write_bytes(self.path, grid_png(images, columns=self._columns, enlargement=self._enlargement))
 
@@ -200,14 +203,21 @@ def export_images(
         enlargement: Enlargement of small images in a grid.
 
     Raises:
-        UserError: The suffix is unknown, an animation was requested without columns, or the grid would
-            have too many images or pixels.
+        UserError: The suffix is unknown, an animation was requested without columns, an enlargement was
+            requested for something other than a grid, or the grid would have too many images or pixels.
     """
     suffix = path.suffix.lower()
+    hidden = path.name.startswith(".")  # `.png` has no suffix, but is unlikely to mean a folder
+    is_folder = suffix == "" and not hidden
+    if (is_folder or suffix == ".npz") and enlargement != AUTOMATIC:
+        raise UserError(
+            "--grid-scale and --nearest have no effect on an array or a folder of pictures",
+            why="these contain the images in their original size",
+            fix="remove these options, or write a grid: --out x.png",
+        )
     if suffix == ".npz":
         return _Array(path, num_images)
-    hidden = path.name.startswith(".")  # `.png` has no suffix, but is unlikely to mean a folder
-    if suffix == "" and not hidden:
+    if is_folder:
         return _Folder(path)
     if suffix not in (".png", *ANIMATED):
         raise UserError(

@@ -186,6 +186,23 @@ def test_grid_is_drawn_once_and_redrawn_if_lost(
     assert (run / "samples" / "evaluated-linear-2-eta-1-2.png").read_bytes() == before
 
 
+def test_grid_of_another_enlargement_is_drawn(several_runs: Callable[..., dict[str, Run]], run: Path) -> None:
+    command = ["evaluate", str(run), "--samples", "20", "--steps", "2", "--eta", "0", "--grids", "4"]
+    scaled = [*command, "--grid-scale", "2"]
+    nearest = [*scaled, "--nearest"]
+    made = several_runs({"default": command, "scaled": scaled, "nearest": nearest, "again": scaled})
+    assert all(one.outcome.code == 0 for one in made.values()), made
+    name = "evaluated-linear-2-eta-0"
+    assert grids(run) == {f"{name}-1.png", f"{name}-2.png", f"{name}-3.png"}
+    assert f"existing          grid {run / 'samples' / name}-2.png" in made["again"].outcome.out
+    # Grids of older versions have no such record, and the automatic size.
+    record = run / "samples" / f"{name}-1.json"
+    older = json.loads(record.read_text(encoding="utf-8"))
+    del older["enlargement"]
+    record.write_text(json.dumps(older), encoding="utf-8")
+    assert f"{name}-1.png" in several_runs({"older": command})["older"].outcome.out
+
+
 def test_unwritable_grid_is_one_error(several_runs: Callable[..., dict[str, Run]], run: Path) -> None:
     shutil.rmtree(run / "samples")
     (run / "samples").touch()

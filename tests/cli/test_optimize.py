@@ -156,6 +156,8 @@ def test_subset_of_another_run_can_be_used(searched: tuple[Path, dict[str, Run]]
         ("optimize RUN --refine features --images 40", "20 images are too few to refine timesteps with the"),
         ("optimize RUN --refine teacher --solver other", "there is no solver named 'other'"),
         ("optimize RUN --seed -1", "--seed must be an integer in [0, 2^63), not '-1'"),
+        ("optimize RUN --clip false --clip-range 2", "--clip-range has no effect with --clip false"),
+        ("optimize RUN --steps 1001", "cannot sample in 1001 steps"),
         ("optimize RUN --eta 0.5", "`ddim-host optimize` does not accept '--eta'"),
         ("optimize RUN --checkpoint worst", "--checkpoint must be one of"),
         ("optimize nowhere", "there is no run in nowhere"),

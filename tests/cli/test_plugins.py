@@ -106,6 +106,12 @@ def test_text_names_broken_plugins_and_their_errors(broken: Site, ddim_host: Com
     assert re.search(r"^loss \(--loss\)(\n  .*)*\n  fine +works 1.0\n", out, re.MULTILINE)
 
 
+def test_json_describes_all_plugins(in_process: Callable[..., Outcome]) -> None:
+    outcome = in_process("plugins", "--json", "mse")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "not allowed with argument" in outcome.err
+
+
 def test_plugin_that_prints_does_not_corrupt_the_json(site: Site, in_process: Callable[..., Outcome]) -> None:
     site.plugin("chatty", "print('hello')\n" + losses("fine"))
     json.loads(in_process("plugins", "--json").out)

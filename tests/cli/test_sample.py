@@ -463,6 +463,11 @@ def refused(in_process: Callable[..., Outcome], tmp_path: Path) -> Callable[...,
         ("sample RUN --steps 1001", "cannot sample in 1001 steps"),
         ("sample RUN --eta 1.1", "--eta must be a number in [0, 1], not '1.1'"),
         ("sample RUN --clip maybe", "--clip must be true or false, not 'maybe'"),
+        ("sample RUN --clip false --clip-range 0.5", "--clip-range has no effect with --clip false"),
+        ("evaluate RUN --clip false --clip-range 0.5", "--clip-range has no effect with --clip false"),
+        ("sample RUN --out TMP/x.npz --nearest", "--grid-scale and --nearest have no effect on an array"),
+        ("sample RUN --out TMP/x --grid-scale 2", "--grid-scale and --nearest have no effect on an array"),
+        ("evaluate RUN --nearest", "--grid-scale and --nearest have no effect without --grids"),
         ("sample RUN --seed -1", "--seed must be an integer in [0, 2^63), not '-1'"),
         ("sample RUN --num-images 0", "--num-images must be an integer from 1 to 1,000,000, not '0'"),
         ("sample RUN --num-images 10001", "10,001 images are too many for one grid"),
@@ -521,6 +526,12 @@ def test_invalid_option_is_refused(
 def run(tiny_run: Run, tmp_path: Path) -> Path:
     """A copy of a run that a test can damage."""
     return copied(tiny_run, tmp_path)
+
+
+def test_clip_range_is_refused_if_the_run_does_not_clip(refused: Callable[..., str], run: Path) -> None:
+    edit_config(run, lambda config: config.update(clip=False))
+    message = refused("sample", run, "--clip-range", "0.5")
+    assert "clip is false in the settings of the run\n  fix: add --clip true" in message
 
 
 COMMANDS = ["sample", "reconstruct"]

@@ -97,7 +97,7 @@ def test_grey_pictures_are_grey(tmp_path: Path) -> None:
 def test_grid_has_the_chosen_columns(tmp_path: Path, columns: int | None, wide: int) -> None:
     write(tmp_path / "x.png", columns)
     assert everything(tmp_path) == {"x.png", "x.json"}
-    assert record(tmp_path / "x.json") == RECORD
+    assert record(tmp_path / "x.json") == RECORD | {"enlargement": {"scale": None, "nearest": False}}
     canvas = pixels(tmp_path / "x.png")
     # 64 pixels each, with margins of four.
     assert canvas.shape == (68 * -(-6 // wide) + 4, 68 * wide + 4, 3)
@@ -363,9 +363,17 @@ def test_grid_has_the_chosen_enlargement(tmp_path: Path) -> None:
     np.testing.assert_array_equal(grid_images(path.read_bytes(), 4, (8, 8, 1)), images)
 
 
+@pytest.mark.parametrize("name", ["x.npz", "x"])
+@pytest.mark.parametrize("enlargement", [Enlargement(2), Enlargement(nearest=True)])
+def test_enlargement_of_images_outside_a_grid_is_refused(
+    tmp_path: Path, name: str, enlargement: Enlargement
+) -> None:
+    with pytest.raises(UserError, match="no effect on an array or a folder of pictures"):
+        export_images(tmp_path / name, num_images=4, image_shape=SHAPE, enlargement=enlargement)
+
+
 def test_huge_grid_is_refused_before_sampling(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a grid of 64 images with --grid-scale 64 would have .* pixels"):
         export_images(tmp_path / "x.png", num_images=64, image_shape=SHAPE, enlargement=Enlargement(64))
-    export_images(tmp_path / "x.npz", num_images=64, image_shape=SHAPE, enlargement=Enlargement(64))
     with pytest.raises(UserError, match="a grid of 10,000 images would have 13,608 x 13,608 pixels"):
         export_images(tmp_path / "x.png", num_images=10_000, image_shape=(128, 128, 1))

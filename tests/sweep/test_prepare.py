@@ -85,6 +85,10 @@ def test_prepare_checks_the_experiments(in_process: Callable[..., Outcome], tmp_
     both = in_process("sweep", "--plugin=torch", "--prepare", "--dry-run")
     assert both.code == 2
     assert "not allowed with argument" in both.err
+    jobs = in_process("sweep", "--plugin=torch", "--prepare", "--jobs=4", "--out", folder)
+    assert jobs.code == 2
+    assert "--jobs has no effect with --prepare" in jobs.err
+    assert not folder.exists()
 
 
 def test_without_options_and_without_experiments_no_framework_is_chosen(
