@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim_host.errors import UserError
+from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import EvaluationFile, Scores
 from ddim_host.evaluation.tables import as_markdown, tables_of
 from ddim_host.experiment.config import clip_in_words
@@ -47,7 +48,7 @@ It was {made} with `ddim-host`.
 ```python
 from diffusers import DDIMPipeline
 
-pipeline = DDIMPipeline.from_pretrained("{name}")
+pipeline = DDIMPipeline.from_pretrained({python_name})
 images = pipeline(batch_size=4, num_inference_steps={steps}{clipped}).images
 ```
 
@@ -57,7 +58,7 @@ configuration, it therefore follows the formulas exactly if `num_inference_steps
 With `ddim-host`, in PyTorch or Jittor, with any timestep subset and any solver:
 
 ```sh
-ddim-host import {name} --plugin torch --out run
+ddim-host import {shell_name} --plugin torch --out run
 ddim-host sample run --steps {steps}
 ```
 
@@ -84,7 +85,14 @@ class Card:
     def text(self, name: str) -> str:
         """Return the card as Markdown with a metadata block, for a folder with this name."""
         picture = f"\n![Samples]({self.picture_name})\n" if self.picture else ""
-        return _CARD.format(name=name, picture=picture, **self.fields)
+        name = printable(name)
+        return _CARD.format(
+            name=name,
+            python_name=json.dumps(name, ensure_ascii=False),
+            shell_name=shlex.quote(name),
+            picture=picture,
+            **self.fields,
+        )
 
 
 def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Card:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 import safetensors.numpy
 from PIL import Image
+
+from ddim_host.exchange.card import Card
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import pytest
-
     from tests.support.commands import Outcome, Run
+
+
+_NAMES = ("height", "width", "colours", "made", "steps", "timesteps", "clipped", "facts", "scores")
+_FIELDS: dict[str, object] = dict.fromkeys(_NAMES, 20)
 
 
 def test_card_describes_the_pipeline_and_its_training(
@@ -41,6 +48,20 @@ def test_card_describes_the_pipeline_and_its_training(
     assert (tmp_path / "digits" / "samples.png").read_bytes() == grid.read_bytes()
     index = json.loads((tmp_path / "digits" / "model_index.json").read_text(encoding="utf-8"))
     assert index["_class_name"] == "DDIMPipeline"
+
+
+@pytest.mark.parametrize("name", ["my digits", "it's $HOME", 'a"b', "数字"])
+def test_commands_of_the_card_quote_the_folder(name: str) -> None:
+    text = Card(_FIELDS, None).text(name)
+    [command] = [line for line in text.splitlines() if line.startswith("ddim-host import ")]
+    assert shlex.split(command)[2] == name
+    [call] = [line for line in text.splitlines() if "from_pretrained(" in line]
+    assert ast.literal_eval(call.partition("from_pretrained")[2]) == name
+
+
+def test_card_of_a_folder_with_an_unprintable_name_is_valid_utf_8() -> None:
+    text = Card(_FIELDS, None).text("a\udcff\n")
+    assert "# a\\udcff\\n\n" in text.encode("utf-8").decode("utf-8")
 
 
 def test_card_names_no_folders(
