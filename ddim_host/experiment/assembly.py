@@ -29,7 +29,7 @@ from ddim_host.plugin.registry import Kind, Part
 from ddim_host.system.launch import launched
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -52,16 +52,14 @@ class Experiment:
 
     Attributes:
         config: The resolved configuration.
-        parts: The parts by kind.
+        parts: The parts by kind; those of `absent` are missing.
         image_shape: `(H, W, C)` of the images.
         schedule: The noise schedule.
-        sampler: The timestep sampler, in its initial state.
-        loss: The loss, which returns one number per image.
-        weighting: float64 `(T,)`, the loss weighting.
         unet: The description of the network.
         observers: The observers.
         registry: All installed parts.
         join_processes: The framework's hook that connects several processes; None if it has none.
+        absent: For a trained run, why parts that were only needed for its training are not available.
         images_are_known: False if the run was imported and the user did not name a data set.
     """
 
@@ -69,17 +67,50 @@ class Experiment:
     parts: dict[Kind, Part]
     image_shape: tuple[int, int, int]
     schedule: NoiseSchedule
-    sampler: TimestepSampler
-    loss: Loss
-    weighting: NDArray[np.float64]
     unet: UNet
     observers: Observers
     registry: Registry
     join_processes: JoinProcesses | None
+    absent: Mapping[Kind, UserError] = field(default_factory=dict)
     images_are_known: bool = True
     _source: DataSource | None = None
     _subsets: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     _plans: dict[tuple[int, float], SamplingPlan] = field(default_factory=dict)
+
+    def _part_of_training(self, kind: Kind) -> Part:
+        """Return a part of training.
+
+        Raises:
+            UserError: The run is trained, and the part is not available.
+        """
+        if kind in self.absent:
+            raise self.absent[kind]
+        return self.parts[kind]
+
+    @cached_property
+    def sampler(self) -> TimestepSampler:
+        """The timestep sampler, in its initial state when first used."""
+        return validation.checked_sampler(
+            self._part_of_training(Kind.TIMESTEP_SAMPLER),
+            self.config.timestep_sampler.parameters,
+            self.schedule,
+            self.config.batch_size,
+        )
+
+    @cached_property
+    def loss(self) -> Loss:
+        """The loss, which returns one number per image."""
+        return validation.checked_loss(self._part_of_training(Kind.LOSS), self.config.loss.parameters)
+
+    @cached_property
+    def weighting(self) -> NDArray[np.float64]:
+        """The loss weighting, float64 `(T,)`."""
+        return validation.checked_weighting(
+            self._part_of_training(Kind.LOSS_WEIGHTING),
+            self.config.loss_weighting.parameters,
+            self.schedule,
+            self.config.prediction_type,
+        )
 
     @cached_property
     def source(self) -> DataSource:
@@ -93,10 +124,11 @@ class Experiment:
         if not self.images_are_known:
             raise unknown_images()
         data = self.config.data
-        source = validation.checked_source(self.parts[Kind.DATA], data.parameters)
+        part = self._part_of_training(Kind.DATA)
+        source = validation.checked_source(part, data.parameters)
         if source.image_shape != self.image_shape:
             raise UserError(
-                f"the images of {self.parts[Kind.DATA].label} differ in shape from the training images",
+                f"the images of {part.label} differ in shape from the training images",
                 why=f"their shape (height, width, channels) is {source.image_shape}, the network's is "
                 f"{self.image_shape}",
                 fix="choose other images with --data"
@@ -138,7 +170,7 @@ class Experiment:
     @cached_property
     def images(self) -> TrainTest:
         """The images of the data set, downloaded and decoded on first use."""
-        return validation.checked_images(self.parts[Kind.DATA], self.source)
+        return validation.checked_images(self._part_of_training(Kind.DATA), self.source)
 
     def timesteps(self, num_inference_steps: int | None = None) -> NDArray[np.int64]:
         """Return the timesteps that sampling visits, int64 `(S,)`; S defaults to the configuration.
@@ -215,21 +247,22 @@ def assemble(
     Args:
         request: The user's request.
         plugins: The result of `load_framework` if it has already been called.
-        image_shape: `(H, W, C)` of the images of a trained run, whose data set may be missing; None to read
-            it from the data set.
+        image_shape: `(H, W, C)` of the images of a trained run, whose data set and other parts of training may
+            be missing until they are used; None to read it from the data set.
 
     Raises:
         UserError: A requested part or value is unknown, has the wrong type, or is not allowed or available.
     """
     plugins = plugins or load_framework(request)
-    parts = _resolve_parts(request, plugins.registry)
+    is_trained = image_shape is not None
+    parts, absent = _resolve_parts(request, plugins.registry, is_trained=is_trained)
     source = None
     if image_shape is None:
         data = parts[Kind.DATA]
         source = validation.checked_source(data.part, data.parameters)
         image_shape = source.image_shape
         parts[Kind.DATA] = replace(data, parameters={**data.parameters, **source.resolved})
-    config = _resolve(request, plugins, parts, image_shape)
+    config = _resolve(request, plugins, parts, image_shape, absent)
     watched_by, observers = _observers(request.watchers, plugins.registry)
     config = replace(config, observer=watched_by)
     schedule = validation.checked_schedule(
@@ -243,30 +276,21 @@ def assemble(
     spec_parameters: dict[str, Any] = {k: v for k, v in config.model.parameters.items() if k not in own}
     height, width, channels = image_shape
     spec = UNetSpec((height, width), channels, config.num_train_timesteps, **spec_parameters)
-    return Experiment(
+    experiment = Experiment(
         config=config,
         parts={kind: resolved.part for kind, resolved in parts.items()},
         image_shape=image_shape,
         schedule=schedule,
-        sampler=validation.checked_sampler(
-            parts[Kind.TIMESTEP_SAMPLER].part,
-            config.timestep_sampler.parameters,
-            schedule,
-            config.batch_size,
-        ),
-        loss=validation.checked_loss(parts[Kind.LOSS].part, config.loss.parameters),
-        weighting=validation.checked_weighting(
-            parts[Kind.LOSS_WEIGHTING].part,
-            config.loss_weighting.parameters,
-            schedule,
-            config.prediction_type,
-        ),
         unet=UNet.from_spec(spec),
         observers=observers,
         registry=plugins.registry,
         join_processes=plugins.join_processes,
+        absent=absent,
         _source=source,
     )
+    if not is_trained:
+        _ = experiment.sampler, experiment.loss, experiment.weighting  # raises now if one does not work
+    return experiment
 
 
 def unknown_images() -> UserError:
@@ -296,18 +320,43 @@ class _Resolved:
     parameters: dict[str, Value]
 
 
-def _resolve_parts(request: Request, registry: Registry) -> dict[Kind, _Resolved]:
-    parts = {}
+_OF_TRAINING = frozenset({Kind.DATA, Kind.TIMESTEP_SAMPLER, Kind.LOSS, Kind.LOSS_WEIGHTING})
+"""Parts that a trained run needs only for some commands, or not at all."""
+
+
+def _resolve_parts(
+    request: Request, registry: Registry, *, is_trained: bool
+) -> tuple[dict[Kind, _Resolved], dict[Kind, UserError]]:
+    """Return the parts, and why recorded parts of a trained run's training are not available."""
+    parts, absent = {}, {}
     for kind in PART_KINDS:
         choice = request.parts.get(kind) or default_part(kind, registry)
-        part = registry.find(kind, choice)
-        values = {} if kind is Kind.MODEL else part.values(choice.arguments)
-        parts[kind] = _Resolved(part, choice, values)
-    return parts
+        try:
+            part = registry.find(kind, choice)
+            values = {} if kind is Kind.MODEL else part.values(choice.arguments)
+        except UserError as error:
+            if not (is_trained and kind in _OF_TRAINING and kind in request.parts):
+                raise
+            absent[kind] = error
+        else:
+            parts[kind] = _Resolved(part, choice, values)
+    return parts, absent
+
+
+def _as_recorded(choice: PartChoice) -> PartConfig:
+    """Return a part that is not available, as the configuration of a trained run records it."""
+    values: dict[str, Any] = {
+        name: tuple(given) if isinstance(given, list) else given for name, given in choice.arguments.items()
+    }
+    return PartConfig(choice.name, choice.distribution or "", "", values)
 
 
 def _resolve(
-    request: Request, plugins: Plugins, parts: Mapping[Kind, _Resolved], image_shape: tuple[int, int, int]
+    request: Request,
+    plugins: Plugins,
+    parts: Mapping[Kind, _Resolved],
+    image_shape: tuple[int, int, int],
+    absent: Collection[Kind],
 ) -> Config:
     framework = cast("Plugin", plugins.framework)
     values: dict[str, Any] = _settings(request, image_shape[0])
@@ -317,6 +366,8 @@ def _resolve(
         if kind is Kind.MODEL:
             parameters = _resolve_network(part, resolved.choice, image_shape[0])
         values[kind.option] = PartConfig(part.name, part.distribution, part.version, parameters)
+    for kind in absent:
+        values[kind.option] = _as_recorded(request.parts[kind])
     return Config(**values)
 
 

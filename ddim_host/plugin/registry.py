@@ -293,17 +293,20 @@ class Registry:
     def _not_of(self, kind: Kind, name: str, distribution: str, notes: list[str]) -> UserError:
         """Return the error for a distribution that does not provide this part."""
         own = [part.name for part in self.of_kind(kind) if part.distribution == distribution]
+        others = [part.distribution for part in self._parts.get((kind, name), [])]
+        elsewhere = which(kind.flag, name, others)
+        fix = f"write {elsewhere}" if elsewhere else f"choose another {kind.words}"
         if own:
             why = f"it provides {', '.join(own)}"
         elif is_installed(distribution):
             why = f"it provides no {kind.words}"
         else:
             why = f"the distribution {distribution!r} is not installed"
-        others = [part.distribution for part in self._parts.get((kind, name), [])]
-        elsewhere = which(kind.flag, name, others)
+            # Another part may not be possible: the configuration of a run names this one.
+            fix = f"install {distribution}, or {fix}" if elsewhere else f"install {distribution}"
         return UserError(
             f"there is no {kind.words} named {name!r} in {distribution}{suggestion(name, own)}",
             why=why,
             notes=notes,
-            fix=f"write {elsewhere}" if elsewhere else f"choose another {kind.words}",
+            fix=fix,
         )
