@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ddim_host.cli.options import requested, requested_enlargement
 from ddim_host.cli.output import left_out_lines, memorised_lines, sampling_line, split_line, times_line
 from ddim_host.errors import DivergedError, InterruptedTrainingError, UserError, printable
+from ddim_host.experiment.assembly import require_images
 from ddim_host.experiment.config import PART_KINDS
 from ddim_host.experiment.config_file import read_config_file
 from ddim_host.experiment.defaults import distinguishing_parameters
@@ -60,6 +61,8 @@ def main(options: argparse.Namespace) -> int:
         start: RunDirectory | None = directory
     else:
         start = None if options.start_from is None else existing_run(options.start_from)
+    if start is None and config_file is not None and config_file.is_imported:
+        require_images(request)
     experiment = assemble_run(request, directory, start)
     config = experiment.config
     if options.dry_run:

@@ -19,7 +19,7 @@ from ddim_host.evaluation.default_features import OFFLINE, offline_features
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.evaluation.request import read_evaluation
 from ddim_host.evaluation.statistics import MeasureSettings
-from ddim_host.experiment.assembly import assemble, load_framework
+from ddim_host.experiment.assembly import assemble, load_framework, require_images
 from ddim_host.experiment.config import Request
 from ddim_host.plugin.discovery import no_framework_chosen, only_framework
 from ddim_host.plugin.loading import load_plugins
@@ -134,6 +134,9 @@ def _requested_grid(options: argparse.Namespace) -> Grid:
         grid = grid.over(read_grid(options.config))
     if grid.axes and "plugin" not in grid.axes:
         grid = replace(grid, axes={**grid.axes, "plugin": (only_framework(),)})
+    if grid.is_imported:
+        for trial in grid.trials():
+            require_images(requested(trial))
     if watchers is not None and not grid.axes:
         raise UserError(
             "--observer applies to new experiments only",

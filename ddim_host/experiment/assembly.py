@@ -247,8 +247,8 @@ def assemble(
     Args:
         request: The user's request.
         plugins: The result of `load_framework` if it has already been called.
-        image_shape: `(H, W, C)` of the images of a trained run, whose data set and other parts of training may
-            be missing until they are used; None to read it from the data set.
+        image_shape: `(H, W, C)` of the images of a trained run, whose data set and other parts of training
+            may be missing until they are used; None to read it from the data set.
 
     Raises:
         UserError: A requested part or value is unknown, has the wrong type, or is not allowed or available.
@@ -300,6 +300,16 @@ def unknown_images() -> UserError:
         why="the run was imported, and pipelines do not record their training images",
         fix="add --data, for example --data cifar10 or --data images:path=PATH",
     )
+
+
+def require_images(request: Request) -> None:
+    """Check that a request based on an imported run names a data set; the default would be unrelated.
+
+    Raises:
+        UserError: It does not.
+    """
+    if Kind.DATA not in request.parts:
+        raise unknown_images()
 
 
 def load_framework(request: Request) -> Plugins:

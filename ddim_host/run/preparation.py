@@ -6,10 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING, cast
 
 from ddim_host.errors import UserError
-from ddim_host.experiment.assembly import assemble, load_framework, unknown_images
+from ddim_host.experiment.assembly import assemble, load_framework, require_images
 from ddim_host.experiment.config import Config, Request
 from ddim_host.experiment.config_file import OBSERVER
-from ddim_host.plugin.registry import Kind
 from ddim_host.run.trained import note_other_images, other_images
 from ddim_host.system.launch import launched
 
@@ -121,8 +120,8 @@ def _over_start(request: Request, start: RunDirectory) -> Request:
     """
     start.latest_checkpoint()  # raises if the run has no checkpoint
     whole = request.over(start.config.request)
-    if start.config.is_imported and Kind.DATA not in whole.parts:
-        raise unknown_images()
+    if start.config.is_imported:
+        require_images(whole)
     return whole
 
 

@@ -13,6 +13,7 @@ from ddim_host.evaluation.request import EVALUATION_OPTIONS
 from ddim_host.experiment.config import LENGTHS, PART_KINDS, Request, Watchers
 from ddim_host.experiment.config_file import (
     OBSERVER,
+    ConfigFile,
     read_framework,
     read_observers,
     read_part,
@@ -46,11 +47,13 @@ class Grid:
         axes: The requested values of each part and setting.
         evaluation: Options for `evaluate`, with values as on the command line; None for no evaluation.
         watchers: The observers of every experiment; None if the user did not specify any.
+        is_imported: True if the file is that of an imported run, whose training images are unknown.
     """
 
     axes: Mapping[str, tuple[AxisValue, ...]] = field(default_factory=dict)
     evaluation: Mapping[str, str] | None = None
     watchers: Watchers | None = None
+    is_imported: bool = False
 
     def over(self, base: Grid) -> Grid:
         """Return this grid, with missing axes and options taken from another grid."""
@@ -66,6 +69,7 @@ class Grid:
             axes,
             None if self.evaluation is base.evaluation is None else evaluation,
             base.watchers if self.watchers is None else self.watchers,
+            self.is_imported or base.is_imported,
         )
 
     def trials(self) -> list[dict[str, AxisValue]]:
@@ -128,7 +132,7 @@ def read_grid(path: Path) -> Grid:
         UserError: The file cannot be read, is not TOML, or has an unknown key or an invalid value.
     """
     document = read_toml(path)
-    document.pop("provenance", None)
+    origin = ConfigFile(path, Request(), document.pop("provenance", None))
     evaluation = document.pop("evaluate", None)
     observers = document.pop(OBSERVER, None)
     axes = {}
@@ -144,6 +148,7 @@ def read_grid(path: Path) -> Grid:
         axes,
         None if evaluation is None else _evaluation(evaluation, path),
         None if observers is None else Watchers(read_observers(observers, path)),
+        origin.is_imported,
     )
 
 

@@ -214,6 +214,49 @@ def test_absurdly_long_source_is_one_error(importing: Import) -> None:
     assert "File name too long" in outcome.err
 
 
+def test_new_runs_with_the_settings_of_an_imported_run_need_images(
+    importing: Import, in_process: Import, tmp_path: Path
+) -> None:
+    """The default data set would be unrelated to the network."""
+    save_pipeline(tmp_path / "pipeline")
+    assert importing().code == 0
+    config = tmp_path / "run" / "config.toml"
+    for command in ("run", "sweep"):
+        options = (command, "--config", config, "--dry-run", "--out", tmp_path / "new")
+        refused = in_process(*options)
+        assert refused.code == 2
+        assert "error: the images that this network was trained on are unknown" in refused.err
+        assert "fix: add --data" in refused.err
+        assert in_process(*options, "--data", "digits").code == 0
+    assert (
+        in_process(
+            "import",
+            tmp_path / "pipeline",
+            "--out",
+            tmp_path / "known",
+            "--plugin",
+            "torch",
+            "--data",
+            "digits",
+        ).code
+        == 0
+    )
+    for command in ("run", "sweep"):
+        known = in_process(
+            command, "--config", tmp_path / "known/config.toml", "--dry-run", "--out", tmp_path / "new"
+        )
+        assert known.code == 0, known.err
+
+
+def test_preset_may_provide_the_images(importing: Import, in_process: Import, tmp_path: Path) -> None:
+    save_pipeline(tmp_path / "pipeline")
+    assert importing().code == 0
+    config = tmp_path / "run" / "config.toml"
+    for command in ("run", "sweep"):
+        options = (command, "--config", config, "--preset", "paper-cifar10", "--dry-run")
+        assert "are unknown" not in in_process(*options, "--out", tmp_path / "new").err
+
+
 def test_images_of_another_shape_are_refused(importing: Import, tmp_path: Path) -> None:
     save_pipeline(tmp_path / "pipeline", network={"sample_size": 16})
     outcome = importing("--data", "digits")
