@@ -101,7 +101,7 @@ class ConfigFile:
         """The shape `(H, W, C)` of the training images.
 
         Raises:
-            UserError: The file does not record it.
+            UserError: The file does not record it, or it is out of range.
         """
         shape: Any = self.provenance_table.get(_IMAGE_SHAPE)
         if isinstance(shape, list) and len(shape) == 3 and all(type(n) is int for n in shape):
@@ -109,8 +109,9 @@ class ConfigFile:
             if 1 <= min(height, width) <= max(height, width) <= MAX_IMAGE_SIZE and channels in (1, 3):
                 return height, width, channels
         raise UserError(
-            f"{self.path} does not record the shape of the training images",
-            why=f"[{_PROVENANCE}] should contain {_IMAGE_SHAPE} = [height, width, channels]",
+            f"{self.path} does not record a valid shape of the training images",
+            why=f"[{_PROVENANCE}] must contain {_IMAGE_SHAPE} = [height, width, channels], with a height and a "
+            f"width from 1 to {MAX_IMAGE_SIZE}, and 1 or 3 channels",
         )
 
     @property

@@ -606,7 +606,7 @@ def test_config_without_image_shape_is_refused(
 
     edit_config(run, change)
     message = refused(command, run)
-    assert message.startswith(f"{run / 'config.toml'} does not record the shape of the training images")
+    assert message.startswith(f"{run / 'config.toml'} does not record a valid shape of the training images")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -620,7 +620,7 @@ def test_config_without_provenance_is_refused(
             config["provenance"] = provenance
 
     edit_config(run, change)
-    assert "does not record the shape of the training images" in refused(command, run)
+    assert "does not record a valid shape of the training images" in refused(command, run)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -257,6 +257,20 @@ def test_preset_may_provide_the_images(importing: Import, in_process: Import, tm
         assert "are unknown" not in in_process(*options, "--out", tmp_path / "new").err
 
 
+@pytest.mark.parametrize("size", [4100, [8, 4100]])
+def test_image_size_that_runs_do_not_support_is_refused(
+    importing: Import, tmp_path: Path, size: int | list[int]
+) -> None:
+    save_pipeline(tmp_path / "pipeline")
+    path = tmp_path / "pipeline" / "unet" / "config.json"
+    path.write_text(json.dumps(NETWORK | {"sample_size": size}), encoding="utf-8")
+    outcome = importing()
+    assert outcome.code == 2
+    assert f"a diffusers network with sample_size = {size} cannot be imported" in outcome.err
+    assert "sample_size must be at most 4096" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_images_of_another_shape_are_refused(importing: Import, tmp_path: Path) -> None:
     save_pipeline(tmp_path / "pipeline", network={"sample_size": 16})
     outcome = importing("--data", "digits")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddim_host.errors import UserError
 from ddim_host.framework.unet.spec import UNetSpec
+from ddim_host.system.limits import MAX_IMAGE_SIZE
 from ddim_host.system.typed_config import TypedConfig, is_integer
 
 if TYPE_CHECKING:
@@ -239,11 +240,12 @@ class _NetworkConfig(TypedConfig):
     def size(self, key: str) -> tuple[int, int]:
         """Read the height and width of images."""
         value = self[key]
-        if _is_positive(value):
-            return value, value
-        if not isinstance(value, list | tuple) or len(value) != 2 or not all(map(_is_positive, value)):
+        pair = [value, value] if _is_positive(value) else value
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(map(_is_positive, pair)):
             self.refuse(key, value, f"{key} must be a positive integer, or a list of height and width")
-        return value[0], value[1]
+        if max(pair) > MAX_IMAGE_SIZE:
+            self.refuse(key, value, f"{key} must be at most {MAX_IMAGE_SIZE}")
+        return pair[0], pair[1]
 
     def attending(self, key: str, types: tuple[str, str], levels: int) -> list[bool]:
         """Return whether each block has attention, given the block types without and with attention."""
