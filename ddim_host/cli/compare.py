@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,16 @@ from ddim_host.system.files import file_errors
 if TYPE_CHECKING:
     import argparse
 
+_CONTENTS = {
+    ".html": "html",
+    ".htm": "html",
+    ".md": "md",
+    ".markdown": "md",
+    ".json": "json",
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".gif", ".apng", ".webp", ".svg", ".pdf", ".csv"), ""),
+}
+"""The format that each suffix promises; empty if the command cannot write it."""
+
 
 def main(options: argparse.Namespace) -> int:
     """Compare the given runs on one page.
@@ -25,16 +36,23 @@ def main(options: argparse.Namespace) -> int:
         The exit code.
 
     Raises:
-        UserError: A run does not exist or is repeated, none can be read, or the output already exists or
-            cannot be written.
+        UserError: A run does not exist or is repeated, none can be read, or the output already exists, has
+            the suffix of another format or cannot be written.
     """
-    [(path, times)] = Counter(path.absolute() for path in options.runs).most_common(1)
+    [(path, times)] = Counter(os.path.realpath(path) for path in options.runs).most_common(1)
     if times > 1:
         raise UserError(f"{printable(path)} is given more than once", fix="pass each folder only once")
     for path in options.runs:
         if not RunDirectory(path).exists() and not path.exists():
             existing_run(path)  # a mistyped path raises before anything is replaced
     out: Path = options.out or Path(f"comparison.{options.format}")
+    contents = _CONTENTS.get(out.suffix.lower(), options.format)
+    if contents != options.format:
+        other = f", or add --format {contents}" if contents else ""
+        raise UserError(
+            f"{out} would contain {options.format}, which its suffix contradicts",
+            fix=f"use a name such as {out.with_suffix(f'.{options.format}').name}{other}",
+        )
     with file_errors(f"cannot write {out}"):  # for example, if its name is too long
         taken = out.exists()
     if taken and not options.force:

@@ -163,8 +163,32 @@ def test_missing_arguments_are_shown_in_a_command(in_process: Callable[..., Outc
 
 
 def test_run_is_not_compared_with_itself(in_process: Callable[..., Outcome], tmp_path: Path) -> None:
-    done = in_process("compare", tmp_path, tmp_path / "")
+    done = in_process("compare", tmp_path, tmp_path / ".." / tmp_path.name)
     assert (done.code, f"{tmp_path} is given more than once" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fix"),
+    [
+        ("c.png", "html", "use a name such as c.html\n"),
+        ("c.HTML", "md", "use a name such as c.md, or add --format html\n"),
+        ("c.json", "html", "use a name such as c.html, or add --format json\n"),
+    ],
+)
+def test_comparison_in_a_file_of_another_format_is_refused(
+    in_process: Callable[..., Outcome], tmp_path: Path, name: str, kind: str, fix: str
+) -> None:
+    done = in_process("compare", tmp_path, "--format", kind, "--out", tmp_path / name)
+    assert done.code == 2
+    assert f"{name} would contain {kind}, which its suffix contradicts\n  fix: {fix}" in done.err
+
+
+@pytest.mark.parametrize(("name", "kind"), [("c.htm", "html"), ("c", "md"), ("c.txt", "json")])
+def test_comparison_may_have_any_other_suffix(
+    in_process: Callable[..., Outcome], tmp_path: Path, name: str, kind: str
+) -> None:
+    done = in_process("compare", tmp_path, "--format", kind, "--out", tmp_path / name)
+    assert "none of these runs can be read" in done.err
 
 
 def test_existing_run_is_refused_before_anything_is_printed(
