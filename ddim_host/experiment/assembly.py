@@ -23,6 +23,7 @@ from ddim_host.framework.processes import ALONE
 from ddim_host.framework.unet import UNet, UNetSpec
 from ddim_host.plugin import validation
 from ddim_host.plugin.discovery import only_framework
+from ddim_host.plugin.framework_guard import naming_fix
 from ddim_host.plugin.loading import load_plugins
 from ddim_host.plugin.parameters import Parameter, PartChoice, format_choice
 from ddim_host.plugin.registry import Kind, Part
@@ -235,7 +236,8 @@ class Experiment:
             raise UserError(
                 f"framework {self.config.plugin.name!r} cannot be imported",
                 why=str(error),
-                fix=f"install the missing package, or reinstall {part.distribution} with its dependencies",
+                fix=naming_fix(error, self.config.plugin.name, part.distribution)
+                or f"install the missing package, or reinstall {part.distribution} with its dependencies",
             ) from error
 
 

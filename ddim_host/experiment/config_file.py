@@ -110,7 +110,7 @@ class ConfigFile:
                 return height, width, channels
         raise UserError(
             f"{self.path} does not record a valid shape of the training images",
-            why=f"[{_PROVENANCE}] must contain {_IMAGE_SHAPE} = [height, width, channels], with a height and a "
+            why=f"[{_PROVENANCE}] must contain {_IMAGE_SHAPE} = [height, width, channels], with height and "
             f"width from 1 to {MAX_IMAGE_SIZE}, and 1 or 3 channels",
         )
 

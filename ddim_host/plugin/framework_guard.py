@@ -30,6 +30,26 @@ def allow_framework(chosen: str | None) -> None:
         raise RuntimeError(f"cannot use {chosen}: this process has already loaded {', '.join(present)}")
 
 
+class RefusedFrameworkError(ModuleNotFoundError):
+    """Import of a framework other than the chosen one."""
+
+
+def naming_fix(error: BaseException, framework: str, distribution: str) -> str:
+    """Return the remedy if a framework plugin was refused its own framework because of its name, else ''.
+
+    Args:
+        error: The error that the plugin raised.
+        framework: The name of its entry point.
+        distribution: Its distribution.
+    """
+    if not isinstance(error, RefusedFrameworkError) or framework in FRAMEWORK_ROOTS:
+        return ""
+    module = (error.name or "").partition(".")[0]
+    return (
+        f"in {distribution}, name the entry point {module} instead of {framework}, like the module it imports"
+    )
+
+
 class _FrameworkGuard(importlib.abc.MetaPathFinder):
     """Import hook that rejects any framework but the chosen one, whichever module imports it.
 
@@ -65,7 +85,7 @@ class _RefusingLoader(importlib.abc.Loader):
             if self.chosen
             else "must not load a framework"
         )
-        raise ModuleNotFoundError(
+        raise RefusedFrameworkError(
             f"{spec.name!r} cannot be imported here: this process {running}", name=spec.name
         )
 

@@ -19,7 +19,7 @@ from ddim_host.errors import UserError, described, print_traceback
 from ddim_host.framework.checks import Check
 from ddim_host.plugin import hookspecs
 from ddim_host.plugin.discovery import DISABLED, Plugin, discover, host_version, how_to_install
-from ddim_host.plugin.framework_guard import FRAMEWORK_ROOTS, allow_framework
+from ddim_host.plugin.framework_guard import FRAMEWORK_ROOTS, allow_framework, naming_fix
 from ddim_host.plugin.installed_files import local_folder, own_modules
 from ddim_host.plugin.parameters import suggestion, suggestion_of_part
 from ddim_host.plugin.registry import Failure, Kind, Part, Registry, own_first, which
@@ -326,6 +326,8 @@ def _misnamed_module(plugin: Plugin, modules: set[str]) -> tuple[str, str]:
 def _remedy(plugin: Plugin, error: BaseException) -> str:
     """Return the remedy for a plugin that raised this error."""
     name, folder = plugin.distribution, local_folder(plugin.distribution)
+    if plugin.kind == "framework" and (fix := naming_fix(error, plugin.name, name)):
+        return fix
     missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if missing == plugin.package != "":
         reinstall = folder.reinstall if folder else f"pip install --no-deps --force-reinstall {name}"

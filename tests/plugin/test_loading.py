@@ -10,6 +10,9 @@ import pluggy
 import pytest
 
 import ddim_losses
+from ddim_host.errors import UserError
+from ddim_host.experiment.assembly import assemble
+from ddim_host.experiment.config import Request
 from ddim_host.plugin.discovery import DISABLED
 from ddim_host.plugin.hookspecs import PROJECT, hookspec
 from ddim_host.plugin.loading import STRICT, load_plugins
@@ -174,6 +177,34 @@ def test_framework_that_fails_to_load_is_an_error(site: Site, in_process: Callab
     assert "framework plugin 'paddle' failed to load" in outcome.err
     assert "ddim-paddle 3.1 (paddle): OSError: no driver" in outcome.err
     assert in_process(*DRY).code == 0
+
+
+MISNAMED = "name the entry point jax instead of my_jax, like the module it imports"
+
+
+def test_framework_plugin_that_is_not_named_like_its_module_is_explained(
+    site: Site, in_process: Callable[..., Outcome]
+) -> None:
+    site.package("jax")
+    site.plugin("ddim-my-jax", "import jax", entry="my_jax", group="frameworks")
+    outcome = in_process("run", "--plugin", "my_jax", "--dry-run")
+    assert outcome.code == 2
+    assert f"fix: in ddim-my-jax, {MISNAMED}" in outcome.err
+
+
+@pytest.mark.usefixtures("no_framework")
+def test_misnamed_framework_plugin_is_explained_when_the_network_is_built(site: Site) -> None:
+    site.package("jax")
+    site.plugin(
+        "ddim-my-jax",
+        "def unet(spec, device, precision):\n    import jax\n"
+        "@hookimpl\ndef ddim_model_factories():\n    return {'unet': unet}",
+        entry="my_jax",
+        group="frameworks",
+    )
+    with pytest.raises(UserError, match="framework 'my_jax' cannot be imported") as caught:
+        assemble(Request("my_jax")).build_model()
+    assert MISNAMED in caught.value.fix
 
 
 def test_a_framework_without_a_network_does_not_load(site: Site, in_process: Callable[..., Outcome]) -> None:
