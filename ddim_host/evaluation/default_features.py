@@ -12,6 +12,7 @@ from ddim_host.errors import UserError
 from ddim_host.evaluation.evaluator import Evaluator
 from ddim_host.plugin.parameters import PartChoice
 from ddim_host.plugin.registry import Kind
+from ddim_host.plugin.validation import use
 
 if TYPE_CHECKING:
     from ddim_host.evaluation.statistics import MeasureSettings
@@ -56,11 +57,15 @@ def offline_features(data: str, registry: Registry) -> PartChoice:
     Args:
         data: The name of the data set.
         registry: The installed parts.
+
+    Raises:
+        UserError: The extractor of the FID features raised an exception.
     """
     if data == "digits":
         return _OF_DIGITS
     try:
-        is_ready = getattr(registry.find(Kind.FEATURES, _OF_FID).make, "is_ready", None)
+        part = registry.find(Kind.FEATURES, _OF_FID)
     except UserError:
         return OFFLINE
-    return _OF_FID if is_ready is None or is_ready() else OFFLINE
+    is_ready = use(part, lambda: getattr(part.make, "is_ready", None))
+    return _OF_FID if is_ready is None or use(part, is_ready) else OFFLINE

@@ -51,7 +51,10 @@ class TimestepSampler(Protocol):
         ...
 
     def state_dict(self) -> SamplerState:
-        """Return the state on which `sample` depends besides its arguments; empty if stateless."""
+        """Return the state on which `sample` depends besides its arguments, at most 32 MiB of finite numbers.
+
+        It is empty if the sampler is stateless.
+        """
         ...
 
     def load_state_dict(self, state: Mapping[str, NDArray[np.float64]]) -> None:

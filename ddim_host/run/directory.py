@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import shlex
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -109,7 +110,7 @@ class RunDirectory:
         if self.exists():
             raise UserError(
                 f"{self.path} already contains a run",
-                fix=f"continue it with --resume --out {self.path}, or choose another --out",
+                fix=f"continue it with --resume --out {shlex.quote(str(self.path))}, or choose another --out",
             )
         with self._file_errors():
             free = not self.path.exists() or (
@@ -229,7 +230,7 @@ class RunDirectory:
             raise UserError(
                 f"the run in {self.path} has no checkpoint yet",
                 fix="wait for the first one if the run is being trained; otherwise restart it with "
-                f"--resume --out {self.path}",
+                f"--resume --out {shlex.quote(str(self.path))}",
             )
         return folder
 

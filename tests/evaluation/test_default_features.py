@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from ddim_host.errors import UserError
 from ddim_host.evaluation.default_features import default_evaluator, offline_features
 from ddim_host.evaluation.statistics import MeasureSettings
 from ddim_host.parts.feature_extractors import CifarCNN
@@ -45,6 +46,13 @@ def registry(*, ready: bool | None = None, installed: bool = True) -> Registry:
 )
 def test_features_available_without_download(data: str, parts: Registry, name: str) -> None:
     assert offline_features(data, parts).name == name
+
+
+def test_features_that_fail_are_named() -> None:
+    extractor = type("Extractor", (), {"is_ready": staticmethod(lambda: 1 // 0)})
+    broken = Registry([Part(Kind.FEATURES, "inception", extractor, "ddim-torch", "0.1.0")])
+    with pytest.raises(UserError, match=r"'inception' of ddim-torch 0\.1\.0 does not work"):
+        offline_features("images", broken)
 
 
 @pytest.mark.process

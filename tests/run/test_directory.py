@@ -25,6 +25,16 @@ def test_rows_survive_a_round_trip(tmp_path: Path) -> None:
     assert run.read_metrics() == [ROW, ROW]
 
 
+def test_suggested_commands_quote_the_folder(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "my run")
+    run.path.mkdir()
+    run.write_config("")
+    for require in (run.require_free, run.latest_checkpoint):
+        with pytest.raises(UserError) as caught:
+            require()
+        assert f"--resume --out '{tmp_path}/my run'" in caught.value.fix
+
+
 def test_undefined_rate_of_a_run_without_duration_is_read_as_nan(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.write_metrics([EpochMetrics(0, 1, 0.9, 1.0, 1e-3, 0.0, math.nan, 0.5, 1 << 20)])
