@@ -27,6 +27,7 @@ from ddim_host.plugin.loading import load_plugins
 from ddim_host.plugin.parameters import format_choice
 from ddim_host.plugin.registry import Kind
 from ddim_host.plugin.validation import checked_extractor, checked_features, framework_of
+from ddim_host.system.arrays import safetensors_bytes
 from ddim_host.system.cache import cache_errors, cache_folder
 from ddim_host.system.files import read_bytes, write_bytes
 from ddim_host.system.machine import let_waiting_threads_sleep
@@ -188,7 +189,7 @@ def _attempt(call: Callable[[], _Result]) -> tuple[_Result | None, Exception | N
 
 
 def _statistics_bytes(statistics: FeatureStatistics) -> bytes:
-    return safetensors.numpy.save(
+    return safetensors_bytes(
         {
             "count": np.array([statistics.count], np.int64),
             "mean": statistics.mean,

@@ -224,7 +224,7 @@ def test_damaged_subsets_file_is_not_overwritten(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--refine", "teacher", "--solver", "heun", "--images", "6"], ("pixels", "heun", 3)),
+        (["--refine", "teacher", "--solver", "ipndm", "--images", "6"], ("pixels", "ipndm", 3)),
         (["--refine", "features", "--images", "260"], ("features of digits_mlp", "ddim", 130)),
     ],
     ids=["teacher", "features"],
