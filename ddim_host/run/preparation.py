@@ -80,7 +80,8 @@ def require_stored_images(run: RunDirectory, images: TrainTest) -> None:
         raise UserError(
             f"these are not the images that the run in {run.path} started with",
             why=why,
-            fix=f"restore the original images, or start a new run with --start-from {shlex.quote(str(run.path))}",
+            fix="restore the original images, or start a new run with --start-from "
+            f"{shlex.quote(str(run.path))}",
         )
 
 
