@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -48,10 +49,10 @@ def main(options: argparse.Namespace) -> int:
     out: Path = options.out or Path(f"comparison.{options.format}")
     contents = _CONTENTS.get(out.suffix.lower(), options.format)
     if contents != options.format:
-        other = f", or add --format {contents}" if contents else ""
+        other = f", or use --format {contents}" if contents else ""
         raise UserError(
-            f"{out} would contain {options.format}, which its suffix contradicts",
-            fix=f"use a name such as {out.with_suffix(f'.{options.format}').name}{other}",
+            f"--out {printable(out)} has the suffix of another format than {options.format}",
+            fix=f"use --out {printable(shlex.quote(str(out.with_suffix(f'.{options.format}'))))}{other}",
         )
     with file_errors(f"cannot write {out}"):  # for example, if its name is too long
         taken = out.exists()

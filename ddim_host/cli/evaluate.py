@@ -9,7 +9,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.features import evaluator_of
-from ddim_host.cli.options import evaluation_options, requested, requested_enlargement, require_clipping
+from ddim_host.cli.options import evaluation_options, requested, requested_enlargement
 from ddim_host.cli.output import left_out_lines, used_line
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.request import read_evaluation
@@ -83,7 +83,6 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise UserError("--grid-scale and --nearest have no effect without --grids", fix="add --grids N")
     request = requested(options)
     experiment = assemble_trained(run, request, options.checkpoint, options.weights)
-    require_clipping(request, clip=experiment.config.clip)
     for count, eta in product(asked.steps, asked.eta):
         experiment.sampling_plan(count, eta)
     _ = experiment.source  # raises before any measurement if there are no images

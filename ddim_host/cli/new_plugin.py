@@ -44,7 +44,7 @@ def main(options: argparse.Namespace) -> int:
     )
     print("\nnext, in the environment where ddim-host is installed:", *steps, sep="\n  ")
     print("to install offline, if hatchling is installed: pip install --no-build-isolation -e .")
-    if plugin.kind is Kind.LOSS and "jittor" in installed_frameworks():
+    if plugin.kind is Kind.LOSS and any(name.endswith("jittor") for name in installed_frameworks()):
         print(
             "the first Jittor tests may spend minutes compiling; to skip them: "
             "python -m pytest -k 'not jittor'"

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ddim_host.cli.features import evaluator_of
-from ddim_host.cli.options import requested, require_clipping
+from ddim_host.cli.options import requested
 from ddim_host.cli.output import used_line
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.feature_distance import feature_distance, require_enough
@@ -60,7 +60,6 @@ def main(options: argparse.Namespace) -> int:
     sizes = read_list("steps", options.steps_list, origin="--steps")
     request = requested(options)
     experiment = assemble_trained(run, request, options.checkpoint, options.weights)
-    require_clipping(request, clip=experiment.config.clip)
     method = _method(options.search, experiment.registry)
     try_search(method.part, method.parameters, experiment.schedule, sizes)
     timesteps = teacher_timesteps(experiment, options.teacher_steps, sizes)

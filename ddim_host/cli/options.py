@@ -409,24 +409,6 @@ def requested(options: argparse.Namespace, config: ConfigFile | None = None) -> 
     return request
 
 
-def require_clipping(request: Request, *, clip: bool) -> None:
-    """Check that a requested `--clip-range` has an effect.
-
-    Args:
-        request: The request.
-        clip: Whether the predicted x_start is clipped, by the request or by the settings of the run.
-
-    Raises:
-        UserError: The range is requested, but nothing is clipped.
-    """
-    if "clip_range" in request.settings and not clip:
-        raise UserError(
-            "--clip-range has no effect with --clip false",
-            why="" if "clip" in request.settings else "clip is false in the settings of the run",
-            fix="add --clip true, or remove --clip-range",
-        )
-
-
 def requested_watchers(options: argparse.Namespace) -> Watchers | None:
     """Return the requested observers, or None if the options do not mention any.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from ddim_host.cli.options import requested, requested_enlargement, require_clipping
+from ddim_host.cli.options import requested, requested_enlargement
 from ddim_host.cli.output import sampling_line, times_line, used_line
 from ddim_host.errors import UserError, printable
 from ddim_host.run.directory import existing_run
@@ -44,7 +44,6 @@ def main(options: argparse.Namespace) -> int:
     run = existing_run(options.run)
     request = requested(options)
     experiment = assemble_trained(run, request, options.checkpoint, options.weights)
-    require_clipping(request, clip=experiment.config.clip)
     experiment.sampling_plan()  # raises before weights are read if the subset or solver does not work
     config = experiment.config
     drawing = Drawing(config.num_images)

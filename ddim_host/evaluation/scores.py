@@ -55,6 +55,12 @@ class Sampled:
     device: Device
     precision: Precision
 
+    def on_any_network(self) -> Sampled:
+        """Return the same description without the network and the arithmetic: scores may compare these."""
+        return replace(
+            self, plugin="", device="auto", precision="auto", checkpoint_steps=(), checkpoint="latest"
+        )
+
     @property
     def steps(self) -> int:
         """S, the number of visited timesteps."""

@@ -136,7 +136,7 @@ def card_of(experiment: Experiment, run: RunDirectory, used: UsedWeights) -> Car
             "loss": f"{format_choice(config.loss.name, config.loss.parameters)}, weighting "
             f"{format_choice(config.loss_weighting.name, config.loss_weighting.parameters)}",
             "framework": f"{config.plugin.name} ({config.plugin.distribution} {config.plugin.version})",
-            "command": f"`{_without_folders(str(run.config.provenance_table.get('command', 'unknown')))}`",
+            "command": f"`{_without_folders(run.config.made_with.get('command', 'unknown'))}`",
         }
     scores = _scores(run, used)
     fields: dict[str, object] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ddim_host.diffusion import ddim_steps
 from ddim_host.errors import UserError
-from ddim_host.experiment.config import PART_KINDS, Config, PartConfig, Request, Watchers
+from ddim_host.experiment.config import PART_KINDS, PARTS_OF_TRAINING, Config, PartConfig, Request, Watchers
 from ddim_host.experiment.defaults import (
     DEFAULT_DISTRIBUTIONS,
     DEFAULT_PARTS,
@@ -332,10 +332,6 @@ class _Resolved:
     parameters: dict[str, Value]
 
 
-_OF_TRAINING = frozenset({Kind.DATA, Kind.TIMESTEP_SAMPLER, Kind.LOSS, Kind.LOSS_WEIGHTING})
-"""Parts that a trained run needs only for some commands, or not at all."""
-
-
 def _resolve_parts(
     request: Request, registry: Registry, *, is_trained: bool
 ) -> tuple[dict[Kind, _Resolved], dict[Kind, UserError]]:
@@ -347,7 +343,7 @@ def _resolve_parts(
             part = registry.find(kind, choice)
             values = {} if kind is Kind.MODEL else part.values(choice.arguments)
         except UserError as error:
-            if not (is_trained and kind in _OF_TRAINING and kind in request.parts):
+            if not (is_trained and kind in PARTS_OF_TRAINING and kind in request.parts):
                 raise
             absent[kind] = error
         else:

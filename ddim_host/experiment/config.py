@@ -27,6 +27,9 @@ PART_KINDS = (
 )
 """The kinds of a run's parts, in display order."""
 
+PARTS_OF_TRAINING = frozenset({Kind.DATA, Kind.TIMESTEP_SAMPLER, Kind.LOSS, Kind.LOSS_WEIGHTING})
+"""Parts that a trained run needs only for some commands, or not at all."""
+
 LENGTHS = frozenset({"train_steps", "epochs"})
 """Mutually exclusive settings: both set the length of training."""
 

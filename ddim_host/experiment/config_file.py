@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,15 +87,21 @@ class ConfigFile:
     def first_step(self) -> int:
         """The training steps of another run from whose weights this one started; 0 if there was none."""
         step = self.provenance_table.get(_FIRST_STEP)
-        return step if isinstance(step, int) and step > 0 else 0
+        return step if type(step) is int and step > 0 else 0
+
+    @property
+    def conditions(self) -> list[tuple[int, dict[str, str]]]:
+        """Versions, hardware and command, by name: at step 0, then what had changed at each resumption."""
+        return _conditions(self.provenance_table)
 
     @property
     def made_with(self) -> dict[str, str]:
-        """Versions, hardware and command, by name; those that changed say since when: `1; 2 from step 50`."""
-        return {
-            name: "; ".join(f"{value} from step {step:,}" if step else value for step, value in stages)
-            for name, stages in _stages(self.provenance_table).items()
-        }
+        """The conditions in words; those that changed say since when: `1; 2 from step 50`."""
+        values: dict[str, list[str]] = defaultdict(list)
+        for position, (step, facts) in enumerate(self.conditions):
+            for name, value in facts.items():
+                values[name].append(f"{value} from step {step:,}" if position else value)
+        return {name: "; ".join(of_name) for name, of_name in values.items()}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -134,16 +141,17 @@ class ConfigFile:
             ) from None
 
 
-def _stages(provenance: Mapping[str, Any]) -> dict[str, list[tuple[int, str]]]:
-    """Return the successive values of each condition, each with the step from which it held."""
-    stages = {name: [(0, value)] for name, value in _texts(provenance).items()}
+def _conditions(provenance: Mapping[str, Any]) -> list[tuple[int, dict[str, str]]]:
     resumptions = provenance.get(_RESUMED)
-    for table in resumptions if isinstance(resumptions, list) else ():
-        step = table.get("step") if isinstance(table, dict) else None
-        if isinstance(step, int):
-            for name, value in _texts(table).items():
-                stages.setdefault(name, []).append((step, value))
-    return stages
+    tables = resumptions if isinstance(resumptions, list) else []
+    return [
+        (0, _texts(provenance)),
+        *(
+            (table["step"], _texts(table))
+            for table in tables
+            if isinstance(table, dict) and type(table.get("step")) is int
+        ),
+    ]
 
 
 def with_resumption(path: Path, step: int, made_with: Mapping[str, str]) -> str:
@@ -160,7 +168,9 @@ def with_resumption(path: Path, step: int, made_with: Mapping[str, str]) -> str:
     document = read_toml(path)
     provenance = document.get(_PROVENANCE)
     if isinstance(provenance, dict):
-        before = {name: stages[-1][1] for name, stages in _stages(provenance).items()}
+        before: dict[str, str] = {}
+        for _, facts in _conditions(provenance):
+            before |= facts
         changed = {name: value for name, value in made_with.items() if before.get(name) != value}
         resumptions = provenance.setdefault(_RESUMED, [])
         if isinstance(resumptions, list):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
@@ -274,10 +274,7 @@ def _quality_groups(runs: Sequence[ReportedRun]) -> tuple[QualityGroup, ...]:
 def _comparable(score: Score) -> object:
     """Return the parts of a protocol that must be equal for comparable scores; the network may differ."""
     sampled, ruler = score.protocol
-    anywhere = replace(
-        sampled, plugin="", device="auto", precision="auto", checkpoint_steps=(), checkpoint="latest"
-    )
-    return anywhere, ruler
+    return sampled.on_any_network(), ruler
 
 
 def network_names(sampled: Iterable[Sampled]) -> dict[Sampled, str]:

@@ -151,16 +151,7 @@ def quality_plots(comparison: Comparison) -> list[Plot]:
         for score in run.scores.scores:
             sampled, ruler = score.protocol
             # Networks, subsets and solvers are compared; everything else must be equal.
-            same = replace(
-                sampled,
-                plugin="",
-                device="auto",
-                precision="auto",
-                checkpoint_steps=(),
-                checkpoint="latest",
-                timestep_subset="",
-                solver="",
-            )
+            same = replace(sampled.on_any_network(), timestep_subset="", solver="")
             groups[same, ruler].append((run.name, score))
     plots: list[Plot] = []
     for scores in groups.values():

@@ -10,10 +10,10 @@ from ddim_host.report.comparison import seconds_at, whole_epochs
 from ddim_host.report.svg import Curve, Drawn, curves_svg
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from ddim_host.plugin.observation import EpochMetrics
     from ddim_host.report.comparison import Comparison, LossGroup
-    from ddim_host.report.reported_run import ReportedRun
 
 _Row = TypeVar("_Row")
 
@@ -79,7 +79,7 @@ def _epoch_plot(comparison: Comparison, colours: dict[str, int]) -> list[Plot]:
                 for name, rows in complete.items()
                 if rows
             )
-            + _left_out(comparison.runs),
+            + _left_out(complete.values()),
             ["run", "epoch", "seconds", "images per second"],
             [
                 [name, str(row.epoch), number(row.seconds), number(row.images_per_second)]
@@ -121,7 +121,7 @@ def _loss_plot(name: str, group: LossGroup, colours: dict[str, int], against: st
     return Plot(
         f"Loss against {against}{of_what}",
         curves_svg(name, curves, x=axis, y="loss", logarithmic=spans_decades(curves)),
-        last + _left_out(group.runs),
+        last + _left_out(run.metrics for run in group.runs),
         ["run", "epoch", "step", "seconds", "train loss", "test loss"],
         rows if against == "steps" else [],
     )
@@ -133,9 +133,9 @@ def _thinned(rows: Sequence[_Row]) -> Sequence[_Row]:
     return rows[(len(rows) - 1) % every :: every]
 
 
-def _left_out(runs: Sequence[ReportedRun]) -> str:
+def _left_out(metrics: Iterable[Sequence[EpochMetrics]]) -> str:
     """Return a remark if a run has more rows than are shown, and an empty string otherwise."""
-    most = max(len(run.metrics) for run in runs)
+    most = max(map(len, metrics))
     return f"; at most {_MOST_ROWS:,} of up to {most:,} epochs are shown" if most > _MOST_ROWS else ""
 
 

@@ -193,7 +193,7 @@ def _values(table: Table, shown: Shown, eta: float, steps: int) -> list[float]:
 
 def _started_from_weights(run: ReportedRun) -> bool:
     is_imported = any(name.startswith("imported: ") for name in run.provenance)
-    return is_imported or "--start-from" in run.provenance.get("command", "")
+    return run.first_step > 0 or is_imported
 
 
 def _settings(group: QualityGroup) -> _Settings:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import EvaluationFile, Scores
-from ddim_host.experiment.config import PART_KINDS
+from ddim_host.experiment.config import PART_KINDS, PARTS_OF_TRAINING
 from ddim_host.parts.found_subsets import SubsetsFile
 from ddim_host.plugin.parameters import PartChoice
 from ddim_host.plugin.registry import Kind
@@ -23,7 +23,7 @@ from ddim_host.system.files import natural_key, read_bytes, read_json
 from ddim_host.system.records import read_record, record_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from ddim_host.experiment.config_file import ConfigFile
@@ -172,6 +172,7 @@ class ReportedRun:
         image_shape: `(H, W, C)`.
         settings: Every part, parameter and setting by name, as text.
         provenance: Versions, hardware and the command; those that changed when the run was resumed say when.
+        recorded: The same as recorded at the start, and the list `resumed` of what changed later.
         first_step: The training steps of another run from whose weights this one started; usually 0.
         metrics: The rows of `metrics.csv`.
         scores: Scores from `evaluate`.
@@ -189,6 +190,7 @@ class ReportedRun:
     image_shape: tuple[int, int, int]
     settings: dict[str, str]
     provenance: dict[str, str]
+    recorded: dict[str, object]
     first_step: int
     metrics: tuple[EpochMetrics, ...]
     scores: Scores
@@ -237,7 +239,8 @@ def read_reported_run(path: Path, name: str) -> ReportedRun:
         path=path,
         image_shape=image_shape,
         settings=_settings(config),
-        provenance=_provenance(config),
+        provenance=_printable(config.made_with, config),
+        recorded=_recorded(config),
         first_step=config.first_step,
         metrics=tuple(metrics),
         scores=read(EvaluationFile(path / "evaluation.json").read, Scores()),
@@ -319,7 +322,6 @@ _BEFORE = {Kind.SOLVER: PartChoice("ddim", None, {})}
 _OF_TRAINING = frozenset(
     {"train_steps", "epochs", "lr", "lr_warmup_steps", "ema_decay", "max_grad_norm", "checkpoint_seconds"}
 )
-_PARTS_OF_TRAINING = frozenset({Kind.DATA, Kind.TIMESTEP_SAMPLER, Kind.LOSS, Kind.LOSS_WEIGHTING})
 """Settings of an imported run for later training; they do not describe the original training."""
 
 
@@ -328,7 +330,7 @@ def _settings(config: ConfigFile) -> dict[str, str]:
     request = config.request
     settings = {"plugin": (request.plugin or "").rpartition("/")[2]}
     for kind in PART_KINDS:
-        if config.is_imported and kind in _PARTS_OF_TRAINING:
+        if config.is_imported and kind in PARTS_OF_TRAINING:
             settings[kind.option] = "unknown (imported)"
             continue
         choice = request.parts.get(kind) or _BEFORE.get(kind)
@@ -359,10 +361,19 @@ def _duration(value: object) -> float | None:
     return None
 
 
-def _provenance(config: ConfigFile) -> dict[str, str]:
-    texts = config.made_with
-    texts |= {f"imported: {key.replace('_', ' ')}": value for key, value in config.ancestor.items()}
+def _printable(facts: Mapping[str, str], config: ConfigFile) -> dict[str, str]:
+    """Return facts about a run and about the origin of imported weights."""
+    texts = {
+        **facts,
+        **{f"imported: {key.replace('_', ' ')}": value for key, value in config.ancestor.items()},
+    }
     return {key: printable(value) for key, value in texts.items()}
+
+
+def _recorded(config: ConfigFile) -> dict[str, object]:
+    first, *later = config.conditions
+    resumed = [{"step": step, **_printable(facts, config)} for step, facts in later]
+    return {**_printable(first[1], config), **({"resumed": resumed} if resumed else {})}
 
 
 def _grid(picture: Path) -> Grid | None:

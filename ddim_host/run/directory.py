@@ -92,6 +92,15 @@ class RunDirectory:
         """The path of `report.html`."""
         return self.path / "report.html"
 
+    def remove_page(self) -> None:
+        """Remove `report.html`, if it exists.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        with self._file_errors():
+            self.report_path.unlink(missing_ok=True)
+
     def exists(self) -> bool:
         """Return whether the folder contains a run.
 
@@ -131,6 +140,8 @@ class RunDirectory:
 
     def record_resumption(self, step: int, made_with: Mapping[str, str]) -> None:
         """Add to the configuration that the run was resumed, with the conditions that have changed.
+
+        This also removes the mark of `beginning`, in case the first process was killed before it could.
 
         Args:
             step: The step from which the run continues.
@@ -280,7 +291,9 @@ class RunDirectory:
         Raises:
             UserError: The file cannot be written.
         """
-        with self._file_errors():
+        with file_errors(
+            f"cannot write {self.metrics_path}", fix="free some disk space, then continue with --resume"
+        ):
             write_metrics(self.metrics_path, rows)
 
     @contextlib.contextmanager

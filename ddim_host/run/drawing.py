@@ -103,7 +103,7 @@ def draw(
                 on_images(images)
         times = Times(sampler.seconds, sampler.warmup_seconds)
         if first:
-            record = drawing_record(experiment, denoiser, used, drawing) | asdict(times)
+            record = drawing_record(experiment, denoiser, used, drawing) | asdict(times) | export.details
             export.finish(record)
             if export.is_grid:
                 experiment.observers.grid(DrawnGrid(export.path, max(used.steps), record))

@@ -59,8 +59,8 @@ class Finished:
 def is_complete(run: RunDirectory) -> bool:
     """Return whether a run has been fully trained, sampled from and reported, judging by its files.
 
-    A page alone proves nothing, because `ddim-host report` also writes it during training; it must be newer
-    than the last pictures.
+    A page alone proves nothing, because `ddim-host report` also writes it during training; but it is removed
+    before the last pictures are drawn.
 
     Raises:
         UserError: Its configuration or its newest checkpoint is damaged.
@@ -74,11 +74,7 @@ def is_complete(run: RunDirectory) -> bool:
     except KeyError:  # a line was removed from config.toml
         return False
     shown = [picture, neighbours_path(picture)] if wants_real_images else [picture]
-    try:
-        written = [path.stat().st_mtime_ns for path in (*shown, run.report_path)]
-    except FileNotFoundError:
-        return False
-    return max(written) == written[-1]
+    return all(path.exists() for path in (*shown, run.report_path))
 
 
 def _picture_path(run: RunDirectory, timestep_subset: str, settings: Mapping[str, Any]) -> Path:
@@ -163,6 +159,8 @@ def run_experiment(
                 enlargement=enlargement,
             )
             trainer.train()
+            if first:
+                run.remove_page()  # it does not show the new pictures
             used = UsedWeights("ema", "latest", (progress.step,))
             denoiser = Denoiser(((model, 1.0),), "ema", config.prediction_type)
             compared = ComparedSamples()

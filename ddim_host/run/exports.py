@@ -72,6 +72,11 @@ class ImageExport(ABC):
             UserError: The images cannot be written.
         """
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """What determines the output besides the images, for the record."""
+        return {}
+
     @abstractmethod
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write all remaining output, and the record of how the images were made.
@@ -123,8 +128,9 @@ class _Grid(_Collected):
         self._columns = columns
         self._enlargement = enlargement
 
-    def finish(self, record: Mapping[str, Any]) -> None:
-        super().finish({**record, "enlargement": asdict(self._enlargement)})
+    @property
+    def details(self) -> dict[str, Any]:
+        return {"enlargement": asdict(self._enlargement)}
 
     def _write(self, images: Images) -> None:
         write_bytes(self.path, grid_png(images, columns=self._columns, enlargement=self._enlargement))

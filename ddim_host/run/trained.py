@@ -72,11 +72,18 @@ def assemble_trained(
         which: The weights to use, raw or averaged.
 
     Raises:
-        UserError: The run's configuration is damaged; also see `assembly.assemble`.
+        UserError: The run's configuration is damaged, or a requested clip range has no effect; also see
+            `assembly.assemble`.
     """
     stored = run.config
     whole = request.over(stored.request)
     experiment = assemble(whole, image_shape=stored.image_shape)
+    if "clip_range" in request.settings and not experiment.config.clip:
+        raise UserError(
+            "--clip-range has no effect with --clip false",
+            why="" if "clip" in request.settings else "clip is false in the settings of the run",
+            fix="add --clip true, or remove --clip-range",
+        )
     if stored.is_imported and Kind.DATA not in whole.parts:
         experiment = replace(experiment, images_are_known=False)
     part = experiment.parts[Kind.TIMESTEP_SUBSET]

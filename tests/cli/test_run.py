@@ -330,6 +330,7 @@ def test_grid_has_a_record_of_its_protocol(tiny_run: Run) -> None:
         "plugin": "torch",
         "device": "cpu",
         "precision": "fp32",
+        "enlargement": {"scale": None, "nearest": False},
     }
 
 

@@ -170,9 +170,9 @@ def test_run_is_not_compared_with_itself(in_process: Callable[..., Outcome], tmp
 @pytest.mark.parametrize(
     ("name", "kind", "fix"),
     [
-        ("c.png", "html", "use a name such as c.html\n"),
-        ("c.HTML", "md", "use a name such as c.md, or add --format html\n"),
-        ("c.json", "html", "use a name such as c.html, or add --format json\n"),
+        ("c.png", "html", "c.html\n"),
+        ("c.HTML", "md", "c.md, or use --format html\n"),
+        ("c.json", "html", "c.html, or use --format json\n"),
     ],
 )
 def test_comparison_in_a_file_of_another_format_is_refused(
@@ -180,7 +180,8 @@ def test_comparison_in_a_file_of_another_format_is_refused(
 ) -> None:
     done = in_process("compare", tmp_path, "--format", kind, "--out", tmp_path / name)
     assert done.code == 2
-    assert f"{name} would contain {kind}, which its suffix contradicts\n  fix: {fix}" in done.err
+    assert f"{name} has the suffix of another format than {kind}\n" in done.err
+    assert f"  fix: use --out {tmp_path}/{fix}" in done.err
 
 
 @pytest.mark.parametrize(("name", "kind"), [("c.htm", "html"), ("c", "md"), ("c.txt", "json")])

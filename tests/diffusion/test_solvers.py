@@ -148,8 +148,8 @@ def test_heun_is_better_than_ddim_also_in_long_steps(betas: Any, limit: float | 
         return image_and_noise(x_t, data.noise(x_t, step.alpha_cumprod), step, limit=limit, clip=np.clip)
 
     def sampled(solver: Solver, count: int) -> Any:
-        subset = linear_subset(schedule, count).tolist()
-        *_, (x, _) = solver(start, ddim_steps(schedule, subset, 0.0), predict, no_noise)
+        trajectory = ddim_steps(schedule, linear_subset(schedule, count).tolist(), 0.0)
+        *_, (x, _) = solver(start, trajectory, predict, no_noise)
         return x
 
     exact = sampled(solvers.ddim, 1000)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ddim_host.plugin.data import Images
-    from tests.support.commands import Outcome, Run
+    from tests.support.commands import Outcome, PythonCode, Run
 
 
 def noise(count: int) -> Images:
@@ -75,11 +74,21 @@ def test_run_without_its_real_images_is_not_complete(run: Path) -> None:
     assert not is_complete(RunDirectory(run))
 
 
-def test_run_with_a_page_from_before_its_last_pictures_is_not_complete(run: Path) -> None:
-    """It was killed while it wrote its own page, and `report` had written one during training."""
-    written = (run / "report.html").stat().st_mtime_ns
-    [picture] = (run / "samples").glob("linear-*.png")
-    os.utime(picture, ns=(written + 1, written + 1))
+KILLED_BEFORE_ITS_PAGE = """
+import os
+from ddim_host.cli import main, run
+run.write_report = lambda *_, **__: os._exit(9)
+main()
+"""
+
+
+@pytest.mark.process
+def test_run_killed_before_its_page_is_not_complete(run: Path, python: PythonCode) -> None:
+    """An older page, written during training, does not show the last pictures."""
+    for picture in (run / "samples").glob("*.png"):
+        picture.unlink()
+    assert python(KILLED_BEFORE_ITS_PAGE, "run", "--resume", "--out", run).code == 9
+    assert list((run / "samples").glob("*.png"))
     assert not is_complete(RunDirectory(run))
 
 

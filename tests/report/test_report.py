@@ -245,6 +245,17 @@ def test_rows_of_different_checkpoints_of_a_run_have_different_names() -> None:
     assert names == {"one (latest of step 1,500)", "one (best-test of step 1,200)"}
 
 
+def test_training_seeds_do_not_include_runs_that_start_from_others() -> None:
+    of_seeds = [
+        reported(f"seed {n}", settings=SETTINGS | {"seed": str(n)}, scores=Scores((scored(),), ()))
+        for n in (0, 1)
+    ]
+    [group] = compare(of_seeds).quality
+    assert quality_of(group).tables[0].rows_are == "setting"
+    [group] = compare([of_seeds[0], replace(of_seeds[1], first_step=4)]).quality
+    assert quality_of(group).tables[0].rows_are == "run"
+
+
 def test_headline_prefers_the_newest_averaged_weights() -> None:
     now = replace(SAMPLED, checkpoint_steps=(35,))
     raw = scored(sampled=replace(now, weights="raw"), frechet=0.1)

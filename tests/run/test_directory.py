@@ -105,6 +105,22 @@ def test_failed_beginning_can_be_repeated_and_loses_nothing(tmp_path: Path) -> N
         run.require_free()
 
 
+def test_checkpoints_of_a_run_that_has_begun_are_never_worthless(tmp_path: Path) -> None:
+    """The first process may be killed between its last two actions, so the next one takes the mark away."""
+    run = RunDirectory(tmp_path / "run")
+
+    def die() -> None:
+        with run.training(), run.beginning():
+            run.write_config('[provenance]\nthreads = "1"\n')
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        die()
+    run.record_resumption(0, {"threads": "2"})
+    assert list(run.checkpoints_path.iterdir()) == []
+    assert run.config.made_with == {"threads": "1; 2 from step 0"}
+
+
 def test_pictures_started_simultaneously_get_different_names(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     together, found = threading.Barrier(8), []

@@ -12,7 +12,7 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim_host.errors import DivergedError
+from ddim_host.errors import DivergedError, UserError
 from ddim_host.experiment.assembly import assemble
 from ddim_host.experiment.config import Request
 from ddim_host.framework.interface import TrainingState
@@ -150,6 +150,23 @@ def test_slow_writing_of_metrics_does_not_slow_down_training(
     monkeypatch.setattr(RunDirectory, "write_metrics", slow)
     trained([(0.5, 0.6), (0.3, 0.9), (0.4, 0.2), (0.32, 0.3), (0.7, 0.7)], steps=10)  # reads all rows
     assert calls == [1, 5]
+
+
+def test_failure_is_not_hidden_by_metrics_that_cannot_be_written(
+    trained: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("ddim_host.run.training._METRICS_SHARE", 10**9)  # the first row is written, no other
+
+    def write(run: RunDirectory, rows: list[EpochMetrics], usual: Any = RunDirectory.write_metrics) -> None:
+        usual(run, rows)
+        monkeypatch.setattr(RunDirectory, "write_metrics", full)
+
+    monkeypatch.setattr(RunDirectory, "write_metrics", write)
+    with pytest.raises(DivergedError):
+        trained([(0.5, 0.6), (0.3, 0.9), (math.nan, 0.2), (0.32, 0.3)], steps=9)
 
 
 def test_failed_training_leaves_all_rows(trained: Callable[..., RunDirectory], tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def reported(name: str = "one", **changes: Any) -> ReportedRun:
         image_shape=(8, 8, 1),
         settings=SETTINGS,
         provenance={"device": "a processor", "command": "ddim-host run --plugin torch"},
+        recorded={"device": "a processor", "command": "ddim-host run --plugin torch"},
         first_step=0,
         metrics=rows(),
         scores=Scores((scored(),), (FLOOR,)),
