@@ -36,17 +36,20 @@ def main(options: argparse.Namespace) -> int:
         "subset-search": f"optimize RUN {plugin.kind.flag} {plugin.part}",
         "framework": f"run --plugin {plugin.part} --train-steps 20",
     }.get(options.kind, f"run --plugin torch {plugin.kind.flag} {plugin.part}")
-    place = printable(folder)
+    place = shlex.quote(printable(folder))
     steps = (
-        f"pip install -e {shlex.quote(f'{place}[test]')}",
-        f"python -m pytest {shlex.quote(place)}",
+        f"pip install -e {shlex.quote(f'{printable(folder)}[test]')}",
+        f"python -m pytest {place}",
         f"ddim-host {use}",
     )
     print("\nnext, in the environment where ddim-host is installed:", *steps, sep="\n  ")
-    print("to install offline, if hatchling is installed: pip install --no-build-isolation -e .")
+    print(
+        "to install offline, if hatchling and editables are installed: "
+        f"pip install --no-build-isolation -e {place}"
+    )
     if plugin.kind is Kind.LOSS and any(name.endswith("jittor") for name in installed_frameworks()):
         print(
             "the first Jittor tests may spend minutes compiling; to skip them: "
-            "python -m pytest -k 'not jittor'"
+            f"python -m pytest {place} -k 'not jittor'"
         )
     return 0
