@@ -74,7 +74,7 @@ class ImageExport(ABC):
 
     @property
     def details(self) -> dict[str, Any]:
-        """What determines the output besides the images, for the record."""
+        """Settings that determine the output besides the images, for the record."""
         return {}
 
     @abstractmethod
