@@ -81,8 +81,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     enlargement = requested_enlargement(options)
     if asked.grids is None and enlargement != AUTOMATIC:
         raise UserError("--grid-scale and --nearest have no effect without --grids", fix="add --grids N")
-    request = requested(options)
-    experiment = assemble_trained(run, request, options.checkpoint, options.weights)
+    experiment = assemble_trained(run, requested(options), options.checkpoint, options.weights)
     for count, eta in product(asked.steps, asked.eta):
         experiment.sampling_plan(count, eta)
     _ = experiment.source  # raises before any measurement if there are no images

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import printable
-from ddim_host.plugin.discovery import installed_frameworks
+from ddim_host.plugin.discovery import framework_name, installed_frameworks
 from ddim_host.plugin.registry import Kind
 from ddim_host.scaffold.names import PLUGIN_KINDS, new_plugin
 from ddim_host.scaffold.rendering import write_plugin
@@ -47,7 +47,7 @@ def main(options: argparse.Namespace) -> int:
         "to install offline, if hatchling and editables are installed: "
         f"pip install --no-build-isolation -e {place}"
     )
-    if plugin.kind is Kind.LOSS and any(name.endswith("jittor") for name in installed_frameworks()):
+    if plugin.kind is Kind.LOSS and "jittor" in map(framework_name, installed_frameworks()):
         print(
             "the first Jittor tests may spend minutes compiling; to skip them: "
             f"python -m pytest {place} -k 'not jittor'"

@@ -148,6 +148,11 @@ def frameworks_by_option(plugins: Iterable[Plugin]) -> dict[str, Plugin]:
     return dict(sorted(options.items()))
 
 
+def framework_name(option: str) -> str:
+    """Return the name in a value of `--plugin`, which is `name` or `distribution/name`."""
+    return option.rpartition("/")[2]
+
+
 def installed_frameworks() -> list[str]:
     """Return the values of `--plugin` that select a framework, from metadata alone."""
     return [*frameworks_by_option(plugin for plugin, _ in discover())]

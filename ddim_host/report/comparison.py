@@ -277,23 +277,24 @@ def _comparable(score: Score) -> object:
     return sampled.on_any_network(), ruler
 
 
-def network_names(sampled: Iterable[Sampled]) -> dict[Sampled, str]:
-    """Describe the sampled network by what differs between sets of images of the same run.
+def names_of(sampled: Iterable[tuple[str, Sampled]]) -> dict[tuple[str, Sampled], str]:
+    """Name sets of images, given with the name of their run, by the run and by its network.
 
     Returns:
-        For example `best-test of step 1,200, bf16` for each set; empty strings if nothing differs.
+        The name of the run, and in brackets what distinguishes the network from others of this run, if there
+        are any: `one (best-test of step 1,200, bf16)`.
     """
-    facts = {
-        one: (
-            f"{one.checkpoint} of step {', '.join(f'{step:,}' for step in one.checkpoint_steps)}",
-            one.plugin,
-            one.device,
-            one.precision,
-        )
-        for one in sampled
-    }
-    differs = [len(set(values)) > 1 for values in zip(*facts.values(), strict=True)]
-    return {one: ", ".join(itertools.compress(fact, differs)) for one, fact in facts.items()}
+    of_runs: dict[str, dict[Sampled, tuple[str, ...]]] = defaultdict(dict)
+    for run, one in sampled:
+        steps = ", ".join(f"{step:,}" for step in one.checkpoint_steps)
+        of_runs[run][one] = f"{one.checkpoint} of step {steps}", one.plugin, one.device, one.precision
+    names = {}
+    for run, networks in of_runs.items():
+        differs = [len(set(values)) > 1 for values in zip(*networks.values(), strict=True)]
+        for one, facts in networks.items():
+            network = ", ".join(itertools.compress(facts, differs))
+            names[run, one] = f"{run} ({network})" if network else run
+    return names
 
 
 def _grid_sets(runs: Sequence[ReportedRun]) -> tuple[GridSet, ...]:

@@ -8,14 +8,14 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from ddim_host.evaluation.tables import SHOWN, number
-from ddim_host.report.comparison import network_names
+from ddim_host.report.comparison import names_of
 from ddim_host.report.plots import Plot, spans_decades
 from ddim_host.report.svg import Curve, curves_svg
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ddim_host.evaluation.scores import Sampled, Score
+    from ddim_host.evaluation.scores import Score
     from ddim_host.parts.found_subsets import FoundSubset
     from ddim_host.report.comparison import Comparison
 
@@ -123,21 +123,14 @@ class _Line:
     """Key of a line in a plot; its scores differ only in S and the seed.
 
     Attributes:
-        run: The name of the run.
-        network: What distinguishes the sampled network from others of the run; usually empty.
+        name: The name of the run, and what distinguishes the sampled network from others of the run.
         subset: The timestep subset.
         solver: The solver.
     """
 
-    run: str
-    network: str
+    name: str
     subset: str
     solver: str
-
-    @property
-    def name(self) -> str:
-        """The name of the run, and what distinguishes its network."""
-        return f"{self.run} ({self.network})" if self.network else self.run
 
 
 def quality_plots(comparison: Comparison) -> list[Plot]:
@@ -164,14 +157,11 @@ def quality_plots(comparison: Comparison) -> list[Plot]:
 
 def _lines(scores: Sequence[tuple[str, Score]]) -> dict[_Line, list[Score]]:
     """Group scores, each with the name of its run."""
-    sampled: dict[str, list[Sampled]] = defaultdict(list)
-    for run, score in scores:
-        sampled[run].append(score.sampled)
-    networks = {run: network_names(of_run) for run, of_run in sampled.items()}
+    names = names_of((run, score.sampled) for run, score in scores)
     lines: dict[_Line, list[Score]] = defaultdict(list)
     for run, score in scores:
         one = score.sampled
-        lines[_Line(run, networks[run][one], one.timestep_subset, one.solver)].append(score)
+        lines[_Line(names[run, one], one.timestep_subset, one.solver)].append(score)
     return lines
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,10 +16,9 @@ from ddim_host.evaluation.tables import (
     protocol_lines,
     remarks,
 )
-from ddim_host.report.comparison import network_names
+from ddim_host.report.comparison import names_of
 
 if TYPE_CHECKING:
-    from ddim_host.evaluation.scores import Sampled
     from ddim_host.evaluation.tables import Table
     from ddim_host.report.comparison import QualityGroup
     from ddim_host.report.reported_run import ReportedRun
@@ -148,18 +146,10 @@ class _Row(NamedTuple):
 
 def _rows_of_runs(group: QualityGroup, shown: Shown) -> list[_Row]:
     """Return the rows of every run; the values of a cell are those of its sampling seeds."""
-    sampled: dict[str, list[Sampled]] = defaultdict(list)
-    for run, table in group.tables:
-        sampled[run.name].append(table.scores[0].sampled)
-    networks = {name: network_names(of_run) for name, of_run in sampled.items()}
-
-    def row_name(run: ReportedRun, table: Table) -> str:
-        network = networks[run.name][table.scores[0].sampled]
-        return f"{run.name} ({network})" if network else run.name
-
+    names = names_of((run.name, table.scores[0].sampled) for run, table in group.tables)
     return [
         _Row(
-            row_name(run, table),
+            names[run.name, table.scores[0].sampled],
             eta,
             {steps: _values(table, shown, eta, steps) for steps in table.steps},
             {steps: table.cell_text(shown, eta, steps) for steps in table.steps},

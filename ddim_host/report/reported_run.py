@@ -11,6 +11,7 @@ from ddim_host.errors import UserError, printable
 from ddim_host.evaluation.scores import EvaluationFile, Scores
 from ddim_host.experiment.config import PART_KINDS, PARTS_OF_TRAINING
 from ddim_host.parts.found_subsets import SubsetsFile
+from ddim_host.plugin.discovery import framework_name
 from ddim_host.plugin.parameters import PartChoice
 from ddim_host.plugin.registry import Kind
 from ddim_host.run.checkpoints import num_parameters
@@ -239,7 +240,7 @@ def read_reported_run(path: Path, name: str) -> ReportedRun:
         path=path,
         image_shape=image_shape,
         settings=_settings(config),
-        provenance=_printable(config.made_with, config),
+        provenance=_printable(config.made_with | _imported(config)),
         recorded=_recorded(config),
         first_step=config.first_step,
         metrics=tuple(metrics),
@@ -328,7 +329,7 @@ _OF_TRAINING = frozenset(
 def _settings(config: ConfigFile) -> dict[str, str]:
     """Flatten the configuration to strings, in a readable order."""
     request = config.request
-    settings = {"plugin": (request.plugin or "").rpartition("/")[2]}
+    settings = {"plugin": framework_name(request.plugin or "")}
     for kind in PART_KINDS:
         if config.is_imported and kind in PARTS_OF_TRAINING:
             settings[kind.option] = "unknown (imported)"
@@ -361,19 +362,18 @@ def _duration(value: object) -> float | None:
     return None
 
 
-def _printable(facts: Mapping[str, str], config: ConfigFile) -> dict[str, str]:
-    """Return facts about a run and about the origin of imported weights."""
-    texts = {
-        **facts,
-        **{f"imported: {key.replace('_', ' ')}": value for key, value in config.ancestor.items()},
-    }
-    return {key: printable(value) for key, value in texts.items()}
+def _printable(facts: Mapping[str, str]) -> dict[str, str]:
+    return {key: printable(value) for key, value in facts.items()}
+
+
+def _imported(config: ConfigFile) -> dict[str, str]:
+    return {f"imported: {key.replace('_', ' ')}": value for key, value in config.ancestor.items()}
 
 
 def _recorded(config: ConfigFile) -> dict[str, object]:
-    first, *later = config.conditions
-    resumed = [{"step": step, **_printable(facts, config)} for step, facts in later]
-    return {**_printable(first[1], config), **({"resumed": resumed} if resumed else {})}
+    (_, at_start), *later = config.conditions
+    resumed = [{"step": step, **_printable(facts)} for step, facts in later]
+    return {**_printable(at_start | _imported(config)), **({"resumed": resumed} if resumed else {})}
 
 
 def _grid(picture: Path) -> Grid | None:

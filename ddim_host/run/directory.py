@@ -55,6 +55,11 @@ class RunDirectory:
         self.path = path
 
     @property
+    def quoted(self) -> str:
+        """The path of the folder, quoted for a shell."""
+        return shlex.quote(str(self.path))
+
+    @property
     def config_path(self) -> Path:
         """The path of `config.toml`."""
         return self.path / "config.toml"
@@ -119,7 +124,7 @@ class RunDirectory:
         if self.exists():
             raise UserError(
                 f"{self.path} already contains a run",
-                fix=f"continue it with --resume --out {shlex.quote(str(self.path))}, or choose another --out",
+                fix=f"continue it with --resume --out {self.quoted}, or choose another --out",
             )
         with self._file_errors():
             free = not self.path.exists() or (
@@ -241,7 +246,7 @@ class RunDirectory:
             raise UserError(
                 f"the run in {self.path} has no checkpoint yet",
                 fix="wait for the first one if the run is being trained; otherwise restart it with "
-                f"--resume --out {shlex.quote(str(self.path))}",
+                f"--resume --out {self.quoted}",
             )
         return folder
 
@@ -260,13 +265,13 @@ class RunDirectory:
             UserError: The configuration or the newest checkpoint is damaged.
         """
         settings, images = self.config.request.settings, self.config.fingerprint
-        if images is None or not self.has_checkpoint():
+        if images is None:
             return False
         try:
             length = training_length(settings, images.num_train)
         except KeyError:  # a line was removed from config.toml
             return False
-        return load_progress(self.latest_checkpoint()).step >= length
+        return self.has_checkpoint() and self.trained_steps() >= length
 
     def best_checkpoints(self) -> dict[Measure, Path]:
         """Return the folders of the best epochs' weights, as recorded in the newest checkpoint.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from typing import TYPE_CHECKING, cast
 
 from ddim_host.errors import UserError
@@ -80,8 +79,7 @@ def require_stored_images(run: RunDirectory, images: TrainTest) -> None:
         raise UserError(
             f"these are not the images that the run in {run.path} started with",
             why=why,
-            fix="restore the original images, or start a new run with --start-from "
-            f"{shlex.quote(str(run.path))}",
+            fix=f"restore the original images, or start a new run with --start-from {run.quoted}",
         )
 
 
@@ -94,7 +92,7 @@ def _resumed(request: Request, run: RunDirectory) -> Experiment:
     if run.config.is_imported:
         raise UserError(
             f"the run in {run.path} was imported and has no training to resume",
-            fix=f"train its network further with --start-from {shlex.quote(str(run.path))}",
+            fix=f"train its network further with --start-from {run.quoted}",
         )
     stored = run.config.request
     plugins = load_framework(stored)
@@ -109,7 +107,7 @@ def _resumed(request: Request, run: RunDirectory) -> Experiment:
         raise UserError(
             f"--resume cannot change settings, but these differ: {', '.join(changed)}",
             why=f"they are stored in {run.config_path}",
-            fix=f"remove these options, or start a new run with --start-from {shlex.quote(str(run.path))}",
+            fix=f"remove these options, or start a new run with --start-from {run.quoted}",
         )
     return experiment
 

@@ -123,12 +123,10 @@ class Trainer:
         with self._interruption:
             try:
                 self._take_steps()
-            except (DivergedError, UserError):
-                self._write_last_metrics()
-                raise
-            except Exception:
-                self._write_last_metrics()
-                if self._interruption.requested:
+            except Exception as error:
+                with contextlib.suppress(UserError):  # the first error matters more
+                    self._write_metrics()  # they show how training went until then
+                if self._interruption.requested and not isinstance(error, DivergedError | UserError):
                     # Ctrl-C also stops a framework's compilers, which makes the framework raise errors.
                     raise KeyboardInterrupt from None
                 raise
@@ -313,11 +311,6 @@ class Trainer:
             self._num_written = len(self._metrics)
             now = time.monotonic()
             self._metrics_due = now + _METRICS_SHARE * (now - started)
-
-    def _write_last_metrics(self) -> None:
-        """Write the metrics after an error: they show how training went until then."""
-        with contextlib.suppress(UserError):  # the first error matters more
-            self._write_metrics()
 
     def _save_if_best(self, row: EpochMetrics) -> None:
         """Save the weights at the end of an epoch if it is the best so far by any measure."""

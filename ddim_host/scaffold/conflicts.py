@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ddim_host.errors import UserError
-from ddim_host.plugin.discovery import installed_frameworks
+from ddim_host.plugin.discovery import framework_name, installed_frameworks
 from ddim_host.plugin.loading import load_plugins
 from ddim_host.plugin.registry import OWN_DISTRIBUTIONS, Kind, is_installed
 
@@ -60,7 +60,7 @@ def _problem_within(plugin: NewPlugin, files: Mapping[str, str]) -> str:
 
 def _names(kind: Kind) -> list[str]:
     if kind is Kind.MODEL:
-        return [option.rpartition("/")[2] for option in installed_frameworks()]
+        return [*map(framework_name, installed_frameworks())]
     return load_plugins(strict=False).registry.names(kind)
 
 

@@ -21,6 +21,7 @@ from ddim_host.experiment.config_file import (
     read_toml,
 )
 from ddim_host.experiment.settings import SETTINGS, read_setting
+from ddim_host.plugin.discovery import framework_name
 from ddim_host.plugin.parameters import PartChoice, Value, format_choice, format_value, suggestion
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def read_grid(path: Path) -> Grid:
 def trial_name(trial: Mapping[str, AxisValue], varying: set[str]) -> str:
     """Return the name of an experiment's folder: its framework and the values of the varying axes."""
     framework = str(trial.get("plugin", ""))
-    words = [framework if "plugin" in varying else framework.rpartition("/")[2]]
+    words = [framework if "plugin" in varying else framework_name(framework)]
     words += [f"{axis}={_text(trial[axis])}" for axis in trial if axis in varying and axis != "plugin"]
     name = re.sub(r"[^\w.,=+-]+", "-", ",".join(filter(None, words))).strip("-.").encode()[:_LONGEST_NAME]
     return name.decode(errors="ignore") or "run"

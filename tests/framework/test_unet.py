@@ -84,7 +84,7 @@ def test_initial_weights_of_a_seed_never_change() -> None:
 
 
 def test_residual_branches_start_at_zero() -> None:
-    """As in DDPM, all biases and the last layer of each branch and of the network are zero."""
+    """All biases, and the last layer of each branch and of the network, start at zero, as in DDPM."""
     weights = initial_weights(UNet.from_spec(DIGITS), seed=0)
     last = ("conv2.weight", "to_out.0.weight", "conv_out.weight")
     for name, values in weights.items():

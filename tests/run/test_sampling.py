@@ -76,7 +76,7 @@ def test_sampling_starts_from_the_noise_of_its_seed() -> None:
 def test_network_may_return_the_same_array_every_time(
     prediction_type: PredictionType, limit: float | None, solver: Solver
 ) -> None:
-    """As CUDA graphs do: a prediction is valid only until the next call."""
+    """With CUDA graphs, each call overwrites the prediction of the previous one."""
     buffer = np.empty((2, 3, 4, 4), np.float32)
 
     def reusing(x_t: NDArray[np.float32], t: int) -> NDArray[np.float32]:
